@@ -1,0 +1,190 @@
+//! Connections and children, as the engine takes them. Names are those of swanctl.conf.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use portcullis_ipsec::TrafficSelector;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::proposal::{EspProposal, IkeProposal};
+
+/// An identity (RFC 7296 §3.5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// ID_IPV4_ADDR.
+    Ipv4(Ipv4Addr),
+    /// ID_IPV6_ADDR.
+    Ipv6(Ipv6Addr),
+    /// ID_FQDN: a name, without a trailing dot.
+    Fqdn(String),
+    /// ID_RFC822_ADDR: an e-mail address.
+    Rfc822(String),
+    /// ID_KEY_ID: opaque octets.
+    KeyId(Vec<u8>),
+    /// ID_DER_ASN1_DN or another type that we do not interpret: compared octet by octet.
+    Other {
+        /// The ID type.
+        id_type: u8,
+        /// The identification data.
+        data: Vec<u8>,
+    },
+}
+
+/// What the peer's identity must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IdentityMatch {
+    /// `%any`, or not configured.
+    Any,
+    /// Exactly this one.
+    Exactly(Identity),
+}
+
+/// Octets of a pre-shared key. Zeroized on drop, never printed.
+#[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// One round of authentication. There is one kind for now; `local` and `remote` are lists of rounds all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Shared Key Message Integrity Code (RFC 7296 §2.15).
+    Psk,
+}
+
+/// How we authenticate ourselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalAuth {
+    /// The method.
+    pub auth: AuthMethod,
+    /// IDi or IDr that we send; `None`: our address of the IKE SA.
+    pub id: Option<Identity>,
+}
+
+/// How the peer must authenticate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteAuth {
+    /// The method.
+    pub auth: AuthMethod,
+    /// What its identity must be.
+    pub id: IdentityMatch,
+}
+
+/// A pre-shared key and whom it is for (swanctl's `secrets.ike-NAME`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedKey {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Identities of the ends that share it; empty: any. The key with most identities matching (ours and the
+    /// peer's) is used.
+    pub ids: Vec<Identity>,
+    /// The key.
+    pub secret: Secret,
+}
+
+/// A peer address that a connection accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AddressMatch {
+    /// `%any`.
+    Any,
+    /// One address.
+    Address(IpAddr),
+    /// A prefix; can be matched, not initiated to.
+    Network(ipnet::IpNet),
+}
+
+/// When a child is brought up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StartAction {
+    /// Only by the peer or by `initiate`.
+    None,
+    /// By the first packet that matches.
+    Trap,
+    /// At once.
+    Start,
+}
+
+/// A CHILD SA to be (swanctl's `connections.NAME.children.CHILD`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildConfig {
+    /// Its name, unique within the connection.
+    pub name: String,
+    /// Our side; `None`: `dynamic`, our address of the IKE SA.
+    pub local_ts: Vec<Option<TrafficSelector>>,
+    /// The peer's side; `None`: `dynamic`, the peer's address.
+    pub remote_ts: Vec<Option<TrafficSelector>>,
+    /// In order of preference, never empty.
+    pub esp_proposals: Vec<EspProposal>,
+    /// When it is brought up.
+    pub start_action: StartAction,
+    /// 0 (off) or 64 to 8192.
+    pub replay_window: u32,
+}
+
+/// A connection (swanctl's `connections.NAME`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionConfig {
+    /// Its name, unique.
+    pub name: String,
+    /// Our addresses; empty: any.
+    pub local_addrs: Vec<AddressMatch>,
+    /// The peer's addresses; empty: any. The first [`AddressMatch::Address`] is the one initiated to.
+    pub remote_addrs: Vec<AddressMatch>,
+    /// In order of preference, never empty.
+    pub proposals: Vec<IkeProposal>,
+    /// Rounds of our own authentication, never empty.
+    pub local: Vec<LocalAuth>,
+    /// Rounds of the peer's authentication, never empty.
+    pub remote: Vec<RemoteAuth>,
+    /// UDP encapsulation even where no NAT was detected (swanctl's `encap`).
+    pub encap: bool,
+    /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
+    pub dpd_delay: Duration,
+    /// Its children, never empty.
+    pub children: Vec<ChildConfig>,
+}
+
+/// Retransmission of requests, as strongSwan has it: the n-th comes `timeout * base^n` after the one before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retransmission {
+    /// First interval.
+    pub timeout: Duration,
+    /// Growth per try.
+    pub base: f64,
+    /// Retransmissions after the first sending, before the peer is given up.
+    pub tries: u32,
+}
+
+impl Default for Retransmission {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(4), base: 1.8, tries: 5 }
+    }
+}
+
+/// Everything the engine is told at start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Connections, in the order of the file.
+    pub connections: Vec<ConnectionConfig>,
+    /// Pre-shared keys.
+    pub shared_keys: Vec<SharedKey>,
+    /// Retransmission of requests.
+    pub retransmission: Retransmission,
+    /// Half-open IKE SAs from which a cookie is asked of every initiator (RFC 7296 §2.6).
+    pub cookie_threshold: usize,
+    /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.
+    pub half_open_limit: usize,
+    /// How long a responder waits for IKE_AUTH.
+    pub half_open_timeout: Duration,
+    /// Interval of NAT keepalives (RFC 3948 §2.3) that the engine sends while behind a NAT; zero: never.
+    pub nat_keepalive: Duration,
+    /// UDP ports: 500 and 4500 unless tests choose others.
+    pub port: u16,
+    /// The port of UDP-encapsulated ESP and of IKE behind a NAT.
+    pub nat_port: u16,
+}

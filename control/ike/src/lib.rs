@@ -1,0 +1,13 @@
+//! IKEv2 (RFC 7296), sans-IO: no sockets, no clocks, no threads, no randomness of its own, no tokio.
+//!
+//! - [`message`]: octets to typed payloads and back, the encrypted payload included. Never panics, never trusts a length.
+//! - [`crypto`]: key exchange, PRF, key derivation, the SK payload's AEAD, AUTH octets.
+//! - [`proposal`]: transforms, strongSwan's notation (`aes256gcm16-prfsha384-ecp384`), selection.
+//! - [`config`]: what a connection and its children want.
+//! - [`engine`]: the state machine. Start there.
+
+pub mod config;
+pub mod crypto;
+pub mod engine;
+pub mod message;
+pub mod proposal;

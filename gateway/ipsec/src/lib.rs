@@ -1,0 +1,17 @@
+//! What the control plane and the data plane both speak of: SPIs, traffic selectors, ESP keys, SAs, policies,
+//! and the one trait through which SAs are installed.
+//!
+//! Nothing here does anything: no sockets, no cryptography, no tables. IKE (`portcullis-ike`) produces these
+//! values, the gateway (`portcullis-gateway`) consumes them, and neither knows the other. Start at
+//! [`SaInstaller`].
+
+mod install;
+mod sa;
+mod selector;
+
+pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
+pub use sa::{
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, KeyLengthError, OutboundSa, Policy, PolicyOrigin, Spi, TenantId,
+    TunnelEndpoints,
+};
+pub use selector::{AddressRange, Flow, PortRange, SelectorError, TrafficSelector};

@@ -1,0 +1,230 @@
+//! One direction of a CHILD SA as it is handed to the data plane, and the policy that leads packets to it.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::TrafficSelector;
+
+/// A Security Parameters Index (RFC 4303 §2.1), in host byte order. Never 0 to 255, which are reserved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Spi(u32);
+
+impl Spi {
+    /// The SPI of that value, or `None` if the value is reserved (0 to 255).
+    pub const fn new(value: u32) -> Option<Self> {
+        if value > 255 { Some(Self(value)) } else { None }
+    }
+
+    /// The value in host byte order.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Spi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl fmt::Debug for Spi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Spi({:08x})", self.0)
+    }
+}
+
+/// An ESP transform. AEADs only: an SA without integrity is not representable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EspAlgorithm {
+    /// AES-128-GCM with a 16-octet ICV (RFC 4106).
+    Aes128Gcm16,
+    /// AES-256-GCM with a 16-octet ICV (RFC 4106).
+    Aes256Gcm16,
+}
+
+impl EspAlgorithm {
+    /// Octets of cipher key, without the salt.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm16 => 16,
+            Self::Aes256Gcm16 => 32,
+        }
+    }
+
+    /// Octets of salt that follow the cipher key in the keying material (RFC 4106 §8.1).
+    pub const fn salt_len(self) -> usize {
+        4
+    }
+
+    /// Octets of integrity check value at the end of each packet.
+    pub const fn icv_len(self) -> usize {
+        16
+    }
+
+    /// The name in strongSwan's notation.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm16 => "aes128gcm16",
+            Self::Aes256Gcm16 => "aes256gcm16",
+        }
+    }
+}
+
+impl fmt::Display for EspAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Keying material of another length than the algorithm takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{algorithm} takes {expected} octets of keying material, not {found}")]
+pub struct KeyLengthError {
+    /// The algorithm.
+    pub algorithm: EspAlgorithm,
+    /// Cipher key and salt.
+    pub expected: usize,
+    /// What was given.
+    pub found: usize,
+}
+
+/// The key and salt of one direction. Zeroized on drop, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct EspKey {
+    #[zeroize(skip)]
+    algorithm: EspAlgorithm,
+    key: [u8; 32],
+    salt: [u8; 4],
+}
+
+impl EspKey {
+    /// Splits keying material as KEYMAT gives it (RFC 4106 §8.1): the cipher key, then the salt.
+    pub fn from_keymat(algorithm: EspAlgorithm, keymat: &[u8]) -> Result<Self, KeyLengthError> {
+        let expected = algorithm.key_len() + algorithm.salt_len();
+        let wrong = KeyLengthError { algorithm, expected, found: keymat.len() };
+        if keymat.len() != expected {
+            return Err(wrong);
+        }
+        let (cipher, tail) = keymat.split_at(algorithm.key_len());
+        let mut key = [0; 32];
+        key.iter_mut().zip(cipher).for_each(|(to, from)| *to = *from);
+        let salt = tail.try_into().map_err(|_| wrong)?;
+        Ok(Self { algorithm, key, salt })
+    }
+
+    /// The algorithm that the key is for.
+    pub fn algorithm(&self) -> EspAlgorithm {
+        self.algorithm
+    }
+
+    /// The cipher key: [`EspAlgorithm::key_len`] octets.
+    pub fn key(&self) -> &[u8] {
+        self.key.get(..self.algorithm.key_len()).unwrap_or_default()
+    }
+
+    /// The salt: the first four octets of the nonce (RFC 4106 §4).
+    pub fn salt(&self) -> [u8; 4] {
+        self.salt
+    }
+}
+
+impl fmt::Debug for EspKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EspKey({}, …)", self.algorithm)
+    }
+}
+
+/// How ESP is carried between the tunnel's ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Encapsulation {
+    /// IP protocol 50.
+    None,
+    /// UDP (RFC 3948). Ports in host byte order.
+    Udp {
+        /// Our port, normally 4500.
+        local_port: u16,
+        /// The peer's port as we see it, behind a NAT not 4500.
+        remote_port: u16,
+    },
+}
+
+/// The outer addresses of a tunnel; both of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TunnelEndpoints {
+    /// Our address.
+    pub local: IpAddr,
+    /// The peer's address.
+    pub remote: IpAddr,
+    /// Raw ESP or UDP.
+    pub encapsulation: Encapsulation,
+}
+
+/// Distinguishes overlapping inner address spaces. There is one tenant, 0, until several are configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct TenantId(pub u32);
+
+/// The SA that we receive on. Its SPI was chosen by us with [`crate::SaInstaller::allocate_spi`].
+#[derive(Debug, Clone)]
+pub struct InboundSa {
+    /// Key of this direction.
+    pub key: EspKey,
+    /// 64-bit sequence numbers (RFC 4303 §2.2.1).
+    pub esn: bool,
+    /// Packets the replay window covers: 0 (off) or 64 to 8192.
+    pub replay_window: u32,
+    /// Where it is expected from.
+    pub endpoints: TunnelEndpoints,
+    /// What a decrypted packet's destination must match.
+    pub local_ts: Vec<TrafficSelector>,
+    /// What a decrypted packet's source must match.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// The tenant that its packets belong to.
+    pub tenant: TenantId,
+}
+
+/// The SA that we send on. Its SPI was chosen by the peer.
+#[derive(Debug, Clone)]
+pub struct OutboundSa {
+    /// The peer's SPI.
+    pub spi: Spi,
+    /// Key of this direction.
+    pub key: EspKey,
+    /// 64-bit sequence numbers (RFC 4303 §2.2.1).
+    pub esn: bool,
+    /// The outer addresses to write.
+    pub endpoints: TunnelEndpoints,
+    /// What an inner packet's source must match (the negotiated selectors, perhaps narrower than the policy).
+    pub local_ts: Vec<TrafficSelector>,
+    /// What an inner packet's destination must match.
+    pub remote_ts: Vec<TrafficSelector>,
+}
+
+/// Where a policy comes from, which decides its precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PolicyOrigin {
+    /// From the configuration: protects whether or not there is an SA.
+    Configured {
+        /// A packet that finds no SA raises [`crate::DataplaneEvent::Acquire`] (`start_action = "trap"`).
+        acquire: bool,
+    },
+    /// From a negotiated CHILD SA: looked up before every configured one.
+    Negotiated,
+}
+
+/// What must be protected: a packet from one of `local_ts` to one of `remote_ts` leaves sealed or not at all.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// `connection/child`, for people.
+    pub name: String,
+    /// Whose address space the selectors speak of.
+    pub tenant: TenantId,
+    /// Sources.
+    pub local_ts: Vec<TrafficSelector>,
+    /// Destinations.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Precedence, and what happens without an SA.
+    pub origin: PolicyOrigin,
+}
