@@ -10,6 +10,8 @@
 pub mod cache;
 pub mod entry;
 pub mod snapshot;
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
