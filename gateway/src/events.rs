@@ -232,7 +232,8 @@ impl Notes {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
@@ -276,7 +277,9 @@ mod tests {
     fn the_bell_rings_once_however_many_flags_are_raised_until_they_are_read() {
         let rings = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&rings);
-        let notify = Box::new(move || drop(counter.fetch_add(1, Ordering::Relaxed)));
+        let notify = Box::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
         let board = EventBoard::new(4, 4, notify);
         for _ in 0..3 {
             board.ring();
@@ -288,7 +291,8 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom_tests {
     use std::sync::Arc;
 
@@ -302,7 +306,9 @@ mod loom_tests {
         loom::model(|| {
             let rings = Arc::new(AtomicUsize::new(0));
             let counter = Arc::clone(&rings);
-            let notify = Box::new(move || drop(counter.fetch_add(1, Ordering::SeqCst)));
+            let notify = Box::new(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+            });
             let board = Arc::new(EventBoard::new(1, 1, notify));
             let raise = |board: &EventBoard, n: u64| {
                 if board.moved.raise(0, 256 + n as u32, || [n; 5]) {

@@ -10,7 +10,8 @@
 pub mod cache;
 pub mod entry;
 pub mod snapshot;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};

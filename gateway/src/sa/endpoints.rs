@@ -132,6 +132,7 @@ fn unpack([head, a_high, a_low, b_high, b_low]: Packed) -> (IpAddr, IpAddr, u64)
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 pub(crate) mod testing {
     use proptest::prelude::*;
 
@@ -152,7 +153,8 @@ pub(crate) mod testing {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use proptest::prelude::*;
 
@@ -180,7 +182,8 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom_tests {
     use std::sync::Arc;
 

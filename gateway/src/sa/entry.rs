@@ -4,6 +4,7 @@
 //! then the key; what workers write (the replay window, the sequence counter, the counts) has cache lines of its
 //! own, apart from what they only read. The table wipes an entry's octets when it frees it.
 
+use std::fmt;
 use std::ops::Range;
 
 use portcullis_aead::{Algorithm, Engine, Key};
@@ -24,7 +25,6 @@ use crate::sync::{AtomicU64, Line, Ordering};
 pub const MAX_SELECTORS: usize = 8;
 
 /// An SA that we receive on.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Inbound {
     /// The SA's own SPI, chosen here.
@@ -48,7 +48,6 @@ pub struct Inbound {
 }
 
 /// An SA that we send on.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Outbound {
     /// The peer's SPI.
@@ -207,6 +206,18 @@ impl Outbound {
     }
 }
 
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inbound({}, {}, …)", self.spi, self.algorithm)
+    }
+}
+
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Outbound({}, {}, …)", self.spi, self.algorithm)
+    }
+}
+
 fn expand(engine: &Engine, key: &EspKey) -> Result<Key, InstallError> {
     let algorithm = match key.algorithm() {
         EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
@@ -322,11 +333,7 @@ pub(crate) fn check_endpoints(endpoints: TunnelEndpoints) -> Result<(), InstallE
     }
 }
 
-pub(crate) fn invalid(
-    field: &'static str,
-    found: impl std::fmt::Display,
-    expected: &'static str,
-) -> InstallError {
+pub(crate) fn invalid(field: &'static str, found: impl fmt::Display, expected: &'static str) -> InstallError {
     InstallError::InvalidParameter { field, found: found.to_string(), expected }
 }
 

@@ -203,7 +203,8 @@ impl<T> Limbo<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
@@ -215,7 +216,8 @@ mod tests {
     fn a_value_is_kept_until_every_reader_has_passed() {
         let reclaimer = Reclaimer::new(2);
         let (mut a, mut b) = (reclaimer.register().unwrap(), reclaimer.register().unwrap());
-        (a.online(), b.online());
+        a.online();
+        b.online();
         let mut limbo = Limbo::new(reclaimer.clone());
         limbo.push(1);
         a.quiescent();

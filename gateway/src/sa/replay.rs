@@ -151,7 +151,8 @@ fn advance(word: u64, position: u32) -> Result<u64, DropReason> {
     if seen & bit != 0 { Err(DropReason::Replayed) } else { Ok(word | u64::from(bit)) }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use std::collections::HashSet;
     use std::thread;
@@ -275,7 +276,8 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
+#[cfg(loom)]
 mod loom_tests {
     use std::sync::Arc;
 

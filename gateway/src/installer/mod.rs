@@ -371,3 +371,7 @@ impl fmt::Debug for Installer {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
