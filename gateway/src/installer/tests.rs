@@ -456,10 +456,12 @@ fn what_cannot_be_used_is_refused_by_name_and_leaves_the_spi_as_it_was() {
         }
         assert!(gateway.sas.inbound(&gateway.worker.guard(), spi.get()).is_none());
     }
+    let early = gateway.installer.activate_outbound(policy, spi, outbound());
+    assert!(matches!(early, Err(InstallError::InvalidParameter { field: "pair", .. })));
+    gateway.installer.install_inbound(spi, inbound()).unwrap();
     let narrow = OutboundSa { local_ts: many(), ..outbound() };
     assert!(gateway.installer.activate_outbound(policy, spi, narrow).is_err());
     assert!(gateway.policies.get(policy).unwrap().outbound().is_none());
-    gateway.installer.install_inbound(spi, inbound()).unwrap();
     let twice = gateway.installer.install_inbound(spi, inbound());
     assert_eq!(twice, Err(InstallError::AlreadyInstalled { spi }));
     let stranger = Spi::new(spi.get() ^ 0x100).unwrap_or(spi);
@@ -501,4 +503,80 @@ fn the_list_tells_what_was_installed_and_no_key() {
     for printed in [format!("{opener:?}"), format!("{sealer:?}"), format!("{list:?}")] {
         assert!(!printed.contains("7, 7, 7"), "{printed}");
     }
+}
+
+/// A worker looks flows up, through its cache, while pairs are rekeyed and removed and policies come and go.
+#[test]
+fn a_worker_never_gets_the_sa_of_another_policy_however_fast_they_change() {
+    const ROUNDS: u32 = 3000;
+    let gateway = gateway(64);
+    let nets = ["10.2.0.0/16", "10.3.0.0/16"];
+    let install = |net: &str| gateway.installer.install_policy(policy(net, TRAP)).unwrap();
+    /// Lets the worker end even if the test fails.
+    struct Finally<'a>(&'a AtomicBool);
+    impl Drop for Finally<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Release);
+        }
+    }
+    let done = AtomicBool::new(false);
+    let work = |mut reader: Reader| {
+        // One place, so that the two flows also push each other out.
+        let mut cache = FlowCache::new(1, 0);
+        while !done.load(Ordering::Acquire) {
+            {
+                let guard = reader.guard();
+                let snapshot = gateway.policies.snapshot();
+                for dst in [[10, 2, 0, 1], [10, 3, 0, 1]] {
+                    let flow = Flow { dst: dst.into(), ..flow() };
+                    let Some(entry) = cache.lookup(&snapshot, TenantId(0), &flow) else { continue };
+                    let reference = entry.outbound();
+                    let Some(sa) = reference.and_then(|found| gateway.sas.outbound(&guard, found)) else {
+                        continue;
+                    };
+                    assert!(sa.permits(&flow), "{flow} would leave by {sa:?}");
+                    let sealed = sa.reserve(3, &gateway.events).unwrap();
+                    sa.traffic.count(sealed.count() as u64, 0, Coarse(0));
+                }
+            }
+            reader.quiescent();
+        }
+    };
+    let pair = |policy, net| loop {
+        // All slots may be waiting for a worker that is not running now; but one that is free is a whole pair.
+        if let Ok(pair) = gateway.installer.allocate_spi() {
+            gateway.installer.install_inbound(pair, inbound()).unwrap();
+            let sa = OutboundSa { remote_ts: ts(net), ..outbound() };
+            gateway.installer.activate_outbound(policy, pair, sa).unwrap();
+            break pair;
+        }
+        std::thread::yield_now();
+    };
+    // The fixture's own reader stays offline and delays nobody.
+    let reader = gateway.sas.reclaimer().register().unwrap();
+    std::thread::scope(|scope| {
+        let worker = scope.spawn(|| work(reader));
+        let finally = Finally(&done);
+        let mut policies = nets.map(install);
+        let mut live = std::collections::VecDeque::new();
+        for round in 0..ROUNDS {
+            let which = (round % 2) as usize;
+            if round % 7 == 0 {
+                gateway.installer.remove_policy(policies[which]).unwrap();
+                policies[which] = install(nets[which]);
+            }
+            if live.len() > 8 {
+                gateway.installer.remove(live.pop_front().unwrap()).unwrap();
+            }
+            live.push_back(pair(policies[which], nets[which]));
+        }
+        // To the end that the worker had something to find.
+        let pair = pair(policies[0], nets[0]);
+        let sealed = || gateway.installer.counters(pair).unwrap().packets_out > 0;
+        while !sealed() && !worker.is_finished() {
+            std::thread::yield_now();
+        }
+        drop(finally);
+        worker.join().unwrap();
+    });
 }
