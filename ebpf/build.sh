@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Builds portcullis.bpf.o, the XDP program and the egress guard, from source into its place beside this script.
+# With --check, builds to a temporary place and fails if the committed object differs.
+#
+# Needs a rustc with its standard library's source and bpf-linker built for the same LLVM. Debian's rustc-web and
+# rust-web-src are used where they are (the committed object is theirs), else the toolchain `nightly` of rustup.
+# PORTCULLIS_EBPF_RUSTC and PORTCULLIS_EBPF_CARGO override both.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+committed=$here/portcullis.bpf.o
+
+case "${1:-}" in
+    "") check= ;;
+    --check) check=1 ;;
+    *) echo "usage: $0 [--check]" >&2; exit 2 ;;
+esac
+
+if [[ -n ${PORTCULLIS_EBPF_RUSTC:-} ]]; then
+    rustc=$PORTCULLIS_EBPF_RUSTC cargo=${PORTCULLIS_EBPF_CARGO:?set it too}
+elif [[ -e $(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/core/Cargo.toml ]]; then
+    rustc=/usr/bin/rustc cargo=/usr/bin/cargo
+elif command -v rustup >/dev/null && rustup which --toolchain nightly rustc >/dev/null 2>&1; then
+    rustc=$(rustup which --toolchain nightly rustc) cargo=$(rustup which --toolchain nightly cargo)
+else
+    echo "error: no rustc with rust-src: install rustc-web, cargo-web and rust-web-src," >&2
+    echo "       or run: rustup toolchain install nightly --component rust-src" >&2
+    exit 1
+fi
+export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+if ! command -v bpf-linker >/dev/null; then
+    echo "error: bpf-linker is not installed: cargo install bpf-linker --locked" >&2
+    exit 1
+fi
+
+source=$("$rustc" --print sysroot)/lib/rustlib/src/rust
+# Neither where the repository lies nor whose machine it is shows in the object.
+flags=(
+    -C link-arg=--btf
+    -C debuginfo=2
+    --remap-path-prefix="$here=ebpf"
+    --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo"
+    --remap-path-prefix="$(readlink -f "$source")=rust"
+    --remap-path-prefix="$source=rust"
+)
+encoded=$(printf '%s\x1f' "${flags[@]}")
+
+cd "$here"
+env -u RUSTFLAGS -u RUSTUP_TOOLCHAIN \
+    RUSTC="$rustc" RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="${encoded%$'\x1f'}" CARGO_TARGET_DIR="$here/target" \
+    "$cargo" build --quiet --release --locked -Z build-std=core --target bpfel-unknown-none
+built=$here/target/bpfel-unknown-none/release/portcullis
+
+if [[ -n $check ]]; then
+    if cmp --silent "$built" "$committed"; then
+        echo "ebpf/portcullis.bpf.o is up to date"
+    else
+        echo "error: ebpf/portcullis.bpf.o is stale: run ./dev ebpf and commit the result" >&2
+        echo "       (built with $("$rustc" --version), $(bpf-linker --version 2>/dev/null | head -1))" >&2
+        exit 1
+    fi
+else
+    install -m 644 "$built" "$committed"
+    echo "built ebpf/portcullis.bpf.o ($(stat -c %s "$committed") octets)"
+fi
