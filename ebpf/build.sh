@@ -33,10 +33,20 @@ if ! command -v bpf-linker >/dev/null; then
     exit 1
 fi
 
+strip=
+for candidate in llvm-strip /usr/lib/llvm-*/bin/llvm-strip; do
+    if command -v "$candidate" >/dev/null; then strip=$candidate; fi
+done
+if [[ -z $strip ]]; then
+    echo "error: llvm-strip is not installed: install llvm" >&2
+    exit 1
+fi
+
 source=$("$rustc" --print sysroot)/lib/rustlib/src/rust
 # Neither where the repository lies nor whose machine it is shows in the object.
 flags=(
     -C link-arg=--btf
+    -C target-cpu=v3
     -C debuginfo=2
     --remap-path-prefix="$here=ebpf"
     --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo"
@@ -49,7 +59,9 @@ cd "$here"
 env -u RUSTFLAGS -u RUSTUP_TOOLCHAIN \
     RUSTC="$rustc" RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="${encoded%$'\x1f'}" CARGO_TARGET_DIR="$here/target" \
     "$cargo" build --quiet --release --locked -Z build-std=core --target bpfel-unknown-none
-built=$here/target/bpfel-unknown-none/release/portcullis
+built=$here/target/portcullis.bpf.o
+# The kernel wants BTF, and has no use for DWARF.
+"$strip" --strip-debug -o "$built" target/bpfel-unknown-none/release/portcullis
 
 if [[ -n $check ]]; then
     if cmp --silent "$built" "$committed"; then
