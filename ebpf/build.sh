@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds portcullis.bpf.o, the XDP program and the egress guard, from source into its place beside this script.
-# With --check, builds to a temporary place and fails if the committed object differs.
+# With --check, builds to a temporary place and fails if the committed object differs (exit 1), or if there is
+# nothing here to build it with (exit 3).
 #
 # Needs a rustc with its standard library's source and bpf-linker built for the same LLVM. Debian's rustc-web and
 # rust-web-src are used where they are (the committed object is theirs), else the toolchain `nightly` of rustup.
@@ -25,12 +26,12 @@ elif command -v rustup >/dev/null && rustup which --toolchain nightly rustc >/de
 else
     echo "error: no rustc with rust-src: install rustc-web, cargo-web and rust-web-src," >&2
     echo "       or run: rustup toolchain install nightly --component rust-src" >&2
-    exit 1
+    exit 3
 fi
 export PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
 if ! command -v bpf-linker >/dev/null; then
     echo "error: bpf-linker is not installed: cargo install bpf-linker --locked" >&2
-    exit 1
+    exit 3
 fi
 
 strip=
@@ -39,7 +40,7 @@ for candidate in llvm-strip /usr/lib/llvm-*/bin/llvm-strip; do
 done
 if [[ -z $strip ]]; then
     echo "error: llvm-strip is not installed: install llvm" >&2
-    exit 1
+    exit 3
 fi
 
 source=$("$rustc" --print sysroot)/lib/rustlib/src/rust
