@@ -96,4 +96,3 @@ static LICENSE: [u8; 18] = *b"MIT OR Apache-2.0\0";
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
-

@@ -175,11 +175,8 @@ pub fn ipv4<F: Frame>(frame: &F, start: usize) -> Result<Packet<V4>, Malformed> 
     if header.version_and_length >> 4 != 4 || header_len < IPV4_MIN_LEN {
         return Err(Malformed);
     }
-    let end = if F::IN_FINAL_FORM {
-        start + usize::from(u16::from_be(header.total_length))
-    } else {
-        frame.len()
-    };
+    let end =
+        if F::IN_FINAL_FORM { start + usize::from(u16::from_be(header.total_length)) } else { frame.len() };
     let upper = start + header_len;
     if upper > end || end > frame.len() {
         return Err(Malformed);
@@ -233,11 +230,8 @@ pub fn ipv6<F: Frame>(frame: &F, start: usize) -> Result<Packet<V6>, Malformed> 
         return Err(Malformed);
     }
     let mut upper = start + IPV6_LEN;
-    let end = if F::IN_FINAL_FORM {
-        upper + usize::from(u16::from_be(header.payload_length))
-    } else {
-        frame.len()
-    };
+    let end =
+        if F::IN_FINAL_FORM { upper + usize::from(u16::from_be(header.payload_length)) } else { frame.len() };
     if end > frame.len() {
         return Err(Malformed);
     }

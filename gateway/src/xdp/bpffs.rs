@@ -15,8 +15,7 @@ use super::LoadError;
 /// Mount it from the host's mount namespace if pins shall outlive the process: a mount made in a namespace that
 /// goes with the process (`ip netns exec`, `PrivateMounts=`) takes all protection with it.
 pub fn ensure_bpffs(path: &Path) -> Result<(), LoadError> {
-    let failed =
-        |action, source: io::Error| LoadError::Directory { action, path: path.to_owned(), source };
+    let failed = |action, source: io::Error| LoadError::Directory { action, path: path.to_owned(), source };
     fs::create_dir_all(path).map_err(|e| failed("creating", e))?;
     if is_bpffs(path).map_err(|e| failed("looking at", e))? {
         return Ok(());
@@ -91,7 +90,11 @@ impl Pins {
     }
 
     fn remove_maps(&self, which: impl Fn(&Path) -> bool) -> io::Result<()> {
-        for entry in fs::read_dir(&self.root)? {
+        let entries = match fs::read_dir(&self.root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
             let entry = entry?;
             let is_maps = entry.file_name().to_str().is_some_and(|name| name.starts_with(MAPS_PREFIX));
             if is_maps && which(&entry.path()) {

@@ -121,7 +121,9 @@ pub enum AttachError {
         ifindex: u32,
     },
     /// The programs parse Ethernet.
-    #[error("interface {ifindex} is not an Ethernet device (link type {link_type}): packets on it cannot be checked")]
+    #[error(
+        "interface {ifindex} is not an Ethernet device (link type {link_type}): packets on it cannot be checked"
+    )]
     NotEthernet {
         /// The interface.
         ifindex: u32,
@@ -138,7 +140,9 @@ pub enum AttachError {
         ifindex: u32,
     },
     /// The driver cannot do it.
-    #[error("the driver of interface {ifindex} does not take an XDP program (`xdp_mode = \"skb\"` works on any)")]
+    #[error(
+        "the driver of interface {ifindex} does not take an XDP program (`xdp_mode = \"skb\"` works on any)"
+    )]
     NativeUnsupported {
         /// The interface.
         ifindex: u32,

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 
 use aya::pin::PinError;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
+};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpError, XdpMode};
 use aya::sys::SyscallError;
 use nix::net::if_::if_indextoname;
 
-use super::AttachError;
 use super::error::is;
+use super::{AttachError, sys};
 
 /// Which of the kernel's hooks the XDP program is asked to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -98,7 +100,9 @@ pub(super) fn attach_xdp(
     }
     let native = match request {
         ModeRequest::Skb => None,
-        ModeRequest::Auto | ModeRequest::Native => Some(create_xdp(program, directory, ifindex, Mode::Native)),
+        ModeRequest::Auto | ModeRequest::Native => {
+            Some(create_xdp(program, directory, ifindex, Mode::Native))
+        }
     };
     match native {
         Some(Err(AttachError::NativeUnsupported { source, .. })) if request == ModeRequest::Auto => {
@@ -117,16 +121,16 @@ fn create_xdp(program: &mut Xdp, directory: &Path, ifindex: u32, mode: Mode) -> 
     };
     let attached = program.attach_to_if_index(ifindex, flag).and_then(|id| program.take_link(id));
     let link = attached.map_err(|error| match io_error(&error) {
-        Some(e) if matches!(e, libc::EBUSY | libc::EEXIST) => AttachError::Occupied { ifindex },
+        Some(libc::EBUSY | libc::EEXIST) => AttachError::Occupied { ifindex },
         Some(libc::ENODEV) => AttachError::InterfaceGone { ifindex },
         Some(e) if mode == Mode::Native && e != libc::EPERM => {
             AttachError::NativeUnsupported { ifindex, source: io::Error::from_raw_os_error(e) }
         }
         _ => program_error("attaching the XDP program to", ifindex, error),
     })?;
-    let link: FdLink = link
-        .try_into()
-        .map_err(|e| program_error("attaching the XDP program by a link (Linux 5.9) to", ifindex, link_error(e)))?;
+    let link: FdLink = link.try_into().map_err(|e| {
+        program_error("attaching the XDP program by a link (Linux 5.9) to", ifindex, link_error(e))
+    })?;
     pin(link, kind.path(directory, ifindex))?;
     Ok(mode)
 }
@@ -172,7 +176,11 @@ pub(super) fn attach_guard(
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, directory: &Path, ifindex: u32) -> Result<Guard, AttachError> {
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    directory: &Path,
+    ifindex: u32,
+) -> Result<Guard, AttachError> {
     let failed = |error| program_error("attaching the egress guard (clsact) to", ifindex, error);
     let name = name(ifindex)?;
     let marker = Kind::Clsact.path(directory, ifindex);
@@ -216,7 +224,8 @@ pub(super) fn attached(directory: &Path) -> io::Result<Vec<u32>> {
     };
     for entry in entries {
         let file = entry?.file_name();
-        let ifindex: Option<u32> = Kind::ALL.into_iter().find_map(|kind| file.to_str()?.strip_prefix(kind.prefix())?.parse().ok());
+        let ifindex: Option<u32> =
+            Kind::ALL.into_iter().find_map(|kind| file.to_str()?.strip_prefix(kind.prefix())?.parse().ok());
         found.extend(ifindex);
     }
     found.sort_unstable();
@@ -226,10 +235,16 @@ pub(super) fn attached(directory: &Path) -> io::Result<Vec<u32>> {
 
 fn remove(directory: &Path, kind: Kind, ifindex: u32) -> Result<(), AttachError> {
     let path = kind.path(directory, ifindex);
-    if kind == Kind::Clsact
-        && path.exists()
-        && let Ok(name) = name(ifindex)
-    {
+    if !path.exists() {
+        return Ok(());
+    }
+    if kind != Kind::Clsact {
+        sys::detach_pinned_link(&path).map_err(|source| AttachError::Pin {
+            action: "detaching",
+            path: path.clone(),
+            source,
+        })?;
+    } else if let Ok(name) = name(ifindex) {
         let detached = clsact_link(&name).and_then(aya::programs::links::Link::detach);
         if let Err(error) = detached
             && io_error(&error) != Some(libc::ENOENT)
@@ -237,12 +252,7 @@ fn remove(directory: &Path, kind: Kind, ifindex: u32) -> Result<(), AttachError>
             return Err(program_error("removing the egress guard (clsact) from", ifindex, error));
         }
     }
-    match fs::remove_file(&path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(AttachError::Pin { action: "removing", path, source })
-        }
-        _ => Ok(()),
-    }
+    fs::remove_file(&path).map_err(|source| AttachError::Pin { action: "removing", path, source })
 }
 
 fn name(ifindex: u32) -> Result<String, AttachError> {
@@ -254,7 +264,9 @@ fn name(ifindex: u32) -> Result<String, AttachError> {
 fn open(path: &Path) -> Result<Option<FdLink>, AttachError> {
     match PinnedLink::from_pin(path) {
         Ok(pinned) => Ok(Some(pinned.into())),
-        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if is(&io_error, libc::ENOENT) => Ok(None),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if is(&io_error, libc::ENOENT) => {
+            Ok(None)
+        }
         Err(error) => {
             let source = match error {
                 LinkError::SyscallError(SyscallError { io_error, .. }) => io_error,
@@ -270,7 +282,11 @@ fn unpin_if_defunct(path: &Path, ifindex: u32, error: ProgramError) -> Result<()
     if io_error(&error) != Some(libc::ENOLINK) {
         return Err(program_error("replacing the program on", ifindex, error));
     }
-    fs::remove_file(path).map_err(|source| AttachError::Pin { action: "removing", path: path.to_owned(), source })
+    fs::remove_file(path).map_err(|source| AttachError::Pin {
+        action: "removing",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn pin(link: FdLink, path: PathBuf) -> Result<(), AttachError> {

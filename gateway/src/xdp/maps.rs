@@ -41,7 +41,7 @@ pub(super) fn check_pins(directory: &Path) -> Result<(), LoadError> {
         if !path.exists() {
             continue;
         }
-        let info = MapInfo::from_pin(&path).map_err(|e| aya::EbpfError::from(e))?;
+        let info = MapInfo::from_pin(&path).map_err(aya::EbpfError::from)?;
         let found = MapShape { key: info.key_size(), value: info.value_size(), entries: info.max_entries() };
         let expected = shape(name);
         if found != expected {
@@ -90,11 +90,8 @@ impl Maps {
     /// What the maps hold.
     pub(super) fn read(&self) -> Result<Protection, UpdateError> {
         let config = self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
-        let mut found = Protection {
-            ike_port: config.ike_port,
-            nat_t_port: config.nat_t_port,
-            ..Protection::default()
-        };
+        let mut found =
+            Protection { ike_port: config.ike_port, nat_t_port: config.nat_t_port, ..Protection::default() };
         for (trie, name, prefixes) in [
             (&self.local_v4, map::LOCAL_V4, &mut found.local),
             (&self.remote_v4, map::REMOTE_V4, &mut found.remote),
@@ -142,7 +139,8 @@ impl Maps {
                 self.insert_prefix(side, *net)?;
             }
         }
-        let stale: Vec<_> = from.addresses.keys().filter(|addr| !to.addresses.contains_key(*addr)).copied().collect();
+        let stale: Vec<_> =
+            from.addresses.keys().filter(|addr| !to.addresses.contains_key(*addr)).copied().collect();
         for addr in stale {
             self.remove_address(addr)?;
         }
@@ -167,10 +165,18 @@ impl Maps {
     pub(super) fn insert_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
         let length = u32::from(net.prefix_len());
         let (name, done) = match (side, net.network()) {
-            (Side::Local, IpAddr::V4(a)) => (map::LOCAL_V4, self.local_v4.insert(&Key::new(length, a.octets()), length, 0)),
-            (Side::Local, IpAddr::V6(a)) => (map::LOCAL_V6, self.local_v6.insert(&Key::new(length, a.octets()), length, 0)),
-            (Side::Remote, IpAddr::V4(a)) => (map::REMOTE_V4, self.remote_v4.insert(&Key::new(length, a.octets()), length, 0)),
-            (Side::Remote, IpAddr::V6(a)) => (map::REMOTE_V6, self.remote_v6.insert(&Key::new(length, a.octets()), length, 0)),
+            (Side::Local, IpAddr::V4(a)) => {
+                (map::LOCAL_V4, self.local_v4.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Local, IpAddr::V6(a)) => {
+                (map::LOCAL_V6, self.local_v6.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Remote, IpAddr::V4(a)) => {
+                (map::REMOTE_V4, self.remote_v4.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Remote, IpAddr::V6(a)) => {
+                (map::REMOTE_V6, self.remote_v6.insert(&Key::new(length, a.octets()), length, 0))
+            }
         };
         done.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
     }
@@ -178,10 +184,18 @@ impl Maps {
     pub(super) fn remove_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
         let length = u32::from(net.prefix_len());
         let (name, done) = match (side, net.network()) {
-            (Side::Local, IpAddr::V4(a)) => (map::LOCAL_V4, self.local_v4.remove(&Key::new(length, a.octets()))),
-            (Side::Local, IpAddr::V6(a)) => (map::LOCAL_V6, self.local_v6.remove(&Key::new(length, a.octets()))),
-            (Side::Remote, IpAddr::V4(a)) => (map::REMOTE_V4, self.remote_v4.remove(&Key::new(length, a.octets()))),
-            (Side::Remote, IpAddr::V6(a)) => (map::REMOTE_V6, self.remote_v6.remove(&Key::new(length, a.octets()))),
+            (Side::Local, IpAddr::V4(a)) => {
+                (map::LOCAL_V4, self.local_v4.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Local, IpAddr::V6(a)) => {
+                (map::LOCAL_V6, self.local_v6.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Remote, IpAddr::V4(a)) => {
+                (map::REMOTE_V4, self.remote_v4.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Remote, IpAddr::V6(a)) => {
+                (map::REMOTE_V6, self.remote_v6.remove(&Key::new(length, a.octets())))
+            }
         };
         absent_is_removed(done).map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
     }
@@ -226,7 +240,12 @@ impl Maps {
         done.map_err(|e| UpdateError::map(map::INTERFACES, MAX_INTERFACES, e))
     }
 
-    pub(super) fn set_socket(&mut self, ifindex: u32, queue: u32, socket: BorrowedFd<'_>) -> Result<(), UpdateError> {
+    pub(super) fn set_socket(
+        &mut self,
+        ifindex: u32,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), UpdateError> {
         let index = self.socket_index(ifindex, queue)?;
         let done = self.sockets.set(index, socket.as_raw_fd(), 0);
         done.map_err(|e| UpdateError::map(map::SOCKETS, MAX_INTERFACES * MAX_QUEUES, e))

@@ -14,6 +14,7 @@ mod error;
 mod links;
 mod maps;
 mod protection;
+mod sys;
 mod trial;
 
 use std::collections::BTreeMap;
@@ -40,7 +41,8 @@ use bpffs::Pins;
 use maps::Maps;
 
 /// The programs as built by `ebpf/build.sh`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/portcullis.bpf.o"));
+static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/portcullis.bpf.o"));
 
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
@@ -98,7 +100,12 @@ impl XdpManager {
 
     /// Attaches the programs to an interface of this network namespace, or takes it over from an earlier process,
     /// whose choice of mode then stays. On an outside interface the guard comes first.
-    pub fn attach(&mut self, ifindex: u32, role: Role, request: ModeRequest) -> Result<Attached, AttachError> {
+    pub fn attach(
+        &mut self,
+        ifindex: u32,
+        role: Role,
+        request: ModeRequest,
+    ) -> Result<Attached, AttachError> {
         check_link_type(ifindex)?;
         let slot = self.slot(ifindex)?;
         self.maps.set_interface(ifindex, role, slot)?;
@@ -127,7 +134,10 @@ impl XdpManager {
     /// Interfaces that are attached, by this or an earlier process. Some may be gone.
     pub fn interfaces(&self) -> Result<BTreeMap<u32, Role>, UpdateError> {
         let interfaces = self.maps.interfaces()?;
-        Ok(interfaces.into_iter().filter_map(|(ifindex, i)| Some((ifindex, Role::from_raw(i.role)?))).collect())
+        Ok(interfaces
+            .into_iter()
+            .filter_map(|(ifindex, i)| Some((ifindex, Role::from_raw(i.role)?)))
+            .collect())
     }
 
     /// Hands what is for a worker and received on this queue to this AF_XDP socket, which must be bound to it.

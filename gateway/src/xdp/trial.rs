@@ -30,7 +30,12 @@ pub enum TrialError {
     UnknownResult(u32),
 }
 
-pub(super) fn ingress<P>(program: &P, ifindex: u32, queue: u32, frame: &[u8]) -> Result<Disposition, TrialError>
+pub(super) fn ingress<P>(
+    program: &P,
+    ifindex: u32,
+    queue: u32,
+    frame: &[u8],
+) -> Result<Disposition, TrialError>
 where
     P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = aya::programs::TestRunResult>,
 {

@@ -2,7 +2,9 @@
 
 use portcullis_gateway::xdp::Outcome;
 
-use crate::frames::{ESP, ICMPV6, TCP, UDP, esp, families, fragment_of, frame, ipv4, ipv6, packet, tagged, udp};
+use crate::frames::{
+    ESP, ICMPV6, TCP, UDP, esp, families, fragment_of, frame, ipv4, ipv6, packet, tagged, udp,
+};
 use crate::host::{egress, on_a_host, protection, protection_of_everything};
 
 const TAGS: [usize; 3] = [0, 1, 2];
@@ -13,8 +15,9 @@ fn clear_text_between_protected_prefixes_is_dropped() {
         let manager = host.protect(&protection());
         for family in families() {
             for tags in TAGS {
-                let decide =
-                    |src, dst| egress(&manager, host.outside, &tagged(tags, &packet(src, dst, TCP, &[0; 20])));
+                let decide = |src, dst| {
+                    egress(&manager, host.outside, &tagged(tags, &packet(src, dst, TCP, &[0; 20])))
+                };
                 assert_eq!(decide(family.local, family.remote), Outcome::ClearOutbound);
                 assert_eq!(decide(family.inside, family.remote), Outcome::ClearOutbound);
                 assert_eq!(decide(family.local, family.stranger), Outcome::OutClear);

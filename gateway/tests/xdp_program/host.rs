@@ -15,9 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
-use portcullis_gateway::xdp::{
-    AddressUse, ModeRequest, Outcome, Protection, Role, XdpManager, ensure_bpffs,
-};
+use portcullis_gateway::xdp::{AddressUse, ModeRequest, Outcome, Protection, Role, XdpManager, ensure_bpffs};
 
 use crate::frames::families;
 
@@ -39,7 +37,20 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
         // Nothing may be sent but by the tests.
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         for (name, peer) in [("out0", "out1"), ("in0", "in1")] {
-            ip(&["link", "add", name, "numrxqueues", "2", "numtxqueues", "2", "type", "veth", "peer", "name", peer]);
+            ip(&[
+                "link",
+                "add",
+                name,
+                "numrxqueues",
+                "2",
+                "numtxqueues",
+                "2",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                peer,
+            ]);
             ip(&["link", "set", peer, "up"]);
             ip(&["link", "set", name, "up"]);
         }

@@ -3,7 +3,8 @@
 use portcullis_gateway::xdp::{MAX_QUEUES, Outcome, Protection};
 
 use crate::frames::{
-    ESP, ICMPV6, TCP, UDP, esp, extension, families, fragment, fragment_of, frame, ipv4, ipv6, packet, tagged, udp,
+    ESP, ICMPV6, TCP, UDP, esp, extension, families, fragment, fragment_of, frame, ipv4, ipv6, packet,
+    tagged, udp,
 };
 use crate::host::{addr, ingress, on_a_host, protection, protection_of_everything, xsk};
 
@@ -303,7 +304,8 @@ fn a_longer_prefix_beside_everything_still_counts() {
         }
         let manager = host.protect(&protection);
         for family in families() {
-            let decide = |src| ingress(&manager, host.outside, &frame(&packet(src, family.tunnel, TCP, &[0; 20])));
+            let decide =
+                |src| ingress(&manager, host.outside, &frame(&packet(src, family.tunnel, TCP, &[0; 20])));
             assert_eq!(decide(family.stranger), Outcome::Own);
             assert_eq!(decide(family.remote), Outcome::ClearInbound);
         }

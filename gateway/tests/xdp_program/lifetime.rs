@@ -2,6 +2,8 @@
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use portcullis_gateway::xdp::{
     AttachError, Attached, Guard, LoadError, Mode, ModeRequest, Outcome, Protection, Role, Side, XdpManager,
@@ -21,7 +23,7 @@ fn protection_outlives_the_process_that_set_it_up() {
 
         let (far, near) = (Wire::open("out1"), Wire::open("out0"));
         let clear = frame(&packet(v4.remote, v4.local, TCP, &[0; 46]));
-        let innocent = frame(&packet(v4.stranger, v4.tunnel, TCP, &[0; 46]));
+        let innocent = innocent_frame();
         far.send(&clear);
         far.send(&innocent);
         assert!(!near.receive_until(&innocent).contains(&clear));
@@ -47,9 +49,22 @@ fn the_next_process_replaces_the_programs_in_place() {
     on_a_host(|host| {
         let [v4, _] = families();
         let clear = frame(&packet(v4.remote, v4.local, TCP, &[0; 46]));
-        let innocent = frame(&packet(v4.stranger, v4.tunnel, TCP, &[0; 46]));
         drop(host.protect(&protection()));
         let before = programs();
+        let (far, near) = (Wire::open("out1"), Wire::open("out0"));
+        let done = Arc::new(AtomicBool::new(false));
+        let flood = std::thread::spawn({
+            let (done, clear) = (Arc::clone(&done), clear.clone());
+            move || {
+                let mut sent = 0;
+                while !done.load(Ordering::Relaxed) {
+                    far.send(&clear);
+                    sent += 1;
+                }
+                far.send(&innocent_frame());
+                sent
+            }
+        });
 
         let mut second = XdpManager::load(&host.pin_dir, &protection()).unwrap();
         assert_eq!(programs(), before, "nothing is replaced by loading");
@@ -60,19 +75,25 @@ fn the_next_process_replaces_the_programs_in_place() {
         assert_eq!(after.len(), before.len());
         assert!(before.iter().all(|id| !after.contains(id)), "{before:?} {after:?}");
 
-        let (far, near) = (Wire::open("out1"), Wire::open("out0"));
-        far.send(&clear);
-        far.send(&innocent);
-        assert!(!near.receive_until(&innocent).contains(&clear));
-        assert_eq!(count(&second, Outcome::ClearInbound), 1);
+        done.store(true, Ordering::Relaxed);
+        let sent = flood.join().unwrap();
+        assert!(!near.receive_until(&innocent_frame()).contains(&clear));
+        assert_eq!(count(&second, Outcome::ClearInbound), sent, "before, while and after");
     });
+}
+
+/// A frame that passes in clear.
+fn innocent_frame() -> Vec<u8> {
+    let [v4, _] = families();
+    frame(&packet(v4.stranger, v4.tunnel, TCP, &[0; 46]))
 }
 
 /// Ids of the programs on `out0` and `in0`: XDP and TCX.
 fn programs() -> Vec<u64> {
     let mut ids = Vec::new();
     for name in ["out0", "in0"] {
-        let shown = std::process::Command::new("ip").args(["-j", "-d", "link", "show", name]).output().unwrap();
+        let shown =
+            std::process::Command::new("ip").args(["-j", "-d", "link", "show", name]).output().unwrap();
         let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
         ids.extend(shown[0]["xdp"]["prog"]["id"].as_u64());
         let (_, guards) =
@@ -141,9 +162,8 @@ fn an_update_that_does_not_fit_protects_everything_until_one_does() {
         assert!(error.to_string().contains("ADDRESSES_V4 is full"), "{error}");
         assert_eq!(manager.protection(), None);
         for family in families() {
-            let decide = |src, dst, interface| {
-                ingress(&manager, interface, &frame(&packet(src, dst, TCP, &[0; 20])))
-            };
+            let decide =
+                |src, dst, interface| ingress(&manager, interface, &frame(&packet(src, dst, TCP, &[0; 20])));
             assert_eq!(decide(family.stranger, family.peer, host.outside), Outcome::ClearInbound);
             assert_eq!(decide(family.stranger, family.peer, host.inside), Outcome::NoSocket);
             assert_eq!(decide(family.stranger, family.tunnel, host.outside), Outcome::Own);
@@ -203,7 +223,7 @@ fn skb_mode_protects_as_well() {
         assert_eq!(again.mode, Mode::Skb, "an attached interface keeps its mode");
         let (far, near) = (Wire::open("out1"), Wire::open("out0"));
         let clear = frame(&packet(v4.remote, v4.local, TCP, &[0; 46]));
-        let innocent = frame(&packet(v4.stranger, v4.tunnel, TCP, &[0; 46]));
+        let innocent = innocent_frame();
         far.send(&clear);
         far.send(&innocent);
         assert!(!near.receive_until(&innocent).contains(&clear));

@@ -2,7 +2,9 @@
 
 use portcullis_gateway::xdp::{Disposition, Outcome, XdpManager};
 
-use crate::frames::{ESP, TCP, UDP, esp, extension, families, fragment, frame, ipv4, ipv6, packet, tagged, udp};
+use crate::frames::{
+    ESP, TCP, UDP, esp, extension, families, fragment, frame, ipv4, ipv6, packet, tagged, udp,
+};
 use crate::host::{Host, egress, ingress, on_a_host, protection, xsk};
 
 /// The kernel tries no frame shorter than this.
@@ -21,7 +23,11 @@ fn a_valid_packet_cut_anywhere_is_malformed() {
                 let start = ETHERNET + 4 * tags;
                 let valid = [
                     (host.outside, packet(family.peer, family.tunnel, ESP, &esp()), Outcome::Esp),
-                    (host.outside, packet(family.peer, family.tunnel, UDP, &udp(9, 4500, &esp())), Outcome::UdpEsp),
+                    (
+                        host.outside,
+                        packet(family.peer, family.tunnel, UDP, &udp(9, 4500, &esp())),
+                        Outcome::UdpEsp,
+                    ),
                     (host.inside, packet(family.local, family.remote, TCP, &[0; 20]), Outcome::Protected),
                     (host.outside, packet(family.remote, family.local, TCP, &[0; 20]), Outcome::ClearInbound),
                 ];
@@ -29,11 +35,19 @@ fn a_valid_packet_cut_anywhere_is_malformed() {
                     let valid = tagged(tags, &packet);
                     assert_eq!(ingress(&manager, interface, &valid), whole);
                     for length in start..valid.len() {
-                        assert_eq!(ingress(&manager, interface, &valid[..length]), Outcome::Malformed, "{length}");
+                        assert_eq!(
+                            ingress(&manager, interface, &valid[..length]),
+                            Outcome::Malformed,
+                            "{length}"
+                        );
                     }
                     // Cut in the tags, it is not yet IP, and nothing that any host would take.
                     for length in ETHERNET..start {
-                        assert_eq!(ingress(&manager, interface, &valid[..length]), Outcome::NonIp, "{length}");
+                        assert_eq!(
+                            ingress(&manager, interface, &valid[..length]),
+                            Outcome::NonIp,
+                            "{length}"
+                        );
                     }
                 }
             }
