@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds portcullis.bpf.o, the XDP program and the egress guard, from source into its place beside this script.
-# With --check, builds to a temporary place and fails if the committed object differs (exit 1), or if there is
-# nothing here to build it with (exit 3).
+# With --check, fails if the committed object is stale (exit 1): if its source is not the one recorded beside it,
+# or if building it anew, to a temporary place, gives another. Without the very toolchain that it was built with
+# the second cannot be told (exit 3).
 #
 # Needs a rustc with its standard library's source and bpf-linker built for the same LLVM. Debian's rustc-web and
 # rust-web-src are used where they are (the committed object is theirs), else the toolchain `nightly` of rustup.
@@ -11,11 +12,28 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 committed=$here/portcullis.bpf.o
 
+record=$committed.built-from
+
+# What the object is made of.
+sources() {
+    cd "$here"
+    find build.sh Cargo.toml Cargo.lock src common/src -type f | LC_ALL=C sort | xargs sha256sum
+}
+
+stale() {
+    echo "error: ebpf/portcullis.bpf.o is stale ($1): run ./dev ebpf and commit the result" >&2
+    exit 1
+}
+
 case "${1:-}" in
     "") check= ;;
     --check) check=1 ;;
     *) echo "usage: $0 [--check]" >&2; exit 2 ;;
 esac
+
+if [[ -n $check ]] && ! changed=$(diff <(sources) <(grep -v '^#' "$record")); then
+    stale "changed since: $(awk '/^[<>]/ { print $3 }' <<<"$changed" | sort -u | paste -sd' ')"
+fi
 
 if [[ -n ${PORTCULLIS_EBPF_RUSTC:-} ]]; then
     rustc=$PORTCULLIS_EBPF_RUSTC cargo=${PORTCULLIS_EBPF_CARGO:?set it too}
@@ -43,6 +61,15 @@ if [[ -z $strip ]]; then
     exit 3
 fi
 
+toolchain="# $("$rustc" --version), $(bpf-linker --version | head -1)"
+if [[ -n $check ]] && ! grep -qxF "$toolchain" "$record"; then
+    echo "error: cannot tell whether ebpf/portcullis.bpf.o is stale: it was built with" >&2
+    grep '^#' "$record" >&2
+    echo "but here is" >&2
+    echo "$toolchain" >&2
+    exit 3
+fi
+
 source=$("$rustc" --print sysroot)/lib/rustlib/src/rust
 # Neither where the repository lies nor whose machine it is shows in the object.
 flags=(
@@ -65,14 +92,10 @@ built=$here/target/portcullis.bpf.o
 "$strip" --strip-debug -o "$built" target/bpfel-unknown-none/release/portcullis
 
 if [[ -n $check ]]; then
-    if cmp --silent "$built" "$committed"; then
-        echo "ebpf/portcullis.bpf.o is up to date"
-    else
-        echo "error: ebpf/portcullis.bpf.o is stale: run ./dev ebpf and commit the result" >&2
-        echo "       (built with $("$rustc" --version), $(bpf-linker --version 2>/dev/null | head -1))" >&2
-        exit 1
-    fi
+    cmp --silent "$built" "$committed" || stale "its source builds another"
+    echo "ebpf/portcullis.bpf.o is up to date"
 else
     install -m 644 "$built" "$committed"
+    { echo "$toolchain"; sources; } >"$record"
     echo "built ebpf/portcullis.bpf.o ($(stat -c %s "$committed") octets)"
 fi

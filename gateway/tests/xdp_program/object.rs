@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-/// Only where its toolchain is: a build needs none of it.
+/// Built anew only where the toolchain is that it was built with; its source is compared everywhere.
 #[test]
 fn the_committed_object_is_what_its_source_builds() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ebpf/build.sh");
