@@ -63,8 +63,16 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
 }
 
 pub(crate) fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().unwrap();
-    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", args);
+}
+
+pub(crate) fn tc(args: &[&str]) {
+    run("tc", args);
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Host {

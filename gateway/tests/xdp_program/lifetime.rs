@@ -1,7 +1,6 @@
 //! What outlives whom.
 
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +11,7 @@ use portcullis_gateway::xdp::{
 
 use crate::frames::{ESP, TCP, UDP, esp, families, frame, packet, udp};
 use crate::host::{
-    Wire, count, egress, ingress, ip, is_pinned, net, on_a_host, protection, protection_of_everything, xsk,
+    Wire, count, egress, ingress, ip, is_pinned, net, on_a_host, protection, protection_of_everything, tc,
 };
 
 #[test]
@@ -106,11 +105,7 @@ fn programs() -> Vec<u64> {
 #[test]
 fn the_next_process_finds_what_was_protected() {
     on_a_host(|host| {
-        let first = host.protect(&protection());
-        let socket = xsk();
-        let mut first = first;
-        first.set_xsk(host.inside, 0, socket.as_fd()).unwrap();
-        drop(first);
+        drop(host.protect(&protection()));
         let mut second = XdpManager::load(&host.pin_dir, &protection_of_everything()).unwrap();
         assert_eq!(second.protection(), Some(&protection_of_everything()));
         assert_eq!(second.interfaces().unwrap().len(), 2);
@@ -249,6 +244,13 @@ fn without_tcx_the_guard_is_a_filter_that_stays_and_is_replaced_likewise() {
             assert!(!far.receive_until(&innocent).contains(&clear));
         }
         assert!(is_pinned(&host.links(), "clsact_", host.outside));
+        // Somebody has removed it behind our back.
+        tc(&["qdisc", "del", "dev", "out0", "clsact"]);
+        let mut manager = XdpManager::load(&host.pin_dir, &protection()).unwrap();
+        manager.attach(host.outside, Role::Outside, ModeRequest::Auto).unwrap();
+        near.send_or_refuse(&clear);
+        near.send(&innocent);
+        assert!(!far.receive_until(&innocent).contains(&clear));
         assert_eq!(detach_all(&host.pin_dir).unwrap(), [host.outside]);
         near.send(&clear);
         assert!(far.receive_until(&clear).is_empty());
