@@ -2,7 +2,6 @@
 //! The binary is passed in, so that this crate depends on none of ours.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +24,8 @@ pub struct GatewayConfig {
     pub outside: Vec<String>,
     /// Interfaces with the role "inside".
     pub inside: Vec<String>,
+    /// Receive queues of each interface that get a socket; `None`: all.
+    pub queues: Option<u32>,
     /// What an orderly stop does: "closed" or "open".
     pub on_stop: &'static str,
     /// Cores that workers are pinned to.
@@ -41,6 +42,7 @@ impl GatewayConfig {
         Self {
             outside: vec!["outside0".into()],
             inside: vec!["inside0".into()],
+            queues: None,
             on_stop: "closed",
             workers: vec![0],
             gateway_lines: String::new(),
@@ -61,9 +63,8 @@ impl GatewayConfig {
         let roles = [("outside", &self.outside), ("inside", &self.inside)];
         for (role, name) in roles.iter().flat_map(|(role, names)| names.iter().map(move |name| (role, name)))
         {
-            // Writing to a String cannot fail.
-            let _infallible =
-                write!(text, "\n[[gateway.interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n");
+            let queues = self.queues.map_or_else(String::new, |queues| format!("queues = {queues}\n"));
+            text += &format!("\n[[gateway.interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n{queues}");
         }
         text.push('\n');
         text.push_str(&self.connections);
@@ -84,9 +85,9 @@ pub struct Gateway {
 /// An IKE SA as `portcullis sas --json` shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct IkeSa {
-    /// The connection's name in the configuration.
-    pub connection: String,
-    /// The state's name, such as `established`.
+    /// The connection's name in the configuration, once the peer has said who it is.
+    pub connection: Option<String>,
+    /// `CONNECTING`, `ESTABLISHED` or `DELETING`.
     pub state: String,
     /// The initiator's SPI, as printed.
     pub initiator_spi: String,
@@ -96,12 +97,12 @@ pub struct IkeSa {
     pub local: String,
     /// The peer's address.
     pub remote: String,
-    /// Our identity.
-    pub local_id: String,
-    /// The peer's identity.
-    pub remote_id: String,
-    /// The negotiated algorithms.
-    pub proposal: String,
+    /// Our identity, once known.
+    pub local_id: Option<String>,
+    /// The peer's identity, once known.
+    pub remote_id: Option<String>,
+    /// The negotiated algorithms, once known.
+    pub proposal: Option<String>,
     /// Its child SAs.
     pub children: Vec<ChildSa>,
 }
@@ -117,7 +118,7 @@ pub struct ChildSa {
     pub spi_out: String,
     /// The negotiated algorithms.
     pub proposal: String,
-    /// The mode, such as `tunnel`.
+    /// `TUNNEL` or `TUNNEL-in-UDP`.
     pub mode: String,
     /// Our traffic selectors.
     pub local_ts: Vec<String>,

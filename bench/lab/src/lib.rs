@@ -28,6 +28,7 @@ pub use frame::{Class, Direction, Frame, Headers, classify};
 pub use gateway::{ChildSa, Gateway, GatewayConfig, IkeSa};
 pub use host::{Host, Output, Ping};
 pub use lab::{Lab, LinkOptions, Switch, sweep};
+pub use peers::chatter::Chatter;
 pub use peers::iperf::{Iperf, IperfReport, IperfServer};
 pub use peers::scapy::Scapy;
 pub use peers::strongswan::StrongSwan;

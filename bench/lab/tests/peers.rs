@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use portcullis_lab::{Class, Direction, Iperf, IperfServer, Lab, Scapy, SiteConfig, Sites, StrongSwan};
+use portcullis_lab::{
+    Chatter, Class, Direction, Iperf, IperfServer, Lab, Scapy, SiteConfig, Sites, StrongSwan,
+};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -97,4 +99,19 @@ fn iperf_reports_streams_of_both_kinds_in_both_directions() {
     }
     let nobody = Iperf::tcp(1).from("10.9.9.9".parse().unwrap()).run(&a, &server).unwrap_err();
     assert!(nobody.to_string().contains("Cannot assign requested address"), "{nobody}");
+}
+
+#[test]
+fn chatter_goes_on_whatever_becomes_of_it() {
+    let sites = Sites::new("chatter").unwrap();
+    let capture = sites.capture().unwrap();
+    let chatter = Chatter::start(&sites.client, Sites::CLIENT, Sites::SERVER, 4).unwrap();
+    let counts =
+        capture.wait_until("20 datagrams", SOON, |counts| counts.packets(Class::Clear) >= 20).unwrap();
+    assert!(counts.of(Class::Clear, Direction::In).packets > 0, "{counts}");
+    // The server's port unreachable, then no route any more.
+    sites.client.ip("route del default").unwrap();
+    chatter.wait_more(20, SOON).unwrap();
+    sites.client.ip("link set eth0 down").unwrap();
+    chatter.wait_more(20, SOON).unwrap();
 }

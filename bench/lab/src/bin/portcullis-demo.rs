@@ -159,12 +159,19 @@ impl Outcome {
     fn print(&self) {
         let (ike, child) = &self.a;
         println!("\n  Tunnel");
-        println!("    IKE   {}  SPIs {} {}", ike.proposal, ike.initiator_spi, ike.responder_spi);
+        let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "?".to_owned());
+        println!("    IKE   {}  SPIs {} {}", known(&ike.proposal), ike.initiator_spi, ike.responder_spi);
         println!(
             "    ESP   {}  {}  SPIs {} (in) {} (out)",
             child.proposal, child.mode, child.spi_in, child.spi_out
         );
-        println!("    {} [{}] === {} [{}]", ike.local, ike.local_id, ike.remote, ike.remote_id);
+        println!(
+            "    {} [{}] === {} [{}]",
+            ike.local,
+            known(&ike.local_id),
+            ike.remote,
+            known(&ike.remote_id)
+        );
         println!("    {} === {}", child.local_ts.join(" "), child.remote_ts.join(" "));
 
         println!("\n  Gateways          packets        bytes");
