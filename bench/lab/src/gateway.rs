@@ -134,6 +134,66 @@ pub struct ChildSa {
     pub bytes_out: u64,
 }
 
+/// What of `portcullis status --json` trials look at.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GatewayStatus {
+    /// The AEAD engine that was chosen at start.
+    pub aead_engine: String,
+    /// What was got for each interface.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The packet balance of all workers.
+    pub packets: PacketBalance,
+    /// Failed exchanges, newest first.
+    pub failures: Vec<Failure>,
+}
+
+/// An interface of a running gateway.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is driven, such as `native, copy`.
+    pub mode: String,
+}
+
+/// Where the workers' packets came from and went.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct PacketBalance {
+    /// From RX rings.
+    pub received: u64,
+    /// From the host, through the TUN device.
+    pub from_kernel: u64,
+    /// Made by the gateway.
+    pub generated: u64,
+    /// Into TX rings.
+    pub transmitted: u64,
+    /// To the host, through the TUN device.
+    pub to_kernel: u64,
+    /// Dropped, for any reason.
+    pub dropped: u64,
+    /// Waiting for a neighbour.
+    pub held: u64,
+}
+
+impl PacketBalance {
+    /// Packets that are neither gone nor accounted for: those in flight, so none when nothing moves. Negative if
+    /// more went than came.
+    pub fn in_flight(&self) -> i128 {
+        let came = [self.received, self.from_kernel, self.generated];
+        let gone = [self.transmitted, self.to_kernel, self.dropped, self.held];
+        came.map(i128::from).iter().sum::<i128>() - gone.map(i128::from).iter().sum::<i128>()
+    }
+}
+
+/// A failed exchange.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Failure {
+    /// Its stable code.
+    pub code: String,
+    /// What happened and what to change.
+    pub explanation: String,
+}
+
 impl Gateway {
     /// Writes the configuration, starts the daemon and waits until it says that it is ready.
     ///
@@ -180,6 +240,11 @@ impl Gateway {
     /// Drops by reason, of all workers together; `xdp_…` are the XDP program's.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
         self.json("drops")
+    }
+
+    /// The daemon's state.
+    pub fn status(&self) -> Result<GatewayStatus> {
+        self.json("status")
     }
 
     /// Runs `portcullis` with the daemon's admin socket.

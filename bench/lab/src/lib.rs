@@ -25,7 +25,9 @@ mod topology;
 pub use capture::{Capture, Count, Counts};
 pub use error::{LabError, Result};
 pub use frame::{Class, Direction, Frame, Headers, classify};
-pub use gateway::{ChildSa, Gateway, GatewayConfig, IkeSa};
+pub use gateway::{
+    ChildSa, Failure, Gateway, GatewayConfig, GatewayStatus, IkeSa, InterfaceStatus, PacketBalance,
+};
 pub use host::{Host, Output, Ping};
 pub use lab::{Lab, LinkOptions, Switch, sweep};
 pub use peers::chatter::Chatter;

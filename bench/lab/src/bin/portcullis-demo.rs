@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use portcullis_lab::{
-    Capture, ChildSa, Class, Counts, Direction, Gateway, GatewayConfig, IkeSa, Iperf, IperfReport,
-    IperfServer, SiteConfig, Sites, sweep,
+    Capture, ChildSa, Class, Counts, Direction, Gateway, GatewayConfig, GatewayStatus, IkeSa, Iperf,
+    IperfReport, IperfServer, SiteConfig, Sites, sweep,
 };
 
 const USAGE: &str = "usage: portcullis-demo --gateway PATH [--seconds N]\n       portcullis-demo --sweep";
@@ -130,6 +130,7 @@ fn try_it(
         b: one_sa(b)?,
         streams,
         drops: [("a", a.drops()?), ("b", b.drops()?)],
+        status: [("a", a.status()?), ("b", b.status()?)],
     };
     outcome.print();
     outcome.check(wire)
@@ -153,6 +154,7 @@ struct Outcome {
     b: (IkeSa, ChildSa),
     streams: Vec<(&'static str, IperfReport)>,
     drops: [(&'static str, BTreeMap<String, u64>); 2],
+    status: [(&'static str, GatewayStatus); 2],
 }
 
 impl Outcome {
@@ -178,6 +180,15 @@ impl Outcome {
         for (name, (_, child)) in [("a", &self.a), ("b", &self.b)] {
             println!("    {name} sealed   {:>12} {:>12}", child.packets_out, child.bytes_out);
             println!("    {name} opened   {:>12} {:>12}", child.packets_in, child.bytes_in);
+        }
+
+        for (name, status) in &self.status {
+            let drivers: Vec<String> = status
+                .interfaces
+                .iter()
+                .map(|interface| format!("{} {}", interface.name, interface.mode))
+                .collect();
+            println!("    {name} uses {}; {}", status.aead_engine, drivers.join("; "));
         }
 
         println!("\n  Wire between the gateways, packets");
@@ -232,6 +243,12 @@ impl Outcome {
             ("a opened no more than that, and nearly all", nearly_all(child_a.packets_in, to_a)),
             ("b opened no more than that, and nearly all", nearly_all(child_b.packets_in, from_a)),
         ];
+        for (name, status) in [
+            ("a accounts for every packet", &self.status[0].1),
+            ("b accounts for every packet", &self.status[1].1),
+        ] {
+            checks.push((name, status.packets.in_flight() == 0));
+        }
         for (name, report) in &self.streams {
             let delivered = match report.packets {
                 0 => report.received_bytes > 0,
