@@ -59,6 +59,13 @@ impl Counts {
         self.of(class, Direction::In).packets + self.of(class, Direction::Out).packets
     }
 
+    /// Every class that was seen, with both directions together.
+    pub fn all(&self) -> impl Iterator<Item = (Class, u64)> {
+        let classes: std::collections::BTreeSet<Class> =
+            self.by_class.keys().map(|(class, _)| *class).collect();
+        classes.into_iter().map(|class| (class, self.packets(class)))
+    }
+
     /// ESP packets in one direction, raw and in UDP together.
     pub fn esp(&self, direction: Direction) -> u64 {
         self.of(Class::Esp, direction).packets + self.of(Class::UdpEsp, direction).packets
