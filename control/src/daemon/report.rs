@@ -96,3 +96,18 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
         idle_out_seconds: counters.idle_out.map(|idle| idle.as_secs()),
     }
 }
+
+/// UMEM frames.
+pub(crate) fn frames(_stats: &DataplaneStats) -> FrameUsage {
+    FrameUsage { total: 0, free: 0 }
+}
+
+/// Over all workers.
+pub(crate) fn balance(_stats: &DataplaneStats) -> PacketBalance {
+    PacketBalance::default()
+}
+
+/// For `portcullis drops`: of the workers, and of the XDP program.
+pub(crate) fn drops(_stats: &DataplaneStats) -> Drops {
+    Drops::new()
+}
