@@ -166,9 +166,7 @@ impl Capture {
         frame.extend(ETHERTYPE_MARKER.to_be_bytes());
         frame.extend(token.to_be_bytes());
         frame.resize(60, 0);
-        let send = || PacketSocket::open(&self.interface, 64).and_then(|socket| socket.send(&frame));
-        let what = format!("send a marker on {} of {}", self.interface, self.host.name());
-        self.host.enter(send)?.map_err(LabError::io(what))?;
+        self.host.send_frame(&self.interface, &frame)?;
         let state = self.wait("the marker frame", SETTLE_TIME, |state| state.markers.contains(&token))?;
         Ok(state.counts.clone())
     }

@@ -11,20 +11,11 @@ use portcullis_lab::{Class, Direction, Lab};
 use xsk_rs::config::{LibxdpFlags, SocketConfig, UmemConfig};
 use xsk_rs::{Socket, Umem};
 
-/// Ethernet (from a to b, as the lab numbers them) and IPv4 with a protocol number for experiments (RFC 3692): clear text.
-const FRAME: [u8; 60] = {
-    let mut frame = [0; 60];
-    let header = [
-        2, 0, 0, 0, 0, 4, 2, 0, 0, 0, 0, 2, 0x08, 0x00, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 253, 0, 0, 10, 0, 0,
-        1, 10, 0, 0, 2,
-    ];
-    let mut at = 0;
-    while at < header.len() {
-        frame[at] = header[at];
-        at += 1;
-    }
-    frame
-};
+/// Ethernet (from a to b, as the lab numbers them) and IPv4 with a protocol number for experiments (RFC 3692): clear
+/// text. The header checksum is wrong, because a wire carries broken packets too.
+const FRAME: &[u8; 60] = b"\x02\x00\x00\x00\x00\x04\x02\x00\x00\x00\x00\x02\x08\x00\
+    \x45\x00\x00\x2e\x00\x00\x00\x00\x40\xfd\x00\x00\x0a\x00\x00\x01\x0a\x00\x00\x02\
+    twenty-six octets in clear";
 
 #[test]
 fn a_capture_on_the_switch_sees_what_af_xdp_transmits() {
@@ -44,7 +35,7 @@ fn a_capture_on_the_switch_sees_what_af_xdp_transmits() {
         let (mut tx, _rx, _rings) =
             unsafe { Socket::new(config, &umem, &"eth0".parse().unwrap(), 0) }.unwrap();
         // SAFETY: the frame is of this UMEM, and the kernel does not have it yet.
-        unsafe { umem.data_mut(&mut frames[0]).cursor().write_all(&FRAME).unwrap() };
+        unsafe { umem.data_mut(&mut frames[0]).cursor().write_all(FRAME).unwrap() };
         // SAFETY: the frame is of this UMEM and is not touched again.
         unsafe { tx.produce_and_wakeup(&frames[..1]).unwrap() }
     };
