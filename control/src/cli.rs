@@ -137,7 +137,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 fn detach(path: &Path) -> anyhow::Result<ExitCode> {
-    daemon::detach_open(load(path)?)?;
+    daemon::detach_open(&load(path)?)?;
     print("detached: protected traffic may now leave in clear\n")?;
     Ok(ExitCode::SUCCESS)
 }

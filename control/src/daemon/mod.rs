@@ -5,7 +5,7 @@
 mod dataplane;
 mod ike;
 mod jobs;
-mod report;
+pub(crate) mod report;
 mod sockets;
 
 use std::collections::HashMap;
