@@ -265,8 +265,13 @@ fn remove(directory: &Path, kind: Kind, ifindex: u32) -> Result<(), AttachError>
 }
 
 fn name(ifindex: u32) -> Result<String, AttachError> {
-    let name = if_indextoname(ifindex).map_err(|_| AttachError::InterfaceGone { ifindex })?;
-    name.into_string().map_err(|_| AttachError::InterfaceGone { ifindex })
+    interface_name(ifindex).ok_or(AttachError::InterfaceGone { ifindex })
+}
+
+/// The name of an interface of this network namespace. (nix 0.31 takes no interface for one without a name.)
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+    let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// The pinned link, if there is one.

@@ -205,6 +205,16 @@ impl Wire {
     }
 }
 
+/// Takes all capabilities from this thread.
+pub(crate) fn drop_capabilities() {
+    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: a `cap_user_header_t`, and two `cap_user_data_t` as this version has, both read only.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
 /// Whether a pin is there.
 pub(crate) fn is_pinned(directory: &Path, prefix: &str, ifindex: u32) -> bool {
     directory.join(format!("{prefix}{ifindex}")).exists()
