@@ -1,8 +1,8 @@
 //! Loads the XDP program and the egress guard, tells them what is protected, attaches them, and leaves them behind.
 //!
 //! Start at [`XdpManager`]. The rules of the programs are in `ebpf/src/main.rs`; nothing here looks at packets.
-//! [`Protection`] is what they are told, [`maps`] how it is brought up to date, [`links`] how programs hold on to
-//! interfaces, [`bpffs`] where all of it is pinned.
+//! [`Protection`] is what they are told, `maps` how it is brought up to date, `links` how programs hold on to
+//! interfaces, `bpffs` where all of it is pinned.
 //!
 //! Everything is pinned under one directory for each gateway, and so outlives the daemon. The next daemon finds
 //! the maps as they were left, brings them up to date, and replaces the program on each interface in one step:
