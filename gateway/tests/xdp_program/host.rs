@@ -37,20 +37,9 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
         // Nothing may be sent but by the tests.
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         for (name, peer) in [("out0", "out1"), ("in0", "in1")] {
-            ip(&[
-                "link",
-                "add",
-                name,
-                "numrxqueues",
-                "2",
-                "numtxqueues",
-                "2",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                peer,
-            ]);
+            // Two queues to receive on, of which what the peer sends reaches the first.
+            let add = format!("link add {name} numrxqueues 2 type veth peer name {peer} numtxqueues 1");
+            ip(&add.split(' ').collect::<Vec<_>>());
             ip(&["link", "set", peer, "up"]);
             ip(&["link", "set", name, "up"]);
         }
