@@ -30,7 +30,7 @@ impl Prf {
     }
 
     /// Octets of output, and of the preferred key.
-    pub fn len(self) -> usize {
+    pub fn output_len(self) -> usize {
         match self {
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
@@ -116,7 +116,7 @@ pub struct KdfInput<'a> {
 pub fn derive_ike_keys(prf: Prf, encr: IkeAead, shared: &SharedSecret, input: KdfInput<'_>) -> IkeKeys {
     let nonces = [input.nonce_i, input.nonce_r].concat();
     let skeyseed = Zeroizing::new(prf.compute(&nonces, &[&shared.0]));
-    let lens = [prf.len(), encr.key_len(), encr.key_len(), prf.len(), prf.len()];
+    let lens = [prf.output_len(), encr.key_len(), encr.key_len(), prf.output_len(), prf.output_len()];
     let seed: [&[u8]; 4] = [input.nonce_i, input.nonce_r, &input.spi_i, &input.spi_r];
     let keymat = prf.plus(&skeyseed, &seed, lens.iter().sum());
     let mut rest = keymat.as_slice();
