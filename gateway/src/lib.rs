@@ -13,3 +13,4 @@
 
 pub mod drop;
 pub mod frame;
+pub mod wire;
