@@ -1,6 +1,7 @@
 //! The data plane: a library that knows nothing of IKE or tokio.
 //!
 //! - [`wire`]: views of Ethernet, IP, UDP, ESP and ICMP octets, and what writes them.
+//! - [`esp`]: ESP around and off one packet.
 //! - [`frame`]: a packet buffer with exactly one owner.
 //! - [`sa`]: the SA table, sequence reservation, replay windows, deferred reclamation.
 //! - [`policy`]: which packets must be protected, and by which SA.
@@ -12,5 +13,6 @@
 //! - [`dataplane`]: puts it together. Start here to run one.
 
 pub mod drop;
+pub mod esp;
 pub mod frame;
 pub mod wire;

@@ -9,7 +9,7 @@ pub struct Checksum(u64);
 impl Checksum {
     /// Adds octets. All but the last piece of a message must be of even length.
     #[must_use]
-    pub fn add(self, octets: &[u8]) -> Self {
+    pub fn octets(self, octets: &[u8]) -> Self {
         // A sum of 32-bit words folds to the same as one of 16-bit words, and 2^32 of them fit into 64 bits.
         let (words, rest) = octets.as_chunks::<4>();
         let sum =
@@ -25,20 +25,20 @@ impl Checksum {
 
     /// Adds one 32-bit number.
     #[must_use]
-    pub fn add_u32(self, number: u32) -> Self {
+    pub fn number(self, number: u32) -> Self {
         Self(self.0.wrapping_add(u64::from(number)))
     }
 
     /// Adds the pseudo-header of UDP and ICMPv6 (RFC 768, RFC 8200 §8.1): `len` octets of upper-layer packet.
     #[must_use]
-    pub fn add_pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> Self {
-        self.add_addr(src).add_addr(dst).add_u32(u32::from(protocol)).add_u32(len)
+    pub fn pseudo_header(self, src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> Self {
+        self.address(src).address(dst).number(u32::from(protocol)).number(len)
     }
 
-    fn add_addr(self, addr: IpAddr) -> Self {
+    fn address(self, addr: IpAddr) -> Self {
         match addr {
-            IpAddr::V4(addr) => self.add(&Ipv4Addr::octets(&addr)),
-            IpAddr::V6(addr) => self.add(&Ipv6Addr::octets(&addr)),
+            IpAddr::V4(addr) => self.octets(&Ipv4Addr::octets(&addr)),
+            IpAddr::V6(addr) => self.octets(&Ipv6Addr::octets(&addr)),
         }
     }
 
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn the_example_of_rfc_1071_comes_out() {
-        let sum = Checksum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Checksum::default().octets(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), !0xddf2);
     }
 
@@ -85,17 +85,17 @@ mod tests {
         #[test]
         fn an_incremental_update_leaves_a_valid_checksum(mut words in prop::collection::vec(any::<u16>(), 2..20), new: u16) {
             let octets = |words: &[u16]| words.iter().flat_map(|w| w.to_be_bytes()).collect::<Vec<_>>();
-            let checksum = Checksum::default().add(&octets(&words)).finish();
+            let checksum = Checksum::default().octets(&octets(&words)).finish();
             let updated = replace_word(checksum, words[0], new);
             words[0] = new;
-            prop_assert!(Checksum::default().add(&octets(&words)).add_u32(u32::from(updated)).is_valid());
+            prop_assert!(Checksum::default().octets(&octets(&words)).number(u32::from(updated)).is_valid());
         }
 
         #[test]
         fn a_sum_does_not_depend_on_where_it_is_cut(octets in prop::collection::vec(any::<u8>(), 0..100), cut in 0usize..50) {
             let cut = (cut * 2).min(octets.len());
             let (a, b) = octets.split_at(cut);
-            prop_assert_eq!(Checksum::default().add(&octets).finish(), Checksum::default().add(a).add(b).finish());
+            prop_assert_eq!(Checksum::default().octets(&octets).finish(), Checksum::default().octets(a).octets(b).finish());
         }
     }
 }

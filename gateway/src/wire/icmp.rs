@@ -74,7 +74,7 @@ impl IcmpError {
         let [m0, m1] = mtu.to_be_bytes();
         let quoted = quote(packet, MAX_ICMPV4_ERROR.min(buffer.len()), IPV4_HEADER_LEN)?;
         let header = |c0, c1| [kind, code, c0, c1, 0, 0, m0, m1];
-        let [c0, c1] = Checksum::default().add(&header(0, 0)).add(quoted).finish().to_be_bytes();
+        let [c0, c1] = Checksum::default().octets(&header(0, 0)).octets(quoted).finish().to_be_bytes();
         let ip = Ipv4 {
             header_len: IPV4_HEADER_LEN,
             total_len: IPV4_HEADER_LEN + ICMP_HEADER_LEN + quoted.len(),
@@ -100,13 +100,9 @@ impl IcmpError {
         let quoted = quote(packet, MAX_ICMPV6_ERROR.min(buffer.len()), IPV6_HEADER_LEN)?;
         let payload_len = ICMP_HEADER_LEN + quoted.len();
         let header = |c0, c1| [kind, 0, c0, c1, m0, m1, m2, m3];
-        let sum = Checksum::default().add_pseudo_header(
-            src.into(),
-            dst.into(),
-            protocol::ICMPV6,
-            payload_len as u32,
-        );
-        let [c0, c1] = sum.add(&header(0, 0)).add(quoted).finish().to_be_bytes();
+        let sum =
+            Checksum::default().pseudo_header(src.into(), dst.into(), protocol::ICMPV6, payload_len as u32);
+        let [c0, c1] = sum.octets(&header(0, 0)).octets(quoted).finish().to_be_bytes();
         let ip = Ipv6 {
             traffic_class: TOS,
             flow_label: 0,
@@ -205,7 +201,7 @@ mod tests {
         assert_eq!(icmp[..2], [3, 4]);
         assert_eq!(icmp[4..8], [0, 0, 0x05, 0x9e]);
         assert_eq!(icmp[8..], packet[..548]);
-        assert!(Checksum::default().add(icmp).is_valid());
+        assert!(Checksum::default().octets(icmp).is_valid());
     }
 
     #[test]
@@ -222,8 +218,8 @@ mod tests {
         assert_eq!(icmp[..2], [2, 0]);
         assert_eq!(icmp[4..8], 1406u32.to_be_bytes());
         assert_eq!(icmp[8..], packet[..1232]);
-        let sum = Checksum::default().add_pseudo_header(ip.src.into(), ip.dst.into(), 58, 1240);
-        assert!(sum.add(icmp).is_valid());
+        let sum = Checksum::default().pseudo_header(ip.src.into(), ip.dst.into(), 58, 1240);
+        assert!(sum.octets(icmp).is_valid());
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Ipv4 {
             return Err(DropReason::Malformed);
         }
         let options = packet.get(IPV4_HEADER_LEN..header_len).ok_or(DropReason::Malformed)?;
-        if !Checksum::default().add(&header).add(options).is_valid() {
+        if !Checksum::default().octets(&header).octets(options).is_valid() {
             return Err(DropReason::HeaderChecksum);
         }
         let flags = u16::from_be_bytes([f0, f1]);
@@ -97,7 +97,7 @@ impl Ipv4 {
             let first = 0x40 | (words & 0x0f);
             [first, self.tos, l0, l1, i0, i1, f0, f1, ttl, protocol, c0, c1, s0, s1, s2, s3, d0, d1, d2, d3]
         };
-        let [c0, c1] = Checksum::default().add(&header(0, 0)).add(options).finish().to_be_bytes();
+        let [c0, c1] = Checksum::default().octets(&header(0, 0)).octets(options).finish().to_be_bytes();
         header(c0, c1)
     }
 }
