@@ -48,7 +48,10 @@ pub fn encapsulate(
     prepend(frame, [s0, s1, s2, s3, q0, q1, q2, q3, i0, i1, i2, i3, i4, i5, i6, i7])?;
     let payload_protocol = prepend_udp(frame, &outer.endpoints)?;
     prepend_ip(frame, inner, outer, payload_protocol, sequence)?;
-    Ok(AeadParameters::new(outer.salt, iv, outer.spi, sequence, outer.esn, header_len(&outer.endpoints)))
+    let text = header_len(&outer.endpoints);
+    let parameters = AeadParameters::new(outer.salt, iv, outer.spi, sequence, outer.esn, text);
+    // What the engine would not touch must never be sent.
+    if parameters.fit(frame) { Ok(parameters) } else { Err(DropReason::NoHeadroom) }
 }
 
 /// Cuts the frame to the inner packet and appends padding, pad length, next header and room for the ICV.

@@ -83,17 +83,22 @@ impl AeadParameters {
         Self { nonce: [n0, n1, n2, n3, i0, i1, i2, i3, i4, i5, i6, i7], aad, aad_len, text }
     }
 
-    /// The frame's part in a batch; `None` if the engine would not touch it, which must then be dropped.
-    pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Option<Packet<'a>> {
-        let buffer = frame.packet_mut().get_mut(self.text..)?;
-        let touched = (TAG_LEN..=MAX_BUFFER).contains(&buffer.len());
-        touched.then_some(Packet {
+    /// Whether the frame holds text and ICV where this says.
+    pub(super) fn fit(&self, frame: &Frame) -> bool {
+        let len = frame.len().saturating_sub(self.text);
+        (TAG_LEN..=MAX_BUFFER).contains(&len)
+    }
+
+    /// The frame's part in a batch. It must be the frame that [`encapsulate`] or [`parse`] has seen, unchanged;
+    /// the engine leaves any other alone, and does not call it authentic.
+    pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Packet<'a> {
+        Packet {
             key,
             nonce: self.nonce,
             aad: self.aad,
             aad_len: self.aad_len,
-            buffer,
+            buffer: frame.packet_mut().get_mut(self.text..).unwrap_or_default(),
             authentic: false,
-        })
+        }
     }
 }

@@ -4,12 +4,17 @@ use portcullis_aead::{Algorithm, Engine, Key};
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, TunnelEndpoints};
 use serde_json::Value;
 
-use super::{EspPacket, Outer, decapsulate, encapsulate, max_inner_len, parse, write_udp_checksum};
+use super::{EspPacket, Outer, decapsulate, encapsulate, max_inner_len, write_udp_checksum};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{self, Checksum, Ipv6};
 
 const NAT_PORT: u16 = 4500;
+
+fn parse(packet: &[u8], nat_port: u16) -> Result<EspPacket, DropReason> {
+    let (flow, info) = wire::flow(packet)?;
+    super::parse(packet, &flow, &info, nat_port)
+}
 
 struct Case {
     name: String,
@@ -71,7 +76,7 @@ fn seal(case: &Case, inner: &[u8]) -> Frame {
     let mut frame = frame_of(inner);
     let (flow, info) = wire::flow(inner).unwrap();
     let parameters = encapsulate(&mut frame, &info, flow.src.is_ipv6(), &case.outer, case.sequence).unwrap();
-    engine().seal(&mut [parameters.packet(&case.key, &mut frame).unwrap()]);
+    engine().seal(&mut [parameters.packet(&case.key, &mut frame)]);
     frame
 }
 
@@ -89,7 +94,7 @@ fn open_at(case: &Case, sealed: &[u8], nat_port: u16) -> Result<(EspPacket, Fram
     assert!(frame.truncate(outer.end()));
     assert_eq!((outer.spi, outer.sequence_low), (case.outer.spi, case.sequence as u32));
     let parameters = outer.parameters(case.outer.salt, case.sequence, case.outer.esn);
-    let mut batch = [parameters.packet(&case.key, &mut frame).unwrap()];
+    let mut batch = [parameters.packet(&case.key, &mut frame)];
     engine().open(&mut batch);
     if !batch[0].authentic {
         let payload = &case.inner[case.inner.len() - 8..];
@@ -114,7 +119,7 @@ fn seal_text(case: &Case, text: &[u8]) -> Vec<u8> {
     );
     assert!(frame.truncate(header) && frame.push_back(text.len() + 16));
     frame.packet_mut()[header..header + text.len()].copy_from_slice(text);
-    engine().seal(&mut [parameters.packet(&case.key, &mut frame).unwrap()]);
+    engine().seal(&mut [parameters.packet(&case.key, &mut frame)]);
     let mut sealed = frame.packet().to_vec();
     let total = sealed.len() as u16;
     sealed[2..4].copy_from_slice(&total.to_be_bytes());
