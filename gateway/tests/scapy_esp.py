@@ -50,8 +50,10 @@ def answer(sas, words):
     if verb == "open":
         check(sa, packet)
         return raw(association(sa).decrypt(packet, esn=number))
-    sealed = association(sa).encrypt(
-        packet, seq_num=number & 0xFFFFFFFF, iv=struct.pack("!Q", number), esn=number >> 32)
+    sender = association(sa)
+    # Not as an argument, which scapy ignores if it is zero, as the lower half is now and then.
+    sender.seq_num, sender.esn = number & 0xFFFFFFFF, number >> 32
+    sealed = sender.encrypt(packet, iv=struct.pack("!Q", number))
     if sa["udp"]:
         # scapy 2.5 fixes the length before it appends the ESP packet.
         sealed[UDP].len = 8 + len(sealed[ESP])

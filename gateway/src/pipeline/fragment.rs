@@ -16,23 +16,14 @@ const MAX_OPTIONS: usize = 40;
 /// The pieces, in order.
 pub(super) type Pieces = ArrayVec<Frame, MAX_PIECES>;
 
-/// Cuts the IPv4 packet that the frame holds into pieces of at most `limit` octets. The first stays in its frame,
-/// the others go into spare ones. If that cannot be, the frame and any spare ones taken come back with the reason,
-/// the frame first.
+/// Cuts the IPv4 packet in the first and only frame of `pieces` into pieces of at most `limit` octets. The first stays
+/// in its frame, the others go into spare ones behind it. On failure the first frame's packet is whole, and any spare
+/// frames taken are behind it all the same.
 pub(super) fn fragment(
-    frame: Frame,
+    pieces: &mut Pieces,
     limit: usize,
     spare: &mut dyn FrameSource,
-) -> Result<Pieces, (DropReason, Pieces)> {
-    let mut pieces = Pieces::new();
-    pieces.push(frame);
-    match cut(&mut pieces, limit, spare) {
-        Ok(()) => Ok(pieces),
-        Err(reason) => Err((reason, pieces)),
-    }
-}
-
-fn cut(pieces: &mut Pieces, limit: usize, spare: &mut dyn FrameSource) -> Result<(), DropReason> {
+) -> Result<(), DropReason> {
     let Some(original) = pieces.first() else { return Ok(()) };
     let header = Ipv4::parse(original.packet())?;
     let payload_len = header.total_len - header.header_len;
@@ -182,6 +173,12 @@ mod tests {
         payload
     }
 
+    fn cut(packet: &[u8], limit: usize, mut spares: Spares) -> (Result<(), DropReason>, Pieces) {
+        let mut pieces = Pieces::new();
+        pieces.push(frame_of(packet));
+        (fragment(&mut pieces, limit, &mut spares), pieces)
+    }
+
     proptest! {
         #[test]
         fn pieces_fit_and_make_the_whole_again(
@@ -196,8 +193,9 @@ mod tests {
             let options = [[0x94, 4, 0, 0], [7, 4, 4, 0], [1, 1, 1, 1], [0x94, 4, 9, 9]];
             let options = options[..option_words].concat();
             let original = packet(&options, units * 8, more, payload_len);
-            match fragment(frame_of(&original), limit, &mut Spares(20, 4096)) {
-                Ok(pieces) => {
+            let (result, pieces) = cut(&original, limit, Spares(20, 4096));
+            match result {
+                Ok(()) => {
                     prop_assert!(pieces.iter().all(|piece| piece.len() <= limit || pieces.len() == 1));
                     prop_assert_eq!(reassemble(&pieces), &original[20 + options.len()..]);
                     for (i, piece) in pieces.iter().enumerate() {
@@ -207,7 +205,7 @@ mod tests {
                         prop_assert_eq!((header.id, header.ttl, header.tos, header.protocol), (0xbeef, 9, 4, 17));
                     }
                 }
-                Err((reason, pieces)) => {
+                Err(reason) => {
                     prop_assert_eq!(reason, DropReason::TooBig);
                     prop_assert_eq!(pieces.len(), 1);
                 }
@@ -220,7 +218,8 @@ mod tests {
         let record_route = [7, 7, 4, 0, 0, 0, 0];
         let router_alert = [0x94, 4, 0, 0];
         let options = [record_route.as_slice(), &router_alert, &[0]].concat();
-        let pieces = fragment(frame_of(&packet(&options, 0, false, 200)), 128, &mut Spares(9, 4096)).unwrap();
+        let (result, pieces) = cut(&packet(&options, 0, false, 200), 128, Spares(9, 4096));
+        assert_eq!(result, Ok(()));
         assert_eq!(pieces[0].packet()[20..32], options);
         assert_eq!(pieces[0].len(), 32 + 96);
         assert_eq!(pieces[1].packet()[20..24], router_alert);
@@ -231,19 +230,17 @@ mod tests {
 
     #[test]
     fn without_spare_frames_every_frame_comes_back() {
-        let (reason, pieces) =
-            fragment(frame_of(&packet(&[], 0, false, 1000)), 200, &mut Spares(2, 4096)).unwrap_err();
-        assert_eq!((reason, pieces.len()), (DropReason::NoFrame, 3));
-        let (reason, pieces) =
-            fragment(frame_of(&packet(&[], 0, false, 1000)), 600, &mut Spares(2, 300)).unwrap_err();
-        assert_eq!((reason, pieces.len()), (DropReason::NoFrame, 2));
+        let (result, pieces) = cut(&packet(&[], 0, false, 1000), 200, Spares(2, 4096));
+        assert_eq!((result, pieces.len()), (Err(DropReason::NoFrame), 3));
+        let (result, pieces) = cut(&packet(&[], 0, false, 1000), 600, Spares(2, 300));
+        assert_eq!((result, pieces.len()), (Err(DropReason::NoFrame), 2));
     }
 
     #[test]
     fn an_mtu_without_room_for_payload_is_too_small() {
         for limit in 0..28 {
-            let frame = frame_of(&packet(&[], 0, false, 100));
-            assert_eq!(fragment(frame, limit, &mut Spares(99, 4096)).unwrap_err().0, DropReason::TooBig);
+            let (result, _) = cut(&packet(&[], 0, false, 100), limit, Spares(99, 4096));
+            assert_eq!(result, Err(DropReason::TooBig));
         }
     }
 }

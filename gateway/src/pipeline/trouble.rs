@@ -55,16 +55,15 @@ fn pieces(context: &mut Context<'_>, mut packet: Clear, limit: usize) -> Pieces 
     if packet.counts_down() {
         decrement_ttl(packet.frame.packet_mut());
     }
-    match fragment(packet.frame, limit, context.spare) {
-        Ok(pieces) => {
-            WorkerCounters::add(&context.counters.generated, pieces.len().saturating_sub(1) as u64);
-            pieces
-        }
-        Err((reason, frames)) => {
+    let mut pieces = Pieces::new();
+    pieces.push(packet.frame);
+    match fragment(&mut pieces, limit, context.spare) {
+        Ok(()) => WorkerCounters::add(&context.counters.generated, pieces.len().saturating_sub(1) as u64),
+        Err(reason) => {
             // One packet was dropped, whatever number of frames was to carry it.
             context.counters.drop(reason);
-            context.out.recycled.extend(frames);
-            Pieces::new()
+            context.out.recycled.extend(pieces.drain(..));
         }
     }
+    pieces
 }
