@@ -1,6 +1,8 @@
 //! Against scapy, an independent ESP, live: packets of random sizes sealed by one and opened by the other, both
 //! ways, all four combinations of address families, raw and in UDP, with and without ESN.
 
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Write};

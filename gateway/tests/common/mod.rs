@@ -2,6 +2,13 @@
 //! frame came out in exactly one place and that the packet balance holds.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "where a test cannot go on it fails"
+)]
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
