@@ -24,7 +24,7 @@ impl RateLimit {
         if now != self.second {
             *self = Self { second: now, sent: 0 };
         }
-        self.sent += 1;
+        self.sent = self.sent.saturating_add(1);
         self.sent <= PER_SECOND
     }
 }

@@ -47,7 +47,11 @@ fn from_port(
     clear: &mut Vec<Clear>,
 ) {
     match read(context, port, &mut frame) {
-        Ok(Read::Esp(outer)) => esp.push(Arrival { frame, outer, depth: 0 }),
+        Ok(Read::Esp(outer)) => {
+            // On its way into the cache while the rest of the batch is read.
+            context.shared.sas.prefetch_inbound(outer.spi);
+            esp.push(Arrival { frame, outer, depth: 0 });
+        }
         Ok(Read::Clear { l2_len, flow, info }) => {
             clear.push(packet(frame, Origin::Port { port: port.index, l2_len }, flow, info));
         }

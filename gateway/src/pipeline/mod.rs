@@ -181,7 +181,8 @@ impl Pipeline {
         }
     }
 
-    /// Takes every frame of `batch` to one of `out`'s lists. Ends at a quiescent point.
+    /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
+    /// quiescent point. What was received is counted by the worker; what is dropped, made, opened and sealed, here.
     pub fn process(
         &mut self,
         now: Coarse,

@@ -8,6 +8,7 @@ use portcullis_aead as aead;
 use super::{BATCH, Clear, Context, Origin, Tally, egress, trouble};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, AeadParameters, Outer};
+use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::route::NextHop;
 use crate::sa::Outbound;
@@ -42,7 +43,7 @@ struct Sealing<'a> {
 /// nowhere.
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) {
     let mut chosen = choose(context, packets);
-    number(context, &mut chosen);
+    number(&context.shared.events, &mut chosen);
     let mut sealing = encapsulate(context, chosen);
     seal(context, &mut sealing);
     for Sealing { mut frame, path, .. } in sealing {
@@ -127,10 +128,10 @@ fn path(context: &Context<'_>, sa: &Outbound) -> Result<Path, DropReason> {
 }
 
 /// Gives every packet its sequence number: one reservation per run of packets of one SA.
-fn number(context: &Context<'_>, chosen: &mut [Chosen<'_>]) {
+fn number(events: &EventBoard, chosen: &mut [Chosen<'_>]) {
     for run in chosen.chunk_by_mut(|a, b| ptr::eq(a.sa, b.sa)) {
         let Some(sa) = run.first().map(|first| first.sa) else { continue };
-        match sa.reserve(run.len() as u32, &context.shared.events) {
+        match sa.reserve(run.len() as u32, events) {
             Ok(numbers) => {
                 run.iter_mut().zip(numbers).for_each(|(chosen, number)| chosen.sequence = Ok(number))
             }
@@ -175,4 +176,67 @@ fn seal(context: &Context<'_>, sealing: &mut [Sealing<'_>]) {
     );
     context.shared.sas.engine().seal(&mut batch);
     WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_aead::Engine;
+    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TenantId, TunnelEndpoints};
+
+    use super::*;
+    use crate::sa::sequence::SequenceCounter;
+    use crate::wire;
+
+    fn sa(first: u64, last: u64) -> Outbound {
+        let endpoints = TunnelEndpoints {
+            local: [192, 0, 2, 1].into(),
+            remote: [192, 0, 2, 2].into(),
+            encapsulation: Encapsulation::None,
+        };
+        let sa = OutboundSa {
+            spi: Spi::new(4096).unwrap(),
+            key: EspKey::from_keymat(EspAlgorithm::Aes128Gcm16, &[7; 20]).unwrap(),
+            esn: false,
+            endpoints,
+            local_ts: vec!["10.1.0.0/16".parse().unwrap()],
+            remote_ts: vec!["10.2.0.0/16".parse().unwrap()],
+        };
+        let counter = SequenceCounter::starting_at(first, last);
+        Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
+    }
+
+    fn chosen(sa: &Outbound) -> Chosen<'_> {
+        let header = wire::Ipv4 {
+            header_len: 20,
+            total_len: 20,
+            tos: 0,
+            id: 0,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ttl: 9,
+            protocol: 17,
+            src: [10, 1, 0, 1].into(),
+            dst: [10, 2, 0, 1].into(),
+        };
+        let (flow, info) = wire::flow(&header.write(&[])).unwrap();
+        let frame = Frame::leaked(64, 64);
+        let packet =
+            Clear { frame, origin: Origin::Kernel, tenant: TenantId::default(), flow, info, policy: None };
+        let outer = Outer { endpoints: sa.endpoints.get(), spi: 4096, salt: sa.salt(), esn: sa.esn };
+        let path = Path { outer, hop: NextHop::None, limit: 1400 };
+        Chosen { packet, sa, path, sequence: Err(DropReason::NoSa) }
+    }
+
+    #[test]
+    fn runs_of_one_sa_are_numbered_upwards_and_an_exhausted_sa_refuses() {
+        let events = EventBoard::new(1, 1, Box::new(|| {}));
+        let (ending, fresh) = (sa(98, 100), sa(1, 1000));
+        let mut batch: Vec<_> =
+            [&ending, &ending, &fresh, &fresh, &ending, &ending].into_iter().map(chosen).collect();
+        number(&events, &mut batch);
+        let exhausted = Err(DropReason::SequenceExhausted);
+        let numbers: Vec<_> = batch.iter().map(|chosen| chosen.sequence).collect();
+        assert_eq!(numbers, [Ok(98), Ok(99), Ok(1), Ok(2), exhausted, exhausted]);
+    }
 }
