@@ -22,6 +22,7 @@ pub mod frame;
 pub mod installer;
 pub mod io;
 pub mod lpm;
+pub mod netlink;
 pub mod pipeline;
 pub mod policy;
 pub mod route;
