@@ -188,3 +188,4 @@ pub struct EngineConfig {
     /// The port of UDP-encapsulated ESP and of IKE behind a NAT.
     pub nat_port: u16,
 }
+impl fmt::Display for Identity { fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result { todo!() } }

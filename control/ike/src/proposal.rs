@@ -101,3 +101,5 @@ pub struct EspSuite {
     /// Extended sequence numbers.
     pub esn: bool,
 }
+impl fmt::Display for IkeSuite { fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result { todo!() } }
+impl fmt::Display for EspSuite { fn fmt(&self, _f: &mut fmt::Formatter<'_>) -> fmt::Result { todo!() } }
