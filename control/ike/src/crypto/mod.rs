@@ -84,7 +84,10 @@ impl fmt::Debug for SharedSecret {
 }
 
 /// Makes a key pair: the secret half and the public value for the KE payload.
-pub fn generate(_method: KeMethod, _rng: &mut dyn CryptoRng) -> Result<(KeSecret, Vec<u8>), KeyExchangeError> {
+pub fn generate(
+    _method: KeMethod,
+    _rng: &mut dyn CryptoRng,
+) -> Result<(KeSecret, Vec<u8>), KeyExchangeError> {
     todo!()
 }
 
@@ -181,12 +184,24 @@ impl IkeAead {
     }
 
     /// Seals in place: `data` gets its ICV appended (RFC 5282). `sk_e` is key and salt, `iv` the explicit IV.
-    pub fn seal(self, _sk_e: &[u8], _iv: [u8; 8], _aad: &[u8], _data: &mut Vec<u8>) -> Result<(), IntegrityError> {
+    pub fn seal(
+        self,
+        _sk_e: &[u8],
+        _iv: [u8; 8],
+        _aad: &[u8],
+        _data: &mut Vec<u8>,
+    ) -> Result<(), IntegrityError> {
         todo!()
     }
 
     /// Opens in place: `data` is ciphertext and ICV, and becomes the plaintext with the ICV cut off.
-    pub fn open(self, _sk_e: &[u8], _iv: [u8; 8], _aad: &[u8], _data: &mut Vec<u8>) -> Result<(), IntegrityError> {
+    pub fn open(
+        self,
+        _sk_e: &[u8],
+        _iv: [u8; 8],
+        _aad: &[u8],
+        _data: &mut Vec<u8>,
+    ) -> Result<(), IntegrityError> {
         todo!()
     }
 }
