@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi, TrafficSelector,
-    TunnelEndpoints,
+    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
+    TrafficSelector, TunnelEndpoints,
 };
 
 use crate::config::Identity;

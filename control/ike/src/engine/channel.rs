@@ -138,7 +138,16 @@ impl Channel {
             Role::Initiator => (1, 0),
             Role::Responder => (0, 1),
         };
-        Self { suite, keys, iv: 0, next_request, outstanding: None, expected_request, working: None, answered: None }
+        Self {
+            suite,
+            keys,
+            iv: 0,
+            next_request,
+            outstanding: None,
+            expected_request,
+            working: None,
+            answered: None,
+        }
     }
 
     /// Whether we may send a request: the window is one.
@@ -147,7 +156,14 @@ impl Channel {
     }
 
     /// Sends a request, and again until it is answered. There must be none under way: see [`Channel::idle`].
-    pub(super) fn request(&mut self, cx: &mut Context, base: &Base, now: Instant, exchange: ExchangeType, payloads: Vec<Payload>) {
+    pub(super) fn request(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        now: Instant,
+        exchange: ExchangeType,
+        payloads: Vec<Payload>,
+    ) {
         let id = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
         if let Some(octets) = self.seal(base, exchange, false, id, payloads) {
@@ -175,10 +191,17 @@ impl Channel {
     }
 
     /// Repeats the request under way if its time has come. On [`Retransmitted::GivenUp`] the exchange is named.
-    pub(super) fn retransmit(&mut self, cx: &mut Context, base: &Base, now: Instant) -> (Retransmitted, &'static str) {
+    pub(super) fn retransmit(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        now: Instant,
+    ) -> (Retransmitted, &'static str) {
         match &mut self.outstanding {
             None => (Retransmitted::NotDue, ""),
-            Some((_, exchange, outstanding)) => (outstanding.retransmit(cx, base, now), exchange_name(*exchange)),
+            Some((_, exchange, outstanding)) => {
+                (outstanding.retransmit(cx, base, now), exchange_name(*exchange))
+            }
         }
     }
 
@@ -189,12 +212,17 @@ impl Channel {
         if header.initiator != from_initiator || header.spi_i != base.spi_i || header.spi_r != base.spi_r {
             return Incoming::Nothing;
         }
-        if header.response { self.receive_response(cx, base, inbound) } else { self.receive_request(cx, base, inbound) }
+        if header.response {
+            self.receive_response(cx, base, inbound)
+        } else {
+            self.receive_request(cx, base, inbound)
+        }
     }
 
     fn receive_response(&mut self, cx: &mut Context, base: &mut Base, inbound: &Inbound<'_>) -> Incoming {
         let header = inbound.header();
-        if !matches!(&self.outstanding, Some((id, exchange, _)) if *id == header.message_id && *exchange == header.exchange) {
+        if !matches!(&self.outstanding, Some((id, exchange, _)) if *id == header.message_id && *exchange == header.exchange)
+        {
             return Incoming::Nothing;
         }
         match self.open(base, inbound) {
@@ -258,7 +286,14 @@ impl Channel {
         open(encrypted, self.suite.encr, key).map(Some)
     }
 
-    fn seal(&mut self, base: &Base, exchange: ExchangeType, response: bool, id: u32, payloads: Vec<Payload>) -> Option<Vec<u8>> {
+    fn seal(
+        &mut self,
+        base: &Base,
+        exchange: ExchangeType,
+        response: bool,
+        id: u32,
+        payloads: Vec<Payload>,
+    ) -> Option<Vec<u8>> {
         let key = match base.role {
             Role::Initiator => &self.keys.sk_ei,
             Role::Responder => &self.keys.sk_er,

@@ -4,7 +4,8 @@
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, Spi, TenantId,
+    TrafficSelector, TunnelEndpoints,
 };
 use zeroize::Zeroizing;
 
@@ -16,9 +17,9 @@ use super::ike_sa_init::error_notification;
 use super::negotiation::{self, EspChoice};
 use super::sa::{Base, Child, Goal};
 use super::selectors::{Selectors, matching_children};
-use crate::crypto::{SharedSecret, derive_child_keymat};
+use crate::crypto::{KeMethod, SharedSecret, derive_child_keymat};
 use crate::message::{Payload, WireProposal, notify};
-use crate::proposal::{EspProposal, EspSuite};
+use crate::proposal::{EspProposal, EspSuite, accepted_esp};
 
 /// The payloads that make a CHILD SA, in a request or in an answer that accepts it.
 #[derive(Debug)]
@@ -142,13 +143,23 @@ pub(super) struct Refusal {
 }
 
 /// Judges the answer to our offer. `ke_method` is the group of our KE payload, if we sent one.
-pub(super) fn accept(cx: &Context, base: &Base, offer: &Offer, payloads: &[Payload], ke_method: Option<u16>) -> Result<Agreed, Refusal> {
+pub(super) fn accept(
+    cx: &Context,
+    base: &Base,
+    offer: &Offer,
+    payloads: &[Payload],
+    ke_method: Option<u16>,
+) -> Result<Agreed, Refusal> {
     let about = base.about(cx);
     let name = offer.name.as_str();
     if let Some(error) = error_notification(payloads) {
         let failure = match error.notify_type {
-            notify::NO_PROPOSAL_CHOSEN => about.child_proposal_refused(name, &join(offer.esp_proposals.iter())),
-            notify::TS_UNACCEPTABLE => about.selectors_refused(name, &offer.selectors.local, &offer.selectors.remote),
+            notify::NO_PROPOSAL_CHOSEN => {
+                about.child_proposal_refused(name, &join(offer.esp_proposals.iter()))
+            }
+            notify::TS_UNACCEPTABLE => {
+                about.selectors_refused(name, &offer.selectors.local, &offer.selectors.remote)
+            }
             other => about.refused("CHILD SA", other),
         };
         return Err(Refusal { failure, delete: false });
@@ -157,16 +168,18 @@ pub(super) fn accept(cx: &Context, base: &Base, offer: &Offer, payloads: &[Paylo
     let found = ChildPayloads::parse(payloads)
         .and_then(|found| found.ok_or("an SA payload"))
         .map_err(|missing| wrong(about.missing("CHILD SA", missing)))?;
-    let EspChoice { suite, peer, .. } = negotiation::chosen_esp(&offer.esp_proposals, found.proposals, offer.with_ke)
+    let (suite, peer) = accepted_esp(&offer.esp_proposals, found.proposals, offer.with_ke)
         .map_err(|why| wrong(about.child_proposal_mismatch(name, &why)))?;
     let public_group = found.ke.map(|(method, _)| method);
-    if suite.ke.map(|method| method as u16) != ke_method || public_group != ke_method {
+    if suite.ke.map(KeMethod::id) != ke_method || public_group != ke_method {
         let why = "its KE payload does not go with the key exchange it chose";
         return Err(wrong(about.child_proposal_mismatch(name, &why)));
     }
     let selectors = found.selectors_of_initiator();
     if !selectors.within(&offer.selectors) {
-        let (answered, asked) = if (Selectors { remote: offer.selectors.remote.clone(), ..selectors.clone() }).within(&offer.selectors) {
+        let (answered, asked) = if (Selectors { remote: offer.selectors.remote.clone(), ..selectors.clone() })
+            .within(&offer.selectors)
+        {
             (&selectors.remote, &offer.selectors.remote)
         } else {
             (&selectors.local, &offer.selectors.local)
@@ -196,15 +209,21 @@ pub(super) struct Choice {
 
 /// Chooses a child for a peer's offer: of those whose selectors overlap, best first, the first whose proposals go
 /// too. `Err` is the notification to answer with and the failure.
-pub(super) fn choose(cx: &Context, base: &Base, found: &ChildPayloads<'_>, with_ke: bool) -> Result<Choice, (u16, Failure)> {
+pub(super) fn choose(
+    cx: &Context,
+    base: &Base,
+    found: &ChildPayloads<'_>,
+    with_ke: bool,
+) -> Result<Choice, (u16, Failure)> {
     let about = base.about(cx);
     let children = cx.connection(base.connection).map(|c| c.children.as_slice()).unwrap_or_default();
     let asked = found.selectors_of_responder();
     let fitting = matching_children(children, base.local.ip(), base.remote.ip(), &asked);
+    let group = found.ke.map(|(method, _)| method);
     let mut mismatch = None;
     for (index, selectors) in fitting {
         let Some(config) = children.get(index) else { continue };
-        match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke) {
+        match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
             Ok(esp) => return Ok(Choice { child: index, name: config.name.clone(), esp, selectors }),
             Err(why) => _ = mismatch.get_or_insert_with(|| about.child_proposal_mismatch(&config.name, &why)),
         }
@@ -224,14 +243,20 @@ pub(super) fn choose(cx: &Context, base: &Base, found: &ChildPayloads<'_>, with_
 /// The answer that accepts an offer: SA, TSi and TSr.
 pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> [Payload; 3] {
     [
-        Payload::Sa(vec![negotiation::answer_esp(agreed.suite, number, agreed.pair)]),
+        Payload::Sa(vec![agreed.suite.answer(number, agreed.pair)]),
         Payload::TsI(selector_payload(&agreed.selectors.remote)),
         Payload::TsR(selector_payload(&agreed.selectors.local)),
     ]
 }
 
 /// The keying material of both directions (RFC 7296 §2.17).
-pub(super) fn keymat(channel: &Channel, shared: Option<&SharedSecret>, nonce_i: &[u8], nonce_r: &[u8], agreed: &Agreed) -> Zeroizing<Vec<u8>> {
+pub(super) fn keymat(
+    channel: &Channel,
+    shared: Option<&SharedSecret>,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+    agreed: &Agreed,
+) -> Zeroizing<Vec<u8>> {
     let one = agreed.suite.encr.key_len() + agreed.suite.encr.salt_len();
     derive_child_keymat(channel.suite.prf, &channel.keys.sk_d, shared, nonce_i, nonce_r, 2 * one)
 }
@@ -248,7 +273,12 @@ pub(super) struct Installing {
 
 impl Installing {
     /// Hands the SA to the data plane. Its SPI is no longer a mere reservation.
-    pub(super) fn begin(cx: &mut Context, base: &mut Base, agreed: Agreed, keymat: &[u8]) -> Result<Self, InstallError> {
+    pub(super) fn begin(
+        cx: &mut Context,
+        base: &mut Base,
+        agreed: Agreed,
+        keymat: &[u8],
+    ) -> Result<Self, InstallError> {
         let endpoints = base.endpoints(cx);
         let encr = agreed.suite.encr;
         // RFC 7296 §2.17: the key of the direction from the exchange's initiator comes first.
@@ -319,7 +349,10 @@ impl Installing {
             established: now,
             initiator: agreed.initiator,
         };
-        cx.event(Event::ChildEstablished { connection: cx.connection_name(base.connection), child: status.clone() });
+        cx.event(Event::ChildEstablished {
+            connection: cx.connection_name(base.connection),
+            child: status.clone(),
+        });
         cx.effects.push(Effect::ChildUp { connection: base.connection, child: agreed.child });
         base.children.push(Child { config: agreed.child, policy, status });
         // What moved while the data plane was busy is moved again.

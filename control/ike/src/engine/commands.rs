@@ -6,7 +6,7 @@ use std::time::Instant;
 use portcullis_ipsec::{Encapsulation, Flow, Spi, TunnelEndpoints};
 
 use super::api::*;
-use super::failure::About;
+use super::failure::{self, About};
 use super::ike_sa_init;
 use super::sa::{Base, Closed, Goal, Role, State};
 use super::{Engine, IkeSa};
@@ -15,11 +15,15 @@ use crate::config::{AddressMatch, ConnectionConfig, StartAction};
 impl Engine {
     pub(super) fn run_command(&mut self, now: Instant, id: CommandId, command: Command) {
         let result = match command {
-            Command::Initiate { connection, child } => self.initiate(now, id, &connection, child.as_deref(), None),
+            Command::Initiate { connection, child } => {
+                self.initiate(now, id, &connection, child.as_deref(), None)
+            }
             Command::Acquire { connection, child, flow } => {
                 self.initiate(now, id, &connection, Some(&child), Some(flow))
             }
-            Command::Terminate { connection, child } => self.terminate(now, id, &connection, child.as_deref()),
+            Command::Terminate { connection, child } => {
+                self.terminate(now, id, &connection, child.as_deref())
+            }
             Command::TerminateAll => {
                 self.terminate_all(now, id);
                 Ok(())
@@ -41,20 +45,24 @@ impl Engine {
         let config = &self.cx.config;
         let found = config.connections.iter().enumerate().find(|(_, config)| config.name == connection);
         let (index, config) = found.ok_or_else(|| about.unknown_connection(connection))?;
-        let children = config.children.iter().enumerate();
-        match child {
-            None => Ok((index, children.map(|(index, _)| index).collect())),
-            Some(name) => match children.clone().find(|(_, config)| config.name == name) {
-                Some((child, _)) => Ok((index, vec![child])),
-                None => {
-                    let names = super::failure::join(children.map(|(_, config)| format!("`{}`", config.name)));
-                    Err(about.unknown_child(name, &names))
-                }
-            },
+        let Some(name) = child else { return Ok((index, (0..config.children.len()).collect())) };
+        match config.children.iter().position(|child| child.name == name) {
+            Some(child) => Ok((index, vec![child])),
+            None => {
+                let names = failure::join(config.children.iter().map(|child| format!("`{}`", child.name)));
+                Err(about.unknown_child(name, &names))
+            }
         }
     }
 
-    fn initiate(&mut self, now: Instant, id: CommandId, connection: &str, child: Option<&str>, flow: Option<Flow>) -> Result<(), Failure> {
+    fn initiate(
+        &mut self,
+        now: Instant,
+        id: CommandId,
+        connection: &str,
+        child: Option<&str>,
+        flow: Option<Flow>,
+    ) -> Result<(), Failure> {
         let (connection, children) = self.find(connection, child)?;
         self.cx.begin_command(id, children.len());
         for child in children {
@@ -78,7 +86,9 @@ impl Engine {
             };
             up |= sa.base.children.iter().any(|child| child.config == goal.child && covers(&child.status));
             let pending = sa.base.goal.iter_mut().chain(&mut sa.base.goals);
-            if let Some(pending) = pending.into_iter().find(|pending| pending.child == goal.child && !pending.unwanted) {
+            if let Some(pending) =
+                pending.into_iter().find(|pending| pending.child == goal.child && !pending.unwanted)
+            {
                 pending.commands.extend(goal.commands);
                 return;
             }
@@ -112,13 +122,20 @@ impl Engine {
             return;
         };
         let spi = self.fresh_spi();
-        let mut base = Base::new(self.fresh_id(), Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
+        let mut base =
+            Base::new(self.fresh_id(), Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
         base.goal = Some(goal);
         let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
         self.insert(now, IkeSa { base, state, init_key: None });
     }
 
-    fn terminate(&mut self, now: Instant, id: CommandId, name: &str, child: Option<&str>) -> Result<(), Failure> {
+    fn terminate(
+        &mut self,
+        now: Instant,
+        id: CommandId,
+        name: &str,
+        child: Option<&str>,
+    ) -> Result<(), Failure> {
         let (connection, children) = self.find(name, child)?;
         let mut found = false;
         for child in &children {
@@ -141,7 +158,12 @@ impl Engine {
 
     fn terminate_all(&mut self, now: Instant, id: CommandId) {
         self.upkeep = super::upkeep::Upkeep::default();
-        let sas: Vec<IkeSaId> = self.sas.values().filter(|sa| !sa.state.half_open()).map(|sa| sa.base.id).collect();
+        let (half_open, sas): (Vec<_>, Vec<_>) = self.sas.values().partition(|sa| sa.state.half_open());
+        let ids = |sas: Vec<&IkeSa>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
+        let (half_open, sas) = (ids(half_open), ids(sas));
+        for sa in half_open {
+            self.step(now, sa, |_, _, _| Err(Closed::because("terminated")));
+        }
         self.cx.begin_command(id, sas.len());
         for sa in sas {
             self.terminate_sa(now, sa, id);
@@ -155,7 +177,9 @@ impl Engine {
             base.doomed = true;
             match state {
                 // The peer may believe the SA to be up already, or knows it is: it is told.
-                state @ (State::AwaitingAuthResponse(_) | State::Established(_) | State::Deleting(_)) => Ok(state),
+                state @ (State::AwaitingAuthResponse(_) | State::Established(_) | State::Deleting(_)) => {
+                    Ok(state)
+                }
                 _ => Err(Closed::because("terminated")),
             }
         });
@@ -197,7 +221,8 @@ impl Engine {
     /// An authenticated ESP packet came from another address: the peer's NAT has changed its mapping
     /// (RFC 7296 §2.23). IKE follows, and so do the SA's other children.
     fn peer_moved(&mut self, pair: Spi, seen: TunnelEndpoints) {
-        let owner = self.sas.values_mut().find(|sa| sa.base.children.iter().any(|child| child.status.spi_in == pair));
+        let owner =
+            self.sas.values_mut().find(|sa| sa.base.children.iter().any(|child| child.status.spi_in == pair));
         let Some(sa) = owner else { return };
         let Encapsulation::Udp { remote_port, .. } = seen.encapsulation else { return };
         if sa.base.nat.remote && !sa.base.nat.local {

@@ -65,7 +65,9 @@ pub(super) fn accepts(wanted: &IdentityMatch, found: &Identity) -> bool {
 /// Names are compared without regard to case (RFC 4343), everything else octet by octet.
 fn same_identity(a: &Identity, b: &Identity) -> bool {
     match (a, b) {
-        (Identity::Fqdn(a), Identity::Fqdn(b)) | (Identity::Rfc822(a), Identity::Rfc822(b)) => a.eq_ignore_ascii_case(b),
+        (Identity::Fqdn(a), Identity::Fqdn(b)) | (Identity::Rfc822(a), Identity::Rfc822(b)) => {
+            a.eq_ignore_ascii_case(b)
+        }
         _ => a == b,
     }
 }
@@ -94,7 +96,11 @@ pub(super) fn choose_by_identity(
 
 /// The pre-shared key for two identities: the one that names most of them; among equals the first. A key that
 /// names identities must name the peer's.
-pub(super) fn shared_key<'a>(keys: &'a [SharedKey], local: &Identity, remote: &Identity) -> Option<&'a SharedKey> {
+pub(super) fn shared_key<'a>(
+    keys: &'a [SharedKey],
+    local: &Identity,
+    remote: &Identity,
+) -> Option<&'a SharedKey> {
     let mut best: Option<(u8, &SharedKey)> = None;
     for key in keys {
         let names = |id: &Identity| key.ids.iter().any(|own| same_identity(own, id));
@@ -143,7 +149,8 @@ mod tests {
 
     #[test]
     fn the_key_that_names_most_of_the_two_identities_is_used() {
-        let keys = [key("any", &[]), key("peer", &["b"]), key("both", &["A", "b"]), key("other", &["a", "c"])];
+        let keys =
+            [key("any", &[]), key("peer", &["b"]), key("both", &["A", "b"]), key("other", &["a", "c"])];
         assert_eq!(chosen(&keys, "a", "b").as_deref(), Some("both"));
         assert_eq!(chosen(&keys, "x", "b").as_deref(), Some("peer"));
         assert_eq!(chosen(&keys, "a", "c").as_deref(), Some("other"));

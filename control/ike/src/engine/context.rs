@@ -162,7 +162,9 @@ impl Context {
     pub(super) fn discard(&mut self, owner: IkeSaId, pair: Option<Spi>, result: JobResult) {
         match (result, pair) {
             (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
-            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => self.remove_child(owner, pair, Some(policy)),
+            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => {
+                self.remove_child(owner, pair, Some(policy))
+            }
             (JobResult::ChildInstalled(Err(_)), Some(pair)) => self.remove_child(owner, pair, None),
             _ => {}
         }

@@ -99,7 +99,14 @@ impl Established {
     }
 
     /// Answers the child part of an IKE_AUTH request; `answer` is the part that authenticates us.
-    pub(super) fn answer_first_child(&mut self, cx: &mut Context, base: &mut Base, answer: Vec<Payload>, payloads: &[Payload], record: &InitRecord) {
+    pub(super) fn answer_first_child(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        answer: Vec<Payload>,
+        payloads: &[Payload],
+        record: &InitRecord,
+    ) {
         match ChildPayloads::parse(payloads) {
             // An IKE SA without a child: RFC 6023 asks us to say beforehand that we take that, but we do anyway.
             Ok(None) => self.channel.respond(cx, base, answer),
@@ -116,7 +123,13 @@ impl Established {
         }
     }
 
-    pub(super) fn handle_message(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant, inbound: &Inbound<'_>) -> Next {
+    pub(super) fn handle_message(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
         let incoming = self.channel.receive(cx, base, inbound);
         if !matches!(incoming, Incoming::Nothing) {
             self.alive(now);
@@ -130,10 +143,13 @@ impl Established {
             }
             // RFC 7296 §2.21.3: an authentic request that makes no sense is answered so.
             Incoming::Request(exchange, _) => {
-                let error = MessageError::Invalid { what: "the exchange type", found: exchange_number(exchange) };
+                let error =
+                    MessageError::Invalid { what: "the exchange type", found: exchange_number(exchange) };
                 return self.handle_bad_request(cx, base, exchange, &error);
             }
-            Incoming::BadRequest(exchange, error) => return self.handle_bad_request(cx, base, exchange, &error),
+            Incoming::BadRequest(exchange, error) => {
+                return self.handle_bad_request(cx, base, exchange, &error);
+            }
             Incoming::Response(payloads) => self.handle_response(cx, base, &payloads),
             Incoming::BadResponse(error) => {
                 let failure = base.about(cx).malformed("answering", &error);
@@ -145,11 +161,21 @@ impl Established {
     }
 
     /// RFC 7296 §2.5, §2.21.2: an unknown critical payload costs the request, a malformed message the IKE SA.
-    fn handle_bad_request(mut self: Box<Self>, cx: &mut Context, base: &mut Base, exchange: ExchangeType, error: &MessageError) -> Next {
+    fn handle_bad_request(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        exchange: ExchangeType,
+        error: &MessageError,
+    ) -> Next {
         let failure = base.about(cx).malformed(super::channel::exchange_name(exchange), error);
         if let MessageError::UnsupportedCritical { payload_type } = error {
             cx.event(Event::Failed(failure));
-            self.channel.respond(cx, base, vec![notification(notify::UNSUPPORTED_CRITICAL_PAYLOAD, vec![*payload_type])]);
+            self.channel.respond(
+                cx,
+                base,
+                vec![notification(notify::UNSUPPORTED_CRITICAL_PAYLOAD, vec![*payload_type])],
+            );
             return Ok(State::Established(self));
         }
         self.channel.respond(cx, base, vec![notification(notify::INVALID_SYNTAX, Vec::new())]);
@@ -165,7 +191,13 @@ impl Established {
         }
     }
 
-    pub(super) fn handle_job(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+    pub(super) fn handle_job(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
         } else if self.theirs.as_ref().is_some_and(|theirs| theirs.awaits(done.id)) {
@@ -189,7 +221,14 @@ impl Established {
         self.pump(cx, base, now)
     }
 
-    fn installed(&mut self, cx: &mut Context, base: &mut Base, now: Instant, installing: Installing, result: JobResult) {
+    fn installed(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        installing: Installing,
+        result: JobResult,
+    ) {
         let (pair, name) = (installing.agreed.pair, installing.agreed.name.clone());
         match result {
             JobResult::ChildInstalled(Ok(policy)) if installing.deleted => {
@@ -214,7 +253,12 @@ impl Established {
         }
     }
 
-    pub(super) fn handle_timeout(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+    pub(super) fn handle_timeout(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+    ) -> Next {
         if let (Retransmitted::GivenUp(times), exchange) = self.channel.retransmit(cx, base, now) {
             return Err(Closed::failed(base.about(cx).silent(exchange, times)));
         }
@@ -271,7 +315,9 @@ impl Established {
     /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open.
     fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
         let forced = cx.connection(base.connection).is_some_and(|c| c.encap);
-        let wanted = (base.nat.local || forced) && !cx.config.nat_keepalive.is_zero() && base.local.port() != cx.config.port;
+        let wanted = (base.nat.local || forced)
+            && !cx.config.nat_keepalive.is_zero()
+            && base.local.port() != cx.config.port;
         self.next_keepalive = wanted.then(|| now + cx.config.nat_keepalive);
     }
 
@@ -301,9 +347,19 @@ impl Established {
 
     /// Closes the CHILD SAs of one child; the peer is told by the next [`Established::pump`]. False if there is
     /// none.
-    pub(super) fn close_child(&mut self, cx: &mut Context, base: &mut Base, child: usize, reason: &str) -> bool {
-        let pairs: Vec<Spi> =
-            base.children.iter().filter(|found| found.config == child).map(|found| found.status.spi_in).collect();
+    pub(super) fn close_child(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        child: usize,
+        reason: &str,
+    ) -> bool {
+        let pairs: Vec<Spi> = base
+            .children
+            .iter()
+            .filter(|found| found.config == child)
+            .map(|found| found.status.spi_in)
+            .collect();
         for pair in &pairs {
             base.remove_child(cx, *pair, reason);
         }

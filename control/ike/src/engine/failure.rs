@@ -38,7 +38,10 @@ impl About {
     }
 
     pub(super) fn unknown_connection(&self, name: &str) -> Failure {
-        self.fail("UNKNOWN_CONNECTION", format!("no connection is called `{name}`; see [connections.*] in the configuration"))
+        self.fail(
+            "UNKNOWN_CONNECTION",
+            format!("no connection is called `{name}`; see [connections.*] in the configuration"),
+        )
     }
 
     pub(super) fn unknown_child(&self, child: &str, children: &str) -> Failure {
@@ -68,7 +71,12 @@ impl About {
 
     pub(super) fn ike_proposal_mismatch(&self, mismatch: &dyn Display) -> Failure {
         let line = self.line();
-        self.fail("PROPOSAL_MISMATCH", format!("the IKE proposals have nothing in common: {mismatch}; change {line}.proposals, or the peer's"))
+        self.fail(
+            "PROPOSAL_MISMATCH",
+            format!(
+                "the IKE proposals have nothing in common: {mismatch}; change {line}.proposals, or the peer's"
+            ),
+        )
     }
 
     pub(super) fn ike_proposal_refused(&self, ours: &dyn Display) -> Failure {
@@ -79,7 +87,10 @@ impl About {
 
     pub(super) fn ike_proposal_not_ours(&self, mismatch: &dyn Display) -> Failure {
         let peer = self.peer();
-        self.fail("PEER_MISBEHAVED", format!("{peer} chose an IKE proposal that we did not make: {mismatch}; the peer is at fault"))
+        self.fail(
+            "PEER_MISBEHAVED",
+            format!("{peer} chose an IKE proposal that we did not make: {mismatch}; the peer is at fault"),
+        )
     }
 
     pub(super) fn child_proposal_mismatch(&self, child: &str, mismatch: &dyn Display) -> Failure {
@@ -93,19 +104,34 @@ impl About {
         self.fail("CHILD_PROPOSAL_MISMATCH", format!("{peer} accepts none of the ESP proposals of child `{child}` ({ours}); compare {line}.children.{child}.esp_proposals with the peer's esp_proposals"))
     }
 
-    pub(super) fn selectors_do_not_overlap(&self, asked_local: &[TrafficSelector], asked_remote: &[TrafficSelector], ours: &str) -> Failure {
+    pub(super) fn selectors_do_not_overlap(
+        &self,
+        asked_local: &[TrafficSelector],
+        asked_remote: &[TrafficSelector],
+        ours: &str,
+    ) -> Failure {
         let line = self.line();
         let peer = self.peer();
         self.fail("TS_NO_OVERLAP", format!("{peer} asked for traffic between {} on our side and {} on its side, but no child overlaps with that on both sides ({ours}); change local_ts or remote_ts under {line}.children, or the peer's", list(asked_local), list(asked_remote)))
     }
 
-    pub(super) fn selectors_refused(&self, child: &str, local: &[TrafficSelector], remote: &[TrafficSelector]) -> Failure {
+    pub(super) fn selectors_refused(
+        &self,
+        child: &str,
+        local: &[TrafficSelector],
+        remote: &[TrafficSelector],
+    ) -> Failure {
         let line = self.line();
         let peer = self.peer();
         self.fail("TS_NO_OVERLAP", format!("{peer} accepts none of the traffic of child `{child}`: {} on our side to {} on its side; compare {line}.children.{child}.local_ts with the peer's remote_ts, and remote_ts with its local_ts", list(local), list(remote)))
     }
 
-    pub(super) fn selectors_wider_than_asked(&self, child: &str, answered: &[TrafficSelector], asked: &[TrafficSelector]) -> Failure {
+    pub(super) fn selectors_wider_than_asked(
+        &self,
+        child: &str,
+        answered: &[TrafficSelector],
+        asked: &[TrafficSelector],
+    ) -> Failure {
         let peer = self.peer();
         self.fail("PEER_MISBEHAVED", format!("{peer} answered for child `{child}` with selectors ({}) beyond what we asked for ({}); the peer is at fault", list(answered), list(asked)))
     }
@@ -114,11 +140,21 @@ impl About {
         self.fail("NO_SHARED_KEY", format!("no shared key fits us, `{local_id}`, and the peer, `{remote_id}`; add one under [secrets] with these ids"))
     }
 
-    pub(super) fn shared_key_mismatch(&self, key: &str, local_id: &Identity, remote_id: &Identity) -> Failure {
+    pub(super) fn shared_key_mismatch(
+        &self,
+        key: &str,
+        local_id: &Identity,
+        remote_id: &Identity,
+    ) -> Failure {
         self.fail("PSK_MISMATCH", format!("the peer `{remote_id}` authenticated with another pre-shared key than ours for it and `{local_id}`; make [secrets] `{key}` the same on both sides (mind spaces and line ends)"))
     }
 
-    pub(super) fn authentication_refused(&self, key: &str, local_id: &Identity, asked_remote: &str) -> Failure {
+    pub(super) fn authentication_refused(
+        &self,
+        key: &str,
+        local_id: &Identity,
+        asked_remote: &str,
+    ) -> Failure {
         let line = self.line();
         let peer = self.peer();
         self.fail("AUTHENTICATION_FAILED", format!("{peer} rejected our authentication as `{local_id}` towards {asked_remote}: either the pre-shared keys differ ([secrets] `{key}`), or the peer expects another identity of us ({line}.local.id) or has another itself ({line}.remote.id); its log says which"))
@@ -131,13 +167,25 @@ impl About {
 
     pub(super) fn unexpected_identity(&self, found: &Identity, wanted: &IdentityMatch) -> Failure {
         let line = self.line();
-        self.fail("ID_UNEXPECTED", format!("the peer says it is `{found}`, but {line}.remote.id is {}; make the two agree", match_text(wanted)))
+        self.fail(
+            "ID_UNEXPECTED",
+            format!(
+                "the peer says it is `{found}`, but {line}.remote.id is {}; make the two agree",
+                match_text(wanted)
+            ),
+        )
     }
 
-    pub(super) fn no_connection_for_identity(&self, found: &Identity, asked: Option<&Identity>, candidates: &[&ConnectionConfig]) -> Failure {
+    pub(super) fn no_connection_for_identity(
+        &self,
+        found: &Identity,
+        asked: Option<&Identity>,
+        candidates: &[&ConnectionConfig],
+    ) -> Failure {
         let mut wanted = String::new();
         for connection in candidates {
-            let remote = connection.remote.first().map_or_else(|| "anyone".to_owned(), |auth| match_text(&auth.id));
+            let remote =
+                connection.remote.first().map_or_else(|| "anyone".to_owned(), |auth| match_text(&auth.id));
             let local = match connection.local.first().and_then(|auth| auth.id.as_ref()) {
                 Some(id) => format!("`{id}`"),
                 None => "our address".to_owned(),
@@ -168,7 +216,13 @@ impl About {
 
     pub(super) fn refused(&self, exchange: &str, notify_type: u16) -> Failure {
         let peer = self.peer();
-        self.fail("PEER_REFUSED", format!("{peer} answered our {exchange} request with {}; its log says why", notify_name(notify_type)))
+        self.fail(
+            "PEER_REFUSED",
+            format!(
+                "{peer} answered our {exchange} request with {}; its log says why",
+                notify_name(notify_type)
+            ),
+        )
     }
 
     pub(super) fn key_exchange(&self, error: &KeyExchangeError) -> Failure {
@@ -188,7 +242,10 @@ impl About {
 
     pub(super) fn missing(&self, exchange: &str, what: &str) -> Failure {
         let peer = self.peer();
-        self.fail("PEER_MISBEHAVED", format!("the {exchange} message of {peer} lacks {what}; the peer is at fault"))
+        self.fail(
+            "PEER_MISBEHAVED",
+            format!("the {exchange} message of {peer} lacks {what}; the peer is at fault"),
+        )
     }
 
     pub(super) fn malformed(&self, exchange: &str, error: &MessageError) -> Failure {
@@ -202,11 +259,17 @@ impl About {
     }
 
     pub(super) fn not_installed(&self, child: &str, error: &InstallError) -> Failure {
-        self.fail("INSTALL_FAILED", format!("child `{child}` was negotiated, but the data plane refused it: {error}"))
+        self.fail(
+            "INSTALL_FAILED",
+            format!("child `{child}` was negotiated, but the data plane refused it: {error}"),
+        )
     }
 
     pub(super) fn closed_early(&self, reason: &str) -> Failure {
-        self.fail("CLOSED_EARLY", format!("{} was not up yet when its IKE SA or child ended: {reason}", self.line()))
+        self.fail(
+            "CLOSED_EARLY",
+            format!("{} was not up yet when its IKE SA or child ended: {reason}", self.line()),
+        )
     }
 }
 

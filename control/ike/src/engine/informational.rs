@@ -31,7 +31,13 @@ fn deletes_ike(payloads: &[Payload]) -> bool {
 
 impl Established {
     /// A peer's request.
-    pub(super) fn handle_informational(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+    pub(super) fn handle_informational(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        payloads: &[Payload],
+    ) -> Next {
         // RFC 7296 §2.21.2: these end the IKE SA without a Delete.
         let rejected = error_notification(payloads)
             .map(|error| error.notify_type)
@@ -96,11 +102,19 @@ impl Deleting {
     }
 
     /// Deletes an IKE SA because of what the peer sent, naming the error to it if the RFC has one for it.
-    pub(super) fn reject(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel, failure: Failure, told: Option<u16>) -> State {
+    pub(super) fn reject(
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut channel: Channel,
+        failure: Failure,
+        told: Option<u16>,
+    ) -> State {
         remove_children(cx, base, &failure.explanation);
         cx.event(Event::Failed(failure.clone()));
         base.abandon_goals(cx, &failure);
-        let mut payloads: Vec<Payload> = told.map(|error| notification(error, Vec::new())).into_iter().collect();
+        let mut payloads: Vec<Payload> =
+            told.map(|error| notification(error, Vec::new())).into_iter().collect();
         payloads.push(delete_ike());
         channel.request(cx, base, now, ExchangeType::Informational, payloads);
         let reason = match told {
@@ -110,7 +124,13 @@ impl Deleting {
         State::Deleting(Self { channel, reason })
     }
 
-    pub(super) fn handle_message(mut self, cx: &mut Context, base: &mut Base, _now: Instant, inbound: &Inbound<'_>) -> Next {
+    pub(super) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        _now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
         match self.channel.receive(cx, base, inbound) {
             Incoming::Response(_) | Incoming::BadResponse(_) => Err(Closed::because(&self.reason)),
             // Both ends delete at once: each answers, and both are done (RFC 7296 §1.4.1).

@@ -153,7 +153,11 @@ impl Engine {
                 Owner::Ike(id) => self.step(now, id, |state, cx, base| state.handle_timeout(cx, base, now)),
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
-                        self.bring_up(now, connection, Goal { child, flow: None, commands: Vec::new(), unwanted: false });
+                        self.bring_up(
+                            now,
+                            connection,
+                            Goal { child, flow: None, commands: Vec::new(), unwanted: false },
+                        );
                     }
                 }
                 Owner::Linger(spi) => _ = self.lingering.remove(&spi),
@@ -184,7 +188,8 @@ impl Engine {
 
     /// Every IKE SA with its children, the oldest first.
     pub fn status(&self) -> Vec<IkeSaStatus> {
-        let mut status: Vec<_> = self.sas.values().map(|sa| sa.base.status(&self.cx, sa.state.public())).collect();
+        let mut status: Vec<_> =
+            self.sas.values().map(|sa| sa.base.status(&self.cx, sa.state.public())).collect();
         status.sort_by_key(|sa| sa.id);
         status
     }
@@ -205,7 +210,11 @@ impl Engine {
         }
         if self.half_open.len() >= self.cx.config.half_open_limit {
             let limit = self.cx.config.half_open_limit;
-            return self.reject(inbound.remote, "half_open_limit", format!("{limit} IKE SAs are half-open already"));
+            return self.reject(
+                inbound.remote,
+                "half_open_limit",
+                format!("{limit} IKE SAs are half-open already"),
+            );
         }
         let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
         let cookies = loaded.then_some(&mut self.cookies);
@@ -213,7 +222,8 @@ impl Engine {
             Admission::Admitted(admitted) => {
                 let spis = (inbound.header().spi_i, self.fresh_spi());
                 let addresses = (inbound.local, inbound.remote);
-                let mut base = Base::new(self.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
+                let mut base =
+                    Base::new(self.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
                 let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
                 self.half_open.insert(key, base.id);
                 self.insert(now, IkeSa { base, state, init_key: Some(key) });
@@ -245,13 +255,19 @@ impl Engine {
 
     /// RFC 7296 §2.5: a higher version and an unknown critical payload are answered; everything else that cannot
     /// be read is not (§2.21.1).
-    fn handle_malformed(&mut self, local: SocketAddr, remote: SocketAddr, octets: &[u8], error: &MessageError) {
+    fn handle_malformed(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        octets: &[u8],
+        error: &MessageError,
+    ) {
         let label = match error {
             MessageError::Version { .. } => "version",
             _ => "malformed",
         };
         self.reject(remote, label, error.to_string());
-        let Some(header) = peek_header(octets) else { return };
+        let Ok((header, ..)) = Header::parse(octets) else { return };
         if header.response {
             return;
         }
@@ -259,9 +275,16 @@ impl Engine {
             MessageError::Version { major, .. } if *major > 2 => {
                 send(&mut self.cx, local, remote, answer(&header, notify::INVALID_MAJOR_VERSION, Vec::new()));
             }
-            MessageError::UnsupportedCritical { payload_type } if header.exchange == ExchangeType::IkeSaInit => {
+            MessageError::UnsupportedCritical { payload_type }
+                if header.exchange == ExchangeType::IkeSaInit =>
+            {
                 let data = vec![*payload_type];
-                send(&mut self.cx, local, remote, answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data));
+                send(
+                    &mut self.cx,
+                    local,
+                    remote,
+                    answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data),
+                );
             }
             _ => {}
         }
@@ -340,11 +363,16 @@ impl Engine {
                         .values()
                         .map(|sa| &sa.base)
                         .filter(|base| base.id != kept && base.established.is_some_and(|at| at < before))
-                        .filter(|base| base.local_id.as_ref() == Some(&local_id) && base.remote_id.as_ref() == Some(&remote_id))
+                        .filter(|base| {
+                            base.local_id.as_ref() == Some(&local_id)
+                                && base.remote_id.as_ref() == Some(&remote_id)
+                        })
                         .map(|base| base.id)
                         .collect();
                     for id in outdated {
-                        self.step(now, id, |_, _, _| Err(Closed::because("the peer has started over (INITIAL_CONTACT)")));
+                        self.step(now, id, |_, _, _| {
+                            Err(Closed::because("the peer has started over (INITIAL_CONTACT)"))
+                        });
                     }
                 }
             }
@@ -368,28 +396,3 @@ impl Engine {
 
 /// The shortest time that the engine asks to be left alone.
 const TICK: Duration = Duration::from_millis(1);
-
-/// The header of a message that could not be parsed whole (RFC 7296 §3.1).
-fn peek_header(octets: &[u8]) -> Option<Header> {
-    let (fields, _) = octets.split_first_chunk::<28>()?;
-    let (spi_i, rest) = fields.split_first_chunk::<8>()?;
-    let (spi_r, rest) = rest.split_first_chunk::<8>()?;
-    let ([_, version, exchange, flags], rest) = rest.split_first_chunk::<4>()?;
-    let (message_id, _) = rest.split_first_chunk::<4>()?;
-    Some(Header {
-        spi_i: *spi_i,
-        spi_r: *spi_r,
-        major: version >> 4,
-        minor: version & 0x0f,
-        exchange: match exchange {
-            34 => ExchangeType::IkeSaInit,
-            35 => ExchangeType::IkeAuth,
-            36 => ExchangeType::CreateChildSa,
-            37 => ExchangeType::Informational,
-            other => ExchangeType::Other(*other),
-        },
-        initiator: flags & 0x08 != 0,
-        response: flags & 0x20 != 0,
-        message_id: u32::from_be_bytes(*message_id),
-    })
-}

@@ -160,7 +160,10 @@ impl Base {
     pub(super) fn endpoints(&self, cx: &Context) -> TunnelEndpoints {
         let esp_port = |port| if port == cx.config.port { cx.config.nat_port } else { port };
         let encapsulation = if self.encapsulated(cx) {
-            Encapsulation::Udp { local_port: esp_port(self.local.port()), remote_port: esp_port(self.remote.port()) }
+            Encapsulation::Udp {
+                local_port: esp_port(self.local.port()),
+                remote_port: esp_port(self.remote.port()),
+            }
         } else {
             Encapsulation::None
         };
@@ -228,7 +231,11 @@ impl Base {
             reason: reason.to_owned(),
         });
         if !self.children.iter().any(|other| other.config == child.config) {
-            cx.effects.push(Effect::ChildDown { connection: self.connection, child: child.config, refused: false });
+            cx.effects.push(Effect::ChildDown {
+                connection: self.connection,
+                child: child.config,
+                refused: false,
+            });
         }
         Some(child)
     }
@@ -354,7 +361,13 @@ pub(super) enum State {
 }
 
 impl State {
-    pub(super) fn handle_message(self, cx: &mut Context, base: &mut Base, now: Instant, inbound: Inbound<'_>) -> Next {
+    pub(super) fn handle_message(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: Inbound<'_>,
+    ) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
@@ -421,7 +434,10 @@ impl State {
     pub(super) fn half_open(&self) -> bool {
         matches!(
             self,
-            Self::Answering(_) | Self::AwaitingFirstAuth(_) | Self::DerivingForAuth(_) | Self::AwaitingAuthRequest(_)
+            Self::Answering(_)
+                | Self::AwaitingFirstAuth(_)
+                | Self::DerivingForAuth(_)
+                | Self::AwaitingAuthRequest(_)
         )
     }
 

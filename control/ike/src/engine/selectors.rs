@@ -39,8 +39,10 @@ impl Selectors {
     /// What both we and the peer's offer allow; `None` if that is nothing on one side. Selectors keep the order
     /// of the offer, so that what the peer wanted first comes first.
     pub(super) fn narrow(&self, offer: &Self) -> Option<Self> {
-        let narrowed =
-            Self { local: intersect(&offer.local, &self.local), remote: intersect(&offer.remote, &self.remote) };
+        let narrowed = Self {
+            local: intersect(&offer.local, &self.local),
+            remote: intersect(&offer.remote, &self.remote),
+        };
         (!narrowed.local.is_empty() && !narrowed.remote.is_empty()).then_some(narrowed)
     }
 
@@ -72,7 +74,9 @@ impl Selectors {
     }
 
     fn same(&self, other: &Self) -> bool {
-        let same = |a: &[TrafficSelector], b: &[TrafficSelector]| a.len() == b.len() && a.iter().all(|ts| b.contains(ts));
+        let same = |a: &[TrafficSelector], b: &[TrafficSelector]| {
+            a.len() == b.len() && a.iter().all(|ts| b.contains(ts))
+        };
         same(&self.local, &other.local) && same(&self.remote, &other.remote)
     }
 }
@@ -90,7 +94,12 @@ struct Fitness {
 
 /// The children that an offer may be for, best first, each with what is left of the offer. Among equals the
 /// order of the configuration decides.
-pub(super) fn matching_children(children: &[ChildConfig], local: IpAddr, remote: IpAddr, offer: &Selectors) -> Vec<(usize, Selectors)> {
+pub(super) fn matching_children(
+    children: &[ChildConfig],
+    local: IpAddr,
+    remote: IpAddr,
+    offer: &Selectors,
+) -> Vec<(usize, Selectors)> {
     let mut fitting: Vec<_> = children
         .iter()
         .enumerate()

@@ -47,7 +47,13 @@ impl Upkeep {
     }
 
     /// It is down: how long to wait before the next attempt, if it is wanted. `dice` is random.
-    pub(super) fn down(&mut self, connection: usize, child: usize, refused: bool, dice: u8) -> Option<Duration> {
+    pub(super) fn down(
+        &mut self,
+        connection: usize,
+        child: usize,
+        refused: bool,
+        dice: u8,
+    ) -> Option<Duration> {
         let delay = self.wanted.get_mut(&(connection, child))?;
         if refused {
             *delay = (*delay).max(FIRST_AFTER_REFUSAL);

@@ -71,7 +71,14 @@ impl Creating {
     }
 
     /// Takes the job that this awaits; what follows is left in `established.ours`.
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, established: &mut Established, done: Done) {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        established: &mut Established,
+        done: Done,
+    ) {
         match (self, done.result) {
             (Self::AllocatingSpi(_), JobResult::SpiAllocated(Ok(spi))) => {
                 base.reserved.push(spi);
@@ -103,7 +110,13 @@ impl Creating {
     }
 
     /// Takes the response; what follows is left in `established.ours`.
-    pub(in crate::engine) fn handle_response(self, cx: &mut Context, base: &mut Base, established: &mut Established, payloads: &[Payload]) {
+    pub(in crate::engine) fn handle_response(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        established: &mut Established,
+        payloads: &[Payload],
+    ) {
         match self {
             Self::AwaitingResponse(state) => state.handle_response(cx, base, established, payloads),
             state => established.ours = Ours::Creating(state),
@@ -117,7 +130,14 @@ fn first_method(cx: &Context, base: &Base) -> Option<KeMethod> {
     child.esp_proposals.first()?.ke.first().copied()
 }
 
-fn generate(cx: &mut Context, base: &Base, established: &mut Established, spi: Spi, method: KeMethod, mut tried: Vec<KeMethod>) {
+fn generate(
+    cx: &mut Context,
+    base: &Base,
+    established: &mut Established,
+    spi: Spi,
+    method: KeMethod,
+    mut tried: Vec<KeMethod>,
+) {
     tried.push(method);
     let job = cx.generate_ke(base.id, method);
     established.ours = Ours::Creating(Creating::GeneratingKe(GeneratingKe { job, spi, method, tried }));
@@ -141,12 +161,13 @@ fn request(
     let nonce = cx.random::<32>().to_vec();
     let mut payloads = vec![Payload::Sa(offer.proposals()), Payload::Nonce(nonce.clone())];
     let ke = ke.map(|(method, secret, public)| {
-        payloads.push(Payload::Ke { method: method as u16, data: public });
+        payloads.push(Payload::Ke { method: method.id(), data: public });
         (method, secret)
     });
     payloads.extend(offer.selector_payloads());
     established.channel.request(cx, base, now, ExchangeType::CreateChildSa, payloads);
-    established.ours = Ours::Creating(Creating::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried }));
+    established.ours =
+        Ours::Creating(Creating::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried }));
 }
 
 fn not_allocated(cx: &mut Context, base: &mut Base, error: &InstallError) {
@@ -155,18 +176,31 @@ fn not_allocated(cx: &mut Context, base: &mut Base, error: &InstallError) {
     base.fail_goal(cx, failure);
 }
 
-fn broken(cx: &mut Context, base: &mut Base, established: &mut Established, spi: Spi, error: &KeyExchangeError, delete: bool) {
+fn broken(
+    cx: &mut Context,
+    base: &mut Base,
+    established: &mut Established,
+    spi: Spi,
+    error: &KeyExchangeError,
+    delete: bool,
+) {
     let failure = base.about(cx).key_exchange(error);
     established.child_refused(cx, base, spi, Refusal { failure, delete });
 }
 
 impl AwaitingResponse {
-    fn handle_response(self, cx: &mut Context, base: &mut Base, established: &mut Established, payloads: &[Payload]) {
+    fn handle_response(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        established: &mut Established,
+        payloads: &[Payload],
+    ) {
         let spi = self.offer.spi;
         if let Some(method) = self.other_group(cx, base, payloads) {
             return generate(cx, base, established, spi, method, self.tried);
         }
-        let method = self.ke.as_ref().map(|(method, _)| *method as u16);
+        let method = self.ke.as_ref().map(|(method, _)| method.id());
         let agreed = match child::accept(cx, base, &self.offer, payloads, method) {
             Ok(agreed) => agreed,
             Err(refusal) => return established.child_refused(cx, base, spi, refusal),
@@ -190,16 +224,23 @@ impl AwaitingResponse {
 
     /// The group that an INVALID_KE_PAYLOAD asks for, if we offered it and have not tried it.
     fn other_group(&self, cx: &Context, base: &Base, payloads: &[Payload]) -> Option<KeMethod> {
-        let asked = notifications(payloads).find(|notify| notify.notify_type == notify::INVALID_KE_PAYLOAD)?;
+        let asked =
+            notifications(payloads).find(|notify| notify.notify_type == notify::INVALID_KE_PAYLOAD)?;
         let wanted = asked.data.as_slice().try_into().map(u16::from_be_bytes).ok()?;
         let child = cx.child(base.connection, self.offer.child)?;
         let mut offered = child.esp_proposals.iter().flat_map(|proposal| proposal.ke.iter().copied());
-        offered.find(|method| *method as u16 == wanted && !self.tried.contains(method))
+        offered.find(|method| method.id() == wanted && !self.tried.contains(method))
     }
 }
 
 impl DerivingKe {
-    fn install(self, cx: &mut Context, base: &mut Base, established: &mut Established, shared: Option<&SharedSecret>) {
+    fn install(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        established: &mut Established,
+        shared: Option<&SharedSecret>,
+    ) {
         install(cx, base, established, self.agreed, shared, (&self.nonce_i, &self.nonce_r));
     }
 }

@@ -64,7 +64,12 @@ impl Answering {
     }
 
     /// A CREATE_CHILD_SA request. `None` if it has been answered.
-    pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, channel: &mut Channel, payloads: &[Payload]) -> Option<Self> {
+    pub(in crate::engine) fn begin(
+        cx: &mut Context,
+        base: &Base,
+        channel: &mut Channel,
+        payloads: &[Payload],
+    ) -> Option<Self> {
         match Self::judge(cx, base, payloads) {
             Ok(answering) => Some(answering),
             Err(refused) => {
@@ -77,7 +82,7 @@ impl Answering {
         }
     }
 
-    fn judge(cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Refused> {
+    fn judge(cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Box<Refused>> {
         // RFC 7296 §2.25.2: what is being closed gets no more children.
         if base.doomed {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
@@ -93,7 +98,8 @@ impl Answering {
             let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
             Refused::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure))
         };
-        let found = ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
+        let found =
+            ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
         let nonce_i = found.nonce.ok_or("a nonce").map_err(syntax)?.to_vec();
         let rekeyed = rekeyed_child(base, payloads)?;
         let choice = child::choose(cx, base, &found, true)
@@ -106,11 +112,11 @@ impl Answering {
         let policy = policy.map(|old| old.policy);
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
-            (Some(method), Some((group, public))) if group == method as u16 => {
+            (Some(method), Some((group, public))) if group == method.id() => {
                 Step::GeneratingKe { job: cx.generate_ke(base.id, method), peer_public: public.to_vec() }
             }
             (Some(method), _) => {
-                let wanted = (method as u16).to_be_bytes().to_vec();
+                let wanted = method.id().to_be_bytes().to_vec();
                 return Err(Refused::with(notify::INVALID_KE_PAYLOAD, wanted, None));
             }
         };
@@ -131,10 +137,17 @@ impl Answering {
     }
 
     /// Takes the job that it awaits. `None` once the request is answered.
-    pub(in crate::engine) fn handle_job(mut self, cx: &mut Context, base: &mut Base, now: Instant, channel: &mut Channel, done: Done) -> Option<Self> {
+    pub(in crate::engine) fn handle_job(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        channel: &mut Channel,
+        done: Done,
+    ) -> Option<Self> {
         match (self.step, done.result) {
             (Step::GeneratingKe { peer_public, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
-                let method = self.choice.esp.suite.ke.map(|method: KeMethod| method as u16).unwrap_or_default();
+                let method = self.choice.esp.suite.ke.map(KeMethod::id).unwrap_or_default();
                 self.answer.push(Payload::Ke { method, data: public });
                 self.step = Step::DerivingKe(cx.derive_ke(base.id, secret, peer_public));
                 Some(self)
@@ -161,13 +174,16 @@ impl Answering {
                     initiator: false,
                     policy: self.policy,
                 };
-                let keymat = child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
+                let keymat =
+                    child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
                 match Installing::begin(cx, base, agreed, &keymat) {
                     Ok(installing) => {
                         self.step = Step::Installing(installing);
                         Some(self)
                     }
-                    Err(error) => not_installed(cx, base, channel, self.answer, &self.choice.name, Some(spi), &error),
+                    Err(error) => {
+                        not_installed(cx, base, channel, self.answer, &self.choice.name, Some(spi), &error)
+                    }
                 }
             }
             (Step::AllocatingSpi(_), JobResult::SpiAllocated(Err(error))) => {
@@ -197,22 +213,21 @@ impl Answering {
 }
 
 /// The CHILD SA that a REKEY_SA names by the SPI that its sender receives on (RFC 7296 §1.3.3).
-fn rekeyed_child<'a>(base: &'a Base, payloads: &[Payload]) -> Result<Option<&'a crate::engine::sa::Child>, Refused> {
+fn rekeyed_child<'a>(
+    base: &'a Base,
+    payloads: &[Payload],
+) -> Result<Option<&'a crate::engine::sa::Child>, Box<Refused>> {
     let Some(rekey) = notifications(payloads).find(|notify| notify.notify_type == notify::REKEY_SA) else {
         return Ok(None);
     };
     let spi = rekey.spi.as_slice().try_into().map(u32::from_be_bytes).ok().and_then(Spi::new);
     match base.children.iter().find(|child| Some(child.status.spi_out) == spi) {
         Some(child) => Ok(Some(child)),
-        None => Err(Refused {
-            notify: Notify {
-                protocol: Protocol::Esp,
-                spi: rekey.spi.clone(),
-                notify_type: notify::CHILD_SA_NOT_FOUND,
-                data: Vec::new(),
-            },
-            failure: None,
-        }),
+        None => {
+            let (spi, notify_type) = (rekey.spi.clone(), notify::CHILD_SA_NOT_FOUND);
+            let notify = Notify { protocol: Protocol::Esp, spi, notify_type, data: Vec::new() };
+            Err(Box::new(Refused { notify, failure: None }))
+        }
     }
 }
 
@@ -223,8 +238,9 @@ struct Refused {
 }
 
 impl Refused {
-    fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Self {
-        Self { notify: Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data }, failure }
+    fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
+        let notify = Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data };
+        Box::new(Self { notify, failure })
     }
 }
 
@@ -246,7 +262,14 @@ fn not_installed(
 }
 
 /// Answers with an error: in IKE_AUTH beside our own authentication, in CREATE_CHILD_SA alone.
-fn refuse(cx: &mut Context, base: &Base, channel: &mut Channel, mut answer: Vec<Payload>, notify_type: u16, failure: Failure) -> Option<Answering> {
+fn refuse(
+    cx: &mut Context,
+    base: &Base,
+    channel: &mut Channel,
+    mut answer: Vec<Payload>,
+    notify_type: u16,
+    failure: Failure,
+) -> Option<Answering> {
     cx.event(Event::Failed(failure));
     answer.retain(|payload| !matches!(payload, Payload::Ke { .. }));
     answer.push(notification(notify_type, Vec::new()));

@@ -30,18 +30,33 @@ pub(in crate::engine) struct AllocatingFirstSpi {
 }
 
 impl AllocatingFirstSpi {
-    pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, channel: Channel, record: InitRecord) -> Self {
+    pub(in crate::engine) fn begin(
+        cx: &mut Context,
+        base: &Base,
+        channel: Channel,
+        record: InitRecord,
+    ) -> Self {
         Self { job: cx.allocate_spi(base.id), channel, record }
     }
 
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         match done.result {
             JobResult::SpiAllocated(Ok(spi)) if done.id == self.job => {
                 base.reserved.push(spi);
                 self.request(cx, base, now, spi)
             }
             JobResult::SpiAllocated(Err(error)) if done.id == self.job => {
-                let child = base.goal.as_ref().map(|goal| cx.child_name(base.connection, goal.child)).unwrap_or_default();
+                let child = base
+                    .goal
+                    .as_ref()
+                    .map(|goal| cx.child_name(base.connection, goal.child))
+                    .unwrap_or_default();
                 Err(Closed::failed(base.about(cx).not_installed(&child, &error)))
             }
             _ => {
@@ -53,12 +68,15 @@ impl AllocatingFirstSpi {
 
     fn request(mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
         let config = cx.config.clone();
-        let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone()) else {
+        let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone())
+        else {
             return Err(Closed::because("no child is wanted any more"));
         };
         let local_id = connections::local_identity(connection, base.local.ip());
         let wanted = connections::remote_match(connection);
-        let Some(key) = connections::shared_key_towards(&config.shared_keys, &local_id, wanted, base.remote.ip()) else {
+        let Some(key) =
+            connections::shared_key_towards(&config.shared_keys, &local_id, wanted, base.remote.ip())
+        else {
             let expected = match wanted {
                 IdentityMatch::Exactly(id) => id.clone(),
                 IdentityMatch::Any => connections::address_identity(base.remote.ip()),
@@ -81,7 +99,8 @@ impl AllocatingFirstSpi {
         payloads.extend(offer.selector_payloads());
         base.local_id = Some(local_id);
         self.channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        let state = AwaitingAuthResponse { channel: self.channel, record: self.record, offer, key: key.name.clone() };
+        let state =
+            AwaitingAuthResponse { channel: self.channel, record: self.record, offer, key: key.name.clone() };
         Ok(State::AwaitingAuthResponse(state))
     }
 }
@@ -97,7 +116,13 @@ pub(in crate::engine) struct AwaitingAuthResponse {
 }
 
 impl AwaitingAuthResponse {
-    pub(in crate::engine) fn handle_message(mut self, cx: &mut Context, base: &mut Base, now: Instant, inbound: &Inbound<'_>) -> Next {
+    pub(in crate::engine) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
         if !inbound.header().response {
             // The responder's first request has overtaken its answer: it will come again.
             return Ok(State::AwaitingAuthResponse(self));
@@ -126,7 +151,8 @@ impl AwaitingAuthResponse {
         let mut established = Established::begin(cx, base, now, channel);
         match child::accept(cx, base, &offer, payloads, None) {
             Ok(agreed) => {
-                let keymat = child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
+                let keymat =
+                    child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
                 established.install(cx, base, agreed, &keymat);
             }
             Err(refusal) => established.child_refused(cx, base, offer.spi, refusal),
@@ -171,9 +197,16 @@ impl AwaitingAuthResponse {
         }
     }
 
-    pub(in crate::engine) fn handle_timeout(mut self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+    pub(in crate::engine) fn handle_timeout(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+    ) -> Next {
         match self.channel.retransmit(cx, base, now) {
-            (Retransmitted::GivenUp(times), exchange) => Err(Closed::failed(base.about(cx).silent(exchange, times))),
+            (Retransmitted::GivenUp(times), exchange) => {
+                Err(Closed::failed(base.about(cx).silent(exchange, times)))
+            }
             _ => Ok(State::AwaitingAuthResponse(self)),
         }
     }

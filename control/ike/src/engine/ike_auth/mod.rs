@@ -17,7 +17,13 @@ use crate::message::{IdPayload, Payload};
 const SHARED_KEY_MIC: u8 = 2;
 
 /// The AUTH data of one end: `signer` has `id` and shares `secret`.
-fn auth_data(channel: &Channel, record: &InitRecord, signer: Role, id: &Identity, secret: &Secret) -> Vec<u8> {
+fn auth_data(
+    channel: &Channel,
+    record: &InitRecord,
+    signer: Role,
+    id: &Identity,
+    secret: &Secret,
+) -> Vec<u8> {
     let (message, peer_nonce, sk_p) = match signer {
         Role::Initiator => (&record.request, &record.nonce_r, &channel.keys.sk_pi),
         Role::Responder => (&record.response, &record.nonce_i, &channel.keys.sk_pr),
@@ -26,7 +32,14 @@ fn auth_data(channel: &Channel, record: &InitRecord, signer: Role, id: &Identity
     psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id)
 }
 
-fn verify(channel: &Channel, record: &InitRecord, signer: Role, id: &Identity, secret: &Secret, found: &[u8]) -> bool {
+fn verify(
+    channel: &Channel,
+    record: &InitRecord,
+    signer: Role,
+    id: &Identity,
+    secret: &Secret,
+    found: &[u8],
+) -> bool {
     auth_data(channel, record, signer, id, secret).ct_eq(found).into()
 }
 

@@ -28,7 +28,12 @@ pub(in crate::engine) struct AwaitingFirstAuth {
 }
 
 impl AwaitingFirstAuth {
-    pub(in crate::engine) fn handle_message(self, cx: &mut Context, base: &mut Base, inbound: Inbound<'_>) -> Next {
+    pub(in crate::engine) fn handle_message(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        inbound: Inbound<'_>,
+    ) -> Next {
         let found = inbound.header();
         let plausible = found.exchange == ExchangeType::IkeAuth
             && found.initiator
@@ -73,7 +78,13 @@ pub(in crate::engine) struct DerivingForAuth {
 }
 
 impl DerivingForAuth {
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         match done.result {
             JobResult::KeDerived(Ok(shared)) if done.id == self.job => {
                 let input = KdfInput {
@@ -115,9 +126,17 @@ impl AwaitingAuthRequest {
         &self.record.response
     }
 
-    pub(in crate::engine) fn handle_message(mut self, cx: &mut Context, base: &mut Base, now: Instant, inbound: &Inbound<'_>) -> Next {
+    pub(in crate::engine) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
         match self.channel.receive(cx, base, inbound) {
-            Incoming::Request(ExchangeType::IkeAuth, payloads) => self.handle_request(cx, base, now, &payloads),
+            Incoming::Request(ExchangeType::IkeAuth, payloads) => {
+                self.handle_request(cx, base, now, &payloads)
+            }
             Incoming::Request(..) => {
                 let failure = base.about(cx).missing("first protected", "the IKE_AUTH exchange type");
                 Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure))
@@ -138,10 +157,18 @@ impl AwaitingAuthRequest {
         }
     }
 
-    fn handle_request(mut self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+    fn handle_request(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        payloads: &[Payload],
+    ) -> Next {
         let identified = match self.authenticate(cx, base, payloads) {
             Ok(identified) => identified,
-            Err((notify_type, failure)) => return Err(self.refuse(cx, base, notify_type, Vec::new(), failure)),
+            Err((notify_type, failure)) => {
+                return Err(self.refuse(cx, base, notify_type, Vec::new(), failure));
+            }
         };
         let Identified { connection, local_id, remote_id, auth } = identified;
         base.connection = connection;
@@ -164,12 +191,24 @@ impl AwaitingAuthRequest {
         Box::new(established).pump(cx, base, now)
     }
 
-    fn refuse(&mut self, cx: &mut Context, base: &Base, notify_type: u16, data: Vec<u8>, failure: Failure) -> Box<Closed> {
+    fn refuse(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        notify_type: u16,
+        data: Vec<u8>,
+        failure: Failure,
+    ) -> Box<Closed> {
         self.channel.respond(cx, base, vec![notification(notify_type, data)]);
         Closed::failed(failure).lingering(self.channel.linger())
     }
 
-    fn authenticate(&self, cx: &Context, base: &Base, payloads: &[Payload]) -> Result<Identified, (u16, Failure)> {
+    fn authenticate(
+        &self,
+        cx: &Context,
+        base: &Base,
+        payloads: &[Payload],
+    ) -> Result<Identified, (u16, Failure)> {
         let found = AuthPayloads::parse(payloads);
         let about = About { connection: None, remote: Some(base.remote) };
         let Some(peer) = found.id_i else {
@@ -181,17 +220,24 @@ impl AwaitingAuthRequest {
         let candidates: Vec<usize> =
             connections::candidates(&cx.config.connections, base.local.ip(), base.remote.ip())
                 .into_iter()
-                .filter(|index| cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite)))
+                .filter(|index| {
+                    cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite))
+                })
                 .collect();
         let local_ip = base.local.ip();
-        let Some(connection) = connections::choose_by_identity(cx, &candidates, local_ip, peer, found.id_r) else {
+        let Some(connection) = connections::choose_by_identity(cx, &candidates, local_ip, peer, found.id_r)
+        else {
             let all: Vec<_> = candidates.iter().filter_map(|index| cx.connection(*index)).collect();
-            return Err((notify::AUTHENTICATION_FAILED, about.no_connection_for_identity(peer, found.id_r, &all)));
+            return Err((
+                notify::AUTHENTICATION_FAILED,
+                about.no_connection_for_identity(peer, found.id_r, &all),
+            ));
         };
         let about = About { connection: Some(cx.connection_name(connection)), ..about };
-        let local_id = cx
-            .connection(connection)
-            .map_or_else(|| connections::address_identity(local_ip), |c| connections::local_identity(c, local_ip));
+        let local_id = cx.connection(connection).map_or_else(
+            || connections::address_identity(local_ip),
+            |c| connections::local_identity(c, local_ip),
+        );
         let Some((SHARED_KEY_MIC, data)) = found.auth else {
             let method = method_name(found.auth.map(|(method, _)| method));
             return Err((notify::AUTHENTICATION_FAILED, about.other_auth_method(&method)));
@@ -200,7 +246,10 @@ impl AwaitingAuthRequest {
             return Err((notify::AUTHENTICATION_FAILED, about.no_shared_key(&local_id, peer)));
         };
         if !verify(&self.channel, &self.record, Role::Initiator, peer, &key.secret, data) {
-            return Err((notify::AUTHENTICATION_FAILED, about.shared_key_mismatch(&key.name, &local_id, peer)));
+            return Err((
+                notify::AUTHENTICATION_FAILED,
+                about.shared_key_mismatch(&key.name, &local_id, peer),
+            ));
         }
         let auth = auth_data(&self.channel, &self.record, Role::Responder, &local_id, &key.secret);
         Ok(Identified { connection, local_id, remote_id: peer.clone(), auth })

@@ -26,7 +26,14 @@ impl Cookies {
     }
 
     /// The cookie to ask for.
-    pub(super) fn make(&mut self, cx: &mut Context, now: Instant, nonce: &[u8], remote: SocketAddr, spi_i: [u8; 8]) -> Vec<u8> {
+    pub(super) fn make(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        nonce: &[u8],
+        remote: SocketAddr,
+        spi_i: [u8; 8],
+    ) -> Vec<u8> {
         self.rotate(cx, now);
         match &self.current {
             Some((secret, _)) => cookie(self.version, secret, nonce, remote, spi_i),
@@ -35,11 +42,22 @@ impl Cookies {
     }
 
     /// Whether we made this one, lately, for that initiator.
-    pub(super) fn check(&mut self, cx: &mut Context, now: Instant, found: &[u8], nonce: &[u8], remote: SocketAddr, spi_i: [u8; 8]) -> bool {
+    pub(super) fn check(
+        &mut self,
+        cx: &mut Context,
+        now: Instant,
+        found: &[u8],
+        nonce: &[u8],
+        remote: SocketAddr,
+        spi_i: [u8; 8],
+    ) -> bool {
         self.rotate(cx, now);
-        let current = self.current.as_ref().map(|(secret, _)| cookie(self.version, secret, nonce, remote, spi_i));
-        let previous =
-            self.previous.as_ref().map(|secret| cookie(self.version.wrapping_sub(1), secret, nonce, remote, spi_i));
+        let current =
+            self.current.as_ref().map(|(secret, _)| cookie(self.version, secret, nonce, remote, spi_i));
+        let previous = self
+            .previous
+            .as_ref()
+            .map(|secret| cookie(self.version.wrapping_sub(1), secret, nonce, remote, spi_i));
         current.into_iter().chain(previous).any(|made| bool::from(made.ct_eq(found)))
     }
 

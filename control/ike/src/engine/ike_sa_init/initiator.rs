@@ -20,6 +20,7 @@ use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
+use crate::proposal::{IkeSuite, accepted_ike};
 
 /// Cookies that we send back before we give up.
 const MAX_COOKIES: u32 = 5;
@@ -83,12 +84,19 @@ pub(in crate::engine) struct GeneratingKe {
 }
 
 impl GeneratingKe {
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         match done.result {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let octets = request(cx, base, &self.attempt, &public);
                 let outstanding = Outstanding::send(cx, base, now, octets);
-                let state = AwaitingInitResponse { attempt: self.attempt, secret, public, outstanding, doubt: None };
+                let state =
+                    AwaitingInitResponse { attempt: self.attempt, secret, public, outstanding, doubt: None };
                 Ok(State::AwaitingInitResponse(state))
             }
             JobResult::KeGenerated(Err(error)) if done.id == self.job => {
@@ -109,7 +117,7 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
         payloads.push(notification(notify::COOKIE, cookie.clone()));
     }
     payloads.push(Payload::Sa(connection.map(|c| negotiation::offer_ike(&c.proposals)).unwrap_or_default()));
-    payloads.push(Payload::Ke { method: attempt.method as u16, data: public.to_vec() });
+    payloads.push(Payload::Ke { method: attempt.method.id(), data: public.to_vec() });
     payloads.push(Payload::Nonce(attempt.nonce.to_vec()));
     let forced = connection.is_some_and(|c| c.encap);
     payloads.extend(nat::announce(base.spi_i, [0; 8], base.local, base.remote, forced));
@@ -128,7 +136,13 @@ pub(in crate::engine) struct AwaitingInitResponse {
 }
 
 impl AwaitingInitResponse {
-    pub(in crate::engine) fn handle_message(mut self, cx: &mut Context, base: &mut Base, now: Instant, inbound: &Inbound<'_>) -> Next {
+    pub(in crate::engine) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
         let found = inbound.header();
         let expected = found.exchange == ExchangeType::IkeSaInit
             && found.response
@@ -175,9 +189,15 @@ impl AwaitingInitResponse {
             return Err(about.missing("IKE_SA_INIT", "a responder's SPI"));
         }
         let ours = cx.connection(base.connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
-        let suite = negotiation::chosen_ike(ours, payloads.proposals).map_err(|why| about.ike_proposal_not_ours(&why))?;
-        if suite.ke != self.attempt.method || payloads.ke_method != suite.ke as u16 {
-            let why = format!("it chose {:?} but the public values are of groups {} and {}", suite.ke, self.attempt.method as u16, payloads.ke_method);
+        let suite =
+            accepted_ike(ours, payloads.proposals).map_err(|why| about.ike_proposal_not_ours(&why))?;
+        if suite.ke != self.attempt.method || payloads.ke_method != suite.ke.id() {
+            let why = format!(
+                "it chose {:?} but the public values are of groups {} and {}",
+                suite.ke,
+                self.attempt.method.id(),
+                payloads.ke_method
+            );
             return Err(about.ike_proposal_not_ours(&why));
         }
         Ok(Accepted { suite, nonce_r: payloads.nonce.to_vec(), ke_public: payloads.ke_public.to_vec() })
@@ -206,14 +226,14 @@ impl AwaitingInitResponse {
             notify::INVALID_KE_PAYLOAD => {
                 let wanted = error.data.as_slice().try_into().map_or(0, u16::from_be_bytes);
                 let offered = || ours.iter().flat_map(|proposal| proposal.ke.iter().copied());
-                let method = offered().find(|method| *method as u16 == wanted);
+                let method = offered().find(|method| method.id() == wanted);
                 if let Some(method) = method.filter(|method| !self.attempt.tried.contains(method)) {
                     self.attempt.tried.push(method);
                     self.attempt.method = method;
                     let job = cx.generate_ke(base.id, method);
                     return Ok(State::GeneratingKe(GeneratingKe { job, attempt: self.attempt }));
                 }
-                about.group_refused(wanted, &join(offered().map(|method| method as u16)))
+                about.group_refused(wanted, &join(offered().map(|method| method.id())))
             }
             notify::NO_PROPOSAL_CHOSEN => about.ike_proposal_refused(&join(ours.iter())),
             notify::INVALID_MAJOR_VERSION => about.version(),
@@ -228,7 +248,12 @@ impl AwaitingInitResponse {
         self.doubt.get_or_insert((failure, now + cx.config.retransmission.timeout));
     }
 
-    pub(in crate::engine) fn handle_timeout(mut self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+    pub(in crate::engine) fn handle_timeout(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+    ) -> Next {
         if let Some((failure, _)) = self.doubt.take_if(|(_, until)| *until <= now) {
             return Err(Closed::failed(failure));
         }
@@ -249,7 +274,7 @@ impl AwaitingInitResponse {
 
 /// What a good response says.
 struct Accepted {
-    suite: crate::proposal::IkeSuite,
+    suite: IkeSuite,
     nonce_r: Vec<u8>,
     ke_public: Vec<u8>,
 }
@@ -259,7 +284,7 @@ struct Accepted {
 pub(in crate::engine) struct DerivingKeys {
     job: JobId,
     record: InitRecord,
-    suite: crate::proposal::IkeSuite,
+    suite: IkeSuite,
 }
 
 impl DerivingKeys {

@@ -23,7 +23,13 @@ fn detection_hash(spi_i: [u8; 8], spi_r: [u8; 8], addr: SocketAddr) -> [u8; 20] 
 
 /// The two notifications of a message from `local` to `remote`. `forced` hashes a source that cannot be ours, so
 /// that the peer finds a NAT and encapsulates ESP in UDP, as strongSwan's `encap = yes` does.
-pub(super) fn announce(spi_i: [u8; 8], spi_r: [u8; 8], local: SocketAddr, remote: SocketAddr, forced: bool) -> [Payload; 2] {
+pub(super) fn announce(
+    spi_i: [u8; 8],
+    spi_r: [u8; 8],
+    local: SocketAddr,
+    remote: SocketAddr,
+    forced: bool,
+) -> [Payload; 2] {
     let mut source = local;
     if forced {
         source.set_port(0);
@@ -36,11 +42,18 @@ pub(super) fn announce(spi_i: [u8; 8], spi_r: [u8; 8], local: SocketAddr, remote
 
 /// What the peer's notifications say of the way between us. A peer that sends none does not do NAT traversal, and
 /// gets none.
-pub(super) fn detect(payloads: &[Payload], spi_i: [u8; 8], spi_r: [u8; 8], local: SocketAddr, remote: SocketAddr) -> Nat {
+pub(super) fn detect(
+    payloads: &[Payload],
+    spi_i: [u8; 8],
+    spi_r: [u8; 8],
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Nat {
     // Several source hashes may come from a peer with several addresses: one match is enough.
     let differs = |notify_type: u16, seen: SocketAddr| {
         let seen = detection_hash(spi_i, spi_r, seen);
-        let mut hashes = notifications(payloads).filter(|notify| notify.notify_type == notify_type).peekable();
+        let mut hashes =
+            notifications(payloads).filter(|notify| notify.notify_type == notify_type).peekable();
         hashes.peek().is_some() && !hashes.any(|notify| notify.data == seen)
     };
     Nat {

@@ -15,8 +15,8 @@ use crate::engine::failure::About;
 use crate::engine::ike_auth::responder::AwaitingFirstAuth;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
-use crate::message::{ExchangeType, Header, Message, Payload, WireProposal, notify};
-use crate::proposal::IkeSuite;
+use crate::message::{ExchangeType, Header, Message, Payload, notify};
+use crate::proposal::{IkeSuite, Mismatch};
 
 /// What becomes of a request without an IKE SA.
 #[derive(Debug)]
@@ -37,51 +37,63 @@ pub(in crate::engine) struct Admitted {
     /// Index of the connection that fits best so far.
     pub(in crate::engine) connection: usize,
     suite: IkeSuite,
-    answer: WireProposal,
+    number: u8,
     peer_public: Vec<u8>,
     nonce_i: Vec<u8>,
 }
 
 /// Judges a request that belongs to no IKE SA yet. `cookies` is given when the initiator must show one.
-pub(in crate::engine) fn admit(cx: &mut Context, cookies: Option<&mut Cookies>, now: Instant, inbound: &Inbound<'_>) -> Admission {
+pub(in crate::engine) fn admit(
+    cx: &mut Context,
+    cookies: Option<&mut Cookies>,
+    now: Instant,
+    inbound: &Inbound<'_>,
+) -> Admission {
     let found = inbound.header();
     let about = About { connection: None, remote: Some(inbound.remote) };
-    let well_formed = found.initiator && found.message_id == 0 && found.spi_i != [0; 8] && found.spi_r == [0; 8];
+    let well_formed =
+        found.initiator && found.message_id == 0 && found.spi_i != [0; 8] && found.spi_r == [0; 8];
     if !well_formed || inbound.received.encrypted.is_some() {
-        return Admission::Dropped("malformed", "an IKE_SA_INIT request with impossible header fields".to_owned());
+        return Admission::Dropped(
+            "malformed",
+            "an IKE_SA_INIT request with impossible header fields".to_owned(),
+        );
     }
     let payloads = &inbound.received.message.payloads;
     let init = match InitPayloads::parse(payloads) {
         Ok(init) => init,
-        Err(missing) => return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}")),
+        Err(missing) => {
+            return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}"));
+        }
     };
     if let Some(cookies) = cookies {
         let shown = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE);
-        let good = shown
-            .is_some_and(|shown| cookies.check(cx, now, &shown.data, init.nonce, inbound.remote, found.spi_i));
+        let good = shown.is_some_and(|shown| {
+            cookies.check(cx, now, &shown.data, init.nonce, inbound.remote, found.spi_i)
+        });
         if !good {
             let cookie = cookies.make(cx, now, init.nonce, inbound.remote, found.spi_i);
             return Admission::Answered(answer(found, notify::COOKIE, cookie));
         }
     }
     let candidates = connections::candidates(&cx.config.connections, inbound.local.ip(), inbound.remote.ip());
-    if candidates.is_empty() {
-        let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-        return Admission::Refused(octets, about.no_connection_for(inbound.local));
-    }
     match choose(cx, &candidates, &init) {
-        Choice::Suite { connection, suite, answer } => Admission::Admitted(Admitted {
+        None => {
+            let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
+            Admission::Refused(octets, about.no_connection_for(inbound.local))
+        }
+        Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
             suite,
-            answer,
+            number,
             peer_public: init.ke_public.to_vec(),
             nonce_i: init.nonce.to_vec(),
         }),
-        Choice::OtherGroup(method) => {
-            let wanted = (method as u16).to_be_bytes().to_vec();
+        Some(Choice::OtherGroup(method)) => {
+            let wanted = method.id().to_be_bytes().to_vec();
             Admission::Answered(answer(found, notify::INVALID_KE_PAYLOAD, wanted))
         }
-        Choice::Nothing { connection, mismatch } => {
+        Some(Choice::Nothing { connection, mismatch }) => {
             let about = About { connection: Some(cx.connection_name(connection)), ..about };
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
             Admission::Refused(octets, about.ike_proposal_mismatch(&mismatch))
@@ -90,33 +102,35 @@ pub(in crate::engine) fn admit(cx: &mut Context, cookies: Option<&mut Cookies>, 
 }
 
 enum Choice {
-    Suite { connection: usize, suite: IkeSuite, answer: WireProposal },
+    Suite {
+        connection: usize,
+        suite: IkeSuite,
+        number: u8,
+    },
     /// A suite could be had with a public value of this group.
     OtherGroup(KeMethod),
-    Nothing { connection: usize, mismatch: String },
+    Nothing {
+        connection: usize,
+        mismatch: Mismatch,
+    },
 }
 
 /// The first candidate whose proposals go with the public value that came; else the first whose proposals go with
 /// the offer.
-fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>) -> Choice {
-    let with_group = negotiation::restrict_ke(init.proposals, init.ke_method);
+fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>) -> Option<Choice> {
     let mut other_group = None;
     let mut mismatch = None;
-    for &index in candidates {
-        let Some(connection) = cx.connection(index) else { continue };
-        if let Ok((suite, answer)) = negotiation::choose_ike(&connection.proposals, &with_group) {
-            return Choice::Suite { connection: index, suite, answer };
-        }
-        match negotiation::choose_ike(&connection.proposals, init.proposals) {
-            Ok((suite, _)) => _ = other_group.get_or_insert(suite.ke),
-            Err(why) => _ = mismatch.get_or_insert((index, why)),
+    for &connection in candidates {
+        let Some(config) = cx.connection(connection) else { continue };
+        match negotiation::choose_ike(&config.proposals, init.proposals, init.ke_method) {
+            Ok((suite, number)) if suite.ke.id() == init.ke_method => {
+                return Some(Choice::Suite { connection, suite, number });
+            }
+            Ok((suite, _)) => _ = other_group.get_or_insert(Choice::OtherGroup(suite.ke)),
+            Err(why) => _ = mismatch.get_or_insert(Choice::Nothing { connection, mismatch: why }),
         }
     }
-    match (other_group, mismatch) {
-        (Some(method), _) => Choice::OtherGroup(method),
-        (None, Some((connection, mismatch))) => Choice::Nothing { connection, mismatch },
-        (None, None) => Choice::Nothing { connection: 0, mismatch: String::new() },
-    }
+    other_group.or(mismatch)
 }
 
 /// A response that carries one notification and belongs to no IKE SA.
@@ -143,7 +157,12 @@ pub(in crate::engine) struct Answering {
 }
 
 impl Answering {
-    pub(in crate::engine) fn begin(cx: &mut Context, base: &mut Base, admitted: Admitted, inbound: &Inbound<'_>) -> Self {
+    pub(in crate::engine) fn begin(
+        cx: &mut Context,
+        base: &mut Base,
+        admitted: Admitted,
+        inbound: &Inbound<'_>,
+    ) -> Self {
         base.suite = Some(admitted.suite);
         let payloads = &inbound.received.message.payloads;
         base.nat = nat::detect(payloads, base.spi_i, [0; 8], inbound.local, inbound.remote);
@@ -157,7 +176,8 @@ impl Answering {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(cx, base, public, nonce_r.clone());
                 send(cx, base.local, base.remote, response.clone());
-                let record = InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
+                let record =
+                    InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
                 let state = AwaitingFirstAuth {
                     suite: self.admitted.suite,
                     secret,
@@ -178,8 +198,8 @@ impl Answering {
 
     fn response(&self, cx: &Context, base: &Base, public: Vec<u8>, nonce_r: Vec<u8>) -> Vec<u8> {
         let mut payloads = vec![
-            Payload::Sa(vec![self.admitted.answer.clone()]),
-            Payload::Ke { method: self.admitted.suite.ke as u16, data: public },
+            Payload::Sa(vec![self.admitted.suite.answer(self.admitted.number)]),
+            Payload::Ke { method: self.admitted.suite.ke.id(), data: public },
             Payload::Nonce(nonce_r),
         ];
         let forced = cx.connection(base.connection).is_some_and(|c| c.encap);

@@ -15,8 +15,13 @@ fn two_children() -> (EngineConfig, EngineConfig) {
 }
 
 fn children(world: &World, end: usize) -> Vec<String> {
-    let mut names: Vec<_> =
-        world.ends[end].engine.status().into_iter().flat_map(|sa| sa.children).map(|child| child.name).collect();
+    let mut names: Vec<_> = world.ends[end]
+        .engine
+        .status()
+        .into_iter()
+        .flat_map(|sa| sa.children)
+        .map(|child| child.name)
+        .collect();
     names.sort();
     names
 }
@@ -170,7 +175,9 @@ fn refusal_of(world: &mut World, exchange: ExchangeType, payloads: Vec<Payload>)
     };
     let DatagramPayload::Ike(octets) = answer.payload else { panic!() };
     let received = Message::parse(&octets).unwrap();
-    let State::Established(established) = &world.ends[A].engine.sas.values().next().unwrap().state else { panic!() };
+    let State::Established(established) = &world.ends[A].engine.sas.values().next().unwrap().state else {
+        panic!()
+    };
     let channel = &established.channel;
     let payloads =
         crate::message::open(&received.encrypted.unwrap(), channel.suite.encr, &channel.keys.sk_er).unwrap();
@@ -192,8 +199,11 @@ fn requests_that_cannot_be_met_are_refused_as_the_rfc_says() {
         portcullis_ipsec::Spi::new(0x7777).unwrap(),
         true,
     ));
-    let selectors =
-        [Payload::TsI(vec![ts("10.1.0.0/16")]), Payload::TsR(vec![ts("10.2.0.0/16")]), Payload::Nonce(vec![7; 32])];
+    let selectors = [
+        Payload::TsI(vec![ts("10.1.0.0/16")]),
+        Payload::TsR(vec![ts("10.2.0.0/16")]),
+        Payload::Nonce(vec![7; 32]),
+    ];
     let unknown = Payload::Notify(Notify {
         protocol: Protocol::Esp,
         spi: vec![9, 9, 9, 9],

@@ -67,7 +67,10 @@ fn both_ends_may_delete_a_child_at_once() {
         let mut world = World::new(seed, config(A), config(B)).established();
         world.weather.delay = 30;
         for end in [A, B] {
-            world.command(end, Command::Terminate { connection: "net".to_owned(), child: Some("lan".to_owned()) });
+            world.command(
+                end,
+                Command::Terminate { connection: "net".to_owned(), child: Some("lan".to_owned()) },
+            );
         }
         world.run(60);
         world.assert_agreement();
@@ -162,6 +165,7 @@ fn an_answer_to_a_delete_that_was_lost_is_sent_again() {
     world.terminate(A);
     world.run_until(5, "B answers", |world| world.messages(B).len() == 3);
     world.wire.clear();
+    world.run(1);
     world.assert_empty(B);
     world.run_until(10, "A's retransmission is answered", |world| world.ends[A].engine.status().is_empty());
     let answers = world.messages(B);

@@ -20,7 +20,7 @@ fn mutate(world: &mut World, octets: &[u8]) -> Vec<u8> {
         }
     }
     // Half of the time the length field is right, so that the mutation is looked at.
-    if world.rng.next_u32() % 2 == 0 && octets.len() >= 28 {
+    if world.rng.next_u32().is_multiple_of(2) && octets.len() >= 28 {
         let len = octets.len() as u32;
         octets[24..28].copy_from_slice(&len.to_be_bytes());
     }
@@ -72,7 +72,13 @@ fn what_is_not_authentic_does_not_change_an_established_tunnel() {
 }
 
 /// Seals any octets as the inside of a message of `end`'s established IKE SA.
-fn seal(world: &mut World, end: usize, header: impl Fn(Header) -> Header, first_payload: u8, inside: &[u8]) -> Datagram {
+fn seal(
+    world: &mut World,
+    end: usize,
+    header: impl Fn(Header) -> Header,
+    first_payload: u8,
+    inside: &[u8],
+) -> Datagram {
     use rand_core::Rng as _;
     let iv = world.rng.next_u64() | 1 << 63;
     let sa = world.ends[end].engine.sas.values().next().unwrap();
@@ -151,7 +157,8 @@ fn authentic_but_malformed_requests_are_survived() {
             if world.ends[B].engine.status().is_empty() {
                 break;
             }
-            let datagram = seal(&mut world, A, |header| Header { exchange, message_id, ..header }, first, &octets);
+            let datagram =
+                seal(&mut world, A, |header| Header { exchange, message_id, ..header }, first, &octets);
             world.deliver(B, datagram);
             world.run(1);
         }

@@ -69,7 +69,9 @@ fn a_child_that_the_peer_deletes_while_it_is_installed_does_not_stay() {
 
 #[test]
 fn key_exchange_jobs_of_an_ike_sa_that_is_gone_are_forgotten() {
-    for kind in [|job: &Job| matches!(job, Job::GenerateKe { .. }), |job: &Job| matches!(job, Job::DeriveKe { .. })] {
+    for kind in
+        [|job: &Job| matches!(job, Job::GenerateKe { .. }), |job: &Job| matches!(job, Job::DeriveKe { .. })]
+    {
         let mut world = World::plain();
         world.initiate(A);
         let late = hold(&mut world, A, kind);

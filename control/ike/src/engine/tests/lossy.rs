@@ -34,12 +34,18 @@ fn tunnels_come_up_and_go_down_whatever_the_network_loses_doubles_and_reorders()
         assert_eq!(world.ends[B].engine.half_open(), 0, "seed {seed}");
         let end = if seed % 2 == 0 { A } else { B };
         let command = world.terminate(end);
-        world.run_until(600, &format!("seed {seed}: down"), |world| world.ends[end].done.contains_key(&command));
+        world.run_until(600, &format!("seed {seed}: down"), |world| {
+            world.ends[end].done.contains_key(&command)
+        });
         world.run(130);
         world.assert_empty(A);
         world.assert_empty(B);
         for end in [A, B] {
-            assert_eq!(world.ends[end].engine.poll_timeout(), None, "seed {seed}: something goes on for ever");
+            assert_eq!(
+                world.ends[end].engine.poll_timeout(),
+                None,
+                "seed {seed}: something goes on for ever"
+            );
         }
     }
 }
@@ -69,7 +75,8 @@ fn a_repeated_request_is_answered_with_the_same_octets_and_nothing_else() {
     world.run_until(10, "A asks", |world| world.messages(A).len() == 1);
     let init = world.sent[0].1.clone();
     world.run_until(60, "the responder has answered IKE_SA_INIT", |world| world.messages(B).len() == 1);
-    let to_b = |datagram: &Datagram| Datagram { local: datagram.remote, remote: datagram.local, ..datagram.clone() };
+    let to_b =
+        |datagram: &Datagram| Datagram { local: datagram.remote, remote: datagram.local, ..datagram.clone() };
     world.deliver(B, to_b(&init));
     assert_eq!(world.messages(B)[0], world.messages(B)[1]);
     assert_eq!(world.ends[B].engine.half_open(), 1);

@@ -20,7 +20,9 @@ fn natted(mut a: EngineConfig, mut b: EngineConfig) -> World {
 }
 
 fn keepalives(world: &World, end: usize) -> usize {
-    let keepalive = |(from, datagram): &&(usize, Datagram)| *from == end && datagram.payload == DatagramPayload::NatKeepalive;
+    let keepalive = |(from, datagram): &&(usize, Datagram)| {
+        *from == end && datagram.payload == DatagramPayload::NatKeepalive
+    };
     world.sent.iter().filter(keepalive).count()
 }
 
@@ -79,7 +81,9 @@ fn ike_follows_a_mapping_that_esp_has_seen_change() {
 fn without_a_nat_nothing_floats() {
     let mut world = World::plain().established();
     world.run(100);
-    assert!(world.sent.iter().all(|(_, datagram)| datagram.local.port() == 500 && datagram.remote.port() == 500));
+    assert!(
+        world.sent.iter().all(|(_, datagram)| datagram.local.port() == 500 && datagram.remote.port() == 500)
+    );
     assert_eq!(keepalives(&world, A) + keepalives(&world, B), 0);
     let seen = TunnelEndpoints {
         local: address(B),
@@ -88,7 +92,11 @@ fn without_a_nat_nothing_floats() {
     };
     let pair = *world.ends[B].gateway.installed.keys().next().unwrap();
     world.command(B, Command::PeerMoved { pair, seen });
-    assert_eq!(world.ends[B].engine.status()[0].remote.ip(), address(A), "a peer behind no NAT does not move");
+    assert_eq!(
+        world.ends[B].engine.status()[0].remote.ip(),
+        address(A),
+        "a peer behind no NAT does not move"
+    );
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn a_responder_that_does_not_prove_itself_is_told_and_dropped() {
         ids: ids.iter().map(|name| id(name)).collect(),
         secret: Secret(secret.as_bytes().to_vec()),
     };
-    a.shared_keys = vec![key("first", &["a.example"], "one"), key("second", &["a.example", "b.example"], "two")];
+    a.shared_keys =
+        vec![key("first", &["a.example"], "one"), key("second", &["a.example", "b.example"], "two")];
     b.shared_keys = vec![key("all", &[], "one")];
     let mut world = World::new(1, a, b);
     let failure = fails(&mut world);
@@ -93,7 +94,7 @@ fn a_group_that_we_never_offered_is_not_used() {
     let mut world = World::plain();
     world.meddle = Some(Box::new(|from, mut datagram| {
         if let (B, DatagramPayload::Ike(octets)) = (from, &mut datagram.payload) {
-            let header = peek_header(octets).unwrap();
+            let header = Header::parse(octets).unwrap().0;
             *octets = ike_sa_init::responder::answer(
                 &Header { initiator: true, response: false, spi_r: [0; 8], ..header },
                 notify::INVALID_KE_PAYLOAD,
@@ -114,8 +115,9 @@ fn an_unauthenticated_refusal_loses_against_an_honest_answer() {
     world.run_until(10, "the request leaves", |world| !world.messages(A).is_empty());
     let request = world.sent[0].1.clone();
     let DatagramPayload::Ike(octets) = &request.payload else { panic!() };
-    let refusal = answer(&peek_header(octets).unwrap(), notify::NO_PROPOSAL_CHOSEN, Vec::new());
-    let forged = Datagram { local: request.local, remote: request.remote, payload: DatagramPayload::Ike(refusal) };
+    let refusal = answer(&Header::parse(octets).unwrap().0, notify::NO_PROPOSAL_CHOSEN, Vec::new());
+    let forged =
+        Datagram { local: request.local, remote: request.remote, payload: DatagramPayload::Ike(refusal) };
     world.deliver(A, forged);
     world.run_until(10, "the tunnel comes up all the same", World::up);
     world.assert_agreement();

@@ -256,8 +256,10 @@ impl World {
     pub(super) fn tick(&mut self, until: Instant) -> bool {
         let wire = self.wire.iter().map(|flight| flight.at).min();
         let jobs = self.ends.iter().flat_map(|end| end.jobs.iter().map(|(at, ..)| *at)).min();
-        let timers = self.ends.iter().filter(|end| !end.dead).filter_map(|end| end.engine.poll_timeout()).min();
-        let Some(next) = [wire, jobs, timers].into_iter().flatten().min().filter(|next| *next <= until) else {
+        let timers =
+            self.ends.iter().filter(|end| !end.dead).filter_map(|end| end.engine.poll_timeout()).min();
+        let Some(next) = [wire, jobs, timers].into_iter().flatten().min().filter(|next| *next <= until)
+        else {
             self.now = until;
             return false;
         };
@@ -310,7 +312,9 @@ impl World {
     /// Brings the tunnel up from A.
     pub(super) fn established(mut self) -> Self {
         let command = self.initiate(A);
-        self.run_until(200, "the tunnel comes up", |world| world.up() && world.ends[A].done.contains_key(&command));
+        self.run_until(200, "the tunnel comes up", |world| {
+            world.up() && world.ends[A].done.contains_key(&command)
+        });
         assert_eq!(self.ends[A].done[&command], Ok(()));
         self
     }
@@ -334,7 +338,8 @@ impl World {
             assert_eq!(own.gateway.policies.len(), installed.len(), "a policy without a child");
             for child in known {
                 let ours = &own.gateway.installed[&child.spi_in];
-                let theirs = &peer.gateway.installed.get(&child.spi_out).expect("the peer has the other half");
+                let theirs =
+                    &peer.gateway.installed.get(&child.spi_out).expect("the peer has the other half");
                 assert_eq!(theirs.outbound.spi, child.spi_in);
                 assert_eq!(ours.inbound.key.key(), theirs.outbound.key.key());
                 assert_eq!(ours.inbound.key.salt(), theirs.outbound.key.salt());
@@ -384,8 +389,12 @@ impl Gateway {
             Job::GenerateKe { method, seed } => {
                 JobResult::KeGenerated(crypto::generate(method, &mut ChaCha20Rng::from_seed(seed)))
             }
-            Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
-            Job::AllocateSpi if self.full => JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 })),
+            Job::DeriveKe { secret, peer_public } => {
+                JobResult::KeDerived(crypto::derive(&secret, &peer_public))
+            }
+            Job::AllocateSpi if self.full => {
+                JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))
+            }
             Job::AllocateSpi => {
                 self.next_spi += 1;
                 let spi = Spi::new(self.next_spi).unwrap();
