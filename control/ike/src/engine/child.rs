@@ -353,7 +353,7 @@ impl Installing {
             connection: cx.connection_name(base.connection),
             child: status.clone(),
         });
-        cx.effects.push(Effect::ChildUp { connection: base.connection, child: agreed.child });
+        cx.effects.push_back(Effect::ChildUp { connection: base.connection, child: agreed.child });
         base.children.push(Child { config: agreed.child, policy, status });
         // What moved while the data plane was busy is moved again.
         base.move_children(cx);

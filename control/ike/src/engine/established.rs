@@ -314,8 +314,7 @@ impl Established {
 
     /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open.
     fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
-        let forced = cx.connection(base.connection).is_some_and(|c| c.encap);
-        let wanted = (base.nat.local || forced)
+        let wanted = (base.nat.local || base.nat.forced)
             && !cx.config.nat_keepalive.is_zero()
             && base.local.port() != cx.config.port;
         self.next_keepalive = wanted.then(|| now + cx.config.nat_keepalive);

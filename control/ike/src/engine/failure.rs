@@ -11,8 +11,15 @@ use crate::config::{ConnectionConfig, Identity, IdentityMatch};
 use crate::crypto::KeyExchangeError;
 use crate::message::{MessageError, notify};
 
-/// The code of a peer that does not answer; the one failure after which a retry is soon worth while.
-pub(super) const PEER_SILENT: &str = "PEER_SILENT";
+/// The code of a peer that does not answer.
+const PEER_SILENT: &str = "PEER_SILENT";
+/// The code of what ended for a reason that has nothing to do with it.
+const CLOSED_EARLY: &str = "CLOSED_EARLY";
+
+/// Whether somebody said no, so that trying again soon is hardly worth while.
+pub(super) fn is_refusal(failure: &Failure) -> bool {
+    !matches!(failure.code, PEER_SILENT | CLOSED_EARLY)
+}
 
 /// Whom a failure is about.
 #[derive(Debug, Clone)]
@@ -267,7 +274,7 @@ impl About {
 
     pub(super) fn closed_early(&self, reason: &str) -> Failure {
         self.fail(
-            "CLOSED_EARLY",
+            CLOSED_EARLY,
             format!("{} was not up yet when its IKE SA or child ended: {reason}", self.line()),
         )
     }

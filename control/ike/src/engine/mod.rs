@@ -348,7 +348,7 @@ impl Engine {
 
     /// Carries out what the last step means for others.
     fn settle(&mut self, now: Instant) {
-        while let Some(effect) = self.cx.effects.pop() {
+        while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
                 Effect::ChildUp { connection, child } => self.upkeep.up(connection, child),
                 Effect::ChildDown { connection, child, refused } => {

@@ -26,7 +26,7 @@ use super::api::*;
 use super::channel::Linger;
 use super::context::{Context, Effect};
 use super::established::Established;
-use super::failure::{About, PEER_SILENT};
+use super::failure::{About, is_refusal};
 use super::ike_auth::initiator::{AllocatingFirstSpi, AwaitingAuthResponse};
 use super::ike_auth::responder::{AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth};
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
@@ -50,6 +50,8 @@ pub(super) struct Nat {
     pub(super) local: bool,
     /// Before the peer.
     pub(super) remote: bool,
+    /// We made the peer believe in one before us, because the configuration asks for encapsulation.
+    pub(super) forced: bool,
 }
 
 /// A child that somebody wants up.
@@ -152,14 +154,14 @@ impl Base {
     }
 
     /// Whether ESP goes in UDP: behind a NAT, or where the configuration asks for it.
-    pub(super) fn encapsulated(&self, cx: &Context) -> bool {
-        self.nat.local || self.nat.remote || cx.connection(self.connection).is_some_and(|c| c.encap)
+    pub(super) fn encapsulated(&self) -> bool {
+        self.nat.local || self.nat.remote || self.nat.forced
     }
 
     /// The outer addresses of this SA's children.
     pub(super) fn endpoints(&self, cx: &Context) -> TunnelEndpoints {
         let esp_port = |port| if port == cx.config.port { cx.config.nat_port } else { port };
-        let encapsulation = if self.encapsulated(cx) {
+        let encapsulation = if self.encapsulated() {
             Encapsulation::Udp {
                 local_port: esp_port(self.local.port()),
                 remote_port: esp_port(self.remote.port()),
@@ -198,8 +200,12 @@ impl Base {
 
     fn end(&self, cx: &mut Context, goal: Goal, result: Result<(), Failure>) {
         if let Err(failure) = &result {
-            let refused = failure.code != PEER_SILENT;
-            cx.effects.push(Effect::ChildDown { connection: self.connection, child: goal.child, refused });
+            let refused = is_refusal(failure);
+            cx.effects.push_back(Effect::ChildDown {
+                connection: self.connection,
+                child: goal.child,
+                refused,
+            });
         }
         for command in goal.commands {
             cx.end_goal(command, result.clone());
@@ -231,7 +237,7 @@ impl Base {
             reason: reason.to_owned(),
         });
         if !self.children.iter().any(|other| other.config == child.config) {
-            cx.effects.push(Effect::ChildDown {
+            cx.effects.push_back(Effect::ChildDown {
                 connection: self.connection,
                 child: child.config,
                 refused: false,

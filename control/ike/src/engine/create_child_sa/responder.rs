@@ -19,8 +19,10 @@ use crate::message::{Notify, Payload, Protocol, notify};
 pub(in crate::engine) struct Answering {
     /// It is the IKE_AUTH request.
     first: bool,
-    /// What the answer says besides the child.
-    answer: Vec<Payload>,
+    /// IDr and AUTH of the IKE_AUTH response.
+    authentication: Vec<Payload>,
+    /// Our KE payload.
+    ke: Option<Payload>,
     choice: Choice,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
@@ -45,19 +47,29 @@ impl Answering {
         cx: &mut Context,
         base: &Base,
         channel: &mut Channel,
-        mut answer: Vec<Payload>,
+        mut authentication: Vec<Payload>,
         found: &ChildPayloads<'_>,
         (nonce_i, nonce_r): (Vec<u8>, Vec<u8>),
     ) -> Option<Self> {
         match child::choose(cx, base, found, false) {
             Ok(choice) => {
                 let step = Step::AllocatingSpi(cx.allocate_spi(base.id));
-                Some(Self { first: true, answer, choice, nonce_i, nonce_r, shared: None, policy: None, step })
+                Some(Self {
+                    first: true,
+                    authentication,
+                    ke: None,
+                    choice,
+                    nonce_i,
+                    nonce_r,
+                    shared: None,
+                    policy: None,
+                    step,
+                })
             }
             Err((notify_type, failure)) => {
                 cx.event(Event::Failed(failure));
-                answer.push(notification(notify_type, Vec::new()));
-                channel.respond(cx, base, answer);
+                authentication.push(notification(notify_type, Vec::new()));
+                channel.respond(cx, base, authentication);
                 None
             }
         }
@@ -121,7 +133,17 @@ impl Answering {
             }
         };
         let nonce_r = cx.random::<32>().to_vec();
-        Ok(Self { first: false, answer: Vec::new(), choice, nonce_i, nonce_r, shared: None, policy, step })
+        Ok(Self {
+            first: false,
+            authentication: Vec::new(),
+            ke: None,
+            choice,
+            nonce_i,
+            nonce_r,
+            shared: None,
+            policy,
+            step,
+        })
     }
 
     /// Whether it is the IKE_AUTH request, before whose answer the peer knows nothing of the IKE SA.
@@ -148,7 +170,7 @@ impl Answering {
         match (self.step, done.result) {
             (Step::GeneratingKe { peer_public, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
                 let method = self.choice.esp.suite.ke.map(KeMethod::id).unwrap_or_default();
-                self.answer.push(Payload::Ke { method, data: public });
+                self.ke = Some(Payload::Ke { method, data: public });
                 self.step = Step::DerivingKe(cx.derive_ke(base.id, secret, peer_public));
                 Some(self)
             }
@@ -160,7 +182,7 @@ impl Answering {
             (Step::GeneratingKe { .. }, JobResult::KeGenerated(Err(error)))
             | (Step::DerivingKe(_), JobResult::KeDerived(Err(error))) => {
                 let failure = base.about(cx).key_exchange(&error);
-                refuse(cx, base, channel, self.answer, notify::INVALID_SYNTAX, failure)
+                refuse(cx, base, channel, self.authentication, notify::INVALID_SYNTAX, failure)
             }
             (Step::AllocatingSpi(_), JobResult::SpiAllocated(Ok(spi))) => {
                 base.reserved.push(spi);
@@ -181,27 +203,36 @@ impl Answering {
                         self.step = Step::Installing(installing);
                         Some(self)
                     }
-                    Err(error) => {
-                        not_installed(cx, base, channel, self.answer, &self.choice.name, Some(spi), &error)
-                    }
+                    Err(error) => not_installed(
+                        cx,
+                        base,
+                        channel,
+                        self.authentication,
+                        &self.choice.name,
+                        Some(spi),
+                        &error,
+                    ),
                 }
             }
             (Step::AllocatingSpi(_), JobResult::SpiAllocated(Err(error))) => {
-                not_installed(cx, base, channel, self.answer, &self.choice.name, None, &error)
+                not_installed(cx, base, channel, self.authentication, &self.choice.name, None, &error)
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Ok(policy))) => {
-                let mut answer = self.answer;
+                let mut answer = self.authentication;
+                let [sa, ts_i, ts_r] = child::answer_payloads(&installing.agreed, self.choice.esp.number);
+                answer.push(sa);
                 if !self.first {
                     answer.push(Payload::Nonce(self.nonce_r));
                 }
-                answer.extend(child::answer_payloads(&installing.agreed, self.choice.esp.number));
+                answer.extend(self.ke);
+                answer.extend([ts_i, ts_r]);
                 installing.complete(cx, base, now, policy);
                 channel.respond(cx, base, answer);
                 None
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Err(error))) => {
                 let pair = installing.agreed.pair;
-                not_installed(cx, base, channel, self.answer, &self.choice.name, Some(pair), &error)
+                not_installed(cx, base, channel, self.authentication, &self.choice.name, Some(pair), &error)
             }
             (step, result) => {
                 cx.discard(base.id, done.pair, result);
@@ -271,7 +302,6 @@ fn refuse(
     failure: Failure,
 ) -> Option<Answering> {
     cx.event(Event::Failed(failure));
-    answer.retain(|payload| !matches!(payload, Payload::Ke { .. }));
     answer.push(notification(notify_type, Vec::new()));
     channel.respond(cx, base, answer);
     None

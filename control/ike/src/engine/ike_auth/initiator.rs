@@ -108,9 +108,9 @@ impl AllocatingFirstSpi {
 /// Awaits the IKE_AUTH response.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthResponse {
-    channel: Channel,
+    pub(in crate::engine) channel: Channel,
     record: InitRecord,
-    offer: Offer,
+    pub(in crate::engine) offer: Offer,
     /// The name of the key that we proved ourselves with.
     key: String,
 }

@@ -175,7 +175,7 @@ impl AwaitingAuthRequest {
         base.local_id = Some(local_id.clone());
         base.remote_id = Some(remote_id.clone());
         if notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT) {
-            cx.effects.push(Effect::InitialContact {
+            cx.effects.push_back(Effect::InitialContact {
                 kept: base.id,
                 local_id: local_id.clone(),
                 remote_id,

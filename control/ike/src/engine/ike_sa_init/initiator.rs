@@ -119,8 +119,8 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
     payloads.push(Payload::Sa(connection.map(|c| negotiation::offer_ike(&c.proposals)).unwrap_or_default()));
     payloads.push(Payload::Ke { method: attempt.method.id(), data: public.to_vec() });
     payloads.push(Payload::Nonce(attempt.nonce.to_vec()));
-    let forced = connection.is_some_and(|c| c.encap);
-    payloads.extend(nat::announce(base.spi_i, [0; 8], base.local, base.remote, forced));
+    let spis = (base.spi_i, [0; 8]);
+    payloads.extend(nat::announce(spis, base.local, base.remote, nat::is_forced(cx, base)));
     Message { header: header(base, ExchangeType::IkeSaInit, false, 0), payloads }.emit()
 }
 
@@ -164,7 +164,7 @@ impl AwaitingInitResponse {
             Ok(accepted) => {
                 base.spi_r = found.spi_r;
                 base.suite = Some(accepted.suite);
-                base.nat = nat::detect(payloads, base.spi_i, base.spi_r, inbound.local, inbound.remote);
+                base.nat = nat::detect(payloads, (base.spi_i, base.spi_r), inbound, nat::is_forced(cx, base));
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
                     response: inbound.octets.to_vec(),
@@ -315,7 +315,7 @@ impl DerivingKeys {
 
 /// RFC 7296 §2.23: with a NAT between us, everything after IKE_SA_INIT goes from and to the NAT port.
 fn float(cx: &Context, base: &mut Base) {
-    if !base.encapsulated(cx) {
+    if !base.encapsulated() {
         return;
     }
     for addr in [&mut base.local, &mut base.remote] {

@@ -165,7 +165,7 @@ impl Answering {
     ) -> Self {
         base.suite = Some(admitted.suite);
         let payloads = &inbound.received.message.payloads;
-        base.nat = nat::detect(payloads, base.spi_i, [0; 8], inbound.local, inbound.remote);
+        base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
         let job = cx.generate_ke(base.id, admitted.suite.ke);
         Self { job, admitted, request: inbound.octets.to_vec() }
     }
@@ -174,7 +174,7 @@ impl Answering {
         match done.result {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
-                let response = self.response(cx, base, public, nonce_r.clone());
+                let response = self.response(base, public, nonce_r.clone());
                 send(cx, base.local, base.remote, response.clone());
                 let record =
                     InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
@@ -196,14 +196,14 @@ impl Answering {
         }
     }
 
-    fn response(&self, cx: &Context, base: &Base, public: Vec<u8>, nonce_r: Vec<u8>) -> Vec<u8> {
+    fn response(&self, base: &Base, public: Vec<u8>, nonce_r: Vec<u8>) -> Vec<u8> {
         let mut payloads = vec![
             Payload::Sa(vec![self.admitted.suite.answer(self.admitted.number)]),
             Payload::Ke { method: self.admitted.suite.ke.id(), data: public },
             Payload::Nonce(nonce_r),
         ];
-        let forced = cx.connection(base.connection).is_some_and(|c| c.encap);
-        payloads.extend(nat::announce(base.spi_i, base.spi_r, base.local, base.remote, forced));
+        let spis = (base.spi_i, base.spi_r);
+        payloads.extend(nat::announce(spis, base.local, base.remote, base.nat.forced));
         Message { header: header(base, ExchangeType::IkeSaInit, true, 0), payloads }.emit()
     }
 }

@@ -233,3 +233,88 @@ fn secrets_are_not_printed() {
         assert!(!printed.contains(&format!("{secret:?}")));
     }
 }
+
+/// The same message with other octets inside its Encrypted payload, properly sealed with the key of its sender.
+fn reseal(world: &mut World, octets: &[u8], keys: (&crate::proposal::IkeSuite, &[u8])) -> Vec<u8> {
+    use rand_core::Rng as _;
+    let (suite, key) = keys;
+    let encrypted = Message::parse(octets).unwrap().encrypted.unwrap();
+    let (iv, ciphertext) = encrypted.body.split_at(8);
+    let mut inside = ciphertext.to_vec();
+    suite.encr.open(key, iv.try_into().unwrap(), &encrypted.aad, &mut inside).unwrap();
+    let mut inside = mutate(world, &inside);
+    let mut aad = encrypted.aad.clone();
+    let sealed_len = 4 + 8 + inside.len() + 16;
+    let len = aad.len() - 4 + sealed_len;
+    aad[24..28].copy_from_slice(&(len as u32).to_be_bytes());
+    let at = aad.len();
+    aad[at - 2..].copy_from_slice(&(sealed_len as u16).to_be_bytes());
+    let iv = (world.rng.next_u64() | 1 << 63).to_be_bytes();
+    suite.encr.seal(key, iv, &aad, &mut inside).unwrap();
+    [aad, iv.to_vec(), inside].concat()
+}
+
+/// The suite and keys of an end, once it has any.
+fn keys(world: &World, end: usize) -> Option<(crate::proposal::IkeSuite, crate::crypto::IkeKeys)> {
+    let sa = world.ends[end].engine.sas.values().next()?;
+    let channel = match &sa.state {
+        State::Established(established) => &established.channel,
+        State::AwaitingAuthResponse(state) => &state.channel,
+        _ => return None,
+    };
+    Some((channel.suite, channel.keys.clone()))
+}
+
+#[test]
+fn exchanges_with_authentic_but_malformed_messages_leave_nothing_behind() {
+    for seed in 0..400 {
+        let (mut a, mut b) = (config(A), config(B));
+        for config in [&mut a, &mut b] {
+            config.connections[0].children[0].esp_proposals = vec!["aes256gcm16-x25519".parse().unwrap()];
+        }
+        let mut second = child("dmz", "10.1.0.0/16", "10.22.0.0/16");
+        second.esp_proposals = vec!["aes256gcm16-x25519".parse().unwrap()];
+        a.connections[0].children.push(second.clone());
+        (second.local_ts, second.remote_ts) = (second.remote_ts, second.local_ts);
+        b.connections[0].children.push(second);
+        let mut world = World::new(seed, a, b);
+        world.initiate(A);
+        // The n-th protected message is changed on its way: both IKE_AUTH and both CREATE_CHILD_SA messages.
+        let target = seed % 4;
+        let mut protected = 0;
+        for _ in 0..400 {
+            let until = world.now + std::time::Duration::from_secs(400);
+            let before = world.sent.len();
+            if !world.tick(until) {
+                break;
+            }
+            if world.sent.len() == before {
+                continue;
+            }
+            let (from, sent) = world.sent.last().cloned().unwrap();
+            let DatagramPayload::Ike(octets) = &sent.payload else { continue };
+            let received = Message::parse(octets).unwrap();
+            if received.encrypted.is_none() {
+                continue;
+            }
+            protected += 1;
+            if protected != target + 1 {
+                continue;
+            }
+            let (suite, keys) = keys(&world, A).expect("A has keys");
+            let key = if from == A { &keys.sk_ei } else { &keys.sk_er };
+            let changed = reseal(&mut world, octets, (&suite, key));
+            let flight = world.wire.iter_mut().find(|flight| flight.to != from);
+            if let Some(flight) = flight {
+                flight.datagram.payload = DatagramPayload::Ike(changed);
+            }
+        }
+        world.terminate(A);
+        world.terminate(B);
+        world.run(600);
+        for end in [A, B] {
+            world.assert_empty(end);
+            assert_eq!(world.ends[end].engine.poll_timeout(), None, "seed {seed}");
+        }
+    }
+}

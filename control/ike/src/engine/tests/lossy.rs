@@ -121,3 +121,28 @@ fn a_lost_message_of_either_side_is_made_good_by_retransmission() {
         world.assert_agreement();
     }
 }
+
+#[test]
+fn no_iv_is_used_twice_with_a_key() {
+    let mut world = World::plain();
+    world.weather = Weather { loss: 20, duplication: 20, delay: 100 };
+    let mut world = world.established();
+    for _ in 0..20 {
+        let child = Some("lan".to_owned());
+        world.command(A, Command::Terminate { connection: "net".to_owned(), child });
+        world.run(60);
+        world.initiate(B);
+        world.run(60);
+    }
+    for end in [A, B] {
+        let mut sealed: std::collections::HashMap<Vec<u8>, Vec<u8>> = std::collections::HashMap::new();
+        for octets in world.messages(end) {
+            let Some(encrypted) = Message::parse(&octets).unwrap().encrypted else { continue };
+            let (iv, _) = encrypted.body.split_at(8);
+            // A retransmission is the same message.
+            let first = sealed.entry(iv.to_vec()).or_insert_with(|| octets.clone());
+            assert_eq!(first, &octets);
+        }
+        assert!(sealed.len() > 20);
+    }
+}

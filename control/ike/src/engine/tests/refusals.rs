@@ -269,3 +269,21 @@ fn a_higher_version_is_answered_and_a_lower_one_is_not() {
     }
     assert_eq!(world.ends[B].engine.half_open(), 0);
 }
+
+#[test]
+fn an_answer_beyond_our_offer_is_refused_and_deleted_at_the_peer() {
+    let mut world = World::plain();
+    let command = world.initiate(A);
+    world.run_until(10, "B has answered", |world| world.messages(B).len() == 2);
+    // As if we had asked for less than the peer now grants.
+    let sa = world.ends[A].engine.sas.values_mut().next().unwrap();
+    let State::AwaitingAuthResponse(state) = &mut sa.state else { panic!("{:?}", sa.state) };
+    state.offer.selectors.remote = vec![ts("10.2.9.0/24").unwrap()];
+    world.run(60);
+    assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code, "PEER_MISBEHAVED");
+    for end in [A, B] {
+        assert_eq!(world.ends[end].engine.status()[0].children, []);
+        assert!(world.ends[end].gateway.installed.is_empty());
+    }
+    world.assert_agreement();
+}
