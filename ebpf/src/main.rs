@@ -21,8 +21,9 @@
 //!
 //! 1. Not IP: pass. An impossible IPv4 or IPv6 header, or more than two VLAN tags: drop (`malformed`).
 //! 2. ESP to a tunnel address, fragments of it too: to the queue's socket.
-//! 3. UDP to the NAT-T port of a tunnel address, in one piece: payload of fewer than four octets: drop
-//!    (`keepalive`); first four octets zero: IKE, pass; else ESP, to the queue's socket.
+//! 3. UDP to the NAT-T port of a tunnel address, in one piece: an impossible length: drop (`malformed`); payload
+//!    of fewer than four octets: drop (`keepalive`); first four octets zero: IKE, pass; else ESP, to the queue's
+//!    socket.
 //! 4. UDP to the IKE port, or with the zero marker to the NAT-T port, of an own address: pass. To a tunnel
 //!    address also fragments of UDP to either port, and all but the first fragment of any UDP, which without the
 //!    first are nothing: the kernel reassembles, the daemon receives.
@@ -32,7 +33,8 @@
 //!    trie, where a source matched by a prefix of length 0 counts only if the address is neither a tunnel nor an
 //!    outside address (to protect everything must not cut off the host's management): drop (`clear_inbound`).
 //! 8. *Outside*, to another address: drop (`clear_inbound`) if source or destination is in the remote trie, else
-//!    pass.
+//!    pass. (So where everything is protected, a DHCP client on an outside interface must ask for its answers by
+//!    broadcast.)
 //!
 //! "To the queue's socket" is a drop (`no_socket`) where there is none.
 //!

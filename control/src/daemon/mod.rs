@@ -58,7 +58,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
         Some(addr) => Some(
-            TcpListener::bind(addr).await.with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
+            TcpListener::bind(addr)
+                .await
+                .with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
         ),
         None => None,
     };

@@ -2,18 +2,23 @@
 
 use std::time::Instant;
 
-use portcullis_gateway::dataplane::DataplaneStats;
+use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ipsec::{Encapsulation, SaInstaller};
 
 use super::ike::Snapshot;
-use crate::api::types::{ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status};
+use crate::api::types::{
+    ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status,
+};
 
 /// For `portcullis status`.
 pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant) -> Status {
-    let interface = |interface: &portcullis_gateway::dataplane::InterfaceStats| InterfaceStatus {
+    let interface = |interface: &InterfaceStats| InterfaceStatus {
         name: interface.name.clone(),
-        role: interface.role.to_string(),
+        role: match interface.role {
+            Role::Outside => "outside".to_owned(),
+            Role::Inside => "inside".to_owned(),
+        },
         mode: interface.mode.clone(),
         queues: interface.queues,
     };

@@ -89,6 +89,7 @@ pub(super) fn attach_xdp(
     for (kind, mode) in [(Kind::XdpNative, Mode::Native), (Kind::XdpSkb, Mode::Skb)] {
         let path = kind.path(directory, ifindex);
         let Some(pinned) = open(&path)? else { continue };
+        // Taken, and dropped: the pin holds it.
         let replaced = pinned.try_into().map_err(link_error).and_then(|link| {
             let id = program.attach_to_link(link)?;
             program.take_link(id)
@@ -184,26 +185,34 @@ fn attach_clsact(
     let failed = |error| program_error("attaching the egress guard (clsact) to", ifindex, error);
     let name = name(ifindex)?;
     let marker = Kind::Clsact.path(directory, ifindex);
-    let left_behind = marker.exists();
-    let attached = match left_behind {
-        true => clsact_link(&name).and_then(|link| program.attach_to_link(link)),
+    let replaced = match marker.exists() {
+        true => {
+            let replaced = clsact_link(&name).and_then(|link| program.attach_to_link(link));
+            replaced.and_then(|id| program.take_link(id)).ok()
+        }
         false => {
-            match qdisc_add_clsact(&name) {
-                Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
-                Err(error) => return Err(failed(error.into())),
-                Ok(()) => {}
-            }
-            let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
-            program.attach_with_options(&name, TcAttachType::Egress, TcAttachOptions::Netlink(options))
+            program.pin(&marker).map_err(|error| pin_error("pinning", &marker, error))?;
+            None
         }
     };
-    let link = attached.and_then(|id| program.take_link(id)).map_err(failed)?;
-    if !left_behind {
-        program.pin(&marker).map_err(|error| pin_error("pinning", &marker, error))?;
-    }
+    let link = match replaced {
+        Some(link) => link,
+        // None yet, or it went with its interface or qdisc.
+        None => create_clsact(program, &name).map_err(failed)?,
+    };
     // Dropped, it would detach.
     std::mem::forget(link);
     Ok(Guard::Clsact)
+}
+
+fn create_clsact(program: &mut SchedClassifier, name: &str) -> Result<SchedClassifierLink, ProgramError> {
+    match qdisc_add_clsact(name) {
+        Err(TcError::NetlinkError(e)) if e.raw_os_error() == Some(libc::EEXIST) => {}
+        added => added?,
+    }
+    let options = NlOptions { priority: CLSACT_PRIORITY, handle: CLSACT_HANDLE, classid: None };
+    let id = program.attach_with_options(name, TcAttachType::Egress, TcAttachOptions::Netlink(options))?;
+    program.take_link(id)
 }
 
 fn clsact_link(name: &str) -> Result<SchedClassifierLink, ProgramError> {
@@ -256,8 +265,13 @@ fn remove(directory: &Path, kind: Kind, ifindex: u32) -> Result<(), AttachError>
 }
 
 fn name(ifindex: u32) -> Result<String, AttachError> {
-    let name = if_indextoname(ifindex).map_err(|_| AttachError::InterfaceGone { ifindex })?;
-    name.into_string().map_err(|_| AttachError::InterfaceGone { ifindex })
+    interface_name(ifindex).ok_or(AttachError::InterfaceGone { ifindex })
+}
+
+/// The name of an interface of this network namespace. (nix 0.31 takes no interface for one without a name.)
+pub(super) fn interface_name(ifindex: u32) -> Option<String> {
+    let name = if_indextoname(ifindex).ok()?.into_string().ok()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// The pinned link, if there is one.

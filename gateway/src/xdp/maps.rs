@@ -1,7 +1,7 @@
 //! The maps, typed, and how they are brought up to date without an instant in which less is protected than before
 //! and after.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
@@ -92,24 +92,10 @@ impl Maps {
         let config = self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
         let mut found =
             Protection { ike_port: config.ike_port, nat_t_port: config.nat_t_port, ..Protection::default() };
-        for (trie, name, prefixes) in [
-            (&self.local_v4, map::LOCAL_V4, &mut found.local),
-            (&self.remote_v4, map::REMOTE_V4, &mut found.remote),
-        ] {
-            for key in trie.keys() {
-                let key = key.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))?;
-                prefixes.extend(net(IpAddr::from(key.data()), key.prefix_len()));
-            }
-        }
-        for (trie, name, prefixes) in [
-            (&self.local_v6, map::LOCAL_V6, &mut found.local),
-            (&self.remote_v6, map::REMOTE_V6, &mut found.remote),
-        ] {
-            for key in trie.keys() {
-                let key = key.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))?;
-                prefixes.extend(net(IpAddr::from(key.data()), key.prefix_len()));
-            }
-        }
+        read_trie(&self.local_v4, map::LOCAL_V4, &mut found.local)?;
+        read_trie(&self.local_v6, map::LOCAL_V6, &mut found.local)?;
+        read_trie(&self.remote_v4, map::REMOTE_V4, &mut found.remote)?;
+        read_trie(&self.remote_v6, map::REMOTE_V6, &mut found.remote)?;
         for entry in self.addresses_v4.iter() {
             let (addr, flags) = entry.map_err(|e| UpdateError::map(map::ADDRESSES_V4, MAX_ADDRESSES, e))?;
             found.addresses.insert(addr.into(), from_flags(flags));
@@ -123,8 +109,8 @@ impl Maps {
 
     /// Turns what the maps hold, `from`, into `to`. On failure everything counts as protected.
     ///
-    /// First what protects more is added, then what protects less is taken away, so that at each instant at least
-    /// as much is dropped as is both before and after.
+    /// Prefixes are added first and removed last, so that at each instant at least as much is protected as is both
+    /// before and after.
     pub(super) fn change(&mut self, from: &Protection, to: &Protection) -> Result<(), UpdateError> {
         let changed = self.try_change(from, to);
         let whole = changed.is_ok();
@@ -287,8 +273,16 @@ fn changed_addresses<'a>(
     to.iter().filter(|(addr, used)| from.get(*addr) != Some(*used)).map(|(addr, used)| (*addr, *used))
 }
 
-fn net(addr: IpAddr, length: u32) -> Option<IpNet> {
-    IpNet::new(addr, u8::try_from(length).ok()?).ok()
+fn read_trie<A>(trie: &Trie<A>, name: &'static str, prefixes: &mut BTreeSet<IpNet>) -> Result<(), UpdateError>
+where
+    A: aya::Pod + Into<IpAddr>,
+{
+    for key in trie.keys() {
+        let key = key.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))?;
+        let length = u8::try_from(key.prefix_len()).ok();
+        prefixes.extend(length.and_then(|length| IpNet::new(key.data().into(), length).ok()));
+    }
+    Ok(())
 }
 
 fn to_flags(used: AddressUse) -> u32 {

@@ -1,8 +1,8 @@
 //! Loads the XDP program and the egress guard, tells them what is protected, attaches them, and leaves them behind.
 //!
 //! Start at [`XdpManager`]. The rules of the programs are in `ebpf/src/main.rs`; nothing here looks at packets.
-//! [`Protection`] is what they are told, [`maps`] how it is brought up to date, [`links`] how programs hold on to
-//! interfaces, [`bpffs`] where all of it is pinned.
+//! [`Protection`] is what they are told, `maps` how it is brought up to date, `links` how programs hold on to
+//! interfaces, `bpffs` where all of it is pinned.
 //!
 //! Everything is pinned under one directory for each gateway, and so outlives the daemon. The next daemon finds
 //! the maps as they were left, brings them up to date, and replaces the program on each interface in one step:
@@ -26,7 +26,6 @@ use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
-use nix::net::if_::if_indextoname;
 use nix::sys::socket::LinkAddr;
 use portcullis_ebpf_common::{MAX_INTERFACES, map, program};
 
@@ -46,6 +45,8 @@ static OBJECT: &[u8] =
 
 const ARPHRD_ETHER: u16 = 1;
 const ARPHRD_LOOPBACK: u16 = 772;
+/// Also what an interface without a link-layer address counts as.
+const ARPHRD_NONE: u16 = 0xfffe;
 
 /// What an interface got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,7 +247,8 @@ impl XdpManager {
             return Ok(known.slot);
         }
         if interfaces.len() >= MAX_INTERFACES as usize {
-            let gone: Vec<_> = interfaces.keys().copied().filter(|i| if_indextoname(*i).is_err()).collect();
+            let gone: Vec<_> =
+                interfaces.keys().copied().filter(|i| links::interface_name(*i).is_none()).collect();
             for ifindex in gone {
                 self.detach(ifindex)?;
             }
@@ -289,15 +291,13 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<u32>, AttachError> {
 }
 
 fn check_link_type(ifindex: u32) -> Result<(), AttachError> {
-    let gone = AttachError::InterfaceGone { ifindex };
-    let Ok(addresses) = getifaddrs() else { return Err(gone) };
-    let link_type = addresses
-        .filter_map(|interface| interface.address?.as_link_addr().copied())
-        .find(|link| link.ifindex() == ifindex as usize)
-        .map(|link: LinkAddr| link.hatype());
-    match link_type {
-        Some(ARPHRD_ETHER | ARPHRD_LOOPBACK) => Ok(()),
-        Some(link_type) => Err(AttachError::NotEthernet { ifindex, link_type }),
-        None => Err(gone),
+    if links::interface_name(ifindex).is_none() {
+        return Err(AttachError::InterfaceGone { ifindex });
+    }
+    let link_addresses = getifaddrs().map(|all| all.filter_map(|i| i.address?.as_link_addr().copied()));
+    let found = link_addresses.ok().and_then(|mut all| all.find(|link| link.ifindex() == ifindex as usize));
+    match found.as_ref().map_or(ARPHRD_NONE, LinkAddr::hatype) {
+        ARPHRD_ETHER | ARPHRD_LOOPBACK => Ok(()),
+        link_type => Err(AttachError::NotEthernet { ifindex, link_type }),
     }
 }

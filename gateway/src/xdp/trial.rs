@@ -18,7 +18,7 @@ const XDP_MD_WORDS: usize = 6;
 const SK_BUFF_LEN: usize = 192;
 const SK_BUFF_IFINDEX: usize = 40;
 
-/// What a program did with a frame.
+/// A frame could not be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum TrialError {
     /// The kernel could not run it: the frame is shorter than an Ethernet header, or the interface has no XDP

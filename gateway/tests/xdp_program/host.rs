@@ -37,20 +37,9 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
         // Nothing may be sent but by the tests.
         fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         for (name, peer) in [("out0", "out1"), ("in0", "in1")] {
-            ip(&[
-                "link",
-                "add",
-                name,
-                "numrxqueues",
-                "2",
-                "numtxqueues",
-                "2",
-                "type",
-                "veth",
-                "peer",
-                "name",
-                peer,
-            ]);
+            // Two queues to receive on, of which what the peer sends reaches the first.
+            let add = format!("link add {name} numrxqueues 2 type veth peer name {peer} numtxqueues 1");
+            ip(&add.split(' ').collect::<Vec<_>>());
             ip(&["link", "set", peer, "up"]);
             ip(&["link", "set", name, "up"]);
         }
@@ -63,8 +52,16 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
 }
 
 pub(crate) fn ip(args: &[&str]) {
-    let output = Command::new("ip").args(args).output().unwrap();
-    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", args);
+}
+
+pub(crate) fn tc(args: &[&str]) {
+    run("tc", args);
+}
+
+fn run(program: &str, args: &[&str]) {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl Host {
@@ -195,6 +192,16 @@ impl Wire {
             before.push(buffer[..length].to_vec());
         }
     }
+}
+
+/// Takes all capabilities from this thread.
+pub(crate) fn drop_capabilities() {
+    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let header = [LINUX_CAPABILITY_VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: a `cap_user_header_t`, and two `cap_user_data_t` as this version has, both read only.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Whether a pin is there.

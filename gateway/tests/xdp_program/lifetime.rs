@@ -1,10 +1,10 @@
 //! What outlives whom.
 
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use portcullis_ebpf_common::MAX_INTERFACES;
 use portcullis_gateway::xdp::{
     AttachError, Attached, Guard, LoadError, Mode, ModeRequest, Outcome, Protection, Role, Side, XdpManager,
     detach_all,
@@ -12,7 +12,8 @@ use portcullis_gateway::xdp::{
 
 use crate::frames::{ESP, TCP, UDP, esp, families, frame, packet, udp};
 use crate::host::{
-    Wire, count, egress, ingress, ip, is_pinned, net, on_a_host, protection, protection_of_everything, xsk,
+    Wire, count, drop_capabilities, egress, ingress, ip, is_pinned, net, on_a_host, protection,
+    protection_of_everything, tc,
 };
 
 #[test]
@@ -106,11 +107,7 @@ fn programs() -> Vec<u64> {
 #[test]
 fn the_next_process_finds_what_was_protected() {
     on_a_host(|host| {
-        let first = host.protect(&protection());
-        let socket = xsk();
-        let mut first = first;
-        first.set_xsk(host.inside, 0, socket.as_fd()).unwrap();
-        drop(first);
+        drop(host.protect(&protection()));
         let mut second = XdpManager::load(&host.pin_dir, &protection_of_everything()).unwrap();
         assert_eq!(second.protection(), Some(&protection_of_everything()));
         assert_eq!(second.interfaces().unwrap().len(), 2);
@@ -199,6 +196,79 @@ fn an_interface_that_comes_back_under_its_index_is_attached_afresh() {
 }
 
 #[test]
+fn an_interface_that_is_gone_can_be_let_go() {
+    on_a_host(|host| {
+        let mut manager = host.protect(&protection());
+        ip(&["link", "del", "out0"]);
+        assert!(manager.interfaces().unwrap().contains_key(&host.outside));
+        manager.detach(host.outside).unwrap();
+        assert!(!manager.interfaces().unwrap().contains_key(&host.outside));
+        assert!(!is_pinned(&host.links(), "xdp_native_", host.outside));
+        ip(&["link", "del", "in0"]);
+        assert_eq!(detach_all(&host.pin_dir).unwrap(), [host.inside]);
+    });
+}
+
+#[test]
+fn places_of_interfaces_that_are_gone_are_given_to_others() {
+    on_a_host(|host| {
+        let mut manager = host.protect(&protection());
+        let mut add = |number: u32| {
+            let name = format!("bridge{number}");
+            ip(&["link", "add", &name, "type", "bridge"]);
+            let ifindex = nix::net::if_::if_nametoindex(name.as_str()).unwrap();
+            manager.attach(ifindex, Role::Inside, ModeRequest::Auto)
+        };
+        for number in 2..MAX_INTERFACES {
+            assert_eq!(add(number).unwrap(), Attached { mode: Mode::Skb, guard: None });
+        }
+        let error = add(100).unwrap_err();
+        assert!(matches!(error, AttachError::TooManyInterfaces { max: MAX_INTERFACES }), "{error:?}");
+        ip(&["link", "del", "bridge2"]);
+        add(101).unwrap();
+        assert_eq!(manager.interfaces().unwrap().len(), MAX_INTERFACES as usize);
+    });
+}
+
+#[test]
+fn native_mode_is_refused_where_the_driver_has_none() {
+    on_a_host(|host| {
+        let mut manager = XdpManager::load(&host.pin_dir, &protection()).unwrap();
+        ip(&["link", "add", "bridge0", "type", "bridge"]);
+        let ifindex = nix::net::if_::if_nametoindex("bridge0").unwrap();
+        let error = manager.attach(ifindex, Role::Inside, ModeRequest::Native).unwrap_err();
+        assert!(matches!(error, AttachError::NativeUnsupported { .. }), "{error:?}");
+        assert!(error.to_string().contains("xdp_mode"), "{error}");
+    });
+}
+
+#[test]
+fn an_interface_without_ethernet_headers_is_refused() {
+    on_a_host(|host| {
+        let mut manager = XdpManager::load(&host.pin_dir, &protection()).unwrap();
+        ip(&["tuntap", "add", "tun0", "mode", "tun"]);
+        let ifindex = nix::net::if_::if_nametoindex("tun0").unwrap();
+        let error = manager.attach(ifindex, Role::Outside, ModeRequest::Auto).unwrap_err();
+        assert!(matches!(error, AttachError::NotEthernet { .. }), "{error:?}");
+    });
+}
+
+#[test]
+fn a_process_without_privilege_is_told_which_it_needs() {
+    on_a_host(|host| {
+        // aya asks the kernel once what it can, which it must not do without privilege.
+        drop(XdpManager::load(&host.pin_dir, &protection()).unwrap());
+        let elsewhere = host.pin_dir.with_file_name("other");
+        std::fs::create_dir(&elsewhere).unwrap();
+        drop_capabilities();
+        for pin_dir in [&host.pin_dir, &elsewhere] {
+            let Err(error) = XdpManager::load(pin_dir, &protection()) else { panic!("loaded") };
+            assert!(matches!(error, LoadError::MissingCapability(_)), "{error:?}");
+        }
+    });
+}
+
+#[test]
 fn a_foreign_xdp_program_is_named_as_the_obstacle() {
     on_a_host(|host| {
         let elsewhere = host.pin_dir.with_file_name("other");
@@ -249,6 +319,13 @@ fn without_tcx_the_guard_is_a_filter_that_stays_and_is_replaced_likewise() {
             assert!(!far.receive_until(&innocent).contains(&clear));
         }
         assert!(is_pinned(&host.links(), "clsact_", host.outside));
+        // Somebody has removed it behind our back.
+        tc(&["qdisc", "del", "dev", "out0", "clsact"]);
+        let mut manager = XdpManager::load(&host.pin_dir, &protection()).unwrap();
+        manager.attach(host.outside, Role::Outside, ModeRequest::Auto).unwrap();
+        near.send_or_refuse(&clear);
+        near.send(&innocent);
+        assert!(!far.receive_until(&innocent).contains(&clear));
         assert_eq!(detach_all(&host.pin_dir).unwrap(), [host.outside]);
         near.send(&clear);
         assert!(far.receive_until(&clear).is_empty());
@@ -308,4 +385,11 @@ fn maps_of_another_layout_are_unpinned() {
         drop(XdpManager::load(&host.pin_dir, &protection()).unwrap());
         assert!(!other.exists());
     });
+}
+
+/// The daemon owns it, whichever of its threads that is.
+#[test]
+fn the_manager_can_change_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<XdpManager>();
 }

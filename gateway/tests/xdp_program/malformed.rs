@@ -1,5 +1,7 @@
 //! Frames that end too early, lie about their lengths, or nest too deep.
 
+use std::os::fd::AsFd;
+
 use portcullis_gateway::xdp::{Disposition, Outcome, XdpManager};
 
 use crate::frames::{
@@ -16,7 +18,7 @@ fn a_valid_packet_cut_anywhere_is_malformed() {
         let mut manager = host.protect(&protection());
         let socket = xsk();
         for interface in [host.outside, host.inside] {
-            manager.set_xsk(interface, 0, std::os::fd::AsFd::as_fd(&socket)).unwrap();
+            manager.set_xsk(interface, 0, socket.as_fd()).unwrap();
         }
         for family in families() {
             for tags in 0..=2 {
