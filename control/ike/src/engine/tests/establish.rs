@@ -6,7 +6,8 @@ use portcullis_ipsec::{Encapsulation, EspAlgorithm, Flow};
 
 use super::world::*;
 use crate::config::*;
-use crate::crypto::KeMethod;
+use crate::crypto::{KeMethod, derive_child_keymat};
+use crate::engine::channel::Channel;
 use crate::engine::*;
 use crate::message::{Payload, notify};
 
@@ -51,6 +52,28 @@ fn a_tunnel_comes_up_and_both_ends_hold_the_same_keys() {
     }
     assert_eq!(world.messages(A).len(), 2);
     assert_eq!(world.messages(B).len(), 2);
+}
+
+/// RFC 7296 §2.17: keys are taken from KEYMAT in the order initiator to responder, responder to initiator.
+#[test]
+fn the_initiator_sends_with_the_first_key_of_keymat() {
+    let world = World::plain().established();
+    let nonce = |end: usize| {
+        let message = Message::parse(&world.messages(end)[0]).unwrap().message;
+        let nonce = |payload: &Payload| match payload {
+            Payload::Nonce(nonce) => Some(nonce.clone()),
+            _ => None,
+        };
+        message.payloads.iter().find_map(nonce).unwrap()
+    };
+    let State::Established(sa) = &world.ends[A].engine.sas.values().next().unwrap().state else { panic!() };
+    let Channel { suite, keys, .. } = &sa.channel;
+    let keymat = derive_child_keymat(suite.prf, &keys.sk_d, None, &nonce(A), &nonce(B), 72);
+    let child = world.ends[A].gateway.installed.values().next().unwrap();
+    assert_eq!(child.outbound.key.key(), &keymat[..32]);
+    assert_eq!(child.outbound.key.salt(), keymat[32..36]);
+    assert_eq!(child.inbound.key.key(), &keymat[36..68]);
+    assert_eq!(child.inbound.key.salt(), keymat[68..]);
 }
 
 #[test]

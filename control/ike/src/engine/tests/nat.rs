@@ -140,3 +140,23 @@ fn ipv6_ends_find_no_nat_either() {
     assert_eq!(sa.remote.ip(), v6_a);
     assert!(!sa.nat_local && !sa.nat_remote);
 }
+
+#[test]
+fn a_peer_behind_no_nat_is_answered_where_it_asks_from_and_not_followed() {
+    let mut world = World::plain().established();
+    let now = world.now;
+    let engine = &mut world.ends[A].engine;
+    let id = *engine.sas.keys().next().unwrap();
+    engine.step(now, id, |mut state, cx, base| {
+        let State::Established(established) = &mut state else { panic!() };
+        established.channel.request(cx, base, now, ExchangeType::Informational, Vec::new());
+        Ok(state)
+    });
+    world.collect(A);
+    let mut request = world.wire.pop().unwrap().datagram;
+    request.remote = "198.51.100.9:500".parse().unwrap();
+    world.deliver(B, request.clone());
+    assert_eq!(world.sent.last().unwrap().1.remote, request.remote);
+    assert_eq!(world.ends[B].engine.status()[0].remote.ip(), address(A));
+    assert!(world.ends[B].gateway.moved.is_empty());
+}
