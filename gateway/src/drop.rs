@@ -25,6 +25,10 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Not IPv4 or IPv6, or a header that contradicts itself.
     Malformed = "malformed",
+    /// The IPv4 header's checksum is wrong.
+    HeaderChecksum = "header_checksum",
+    /// Sent to another host's MAC address, and seen only because the interface is promiscuous.
+    OtherHost = "other_host",
     /// An outer fragment of ESP or of UDP-encapsulated ESP.
     OuterFragment = "outer_fragment",
     /// ESP too short for header, trailer and ICV, or not a multiple of four octets.
@@ -49,6 +53,8 @@ drop_reasons! {
     InnerMalformed = "inner_malformed",
     /// The decrypted packet lies outside the SA's selectors (RFC 4301 §5.2).
     SelectorMismatch = "selector_mismatch",
+    /// Congestion was signalled outside, and the inner packet cannot carry the signal (RFC 6040 §4.2).
+    EcnNotCapable = "ecn_not_capable",
     /// Protected traffic, but no SA to seal it with.
     NoSa = "no_sa",
     /// Handed to a worker, but no policy covers it.

@@ -30,6 +30,14 @@ impl Frame {
         Self { chunk, address, start, end: start }
     }
 
+    /// A frame of memory outside any UMEM, for tests and tools: a chunk of `size` octets that is never given back,
+    /// with an empty packet at `start`.
+    pub fn leaked(size: usize, start: usize) -> Self {
+        let chunk = NonNull::from(Box::leak(vec![0; size].into_boxed_slice()));
+        // SAFETY: the memory is initialised and never freed, and the only reference to it was just given up.
+        unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
+    }
+
     /// The chunk's offset in its UMEM, octets.
     pub fn address(&self) -> u64 {
         self.address
