@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it: datagrams, jobs, commands, events, status.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
@@ -41,7 +42,6 @@ pub struct IkeSaId(pub u64);
 pub struct JobId(pub u64);
 
 /// Work that takes long or lives elsewhere.
-#[derive(Debug)]
 pub enum Job {
     /// The address that packets to `remote` leave from, as the kernel's routes say. Asked for before an
     /// IKE_SA_INIT from a connection without a single local address, because NAT detection hashes it.
@@ -87,6 +87,32 @@ pub enum Job {
         /// The pairs.
         pairs: Vec<Spi>,
     },
+}
+
+impl fmt::Debug for Job {
+    /// Without the seed, which is as good as the private key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SourceAddress { remote } => {
+                f.debug_struct("SourceAddress").field("remote", remote).finish()
+            }
+            Self::GenerateKe { method, .. } => {
+                f.debug_struct("GenerateKe").field("method", method).finish_non_exhaustive()
+            }
+            Self::DeriveKe { secret, .. } => {
+                f.debug_struct("DeriveKe").field("secret", secret).finish_non_exhaustive()
+            }
+            Self::AllocateSpi => f.write_str("AllocateSpi"),
+            Self::InstallChild(install) => f.debug_tuple("InstallChild").field(install).finish(),
+            Self::MoveChild { pair, endpoints } => {
+                f.debug_struct("MoveChild").field("pair", pair).field("endpoints", endpoints).finish()
+            }
+            Self::RemoveChild { pair, policy } => {
+                f.debug_struct("RemoveChild").field("pair", pair).field("policy", policy).finish()
+            }
+            Self::QueryCounters { pairs } => f.debug_struct("QueryCounters").field("pairs", pairs).finish(),
+        }
+    }
 }
 
 /// A CHILD SA to install.

@@ -7,7 +7,23 @@
 //!   handle_timeout  ─┘                      └─ poll_event
 //! ```
 //!
-//! After any `handle_*`, poll everything until it returns `None`. One file per exchange.
+//! After any `handle_*`, poll everything until it returns `None`.
+//!
+//! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
+//! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
+//! `informational`; `established` decides whose turn it is. `channel` is what they share of message IDs and
+//! encryption, `child` what they share of CHILD SAs. What the engine does of its own accord is in `upkeep` (who
+//! brings a lost tunnel up again), what an operator asks in `commands`, what he is told in `failure`.
+//!
+//! Where RFC 7296 leaves a choice:
+//!
+//! - An unauthenticated error does not end an IKE_SA_INIT at once (`ike_sa_init::initiator`).
+//! - The responder computes the shared secret when IKE_AUTH arrives, not before (`ike_sa_init::responder`).
+//! - A refused child leaves its IKE SA up, the first one too; only the command fails (`ike_auth::initiator`).
+//! - The last answer of an IKE SA outlives it, for [`EngineConfig::half_open_timeout`], so that a peer whose copy
+//!   was lost is not left to time out.
+//! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
+//!   with was begun; those established since may be the peer's own, crossing it.
 
 mod api;
 mod channel;

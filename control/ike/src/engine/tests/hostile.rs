@@ -225,6 +225,8 @@ fn an_unprotected_informational_message_is_ignored() {
 fn secrets_are_not_printed() {
     let world = World::plain().established();
     let sa = world.ends[A].engine.sas.values().next().unwrap();
+    let job = Job::GenerateKe { method: crate::crypto::KeMethod::X25519, seed: [77; 32] };
+    assert!(!format!("{job:?}").contains("77"));
     let printed = format!("{sa:?}");
     assert!(printed.contains("IkeKeys(…)"));
     let State::Established(established) = &sa.state else { panic!() };

@@ -109,6 +109,25 @@ fn a_group_that_we_never_offered_is_not_used() {
 }
 
 #[test]
+fn a_peer_that_is_never_content_with_a_cookie_is_given_up() {
+    let mut world = World::plain();
+    let mut asked = 0_u8;
+    world.meddle = Some(Box::new(move |from, mut datagram| {
+        if let (B, DatagramPayload::Ike(octets)) = (from, &mut datagram.payload) {
+            asked += 1;
+            let header = Header { spi_r: [0; 8], ..Header::parse(octets).unwrap().0 };
+            *octets = answer(&header, notify::COOKIE, vec![asked; 8]);
+        }
+        Some(datagram)
+    }));
+    assert_eq!(fails(&mut world).code, "PEER_MISBEHAVED");
+    let mut requests = world.messages(A);
+    requests.dedup();
+    assert_eq!(requests.len(), 1 + 5);
+    world.assert_empty(A);
+}
+
+#[test]
 fn an_unauthenticated_refusal_loses_against_an_honest_answer() {
     let mut world = World::plain();
     world.initiate(A);
