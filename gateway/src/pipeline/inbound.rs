@@ -51,7 +51,7 @@ pub(super) fn open<'a>(context: &mut Context<'a>, arrivals: &mut Vec<Arrival>, c
         };
 
     let mut tally = Tally::default();
-    for (opening, authentic) in openings.into_iter().zip(authentic) {
+    for (opening, authentic) in openings.drain(..).zip(authentic) {
         let Opening { arrival: Arrival { mut frame, outer, depth }, sa, sequence, .. } = opening;
         match deliver(context, sa, sequence, authentic, &outer, &mut frame) {
             Ok((flow, info)) => {
