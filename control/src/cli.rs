@@ -137,7 +137,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 fn detach(path: &Path) -> anyhow::Result<ExitCode> {
-    daemon::detach_open(load(path)?)?;
+    daemon::detach_open(&load(path)?)?;
     print("detached: protected traffic may now leave in clear\n")?;
     Ok(ExitCode::SUCCESS)
 }
@@ -201,7 +201,10 @@ mod tests {
     fn a_target_names_a_connection_or_one_child() {
         let target = |text: &str| TargetArgs { target: text.to_owned(), timeout: None }.target();
         assert_eq!((target("site").connection.as_str(), target("site").child), ("site", None));
-        assert_eq!((target("site/net").connection.as_str(), target("site/net").child), ("site", Some("net".to_owned())));
+        assert_eq!(
+            (target("site/net").connection.as_str(), target("site/net").child),
+            ("site", Some("net".to_owned()))
+        );
     }
 
     #[test]

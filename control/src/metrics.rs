@@ -38,13 +38,19 @@ pub(crate) fn render(snapshot: &Snapshot, sas: &[IkeSa], stats: &DataplaneStats,
     let families = vec![
         Family::gauge("uptime_seconds", "Since the daemon is ready").with(&[], since.elapsed().as_secs()),
         ike(snapshot),
-        Family::counter("ike_sas_established", "IKE SAs established").with(&[], snapshot.totals.ike_established),
-        Family::counter("child_sas_established", "CHILD SAs installed").with(&[], snapshot.totals.child_established),
+        Family::counter("ike_sas_established", "IKE SAs established")
+            .with(&[], snapshot.totals.ike_established),
+        Family::counter("child_sas_established", "CHILD SAs installed")
+            .with(&[], snapshot.totals.child_established),
         failures(snapshot),
         rejected(snapshot),
         child_sas(sas),
-        child_traffic("child_sa_bytes", "Octets of inner packets", sas, |child| (child.bytes_in, child.bytes_out)),
-        child_traffic("child_sa_packets", "Inner packets", sas, |child| (child.packets_in, child.packets_out)),
+        child_traffic("child_sa_bytes", "Octets of inner packets", sas, |child| {
+            (child.bytes_in, child.bytes_out)
+        }),
+        child_traffic("child_sa_packets", "Inner packets", sas, |child| {
+            (child.packets_in, child.packets_out)
+        }),
         packets(stats),
         drops(stats),
         frames(stats),
@@ -180,7 +186,9 @@ impl Collector for Page {
             for (labels, value) in &family.samples {
                 let mut metric = metric.encode_family(labels)?;
                 match family.kind {
-                    MetricType::Counter => metric.encode_counter::<(), _, u64>(value, None)?,
+                    MetricType::Counter => {
+                        metric.encode_counter::<[(String, String); 0], _, u64>(value, None)?
+                    }
                     _ => metric.encode_gauge(&(*value as i64))?,
                 }
             }

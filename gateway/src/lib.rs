@@ -27,3 +27,4 @@ pub mod route;
 pub mod sa;
 mod sync;
 pub mod wire;
+pub mod xdp;

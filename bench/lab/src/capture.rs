@@ -59,6 +59,13 @@ impl Counts {
         self.of(class, Direction::In).packets + self.of(class, Direction::Out).packets
     }
 
+    /// Every class that was seen, with both directions together.
+    pub fn all(&self) -> impl Iterator<Item = (Class, u64)> {
+        let classes: std::collections::BTreeSet<Class> =
+            self.by_class.keys().map(|(class, _)| *class).collect();
+        classes.into_iter().map(|class| (class, self.packets(class)))
+    }
+
     /// ESP packets in one direction, raw and in UDP together.
     pub fn esp(&self, direction: Direction) -> u64 {
         self.of(Class::Esp, direction).packets + self.of(Class::UdpEsp, direction).packets
@@ -159,9 +166,7 @@ impl Capture {
         frame.extend(ETHERTYPE_MARKER.to_be_bytes());
         frame.extend(token.to_be_bytes());
         frame.resize(60, 0);
-        let send = || PacketSocket::open(&self.interface, 64).and_then(|socket| socket.send(&frame));
-        let what = format!("send a marker on {} of {}", self.interface, self.host.name());
-        self.host.enter(send)?.map_err(LabError::io(what))?;
+        self.host.send_frame(&self.interface, &frame)?;
         let state = self.wait("the marker frame", SETTLE_TIME, |state| state.markers.contains(&token))?;
         Ok(state.counts.clone())
     }

@@ -2,7 +2,6 @@
 //! The binary is passed in, so that this crate depends on none of ours.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +24,8 @@ pub struct GatewayConfig {
     pub outside: Vec<String>,
     /// Interfaces with the role "inside".
     pub inside: Vec<String>,
+    /// Receive queues of each interface that get a socket; `None`: all.
+    pub queues: Option<u32>,
     /// What an orderly stop does: "closed" or "open".
     pub on_stop: &'static str,
     /// Cores that workers are pinned to.
@@ -41,6 +42,7 @@ impl GatewayConfig {
         Self {
             outside: vec!["outside0".into()],
             inside: vec!["inside0".into()],
+            queues: None,
             on_stop: "closed",
             workers: vec![0],
             gateway_lines: String::new(),
@@ -61,9 +63,8 @@ impl GatewayConfig {
         let roles = [("outside", &self.outside), ("inside", &self.inside)];
         for (role, name) in roles.iter().flat_map(|(role, names)| names.iter().map(move |name| (role, name)))
         {
-            // Writing to a String cannot fail.
-            let _infallible =
-                write!(text, "\n[[gateway.interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n");
+            let queues = self.queues.map_or_else(String::new, |queues| format!("queues = {queues}\n"));
+            text += &format!("\n[[gateway.interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n{queues}");
         }
         text.push('\n');
         text.push_str(&self.connections);
@@ -84,9 +85,9 @@ pub struct Gateway {
 /// An IKE SA as `portcullis sas --json` shows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct IkeSa {
-    /// The connection's name in the configuration.
-    pub connection: String,
-    /// The state's name, such as `established`.
+    /// The connection's name in the configuration, once the peer has said who it is.
+    pub connection: Option<String>,
+    /// `CONNECTING`, `ESTABLISHED` or `DELETING`.
     pub state: String,
     /// The initiator's SPI, as printed.
     pub initiator_spi: String,
@@ -96,12 +97,12 @@ pub struct IkeSa {
     pub local: String,
     /// The peer's address.
     pub remote: String,
-    /// Our identity.
-    pub local_id: String,
-    /// The peer's identity.
-    pub remote_id: String,
-    /// The negotiated algorithms.
-    pub proposal: String,
+    /// Our identity, once known.
+    pub local_id: Option<String>,
+    /// The peer's identity, once known.
+    pub remote_id: Option<String>,
+    /// The negotiated algorithms, once known.
+    pub proposal: Option<String>,
     /// Its child SAs.
     pub children: Vec<ChildSa>,
 }
@@ -117,7 +118,7 @@ pub struct ChildSa {
     pub spi_out: String,
     /// The negotiated algorithms.
     pub proposal: String,
-    /// The mode, such as `tunnel`.
+    /// `TUNNEL` or `TUNNEL-in-UDP`.
     pub mode: String,
     /// Our traffic selectors.
     pub local_ts: Vec<String>,
@@ -131,6 +132,66 @@ pub struct ChildSa {
     pub packets_out: u64,
     /// Bytes of the packets sealed.
     pub bytes_out: u64,
+}
+
+/// What of `portcullis status --json` trials look at.
+#[derive(Clone, Debug, Deserialize)]
+pub struct GatewayStatus {
+    /// The AEAD engine that was chosen at start.
+    pub aead_engine: String,
+    /// What was got for each interface.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// The packet balance of all workers.
+    pub packets: PacketBalance,
+    /// Failed exchanges, newest first.
+    pub failures: Vec<Failure>,
+}
+
+/// An interface of a running gateway.
+#[derive(Clone, Debug, Deserialize)]
+pub struct InterfaceStatus {
+    /// Its name.
+    pub name: String,
+    /// How it is driven, such as `native, copy`.
+    pub mode: String,
+}
+
+/// Where the workers' packets came from and went.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct PacketBalance {
+    /// From RX rings.
+    pub received: u64,
+    /// From the host, through the TUN device.
+    pub from_kernel: u64,
+    /// Made by the gateway.
+    pub generated: u64,
+    /// Into TX rings.
+    pub transmitted: u64,
+    /// To the host, through the TUN device.
+    pub to_kernel: u64,
+    /// Dropped, for any reason.
+    pub dropped: u64,
+    /// Waiting for a neighbour.
+    pub held: u64,
+}
+
+impl PacketBalance {
+    /// Packets that are neither gone nor accounted for: those in flight, so none when nothing moves. Negative if
+    /// more went than came.
+    pub fn in_flight(&self) -> i128 {
+        let came = [self.received, self.from_kernel, self.generated];
+        let gone = [self.transmitted, self.to_kernel, self.dropped, self.held];
+        came.map(i128::from).iter().sum::<i128>() - gone.map(i128::from).iter().sum::<i128>()
+    }
+}
+
+/// A failed exchange.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Failure {
+    /// Its stable code.
+    pub code: String,
+    /// What happened and what to change.
+    pub explanation: String,
 }
 
 impl Gateway {
@@ -179,6 +240,11 @@ impl Gateway {
     /// Drops by reason, of all workers together; `xdp_…` are the XDP program's.
     pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
         self.json("drops")
+    }
+
+    /// The daemon's state.
+    pub fn status(&self) -> Result<GatewayStatus> {
+        self.json("status")
     }
 
     /// Runs `portcullis` with the daemon's admin socket.

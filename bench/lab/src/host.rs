@@ -15,6 +15,7 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 
 use crate::error::{LabError, Result};
+use crate::packet_socket::PacketSocket;
 use crate::process::{Process, Stream, command_line, command_of};
 
 /// How long a command run to its end may take.
@@ -189,6 +190,12 @@ impl Host {
             reason: "no link/ether address".into(),
             answer: listing.clone(),
         })
+    }
+
+    /// Sends a whole Ethernet frame out of an interface, as it is: forged, broken or seen before.
+    pub fn send_frame(&self, interface: &str, frame: &[u8]) -> Result<()> {
+        let send = || PacketSocket::open(interface, frame.len().max(1))?.send(frame);
+        self.enter(send)?.map_err(LabError::io(format!("send a frame on {interface} of {}", self.name())))
     }
 
     /// Sends `count` echo requests in quick succession and counts the answers; none is a result, not an error.

@@ -7,6 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -21,6 +22,8 @@ use crate::process::command_of;
 const PREFIX: &str = "plab-";
 const NETNS_DIR: &str = "/run/netns";
 const BPF_DIR: &str = "/sys/fs/bpf";
+
+const CARRIER_TIME: Duration = Duration::from_secs(5);
 
 /// Offloads that leave packets unfinished for a receiver that is not the kernel: a checksum still to be
 /// written, a segment larger than the wire takes.
@@ -128,6 +131,9 @@ impl Lab {
             host.run(["ethtool", "-K", interface].into_iter().chain(switches))?;
             host.ip(&format!("link set {interface} up"))?;
         }
+        for (host, interface) in [(a, a_interface), (b, b_interface)] {
+            await_carrier(host, interface)?;
+        }
         Ok(())
     }
 
@@ -136,6 +142,13 @@ impl Lab {
         let host = self.host(name)?;
         // Its own IPv6 would be heard on the wire under test.
         host.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
+        // Where the kernel has br_netfilter, it would look into what a wire carries, and drop what it finds wrong.
+        for hook in ["arptables", "iptables", "ip6tables"] {
+            let variable = format!("bridge-nf-call-{hook}");
+            if host.enter(|| Path::new("/proc/sys/net/bridge").join(&variable).exists())? {
+                host.sysctl(&format!("net.bridge.{variable}"), "0")?;
+            }
+        }
         host.ip("link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         host.ip("link set br0 up")?;
         Ok(Switch { host, ports: AtomicU32::new(0) })
@@ -192,6 +205,23 @@ impl Drop for Lab {
             eprintln!("logs are kept in {}", self.dir.display());
         } else {
             remove_tree(&self.dir);
+        }
+    }
+}
+
+/// The kernel makes a link usable in a work item of its own, a little after the second end has come up; a bridge
+/// port enabled before that stays disabled. Asking for the one link runs that work item first (since Linux 6.7;
+/// before, it takes some asking).
+fn await_carrier(host: &Host, interface: &str) -> Result<()> {
+    let deadline = Instant::now() + CARRIER_TIME;
+    loop {
+        let link = host.ip(&format!("-o link show dev {interface}"))?.stdout;
+        if link.contains(" state UP ") {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let what = format!("the carrier of {interface} on {}", host.name());
+            return Err(LabError::Timeout { what, waited: CARRIER_TIME, seen: link });
         }
     }
 }

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portcullis_lab::{Class, Direction, Host, Lab, LabError, LinkOptions, sweep};
+use portcullis_lab::{Capture, Class, Direction, Host, Lab, LabError, LinkOptions, Result, sweep};
 
 const A: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const B: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
 const SOON: Duration = Duration::from_secs(10);
 
-fn pair(lab: &Lab) -> (Host, Host) {
-    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-    lab.link(&a, "eth0", &b, "eth0").unwrap();
-    a.address("eth0", "10.0.0.1/24").unwrap();
-    b.address("eth0", "10.0.0.2/24").unwrap();
-    (a, b)
+fn pair(lab: &Lab) -> Result<(Host, Host)> {
+    let (a, b) = (lab.host("a")?, lab.host("b")?);
+    lab.link(&a, "eth0", &b, "eth0")?;
+    a.address("eth0", "10.0.0.1/24")?;
+    b.address("eth0", "10.0.0.2/24")?;
+    Ok((a, b))
 }
 
 fn namespace_exists(host: &Host) -> bool {
@@ -26,7 +26,7 @@ fn namespace_exists(host: &Host) -> bool {
 #[test]
 fn two_hosts_ping_each_other_over_both_families() {
     let lab = Lab::new("ping").unwrap();
-    let (a, b) = pair(&lab);
+    let (a, b) = pair(&lab).unwrap();
     a.address("eth0", "2001:db8::1/64").unwrap();
     b.address("eth0", "2001:db8::2/64").unwrap();
     assert!(a.ping(B, 3).unwrap().complete());
@@ -37,7 +37,7 @@ fn two_hosts_ping_each_other_over_both_families() {
 #[test]
 fn hardware_addresses_are_the_same_every_time() {
     let lab = Lab::new("macs").unwrap();
-    let (a, b) = pair(&lab);
+    let (a, b) = pair(&lab).unwrap();
     assert_eq!(a.mac("eth0").unwrap(), [2, 0, 0, 0, 0, 1]);
     assert_eq!(b.mac("eth0").unwrap(), [2, 0, 0, 0, 0, 2]);
 }
@@ -56,8 +56,8 @@ fn a_link_has_the_mtu_and_queues_asked_for() {
 #[test]
 fn a_capture_counts_both_directions_and_classes() {
     let lab = Lab::new("capture").unwrap();
-    let (a, b) = pair(&lab);
-    let capture = portcullis_lab::Capture::start(&b, "eth0", &[]).unwrap();
+    let (a, b) = pair(&lab).unwrap();
+    let capture = Capture::start(&b, "eth0", &[]).unwrap();
     assert!(a.ping(B, 5).unwrap().complete());
     let counts = capture.settle().unwrap();
     assert_eq!(counts.of(Class::Clear, Direction::In).packets, 5, "{counts}");
@@ -94,11 +94,11 @@ fn a_capture_on_a_switch_port_sees_traffic_between_two_others() {
 #[test]
 fn a_socket_made_on_a_host_stays_there() {
     let lab = Lab::new("sockets").unwrap();
-    let (a, b) = pair(&lab);
+    let (a, b) = pair(&lab).unwrap();
     let receiver = b.enter(|| UdpSocket::bind((B, 7)).unwrap()).unwrap();
     receiver.set_read_timeout(Some(SOON)).unwrap();
     let sender = a.enter(|| UdpSocket::bind((A, 0)).unwrap()).unwrap();
-    let capture = portcullis_lab::Capture::start(&b, "eth0", &[]).unwrap();
+    let capture = Capture::start(&b, "eth0", &[]).unwrap();
     sender.send_to(b"needle in the clear", (B, 7)).unwrap();
     let mut data = [0; 64];
     let (length, from) = receiver.recv_from(&mut data).unwrap();
@@ -136,7 +136,7 @@ fn a_line_is_awaited_and_a_process_that_ends_without_it_is_told() {
 #[test]
 fn dropping_a_lab_removes_namespaces_processes_pins_and_files() {
     let lab = Lab::new("gone").unwrap();
-    let (a, _b) = pair(&lab);
+    let (a, _b) = pair(&lab).unwrap();
     let dir = lab.dir().to_owned();
     std::fs::create_dir(a.pin_dir()).unwrap();
     let orphan = a.spawn_words(["sleep", "1000"]).unwrap();
@@ -155,7 +155,7 @@ fn dropping_a_lab_removes_namespaces_processes_pins_and_files() {
 fn a_panic_leaves_nothing_behind() {
     let outcome = std::panic::catch_unwind(|| {
         let lab = Lab::new("panic").unwrap();
-        let (a, _b) = pair(&lab);
+        let (a, _b) = pair(&lab).unwrap();
         let sleeper = a.spawn_words(["sleep", "1000"]).unwrap();
         std::panic::panic_any((a.clone(), lab.dir().to_owned(), sleeper.pid()));
     });

@@ -16,7 +16,9 @@ use super::types::ApiError;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens.
-    #[error("cannot reach the daemon at {path}: {error} (is `portcullis run` running? another socket: --socket)")]
+    #[error(
+        "cannot reach the daemon at {path}: {error} (is `portcullis run` running? another socket: --socket)"
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -57,11 +59,20 @@ impl Client {
     }
 
     /// Asks for something to be done.
-    pub async fn post<B: Serialize, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let unreachable = |error| ClientError::Unreachable { path: self.socket.clone(), error };
         let broken = |error| ClientError::Broken { path: self.socket.clone(), error };
         let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;

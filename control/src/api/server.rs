@@ -76,7 +76,10 @@ async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
 }
 
-async fn initiate(State(daemon): State<Arc<Daemon>>, Json(target): Json<Target>) -> Result<Json<Vec<ChildSa>>, Refusal> {
+async fn initiate(
+    State(daemon): State<Arc<Daemon>>,
+    Json(target): Json<Target>,
+) -> Result<Json<Vec<ChildSa>>, Refusal> {
     daemon.check_target(&target)?;
     let command = Command::Initiate { connection: target.connection.clone(), child: target.child.clone() };
     run(&daemon, command, &target).await?;
@@ -85,7 +88,10 @@ async fn initiate(State(daemon): State<Arc<Daemon>>, Json(target): Json<Target>)
     Ok(Json(ours.flat_map(|ike| ike.children).collect()))
 }
 
-async fn terminate(State(daemon): State<Arc<Daemon>>, Json(target): Json<Target>) -> Result<Json<()>, Refusal> {
+async fn terminate(
+    State(daemon): State<Arc<Daemon>>,
+    Json(target): Json<Target>,
+) -> Result<Json<()>, Refusal> {
     daemon.check_target(&target)?;
     let command = Command::Terminate { connection: target.connection.clone(), child: target.child.clone() };
     run(&daemon, command, &target).await?;

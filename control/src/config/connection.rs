@@ -17,35 +17,104 @@ use super::reader::Section;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
-    "version", "vips", "aggressive", "pull", "dscp", "mobike", "dpd_timeout", "fragmentation", "childless",
-    "send_certreq", "send_cert", "ppk_id", "ppk_required", "keyingtries", "unique", "reauth_time", "rekey_time",
-    "over_time", "rand_time", "pools", "if_id_in", "if_id_out", "mediation", "mediated_by", "mediation_peer",
-    "local_port", "remote_port", "cacerts", "ocsp",
+    "version",
+    "vips",
+    "aggressive",
+    "pull",
+    "dscp",
+    "mobike",
+    "dpd_timeout",
+    "fragmentation",
+    "childless",
+    "send_certreq",
+    "send_cert",
+    "ppk_id",
+    "ppk_required",
+    "keyingtries",
+    "unique",
+    "reauth_time",
+    "rekey_time",
+    "over_time",
+    "rand_time",
+    "pools",
+    "if_id_in",
+    "if_id_out",
+    "mediation",
+    "mediated_by",
+    "mediation_peer",
+    "local_port",
+    "remote_port",
+    "cacerts",
+    "ocsp",
 ];
 const LATER_AUTH: &[&str] = &[
-    "round", "certs", "cert", "pubkeys", "eap_id", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacerts",
-    "cacert", "revocation",
+    "round",
+    "certs",
+    "cert",
+    "pubkeys",
+    "eap_id",
+    "aaa_id",
+    "xauth_id",
+    "ca_id",
+    "groups",
+    "cert_policy",
+    "cacerts",
+    "cacert",
+    "revocation",
 ];
 const LATER_CHILD: &[&str] = &[
-    "ah_proposals", "sha256_96", "rekey_time", "life_time", "rand_time", "rekey_bytes", "life_bytes", "rand_bytes",
-    "rekey_packets", "life_packets", "rand_packets", "updown", "hostaccess", "policies", "policies_fwd_out",
-    "dpd_action", "ipcomp", "inactivity", "reqid", "priority", "interface", "mark_in", "mark_in_sa", "mark_out",
-    "set_mark_in", "set_mark_out", "if_id_in", "if_id_out", "label", "label_mode", "tfc_padding", "hw_offload",
-    "copy_df", "copy_ecn", "copy_dscp", "close_action", "per_cpu_sas",
+    "ah_proposals",
+    "sha256_96",
+    "rekey_time",
+    "life_time",
+    "rand_time",
+    "rekey_bytes",
+    "life_bytes",
+    "rand_bytes",
+    "rekey_packets",
+    "life_packets",
+    "rand_packets",
+    "updown",
+    "hostaccess",
+    "policies",
+    "policies_fwd_out",
+    "dpd_action",
+    "ipcomp",
+    "inactivity",
+    "reqid",
+    "priority",
+    "interface",
+    "mark_in",
+    "mark_in_sa",
+    "mark_out",
+    "set_mark_in",
+    "set_mark_out",
+    "if_id_in",
+    "if_id_out",
+    "label",
+    "label_mode",
+    "tfc_padding",
+    "hw_offload",
+    "copy_df",
+    "copy_ecn",
+    "copy_dscp",
+    "close_action",
+    "per_cpu_sas",
 ];
 
-pub(super) fn from_root(root: &Section<'_>, secrets: &[SharedKey]) -> Vec<ConnectionConfig> {
+/// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
+pub(super) fn from_root(root: &Section<'_>, secrets: Option<&[SharedKey]>) -> Vec<ConnectionConfig> {
     let sections = root.named_sections("connections");
     sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets)).collect()
 }
 
-fn connection(name: String, section: &Section<'_>, secrets: &[SharedKey]) -> Option<ConnectionConfig> {
-    let addresses = |key| {
-        let parsed = section.parsed_list::<Address>(key, "an IP address, a prefix, or %any").unwrap_or_default();
-        parsed.into_iter().map(|address| address.value.0).collect::<Vec<_>>()
-    };
-    let local_addrs = addresses("local_addrs");
-    let remote_addrs = addresses("remote_addrs");
+fn connection(
+    name: String,
+    section: &Section<'_>,
+    secrets: Option<&[SharedKey]>,
+) -> Option<ConnectionConfig> {
+    let local_addrs = addresses(section, "local_addrs");
+    let remote_addrs = addresses(section, "remote_addrs");
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -55,8 +124,8 @@ fn connection(name: String, section: &Section<'_>, secrets: &[SharedKey]) -> Opt
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
-        local_addrs,
-        remote_addrs,
+        local_addrs: local_addrs?,
+        remote_addrs: remote_addrs?,
         proposals: proposals?,
         local: local?.into_iter().map(|(auth, id)| LocalAuth { auth, id }).collect(),
         remote: remote?
@@ -68,8 +137,18 @@ fn connection(name: String, section: &Section<'_>, secrets: &[SharedKey]) -> Opt
         children: children?,
     };
     check_peer_address(section, &connection);
-    check_secret(section, &connection, secrets);
+    if let Some(secrets) = secrets {
+        check_secret(section, &connection, secrets);
+    }
     Some(connection)
+}
+
+fn addresses(section: &Section<'_>, key: &'static str) -> Option<Vec<AddressMatch>> {
+    if !section.has(key) {
+        return Some(Vec::new());
+    }
+    let parsed = section.parsed_list::<Address>(key, "an IP address, a prefix, or %any")?;
+    Some(parsed.into_iter().map(|address| address.value.0).collect())
 }
 
 const IKE_EXAMPLE: &str = "e.g. \"aes256gcm16-prfsha384-x25519\"";
@@ -99,7 +178,10 @@ fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &
     let fits = |key: &SharedKey| {
         let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
         let unknown = local.is_none() && remote.is_none();
-        key.ids.is_empty() || unknown || names(remote) || (names(local) && (remote.is_none() || key.ids.len() == 1))
+        key.ids.is_empty()
+            || unknown
+            || names(remote)
+            || (names(local) && (remote.is_none() || key.ids.len() == 1))
     };
     if !secrets.iter().any(fits) {
         let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
@@ -126,7 +208,9 @@ impl FromStr for Address {
         }
         match text.parse::<IpNet>() {
             Ok(net) => Ok(Self(AddressMatch::Network(net.trunc()))),
-            Err(_) => Err(format!("`{text}` is no address; names are not resolved, so that DNS cannot move a tunnel")),
+            Err(_) => Err(format!(
+                "`{text}` is no address; names are not resolved, so that DNS cannot move a tunnel"
+            )),
         }
     }
 }
@@ -167,7 +251,11 @@ fn rounds(section: &Section<'_>, key: &'static str) -> Option<Vec<(AuthMethod, O
         return None;
     }
     if let Some(second) = sections.get(1) {
-        section.error(second.span(), key, "more than one round of authentication is not supported by this version");
+        section.error(
+            second.span(),
+            key,
+            "more than one round of authentication is not supported by this version",
+        );
     }
     Some(sections.iter().filter_map(|round| auth_round(round, key)).collect())
 }
@@ -191,7 +279,10 @@ fn auth_round(section: &Section<'_>, side: &str) -> Option<(AuthMethod, Option<I
     let id = match section.string("id", "an identity, e.g. \"gw.example\"") {
         Some(text) if text.value == "%any" && side == "remote" => Ok(None),
         Some(_) => section
-            .parsed::<Identity>("id", "an identity, e.g. \"gw.example\", \"admin@example.org\" or \"192.0.2.1\"")
+            .parsed::<Identity>(
+                "id",
+                "an identity, e.g. \"gw.example\", \"admin@example.org\" or \"192.0.2.1\"",
+            )
             .map(|id| Some(id.value))
             .ok_or(()),
         None => Ok(None),
@@ -213,20 +304,11 @@ fn children(section: &Section<'_>) -> Option<Vec<ChildConfig>> {
 }
 
 fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
-    let selectors = |key| {
-        let parsed = section.parsed_list::<Selector>(key, "e.g. \"10.1.0.0/16\" or \"dynamic\"");
-        let selectors = parsed.map(|list| list.into_iter().map(|selector| selector.value.0).collect::<Vec<_>>());
-        // As in swanctl.conf: the ends' own addresses.
-        selectors.unwrap_or_else(|| vec![None])
-    };
-    let local_ts = selectors("local_ts");
-    let remote_ts = selectors("remote_ts");
-    for (key, list) in [("local_ts", &local_ts), ("remote_ts", &remote_ts)] {
-        if list.is_empty() {
-            section.error(section.span(), key, "is empty (leave it out for the end's own address)");
-        }
+    let local_ts = selectors(section, "local_ts");
+    let remote_ts = selectors(section, "remote_ts");
+    if let (Some(local), Some(remote)) = (&local_ts, &remote_ts) {
+        check_families(section, local, remote);
     }
-    check_families(section, &local_ts, &remote_ts);
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
@@ -243,11 +325,35 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         window.value as u32
     });
     section.finish(LATER_CHILD);
-    Some(ChildConfig { name, local_ts, remote_ts, esp_proposals: esp_proposals?, start_action, replay_window })
+    Some(ChildConfig {
+        name,
+        local_ts: local_ts?,
+        remote_ts: remote_ts?,
+        esp_proposals: esp_proposals?,
+        start_action,
+        replay_window,
+    })
+}
+
+/// Left out, as in swanctl.conf: the end's own addresses.
+fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
+    if !section.has(key) {
+        return Some(vec![None]);
+    }
+    let list = section.parsed_list::<Selector>(key, "e.g. \"10.1.0.0/16\" or \"dynamic\"")?;
+    if list.is_empty() {
+        section.error(section.span(), key, "is empty (leave it out for the end's own address)");
+        return None;
+    }
+    Some(list.into_iter().map(|selector| selector.value.0).collect())
 }
 
 /// Selectors of two families never meet in one packet.
-fn check_families(section: &Section<'_>, local: &[Option<TrafficSelector>], remote: &[Option<TrafficSelector>]) {
+fn check_families(
+    section: &Section<'_>,
+    local: &[Option<TrafficSelector>],
+    remote: &[Option<TrafficSelector>],
+) {
     let families = |list: &[Option<TrafficSelector>]| {
         let v4 = list.iter().any(|ts| ts.is_none_or(|ts| ts.addrs.start().is_ipv4()));
         let v6 = list.iter().any(|ts| ts.is_none_or(|ts| ts.addrs.start().is_ipv6()));
@@ -273,7 +379,9 @@ impl FromStr for Selector {
         if text.starts_with("dynamic[") {
             return Err("`dynamic` with a protocol is not supported by this version".to_owned());
         }
-        text.parse().map(|ts| Self(Some(ts))).map_err(|error: portcullis_ipsec::SelectorError| error.to_string())
+        text.parse()
+            .map(|ts| Self(Some(ts)))
+            .map_err(|error: portcullis_ipsec::SelectorError| error.to_string())
     }
 }
 

@@ -75,12 +75,8 @@ impl fmt::Display for Diagnostic {
             return write!(f, "{gutter} | (not shown: it holds a secret)");
         }
         writeln!(f, "{gutter} | {}", self.source)?;
-        let indent: String = self
-            .source
-            .chars()
-            .take(self.column - 1)
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let indent: String =
+            self.source.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         write!(f, "{:width$} | {indent}{}", "", "^".repeat(self.width), width = gutter.len())
     }
 }

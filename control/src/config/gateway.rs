@@ -101,7 +101,8 @@ impl GatewayConfig {
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
         let frame_size = frame_size(&section);
         let max_sas = section.integer("max_sas", 1..=1_048_576).map_or(4096, |max| max.value as usize);
-        let tun = section.string("tun", "an interface name").and_then(|name| interface_name(&section, "tun", name));
+        let tun =
+            section.string("tun", "an interface name").and_then(|name| interface_name(&section, "tun", name));
         let path = |key, default: &str| {
             let path = section.string(key, "a path").map_or(default, |path| path.value);
             PathBuf::from(path)
@@ -161,7 +162,8 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
                 None
             }
         };
-        let role = section.choice("role", &[("outside", InterfaceRole::Outside), ("inside", InterfaceRole::Inside)]);
+        let role =
+            section.choice("role", &[("outside", InterfaceRole::Outside), ("inside", InterfaceRole::Inside)]);
         if role.is_none() && section.string("role", "\"outside\" or \"inside\"").is_none() {
             section.missing("role", "\"outside\" (IKE and ESP) or \"inside\" (clear text)");
         }
@@ -177,7 +179,8 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
     if complete {
         for (role, name) in [(InterfaceRole::Outside, "outside"), (InterfaceRole::Inside, "inside")] {
             if !interfaces.iter().any(|interface| interface.role == role) {
-                let message = format!("no interface has role \"{name}\" (expected one of each role at least)");
+                let message =
+                    format!("no interface has role \"{name}\" (expected one of each role at least)");
                 gateway.error(gateway.span(), "interfaces", message);
             }
         }
@@ -192,7 +195,8 @@ fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned
         && name.value != ".."
         && !name.value.contains(|c: char| c == '/' || c.is_whitespace());
     if !valid {
-        let message = format!("`{}` cannot be an interface's name (expected 1 to 15 characters, no `/`)", name.value);
+        let message =
+            format!("`{}` cannot be an interface's name (expected 1 to 15 characters, no `/`)", name.value);
         section.error(name.span, key, message);
     }
     valid.then(|| name.value.to_owned())

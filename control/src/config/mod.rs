@@ -94,8 +94,8 @@ impl Config {
             }
         };
         let shared_keys = secrets::from_root(&root);
-        let connections = connection::from_root(&root, &shared_keys);
-        let engine = gateway::engine_from_root(&root, connections, shared_keys);
+        let connections = connection::from_root(&root, shared_keys.as_deref());
+        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
         root.finish(&["authorities", "pools", "include"]);
         Some(Self { gateway: gateway?, engine })
     }
@@ -103,9 +103,11 @@ impl Config {
     /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
     /// are known without a peer. `(connection, child)` goes with each.
     pub fn policies(&self) -> Vec<((String, String), Policy)> {
-        let children = self.engine.connections.iter().flat_map(|connection| {
-            connection.children.iter().map(move |child| (connection, child))
-        });
+        let children = self
+            .engine
+            .connections
+            .iter()
+            .flat_map(|connection| connection.children.iter().map(move |child| (connection, child)));
         let policies = children.filter_map(|(connection, child)| {
             let policy = Policy {
                 name: format!("{}/{}", connection.name, child.name),

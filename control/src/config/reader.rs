@@ -33,7 +33,13 @@ impl<'t> Findings<'t> {
         self.add(Severity::Warning, span, key, message);
     }
 
-    fn add(&self, severity: Severity, span: Range<usize>, key: impl Into<String>, message: impl Into<String>) {
+    fn add(
+        &self,
+        severity: Severity,
+        span: Range<usize>,
+        key: impl Into<String>,
+        message: impl Into<String>,
+    ) {
         self.found.borrow_mut().push(Diagnostic::new(severity, self.text, span, key, message));
     }
 
@@ -96,7 +102,11 @@ impl<'a> Section<'a> {
     /// Reports a key that must be there and is not.
     pub(super) fn missing(&self, key: &'static str, expected: &str) {
         self.known.borrow_mut().insert(key);
-        self.findings.error(self.span(), self.path.clone(), format!("`{key}` is missing (expected {expected})"));
+        self.findings.error(
+            self.span(),
+            self.path.clone(),
+            format!("`{key}` is missing (expected {expected})"),
+        );
     }
 
     fn item(&self, key: &'static str) -> Option<(&'a Item, Range<usize>)> {
@@ -147,7 +157,11 @@ impl<'a> Section<'a> {
     }
 
     /// An integer within `range`.
-    pub(super) fn integer(&self, key: &'static str, range: std::ops::RangeInclusive<i64>) -> Option<Spanned<i64>> {
+    pub(super) fn integer(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Option<Spanned<i64>> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         let (value, span) = self.value(key, &expected)?;
         match value.as_integer() {
@@ -185,7 +199,11 @@ impl<'a> Section<'a> {
             _ => None,
         };
         if duration.is_none() {
-            self.error(span, key, format!("`{}` is no duration (expected {EXPECTED})", value.to_string().trim()));
+            self.error(
+                span,
+                key,
+                format!("`{}` is no duration (expected {EXPECTED})", value.to_string().trim()),
+            );
         }
         duration
     }
@@ -224,7 +242,11 @@ impl<'a> Section<'a> {
             None => {
                 let hint = nearest(text.value, &names).map(|name| format!(", did you mean \"{name}\"?"));
                 let hint = hint.unwrap_or_default();
-                self.error(text.span, key, format!("\"{}\" is not known here{hint} (expected {expected})", text.value));
+                self.error(
+                    text.span,
+                    key,
+                    format!("\"{}\" is not known here{hint} (expected {expected})", text.value),
+                );
                 None
             }
         }
@@ -253,14 +275,22 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// An array of texts, each parsed.
+    /// Whether the key is there, whatever its value.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.item(key).is_some()
+    }
+
+    /// An array of texts, each parsed; `None` as soon as one cannot be.
     pub(super) fn parsed_list<T>(&self, key: &'static str, expected: &str) -> Option<Vec<Spanned<T>>>
     where
         T: FromStr,
         T::Err: Display,
     {
         let texts = self.strings(key, expected)?;
-        Some(texts.iter().filter_map(|text| self.parse(key, text, expected)).collect())
+        // All of them are looked at before the list is given up.
+        let parsed: Vec<Option<Spanned<T>>> =
+            texts.iter().map(|text| self.parse(key, text, expected)).collect();
+        parsed.into_iter().collect()
     }
 
     /// An array of whole numbers within `range`.
@@ -282,7 +312,11 @@ impl<'a> Section<'a> {
                 Some(value) => numbers.push(Spanned { value, span }),
                 None => {
                     let found = element.to_string();
-                    self.error(span, key, format!("`{}` does not do here (expected {expected})", found.trim()));
+                    self.error(
+                        span,
+                        key,
+                        format!("`{}` does not do here (expected {expected})", found.trim()),
+                    );
                 }
             }
         }
@@ -351,7 +385,11 @@ impl<'a> Section<'a> {
             let span = self.table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
             let span = span.unwrap_or(self.span());
             if later.contains(&key) {
-                self.error(span, key, "is an option of swanctl.conf that this version does not support; remove it");
+                self.error(
+                    span,
+                    key,
+                    "is an option of swanctl.conf that this version does not support; remove it",
+                );
                 continue;
             }
             let names: Vec<&str> = known.iter().copied().collect();

@@ -4,9 +4,12 @@ use portcullis_ike::config::{Identity, Secret, SharedKey};
 
 use super::reader::Section;
 
-pub(super) fn from_root(root: &Section<'_>) -> Vec<SharedKey> {
+/// All of them; `None` if one cannot be read.
+pub(super) fn from_root(root: &Section<'_>) -> Option<Vec<SharedKey>> {
     let sections = root.named_sections("secrets");
-    sections.into_iter().filter_map(|(name, section)| shared_key(name, section)).collect()
+    let keys: Vec<Option<SharedKey>> =
+        sections.into_iter().map(|(name, section)| shared_key(name, section)).collect();
+    keys.into_iter().collect()
 }
 
 fn shared_key(name: String, section: Section<'_>) -> Option<SharedKey> {
@@ -39,7 +42,10 @@ fn shared_key(name: String, section: Section<'_>) -> Option<SharedKey> {
         }
     };
     section.finish(&["id", "file", "type"]);
-    let ids = ids.unwrap_or_default().into_iter().map(|id| id.value).collect();
+    let ids = match section.has("ids") {
+        true => ids?.into_iter().map(|id| id.value).collect(),
+        false => Vec::new(),
+    };
     Some(SharedKey { name, ids, secret: secret? })
 }
 

@@ -78,7 +78,7 @@ fn every_option_arrives_where_it_belongs() {
 fn an_unknown_key_is_told_the_nearest_known_name_and_its_place() {
     let errors = errors(&with("dpd_delay = ", "dpd_dealy = "));
     let [error] = errors.as_slice() else { panic!("{errors:?}") };
-    assert!(error.starts_with("26:1: error: connections.site.dpd_dealy: "), "{error}");
+    assert!(error.starts_with("25:1: error: connections.site.dpd_dealy: "), "{error}");
     assert!(error.contains("did you mean `dpd_delay`?"), "{error}");
     assert!(error.contains("^^^^^^^^^"), "{error}");
 }
@@ -101,10 +101,10 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
     let expected = [
         "3:15: error: gateway.workers: core 0 is named twice",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
-        "23:16: error: connections.site.local_addrs: `gw.example.com` is no address",
-        "27:18: error: connections.site.local.auth: \"pubkey\" is not supported by this version",
-        "31:13: error: connections.site.children.net.local_ts: `10.1.0.9/24` is not a traffic selector",
-        "34:16: error: connections.site.children.net.start_action: is a whole number",
+        "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
+        "26:18: error: connections.site.local.auth: \"pubkey\" is not supported by this version",
+        "30:13: error: connections.site.children.net.local_ts: `10.1.0.9/24` is not a traffic selector",
+        "33:16: error: connections.site.children.net.start_action: is a whole number",
     ];
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
     for (error, expected) in errors.iter().zip(expected) {
@@ -159,7 +159,8 @@ fn a_short_secret_is_a_warning() {
 
 #[test]
 fn dynamic_selectors_are_the_ends_own_addresses() {
-    let text = with("local_ts = [\"10.1.0.0/24\"]\n", "").replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "");
+    let text = with("local_ts = [\"10.1.0.0/24\"]\n", "")
+        .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "");
     let (config, _) = Config::parse(&text).unwrap();
     let policies = config.policies();
     assert_eq!(policies[0].1.local_ts, ["192.0.2.1".parse().unwrap()]);
@@ -168,7 +169,8 @@ fn dynamic_selectors_are_the_ends_own_addresses() {
 
 #[test]
 fn proposals_left_out_are_the_defaults() {
-    let text = with("proposals = [\"aes256gcm16-prfsha384-x25519\"]\n", "").replace("esp_proposals = [\"aes256gcm16-esn\"]\n", "");
+    let text = with("proposals = [\"aes256gcm16-prfsha384-x25519\"]\n", "")
+        .replace("esp_proposals = [\"aes256gcm16-esn\"]\n", "");
     let (config, _) = Config::parse(&text).unwrap();
     let site = config.connection("site").unwrap();
     assert_eq!(site.proposals, portcullis_ike::proposal::IkeProposal::defaults());

@@ -55,7 +55,7 @@ pub struct Totals {
 
 /// Asks the engine's task. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct IkeHandle {
+pub(super) struct IkeHandle {
     requests: mpsc::Sender<Request>,
 }
 
@@ -66,14 +66,14 @@ pub struct Stopping;
 
 impl IkeHandle {
     /// Gives a command and waits until it is done.
-    pub async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
+    pub(super) async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Command { command, reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
     }
 
     /// What there is now.
-    pub async fn snapshot(&self) -> Result<Snapshot, Stopping> {
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Snapshot { reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
@@ -81,24 +81,24 @@ impl IkeHandle {
 }
 
 /// What the engine's task stands on.
-pub struct Shell {
+pub(super) struct Shell {
     /// Connections and secrets.
-    pub config: EngineConfig,
+    pub(super) config: EngineConfig,
     /// Its only randomness.
-    pub rng: Box<dyn CryptoRng + Send>,
+    pub(super) rng: Box<dyn CryptoRng + Send>,
     /// UDP.
-    pub sockets: Sockets,
+    pub(super) sockets: Sockets,
     /// The data plane.
-    pub installer: Arc<dyn SaInstaller>,
+    pub(super) installer: Arc<dyn SaInstaller>,
     /// Which child each configured policy belongs to, for acquires.
-    pub children: HashMap<PolicyId, (String, String)>,
+    pub(super) children: HashMap<PolicyId, (String, String)>,
     /// Changes whenever the data plane has events.
-    pub events: watch::Receiver<u64>,
+    pub(super) events: watch::Receiver<u64>,
 }
 
 impl Shell {
     /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
-    pub fn start(self) -> (IkeHandle, tokio::task::JoinHandle<()>) {
+    pub(super) fn start(self) -> (IkeHandle, tokio::task::JoinHandle<()>) {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (finished, results) = mpsc::unbounded_channel();
         let started = self.config.connections.iter().flat_map(|connection| {

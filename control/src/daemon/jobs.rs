@@ -9,7 +9,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 /// Does one job. Blocks for as long as it takes.
-pub fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
+pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
     match job {
         Job::GenerateKe { method, seed } => {
             let mut rng = ChaCha20Rng::from_seed(seed);
@@ -18,7 +18,9 @@ pub fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
-        Job::RemoveChild { pair, policy } => JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref())),
+        Job::RemoveChild { pair, policy } => {
+            JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref()))
+        }
         Job::QueryCounters { pairs } => {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }
@@ -50,7 +52,11 @@ fn install_child(install: ChildInstall, installer: &dyn SaInstaller) -> Result<P
 }
 
 /// The SAs go before the policy, so that no packet finds neither and leaves in clear.
-fn remove_child(pair: Spi, policy: Option<PolicyId>, installer: &dyn SaInstaller) -> Result<(), InstallError> {
+fn remove_child(
+    pair: Spi,
+    policy: Option<PolicyId>,
+    installer: &dyn SaInstaller,
+) -> Result<(), InstallError> {
     let removed = installer.remove(pair);
     match policy {
         Some(policy) => removed.and(installer.remove_policy(policy)),
@@ -69,8 +75,8 @@ mod tests {
     use std::sync::Mutex;
 
     use portcullis_ipsec::{
-        DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyOrigin, SaCounters,
-        TenantId, TunnelEndpoints,
+        DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyOrigin,
+        SaCounters, TenantId, TunnelEndpoints,
     };
 
     use super::*;
@@ -129,7 +135,8 @@ mod tests {
             remote: "192.0.2.2".parse().unwrap(),
             encapsulation: Encapsulation::None,
         };
-        let (local_ts, remote_ts) = (vec!["10.1.0.0/16".parse().unwrap()], vec!["10.2.0.0/16".parse().unwrap()]);
+        let (local_ts, remote_ts) =
+            (vec!["10.1.0.0/16".parse().unwrap()], vec!["10.2.0.0/16".parse().unwrap()]);
         let tenant = TenantId::default();
         let policy = Policy {
             name: "site/net".to_owned(),

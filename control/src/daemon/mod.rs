@@ -5,7 +5,7 @@
 mod dataplane;
 mod ike;
 mod jobs;
-mod report;
+pub(crate) mod report;
 mod sockets;
 
 use std::collections::HashMap;
@@ -58,7 +58,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
         Some(addr) => Some(
-            TcpListener::bind(addr).await.with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
+            TcpListener::bind(addr)
+                .await
+                .with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
         ),
         None => None,
     };

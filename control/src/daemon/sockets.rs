@@ -10,8 +10,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6,
-    SockaddrStorage, sockopt,
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    SockaddrIn6, SockaddrStorage, sockopt,
 };
 use portcullis_ike::engine::{Datagram, DatagramPayload};
 use tokio::io::Interest;
@@ -27,7 +27,7 @@ const BUFFER: usize = 65_536;
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open UDP port {port} for {family}: {error}{}", hint(.error))]
-pub struct SocketError {
+pub(super) struct SocketError {
     /// The port.
     port: u16,
     /// `IPv4` or `IPv6`.
@@ -52,13 +52,13 @@ struct Endpoint {
 }
 
 /// All sockets of the daemon.
-pub struct Sockets {
+pub(super) struct Sockets {
     endpoints: Vec<Endpoint>,
 }
 
 impl Sockets {
     /// Opens both ports for both families. Where the host has no IPv6, IPv4 alone will do.
-    pub fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
+    pub(super) fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
         let mut endpoints = Vec::new();
         for (port, nat) in [(port, false), (nat_port, true)] {
             let v4 = Ipv4Addr::UNSPECIFIED.into();
@@ -77,7 +77,7 @@ impl Sockets {
 
     /// The next datagram from any socket. Keepalives are answered with nothing and skipped; so is ESP that the
     /// XDP program did not take (counted by the caller through `None`).
-    pub async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
+    pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
         buffer.resize(BUFFER, 0);
         loop {
             for endpoint in &self.endpoints {
@@ -91,7 +91,8 @@ impl Sockets {
     }
 
     async fn readable(&self) -> io::Result<()> {
-        let mut waits: Vec<_> = self.endpoints.iter().map(|endpoint| Box::pin(endpoint.socket.readable())).collect();
+        let mut waits: Vec<_> =
+            self.endpoints.iter().map(|endpoint| Box::pin(endpoint.socket.readable())).collect();
         std::future::poll_fn(|context| {
             for wait in &mut waits {
                 if let std::task::Poll::Ready(result) = wait.as_mut().poll(context) {
@@ -103,14 +104,16 @@ impl Sockets {
         .await
     }
 
-    /// Sends a datagram from the address and port that it names. A full socket buffer loses it, as a full queue on
-    /// the way would: IKE retransmits.
-    pub fn send(&self, datagram: &Datagram) -> io::Result<()> {
+    /// Sends a datagram from the address and port that it names, at once. A full socket buffer loses it, as a full
+    /// queue on the way would: IKE retransmits.
+    pub(super) fn send(&self, datagram: &Datagram) -> io::Result<()> {
         let wanted = |endpoint: &&Endpoint| {
-            let same_family = endpoint.socket.local_addr().is_ok_and(|addr| addr.is_ipv4() == datagram.local.is_ipv4());
+            let same_family =
+                endpoint.socket.local_addr().is_ok_and(|addr| addr.is_ipv4() == datagram.local.is_ipv4());
             endpoint.port == datagram.local.port() && same_family
         };
-        let no_socket = || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no socket for {}", datagram.local));
+        let no_socket =
+            || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no socket for {}", datagram.local));
         self.endpoints.iter().find(wanted).ok_or_else(no_socket)?.send(datagram)
     }
 }
@@ -121,7 +124,8 @@ impl Endpoint {
         let (len, remote, local) = self.socket.try_io(Interest::READABLE, || {
             let mut space = nix::cmsg_space!(libc::in6_pktinfo);
             let mut slices = [IoSliceMut::new(buffer)];
-            let message = socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
+            let message =
+                socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
             let local = message.cmsgs()?.find_map(|control| match control {
                 ControlMessageOwned::Ipv4PacketInfo(info) => {
                     Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
@@ -153,29 +157,26 @@ impl Endpoint {
             DatagramPayload::NatKeepalive => [IoSlice::new(&[]), IoSlice::new(&NAT_KEEPALIVE)],
         };
         let fd = self.socket.as_raw_fd();
-        let sent = self.socket.try_io(Interest::WRITABLE, || {
-            let to = SockaddrStorage::from(datagram.remote);
-            let sent = match datagram.local.ip() {
-                IpAddr::V4(local) => {
-                    let source = libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) };
-                    let info = libc::in_pktinfo {
-                        ipi_ifindex: 0,
-                        ipi_spec_dst: source,
-                        ipi_addr: libc::in_addr { s_addr: 0 },
-                    };
-                    let control = [ControlMessage::Ipv4PacketInfo(&info)];
-                    socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))
-                }
-                IpAddr::V6(local) => {
-                    let source = libc::in6_addr { s6_addr: local.octets() };
-                    let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: 0 };
-                    let control = [ControlMessage::Ipv6PacketInfo(&info)];
-                    socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))
-                }
-            };
-            Ok(sent?)
-        });
-        sent.map(|_| ())
+        let to = SockaddrStorage::from(datagram.remote);
+        match datagram.local.ip() {
+            IpAddr::V4(local) => {
+                let source = libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: source,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                let control = [ControlMessage::Ipv4PacketInfo(&info)];
+                socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))?;
+            }
+            IpAddr::V6(local) => {
+                let source = libc::in6_addr { s6_addr: local.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: 0 };
+                let control = [ControlMessage::Ipv6PacketInfo(&info)];
+                socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))?;
+            }
+        }
+        Ok(())
     }
 }
 
