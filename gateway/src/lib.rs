@@ -27,6 +27,8 @@ pub mod pipeline;
 pub mod policy;
 pub mod route;
 pub mod sa;
+pub mod slowpath;
 mod sync;
+pub mod tun;
 pub mod wire;
 pub mod xdp;

@@ -65,8 +65,13 @@ impl fmt::Debug for Mirror {
 
 impl Mirror {
     /// Reads everything once, publishes it in `routes`, calls `on_change`, and goes on following.
-    pub fn start(config: MirrorConfig, routes: Arc<ArcSwap<RouteTable>>, on_change: OnChange) -> Result<Self, NetlinkError> {
-        let stop = Arc::new(EventFd::new().map_err(io::Error::from).map_err(NetlinkError::new("make an eventfd"))?);
+    pub fn start(
+        config: MirrorConfig,
+        routes: Arc<ArcSwap<RouteTable>>,
+        on_change: OnChange,
+    ) -> Result<Self, NetlinkError> {
+        let stop =
+            Arc::new(EventFd::new().map_err(io::Error::from).map_err(NetlinkError::new("make an eventfd"))?);
         let mut state = State::open(config, routes, on_change)?;
         state.resync()?;
         let until = Arc::clone(&stop);
@@ -80,7 +85,7 @@ impl Mirror {
 
 impl Drop for Mirror {
     fn drop(&mut self) {
-        let _ = self.stop.arm();
+        let _ = self.stop.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -144,7 +149,9 @@ impl State {
             if fds[1].any() == Some(true) {
                 return;
             }
-            if polled.is_ok() && let Err(error) = self.catch_up() {
+            if polled.is_ok()
+                && let Err(error) = self.catch_up()
+            {
                 tracing::error!(%error, "the kernel's routes could not be read; going on with the last ones");
             }
         }
@@ -226,7 +233,9 @@ impl State {
     }
 
     fn read_configuration(&mut self) -> Result<(), NetlinkError> {
-        let links = self.requests.dump("read the kernel's links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let links = self
+            .requests
+            .dump("read the kernel's links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let addresses = self.requests.dump("read the kernel's addresses", request)?;
         let addresses: Vec<(u32, IpNet)> = addresses.iter().filter_map(address).collect();
@@ -287,12 +296,19 @@ fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
 
 fn named_link<'m>(message: &'m RouteNetlinkMessage, wanted: &str) -> Option<&'m LinkMessage> {
     let RouteNetlinkMessage::NewLink(link) = message else { return None };
-    let named = |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == wanted);
+    let named =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == wanted);
     link.attributes.iter().any(named).then_some(link)
 }
 
 /// Without a link the port stays, down, until the interface comes back.
-fn port(index: PortIndex, name: &str, role: Role, link: Option<&LinkMessage>, addresses: &[(u32, IpNet)]) -> PortInfo {
+fn port(
+    index: PortIndex,
+    name: &str,
+    role: Role,
+    link: Option<&LinkMessage>,
+    addresses: &[(u32, IpNet)],
+) -> PortInfo {
     let mut port = PortInfo {
         index,
         ifindex: 0,
@@ -306,7 +322,8 @@ fn port(index: PortIndex, name: &str, role: Role, link: Option<&LinkMessage>, ad
     let Some(link) = link else { return port };
     port.ifindex = link.header.index;
     port.up = link.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
-    port.addresses = addresses.iter().filter(|(ifindex, _)| *ifindex == port.ifindex).map(|(_, net)| *net).collect();
+    port.addresses =
+        addresses.iter().filter(|(ifindex, _)| *ifindex == port.ifindex).map(|(_, net)| *net).collect();
     for attribute in &link.attributes {
         match attribute {
             LinkAttribute::Mtu(mtu) => port.mtu = *mtu,
