@@ -31,4 +31,5 @@ pub mod slowpath;
 mod sync;
 pub mod tun;
 pub mod wire;
+pub mod worker;
 pub mod xdp;

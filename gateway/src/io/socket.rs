@@ -185,6 +185,11 @@ impl QueueSocket {
         self.filled + self.sent
     }
 
+    /// Frames given to the kernel to send and not yet back.
+    pub fn in_flight(&self) -> usize {
+        self.sent
+    }
+
     /// Takes received frames, at most `max`, and says how many.
     pub fn receive(&mut self, max: usize, into: &mut Vec<Frame>) -> usize {
         let wanted = self.scratch.get_mut(..max.min(STEP)).unwrap_or_default();
