@@ -6,6 +6,8 @@
 mod emit;
 mod parse;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use portcullis_ipsec::TrafficSelector;
 
@@ -122,7 +124,7 @@ pub struct Transform {
     pub id: u16,
     /// Key Length attribute, bits.
     pub key_length: Option<u16>,
-    /// Carries an attribute that we do not know: must not be chosen (RFC 7296 §3.3.6).
+    /// Carries an attribute that we do not know, or one twice: must not be chosen (RFC 7296 §3.3.6).
     pub unknown_attribute: bool,
 }
 
