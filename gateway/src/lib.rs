@@ -20,6 +20,7 @@ pub mod esp;
 pub mod events;
 pub mod frame;
 pub mod installer;
+pub mod io;
 pub mod lpm;
 pub mod pipeline;
 pub mod policy;
