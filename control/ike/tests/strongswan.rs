@@ -1,7 +1,7 @@
 //! Whole negotiations of strongSwan with itself, taken apart: from its shared secret and nonces we derive its keys, open
 //! its messages, compute its AUTH and its ESP keys. `data/README.md` says how they were made.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use portcullis_ike::crypto::{
     IkeAead, IkeKeys, KdfInput, Prf, SharedSecret, derive_child_keymat, derive_ike_keys, psk_auth,
