@@ -211,7 +211,8 @@ impl Task {
                     tracing::error!(%pair, "the SA has used up its sequence numbers and seals nothing more");
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
-                    tracing::warn!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
+                    tracing::info!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
+                    self.command(Command::PeerMoved { pair, seen }, None);
                 }
             }
         }
@@ -226,9 +227,10 @@ impl Task {
         }
         while let Some((id, job)) = self.engine.poll_job() {
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
+            let mark = self.sockets.mark();
             tokio::task::spawn_blocking(move || {
                 // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer)));
+                let _ = finished.send((id, jobs::perform(job, &installer, mark)));
             });
         }
         while let Some(event) = self.engine.poll_event() {

@@ -1,16 +1,19 @@
 //! Carries out the engine's jobs off the reactor: mathematics and installs, on the runtime's blocking threads.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{ChildInstall, Job, JobResult, PolicyRef};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-/// Does one job. Blocks for as long as it takes.
-pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
+/// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
+pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32) -> JobResult {
     match job {
+        Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
         Job::GenerateKe { method, seed } => {
             let mut rng = ChaCha20Rng::from_seed(seed);
             JobResult::KeGenerated(crypto::generate(method, &mut rng))
@@ -18,6 +21,7 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
+        Job::MoveChild { pair, endpoints } => JobResult::ChildMoved(installer.move_pair(pair, endpoints)),
         Job::RemoveChild { pair, policy } => {
             JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref()))
         }
@@ -25,6 +29,22 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>) -> JobResult {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }
     }
+}
+
+/// The address that the kernel sends from: that of a connected socket. Nothing is sent.
+fn source_address(remote: IpAddr, mark: u32) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    // No mark is the default, and to set even that takes a privilege.
+    if mark != 0 {
+        setsockopt(&socket, sockopt::Mark, &mark).ok()?;
+    }
+    // Any port will do.
+    socket.connect((remote, 500)).ok()?;
+    socket.local_addr().ok().map(|addr| addr.ip())
 }
 
 /// Inbound first, so that what the peer sends at once is accepted; undone whole if a step fails.
@@ -161,7 +181,7 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer);
+        let result = perform(job, &installer, 0);
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }
@@ -187,5 +207,11 @@ mod tests {
     fn a_child_is_removed_before_its_policy() {
         let job = Job::RemoveChild { pair: Spi::new(4711).unwrap(), policy: Some(PolicyId(7)) };
         assert_eq!(calls(job, "").1, ["remove", "remove_policy"]);
+    }
+
+    #[test]
+    fn the_source_address_towards_ourselves_is_our_own() {
+        let loopback = "127.0.0.1".parse().unwrap();
+        assert_eq!(source_address(loopback, 0), Some(loopback));
     }
 }

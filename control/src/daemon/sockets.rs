@@ -54,6 +54,7 @@ struct Endpoint {
 /// All sockets of the daemon.
 pub(super) struct Sockets {
     endpoints: Vec<Endpoint>,
+    mark: u32,
 }
 
 impl Sockets {
@@ -72,7 +73,12 @@ impl Sockets {
                 Err(error) => return Err(SocketError { port, family: "IPv6", error }),
             }
         }
-        Ok(Self { endpoints })
+        Ok(Self { endpoints, mark })
+    }
+
+    /// The firewall mark of everything that is sent.
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
     }
 
     /// The next datagram from any socket. Keepalives are answered with nothing and skipped; so is ESP that the

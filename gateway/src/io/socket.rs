@@ -310,8 +310,5 @@ impl QueueSocket {
 type Parts = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
 
 fn wants_copies(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT)
-    )
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT))
 }

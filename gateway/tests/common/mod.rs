@@ -24,7 +24,7 @@ use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::{Installer, ProtectionSink};
 use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, Waiting};
 use portcullis_gateway::policy::{PolicyTable, ProtectedPrefixes};
-use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, RouteTable};
+use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
@@ -221,17 +221,51 @@ pub fn hop(rig: u8, port: PortIndex) -> NextHop {
     NextHop::Port { port, src_mac: port_mac(rig, port), dst_mac: NEIGHBOUR, mtu: MTU }
 }
 
-/// The first entry that contains a destination wins; the rest goes out of the outside port.
-pub fn route_table(rig: u8, mut hops: Vec<(ipnet::IpNet, NextHop)>) -> RouteTable {
-    let net = |text: String| text.parse().unwrap();
-    hops.push((net(format!("10.{rig}.0.1/32")), NextHop::Local));
-    hops.push((net(format!("2001:db8:{rig}::1/128")), NextHop::Local));
-    hops.push((net(format!("10.{rig}.0.0/16")), hop(rig, INSIDE)));
-    hops.push((net(format!("2001:db8:{rig}::/48")), hop(rig, INSIDE)));
-    hops.push((net("0.0.0.0/0".into()), hop(rig, OUTSIDE)));
-    hops.push((net("::/0".into()), hop(rig, OUTSIDE)));
-    let tunnel = vec![outside_address(rig, false), outside_address(rig, true)];
-    RouteTable { ports: vec![port(rig, OUTSIDE), port(rig, INSIDE)], tunnel, hops }
+/// The usual routes, and before them such ones that lead to these next hops.
+pub fn route_table(rig: u8, hops: &[(ipnet::IpNet, NextHop)]) -> RouteTable {
+    const NO_PORT: u32 = 99;
+    let net = |text: String| text.parse::<ipnet::IpNet>().unwrap();
+    let (outside, inside) = (port(rig, OUTSIDE), port(rig, INSIDE));
+    let down = PortInfo { index: PortIndex(2), ifindex: 12, up: false, ..inside.clone() };
+    let mut local = vec![inside_address(rig, false), inside_address(rig, true)];
+    local.push(net(format!("2001:db8:{rig}::1/128")).addr());
+    local.push(net(format!("10.{rig}.0.1/32")).addr());
+    // Neighbours of routes: what lies behind each port, and what never answers.
+    let neighbour = |ifindex: u32| IpAddr::from([198, 51, 100, ifindex as u8]);
+    let via = |ifindex| Route::Via { ifindex, gateway: Some(neighbour(ifindex)), mtu: None };
+    let mut routes = vec![
+        (net(format!("10.{rig}.0.0/16")), via(inside.ifindex)),
+        (net(format!("2001:db8:{rig}::/48")), via(inside.ifindex)),
+        (net("0.0.0.0/0".into()), via(outside.ifindex)),
+        (net("::/0".into()), via(outside.ifindex)),
+    ];
+    for (net, hop) in hops {
+        let route = match *hop {
+            NextHop::Local => {
+                local.extend(net.hosts());
+                continue;
+            }
+            NextHop::Port { port: index, mtu, .. } => {
+                let ifindex = port(rig, index).ifindex;
+                Route::Via { ifindex, gateway: Some(neighbour(ifindex)), mtu: Some(mtu) }
+            }
+            NextHop::Unresolved { ifindex, gateway, .. } => {
+                Route::Via { ifindex, gateway: Some(gateway), mtu: None }
+            }
+            NextHop::Kernel => via(NO_PORT),
+            NextHop::LinkDown => via(down.ifindex),
+            NextHop::None => Route::Refused,
+        };
+        routes.push((*net, route));
+    }
+    let answering =
+        [outside.ifindex, inside.ifindex].map(|ifindex| ((ifindex, neighbour(ifindex)), NEIGHBOUR));
+    let mut table = RouteTable::new(vec![outside, inside, down]);
+    table.set_tunnel_addresses([outside_address(rig, false), outside_address(rig, true)]);
+    table.set_local_addresses(local);
+    table.set_routes(routes);
+    table.set_neighbours(answering.into());
+    table
 }
 
 impl Rig {
@@ -241,7 +275,7 @@ impl Rig {
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
         let policies = Arc::new(PolicyTable::new(64).unwrap());
         let events = Arc::new(EventBoard::new(64, 64, Box::new(|| {})));
-        let routes = Arc::new(ArcSwap::from_pointee(route_table(number, Vec::new())));
+        let routes = Arc::new(ArcSwap::from_pointee(route_table(number, &[])));
         let shared = Shared {
             sas: Arc::clone(&sas),
             policies: Arc::clone(&policies),
@@ -261,8 +295,8 @@ impl Rig {
 
     /// Routes that come before the usual ones.
     pub fn set_routes(&self, hops: &[(&str, NextHop)]) {
-        let hops = hops.iter().map(|(net, hop)| (net.parse().unwrap(), *hop)).collect();
-        self.routes.store(Arc::new(route_table(self.number, hops)));
+        let hops: Vec<_> = hops.iter().map(|(net, hop)| (net.parse().unwrap(), *hop)).collect();
+        self.routes.store(Arc::new(route_table(self.number, &hops)));
     }
 
     pub fn policy(&self, local_ts: &[TrafficSelector], remote_ts: &[TrafficSelector]) -> PolicyId {
