@@ -241,6 +241,14 @@ pub enum Payload {
 pub struct IdPayload {
     /// The identity.
     pub identity: Identity,
+    /// The reserved octets: zero from us, ignored from a peer, but under its AUTH as it sent them (RFC 7296 §2.15).
+    pub reserved: [u8; 3],
+}
+
+impl From<Identity> for IdPayload {
+    fn from(identity: Identity) -> Self {
+        Self { identity, reserved: [0; 3] }
+    }
 }
 
 /// A message with its payloads in the clear.

@@ -293,8 +293,8 @@ fn attribute(reader: &mut Reader<'_>, transform: &mut Transform) -> Result<(), M
 /// RFC 7296 §3.5.
 fn identification(reader: &mut Reader<'_>) -> Result<IdPayload, MessageError> {
     let id_type = reader.u8("the ID payload")?;
-    reader.array::<3>("the ID payload")?;
-    Ok(IdPayload { identity: Identity::from_wire(id_type, reader.rest()) })
+    let reserved = reader.array("the ID payload")?;
+    Ok(IdPayload { identity: Identity::from_wire(id_type, reader.rest()), reserved })
 }
 
 /// RFC 7296 §3.10.

@@ -326,6 +326,14 @@ fn a_notify_holds_its_spi_and_its_data() {
 }
 
 #[test]
+fn auth_covers_the_octets_of_an_identity_as_they_came() {
+    let body = [2, 0xaa, 0xbb, 0xcc, b'g', b'w'];
+    let Ok(Payload::IdI(id)) = only(35, &body) else { panic!("no IDi payload") };
+    assert_eq!(id.identity, Identity::Fqdn("gw".to_owned()));
+    assert_eq!(id.body(), body);
+}
+
+#[test]
 fn payloads_too_short_for_their_fields_are_refused() {
     for payload_type in [34, 35, 36, 39, 41, 42, 44, 45] {
         for len in 0..4 {

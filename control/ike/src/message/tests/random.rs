@@ -28,8 +28,10 @@ fn proposal() -> impl Strategy<Value = WireProposal> {
 }
 
 fn identity() -> impl Strategy<Value = IdPayload> {
-    (any::<u8>(), octets(0..=20))
-        .prop_map(|(id_type, data)| IdPayload { identity: Identity::from_wire(id_type, &data) })
+    (any::<u8>(), any::<[u8; 3]>(), octets(0..=20)).prop_map(|(id_type, reserved, data)| IdPayload {
+        identity: Identity::from_wire(id_type, &data),
+        reserved,
+    })
 }
 
 fn selector() -> impl Strategy<Value = Option<TrafficSelector>> {
