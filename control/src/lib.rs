@@ -1,1 +1,9 @@
-//! placeholder
+//! The control plane: configuration, the daemon around the IKE engine, the admin API and the CLI.
+//!
+//! Start at [`daemon`] for what runs, at [`config`] for what an operator writes.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod daemon;
+mod metrics;

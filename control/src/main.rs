@@ -1,2 +1,7 @@
-//! x
-fn main(){}
+//! The binary `portcullis`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    portcullis_control::cli::main()
+}

@@ -1,1 +1,34 @@
-//! placeholder
+//! The data plane: a library that knows nothing of IKE or tokio.
+//!
+//! - [`wire`]: views of Ethernet, IP, UDP, ESP and ICMP octets, and what writes them.
+//! - [`esp`]: ESP around and off one packet.
+//! - [`frame`]: a packet buffer with exactly one owner.
+//! - [`sa`]: the SA table, sequence reservation, replay windows, deferred reclamation.
+//! - [`policy`]: which packets must be protected, and by which SA.
+//! - [`installer`]: how the control plane changes both; [`events`]: what workers tell it.
+//! - [`lpm`]: longest-prefix match, for policies and routes.
+//! - [`route`]: next hops, mirrored from the kernel.
+//! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
+//! - [`drop`]: every reason for which a packet goes no further.
+//! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
+//! - `xdp`: loads, attaches and pins the XDP program and the egress guard.
+//! - `dataplane`: puts it together. Start here to run one.
+
+pub mod coarse;
+pub mod drop;
+pub mod esp;
+pub mod events;
+pub mod frame;
+pub mod installer;
+pub mod io;
+pub mod lpm;
+pub mod netlink;
+pub mod pipeline;
+pub mod policy;
+pub mod route;
+pub mod sa;
+pub mod slowpath;
+mod sync;
+pub mod tun;
+pub mod wire;
+pub mod xdp;

@@ -1,7 +1,7 @@
 //! Connections and children, as the engine takes them. Names are those of swanctl.conf.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_ipsec::TrafficSelector;
@@ -9,27 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::proposal::{EspProposal, IkeProposal};
 
-/// An identity (RFC 7296 §3.5).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Identity {
-    /// ID_IPV4_ADDR.
-    Ipv4(Ipv4Addr),
-    /// ID_IPV6_ADDR.
-    Ipv6(Ipv6Addr),
-    /// ID_FQDN: a name, without a trailing dot.
-    Fqdn(String),
-    /// ID_RFC822_ADDR: an e-mail address.
-    Rfc822(String),
-    /// ID_KEY_ID: opaque octets.
-    KeyId(Vec<u8>),
-    /// ID_DER_ASN1_DN or another type that we do not interpret: compared octet by octet.
-    Other {
-        /// The ID type.
-        id_type: u8,
-        /// The identification data.
-        data: Vec<u8>,
-    },
-}
+pub use crate::identity::{Identity, IdentityError};
 
 /// What the peer's identity must be.
 #[derive(Debug, Clone, PartialEq, Eq)]

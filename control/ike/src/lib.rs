@@ -9,5 +9,6 @@
 pub mod config;
 pub mod crypto;
 pub mod engine;
+mod identity;
 pub mod message;
 pub mod proposal;

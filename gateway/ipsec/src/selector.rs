@@ -9,7 +9,9 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 /// A text that is no traffic selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is not a traffic selector: {problem} (expected e.g. `10.1.0.0/16`, `10.1.0.1-10.1.0.9` or `2001:db8::/32[tcp/443]`)")]
+#[error(
+    "`{found}` is not a traffic selector: {problem} (expected e.g. `10.1.0.0/16`, `10.1.0.1-10.1.0.9` or `2001:db8::/32[tcp/443]`)"
+)]
 pub struct SelectorError {
     /// The text.
     pub found: String,

@@ -7,357 +7,408 @@
 //!   handle_timeout  ─┘                      └─ poll_event
 //! ```
 //!
-//! After any `handle_*`, poll everything until it returns `None`. One file per exchange.
+//! After any `handle_*`, poll everything until it returns `None`.
+//!
+//! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
+//! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
+//! `informational`; `established` decides whose turn it is. `channel` is what they share of message IDs and
+//! encryption, `child` what they share of CHILD SAs. What the engine does of its own accord is in `upkeep` (who
+//! brings a lost tunnel up again), what an operator asks in `commands`, what he is told in `failure`.
+//!
+//! Where RFC 7296 leaves a choice:
+//!
+//! - An unauthenticated error does not end an IKE_SA_INIT at once (`ike_sa_init::initiator`).
+//! - The responder computes the shared secret when IKE_AUTH arrives, not before (`ike_sa_init::responder`).
+//! - A refused child leaves its IKE SA up, the first one too; only the command fails (`ike_auth::initiator`).
+//! - The last answer of an IKE SA outlives it, for [`EngineConfig::half_open_timeout`], so that a peer whose copy
+//!   was lost is not left to time out.
+//! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
+//!   with was begun; those established since may be the peer's own, crossing it.
 
-use std::net::{IpAddr, SocketAddr};
+mod api;
+mod channel;
+mod child;
+mod commands;
+mod connections;
+mod context;
+mod create_child_sa;
+mod established;
+mod failure;
+mod ike_auth;
+mod ike_sa_init;
+mod informational;
+mod negotiation;
+mod sa;
+mod selectors;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{
-    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi, TrafficSelector,
-    TunnelEndpoints,
-};
+pub use api::*;
 
-use crate::config::{EngineConfig, Identity};
-use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
-
-/// A UDP datagram. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
-/// strips it. An empty IKE payload never occurs; a NAT keepalive is its own variant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Datagram {
-    /// Our address and port.
-    pub local: SocketAddr,
-    /// The peer's address and port.
-    pub remote: SocketAddr,
-    /// What is carried.
-    pub payload: DatagramPayload,
-}
-
-/// What a datagram carries.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DatagramPayload {
-    /// An IKE message, without a non-ESP marker.
-    Ike(Vec<u8>),
-    /// A NAT keepalive: the single octet 0xff, on the NAT port (RFC 3948 §2.3).
-    NatKeepalive,
-}
-
-/// Names an IKE SA inside this engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct IkeSaId(pub u64);
-
-/// Names a job inside this engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub u64);
-
-/// Work that takes long or lives elsewhere.
-#[derive(Debug)]
-pub enum Job {
-    /// Make a key pair: [`crate::crypto::generate`].
-    GenerateKe {
-        /// The method.
-        method: KeMethod,
-        /// Seeds the job's own generator, so that the engine stays deterministic.
-        seed: [u8; 32],
-    },
-    /// Make the shared secret: [`crate::crypto::derive`].
-    DeriveKe {
-        /// Our half.
-        secret: KeSecret,
-        /// The peer's public value, as received.
-        peer_public: Vec<u8>,
-    },
-    /// [`portcullis_ipsec::SaInstaller::allocate_spi`].
-    AllocateSpi,
-    /// Installs a whole CHILD SA: `install_inbound`, then (`policy` `None`) `install_policy`, then
-    /// `activate_outbound`; undone whole if a step fails.
-    InstallChild(Box<ChildInstall>),
-    /// [`portcullis_ipsec::SaInstaller::remove`] of the pair, after `remove_policy` if one is given.
-    RemoveChild {
-        /// The pair.
-        pair: Spi,
-        /// The negotiated policy, if its last child goes.
-        policy: Option<PolicyId>,
-    },
-    /// [`portcullis_ipsec::SaInstaller::counters`] of some pairs, for DPD and status.
-    QueryCounters {
-        /// The pairs.
-        pairs: Vec<Spi>,
-    },
-}
-
-/// A CHILD SA to install.
-#[derive(Debug, Clone)]
-pub struct ChildInstall {
-    /// Our SPI, the pair's name.
-    pub pair: Spi,
-    /// The policy to install, or the one that a predecessor (rekey) has.
-    pub policy: PolicyRef,
-    /// What we receive on.
-    pub inbound: InboundSa,
-    /// What we send on.
-    pub outbound: OutboundSa,
-}
-
-/// A policy to install, or one that is there.
-#[derive(Debug, Clone)]
-pub enum PolicyRef {
-    /// Install it.
-    New(Policy),
-    /// Installed by an earlier job.
-    Installed(PolicyId),
-}
-
-/// What became of a job.
-#[derive(Debug)]
-pub enum JobResult {
-    /// Of [`Job::GenerateKe`]: our secret half and the public value to send.
-    KeGenerated(Result<(KeSecret, Vec<u8>), KeyExchangeError>),
-    /// Of [`Job::DeriveKe`].
-    KeDerived(Result<SharedSecret, KeyExchangeError>),
-    /// Of [`Job::AllocateSpi`].
-    SpiAllocated(Result<Spi, InstallError>),
-    /// Of [`Job::InstallChild`]: the policy that now leads to it.
-    ChildInstalled(Result<PolicyId, InstallError>),
-    /// Of [`Job::RemoveChild`].
-    ChildRemoved(Result<(), InstallError>),
-    /// Of [`Job::QueryCounters`], in the order asked; `None` for a pair that is gone.
-    Counters(Vec<(Spi, Option<SaCounters>)>),
-}
-
-/// What an operator or the data plane asks for. Answered by [`Event::CommandDone`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Bring up a child, and its IKE SA if there is none.
-    Initiate {
-        /// The connection's name.
-        connection: String,
-        /// The child's name; `None`: every child of the connection.
-        child: Option<String>,
-    },
-    /// A packet matched a trap policy of this child.
-    Acquire {
-        /// The connection's name.
-        connection: String,
-        /// The child's name.
-        child: String,
-        /// The packet's selectors, sent as the first TSi and TSr (RFC 7296 §2.9).
-        flow: Flow,
-    },
-    /// Delete every IKE SA of a connection, or only one child.
-    Terminate {
-        /// The connection's name.
-        connection: String,
-        /// The child's name; `None`: the IKE SAs with all their children.
-        child: Option<String>,
-    },
-    /// Delete every IKE SA (an orderly stop).
-    TerminateAll,
-}
-
-/// Names a command, chosen by the caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CommandId(pub u64);
-
-/// Something that happened, for logs, metrics, `status` and waiting commands.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A command ended. `Err` says in plain words what failed and what to change.
-    CommandDone {
-        /// Which.
-        command: CommandId,
-        /// How.
-        result: Result<(), Failure>,
-    },
-    /// Both ends are authenticated.
-    IkeEstablished {
-        /// The SA.
-        ike: IkeSaStatus,
-    },
-    /// A CHILD SA is installed in both directions.
-    ChildEstablished {
-        /// Its connection.
-        connection: String,
-        /// The SA.
-        child: ChildSaStatus,
-    },
-    /// A CHILD SA is gone.
-    ChildClosed {
-        /// Its connection.
-        connection: String,
-        /// The child's name.
-        child: String,
-        /// Our SPI.
-        pair: Spi,
-        /// Why.
-        reason: String,
-    },
-    /// An IKE SA is gone.
-    IkeClosed {
-        /// The SA.
-        ike: IkeSaId,
-        /// Its connection.
-        connection: String,
-        /// Why.
-        reason: String,
-    },
-    /// An exchange failed, on either end's account.
-    Failed(Failure),
-    /// A datagram was dropped before it could be tied to an SA, for the counters.
-    Rejected {
-        /// From where.
-        remote: SocketAddr,
-        /// A stable label for metrics, e.g. `malformed`, `unknown_spi`, `half_open_limit`, `version`.
-        label: &'static str,
-        /// For people.
-        detail: String,
-    },
-}
-
-/// A failed exchange: what happened, whose side, what to change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// A stable code such as `PROPOSAL_MISMATCH`, `PSK_MISMATCH`, `TS_NO_OVERLAP`, `PEER_SILENT`.
-    pub code: &'static str,
-    /// The connection, where known.
-    pub connection: Option<String>,
-    /// The peer.
-    pub remote: Option<SocketAddr>,
-    /// One sentence: what the peer asked for, what we would have taken, the one difference, what to change.
-    pub explanation: String,
-}
-
-/// Where an IKE SA stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum IkeState {
-    /// IKE_SA_INIT or IKE_AUTH under way.
-    Connecting,
-    /// Authenticated.
-    Established,
-    /// A Delete was sent.
-    Deleting,
-}
-
-/// An IKE SA, as `portcullis sas` prints it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct IkeSaStatus {
-    /// Its id.
-    pub id: IkeSaId,
-    /// Its connection; `None` while a responder does not know the initiator.
-    pub connection: Option<String>,
-    /// Whether we sent the first IKE_SA_INIT.
-    pub initiator: bool,
-    /// State.
-    pub state: IkeState,
-    /// Initiator's SPI, octets in the order of the wire.
-    pub initiator_spi: [u8; 8],
-    /// Responder's SPI.
-    pub responder_spi: [u8; 8],
-    /// Our address and port.
-    pub local: SocketAddr,
-    /// The peer's.
-    pub remote: SocketAddr,
-    /// Our identity, once known.
-    pub local_id: Option<Identity>,
-    /// The peer's identity, once authenticated.
-    pub remote_id: Option<Identity>,
-    /// The negotiated proposal in strongSwan's notation.
-    pub proposal: Option<String>,
-    /// A NAT was detected before us.
-    pub nat_local: bool,
-    /// A NAT was detected before the peer.
-    pub nat_remote: bool,
-    /// When it was established.
-    pub established: Option<Instant>,
-    /// Its children.
-    pub children: Vec<ChildSaStatus>,
-}
-
-/// A CHILD SA, as `portcullis sas` prints it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ChildSaStatus {
-    /// Its name.
-    pub name: String,
-    /// Our SPI.
-    pub spi_in: Spi,
-    /// The peer's SPI.
-    pub spi_out: Spi,
-    /// ESP transform.
-    pub algorithm: EspAlgorithm,
-    /// The negotiated proposal in strongSwan's notation, e.g. `aes256gcm16-esn`.
-    pub proposal: String,
-    /// Extended sequence numbers.
-    pub esn: bool,
-    /// Outer addresses and encapsulation.
-    pub endpoints: TunnelEndpoints,
-    /// Our side, as negotiated.
-    pub local_ts: Vec<TrafficSelector>,
-    /// The peer's side, as negotiated.
-    pub remote_ts: Vec<TrafficSelector>,
-    /// When it was installed.
-    pub established: Instant,
-    /// Whether we asked for it.
-    pub initiator: bool,
-}
+use crate::config::EngineConfig;
+use crate::message::{ExchangeType, Header, Message, MessageError, notify};
+use channel::{Linger, RequestDigest, digest, send};
+use context::{Context, Effect};
+use ike_sa_init::cookie::Cookies;
+use ike_sa_init::responder::{Admission, Answering, admit, answer};
+use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
+use timers::Timers;
+use upkeep::Upkeep;
 
 /// The engine. One thread owns it.
-pub struct Engine {}
+pub struct Engine {
+    cx: Context,
+    sas: HashMap<IkeSaId, IkeSa>,
+    /// By our own SPI, which is unique.
+    by_spi: HashMap<[u8; 8], IkeSaId>,
+    /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
+    half_open: HashMap<InitKey, IkeSaId>,
+    /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
+    lingering: HashMap<[u8; 8], Linger>,
+    timers: Timers<Owner>,
+    cookies: Cookies,
+    upkeep: Upkeep,
+    next_id: u64,
+}
+
+type InitKey = (SocketAddr, RequestDigest);
+
+/// An IKE SA in its place.
+#[derive(Debug)]
+struct IkeSa {
+    base: Base,
+    state: State,
+    /// Of a responder.
+    init_key: Option<InitKey>,
+}
+
+/// Who waits for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Owner {
+    Ike(IkeSaId),
+    /// The next attempt at a child, by connection and child.
+    Retry(usize, usize),
+    Linger([u8; 8]),
+}
+
+impl IkeSa {
+    /// Whether it belongs to a connection: a responder's does once IKE_AUTH has said so.
+    fn is_of(&self, connection: usize) -> bool {
+        self.base.connection == connection && !self.state.half_open()
+    }
+
+    /// Whether it can take one more child of a connection.
+    fn serves(&self, connection: usize) -> bool {
+        self.is_of(connection) && !self.base.doomed && !matches!(self.state, State::Deleting(_))
+    }
+}
 
 impl Engine {
     /// An engine without SAs. `rng` is its only source of randomness.
-    pub fn new(_config: EngineConfig, _rng: Box<dyn rand_core::CryptoRng + Send>) -> Self {
-        todo!()
+    pub fn new(config: EngineConfig, rng: Box<dyn rand_core::CryptoRng + Send>) -> Self {
+        Self {
+            cx: Context::new(config, rng),
+            sas: HashMap::new(),
+            by_spi: HashMap::new(),
+            half_open: HashMap::new(),
+            lingering: HashMap::new(),
+            timers: Timers::new(),
+            cookies: Cookies::new(),
+            upkeep: Upkeep::default(),
+            next_id: 0,
+        }
     }
 
     /// Takes a datagram from the network.
-    pub fn handle_datagram(&mut self, _now: Instant, _datagram: Datagram) {
-        todo!()
+    pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
+        let Datagram { local, remote, payload } = datagram;
+        let DatagramPayload::Ike(octets) = payload else { return };
+        match Message::parse(&octets) {
+            Ok(received) => {
+                let inbound = Inbound { local, remote, octets: &octets, received };
+                let header = inbound.header();
+                if header.exchange == ExchangeType::IkeSaInit && header.initiator && !header.response {
+                    self.handle_init_request(now, inbound);
+                } else {
+                    self.handle_for_sa(now, inbound);
+                }
+            }
+            Err(error) => self.handle_malformed(local, remote, &octets, &error),
+        }
+        self.settle(now);
     }
 
     /// Takes a command; its [`Event::CommandDone`] carries the same id.
-    pub fn handle_command(&mut self, _now: Instant, _id: CommandId, _command: Command) {
-        todo!()
+    pub fn handle_command(&mut self, now: Instant, id: CommandId, command: Command) {
+        self.run_command(now, id, command);
+        self.settle(now);
     }
 
     /// Takes the result of a job that [`Engine::poll_job`] gave out.
-    pub fn handle_job(&mut self, _now: Instant, _id: JobId, _result: JobResult) {
-        todo!()
+    pub fn handle_job(&mut self, now: Instant, id: JobId, result: JobResult) {
+        let Some((owner, pair)) = self.cx.job_done(id) else { return };
+        let done = Done { id, pair, result };
+        if self.sas.contains_key(&owner) {
+            self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
+        } else {
+            done.discard(&mut self.cx, owner);
+        }
+        self.settle(now);
     }
 
     /// Lets due timers fire.
-    pub fn handle_timeout(&mut self, _now: Instant) {
-        todo!()
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(owner) = self.timers.expire(now) {
+            match owner {
+                Owner::Ike(id) => self.step(now, id, |state, cx, base| state.handle_timeout(cx, base, now)),
+                Owner::Retry(connection, child) => {
+                    if self.upkeep.is_wanted(connection, child) {
+                        self.bring_up(
+                            now,
+                            connection,
+                            Goal { child, flow: None, commands: Vec::new(), unwanted: false },
+                        );
+                    }
+                }
+                Owner::Linger(spi) => _ = self.lingering.remove(&spi),
+            }
+            self.settle(now);
+        }
     }
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Datagram> {
-        todo!()
+        self.cx.transmit.pop_front()
     }
 
     /// When [`Engine::handle_timeout`] must be called next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        self.timers.next()
     }
 
     /// The next job to be done elsewhere.
     pub fn poll_job(&mut self) -> Option<(JobId, Job)> {
-        todo!()
+        self.cx.poll_job()
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        self.cx.events.pop_front()
     }
 
-    /// Every IKE SA with its children.
+    /// Every IKE SA with its children, the oldest first.
     pub fn status(&self) -> Vec<IkeSaStatus> {
-        todo!()
+        let mut status: Vec<_> =
+            self.sas.values().map(|sa| sa.base.status(&self.cx, sa.state.public())).collect();
+        status.sort_by_key(|sa| sa.id);
+        status
     }
 
     /// Half-open IKE SAs that we answer for.
     pub fn half_open(&self) -> usize {
-        todo!()
+        self.half_open.len()
+    }
+
+    /// An IKE_SA_INIT request: a retransmission, or a new IKE SA, or neither.
+    fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
+        let key = (inbound.remote, digest(inbound.octets));
+        if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(id)) {
+            if let Some(response) = sa.state.init_response() {
+                send(&mut self.cx, inbound.local, inbound.remote, response.to_vec());
+            }
+            return;
+        }
+        if self.half_open.len() >= self.cx.config.half_open_limit {
+            let limit = self.cx.config.half_open_limit;
+            return self.reject(
+                inbound.remote,
+                "half_open_limit",
+                format!("{limit} IKE SAs are half-open already"),
+            );
+        }
+        let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
+        let cookies = loaded.then_some(&mut self.cookies);
+        match admit(&mut self.cx, cookies, now, &inbound) {
+            Admission::Admitted(admitted) => {
+                let spis = (inbound.header().spi_i, self.fresh_spi());
+                let addresses = (inbound.local, inbound.remote);
+                let mut base =
+                    Base::new(self.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
+                let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
+                self.half_open.insert(key, base.id);
+                self.insert(now, IkeSa { base, state, init_key: Some(key) });
+            }
+            Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, octets),
+            Admission::Refused(octets, failure) => {
+                send(&mut self.cx, inbound.local, inbound.remote, octets);
+                self.cx.event(Event::Failed(failure));
+            }
+            Admission::Dropped(label, detail) => self.reject(inbound.remote, label, detail),
+        }
+    }
+
+    /// Any other message: by the SPI that is ours.
+    fn handle_for_sa(&mut self, now: Instant, inbound: Inbound<'_>) {
+        let header = inbound.header();
+        let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
+        match self.by_spi.get(&own_spi).copied() {
+            Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
+            None => match self.lingering.get(&own_spi) {
+                Some(linger) if linger.digest == digest(inbound.octets) => {
+                    send(&mut self.cx, inbound.local, inbound.remote, linger.octets.clone());
+                }
+                // RFC 7296 §2.21.4 lets us answer INVALID_IKE_SPI; nobody may act on it, so we save the packet.
+                _ => self.reject(inbound.remote, "unknown_spi", "a message for no IKE SA of ours".to_owned()),
+            },
+        }
+    }
+
+    /// RFC 7296 §2.5: a higher version and an unknown critical payload are answered; everything else that cannot
+    /// be read is not (§2.21.1).
+    fn handle_malformed(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        octets: &[u8],
+        error: &MessageError,
+    ) {
+        let label = match error {
+            MessageError::Version { .. } => "version",
+            _ => "malformed",
+        };
+        self.reject(remote, label, error.to_string());
+        let Ok((header, ..)) = Header::parse(octets) else { return };
+        if header.response {
+            return;
+        }
+        match error {
+            MessageError::Version { major, .. } if *major > 2 => {
+                send(&mut self.cx, local, remote, answer(&header, notify::INVALID_MAJOR_VERSION, Vec::new()));
+            }
+            MessageError::UnsupportedCritical { payload_type }
+                if header.exchange == ExchangeType::IkeSaInit =>
+            {
+                let data = vec![*payload_type];
+                send(
+                    &mut self.cx,
+                    local,
+                    remote,
+                    answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data),
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn reject(&mut self, remote: SocketAddr, label: &'static str, detail: String) {
+        self.cx.event(Event::Rejected { remote, label, detail });
+    }
+
+    /// Lets one IKE SA take a step, and puts what it became in its place.
+    fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
+        let Some(IkeSa { mut base, state, init_key }) = self.sas.remove(&id) else { return };
+        match step(state, &mut self.cx, &mut base) {
+            Ok(state) => {
+                let init_key = init_key.filter(|key| {
+                    let half_open = state.half_open();
+                    if !half_open {
+                        self.half_open.remove(key);
+                    }
+                    half_open
+                });
+                self.insert(now, IkeSa { base, state, init_key });
+            }
+            Err(closed) => {
+                if let Some(key) = init_key {
+                    self.half_open.remove(&key);
+                }
+                self.bury(now, base, *closed);
+            }
+        }
+    }
+
+    /// Lets an established IKE SA start what waits.
+    fn nudge(&mut self, now: Instant, id: IkeSaId) {
+        self.step(now, id, |state, cx, base| match state {
+            State::Established(established) => established.pump(cx, base, now),
+            state => Ok(state),
+        });
+    }
+
+    fn insert(&mut self, now: Instant, sa: IkeSa) {
+        if let Some(deadline) = sa.state.deadline(&self.cx, &sa.base) {
+            // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
+            self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
+        }
+        self.by_spi.insert(sa.base.own_spi(), sa.base.id);
+        self.sas.insert(sa.base.id, sa);
+    }
+
+    fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {
+        base.close(&mut self.cx, &closed);
+        self.by_spi.remove(&base.own_spi());
+        self.timers.disarm(Owner::Ike(base.id));
+        if let Some(linger) = closed.linger
+            && self.lingering.len() < self.cx.config.half_open_limit
+        {
+            self.lingering.insert(base.own_spi(), linger);
+            self.timers.arm(Owner::Linger(base.own_spi()), now + self.cx.config.half_open_timeout);
+        }
+    }
+
+    /// Carries out what the last step means for others.
+    fn settle(&mut self, now: Instant) {
+        while let Some(effect) = self.cx.effects.pop_front() {
+            match effect {
+                Effect::ChildUp { connection, child } => self.upkeep.up(connection, child),
+                Effect::ChildDown { connection, child, refused } => {
+                    let [dice] = self.cx.random();
+                    if let Some(delay) = self.upkeep.down(connection, child, refused, dice) {
+                        self.timers.arm(Owner::Retry(connection, child), now + delay);
+                    }
+                }
+                Effect::InitialContact { kept, local_id, remote_id, before } => {
+                    let outdated: Vec<IkeSaId> = self
+                        .sas
+                        .values()
+                        .map(|sa| &sa.base)
+                        .filter(|base| base.id != kept && base.established.is_some_and(|at| at < before))
+                        .filter(|base| {
+                            base.local_id.as_ref() == Some(&local_id)
+                                && base.remote_id.as_ref() == Some(&remote_id)
+                        })
+                        .map(|base| base.id)
+                        .collect();
+                    for id in outdated {
+                        self.step(now, id, |_, _, _| {
+                            Err(Closed::because("the peer has started over (INITIAL_CONTACT)"))
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn fresh_id(&mut self) -> IkeSaId {
+        self.next_id += 1;
+        IkeSaId(self.next_id)
+    }
+
+    fn fresh_spi(&mut self) -> [u8; 8] {
+        loop {
+            let spi = self.cx.random();
+            if spi != [0; 8] && !self.by_spi.contains_key(&spi) && !self.lingering.contains_key(&spi) {
+                return spi;
+            }
+        }
     }
 }
 
-#[expect(dead_code, reason = "seam")]
-fn seam(_: IpAddr, _: Duration) {}
+/// The shortest time that the engine asks to be left alone.
+const TICK: Duration = Duration::from_millis(1);

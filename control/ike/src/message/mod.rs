@@ -3,9 +3,16 @@
 //! [`Message::parse`] takes the cleartext part; where an Encrypted payload closes the chain, [`open`] decrypts it
 //! and parses what is inside. Nothing here knows a state machine.
 
-use crate::config::Identity;
-use crate::crypto::{IkeAead, IntegrityError};
+mod emit;
+mod parse;
+mod reader;
+
 use portcullis_ipsec::TrafficSelector;
+
+use crate::config::Identity;
+use crate::crypto::IntegrityError;
+
+pub use parse::open;
 
 /// Exchange types (RFC 7296 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -234,13 +241,6 @@ pub struct IdPayload {
     pub identity: Identity,
 }
 
-impl IdPayload {
-    /// The payload without its generic header: ID type, three reserved octets, data. AUTH covers it.
-    pub fn body(&self) -> Vec<u8> {
-        todo!()
-    }
-}
-
 /// A message with its payloads in the clear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -270,24 +270,44 @@ pub struct Encrypted {
     pub body: Vec<u8>,
 }
 
-impl Message {
-    /// Parses a whole datagram's octets.
-    pub fn parse(_octets: &[u8]) -> Result<Received, MessageError> {
-        todo!()
-    }
-
-    /// Octets of a message without an Encrypted payload.
-    pub fn emit(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Octets of a message with all its payloads inside an Encrypted payload. `iv` must never repeat for a key.
-    pub fn emit_sealed(&self, _encr: IkeAead, _sk_e: &[u8], _iv: [u8; 8]) -> Vec<u8> {
-        todo!()
-    }
+/// Payload types (RFC 7296 §3.2).
+pub(crate) mod payload_type {
+    pub(crate) const NONE: u8 = 0;
+    pub(crate) const SA: u8 = 33;
+    pub(crate) const KE: u8 = 34;
+    pub(crate) const ID_I: u8 = 35;
+    pub(crate) const ID_R: u8 = 36;
+    pub(crate) const CERT: u8 = 37;
+    pub(crate) const CERTREQ: u8 = 38;
+    pub(crate) const AUTH: u8 = 39;
+    pub(crate) const NONCE: u8 = 40;
+    pub(crate) const NOTIFY: u8 = 41;
+    pub(crate) const DELETE: u8 = 42;
+    pub(crate) const VENDOR_ID: u8 = 43;
+    pub(crate) const TS_I: u8 = 44;
+    pub(crate) const TS_R: u8 = 45;
+    pub(crate) const SK: u8 = 46;
+    pub(crate) const CP: u8 = 47;
+    pub(crate) const EAP: u8 = 48;
+    pub(crate) const SKF: u8 = 53;
 }
 
-/// Decrypts an Encrypted payload and parses the payloads in it.
-pub fn open(_encrypted: &Encrypted, _encr: IkeAead, _sk_e: &[u8]) -> Result<Vec<Payload>, MessageError> {
-    todo!()
+impl Payload {
+    fn payload_type(&self) -> u8 {
+        use payload_type as types;
+        match self {
+            Self::Sa(_) => types::SA,
+            Self::Ke { .. } => types::KE,
+            Self::IdI(_) => types::ID_I,
+            Self::IdR(_) => types::ID_R,
+            Self::Auth { .. } => types::AUTH,
+            Self::Nonce(_) => types::NONCE,
+            Self::Notify(_) => types::NOTIFY,
+            Self::Delete { .. } => types::DELETE,
+            Self::VendorId(_) => types::VENDOR_ID,
+            Self::TsI(_) => types::TS_I,
+            Self::TsR(_) => types::TS_R,
+            Self::Unread { payload_type, .. } => *payload_type,
+        }
+    }
 }

@@ -1,0 +1,341 @@
+//! What goes into the engine and what comes out of it: datagrams, jobs, commands, events, status.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use portcullis_ipsec::{
+    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
+    TrafficSelector, TunnelEndpoints,
+};
+
+use crate::config::Identity;
+use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
+
+/// A UDP datagram. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
+/// strips it. An empty IKE payload never occurs; a NAT keepalive is its own variant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Datagram {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// What is carried.
+    pub payload: DatagramPayload,
+}
+
+/// What a datagram carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DatagramPayload {
+    /// An IKE message, without a non-ESP marker.
+    Ike(Vec<u8>),
+    /// A NAT keepalive: the single octet 0xff, on the NAT port (RFC 3948 §2.3).
+    NatKeepalive,
+}
+
+/// Names an IKE SA inside this engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IkeSaId(pub u64);
+
+/// Names a job inside this engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// Work that takes long or lives elsewhere.
+pub enum Job {
+    /// The address that packets to `remote` leave from, as the kernel's routes say. Asked for before an
+    /// IKE_SA_INIT from a connection without a single local address, because NAT detection hashes it.
+    SourceAddress {
+        /// The peer.
+        remote: IpAddr,
+    },
+    /// Make a key pair: [`crate::crypto::generate`].
+    GenerateKe {
+        /// The method.
+        method: KeMethod,
+        /// Seeds the job's own generator, so that the engine stays deterministic.
+        seed: [u8; 32],
+    },
+    /// Make the shared secret: [`crate::crypto::derive`].
+    DeriveKe {
+        /// Our half.
+        secret: KeSecret,
+        /// The peer's public value, as received.
+        peer_public: Vec<u8>,
+    },
+    /// [`portcullis_ipsec::SaInstaller::allocate_spi`].
+    AllocateSpi,
+    /// Installs a whole CHILD SA: `install_inbound`, then (`policy` `None`) `install_policy`, then
+    /// `activate_outbound`; undone whole if a step fails.
+    InstallChild(Box<ChildInstall>),
+    /// [`portcullis_ipsec::SaInstaller::move_pair`]: the peer's NAT has given it another address or port.
+    MoveChild {
+        /// The pair.
+        pair: Spi,
+        /// Where it is now.
+        endpoints: TunnelEndpoints,
+    },
+    /// [`portcullis_ipsec::SaInstaller::remove`] of the pair, after `remove_policy` if one is given.
+    RemoveChild {
+        /// The pair.
+        pair: Spi,
+        /// The negotiated policy, if its last child goes.
+        policy: Option<PolicyId>,
+    },
+    /// [`portcullis_ipsec::SaInstaller::counters`] of some pairs, for DPD and status.
+    QueryCounters {
+        /// The pairs.
+        pairs: Vec<Spi>,
+    },
+}
+
+impl fmt::Debug for Job {
+    /// Without the seed, which is as good as the private key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SourceAddress { remote } => {
+                f.debug_struct("SourceAddress").field("remote", remote).finish()
+            }
+            Self::GenerateKe { method, .. } => {
+                f.debug_struct("GenerateKe").field("method", method).finish_non_exhaustive()
+            }
+            Self::DeriveKe { secret, .. } => {
+                f.debug_struct("DeriveKe").field("secret", secret).finish_non_exhaustive()
+            }
+            Self::AllocateSpi => f.write_str("AllocateSpi"),
+            Self::InstallChild(install) => f.debug_tuple("InstallChild").field(install).finish(),
+            Self::MoveChild { pair, endpoints } => {
+                f.debug_struct("MoveChild").field("pair", pair).field("endpoints", endpoints).finish()
+            }
+            Self::RemoveChild { pair, policy } => {
+                f.debug_struct("RemoveChild").field("pair", pair).field("policy", policy).finish()
+            }
+            Self::QueryCounters { pairs } => f.debug_struct("QueryCounters").field("pairs", pairs).finish(),
+        }
+    }
+}
+
+/// A CHILD SA to install.
+#[derive(Debug, Clone)]
+pub struct ChildInstall {
+    /// Our SPI, the pair's name.
+    pub pair: Spi,
+    /// The policy to install, or the one that a predecessor (rekey) has.
+    pub policy: PolicyRef,
+    /// What we receive on.
+    pub inbound: InboundSa,
+    /// What we send on.
+    pub outbound: OutboundSa,
+}
+
+/// A policy to install, or one that is there.
+#[derive(Debug, Clone)]
+pub enum PolicyRef {
+    /// Install it.
+    New(Policy),
+    /// Installed by an earlier job.
+    Installed(PolicyId),
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub enum JobResult {
+    /// Of [`Job::SourceAddress`]; `None` if there is no route.
+    SourceAddress(Option<IpAddr>),
+    /// Of [`Job::GenerateKe`]: our secret half and the public value to send.
+    KeGenerated(Result<(KeSecret, Vec<u8>), KeyExchangeError>),
+    /// Of [`Job::DeriveKe`].
+    KeDerived(Result<SharedSecret, KeyExchangeError>),
+    /// Of [`Job::AllocateSpi`].
+    SpiAllocated(Result<Spi, InstallError>),
+    /// Of [`Job::InstallChild`]: the policy that now leads to it.
+    ChildInstalled(Result<PolicyId, InstallError>),
+    /// Of [`Job::MoveChild`].
+    ChildMoved(Result<(), InstallError>),
+    /// Of [`Job::RemoveChild`].
+    ChildRemoved(Result<(), InstallError>),
+    /// Of [`Job::QueryCounters`], in the order asked; `None` for a pair that is gone.
+    Counters(Vec<(Spi, Option<SaCounters>)>),
+}
+
+/// What an operator or the data plane asks for. Answered by [`Event::CommandDone`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Bring up a child, and its IKE SA if there is none.
+    Initiate {
+        /// The connection's name.
+        connection: String,
+        /// The child's name; `None`: every child of the connection.
+        child: Option<String>,
+    },
+    /// A packet matched a trap policy of this child.
+    Acquire {
+        /// The connection's name.
+        connection: String,
+        /// The child's name.
+        child: String,
+        /// The packet's selectors, sent as the first TSi and TSr (RFC 7296 §2.9).
+        flow: Flow,
+    },
+    /// Delete every IKE SA of a connection, or only one child.
+    Terminate {
+        /// The connection's name.
+        connection: String,
+        /// The child's name; `None`: the IKE SAs with all their children.
+        child: Option<String>,
+    },
+    /// [`portcullis_ipsec::DataplaneEvent::PeerMoved`]: authenticated ESP came from elsewhere.
+    PeerMoved {
+        /// The pair that it came on.
+        pair: Spi,
+        /// Where it came from.
+        seen: TunnelEndpoints,
+    },
+    /// Delete every IKE SA (an orderly stop).
+    TerminateAll,
+}
+
+/// Names a command, chosen by the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CommandId(pub u64);
+
+/// Something that happened, for logs, metrics, `status` and waiting commands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A command ended. `Err` says in plain words what failed and what to change.
+    CommandDone {
+        /// Which.
+        command: CommandId,
+        /// How.
+        result: Result<(), Failure>,
+    },
+    /// Both ends are authenticated.
+    IkeEstablished {
+        /// The SA.
+        ike: IkeSaStatus,
+    },
+    /// A CHILD SA is installed in both directions.
+    ChildEstablished {
+        /// Its connection.
+        connection: String,
+        /// The SA.
+        child: ChildSaStatus,
+    },
+    /// A CHILD SA is gone.
+    ChildClosed {
+        /// Its connection.
+        connection: String,
+        /// The child's name.
+        child: String,
+        /// Our SPI.
+        pair: Spi,
+        /// Why.
+        reason: String,
+    },
+    /// An IKE SA is gone.
+    IkeClosed {
+        /// The SA.
+        ike: IkeSaId,
+        /// Its connection.
+        connection: String,
+        /// Why.
+        reason: String,
+    },
+    /// An exchange failed, on either end's account.
+    Failed(Failure),
+    /// A datagram was dropped before it could be tied to an SA, for the counters.
+    Rejected {
+        /// From where.
+        remote: SocketAddr,
+        /// A stable label for metrics, e.g. `malformed`, `unknown_spi`, `half_open_limit`, `version`.
+        label: &'static str,
+        /// For people.
+        detail: String,
+    },
+}
+
+/// A failed exchange: what happened, whose side, what to change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// A stable code such as `PROPOSAL_MISMATCH`, `PSK_MISMATCH`, `TS_NO_OVERLAP`, `PEER_SILENT`.
+    pub code: &'static str,
+    /// The connection, where known.
+    pub connection: Option<String>,
+    /// The peer.
+    pub remote: Option<SocketAddr>,
+    /// One sentence: what the peer asked for, what we would have taken, the one difference, what to change.
+    pub explanation: String,
+}
+
+/// Where an IKE SA stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum IkeState {
+    /// IKE_SA_INIT or IKE_AUTH under way.
+    Connecting,
+    /// Authenticated.
+    Established,
+    /// A Delete was sent.
+    Deleting,
+}
+
+/// An IKE SA, as `portcullis sas` prints it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IkeSaStatus {
+    /// Its id.
+    pub id: IkeSaId,
+    /// Its connection; `None` while a responder does not know the initiator.
+    pub connection: Option<String>,
+    /// Whether we sent the first IKE_SA_INIT.
+    pub initiator: bool,
+    /// State.
+    pub state: IkeState,
+    /// Initiator's SPI, octets in the order of the wire.
+    pub initiator_spi: [u8; 8],
+    /// Responder's SPI.
+    pub responder_spi: [u8; 8],
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// Our identity, once known.
+    pub local_id: Option<Identity>,
+    /// The peer's identity, once authenticated.
+    pub remote_id: Option<Identity>,
+    /// The negotiated proposal in strongSwan's notation.
+    pub proposal: Option<String>,
+    /// A NAT was detected before us.
+    pub nat_local: bool,
+    /// A NAT was detected before the peer.
+    pub nat_remote: bool,
+    /// When it was established.
+    pub established: Option<Instant>,
+    /// Its children.
+    pub children: Vec<ChildSaStatus>,
+}
+
+/// A CHILD SA, as `portcullis sas` prints it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChildSaStatus {
+    /// Its name.
+    pub name: String,
+    /// Our SPI.
+    pub spi_in: Spi,
+    /// The peer's SPI.
+    pub spi_out: Spi,
+    /// ESP transform.
+    pub algorithm: EspAlgorithm,
+    /// The negotiated proposal in strongSwan's notation, e.g. `aes256gcm16-esn`.
+    pub proposal: String,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Outer addresses and encapsulation.
+    pub endpoints: TunnelEndpoints,
+    /// Our side, as negotiated.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's side, as negotiated.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// When it was installed.
+    pub established: Instant,
+    /// Whether we asked for it.
+    pub initiator: bool,
+}

@@ -1,0 +1,361 @@
+//! What IKE_AUTH and CREATE_CHILD_SA share about a CHILD SA: the offer, the judgement of an answer, the choice for
+//! a peer's offer, keys, and the install.
+
+use std::time::Instant;
+
+use portcullis_ipsec::{
+    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, Spi, TenantId,
+    TrafficSelector, TunnelEndpoints,
+};
+use zeroize::Zeroizing;
+
+use super::api::{ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef};
+use super::channel::Channel;
+use super::context::{Context, Effect};
+use super::failure::join;
+use super::ike_sa_init::error_notification;
+use super::negotiation::{self, EspChoice};
+use super::sa::{Base, Child, Goal};
+use super::selectors::{Selectors, matching_children};
+use crate::crypto::{KeMethod, SharedSecret, derive_child_keymat};
+use crate::message::{Payload, WireProposal, notify};
+use crate::proposal::{EspProposal, EspSuite, accepted_esp};
+
+/// The payloads that make a CHILD SA, in a request or in an answer that accepts it.
+#[derive(Debug)]
+pub(super) struct ChildPayloads<'a> {
+    pub(super) proposals: &'a [WireProposal],
+    ts_i: Vec<TrafficSelector>,
+    ts_r: Vec<TrafficSelector>,
+    pub(super) nonce: Option<&'a [u8]>,
+    pub(super) ke: Option<(u16, &'a [u8])>,
+}
+
+impl<'a> ChildPayloads<'a> {
+    /// `Err` names the payload that is missing; `Ok(None)` if there is nothing about a CHILD SA.
+    pub(super) fn parse(payloads: &'a [Payload]) -> Result<Option<Self>, &'static str> {
+        let (mut proposals, mut ts_i, mut ts_r, mut nonce, mut ke) = (None, None, None, None, None);
+        for payload in payloads {
+            match payload {
+                Payload::Sa(sa) => proposals = proposals.or(Some(sa.as_slice())),
+                Payload::TsI(ts) => ts_i = ts_i.or(Some(ts)),
+                Payload::TsR(ts) => ts_r = ts_r.or(Some(ts)),
+                Payload::Nonce(octets) => nonce = nonce.or(Some(octets.as_slice())),
+                Payload::Ke { method, data } => ke = ke.or(Some((*method, data.as_slice()))),
+                _ => {}
+            }
+        }
+        if proposals.is_none() && ts_i.is_none() && ts_r.is_none() {
+            return Ok(None);
+        }
+        // A selector of an unknown type selects nothing that we could protect (RFC 7296 §2.9: narrowing).
+        let known = |ts: &Vec<Option<TrafficSelector>>| ts.iter().flatten().copied().collect();
+        Ok(Some(Self {
+            proposals: proposals.ok_or("an SA payload")?,
+            ts_i: ts_i.map(known).ok_or("a TSi payload")?,
+            ts_r: ts_r.map(known).ok_or("a TSr payload")?,
+            nonce,
+            ke,
+        }))
+    }
+
+    /// The selectors as the exchange's initiator sees them.
+    fn selectors_of_initiator(&self) -> Selectors {
+        Selectors { local: self.ts_i.clone(), remote: self.ts_r.clone() }
+    }
+
+    /// The selectors as the exchange's responder sees them.
+    pub(super) fn selectors_of_responder(&self) -> Selectors {
+        Selectors { local: self.ts_r.clone(), remote: self.ts_i.clone() }
+    }
+}
+
+fn selector_payload(selectors: &[TrafficSelector]) -> Vec<Option<TrafficSelector>> {
+    selectors.iter().copied().map(Some).collect()
+}
+
+/// What we ask for.
+#[derive(Debug)]
+pub(super) struct Offer {
+    pub(super) child: usize,
+    pub(super) name: String,
+    pub(super) spi: Spi,
+    pub(super) selectors: Selectors,
+    esp_proposals: Vec<EspProposal>,
+    with_ke: bool,
+}
+
+impl Offer {
+    /// `with_ke`: in CREATE_CHILD_SA a key exchange is offered as configured, in IKE_AUTH never (RFC 7296 §1.2).
+    pub(super) fn new(cx: &Context, base: &Base, goal: &Goal, spi: Spi, with_ke: bool) -> Option<Self> {
+        let config = cx.child(base.connection, goal.child)?;
+        let selectors = Selectors::of_child(config, base.local.ip(), base.remote.ip());
+        Some(Self {
+            child: goal.child,
+            name: config.name.clone(),
+            spi,
+            selectors: match &goal.flow {
+                Some(flow) => selectors.led_by(flow),
+                None => selectors,
+            },
+            esp_proposals: config.esp_proposals.clone(),
+            with_ke,
+        })
+    }
+
+    /// For the SA payload.
+    pub(super) fn proposals(&self) -> Vec<WireProposal> {
+        negotiation::offer_esp(&self.esp_proposals, self.spi, self.with_ke)
+    }
+
+    /// TSi and TSr.
+    pub(super) fn selector_payloads(&self) -> [Payload; 2] {
+        [
+            Payload::TsI(selector_payload(&self.selectors.local)),
+            Payload::TsR(selector_payload(&self.selectors.remote)),
+        ]
+    }
+}
+
+/// A CHILD SA that both ends have agreed on.
+#[derive(Debug, Clone)]
+pub(super) struct Agreed {
+    pub(super) child: usize,
+    pub(super) name: String,
+    /// Our SPI.
+    pub(super) pair: Spi,
+    /// The peer's SPI.
+    pub(super) peer: Spi,
+    pub(super) suite: EspSuite,
+    pub(super) selectors: Selectors,
+    /// Whether we asked for it.
+    pub(super) initiator: bool,
+    /// The policy of the CHILD SA that it replaces.
+    pub(super) policy: Option<PolicyId>,
+}
+
+/// Why there is no CHILD SA after an exchange of ours.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) failure: Failure,
+    /// The peer believes that there is one: it is to be deleted there.
+    pub(super) delete: bool,
+}
+
+/// Judges the answer to our offer. `ke_method` is the group of our KE payload, if we sent one.
+pub(super) fn accept(
+    cx: &Context,
+    base: &Base,
+    offer: &Offer,
+    payloads: &[Payload],
+    ke_method: Option<u16>,
+) -> Result<Agreed, Refusal> {
+    let about = base.about(cx);
+    let name = offer.name.as_str();
+    if let Some(error) = error_notification(payloads) {
+        let failure = match error.notify_type {
+            notify::NO_PROPOSAL_CHOSEN => {
+                about.child_proposal_refused(name, &join(offer.esp_proposals.iter()))
+            }
+            notify::TS_UNACCEPTABLE => {
+                about.selectors_refused(name, &offer.selectors.local, &offer.selectors.remote)
+            }
+            other => about.refused("CHILD SA", other),
+        };
+        return Err(Refusal { failure, delete: false });
+    }
+    let wrong = |failure| Refusal { failure, delete: true };
+    let found = ChildPayloads::parse(payloads)
+        .and_then(|found| found.ok_or("an SA payload"))
+        .map_err(|missing| wrong(about.missing("CHILD SA", missing)))?;
+    let (suite, peer) = accepted_esp(&offer.esp_proposals, found.proposals, offer.with_ke)
+        .map_err(|why| wrong(about.child_proposal_mismatch(name, &why)))?;
+    let public_group = found.ke.map(|(method, _)| method);
+    if suite.ke.map(KeMethod::id) != ke_method || public_group != ke_method {
+        let why = "its KE payload does not go with the key exchange it chose";
+        return Err(wrong(about.child_proposal_mismatch(name, &why)));
+    }
+    let selectors = found.selectors_of_initiator();
+    if !selectors.within(&offer.selectors) {
+        let (answered, asked) = if (Selectors { remote: offer.selectors.remote.clone(), ..selectors.clone() })
+            .within(&offer.selectors)
+        {
+            (&selectors.remote, &offer.selectors.remote)
+        } else {
+            (&selectors.local, &offer.selectors.local)
+        };
+        return Err(wrong(about.selectors_wider_than_asked(name, answered, asked)));
+    }
+    Ok(Agreed {
+        child: offer.child,
+        name: offer.name.clone(),
+        pair: offer.spi,
+        peer,
+        suite,
+        selectors,
+        initiator: true,
+        policy: None,
+    })
+}
+
+/// What we take of a peer's offer, before an SPI is allocated.
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) child: usize,
+    pub(super) name: String,
+    pub(super) esp: EspChoice,
+    pub(super) selectors: Selectors,
+}
+
+/// Chooses a child for a peer's offer: of those whose selectors overlap, best first, the first whose proposals go
+/// too. `Err` is the notification to answer with and the failure.
+pub(super) fn choose(
+    cx: &Context,
+    base: &Base,
+    found: &ChildPayloads<'_>,
+    with_ke: bool,
+) -> Result<Choice, (u16, Failure)> {
+    let about = base.about(cx);
+    let children = cx.connection(base.connection).map(|c| c.children.as_slice()).unwrap_or_default();
+    let asked = found.selectors_of_responder();
+    let fitting = matching_children(children, base.local.ip(), base.remote.ip(), &asked);
+    let group = found.ke.map(|(method, _)| method);
+    let mut mismatch = None;
+    for (index, selectors) in fitting {
+        let Some(config) = children.get(index) else { continue };
+        match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
+            Ok(esp) => return Ok(Choice { child: index, name: config.name.clone(), esp, selectors }),
+            Err(why) => _ = mismatch.get_or_insert_with(|| about.child_proposal_mismatch(&config.name, &why)),
+        }
+    }
+    match mismatch {
+        Some(failure) => Err((notify::NO_PROPOSAL_CHOSEN, failure)),
+        None => {
+            let ours = join(children.iter().map(|child| {
+                let own = Selectors::of_child(child, base.local.ip(), base.remote.ip());
+                format!("`{}` has {} to {}", child.name, join(own.local.iter()), join(own.remote.iter()))
+            }));
+            Err((notify::TS_UNACCEPTABLE, about.selectors_do_not_overlap(&asked.local, &asked.remote, &ours)))
+        }
+    }
+}
+
+/// The answer that accepts an offer: SA, TSi and TSr.
+pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> [Payload; 3] {
+    [
+        Payload::Sa(vec![agreed.suite.answer(number, agreed.pair)]),
+        Payload::TsI(selector_payload(&agreed.selectors.remote)),
+        Payload::TsR(selector_payload(&agreed.selectors.local)),
+    ]
+}
+
+/// The keying material of both directions (RFC 7296 §2.17).
+pub(super) fn keymat(
+    channel: &Channel,
+    shared: Option<&SharedSecret>,
+    nonce_i: &[u8],
+    nonce_r: &[u8],
+    agreed: &Agreed,
+) -> Zeroizing<Vec<u8>> {
+    let one = agreed.suite.encr.key_len() + agreed.suite.encr.salt_len();
+    derive_child_keymat(channel.suite.prf, &channel.keys.sk_d, shared, nonce_i, nonce_r, 2 * one)
+}
+
+/// Awaits the data plane.
+#[derive(Debug)]
+pub(super) struct Installing {
+    pub(super) job: JobId,
+    pub(super) agreed: Agreed,
+    endpoints: TunnelEndpoints,
+    /// The peer has deleted it meanwhile.
+    pub(super) deleted: bool,
+}
+
+impl Installing {
+    /// Hands the SA to the data plane. Its SPI is no longer a mere reservation.
+    pub(super) fn begin(
+        cx: &mut Context,
+        base: &mut Base,
+        agreed: Agreed,
+        keymat: &[u8],
+    ) -> Result<Self, InstallError> {
+        let endpoints = base.endpoints(cx);
+        let encr = agreed.suite.encr;
+        // RFC 7296 §2.17: the key of the direction from the exchange's initiator comes first.
+        let (from_initiator, from_responder) =
+            keymat.split_at_checked(encr.key_len() + encr.salt_len()).unwrap_or_default();
+        let key = |keymat| {
+            EspKey::from_keymat(encr, keymat).map_err(|error| InstallError::InvalidParameter {
+                field: "KEYMAT",
+                found: error.to_string(),
+                expected: "the key length of the algorithm",
+            })
+        };
+        let (inbound, outbound) = match agreed.initiator {
+            true => (key(from_responder)?, key(from_initiator)?),
+            false => (key(from_initiator)?, key(from_responder)?),
+        };
+        let replay_window = cx.child(base.connection, agreed.child).map_or(0, |child| child.replay_window);
+        let Selectors { local: local_ts, remote: remote_ts } = agreed.selectors.clone();
+        let name = format!("{}/{}", cx.connection_name(base.connection), agreed.name);
+        let install = ChildInstall {
+            pair: agreed.pair,
+            policy: match agreed.policy {
+                Some(policy) => PolicyRef::Installed(policy),
+                None => PolicyRef::New(Policy {
+                    name,
+                    tenant: TenantId::default(),
+                    local_ts: local_ts.clone(),
+                    remote_ts: remote_ts.clone(),
+                    origin: PolicyOrigin::Negotiated,
+                }),
+            },
+            inbound: InboundSa {
+                key: inbound,
+                esn: agreed.suite.esn,
+                replay_window,
+                endpoints,
+                local_ts: local_ts.clone(),
+                remote_ts: remote_ts.clone(),
+                tenant: TenantId::default(),
+            },
+            outbound: OutboundSa {
+                spi: agreed.peer,
+                key: outbound,
+                esn: agreed.suite.esn,
+                endpoints,
+                local_ts,
+                remote_ts,
+            },
+        };
+        base.reserved.retain(|spi| *spi != agreed.pair);
+        let job = cx.install_child(base.id, install);
+        Ok(Self { job, agreed, endpoints, deleted: false })
+    }
+
+    /// Books the installed SA.
+    pub(super) fn complete(self, cx: &mut Context, base: &mut Base, now: Instant, policy: PolicyId) {
+        let Self { agreed, endpoints, .. } = self;
+        let status = ChildSaStatus {
+            name: agreed.name,
+            spi_in: agreed.pair,
+            spi_out: agreed.peer,
+            algorithm: agreed.suite.encr,
+            proposal: agreed.suite.to_string(),
+            esn: agreed.suite.esn,
+            endpoints,
+            local_ts: agreed.selectors.local,
+            remote_ts: agreed.selectors.remote,
+            established: now,
+            initiator: agreed.initiator,
+        };
+        cx.event(Event::ChildEstablished {
+            connection: cx.connection_name(base.connection),
+            child: status.clone(),
+        });
+        cx.effects.push_back(Effect::ChildUp { connection: base.connection, child: agreed.child });
+        base.children.push(Child { config: agreed.child, policy, status });
+        // What moved while the data plane was busy is moved again.
+        base.move_children(cx);
+    }
+}

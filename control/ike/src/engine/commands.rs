@@ -1,0 +1,248 @@
+//! What operators and the data plane ask for: which IKE SA a command falls to, or that a new one is begun.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Instant;
+
+use portcullis_ipsec::{Encapsulation, Flow, Spi, TunnelEndpoints};
+
+use super::api::*;
+use super::failure::{self, About};
+use super::ike_sa_init;
+use super::sa::{Base, Closed, Goal, Role, State};
+use super::{Engine, IkeSa};
+use crate::config::{AddressMatch, ConnectionConfig, StartAction};
+
+impl Engine {
+    pub(super) fn run_command(&mut self, now: Instant, id: CommandId, command: Command) {
+        let result = match command {
+            Command::Initiate { connection, child } => {
+                self.initiate(now, id, &connection, child.as_deref(), None)
+            }
+            Command::Acquire { connection, child, flow } => {
+                self.initiate(now, id, &connection, Some(&child), Some(flow))
+            }
+            Command::Terminate { connection, child } => {
+                self.terminate(now, id, &connection, child.as_deref())
+            }
+            Command::TerminateAll => {
+                self.terminate_all(now, id);
+                Ok(())
+            }
+            Command::PeerMoved { pair, seen } => {
+                self.peer_moved(pair, seen);
+                self.cx.begin_command(id, 0);
+                Ok(())
+            }
+        };
+        if let Err(failure) = result {
+            self.cx.event(Event::CommandDone { command: id, result: Err(failure) });
+        }
+    }
+
+    /// Indices of a connection and of the children meant.
+    fn find(&self, connection: &str, child: Option<&str>) -> Result<(usize, Vec<usize>), Failure> {
+        let about = About { connection: Some(connection.to_owned()), remote: None };
+        let config = &self.cx.config;
+        let found = config.connections.iter().enumerate().find(|(_, config)| config.name == connection);
+        let (index, config) = found.ok_or_else(|| about.unknown_connection(connection))?;
+        let Some(name) = child else { return Ok((index, (0..config.children.len()).collect())) };
+        match config.children.iter().position(|child| child.name == name) {
+            Some(child) => Ok((index, vec![child])),
+            None => {
+                let names = failure::join(config.children.iter().map(|child| format!("`{}`", child.name)));
+                Err(about.unknown_child(name, &names))
+            }
+        }
+    }
+
+    fn initiate(
+        &mut self,
+        now: Instant,
+        id: CommandId,
+        connection: &str,
+        child: Option<&str>,
+        flow: Option<Flow>,
+    ) -> Result<(), Failure> {
+        let (connection, children) = self.find(connection, child)?;
+        self.cx.begin_command(id, children.len());
+        for child in children {
+            let starts = self.cx.child(connection, child).map(|config| config.start_action);
+            if starts == Some(StartAction::Start) {
+                self.upkeep.want(connection, child);
+            }
+            self.bring_up(now, connection, Goal { child, flow, commands: vec![id], unwanted: false });
+        }
+        Ok(())
+    }
+
+    /// Sees to it that a child comes up: it is up, it is under way, an IKE SA can have one more, or a new IKE SA
+    /// is begun.
+    pub(super) fn bring_up(&mut self, now: Instant, connection: usize, goal: Goal) {
+        let mut usable: Option<IkeSaId> = None;
+        let mut up = false;
+        for sa in self.sas.values_mut().filter(|sa| sa.serves(connection)) {
+            let covers = |status: &ChildSaStatus| {
+                goal.flow.is_none_or(|flow| flow.matches(&status.local_ts, &status.remote_ts))
+            };
+            up |= sa.base.children.iter().any(|child| child.config == goal.child && covers(&child.status));
+            let pending = sa.base.goal.iter_mut().chain(&mut sa.base.goals);
+            if let Some(pending) =
+                pending.into_iter().find(|pending| pending.child == goal.child && !pending.unwanted)
+            {
+                pending.commands.extend(goal.commands);
+                return;
+            }
+            usable = usable.max(Some(sa.base.id));
+        }
+        if up {
+            goal.commands.into_iter().for_each(|command| self.cx.end_goal(command, Ok(())));
+            return;
+        }
+        match usable {
+            Some(id) => {
+                if let Some(sa) = self.sas.get_mut(&id) {
+                    sa.base.goals.push_back(goal);
+                }
+                self.nudge(now, id);
+            }
+            None => self.begin_ike_sa(now, connection, goal),
+        }
+    }
+
+    fn begin_ike_sa(&mut self, now: Instant, connection: usize, goal: Goal) {
+        let Some(config) = self.cx.connection(connection) else { return };
+        let about = About { connection: Some(config.name.clone()), remote: None };
+        let method = config.proposals.first().and_then(|proposal| proposal.ke.first()).copied();
+        let (Some((local, remote)), Some(method)) = (addresses(config, self.cx.config.port), method) else {
+            // Not retried: only another configuration could change it.
+            self.upkeep.unwant(connection, goal.child);
+            let failure = about.no_remote_address();
+            self.cx.event(Event::Failed(failure.clone()));
+            goal.commands.into_iter().for_each(|command| self.cx.end_goal(command, Err(failure.clone())));
+            return;
+        };
+        let spi = self.fresh_spi();
+        let mut base =
+            Base::new(self.fresh_id(), Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
+        base.goal = Some(goal);
+        let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
+        self.insert(now, IkeSa { base, state, init_key: None });
+    }
+
+    fn terminate(
+        &mut self,
+        now: Instant,
+        id: CommandId,
+        name: &str,
+        child: Option<&str>,
+    ) -> Result<(), Failure> {
+        let (connection, children) = self.find(name, child)?;
+        let mut found = false;
+        for child in &children {
+            found |= self.upkeep.unwant(connection, *child);
+        }
+        let sas: Vec<IkeSaId> =
+            self.sas.values().filter(|sa| sa.is_of(connection)).map(|sa| sa.base.id).collect();
+        // One goal more than there are SAs, so that the command cannot end before all of them know of it.
+        self.cx.begin_command(id, sas.len() + 1);
+        for sa in &sas {
+            found |= match (child.is_some(), children.first()) {
+                (true, Some(child)) => self.terminate_child(now, *sa, *child, id),
+                _ => self.terminate_sa(now, *sa, id),
+            };
+        }
+        let about = About { connection: Some(name.to_owned()), remote: None };
+        self.cx.end_goal(id, if found { Ok(()) } else { Err(about.nothing_to_terminate()) });
+        Ok(())
+    }
+
+    fn terminate_all(&mut self, now: Instant, id: CommandId) {
+        self.upkeep = super::upkeep::Upkeep::default();
+        let (half_open, sas): (Vec<_>, Vec<_>) = self.sas.values().partition(|sa| sa.state.half_open());
+        let ids = |sas: Vec<&IkeSa>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
+        let (half_open, sas) = (ids(half_open), ids(sas));
+        for sa in half_open {
+            self.step(now, sa, |_, _, _| Err(Closed::because("terminated")));
+        }
+        self.cx.begin_command(id, sas.len());
+        for sa in sas {
+            self.terminate_sa(now, sa, id);
+        }
+    }
+
+    /// Ends an IKE SA; `command` is told when it has ended.
+    fn terminate_sa(&mut self, now: Instant, id: IkeSaId, command: CommandId) -> bool {
+        self.step(now, id, |state, _, base| {
+            base.terminators.push(command);
+            base.doomed = true;
+            match state {
+                // The peer may believe the SA to be up already, or knows it is: it is told.
+                state @ (State::AwaitingAuthResponse(_) | State::Established(_) | State::Deleting(_)) => {
+                    Ok(state)
+                }
+                _ => Err(Closed::because("terminated")),
+            }
+        });
+        self.nudge(now, id);
+        true
+    }
+
+    /// Ends one child of an IKE SA; `command` is told when the peer knows.
+    fn terminate_child(&mut self, now: Instant, id: IkeSaId, child: usize, command: CommandId) -> bool {
+        let mut found = false;
+        let mut waits = false;
+        self.step(now, id, |mut state, cx, base| {
+            let ended = base.about(cx).closed_early("terminated");
+            let (gone, kept): (Vec<_>, Vec<_>) = base.goals.drain(..).partition(|goal| goal.child == child);
+            base.goals = kept.into();
+            found |= !gone.is_empty();
+            let mut commands: Vec<CommandId> = gone.into_iter().flat_map(|goal| goal.commands).collect();
+            if let Some(goal) = base.goal.as_mut().filter(|goal| goal.child == child) {
+                found = true;
+                goal.unwanted = true;
+                commands.append(&mut goal.commands);
+            }
+            commands.into_iter().for_each(|command| cx.end_goal(command, Err(ended.clone())));
+            if let State::Established(established) = &mut state
+                && established.close_child(cx, base, child, "terminated")
+            {
+                (found, waits) = (true, true);
+                base.deleters.push(command);
+            }
+            Ok(state)
+        });
+        if !waits {
+            self.cx.end_goal(command, Ok(()));
+        }
+        self.nudge(now, id);
+        found
+    }
+
+    /// An authenticated ESP packet came from another address: the peer's NAT has changed its mapping
+    /// (RFC 7296 §2.23). IKE follows, and so do the SA's other children.
+    fn peer_moved(&mut self, pair: Spi, seen: TunnelEndpoints) {
+        let owner =
+            self.sas.values_mut().find(|sa| sa.base.children.iter().any(|child| child.status.spi_in == pair));
+        let Some(sa) = owner else { return };
+        let Encapsulation::Udp { remote_port, .. } = seen.encapsulation else { return };
+        if sa.base.nat.remote && !sa.base.nat.local {
+            sa.base.remote = SocketAddr::new(seen.remote, remote_port);
+            sa.base.move_children(&mut self.cx);
+        }
+    }
+}
+
+/// Where a connection is initiated from and to; an unspecified local address leaves the choice to the kernel.
+fn addresses(config: &ConnectionConfig, port: u16) -> Option<(SocketAddr, SocketAddr)> {
+    let single = |allowed: &AddressMatch| match allowed {
+        AddressMatch::Address(addr) => Some(*addr),
+        AddressMatch::Any | AddressMatch::Network(_) => None,
+    };
+    let remote = config.remote_addrs.iter().find_map(single)?;
+    let local = config.local_addrs.iter().filter_map(single).find(|addr| addr.is_ipv4() == remote.is_ipv4());
+    let any: IpAddr = match remote {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Some((SocketAddr::new(local.unwrap_or(any), port), SocketAddr::new(remote, port)))
+}

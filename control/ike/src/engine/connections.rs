@@ -1,0 +1,160 @@
+//! Which connection a peer belongs to, by addresses, proposals and identities, and which pre-shared key.
+
+use std::net::IpAddr;
+
+use super::context::Context;
+use crate::config::{AddressMatch, ConnectionConfig, Identity, IdentityMatch, SharedKey};
+
+/// Connections that allow both addresses, the most specific first; among equals the order of the configuration.
+pub(super) fn candidates(connections: &[ConnectionConfig], local: IpAddr, remote: IpAddr) -> Vec<usize> {
+    let mut fitting: Vec<_> = connections
+        .iter()
+        .enumerate()
+        .filter_map(|(index, connection)| {
+            let local = specificity(&connection.local_addrs, local)?;
+            let remote = specificity(&connection.remote_addrs, remote)?;
+            Some((remote, local, index))
+        })
+        .collect();
+    fitting.sort_by_key(|(remote, local, index)| (std::cmp::Reverse((*remote, *local)), *index));
+    fitting.into_iter().map(|(_, _, index)| index).collect()
+}
+
+/// How exactly a list names an address: bits that are fixed, one more for a single address; `None` if not at all.
+fn specificity(allowed: &[AddressMatch], addr: IpAddr) -> Option<u16> {
+    if allowed.is_empty() {
+        return Some(0);
+    }
+    allowed
+        .iter()
+        .filter_map(|allowed| match allowed {
+            AddressMatch::Any => Some(0),
+            AddressMatch::Address(own) if *own == addr => Some(u16::MAX),
+            AddressMatch::Network(net) if net.contains(&addr) => Some(u16::from(net.prefix_len())),
+            _ => None,
+        })
+        .max()
+}
+
+/// The identity of an address.
+pub(super) fn address_identity(addr: IpAddr) -> Identity {
+    match addr {
+        IpAddr::V4(addr) => Identity::Ipv4(addr),
+        IpAddr::V6(addr) => Identity::Ipv6(addr),
+    }
+}
+
+/// Who we are on a connection.
+pub(super) fn local_identity(connection: &ConnectionConfig, local: IpAddr) -> Identity {
+    connection.local.first().and_then(|auth| auth.id.clone()).unwrap_or_else(|| address_identity(local))
+}
+
+/// Whom a connection expects.
+pub(super) fn remote_match(connection: &ConnectionConfig) -> &IdentityMatch {
+    connection.remote.first().map_or(&IdentityMatch::Any, |auth| &auth.id)
+}
+
+/// Whether an identity is the expected one.
+pub(super) fn accepts(wanted: &IdentityMatch, found: &Identity) -> bool {
+    match wanted {
+        IdentityMatch::Any => true,
+        IdentityMatch::Exactly(id) => same_identity(id, found),
+    }
+}
+
+/// Names are compared without regard to case (RFC 4343), everything else octet by octet.
+fn same_identity(a: &Identity, b: &Identity) -> bool {
+    match (a, b) {
+        (Identity::Fqdn(a), Identity::Fqdn(b)) | (Identity::Rfc822(a), Identity::Rfc822(b)) => {
+            a.eq_ignore_ascii_case(b)
+        }
+        _ => a == b,
+    }
+}
+
+/// The candidate that the identities of an IKE_AUTH request choose: one that names the peer before one that takes
+/// anyone. `asked` is the IDr that the peer wants us to be, if it says so (RFC 7296 §3.5).
+pub(super) fn choose_by_identity(
+    cx: &Context,
+    candidates: &[usize],
+    local: IpAddr,
+    peer: &Identity,
+    asked: Option<&Identity>,
+) -> Option<usize> {
+    let fits = |index: usize| {
+        let connection = cx.connection(index)?;
+        let ours = local_identity(connection, local);
+        if asked.is_some_and(|asked| !same_identity(asked, &ours)) {
+            return None;
+        }
+        let wanted = remote_match(connection);
+        accepts(wanted, peer).then_some(matches!(wanted, IdentityMatch::Exactly(_)))
+    };
+    let named = candidates.iter().find(|index| fits(**index) == Some(true));
+    named.or_else(|| candidates.iter().find(|index| fits(**index) == Some(false))).copied()
+}
+
+/// The pre-shared key for two identities: the one that names most of them; among equals the first. A key that
+/// names identities must name the peer's.
+pub(super) fn shared_key<'a>(
+    keys: &'a [SharedKey],
+    local: &Identity,
+    remote: &Identity,
+) -> Option<&'a SharedKey> {
+    let mut best: Option<(u8, &SharedKey)> = None;
+    for key in keys {
+        let names = |id: &Identity| key.ids.iter().any(|own| same_identity(own, id));
+        let score = match (names(remote), names(local)) {
+            (true, true) => 3,
+            (true, false) => 2,
+            (false, _) if key.ids.is_empty() => 1,
+            _ => continue,
+        };
+        if best.is_none_or(|(so_far, _)| score > so_far) {
+            best = Some((score, key));
+        }
+    }
+    best.map(|(_, key)| key)
+}
+
+/// The key for an IKE_AUTH request of our own, where the peer's identity may not be known yet. Then a key of any
+/// identity other than ours will do.
+pub(super) fn shared_key_towards<'a>(
+    keys: &'a [SharedKey],
+    local: &Identity,
+    wanted: &IdentityMatch,
+    remote: IpAddr,
+) -> Option<&'a SharedKey> {
+    match wanted {
+        IdentityMatch::Exactly(id) => shared_key(keys, local, id),
+        IdentityMatch::Any => shared_key(keys, local, &address_identity(remote))
+            .or_else(|| keys.iter().find(|key| key.ids.iter().any(|id| same_identity(id, local)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn key(name: &str, ids: &[&str]) -> SharedKey {
+        let ids = ids.iter().map(|id| Identity::Fqdn((*id).to_owned())).collect();
+        SharedKey { name: name.to_owned(), ids, secret: Secret(name.as_bytes().to_vec()) }
+    }
+
+    fn chosen(keys: &[SharedKey], local: &str, remote: &str) -> Option<String> {
+        let id = |name: &str| Identity::Fqdn(name.to_owned());
+        shared_key(keys, &id(local), &id(remote)).map(|key| key.name.clone())
+    }
+
+    #[test]
+    fn the_key_that_names_most_of_the_two_identities_is_used() {
+        let keys =
+            [key("any", &[]), key("peer", &["b"]), key("both", &["A", "b"]), key("other", &["a", "c"])];
+        assert_eq!(chosen(&keys, "a", "b").as_deref(), Some("both"));
+        assert_eq!(chosen(&keys, "x", "b").as_deref(), Some("peer"));
+        assert_eq!(chosen(&keys, "a", "c").as_deref(), Some("other"));
+        assert_eq!(chosen(&keys, "a", "x").as_deref(), Some("any"));
+        assert_eq!(chosen(&keys[1..], "a", "x"), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! What every IKE SA shares: the configuration, randomness, the queues that lead out of the engine, the jobs that
+//! are under way and the commands that wait. An exchange gets it as `cx`, beside its own SA.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
+use rand_core::CryptoRng;
+
+use super::api::*;
+use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
+use crate::crypto::{KeMethod, KeSecret};
+
+pub(super) struct Context {
+    pub(super) config: Arc<EngineConfig>,
+    rng: Box<dyn CryptoRng + Send>,
+    pub(super) transmit: VecDeque<Datagram>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) effects: VecDeque<Effect>,
+    jobs: VecDeque<(JobId, Job)>,
+    awaited: HashMap<JobId, Awaited>,
+    next_job: u64,
+    commands: HashMap<CommandId, Pending>,
+    /// Established IKE SAs of each connection.
+    established: HashMap<usize, usize>,
+}
+
+/// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
+/// its place.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// INITIAL_CONTACT (RFC 7296 §2.4): whatever the peer had before `before` it has no longer.
+    InitialContact { kept: IkeSaId, local_id: Identity, remote_id: Identity, before: Instant },
+    /// A CHILD SA came up.
+    ChildUp { connection: usize, child: usize },
+    /// A CHILD SA is gone, or an attempt to bring it up has failed.
+    ChildDown { connection: usize, child: usize, refused: bool },
+}
+
+/// A job under way: whose it is, and what a result that nobody waits for any more leaves to be cleaned up.
+#[derive(Debug)]
+struct Awaited {
+    owner: IkeSaId,
+    /// The pair of an [`Job::InstallChild`].
+    pair: Option<Spi>,
+}
+
+/// A command that waits for several ends.
+#[derive(Debug)]
+struct Pending {
+    left: usize,
+    failure: Option<Failure>,
+}
+
+impl Context {
+    pub(super) fn new(config: EngineConfig, rng: Box<dyn CryptoRng + Send>) -> Self {
+        Self {
+            config: Arc::new(config),
+            rng,
+            transmit: VecDeque::new(),
+            events: VecDeque::new(),
+            effects: VecDeque::new(),
+            jobs: VecDeque::new(),
+            awaited: HashMap::new(),
+            next_job: 0,
+            commands: HashMap::new(),
+            established: HashMap::new(),
+        }
+    }
+
+    pub(super) fn random<const N: usize>(&mut self) -> [u8; N] {
+        let mut octets = [0; N];
+        self.rng.fill_bytes(&mut octets);
+        octets
+    }
+
+    pub(super) fn connection(&self, index: usize) -> Option<&ConnectionConfig> {
+        self.config.connections.get(index)
+    }
+
+    pub(super) fn child(&self, connection: usize, child: usize) -> Option<&ChildConfig> {
+        self.connection(connection)?.children.get(child)
+    }
+
+    pub(super) fn connection_name(&self, index: usize) -> String {
+        self.connection(index).map(|c| c.name.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn child_name(&self, connection: usize, child: usize) -> String {
+        self.child(connection, child).map(|c| c.name.clone()).unwrap_or_default()
+    }
+
+    /// Whether a connection has an established IKE SA.
+    pub(super) fn has_established(&self, connection: usize) -> bool {
+        self.established.get(&connection).is_some_and(|count| *count > 0)
+    }
+
+    pub(super) fn sa_established(&mut self, connection: usize) {
+        *self.established.entry(connection).or_default() += 1;
+    }
+
+    pub(super) fn sa_gone(&mut self, connection: usize) {
+        if let Some(count) = self.established.get_mut(&connection) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn start(&mut self, owner: IkeSaId, pair: Option<Spi>, job: Job) -> JobId {
+        let id = JobId(self.next_job);
+        self.next_job = self.next_job.wrapping_add(1);
+        self.awaited.insert(id, Awaited { owner, pair });
+        self.jobs.push_back((id, job));
+        id
+    }
+
+    pub(super) fn source_address(&mut self, owner: IkeSaId, remote: IpAddr) -> JobId {
+        self.start(owner, None, Job::SourceAddress { remote })
+    }
+
+    pub(super) fn generate_ke(&mut self, owner: IkeSaId, method: KeMethod) -> JobId {
+        let seed = self.random();
+        self.start(owner, None, Job::GenerateKe { method, seed })
+    }
+
+    pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
+        self.start(owner, None, Job::DeriveKe { secret, peer_public })
+    }
+
+    pub(super) fn allocate_spi(&mut self, owner: IkeSaId) -> JobId {
+        self.start(owner, None, Job::AllocateSpi)
+    }
+
+    pub(super) fn install_child(&mut self, owner: IkeSaId, install: ChildInstall) -> JobId {
+        self.start(owner, Some(install.pair), Job::InstallChild(Box::new(install)))
+    }
+
+    pub(super) fn move_child(&mut self, owner: IkeSaId, pair: Spi, endpoints: TunnelEndpoints) {
+        self.start(owner, None, Job::MoveChild { pair, endpoints });
+    }
+
+    pub(super) fn remove_child(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
+        self.start(owner, None, Job::RemoveChild { pair, policy });
+    }
+
+    pub(super) fn query_counters(&mut self, owner: IkeSaId, pairs: Vec<Spi>) -> JobId {
+        self.start(owner, None, Job::QueryCounters { pairs })
+    }
+
+    pub(super) fn poll_job(&mut self) -> Option<(JobId, Job)> {
+        self.jobs.pop_front()
+    }
+
+    /// The IKE SA that a result is for, and the pair if it is that of an install; `None` for a job never given
+    /// out or already answered.
+    pub(super) fn job_done(&mut self, id: JobId) -> Option<(IkeSaId, Option<Spi>)> {
+        self.awaited.remove(&id).map(|awaited| (awaited.owner, awaited.pair))
+    }
+
+    /// Undoes what a job did for an IKE SA or an exchange that is no longer there.
+    pub(super) fn discard(&mut self, owner: IkeSaId, pair: Option<Spi>, result: JobResult) {
+        match (result, pair) {
+            (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
+            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => {
+                self.remove_child(owner, pair, Some(policy))
+            }
+            (JobResult::ChildInstalled(Err(_)), Some(pair)) => self.remove_child(owner, pair, None),
+            _ => {}
+        }
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    /// Registers a command that ends when `ends` goals have ended.
+    pub(super) fn begin_command(&mut self, id: CommandId, ends: usize) {
+        if ends == 0 {
+            self.event(Event::CommandDone { command: id, result: Ok(()) });
+        } else {
+            self.commands.insert(id, Pending { left: ends, failure: None });
+        }
+    }
+
+    /// One of a command's goals has ended.
+    pub(super) fn end_goal(&mut self, id: CommandId, result: Result<(), Failure>) {
+        let Some(pending) = self.commands.get_mut(&id) else { return };
+        pending.left = pending.left.saturating_sub(1);
+        if let Err(failure) = result {
+            pending.failure.get_or_insert(failure);
+        }
+        if pending.left == 0 {
+            let failure = self.commands.remove(&id).and_then(|pending| pending.failure);
+            self.event(Event::CommandDone { command: id, result: failure.map_or(Ok(()), Err) });
+        }
+    }
+}

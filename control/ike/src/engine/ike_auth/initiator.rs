@@ -1,0 +1,217 @@
+//! IKE_AUTH as the initiator.
+//!
+//! A child that the peer refuses leaves the IKE SA up, as RFC 7296 §1.2 has it; the command that asked for the
+//! child fails. A peer that does not prove its identity is told so in an INFORMATIONAL request (§2.21.2), because
+//! it believes the IKE SA to be up.
+
+use std::time::Instant;
+
+use portcullis_ipsec::Spi;
+
+use super::{AuthPayloads, SHARED_KEY_MIC, auth_data, method_name, verify};
+use crate::config::IdentityMatch;
+use crate::engine::api::{Failure, JobId, JobResult};
+use crate::engine::channel::{Channel, Incoming, Retransmitted};
+use crate::engine::child::{self, Offer};
+use crate::engine::connections;
+use crate::engine::context::Context;
+use crate::engine::established::Established;
+use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
+use crate::engine::informational::Deleting;
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::message::{ExchangeType, IdPayload, Payload, notify};
+
+/// Awaits the inbound SPI of the first child.
+#[derive(Debug)]
+pub(in crate::engine) struct AllocatingFirstSpi {
+    job: JobId,
+    channel: Channel,
+    record: InitRecord,
+}
+
+impl AllocatingFirstSpi {
+    pub(in crate::engine) fn begin(
+        cx: &mut Context,
+        base: &Base,
+        channel: Channel,
+        record: InitRecord,
+    ) -> Self {
+        Self { job: cx.allocate_spi(base.id), channel, record }
+    }
+
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::SpiAllocated(Ok(spi)) if done.id == self.job => {
+                base.reserved.push(spi);
+                self.request(cx, base, now, spi)
+            }
+            JobResult::SpiAllocated(Err(error)) if done.id == self.job => {
+                let child = base
+                    .goal
+                    .as_ref()
+                    .map(|goal| cx.child_name(base.connection, goal.child))
+                    .unwrap_or_default();
+                Err(Closed::failed(base.about(cx).not_installed(&child, &error)))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::AllocatingFirstSpi(self))
+            }
+        }
+    }
+
+    fn request(mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
+        let config = cx.config.clone();
+        let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone())
+        else {
+            return Err(Closed::because("no child is wanted any more"));
+        };
+        let local_id = connections::local_identity(connection, base.local.ip());
+        let wanted = connections::remote_match(connection);
+        let Some(key) =
+            connections::shared_key_towards(&config.shared_keys, &local_id, wanted, base.remote.ip())
+        else {
+            let expected = match wanted {
+                IdentityMatch::Exactly(id) => id.clone(),
+                IdentityMatch::Any => connections::address_identity(base.remote.ip()),
+            };
+            return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
+        };
+        let Some(offer) = Offer::new(cx, base, &goal, spi, false) else {
+            return Err(Closed::because("no child is wanted any more"));
+        };
+        let data = auth_data(&self.channel, &self.record, Role::Initiator, &local_id, &key.secret);
+        let mut payloads = vec![Payload::IdI(IdPayload { identity: local_id.clone() })];
+        if let IdentityMatch::Exactly(id) = wanted {
+            payloads.push(Payload::IdR(IdPayload { identity: id.clone() }));
+        }
+        payloads.push(Payload::Auth { method: SHARED_KEY_MIC, data });
+        if !cx.has_established(base.connection) {
+            payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
+        }
+        payloads.push(Payload::Sa(offer.proposals()));
+        payloads.extend(offer.selector_payloads());
+        base.local_id = Some(local_id);
+        self.channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
+        let state =
+            AwaitingAuthResponse { channel: self.channel, record: self.record, offer, key: key.name.clone() };
+        Ok(State::AwaitingAuthResponse(state))
+    }
+}
+
+/// Awaits the IKE_AUTH response.
+#[derive(Debug)]
+pub(in crate::engine) struct AwaitingAuthResponse {
+    pub(in crate::engine) channel: Channel,
+    record: InitRecord,
+    pub(in crate::engine) offer: Offer,
+    /// The name of the key that we proved ourselves with.
+    key: String,
+}
+
+impl AwaitingAuthResponse {
+    pub(in crate::engine) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
+        if !inbound.header().response {
+            // The responder's first request has overtaken its answer: it will come again.
+            return Ok(State::AwaitingAuthResponse(self));
+        }
+        match self.channel.receive(cx, base, inbound) {
+            Incoming::Response(payloads) => self.handle_response(cx, base, now, &payloads),
+            Incoming::BadResponse(error) => {
+                let failure = base.about(cx).malformed("IKE_AUTH", &error);
+                Ok(Deleting::reject(cx, base, now, self.channel, failure, None))
+            }
+            _ => Ok(State::AwaitingAuthResponse(self)),
+        }
+    }
+
+    fn handle_response(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        let found = AuthPayloads::parse(payloads);
+        if let (None, Some(error)) = (found.auth, error_notification(payloads)) {
+            return Err(Closed::failed(self.refusal(cx, base, error.notify_type)));
+        }
+        if let Err(failure) = self.authenticate(cx, base, &found) {
+            let told = Some(notify::AUTHENTICATION_FAILED);
+            return Ok(Deleting::reject(cx, base, now, self.channel, failure, told));
+        }
+        base.remote_id = found.id_r.cloned();
+        let Self { channel, record, offer, .. } = self;
+        let mut established = Established::begin(cx, base, now, channel);
+        match child::accept(cx, base, &offer, payloads, None) {
+            Ok(agreed) => {
+                let keymat =
+                    child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
+                established.install(cx, base, agreed, &keymat);
+            }
+            Err(refusal) => established.child_refused(cx, base, offer.spi, refusal),
+        }
+        Box::new(established).pump(cx, base, now)
+    }
+
+    fn refusal(&self, cx: &Context, base: &Base, notify_type: u16) -> Failure {
+        let about = base.about(cx);
+        match (notify_type, &base.local_id) {
+            (notify::AUTHENTICATION_FAILED, Some(local_id)) => {
+                let asked = match cx.connection(base.connection).map(connections::remote_match) {
+                    Some(IdentityMatch::Exactly(id)) => format!("`{id}`"),
+                    _ => "it".to_owned(),
+                };
+                about.authentication_refused(&self.key, local_id, &asked)
+            }
+            _ => about.refused("IKE_AUTH", notify_type),
+        }
+    }
+
+    fn authenticate(&self, cx: &Context, base: &Base, found: &AuthPayloads<'_>) -> Result<(), Failure> {
+        let about = base.about(cx);
+        let (Some(connection), Some(local_id)) = (cx.connection(base.connection), &base.local_id) else {
+            return Err(about.closed_early("it is not configured any more"));
+        };
+        let id = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
+        let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
+        let wanted = connections::remote_match(connection);
+        if !connections::accepts(wanted, id) {
+            return Err(about.unexpected_identity(id, wanted));
+        }
+        if method != SHARED_KEY_MIC {
+            return Err(about.other_auth_method(&method_name(Some(method))));
+        }
+        let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
+            .ok_or_else(|| about.no_shared_key(local_id, id))?;
+        if verify(&self.channel, &self.record, Role::Responder, id, &key.secret, data) {
+            Ok(())
+        } else {
+            Err(about.shared_key_mismatch(&key.name, local_id, id))
+        }
+    }
+
+    pub(in crate::engine) fn handle_timeout(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+    ) -> Next {
+        match self.channel.retransmit(cx, base, now) {
+            (Retransmitted::GivenUp(times), exchange) => {
+                Err(Closed::failed(base.about(cx).silent(exchange, times)))
+            }
+            _ => Ok(State::AwaitingAuthResponse(self)),
+        }
+    }
+
+    pub(in crate::engine) fn deadline(&self) -> Option<Instant> {
+        self.channel.due()
+    }
+}

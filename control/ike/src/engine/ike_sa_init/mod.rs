@@ -1,0 +1,70 @@
+//! IKE_SA_INIT (RFC 7296 §1.2): proposals, key exchange, nonces, NAT detection and cookies. Nothing in it is
+//! authenticated, so nothing in it is believed further than the RFC asks.
+
+pub(super) mod cookie;
+pub(super) mod initiator;
+pub(super) mod nat;
+pub(super) mod responder;
+
+use crate::message::{Notify, Payload, Protocol, WireProposal};
+
+/// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
+const NONCE_LEN: usize = 32;
+
+/// Both messages and nonces of the exchange: AUTH covers the former, keys come from the latter.
+#[derive(Debug)]
+pub(super) struct InitRecord {
+    pub(super) request: Vec<u8>,
+    pub(super) response: Vec<u8>,
+    pub(super) nonce_i: Vec<u8>,
+    pub(super) nonce_r: Vec<u8>,
+}
+
+/// The payloads of a request or of a response that accepts it.
+#[derive(Debug)]
+struct InitPayloads<'a> {
+    proposals: &'a [WireProposal],
+    ke_method: u16,
+    ke_public: &'a [u8],
+    nonce: &'a [u8],
+}
+
+impl<'a> InitPayloads<'a> {
+    /// `Err` names the payload that is missing.
+    fn parse(payloads: &'a [Payload]) -> Result<Self, &'static str> {
+        let (mut proposals, mut ke, mut nonce) = (None, None, None);
+        for payload in payloads {
+            match payload {
+                Payload::Sa(sa) => proposals = proposals.or(Some(sa.as_slice())),
+                Payload::Ke { method, data } => ke = ke.or(Some((*method, data.as_slice()))),
+                Payload::Nonce(octets) => nonce = nonce.or(Some(octets.as_slice())),
+                _ => {}
+            }
+        }
+        let (ke_method, ke_public) = ke.ok_or("a KE payload")?;
+        Ok(Self {
+            proposals: proposals.ok_or("an SA payload")?,
+            ke_method,
+            ke_public,
+            nonce: nonce.ok_or("a nonce")?,
+        })
+    }
+}
+
+/// A notification that concerns no SA but the IKE SA itself.
+pub(super) fn notification(notify_type: u16, data: Vec<u8>) -> Payload {
+    Payload::Notify(Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data })
+}
+
+/// All notifications among the payloads.
+pub(super) fn notifications(payloads: &[Payload]) -> impl Iterator<Item = &Notify> {
+    payloads.iter().filter_map(|payload| match payload {
+        Payload::Notify(notify) => Some(notify),
+        _ => None,
+    })
+}
+
+/// The first notification of an error: types below 16384 (RFC 7296 §3.10.1).
+pub(super) fn error_notification(payloads: &[Payload]) -> Option<&Notify> {
+    notifications(payloads).find(|notify| notify.notify_type < 16384)
+}

@@ -1,0 +1,209 @@
+//! IKE_SA_INIT as the responder. A request costs nothing that lasts until it is known to be well-formed, to be
+//! for one of our connections, and, under load, to come from where it says ([`super::cookie`]). The shared secret
+//! is computed only when an IKE_AUTH request shows that the initiator got our answer.
+
+use std::time::Instant;
+
+use super::cookie::Cookies;
+use super::{InitPayloads, InitRecord, NONCE_LEN, nat, notification, notifications};
+use crate::crypto::KeMethod;
+use crate::engine::api::{Failure, JobId, JobResult};
+use crate::engine::channel::{header, send};
+use crate::engine::connections;
+use crate::engine::context::Context;
+use crate::engine::failure::About;
+use crate::engine::ike_auth::responder::AwaitingFirstAuth;
+use crate::engine::negotiation;
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
+use crate::message::{ExchangeType, Header, Message, Payload, notify};
+use crate::proposal::{IkeSuite, Mismatch};
+
+/// What becomes of a request without an IKE SA.
+#[derive(Debug)]
+pub(in crate::engine) enum Admission {
+    /// It makes one, if there is room for it.
+    Admitted(Admitted),
+    /// It is answered without leaving a trace: another group or a cookie is wanted.
+    Answered(Vec<u8>),
+    /// It is answered with an error.
+    Refused(Vec<u8>, Failure),
+    /// It is not for us: a label and the reason.
+    Dropped(&'static str, String),
+}
+
+/// A request that makes an IKE SA.
+#[derive(Debug)]
+pub(in crate::engine) struct Admitted {
+    /// Index of the connection that fits best so far.
+    pub(in crate::engine) connection: usize,
+    suite: IkeSuite,
+    number: u8,
+    peer_public: Vec<u8>,
+    nonce_i: Vec<u8>,
+}
+
+/// Judges a request that belongs to no IKE SA yet. `cookies` is given when the initiator must show one.
+pub(in crate::engine) fn admit(
+    cx: &mut Context,
+    cookies: Option<&mut Cookies>,
+    now: Instant,
+    inbound: &Inbound<'_>,
+) -> Admission {
+    let found = inbound.header();
+    let about = About { connection: None, remote: Some(inbound.remote) };
+    let well_formed =
+        found.initiator && found.message_id == 0 && found.spi_i != [0; 8] && found.spi_r == [0; 8];
+    if !well_formed || inbound.received.encrypted.is_some() {
+        return Admission::Dropped(
+            "malformed",
+            "an IKE_SA_INIT request with impossible header fields".to_owned(),
+        );
+    }
+    let payloads = &inbound.received.message.payloads;
+    let init = match InitPayloads::parse(payloads) {
+        Ok(init) => init,
+        Err(missing) => {
+            return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}"));
+        }
+    };
+    if let Some(cookies) = cookies {
+        let shown = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE);
+        let good = shown.is_some_and(|shown| {
+            cookies.check(cx, now, &shown.data, init.nonce, inbound.remote, found.spi_i)
+        });
+        if !good {
+            let cookie = cookies.make(cx, now, init.nonce, inbound.remote, found.spi_i);
+            return Admission::Answered(answer(found, notify::COOKIE, cookie));
+        }
+    }
+    let candidates = connections::candidates(&cx.config.connections, inbound.local.ip(), inbound.remote.ip());
+    match choose(cx, &candidates, &init) {
+        None => {
+            let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
+            Admission::Refused(octets, about.no_connection_for(inbound.local))
+        }
+        Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
+            connection,
+            suite,
+            number,
+            peer_public: init.ke_public.to_vec(),
+            nonce_i: init.nonce.to_vec(),
+        }),
+        Some(Choice::OtherGroup(method)) => {
+            let wanted = method.id().to_be_bytes().to_vec();
+            Admission::Answered(answer(found, notify::INVALID_KE_PAYLOAD, wanted))
+        }
+        Some(Choice::Nothing { connection, mismatch }) => {
+            let about = About { connection: Some(cx.connection_name(connection)), ..about };
+            let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
+            Admission::Refused(octets, about.ike_proposal_mismatch(&mismatch))
+        }
+    }
+}
+
+enum Choice {
+    Suite {
+        connection: usize,
+        suite: IkeSuite,
+        number: u8,
+    },
+    /// A suite could be had with a public value of this group.
+    OtherGroup(KeMethod),
+    Nothing {
+        connection: usize,
+        mismatch: Mismatch,
+    },
+}
+
+/// The first candidate whose proposals go with the public value that came; else the first whose proposals go with
+/// the offer.
+fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>) -> Option<Choice> {
+    let mut other_group = None;
+    let mut mismatch = None;
+    for &connection in candidates {
+        let Some(config) = cx.connection(connection) else { continue };
+        match negotiation::choose_ike(&config.proposals, init.proposals, init.ke_method) {
+            Ok((suite, number)) if suite.ke.id() == init.ke_method => {
+                return Some(Choice::Suite { connection, suite, number });
+            }
+            Ok((suite, _)) => _ = other_group.get_or_insert(Choice::OtherGroup(suite.ke)),
+            Err(why) => _ = mismatch.get_or_insert(Choice::Nothing { connection, mismatch: why }),
+        }
+    }
+    other_group.or(mismatch)
+}
+
+/// A response that carries one notification and belongs to no IKE SA.
+pub(in crate::engine) fn answer(request: &Header, notify_type: u16, data: Vec<u8>) -> Vec<u8> {
+    let header = Header {
+        spi_i: request.spi_i,
+        spi_r: request.spi_r,
+        major: 2,
+        minor: 0,
+        exchange: request.exchange,
+        initiator: false,
+        response: true,
+        message_id: request.message_id,
+    };
+    Message { header, payloads: vec![notification(notify_type, data)] }.emit()
+}
+
+/// Awaits our public value.
+#[derive(Debug)]
+pub(in crate::engine) struct Answering {
+    job: JobId,
+    admitted: Admitted,
+    request: Vec<u8>,
+}
+
+impl Answering {
+    pub(in crate::engine) fn begin(
+        cx: &mut Context,
+        base: &mut Base,
+        admitted: Admitted,
+        inbound: &Inbound<'_>,
+    ) -> Self {
+        base.suite = Some(admitted.suite);
+        let payloads = &inbound.received.message.payloads;
+        base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
+        let job = cx.generate_ke(base.id, admitted.suite.ke);
+        Self { job, admitted, request: inbound.octets.to_vec() }
+    }
+
+    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, done: Done) -> Next {
+        match done.result {
+            JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
+                let nonce_r = cx.random::<NONCE_LEN>().to_vec();
+                let response = self.response(base, public, nonce_r.clone());
+                send(cx, base.local, base.remote, response.clone());
+                let record =
+                    InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
+                let state = AwaitingFirstAuth {
+                    suite: self.admitted.suite,
+                    secret,
+                    peer_public: self.admitted.peer_public,
+                    record,
+                };
+                Ok(State::AwaitingFirstAuth(state))
+            }
+            JobResult::KeGenerated(Err(error)) if done.id == self.job => {
+                Err(Closed::failed(base.about(cx).key_exchange(&error)))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::Answering(self))
+            }
+        }
+    }
+
+    fn response(&self, base: &Base, public: Vec<u8>, nonce_r: Vec<u8>) -> Vec<u8> {
+        let mut payloads = vec![
+            Payload::Sa(vec![self.admitted.suite.answer(self.admitted.number)]),
+            Payload::Ke { method: self.admitted.suite.ke.id(), data: public },
+            Payload::Nonce(nonce_r),
+        ];
+        let spis = (base.spi_i, base.spi_r);
+        payloads.extend(nat::announce(spis, base.local, base.remote, base.nat.forced));
+        Message { header: header(base, ExchangeType::IkeSaInit, true, 0), payloads }.emit()
+    }
+}

@@ -1,0 +1,175 @@
+//! INFORMATIONAL (RFC 7296 §1.4): deletes both ways, liveness, and errors about what was thought to be good.
+
+use std::time::Instant;
+
+use portcullis_ipsec::Spi;
+
+use super::api::{Event, Failure};
+use super::channel::{Channel, Incoming, Retransmitted};
+use super::context::Context;
+use super::established::{Established, Ours};
+use super::failure::notify_name;
+use super::ike_sa_init::{error_notification, notification};
+use super::sa::{Base, Closed, Inbound, Next, State};
+use crate::message::{ExchangeType, Payload, Protocol, notify};
+
+/// A Delete of CHILD SAs, by the SPIs that we receive on (RFC 7296 §3.11).
+pub(super) fn delete_children(spis: &[Spi]) -> Payload {
+    Payload::Delete {
+        protocol: Protocol::Esp,
+        spis: spis.iter().map(|spi| spi.get().to_be_bytes().to_vec()).collect(),
+    }
+}
+
+fn delete_ike() -> Payload {
+    Payload::Delete { protocol: Protocol::Ike, spis: Vec::new() }
+}
+
+fn deletes_ike(payloads: &[Payload]) -> bool {
+    payloads.iter().any(|payload| matches!(payload, Payload::Delete { protocol: Protocol::Ike, .. }))
+}
+
+impl Established {
+    /// A peer's request.
+    pub(super) fn handle_informational(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        payloads: &[Payload],
+    ) -> Next {
+        // RFC 7296 §2.21.2: these end the IKE SA without a Delete.
+        let rejected = error_notification(payloads)
+            .map(|error| error.notify_type)
+            .filter(|error| matches!(*error, notify::AUTHENTICATION_FAILED | notify::INVALID_SYNTAX));
+        if rejected.is_some() || deletes_ike(payloads) {
+            self.channel.respond(cx, base, Vec::new());
+            let closed = match rejected {
+                Some(error) => Closed::failed(rejection(cx, base, error)),
+                None => Closed::because("deleted by the peer"),
+            };
+            return Err(closed.lingering(self.channel.linger()));
+        }
+        let mut deleted = Vec::new();
+        for payload in payloads {
+            if let Payload::Delete { protocol: Protocol::Esp, spis } = payload {
+                deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, spi)));
+            }
+        }
+        // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
+        let answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
+        self.channel.respond(cx, base, answer);
+        self.pump(cx, base, now)
+    }
+
+    /// Deletes the CHILD SA that the peer receives on `spi`; gives our own SPI.
+    fn delete_child(&mut self, cx: &mut Context, base: &mut Base, spi: &[u8]) -> Option<Spi> {
+        let spi = Spi::new(u32::from_be_bytes(spi.try_into().ok()?))?;
+        if let Ours::Installing(installing) = &mut self.ours
+            && installing.agreed.peer == spi
+        {
+            let first = !std::mem::replace(&mut installing.deleted, true);
+            return first.then_some(installing.agreed.pair);
+        }
+        let pair = base.children.iter().find(|child| child.status.spi_out == spi)?.status.spi_in;
+        base.remove_child(cx, pair, "deleted by the peer").map(|_| pair)
+    }
+}
+
+fn rejection(cx: &Context, base: &Base, error: u16) -> Failure {
+    let about = base.about(cx);
+    match (error, &base.local_id) {
+        (notify::AUTHENTICATION_FAILED, Some(local_id)) => about.authentication_withdrawn(local_id),
+        _ => about.refused("last", error),
+    }
+}
+
+/// Awaits the answer to the Delete of an IKE SA whose children are gone already.
+#[derive(Debug)]
+pub(super) struct Deleting {
+    channel: Channel,
+    reason: String,
+}
+
+impl Deleting {
+    /// Deletes an IKE SA because we want to. No request of ours may be under way.
+    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel) -> State {
+        let reason = "deleted by us";
+        remove_children(cx, base, reason);
+        base.abandon_goals(cx, &base.about(cx).closed_early(reason));
+        channel.request(cx, base, now, ExchangeType::Informational, vec![delete_ike()]);
+        State::Deleting(Self { channel, reason: reason.to_owned() })
+    }
+
+    /// Deletes an IKE SA because of what the peer sent, naming the error to it if the RFC has one for it.
+    pub(super) fn reject(
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut channel: Channel,
+        failure: Failure,
+        told: Option<u16>,
+    ) -> State {
+        remove_children(cx, base, &failure.explanation);
+        cx.event(Event::Failed(failure.clone()));
+        base.abandon_goals(cx, &failure);
+        let mut payloads: Vec<Payload> =
+            told.map(|error| notification(error, Vec::new())).into_iter().collect();
+        payloads.push(delete_ike());
+        channel.request(cx, base, now, ExchangeType::Informational, payloads);
+        let reason = match told {
+            Some(error) => format!("{} ({})", failure.explanation, notify_name(error)),
+            None => failure.explanation,
+        };
+        State::Deleting(Self { channel, reason })
+    }
+
+    pub(super) fn handle_message(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        _now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Next {
+        match self.channel.receive(cx, base, inbound) {
+            Incoming::Response(_) | Incoming::BadResponse(_) => Err(Closed::because(&self.reason)),
+            // Both ends delete at once: each answers, and both are done (RFC 7296 §1.4.1).
+            Incoming::Request(ExchangeType::Informational, payloads) => {
+                self.channel.respond(cx, base, Vec::new());
+                if deletes_ike(&payloads) {
+                    return Err(Closed::because(&self.reason).lingering(self.channel.linger()));
+                }
+                Ok(State::Deleting(self))
+            }
+            // RFC 7296 §2.25.2.
+            Incoming::Request(..) => {
+                self.channel.respond(cx, base, vec![notification(notify::TEMPORARY_FAILURE, Vec::new())]);
+                Ok(State::Deleting(self))
+            }
+            Incoming::BadRequest(..) => {
+                self.channel.respond(cx, base, vec![notification(notify::INVALID_SYNTAX, Vec::new())]);
+                Err(Closed::because(&self.reason).lingering(self.channel.linger()))
+            }
+            Incoming::Nothing => Ok(State::Deleting(self)),
+        }
+    }
+
+    pub(super) fn handle_timeout(mut self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+        match self.channel.retransmit(cx, base, now) {
+            (Retransmitted::GivenUp(_), _) => {
+                Err(Closed::because(&format!("{}; the peer did not answer our Delete", self.reason)))
+            }
+            _ => Ok(State::Deleting(self)),
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.channel.due()
+    }
+}
+
+fn remove_children(cx: &mut Context, base: &mut Base, reason: &str) {
+    while let Some(pair) = base.children.first().map(|child| child.status.spi_in) {
+        base.remove_child(cx, pair, reason);
+    }
+}

@@ -1,0 +1,494 @@
+//! One IKE SA: what it has in every state, its states, and its end.
+//!
+//! ```text
+//! initiator                                      responder
+//! ---------                                      ---------
+//! FindingSource          the kernel's address
+//! GeneratingKe           our public value        Answering            our public value
+//! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
+//! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
+//! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
+//! AwaitingAuthResponse   IKE_AUTH
+//!                 └──────► Established ◄────────────────┘
+//!                              │
+//!                          Deleting      the answer to our Delete
+//! ```
+//!
+//! Each state is a type that is consumed by what it awaits and makes the next state, or [`Closed`].
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
+
+use super::api::*;
+use super::channel::Linger;
+use super::context::{Context, Effect};
+use super::established::Established;
+use super::failure::{About, is_refusal};
+use super::ike_auth::initiator::{AllocatingFirstSpi, AwaitingAuthResponse};
+use super::ike_auth::responder::{AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth};
+use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
+use super::ike_sa_init::responder::Answering;
+use super::informational::Deleting;
+use crate::config::Identity;
+use crate::message::{Header, Received};
+use crate::proposal::IkeSuite;
+
+/// Which end of the IKE SA we are: whether we sent its first IKE_SA_INIT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Initiator,
+    Responder,
+}
+
+/// What NAT detection found (RFC 7296 §2.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Nat {
+    /// Before us.
+    pub(super) local: bool,
+    /// Before the peer.
+    pub(super) remote: bool,
+    /// We made the peer believe in one before us, because the configuration asks for encapsulation.
+    pub(super) forced: bool,
+}
+
+/// A child that somebody wants up.
+#[derive(Debug, Clone)]
+pub(super) struct Goal {
+    /// Index in the connection's children.
+    pub(super) child: usize,
+    /// The packet that asked for it.
+    pub(super) flow: Option<Flow>,
+    /// Who waits for it.
+    pub(super) commands: Vec<CommandId>,
+    /// It was terminated meanwhile: to be deleted as soon as it is up.
+    pub(super) unwanted: bool,
+}
+
+/// A CHILD SA that is installed.
+#[derive(Debug, Clone)]
+pub(super) struct Child {
+    /// Index in the connection's children.
+    pub(super) config: usize,
+    pub(super) policy: PolicyId,
+    pub(super) status: ChildSaStatus,
+}
+
+/// What an IKE SA has in every state.
+#[derive(Debug)]
+pub(super) struct Base {
+    pub(super) id: IkeSaId,
+    pub(super) role: Role,
+    pub(super) spi_i: [u8; 8],
+    pub(super) spi_r: [u8; 8],
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) nat: Nat,
+    /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
+    pub(super) connection: usize,
+    pub(super) created: Instant,
+    pub(super) suite: Option<IkeSuite>,
+    pub(super) local_id: Option<Identity>,
+    pub(super) remote_id: Option<Identity>,
+    /// When both ends were authenticated.
+    pub(super) established: Option<Instant>,
+    pub(super) children: Vec<Child>,
+    /// Inbound SPIs allocated for children that are not installed yet.
+    pub(super) reserved: Vec<Spi>,
+    /// Children still to be brought up.
+    pub(super) goals: VecDeque<Goal>,
+    /// The child that is being brought up.
+    pub(super) goal: Option<Goal>,
+    /// Commands that wait for the deletion of children.
+    pub(super) deleters: Vec<CommandId>,
+    /// Commands that wait for this IKE SA's end.
+    pub(super) terminators: Vec<CommandId>,
+    /// To be deleted as soon as the protocol lets us.
+    pub(super) doomed: bool,
+}
+
+impl Base {
+    pub(super) fn new(
+        id: IkeSaId,
+        role: Role,
+        (spi_i, spi_r): ([u8; 8], [u8; 8]),
+        (local, remote): (SocketAddr, SocketAddr),
+        connection: usize,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            role,
+            spi_i,
+            spi_r,
+            local,
+            remote,
+            nat: Nat::default(),
+            connection,
+            created: now,
+            suite: None,
+            local_id: None,
+            remote_id: None,
+            established: None,
+            children: Vec::new(),
+            reserved: Vec::new(),
+            goals: VecDeque::new(),
+            goal: None,
+            deleters: Vec::new(),
+            terminators: Vec::new(),
+            doomed: false,
+        }
+    }
+
+    pub(super) fn own_spi(&self) -> [u8; 8] {
+        match self.role {
+            Role::Initiator => self.spi_i,
+            Role::Responder => self.spi_r,
+        }
+    }
+
+    pub(super) fn about(&self, cx: &Context) -> About {
+        About { connection: Some(cx.connection_name(self.connection)), remote: Some(self.remote) }
+    }
+
+    /// Whether ESP goes in UDP: behind a NAT, or where the configuration asks for it.
+    pub(super) fn encapsulated(&self) -> bool {
+        self.nat.local || self.nat.remote || self.nat.forced
+    }
+
+    /// The outer addresses of this SA's children.
+    pub(super) fn endpoints(&self, cx: &Context) -> TunnelEndpoints {
+        let esp_port = |port| if port == cx.config.port { cx.config.nat_port } else { port };
+        let encapsulation = if self.encapsulated() {
+            Encapsulation::Udp {
+                local_port: esp_port(self.local.port()),
+                remote_port: esp_port(self.remote.port()),
+            }
+        } else {
+            Encapsulation::None
+        };
+        TunnelEndpoints { local: self.local.ip(), remote: self.remote.ip(), encapsulation }
+    }
+
+    /// An authentic message came from there. A responder answers and asks where IKE_AUTH came from; later only a
+    /// peer behind a NAT is followed, and only by an end that is behind none (RFC 7296 §2.23).
+    pub(super) fn heard_from(&mut self, cx: &mut Context, inbound: &Inbound<'_>) {
+        let connecting = self.established.is_none() && self.role == Role::Responder;
+        let mapped = self.nat.remote && !self.nat.local;
+        if (connecting || mapped) && (self.local, self.remote) != (inbound.local, inbound.remote) {
+            (self.local, self.remote) = (inbound.local, inbound.remote);
+            self.move_children(cx);
+        }
+    }
+
+    /// Tells the data plane of children that are not where this SA is.
+    pub(super) fn move_children(&mut self, cx: &mut Context) {
+        let endpoints = self.endpoints(cx);
+        for child in self.children.iter_mut().filter(|child| child.status.endpoints != endpoints) {
+            child.status.endpoints = endpoints;
+            cx.move_child(self.id, child.status.spi_in, endpoints);
+        }
+    }
+
+    /// Ends the goal in hand, successfully or not.
+    pub(super) fn finish_goal(&mut self, cx: &mut Context, result: Result<(), Failure>) {
+        let Some(goal) = self.goal.take() else { return };
+        self.end(cx, goal, result);
+    }
+
+    fn end(&self, cx: &mut Context, goal: Goal, result: Result<(), Failure>) {
+        if let Err(failure) = &result {
+            let refused = is_refusal(failure);
+            cx.effects.push_back(Effect::ChildDown {
+                connection: self.connection,
+                child: goal.child,
+                refused,
+            });
+        }
+        for command in goal.commands {
+            cx.end_goal(command, result.clone());
+        }
+    }
+
+    /// Reports a failure that leaves the IKE SA up, and ends the goal in hand with it.
+    pub(super) fn fail_goal(&mut self, cx: &mut Context, failure: Failure) {
+        cx.event(Event::Failed(failure.clone()));
+        self.finish_goal(cx, Err(failure));
+    }
+
+    /// Gives an allocated SPI back.
+    pub(super) fn release(&mut self, cx: &mut Context, spi: Spi) {
+        self.reserved.retain(|reserved| *reserved != spi);
+        cx.remove_child(self.id, spi, None);
+    }
+
+    /// Removes an installed child from the data plane, with its policy unless another child of this SA has it.
+    pub(super) fn remove_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) -> Option<Child> {
+        let at = self.children.iter().position(|child| child.status.spi_in == pair)?;
+        let child = self.children.remove(at);
+        let shared = self.children.iter().any(|other| other.policy == child.policy);
+        cx.remove_child(self.id, pair, (!shared).then_some(child.policy));
+        cx.event(Event::ChildClosed {
+            connection: cx.connection_name(self.connection),
+            child: child.status.name.clone(),
+            pair,
+            reason: reason.to_owned(),
+        });
+        if !self.children.iter().any(|other| other.config == child.config) {
+            cx.effects.push_back(Effect::ChildDown {
+                connection: self.connection,
+                child: child.config,
+                refused: false,
+            });
+        }
+        Some(child)
+    }
+
+    /// Removes everything that this SA has in the data plane and answers everybody who waits for it.
+    pub(super) fn close(&mut self, cx: &mut Context, closed: &Closed) {
+        while let Some(child) = self.children.first() {
+            let pair = child.status.spi_in;
+            self.remove_child(cx, pair, &closed.reason);
+        }
+        for spi in std::mem::take(&mut self.reserved) {
+            cx.remove_child(self.id, spi, None);
+        }
+        if let Some(failure) = &closed.failure {
+            cx.event(Event::Failed(failure.clone()));
+        }
+        let failure = closed.failure.clone().unwrap_or_else(|| self.about(cx).closed_early(&closed.reason));
+        self.abandon_goals(cx, &failure);
+        if self.established.is_some() {
+            cx.sa_gone(self.connection);
+            cx.event(Event::IkeClosed {
+                ike: self.id,
+                connection: cx.connection_name(self.connection),
+                reason: closed.reason.clone(),
+            });
+        }
+        self.children_deleted(cx);
+        for command in std::mem::take(&mut self.terminators) {
+            cx.end_goal(command, Ok(()));
+        }
+    }
+
+    /// The peer has deleted what we asked it to delete, or is gone.
+    pub(super) fn children_deleted(&mut self, cx: &mut Context) {
+        for command in std::mem::take(&mut self.deleters) {
+            cx.end_goal(command, Ok(()));
+        }
+    }
+
+    /// Ends every goal with `failure`.
+    pub(super) fn abandon_goals(&mut self, cx: &mut Context, failure: &Failure) {
+        self.finish_goal(cx, Err(failure.clone()));
+        for goal in std::mem::take(&mut self.goals) {
+            self.end(cx, goal, Err(failure.clone()));
+        }
+    }
+}
+
+/// The end of an IKE SA.
+#[derive(Debug)]
+pub(super) struct Closed {
+    /// What went wrong, if anything did.
+    pub(super) failure: Option<Failure>,
+    /// For people.
+    pub(super) reason: String,
+    /// The answer to the peer's last request, should it ask again.
+    pub(super) linger: Option<Linger>,
+}
+
+impl Closed {
+    pub(super) fn failed(failure: Failure) -> Box<Self> {
+        Box::new(Self { reason: failure.explanation.clone(), failure: Some(failure), linger: None })
+    }
+
+    pub(super) fn because(reason: &str) -> Box<Self> {
+        Box::new(Self { failure: None, reason: reason.to_owned(), linger: None })
+    }
+
+    pub(super) fn lingering(mut self: Box<Self>, linger: Option<Linger>) -> Box<Self> {
+        self.linger = linger;
+        self
+    }
+}
+
+/// What a state becomes.
+pub(super) type Next = Result<State, Box<Closed>>;
+
+/// A datagram for an IKE SA, parsed as far as that goes without keys.
+#[derive(Debug)]
+pub(super) struct Inbound<'a> {
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) octets: &'a [u8],
+    pub(super) received: Received,
+}
+
+impl Inbound<'_> {
+    pub(super) fn header(&self) -> &Header {
+        &self.received.message.header
+    }
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) id: JobId,
+    pub(super) pair: Option<Spi>,
+    pub(super) result: JobResult,
+}
+
+impl Done {
+    /// Undoes it: nobody waits for it.
+    pub(super) fn discard(self, cx: &mut Context, owner: IkeSaId) {
+        cx.discard(owner, self.pair, self.result);
+    }
+}
+
+/// Where an IKE SA stands.
+#[derive(Debug)]
+pub(super) enum State {
+    FindingSource(FindingSource),
+    GeneratingKe(GeneratingKe),
+    AwaitingInitResponse(AwaitingInitResponse),
+    DerivingKeys(DerivingKeys),
+    AllocatingFirstSpi(AllocatingFirstSpi),
+    AwaitingAuthResponse(AwaitingAuthResponse),
+    Answering(Answering),
+    AwaitingFirstAuth(AwaitingFirstAuth),
+    DerivingForAuth(DerivingForAuth),
+    AwaitingAuthRequest(AwaitingAuthRequest),
+    Established(Box<Established>),
+    Deleting(Deleting),
+}
+
+impl State {
+    pub(super) fn handle_message(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: Inbound<'_>,
+    ) -> Next {
+        match self {
+            Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingFirstAuth(state) => state.handle_message(cx, base, inbound),
+            Self::AwaitingAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
+            Self::Established(state) => state.handle_message(cx, base, now, &inbound),
+            Self::Deleting(state) => state.handle_message(cx, base, now, &inbound),
+            // These await a job; the peer will ask again.
+            state @ (Self::FindingSource(_)
+            | Self::GeneratingKe(_)
+            | Self::DerivingKeys(_)
+            | Self::AllocatingFirstSpi(_)
+            | Self::Answering(_)
+            | Self::DerivingForAuth(_)) => Ok(state),
+        }
+    }
+
+    pub(super) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+        match self {
+            Self::FindingSource(state) => state.handle_job(cx, base, done),
+            Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
+            Self::DerivingKeys(state) => state.handle_job(cx, base, done),
+            Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
+            Self::Answering(state) => state.handle_job(cx, base, done),
+            Self::DerivingForAuth(state) => state.handle_job(cx, base, now, done),
+            Self::Established(state) => state.handle_job(cx, base, now, done),
+            state @ (Self::AwaitingInitResponse(_)
+            | Self::AwaitingAuthResponse(_)
+            | Self::AwaitingFirstAuth(_)
+            | Self::AwaitingAuthRequest(_)
+            | Self::Deleting(_)) => {
+                done.discard(cx, base.id);
+                Ok(state)
+            }
+        }
+    }
+
+    pub(super) fn handle_timeout(self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+        match self {
+            Self::AwaitingInitResponse(state) => state.handle_timeout(cx, base, now),
+            Self::AwaitingAuthResponse(state) => state.handle_timeout(cx, base, now),
+            Self::Established(state) => state.handle_timeout(cx, base, now),
+            Self::Deleting(state) => state.handle_timeout(cx, base, now),
+            state if state.half_open() && base.half_open_deadline(cx) <= now => {
+                Err(Closed::failed(base.about(cx).half_open_expired()))
+            }
+            state => Ok(state),
+        }
+    }
+
+    /// When [`State::handle_timeout`] has something to do.
+    pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
+        match self {
+            Self::AwaitingInitResponse(state) => Some(state.deadline()),
+            Self::AwaitingAuthResponse(state) => state.deadline(),
+            Self::Established(state) => state.deadline(cx, base),
+            Self::Deleting(state) => state.deadline(),
+            state if state.half_open() => Some(base.half_open_deadline(cx)),
+            _ => None,
+        }
+    }
+
+    /// Whether a responder waits for a valid IKE_AUTH.
+    pub(super) fn half_open(&self) -> bool {
+        matches!(
+            self,
+            Self::Answering(_)
+                | Self::AwaitingFirstAuth(_)
+                | Self::DerivingForAuth(_)
+                | Self::AwaitingAuthRequest(_)
+        )
+    }
+
+    /// The answer to the IKE_SA_INIT request that made a half-open SA, once there is one.
+    pub(super) fn init_response(&self) -> Option<&[u8]> {
+        match self {
+            Self::AwaitingFirstAuth(state) => Some(state.init_response()),
+            Self::DerivingForAuth(state) => Some(state.init_response()),
+            Self::AwaitingAuthRequest(state) => Some(state.init_response()),
+            _ => None,
+        }
+    }
+
+    pub(super) fn public(&self) -> IkeState {
+        match self {
+            Self::Established(_) => IkeState::Established,
+            Self::Deleting(_) => IkeState::Deleting,
+            _ => IkeState::Connecting,
+        }
+    }
+}
+
+impl Base {
+    fn half_open_deadline(&self, cx: &Context) -> Instant {
+        self.created + cx.config.half_open_timeout
+    }
+
+    pub(super) fn status(&self, cx: &Context, state: IkeState) -> IkeSaStatus {
+        let known = self.role == Role::Initiator || self.established.is_some();
+        IkeSaStatus {
+            id: self.id,
+            connection: known.then(|| cx.connection_name(self.connection)),
+            initiator: self.role == Role::Initiator,
+            state,
+            initiator_spi: self.spi_i,
+            responder_spi: self.spi_r,
+            local: self.local,
+            remote: self.remote,
+            local_id: self.local_id.clone(),
+            remote_id: self.remote_id.clone(),
+            proposal: self.suite.map(|suite| suite.to_string()),
+            nat_local: self.nat.local,
+            nat_remote: self.nat.remote,
+            established: self.established,
+            children: self.children.iter().map(|child| child.status.clone()).collect(),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! CREATE_CHILD_SA: further children, with and without a key exchange, from both ends; the peer's rekeying.
+
+use super::world::*;
+use crate::config::*;
+use crate::engine::established::Established;
+use crate::engine::ike_sa_init::notification;
+use crate::engine::*;
+use crate::message::{Notify, Payload, Protocol, notify};
+
+fn two_children() -> (EngineConfig, EngineConfig) {
+    let (mut a, mut b) = (config(A), config(B));
+    a.connections[0].children.push(child("dmz", "10.1.0.0/16", "10.22.0.0/16"));
+    b.connections[0].children.push(child("dmz", "10.22.0.0/16", "10.1.0.0/16"));
+    (a, b)
+}
+
+fn children(world: &World, end: usize) -> Vec<String> {
+    let mut names: Vec<_> = world.ends[end]
+        .engine
+        .status()
+        .into_iter()
+        .flat_map(|sa| sa.children)
+        .map(|child| child.name)
+        .collect();
+    names.sort();
+    names
+}
+
+fn initiate_child(world: &mut World, end: usize, child: &str) -> Result<(), Failure> {
+    let command =
+        world.command(end, Command::Initiate { connection: "net".to_owned(), child: Some(child.to_owned()) });
+    world.run_until(300, "the command ends", |world| world.ends[end].done.contains_key(&command));
+    world.run(5);
+    world.ends[end].done[&command].clone()
+}
+
+#[test]
+fn every_child_of_a_connection_comes_up_on_one_ike_sa() {
+    let (a, b) = two_children();
+    let world = World::new(1, a, b).established();
+    assert_eq!(children(&world, A), ["dmz", "lan"]);
+    assert_eq!(children(&world, B), ["dmz", "lan"]);
+    assert_eq!(world.ends[A].engine.status().len(), 1);
+    world.assert_agreement();
+}
+
+#[test]
+fn the_responder_of_the_ike_sa_can_ask_for_a_child_too() {
+    let (a, b) = two_children();
+    let mut world = World::new(1, a, b);
+    assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
+    assert_eq!(initiate_child(&mut world, B, "dmz"), Ok(()));
+    assert_eq!(children(&world, A), ["dmz", "lan"]);
+    assert_eq!(world.ends[A].engine.status().len(), 1);
+    world.assert_agreement();
+}
+
+#[test]
+fn a_child_with_its_own_key_exchange_comes_up_even_after_another_group_was_asked_for() {
+    let (mut a, mut b) = two_children();
+    a.connections[0].children[1].esp_proposals = vec!["aes256gcm16-x25519-ecp256".parse().unwrap()];
+    b.connections[0].children[1].esp_proposals = vec!["aes256gcm16-ecp256".parse().unwrap()];
+    let mut world = World::new(1, a, b);
+    assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
+    assert_eq!(initiate_child(&mut world, A, "dmz"), Ok(()));
+    let status = world.ends[B].engine.status();
+    let dmz = status[0].children.iter().find(|child| child.name == "dmz").unwrap();
+    assert_eq!(dmz.proposal, "aes256gcm16-ecp256");
+    assert!(!dmz.esn);
+    world.assert_agreement();
+}
+
+#[test]
+fn a_refused_further_child_leaves_the_first_alone() {
+    let (mut a, b) = two_children();
+    a.connections[0].children[1].remote_ts = vec![ts("172.16.0.0/12")];
+    let mut world = World::new(1, a, b);
+    assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
+    assert_eq!(initiate_child(&mut world, A, "dmz").unwrap_err().code, "TS_NO_OVERLAP");
+    assert_eq!(children(&world, A), ["lan"]);
+    world.assert_agreement();
+}
+
+#[test]
+fn both_ends_can_ask_for_children_at_the_same_time() {
+    for seed in 0..20 {
+        let (mut a, mut b) = two_children();
+        for config in [&mut a, &mut b] {
+            let mut third = config.connections[0].children[1].clone();
+            third.name = "third".to_owned();
+            let swap = |ts: &mut Vec<_>| {
+                if ts == &[super::world::ts("10.22.0.0/16")] {
+                    *ts = vec![super::world::ts("10.33.0.0/16")];
+                }
+            };
+            swap(&mut third.local_ts);
+            swap(&mut third.remote_ts);
+            config.connections[0].children.push(third);
+        }
+        let mut world = World::new(seed, a, b);
+        world.weather.delay = 40;
+        assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
+        for (end, child) in [(A, "dmz"), (B, "third")] {
+            let child = Some(child.to_owned());
+            world.command(end, Command::Initiate { connection: "net".to_owned(), child });
+        }
+        world.run(60);
+        assert_eq!(children(&world, A), ["dmz", "lan", "third"], "seed {seed}");
+        world.assert_agreement();
+    }
+}
+
+/// Lets an end send a request of the test's own making.
+fn request(world: &mut World, end: usize, make: impl FnOnce(&mut Context, &mut Base, &mut Established)) {
+    let now = world.now;
+    let at = &mut world.ends[end].engine;
+    let id = *at.sas.keys().next().unwrap();
+    at.step(now, id, |mut state, cx, base| {
+        let State::Established(established) = &mut state else { panic!("not established") };
+        make(cx, base, established);
+        Ok(state)
+    });
+    world.collect(end);
+}
+
+#[test]
+fn a_child_that_the_peer_rekeys_keeps_its_policy() {
+    let mut world = World::plain().established();
+    let old = world.ends[A].engine.status()[0].children[0].clone();
+    let policy = world.ends[B].gateway.policies.clone();
+    let now = world.now;
+    let new = portcullis_ipsec::Spi::new(0x7777).unwrap();
+    request(&mut world, A, |cx, base, established| {
+        let goal = Goal { child: 0, flow: None, commands: Vec::new(), unwanted: false };
+        let offer = child::Offer::new(cx, base, &goal, new, true).unwrap();
+        let mut payloads = vec![
+            Payload::Notify(Notify {
+                protocol: Protocol::Esp,
+                spi: old.spi_in.get().to_be_bytes().to_vec(),
+                notify_type: notify::REKEY_SA,
+                data: Vec::new(),
+            }),
+            Payload::Sa(offer.proposals()),
+            Payload::Nonce(vec![7; 32]),
+        ];
+        payloads.extend(offer.selector_payloads());
+        established.channel.request(cx, base, now, ExchangeType::CreateChildSa, payloads);
+    });
+    world.run(5);
+    assert_eq!(world.ends[B].gateway.policies, policy);
+    assert_eq!(world.ends[B].engine.status()[0].children.len(), 2);
+    // The initiator of the rekey deletes the old one (RFC 7296 §2.8).
+    request(&mut world, A, |cx, base, established| {
+        let delete = informational::delete_children(&[old.spi_in]);
+        established.channel.request(cx, base, now, ExchangeType::Informational, vec![delete]);
+    });
+    world.run(5);
+    let children = world.ends[B].engine.status()[0].children.clone();
+    assert_eq!(children.iter().map(|child| child.spi_out).collect::<Vec<_>>(), [new]);
+    assert_eq!(world.ends[B].gateway.policies, policy);
+    assert_eq!(world.ends[B].gateway.installed.len(), 1);
+}
+
+/// The notification in the last answer of B, as A reads it.
+fn refusal_of(world: &mut World, exchange: ExchangeType, payloads: Vec<Payload>) -> Vec<u16> {
+    let now = world.now;
+    request(world, A, |cx, base, established| {
+        established.channel.request(cx, base, now, exchange, payloads);
+    });
+    let answer = loop {
+        assert!(world.tick(now + std::time::Duration::from_secs(5)), "no answer");
+        if let Some(flight) = world.wire.iter().find(|flight| flight.to == A) {
+            break flight.datagram.clone();
+        }
+    };
+    let DatagramPayload::Ike(octets) = answer.payload else { panic!() };
+    let received = Message::parse(&octets).unwrap();
+    let State::Established(established) = &world.ends[A].engine.sas.values().next().unwrap().state else {
+        panic!()
+    };
+    let channel = &established.channel;
+    let payloads =
+        crate::message::open(&received.encrypted.unwrap(), channel.suite.encr, &channel.keys.sk_er).unwrap();
+    world.run(1);
+    ike_sa_init::notifications(&payloads).map(|notify| notify.notify_type).collect()
+}
+
+#[test]
+fn requests_that_cannot_be_met_are_refused_as_the_rfc_says() {
+    let mut world = World::plain().established();
+    let rekey_ike = vec![
+        Payload::Sa(negotiation::offer_ike(&config(A).connections[0].proposals)),
+        Payload::Nonce(vec![7; 32]),
+    ];
+    assert_eq!(refusal_of(&mut world, ExchangeType::CreateChildSa, rekey_ike), [notify::NO_ADDITIONAL_SAS]);
+    assert_eq!(refusal_of(&mut world, ExchangeType::CreateChildSa, Vec::new()), [notify::INVALID_SYNTAX]);
+    let esp = Payload::Sa(negotiation::offer_esp(
+        &config(A).connections[0].children[0].esp_proposals,
+        portcullis_ipsec::Spi::new(0x7777).unwrap(),
+        true,
+    ));
+    let selectors = [
+        Payload::TsI(vec![ts("10.1.0.0/16")]),
+        Payload::TsR(vec![ts("10.2.0.0/16")]),
+        Payload::Nonce(vec![7; 32]),
+    ];
+    let unknown = Payload::Notify(Notify {
+        protocol: Protocol::Esp,
+        spi: vec![9, 9, 9, 9],
+        notify_type: notify::REKEY_SA,
+        data: Vec::new(),
+    });
+    let mut rekey = vec![unknown, esp];
+    rekey.extend(selectors);
+    assert_eq!(refusal_of(&mut world, ExchangeType::CreateChildSa, rekey), [notify::CHILD_SA_NOT_FOUND]);
+    // A status notification that we do not know is no reason for anything.
+    let unknown = vec![notification(40000, vec![1, 2, 3])];
+    assert_eq!(refusal_of(&mut world, ExchangeType::Informational, unknown), [0_u16; 0]);
+    assert!(world.up());
+    world.assert_agreement();
+}

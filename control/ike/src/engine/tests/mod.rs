@@ -1,0 +1,13 @@
+//! The engine against itself in a simulated world ([`world`]): what both ends must agree on, whatever the network
+//! does. That other implementations agree too is shown elsewhere.
+
+mod children;
+mod deletes;
+mod establish;
+mod hostile;
+mod late_jobs;
+mod liveness;
+mod lossy;
+mod nat;
+mod refusals;
+mod world;

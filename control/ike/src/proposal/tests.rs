@@ -1,0 +1,165 @@
+use super::*;
+
+fn ike(text: &str) -> IkeProposal {
+    text.parse().unwrap()
+}
+
+fn esp(text: &str) -> EspProposal {
+    text.parse().unwrap()
+}
+
+fn spi(value: u32) -> Spi {
+    Spi::new(value).unwrap()
+}
+
+#[test]
+fn proposals_are_printed_as_strongswan_writes_them() {
+    for text in
+        ["aes256gcm16-prfsha384-ecp384", "aes128gcm16-aes256gcm16-prfsha256-prfsha512-x25519-modp2048"]
+    {
+        assert_eq!(ike(text).to_string(), text);
+    }
+    for text in ["aes256gcm16-esn", "aes128gcm16-x25519-esn-noesn"] {
+        assert_eq!(esp(text).to_string(), text);
+    }
+    assert_eq!(ike("aes256gcm-prfsha384-curve25519").to_string(), "aes256gcm16-prfsha384-x25519");
+    assert_eq!(esp("aes256gcm16").esn, [false], "as strongSwan reads it");
+}
+
+#[test]
+fn a_wrong_proposal_is_told_what_is_wrong() {
+    for (text, problem) in [
+        ("aes256gcm16-prfsha348-ecp384", "`prfsha348` is not known, did you mean `prfsha384`?"),
+        ("aes256-sha256-ecp384", "`aes256` is known to strongSwan, but not supported"),
+        ("aes256gcm16-prfsha384-modp1024", "`modp1024` is known to strongSwan, but not supported"),
+        ("aes256gcm16-prfsha384-x25519-ke1_mlkem768", "`ke1_mlkem768` is known to strongSwan"),
+        ("aes256gcm8-prfsha384-x25519", "`aes256gcm8` is known to strongSwan"),
+        ("banana", "`banana` is not known"),
+        ("aes256gcm16-x25519", "lacks a pseudorandom function"),
+        ("aes256gcm16-prfsha384", "lacks a key exchange method"),
+        ("aes256gcm16-prfsha384-x25519-esn", "`esn` belongs into esp_proposals"),
+    ] {
+        let error = text.parse::<IkeProposal>().unwrap_err().to_string();
+        assert!(error.contains(problem), "{text}: {error}");
+    }
+    assert!(
+        "aes256gcm16-prfsha384"
+            .parse::<EspProposal>()
+            .unwrap_err()
+            .to_string()
+            .contains("belongs into proposals")
+    );
+}
+
+#[test]
+fn our_order_of_preference_decides() {
+    let offered = [ike("aes128gcm16-aes256gcm16-prfsha256-prfsha384-ecp256-x25519").offer(1)];
+    let ours = [ike("aes256gcm16-prfsha384-x25519-ecp256")];
+    let (suite, number) = select_ike(&ours, &offered).unwrap();
+    assert_eq!((suite.to_string().as_str(), number), ("aes256gcm16-prfsha384-x25519", 1));
+}
+
+#[test]
+fn a_later_proposal_is_taken_when_the_first_does_not_fit() {
+    let offered =
+        [ike("aes128gcm16-prfsha256-ecp256").offer(1), ike("aes256gcm16-prfsha384-ecp384").offer(2)];
+    let (suite, number) = select_ike(&[ike("aes256gcm16-prfsha384-ecp384")], &offered).unwrap();
+    assert_eq!((suite.to_string().as_str(), number), ("aes256gcm16-prfsha384-ecp384", 2));
+}
+
+#[test]
+fn the_nearest_miss_is_named() {
+    let offered =
+        [ike("aes128gcm16-prfsha256-ecp256").offer(1), ike("aes256gcm16-prfsha384-ecp384").offer(2)];
+    let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519-modp3072")], &offered).unwrap_err();
+    assert_eq!(
+        miss.to_string(),
+        "no key exchange group in common: offered ecp384, configured x25519, modp3072"
+    );
+}
+
+#[test]
+fn an_offer_with_what_we_do_not_know_is_named_in_words() {
+    let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
+    offered.transforms.retain(|transform| transform.transform_type != transform_type::ENCR);
+    offered.transforms.push(Transform { key_length: Some(256), ..transform(transform_type::ENCR, 12) });
+    offered.transforms.push(transform(transform_type::INTEG, 12));
+    let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
+    assert_eq!(miss.to_string(), "no encryption algorithm in common: offered aes256, configured aes256gcm16");
+}
+
+#[test]
+fn a_proposal_with_an_unknown_kind_of_transform_is_not_taken() {
+    let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
+    offered.transforms.push(transform(6, 35));
+    let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
+    assert_eq!(miss.kind, "kind of transform");
+}
+
+#[test]
+fn a_transform_with_an_unknown_attribute_is_not_chosen() {
+    let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
+    offered.transforms.iter_mut().for_each(|transform| transform.unknown_attribute = true);
+    assert!(select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).is_err());
+}
+
+#[test]
+fn integrity_none_beside_an_aead_is_accepted_and_any_other_is_not() {
+    let ours = [ike("aes256gcm16-prfsha384-x25519")];
+    let mut offered = ours[0].offer(1);
+    offered.transforms.push(transform(transform_type::INTEG, 0));
+    assert!(select_ike(&ours, std::slice::from_ref(&offered)).is_ok());
+    offered.transforms.pop();
+    offered.transforms.push(transform(transform_type::INTEG, 12));
+    assert!(select_ike(&ours, &[offered]).is_err());
+}
+
+#[test]
+fn key_exchange_of_an_esp_proposal_counts_only_outside_ike_auth() {
+    let ours = [esp("aes256gcm16-x25519-esn")];
+    assert!(
+        ours[0].offer(1, spi(300), false).transforms.iter().all(|t| t.transform_type != transform_type::KE)
+    );
+    let offered = [esp("aes256gcm16-ecp384-esn").offer(1, spi(300), true)];
+    let (suite, number, peer) = select_esp(&ours, &offered, false).unwrap();
+    assert_eq!((suite.to_string().as_str(), number, peer), ("aes256gcm16-esn", 1, spi(300)));
+    assert_eq!(select_esp(&ours, &offered, true).unwrap_err().kind, "key exchange group");
+    let both = [esp("aes256gcm16-x25519-esn").offer(1, spi(300), true)];
+    assert_eq!(select_esp(&ours, &both, true).unwrap().0.ke, Some(KeMethod::X25519));
+}
+
+#[test]
+fn a_reserved_spi_is_not_accepted() {
+    let ours = [esp("aes256gcm16")];
+    let mut offered = ours[0].offer(1, spi(300), false);
+    offered.spi = vec![0, 0, 0, 255];
+    assert!(select_esp(&ours, &[offered], false).is_err());
+}
+
+#[test]
+fn an_answer_must_be_one_choice_out_of_the_offer() {
+    let ours = [ike("aes256gcm16-prfsha384-x25519-ecp384"), ike("aes128gcm16-prfsha256-ecp256")];
+    let answer = |text: &str, number| [ike(text).offer(number)];
+    assert!(accepted_ike(&ours, &answer("aes256gcm16-prfsha384-ecp384", 1)).is_ok());
+    assert!(accepted_ike(&ours, &answer("aes128gcm16-prfsha256-ecp256", 2)).is_ok());
+    for (what, answer) in [
+        ("of another proposal's number", answer("aes128gcm16-prfsha256-ecp256", 1)),
+        ("with a number never offered", answer("aes256gcm16-prfsha384-ecp384", 3)),
+        ("with two groups", answer("aes256gcm16-prfsha384-x25519-ecp384", 1)),
+        ("never offered", answer("aes256gcm16-prfsha512-x25519", 1)),
+    ] {
+        assert!(accepted_ike(&ours, &answer).is_err(), "an answer {what}");
+    }
+}
+
+#[test]
+fn an_untouched_strongswan_finds_something_in_our_defaults() {
+    // What strongSwan 5.9.8 offers by default, in its AEAD proposals.
+    let theirs =
+        ike("aes128gcm16-aes256gcm16-prfsha256-prfsha384-prfsha512-ecp256-ecp384-x25519-modp3072-modp2048");
+    assert!(select_ike(&IkeProposal::defaults(), &[theirs.offer(2)]).is_ok());
+    let theirs = esp("aes128gcm16-aes256gcm16-noesn");
+    let (suite, ..) =
+        select_esp(&EspProposal::defaults(), &[theirs.offer(1, spi(300), false)], false).unwrap();
+    assert_eq!(suite.to_string(), "aes256gcm16");
+}

@@ -1,0 +1,101 @@
+//! The CLI's side of the admin API.
+
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::ApiError;
+
+/// Why a call of the admin API failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "cannot reach the daemon at {path}: {error} (is `portcullis run` running? another socket: --socket)"
+    )]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The daemon went away, or does not speak HTTP.
+    #[error("the daemon at {path} broke off: {error}")]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// How.
+        error: hyper::Error,
+    },
+    /// The answer is not what this version understands.
+    #[error("the daemon's answer is not understood: {0} (is it of another version?)")]
+    Answer(#[from] serde_json::Error),
+    /// The daemon says no.
+    #[error("{}: {}", .0.code, .0.explanation)]
+    Refused(ApiError),
+}
+
+/// A caller of one daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// A caller of the daemon that listens on `socket`.
+    pub fn new(socket: &Path) -> Self {
+        Self { socket: socket.to_owned() }
+    }
+
+    /// Asks for a resource.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Asks for something to be done.
+    pub async fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, ClientError> {
+        self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let unreachable = |error| ClientError::Unreachable { path: self.socket.clone(), error };
+        let broken = |error| ClientError::Broken { path: self.socket.clone(), error };
+        let stream = UnixStream::connect(&self.socket).await.map_err(unreachable)?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "portcullis")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|error| unreachable(std::io::Error::other(error)))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(broken)?.to_bytes();
+        if status == StatusCode::OK {
+            return Ok(serde_json::from_slice(&body)?);
+        }
+        // What axum itself answers (404, 422) is text.
+        Err(ClientError::Refused(serde_json::from_slice(&body).unwrap_or_else(|_| ApiError {
+            code: format!("HTTP_{}", status.as_u16()),
+            explanation: String::from_utf8_lossy(&body).into_owned(),
+        })))
+    }
+}

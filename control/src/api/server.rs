@@ -1,0 +1,143 @@
+//! The daemon's side of the admin API.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use portcullis_ike::engine::{Command, Failure};
+use tokio::net::UnixListener;
+
+use super::types::{ApiError, ChildSa, Drops, IkeSa, Status, Target};
+use crate::daemon::{Daemon, Stopping};
+
+/// Waited for a command unless the caller says otherwise.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why the admin socket could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminSocketError {
+    /// Another daemon answers there.
+    #[error("another daemon listens on {0} (give each its own `gateway.admin_socket`)")]
+    InUse(PathBuf),
+    /// The file system says no.
+    #[error("cannot listen on {path}: {error}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// Listens on `path`, for root alone. A socket that a dead daemon left is replaced.
+pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
+    let failed = |error| AdminSocketError::Io { path: path.to_owned(), error };
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(AdminSocketError::InUse(path.to_owned()));
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Everything that the admin API answers.
+pub fn router(daemon: Arc<Daemon>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/sas", get(sas))
+        .route("/v1/drops", get(drops))
+        .route("/v1/initiate", post(initiate))
+        .route("/v1/terminate", post(terminate))
+        .with_state(daemon)
+}
+
+async fn status(State(daemon): State<Arc<Daemon>>) -> Result<Json<Status>, Refusal> {
+    Ok(Json(daemon.status().await?))
+}
+
+async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refusal> {
+    Ok(Json(daemon.sas().await?))
+}
+
+async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
+    Json(daemon.drops())
+}
+
+async fn initiate(
+    State(daemon): State<Arc<Daemon>>,
+    Json(target): Json<Target>,
+) -> Result<Json<Vec<ChildSa>>, Refusal> {
+    daemon.check_target(&target)?;
+    let command = Command::Initiate { connection: target.connection.clone(), child: target.child.clone() };
+    run(&daemon, command, &target).await?;
+    let sas = daemon.sas().await?;
+    let ours = sas.into_iter().filter(|ike| ike.connection.as_ref() == Some(&target.connection));
+    Ok(Json(ours.flat_map(|ike| ike.children).collect()))
+}
+
+async fn terminate(
+    State(daemon): State<Arc<Daemon>>,
+    Json(target): Json<Target>,
+) -> Result<Json<()>, Refusal> {
+    daemon.check_target(&target)?;
+    let command = Command::Terminate { connection: target.connection.clone(), child: target.child.clone() };
+    run(&daemon, command, &target).await?;
+    Ok(Json(()))
+}
+
+async fn run(daemon: &Daemon, command: Command, target: &Target) -> Result<(), Refusal> {
+    let timeout = target.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    match tokio::time::timeout(timeout, daemon.command(command)).await {
+        Ok(result) => Ok(result??),
+        Err(_) => Err(Refusal::Timeout(timeout)),
+    }
+}
+
+/// Every answer but 200.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The daemon is stopping.
+    #[error(transparent)]
+    Stopping(#[from] Stopping),
+    /// The exchange failed.
+    #[error("{}", .0.explanation)]
+    Failed(Box<Failure>),
+    /// Not configured.
+    #[error("{0}")]
+    UnknownTarget(String),
+    /// Not done in time.
+    #[error("not done after {} s; the attempt goes on: see `portcullis sas`", .0.as_secs())]
+    Timeout(Duration),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code) = match &self {
+            Self::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
+            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code),
+            Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
+            Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
+        };
+        let error = ApiError { code: code.to_owned(), explanation: self.to_string() };
+        (status, Json(error)).into_response()
+    }
+}

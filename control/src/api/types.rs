@@ -1,0 +1,184 @@
+//! What the admin API says, as JSON. Names are those of swanctl and of RFC 7296; SPIs are hexadecimal, times are
+//! seconds, octets are those of inner packets.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Of the daemon.
+    pub version: String,
+    /// Since the daemon is ready.
+    pub uptime_seconds: u64,
+    /// AEAD engine that was chosen at start.
+    pub aead_engine: String,
+    /// Worker threads.
+    pub workers: usize,
+    /// UMEM frames, and how many are free.
+    pub frames: FrameUsage,
+    /// Interfaces and what their driver gave.
+    pub interfaces: Vec<InterfaceStatus>,
+    /// Established IKE SAs.
+    pub ike_sas: usize,
+    /// IKE SAs that we answer for and that are not authenticated yet.
+    pub half_open_ike_sas: usize,
+    /// CHILD SAs.
+    pub child_sas: usize,
+    /// Packets in, out and dropped, over all workers.
+    pub packets: PacketBalance,
+    /// Newest failures first.
+    pub failures: Vec<FailureReport>,
+}
+
+/// UMEM frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameUsage {
+    /// All.
+    pub total: u64,
+    /// On the workers' free lists.
+    pub free: u64,
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    /// Name.
+    pub name: String,
+    /// `outside` or `inside`.
+    pub role: String,
+    /// What was got, e.g. `native, copy`.
+    pub mode: String,
+    /// Queues served.
+    pub queues: u32,
+}
+
+/// received + from_kernel + generated = transmitted + to_kernel + dropped + held + in_flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PacketBalance {
+    /// From RX rings.
+    pub received: u64,
+    /// From the host, through the TUN device.
+    pub from_kernel: u64,
+    /// Made here: ICMP errors, fragments.
+    pub generated: u64,
+    /// Into TX rings.
+    pub transmitted: u64,
+    /// To the host, through the TUN device.
+    pub to_kernel: u64,
+    /// For any reason.
+    pub dropped: u64,
+    /// Waiting for a neighbour.
+    pub held: u64,
+    /// ESP packets opened.
+    pub opened: u64,
+    /// ESP packets sealed.
+    pub sealed: u64,
+}
+
+/// A failed exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailureReport {
+    /// Stable code.
+    pub code: String,
+    /// The connection, where known.
+    pub connection: Option<String>,
+    /// The peer, where known.
+    pub remote: Option<String>,
+    /// What happened and what to change.
+    pub explanation: String,
+    /// Seconds since it happened.
+    pub seconds_ago: u64,
+}
+
+/// An IKE SA of `GET /v1/sas`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IkeSa {
+    /// Number within this run of the daemon.
+    pub id: u64,
+    /// `null` while the peer has not said who it is.
+    pub connection: Option<String>,
+    /// `CONNECTING`, `ESTABLISHED` or `DELETING`.
+    pub state: String,
+    /// Whether we sent the first message.
+    pub initiator: bool,
+    /// 16 hexadecimal digits.
+    pub initiator_spi: String,
+    /// 16 hexadecimal digits.
+    pub responder_spi: String,
+    /// Address and port.
+    pub local: String,
+    /// Address and port.
+    pub remote: String,
+    /// Our identity.
+    pub local_id: Option<String>,
+    /// The peer's identity.
+    pub remote_id: Option<String>,
+    /// In strongSwan's notation.
+    pub proposal: Option<String>,
+    /// A NAT is before us.
+    pub nat_local: bool,
+    /// A NAT is before the peer.
+    pub nat_remote: bool,
+    /// Seconds since it was established.
+    pub established_seconds: Option<u64>,
+    /// CHILD SAs.
+    pub children: Vec<ChildSa>,
+}
+
+/// A CHILD SA.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChildSa {
+    /// Name of the child.
+    pub name: String,
+    /// `TUNNEL` or `TUNNEL-in-UDP`.
+    pub mode: String,
+    /// Our SPI.
+    pub spi_in: String,
+    /// The peer's SPI.
+    pub spi_out: String,
+    /// In strongSwan's notation.
+    pub proposal: String,
+    /// Our side, as negotiated.
+    pub local_ts: Vec<String>,
+    /// The peer's side, as negotiated.
+    pub remote_ts: Vec<String>,
+    /// Seconds since it was installed.
+    pub installed_seconds: u64,
+    /// Packets opened.
+    pub packets_in: u64,
+    /// Octets opened.
+    pub bytes_in: u64,
+    /// Packets sealed.
+    pub packets_out: u64,
+    /// Octets sealed.
+    pub bytes_out: u64,
+    /// Seconds since a packet was last opened.
+    pub idle_in_seconds: Option<u64>,
+    /// Seconds since a packet was last sealed.
+    pub idle_out_seconds: Option<u64>,
+}
+
+/// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.
+pub type Drops = BTreeMap<String, u64>;
+
+/// Body of `POST /v1/initiate` and `POST /v1/terminate`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// Name of the connection.
+    pub connection: String,
+    /// Name of the child; `null` for all of them.
+    pub child: Option<String>,
+    /// Give up waiting after so many seconds (the attempt itself goes on).
+    pub timeout_seconds: Option<u64>,
+}
+
+/// The body of every answer that is not 200.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// Stable code.
+    pub code: String,
+    /// What happened and what to change.
+    pub explanation: String,
+}

@@ -1,0 +1,215 @@
+//! The command line: `portcullis run`, `check`, and what asks a running daemon.
+
+mod print;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::api::client::{Client, ClientError};
+use crate::api::types::{ChildSa, Drops, IkeSa, Status, Target};
+use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
+use crate::daemon;
+
+/// Portcullis, a kernel-bypass IPsec gateway.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, about)]
+pub struct Cli {
+    /// The daemon's admin socket.
+    #[arg(long, global = true, default_value = DEFAULT_ADMIN_SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway in the foreground.
+    Run {
+        /// The configuration.
+        #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
+        config: PathBuf,
+    },
+    /// Check a configuration whole, reporting every error with its place.
+    Check {
+        /// The configuration.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// How the daemon is: interfaces, packets, recent failures.
+    Status(Format),
+    /// IKE and CHILD SAs, as `swanctl --list-sas` shows them.
+    Sas(Format),
+    /// Dropped packets by reason.
+    Drops(Format),
+    /// Bring up a connection, or one of its children, and wait until it is up.
+    Initiate(TargetArgs),
+    /// Close a connection, or one of its children.
+    Terminate(TargetArgs),
+    /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
+    Detach {
+        /// Say that protected traffic may leave in clear from now on.
+        #[arg(long, required = true)]
+        open: bool,
+        /// The configuration that the daemon ran with.
+        #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Format {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct TargetArgs {
+    /// CONNECTION or CONNECTION/CHILD.
+    #[arg(value_name = "CONNECTION[/CHILD]")]
+    target: String,
+    /// Wait so long at most.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+}
+
+impl TargetArgs {
+    fn target(self) -> Target {
+        let (connection, child) = match self.target.split_once('/') {
+            Some((connection, child)) => (connection.to_owned(), Some(child.to_owned())),
+            None => (self.target, None),
+        };
+        Target { connection, child, timeout_seconds: self.timeout }
+    }
+}
+
+/// Runs the command line and says how the process should end.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Run { config } => run(&config),
+        Command::Check { file } => check(&file),
+        Command::Detach { open: _, config } => detach(&config),
+        command => ask(&Client::new(&cli.socket), command),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(error: &anyhow::Error) {
+    if let Some(ConfigError::Invalid { findings, .. }) = error.downcast_ref() {
+        for finding in findings {
+            eprintln!("{finding}");
+        }
+    }
+    eprintln!("portcullis: {error:#}");
+}
+
+fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = load(path)?;
+    daemon::run(config)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = load(path)?;
+    let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
+    let connections = config.engine.connections.len();
+    print(&format!("{}: valid ({connections} connections, {children} children)\n", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Loads a configuration and prints its warnings.
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let (config, warnings) = Config::load(path)?;
+    for warning in warnings {
+        eprintln!("{}:{warning}", path.display());
+    }
+    Ok(config)
+}
+
+fn detach(path: &Path) -> anyhow::Result<ExitCode> {
+    daemon::detach_open(&load(path)?)?;
+    print("detached: protected traffic may now leave in clear\n")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(client: &Client, command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let text = runtime.block_on(answer(client, command))?;
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn answer(client: &Client, command: Command) -> Result<String, ClientError> {
+    match command {
+        Command::Status(format) => {
+            let status: Status = client.get("/v1/status").await?;
+            if format.json { json(&status) } else { Ok(print::status(&status)) }
+        }
+        Command::Sas(format) => {
+            let sas: Vec<IkeSa> = client.get("/v1/sas").await?;
+            if format.json { json(&sas) } else { Ok(print::sas(&sas)) }
+        }
+        Command::Drops(format) => {
+            let drops: Drops = client.get("/v1/drops").await?;
+            if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
+        }
+        Command::Initiate(args) => {
+            let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;
+            Ok(print::established(&children))
+        }
+        Command::Terminate(args) => {
+            let () = client.post("/v1/terminate", &args.target()).await?;
+            Ok("closed\n".to_owned())
+        }
+        Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } => Ok(String::new()),
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<String, ClientError> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// To standard output; a reader that has gone (`| head`) is no error.
+fn print(text: &str) -> std::io::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_target_names_a_connection_or_one_child() {
+        let target = |text: &str| TargetArgs { target: text.to_owned(), timeout: None }.target();
+        assert_eq!((target("site").connection.as_str(), target("site").child), ("site", None));
+        assert_eq!(
+            (target("site/net").connection.as_str(), target("site/net").child),
+            ("site", Some("net".to_owned()))
+        );
+    }
+
+    #[test]
+    fn detach_wants_the_danger_spelt_out() {
+        assert!(Cli::try_parse_from(["portcullis", "detach"]).is_err());
+        assert!(Cli::try_parse_from(["portcullis", "detach", "--open"]).is_ok());
+    }
+}

@@ -1,0 +1,126 @@
+//! Answers as people read them.
+
+use std::fmt::Write;
+
+use crate::api::types::{ChildSa, Drops, IkeSa, Status};
+
+/// Writing to a `String` cannot fail.
+macro_rules! line {
+    ($out:expr, $($args:tt)*) => {
+        let _ = writeln!($out, $($args)*);
+    };
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let mut out = String::new();
+    line!(out, "portcullis {}, ready for {}", status.version, duration(status.uptime_seconds));
+    line!(out, "  {} workers, AEAD engine {}", status.workers, status.aead_engine);
+    line!(out, "  {} of {} frames free", status.frames.free, status.frames.total);
+    for interface in &status.interfaces {
+        let queues = interface.queues;
+        line!(out, "  {} ({}): {}, {queues} queues", interface.name, interface.role, interface.mode);
+    }
+    line!(
+        out,
+        "{} IKE SAs ({} half-open), {} CHILD SAs",
+        status.ike_sas,
+        status.half_open_ike_sas,
+        status.child_sas
+    );
+    let packets = &status.packets;
+    line!(out, "packets:");
+    line!(
+        out,
+        "  in   {} received, {} from the host, {} generated",
+        packets.received,
+        packets.from_kernel,
+        packets.generated
+    );
+    line!(
+        out,
+        "  out  {} transmitted, {} to the host, {} dropped, {} held",
+        packets.transmitted,
+        packets.to_kernel,
+        packets.dropped,
+        packets.held
+    );
+    line!(out, "  ESP  {} opened, {} sealed", packets.opened, packets.sealed);
+    if !status.failures.is_empty() {
+        line!(out, "recent failures:");
+    }
+    for failure in &status.failures {
+        let connection = failure.connection.as_deref().unwrap_or("-");
+        let remote = failure.remote.as_deref().unwrap_or("-");
+        let ago = duration(failure.seconds_ago);
+        line!(out, "  {ago} ago  {}  connection {connection}, peer {remote}", failure.code);
+        line!(out, "    {}", failure.explanation);
+    }
+    out
+}
+
+pub(super) fn sas(sas: &[IkeSa]) -> String {
+    let mut out = String::new();
+    for ike in sas {
+        let connection = ike.connection.as_deref().unwrap_or("(unknown)");
+        let (i, r) = if ike.initiator { ("*", "") } else { ("", "*") };
+        let (spi_i, spi_r) = (&ike.initiator_spi, &ike.responder_spi);
+        line!(out, "{connection}: #{}, {}, IKEv2, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
+        let nat = |nat| if nat { ", behind NAT" } else { "" };
+        let id = |id: &Option<String>| id.as_deref().unwrap_or("%any").to_owned();
+        line!(out, "  local  '{}' @ {}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
+        line!(out, "  remote '{}' @ {}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
+        if let Some(proposal) = &ike.proposal {
+            line!(out, "  {proposal}");
+        }
+        if let Some(seconds) = ike.established_seconds {
+            line!(out, "  established {} ago", duration(seconds));
+        }
+        for child in &ike.children {
+            child_sa(&mut out, child);
+        }
+    }
+    if sas.is_empty() {
+        line!(out, "no IKE SAs");
+    }
+    out
+}
+
+fn child_sa(out: &mut String, child: &ChildSa) {
+    line!(out, "  {}: INSTALLED, {}, ESP:{}", child.name, child.mode, child.proposal);
+    line!(out, "    installed {} ago", duration(child.installed_seconds));
+    let idle = |seconds: Option<u64>| seconds.map(|s| format!(", {} ago", duration(s))).unwrap_or_default();
+    let (spi, bytes, packets) = (&child.spi_in, child.bytes_in, child.packets_in);
+    line!(out, "    in  {spi}, {bytes:>10} bytes, {packets:>8} packets{}", idle(child.idle_in_seconds));
+    let (spi, bytes, packets) = (&child.spi_out, child.bytes_out, child.packets_out);
+    line!(out, "    out {spi}, {bytes:>10} bytes, {packets:>8} packets{}", idle(child.idle_out_seconds));
+    line!(out, "    local  {}", child.local_ts.join(" "));
+    line!(out, "    remote {}", child.remote_ts.join(" "));
+}
+
+pub(super) fn drops(drops: &Drops) -> String {
+    let mut out = String::new();
+    for (reason, count) in drops.iter().filter(|(_, count)| **count > 0) {
+        line!(out, "{count:>12}  {reason}");
+    }
+    if out.is_empty() {
+        line!(out, "nothing was dropped");
+    }
+    out
+}
+
+pub(super) fn established(children: &[ChildSa]) -> String {
+    let mut out = String::new();
+    for child in children {
+        line!(out, "{}: {} in {}, out {}", child.name, child.proposal, child.spi_in, child.spi_out);
+    }
+    out
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

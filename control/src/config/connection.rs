@@ -1,0 +1,404 @@
+//! `[connections.NAME]` and `[connections.NAME.children.CHILD]`.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use portcullis_ike::config::{
+    AddressMatch, AuthMethod, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, RemoteAuth,
+    SharedKey, StartAction,
+};
+use portcullis_ike::proposal::{EspProposal, IkeProposal};
+use portcullis_ipsec::TrafficSelector;
+
+use super::reader::Section;
+
+/// Options of swanctl.conf's connections that have no counterpart here yet.
+const LATER_CONNECTION: &[&str] = &[
+    "version",
+    "vips",
+    "aggressive",
+    "pull",
+    "dscp",
+    "mobike",
+    "dpd_timeout",
+    "fragmentation",
+    "childless",
+    "send_certreq",
+    "send_cert",
+    "ppk_id",
+    "ppk_required",
+    "keyingtries",
+    "unique",
+    "reauth_time",
+    "rekey_time",
+    "over_time",
+    "rand_time",
+    "pools",
+    "if_id_in",
+    "if_id_out",
+    "mediation",
+    "mediated_by",
+    "mediation_peer",
+    "local_port",
+    "remote_port",
+    "cacerts",
+    "ocsp",
+];
+const LATER_AUTH: &[&str] = &[
+    "round",
+    "certs",
+    "cert",
+    "pubkeys",
+    "eap_id",
+    "aaa_id",
+    "xauth_id",
+    "ca_id",
+    "groups",
+    "cert_policy",
+    "cacerts",
+    "cacert",
+    "revocation",
+];
+const LATER_CHILD: &[&str] = &[
+    "ah_proposals",
+    "sha256_96",
+    "rekey_time",
+    "life_time",
+    "rand_time",
+    "rekey_bytes",
+    "life_bytes",
+    "rand_bytes",
+    "rekey_packets",
+    "life_packets",
+    "rand_packets",
+    "updown",
+    "hostaccess",
+    "policies",
+    "policies_fwd_out",
+    "dpd_action",
+    "ipcomp",
+    "inactivity",
+    "reqid",
+    "priority",
+    "interface",
+    "mark_in",
+    "mark_in_sa",
+    "mark_out",
+    "set_mark_in",
+    "set_mark_out",
+    "if_id_in",
+    "if_id_out",
+    "label",
+    "label_mode",
+    "tfc_padding",
+    "hw_offload",
+    "copy_df",
+    "copy_ecn",
+    "copy_dscp",
+    "close_action",
+    "per_cpu_sas",
+];
+
+/// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
+pub(super) fn from_root(root: &Section<'_>, secrets: Option<&[SharedKey]>) -> Vec<ConnectionConfig> {
+    let sections = root.named_sections("connections");
+    sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets)).collect()
+}
+
+fn connection(
+    name: String,
+    section: &Section<'_>,
+    secrets: Option<&[SharedKey]>,
+) -> Option<ConnectionConfig> {
+    let local_addrs = addresses(section, "local_addrs");
+    let remote_addrs = addresses(section, "remote_addrs");
+    let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
+    let encap = section.boolean("encap").unwrap_or(false);
+    let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
+    let local = rounds(section, "local");
+    let remote = rounds(section, "remote");
+    let children = children(section);
+    section.finish(LATER_CONNECTION);
+    let connection = ConnectionConfig {
+        name,
+        local_addrs: local_addrs?,
+        remote_addrs: remote_addrs?,
+        proposals: proposals?,
+        local: local?.into_iter().map(|(auth, id)| LocalAuth { auth, id }).collect(),
+        remote: remote?
+            .into_iter()
+            .map(|(auth, id)| RemoteAuth { auth, id: id.map_or(IdentityMatch::Any, IdentityMatch::Exactly) })
+            .collect(),
+        encap,
+        dpd_delay,
+        children: children?,
+    };
+    check_peer_address(section, &connection);
+    if let Some(secrets) = secrets {
+        check_secret(section, &connection, secrets);
+    }
+    Some(connection)
+}
+
+fn addresses(section: &Section<'_>, key: &'static str) -> Option<Vec<AddressMatch>> {
+    if !section.has(key) {
+        return Some(Vec::new());
+    }
+    let parsed = section.parsed_list::<Address>(key, "an IP address, a prefix, or %any")?;
+    Some(parsed.into_iter().map(|address| address.value.0).collect())
+}
+
+const IKE_EXAMPLE: &str = "e.g. \"aes256gcm16-prfsha384-x25519\"";
+const ESP_EXAMPLE: &str = "e.g. \"aes256gcm16-esn\"";
+
+/// A child that we start needs a peer address to start to.
+fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
+    let reachable = connection.remote_addrs.iter().any(|addr| matches!(addr, AddressMatch::Address(_)));
+    let started = connection.children.iter().find(|child| child.start_action != StartAction::None);
+    if let (false, Some(child)) = (reachable, started) {
+        let message = format!(
+            "names no address to initiate to, but child `{}` is to be started from here (expected an IP address, \
+             or `start_action = \"none\"`)",
+            child.name
+        );
+        section.error(section.span(), "remote_addrs", message);
+    }
+}
+
+/// A connection whose ends no secret fits can never come up.
+fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &[SharedKey]) {
+    let local = connection.local.first().and_then(|round| round.id.as_ref());
+    let remote = connection.remote.first().and_then(|round| match &round.id {
+        IdentityMatch::Exactly(id) => Some(id),
+        IdentityMatch::Any => None,
+    });
+    let fits = |key: &SharedKey| {
+        let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
+        let unknown = local.is_none() && remote.is_none();
+        key.ids.is_empty()
+            || unknown
+            || names(remote)
+            || (names(local) && (remote.is_none() || key.ids.len() == 1))
+    };
+    if !secrets.iter().any(fits) {
+        let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
+        let message = format!(
+            "authenticates with a pre-shared key, but no `[secrets]` entry is for it (expected one without `ids`, or \
+             with ids = {ids:?})"
+        );
+        section.error(section.span(), "local", message);
+    }
+}
+
+/// `%any`, an address or a prefix.
+struct Address(AddressMatch);
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "%any" || text == "%any4" || text == "%any6" {
+            return Ok(Self(AddressMatch::Any));
+        }
+        if let Ok(addr) = text.parse::<IpAddr>() {
+            return Ok(Self(AddressMatch::Address(addr)));
+        }
+        match text.parse::<IpNet>() {
+            Ok(net) => Ok(Self(AddressMatch::Network(net.trunc()))),
+            Err(_) => Err(format!(
+                "`{text}` is no address; names are not resolved, so that DNS cannot move a tunnel"
+            )),
+        }
+    }
+}
+
+fn proposals<P>(
+    section: &Section<'_>,
+    key: &'static str,
+    expected: &str,
+    defaults: fn() -> Vec<P>,
+) -> Option<Vec<P>>
+where
+    P: FromStr,
+    P::Err: fmt::Display,
+{
+    let Some(texts) = section.strings(key, expected) else { return Some(defaults()) };
+    let mut proposals = Vec::new();
+    for text in &texts {
+        if text.value == "default" {
+            proposals.extend(defaults());
+            continue;
+        }
+        match text.value.parse() {
+            Ok(proposal) => proposals.push(proposal),
+            Err(error) => section.error(text.span.clone(), key, format!("{error} ({expected})")),
+        }
+    }
+    if texts.is_empty() {
+        section.error(section.span(), key, "is empty (leave it out to get the defaults)");
+    }
+    (!proposals.is_empty()).then_some(proposals)
+}
+
+/// `local` and `remote`: one table, or an array of them, a round each.
+fn rounds(section: &Section<'_>, key: &'static str) -> Option<Vec<(AuthMethod, Option<Identity>)>> {
+    let sections = section.sections(key);
+    if sections.is_empty() {
+        section.missing(key, "{ auth = \"psk\", id = \"gw.example\" }");
+        return None;
+    }
+    if let Some(second) = sections.get(1) {
+        section.error(
+            second.span(),
+            key,
+            "more than one round of authentication is not supported by this version",
+        );
+    }
+    Some(sections.iter().filter_map(|round| auth_round(round, key)).collect())
+}
+
+fn auth_round(section: &Section<'_>, side: &str) -> Option<(AuthMethod, Option<Identity>)> {
+    const EXPECTED: &str = "\"psk\"";
+    let auth = match section.string("auth", EXPECTED) {
+        Some(text) if text.value == "psk" => Some(AuthMethod::Psk),
+        Some(text) => {
+            let known = ["pubkey", "eap", "rsa", "ecdsa", "ed25519", "ike", "xauth", "any"];
+            let known = known.iter().any(|name| text.value.starts_with(name));
+            let what = if known { "is not supported by this version" } else { "is not known" };
+            section.error(text.span, "auth", format!("\"{}\" {what} (expected {EXPECTED})", text.value));
+            None
+        }
+        None => {
+            section.missing("auth", EXPECTED);
+            None
+        }
+    };
+    let id = match section.string("id", "an identity, e.g. \"gw.example\"") {
+        Some(text) if text.value == "%any" && side == "remote" => Ok(None),
+        Some(_) => section
+            .parsed::<Identity>(
+                "id",
+                "an identity, e.g. \"gw.example\", \"admin@example.org\" or \"192.0.2.1\"",
+            )
+            .map(|id| Some(id.value))
+            .ok_or(()),
+        None => Ok(None),
+    };
+    section.finish(LATER_AUTH);
+    Some((auth?, id.ok()?))
+}
+
+fn children(section: &Section<'_>) -> Option<Vec<ChildConfig>> {
+    let sections = section.named_sections("children");
+    if sections.is_empty() {
+        section.missing("children", "a table `[connections.NAME.children.CHILD]`");
+        return None;
+    }
+    let count = sections.len();
+    let children: Vec<ChildConfig> =
+        sections.into_iter().filter_map(|(name, section)| child(name, &section)).collect();
+    (children.len() == count).then_some(children)
+}
+
+fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
+    let local_ts = selectors(section, "local_ts");
+    let remote_ts = selectors(section, "remote_ts");
+    if let (Some(local), Some(remote)) = (&local_ts, &remote_ts) {
+        check_families(section, local, remote);
+    }
+    let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
+    let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
+    let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
+    let mode = section.string("mode", "\"tunnel\"");
+    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
+        let message = format!("\"{}\" is not supported by this version (expected \"tunnel\")", mode.value);
+        section.error(mode.span, "mode", message);
+    }
+    let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
+        if (1..64).contains(&window.value) {
+            let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
+            section.error(window.span, "replay_window", message);
+        }
+        window.value as u32
+    });
+    section.finish(LATER_CHILD);
+    Some(ChildConfig {
+        name,
+        local_ts: local_ts?,
+        remote_ts: remote_ts?,
+        esp_proposals: esp_proposals?,
+        start_action,
+        replay_window,
+    })
+}
+
+/// Left out, as in swanctl.conf: the end's own addresses.
+fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
+    if !section.has(key) {
+        return Some(vec![None]);
+    }
+    let list = section.parsed_list::<Selector>(key, "e.g. \"10.1.0.0/16\" or \"dynamic\"")?;
+    if list.is_empty() {
+        section.error(section.span(), key, "is empty (leave it out for the end's own address)");
+        return None;
+    }
+    Some(list.into_iter().map(|selector| selector.value.0).collect())
+}
+
+/// Selectors of two families never meet in one packet.
+fn check_families(
+    section: &Section<'_>,
+    local: &[Option<TrafficSelector>],
+    remote: &[Option<TrafficSelector>],
+) {
+    let families = |list: &[Option<TrafficSelector>]| {
+        let v4 = list.iter().any(|ts| ts.is_none_or(|ts| ts.addrs.start().is_ipv4()));
+        let v6 = list.iter().any(|ts| ts.is_none_or(|ts| ts.addrs.start().is_ipv6()));
+        (v4, v6)
+    };
+    let (local, remote) = (families(local), families(remote));
+    if !((local.0 && remote.0) || (local.1 && remote.1)) {
+        let message = "and `local_ts` have no address family in common, so that no packet can ever match";
+        section.error(section.span(), "remote_ts", message);
+    }
+}
+
+/// `dynamic` (`None`) or a traffic selector.
+struct Selector(Option<TrafficSelector>);
+
+impl FromStr for Selector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "dynamic" {
+            return Ok(Self(None));
+        }
+        if text.starts_with("dynamic[") {
+            return Err("`dynamic` with a protocol is not supported by this version".to_owned());
+        }
+        text.parse()
+            .map(|ts| Self(Some(ts)))
+            .map_err(|error: portcullis_ipsec::SelectorError| error.to_string())
+    }
+}
+
+/// The selectors with `dynamic` replaced by the end's addresses; `None` if those are not known beforehand.
+pub(super) fn known_selectors(
+    selectors: &[Option<TrafficSelector>],
+    addrs: &[AddressMatch],
+) -> Option<Vec<TrafficSelector>> {
+    let mut known = Vec::new();
+    for selector in selectors {
+        match selector {
+            Some(selector) => known.push(*selector),
+            None => known.extend(addrs.iter().filter_map(|addr| match addr {
+                AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
+                _ => None,
+            })),
+        }
+    }
+    (!known.is_empty()).then_some(known)
+}

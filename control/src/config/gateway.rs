@@ -1,0 +1,246 @@
+//! `[gateway]`: interfaces, cores and the data plane; and `[ike]`: timers and limits of the IKE engine.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
+
+use super::reader::Section;
+
+/// What lies behind an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InterfaceRole {
+    /// The untrusted side: IKE and ESP.
+    Outside,
+    /// The protected side: clear text.
+    Inside,
+}
+
+/// How the XDP program is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum XdpMode {
+    /// The driver's own, else generic.
+    Auto,
+    /// The driver's own or not at all.
+    Native,
+    /// Generic, on any driver, slow.
+    Skb,
+}
+
+/// What an orderly stop leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStop {
+    /// Protected traffic stays blocked.
+    Closed,
+    /// Everything is detached: protected traffic leaves in clear.
+    Open,
+}
+
+/// An interface of the gateway.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceConfig {
+    /// Its name.
+    pub name: String,
+    /// Its side.
+    pub role: InterfaceRole,
+    /// RX queues that are served; `None`: all it has.
+    pub queues: Option<u32>,
+    /// XDP mode.
+    pub mode: XdpMode,
+}
+
+/// `[gateway]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayConfig {
+    /// Interfaces, at least one outside and one inside.
+    pub interfaces: Vec<InterfaceConfig>,
+    /// Cores, one worker pinned to each.
+    pub workers: Vec<usize>,
+    /// Frames of the UMEM.
+    pub frames: u32,
+    /// Octets of a frame: 2048 or 4096.
+    pub frame_size: u32,
+    /// SA pairs that the table holds.
+    pub max_sas: usize,
+    /// Name of the TUN device.
+    pub tun: String,
+    /// Where XDP program and maps are pinned.
+    pub pin_dir: PathBuf,
+    /// The admin API's socket.
+    pub admin_socket: PathBuf,
+    /// Where Prometheus scrapes; `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// What an orderly stop leaves.
+    pub on_stop: OnStop,
+    /// Routing table of the protected routes.
+    pub route_table: u32,
+    /// Firewall mark of what the daemon itself sends.
+    pub mark: u32,
+}
+
+/// Where the admin API listens unless `gateway.admin_socket` says otherwise.
+pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
+
+impl GatewayConfig {
+    pub(super) fn from_section(section: Section<'_>) -> Option<Self> {
+        let interfaces = interfaces(&section);
+        let cores = section.integers("workers", 0..=1023);
+        if let Some(cores) = &cores {
+            if cores.is_empty() {
+                section.error(section.span(), "workers", "is empty (expected at least one core, e.g. [0])");
+            }
+            for (index, core) in cores.iter().enumerate() {
+                if cores.iter().take(index).any(|earlier| earlier.value == core.value) {
+                    let message = format!("core {} is named twice (a core carries one worker)", core.value);
+                    section.error(core.span.clone(), "workers", message);
+                }
+            }
+        }
+        let workers = cores.map(|cores| cores.iter().map(|core| core.value as usize).collect());
+        let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
+        let frame_size = frame_size(&section);
+        let max_sas = section.integer("max_sas", 1..=1_048_576).map_or(4096, |max| max.value as usize);
+        let tun =
+            section.string("tun", "an interface name").and_then(|name| interface_name(&section, "tun", name));
+        let path = |key, default: &str| {
+            let path = section.string(key, "a path").map_or(default, |path| path.value);
+            PathBuf::from(path)
+        };
+        let pin_dir = path("pin_dir", "/sys/fs/bpf/portcullis");
+        let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
+        let metrics = section.parsed("metrics", "an address and port, e.g. \"127.0.0.1:9464\"");
+        let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
+        let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
+        let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        section.finish(&[]);
+        Some(Self {
+            interfaces: interfaces?,
+            workers: workers.unwrap_or_else(|| vec![0]),
+            frames,
+            frame_size,
+            max_sas,
+            tun: tun.unwrap_or_else(|| "portcullis0".to_owned()),
+            pin_dir,
+            admin_socket,
+            metrics: metrics.map(|metrics| metrics.value),
+            on_stop: on_stop.unwrap_or(OnStop::Closed),
+            route_table,
+            mark,
+        })
+    }
+}
+
+fn frame_size(section: &Section<'_>) -> u32 {
+    const DEFAULT: u32 = 4096;
+    let Some(size) = section.integer("frame_size", 2048..=4096) else { return DEFAULT };
+    if !(size.value as u32).is_power_of_two() {
+        section.error(size.span, "frame_size", format!("is {} (expected 2048 or 4096)", size.value));
+    }
+    size.value as u32
+}
+
+fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
+    const EXPECTED: &str = "`[[gateway.interfaces]]` tables with `name` and `role`";
+    let sections = gateway.sections("interfaces");
+    if sections.is_empty() {
+        gateway.missing("interfaces", EXPECTED);
+        return None;
+    }
+    let mut interfaces: Vec<InterfaceConfig> = Vec::new();
+    let mut complete = true;
+    for section in sections {
+        let name = match section.string("name", "an interface name") {
+            Some(name) => {
+                if interfaces.iter().any(|earlier| earlier.name == name.value) {
+                    section.error(name.span.clone(), "name", format!("`{}` is listed twice", name.value));
+                }
+                interface_name(&section, "name", name)
+            }
+            None => {
+                section.missing("name", "an interface name");
+                None
+            }
+        };
+        let role =
+            section.choice("role", &[("outside", InterfaceRole::Outside), ("inside", InterfaceRole::Inside)]);
+        if role.is_none() && section.string("role", "\"outside\" or \"inside\"").is_none() {
+            section.missing("role", "\"outside\" (IKE and ESP) or \"inside\" (clear text)");
+        }
+        let queues = section.integer("queues", 1..=256).map(|queues| queues.value as u32);
+        let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("skb", XdpMode::Skb)];
+        let mode = section.choice("mode", &modes).unwrap_or(XdpMode::Auto);
+        section.finish(&[]);
+        match (name, role) {
+            (Some(name), Some(role)) => interfaces.push(InterfaceConfig { name, role, queues, mode }),
+            _ => complete = false,
+        }
+    }
+    if complete {
+        for (role, name) in [(InterfaceRole::Outside, "outside"), (InterfaceRole::Inside, "inside")] {
+            if !interfaces.iter().any(|interface| interface.role == role) {
+                let message =
+                    format!("no interface has role \"{name}\" (expected one of each role at least)");
+                gateway.error(gateway.span(), "interfaces", message);
+            }
+        }
+    }
+    complete.then_some(interfaces)
+}
+
+/// The kernel's rules for interface names: 1 to 15 octets, no slash, no white space.
+fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned<&str>) -> Option<String> {
+    let valid = (1..=15).contains(&name.value.len())
+        && name.value != "."
+        && name.value != ".."
+        && !name.value.contains(|c: char| c == '/' || c.is_whitespace());
+    if !valid {
+        let message =
+            format!("`{}` cannot be an interface's name (expected 1 to 15 characters, no `/`)", name.value);
+        section.error(name.span, key, message);
+    }
+    valid.then(|| name.value.to_owned())
+}
+
+/// `[ike]`, with the names of strongswan.conf's `charon` section.
+pub(super) fn engine_from_root(
+    root: &Section<'_>,
+    connections: Vec<ConnectionConfig>,
+    shared_keys: Vec<SharedKey>,
+) -> EngineConfig {
+    let mut engine = EngineConfig {
+        connections,
+        shared_keys,
+        retransmission: Retransmission::default(),
+        cookie_threshold: 30,
+        half_open_limit: 10_000,
+        half_open_timeout: Duration::from_secs(30),
+        nat_keepalive: Duration::from_secs(20),
+        port: 500,
+        nat_port: 4500,
+    };
+    let Some(section) = root.section("ike") else { return engine };
+    if let Some(timeout) = section.duration("retransmit_timeout") {
+        engine.retransmission.timeout = timeout.max(Duration::from_millis(100));
+    }
+    if let Some(base) = section.number("retransmit_base", 1.0..=10.0) {
+        engine.retransmission.base = base;
+    }
+    if let Some(tries) = section.integer("retransmit_tries", 0..=20) {
+        engine.retransmission.tries = tries.value as u32;
+    }
+    if let Some(threshold) = section.integer("cookie_threshold", 0..=1_000_000) {
+        engine.cookie_threshold = threshold.value as usize;
+    }
+    if let Some(limit) = section.integer("half_open_limit", 1..=1_000_000) {
+        engine.half_open_limit = limit.value as usize;
+    }
+    if let Some(timeout) = section.duration("half_open_timeout") {
+        engine.half_open_timeout = timeout.max(Duration::from_secs(1));
+    }
+    if let Some(interval) = section.duration("keep_alive") {
+        engine.nat_keepalive = interval;
+    }
+    section.finish(&["port", "port_nat_t", "threads", "make_before_break", "fragment_size"]);
+    engine
+}

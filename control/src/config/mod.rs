@@ -1,0 +1,131 @@
+//! The configuration file: TOML, with the names of swanctl.conf.
+//!
+//! [`Config::parse`] reads the whole file and reports every error at once, each with line, column and what was
+//! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
+//! describes every option.
+
+mod connection;
+mod diagnostic;
+mod gateway;
+mod reader;
+mod secrets;
+
+use std::path::Path;
+
+use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
+use portcullis_ipsec::{Policy, PolicyOrigin, TenantId};
+use toml_edit::Document;
+
+pub use diagnostic::{Diagnostic, Severity};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, InterfaceConfig, InterfaceRole, OnStop, XdpMode};
+
+use reader::{Findings, Section};
+
+/// A whole configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// `[gateway]`: interfaces, cores, the data plane.
+    pub gateway: GatewayConfig,
+    /// `[ike]`, `[connections]` and `[secrets]`.
+    pub engine: EngineConfig,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("cannot read the configuration `{path}`: {error}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Its content is wrong.
+    #[error("the configuration `{path}` has {errors} error{}", if *.errors == 1 { "" } else { "s" })]
+    Invalid {
+        /// The file.
+        path: String,
+        /// How many errors are among the findings.
+        errors: usize,
+        /// Errors and warnings in the order of the file.
+        findings: Vec<Diagnostic>,
+    },
+}
+
+impl Config {
+    /// Reads and parses a file. On success the findings are warnings only.
+    pub fn load(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
+        Self::parse(&text).map_err(|findings| ConfigError::Invalid {
+            path: name,
+            errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
+            findings,
+        })
+    }
+
+    /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings.
+    pub fn parse(text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let findings = Findings::new(text);
+        let document = match Document::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let message = format!("this is not TOML: {}", error.message());
+                findings.error(error.span().unwrap_or(0..0), "", message);
+                return Err(findings.into_sorted());
+            }
+        };
+        let root = Section::new(&findings, document.as_table(), "", 0..0);
+        let config = Self::from_root(root);
+        match config {
+            Some(config) if findings.errors() == 0 => Ok((config, findings.into_sorted())),
+            _ => Err(findings.into_sorted()),
+        }
+    }
+
+    fn from_root(root: Section<'_>) -> Option<Self> {
+        let gateway = match root.section("gateway") {
+            Some(section) => GatewayConfig::from_section(section),
+            None => {
+                root.missing("gateway", "a table `[gateway]` with `interfaces`");
+                None
+            }
+        };
+        let shared_keys = secrets::from_root(&root);
+        let connections = connection::from_root(&root, shared_keys.as_deref());
+        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
+        root.finish(&["authorities", "pools", "include"]);
+        Some(Self { gateway: gateway?, engine })
+    }
+
+    /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
+    /// are known without a peer. `(connection, child)` goes with each.
+    pub fn policies(&self) -> Vec<((String, String), Policy)> {
+        let children = self
+            .engine
+            .connections
+            .iter()
+            .flat_map(|connection| connection.children.iter().map(move |child| (connection, child)));
+        let policies = children.filter_map(|(connection, child)| {
+            let policy = Policy {
+                name: format!("{}/{}", connection.name, child.name),
+                tenant: TenantId::default(),
+                local_ts: connection::known_selectors(&child.local_ts, &connection.local_addrs)?,
+                remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
+                origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
+            };
+            Some(((connection.name.clone(), child.name.clone()), policy))
+        });
+        policies.collect()
+    }
+
+    /// The connection of that name.
+    pub fn connection(&self, name: &str) -> Option<&ConnectionConfig> {
+        self.engine.connections.iter().find(|connection| connection.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

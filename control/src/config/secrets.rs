@@ -1,0 +1,65 @@
+//! `[secrets.NAME]`: pre-shared keys and whom they are for. Secrets are never echoed, in no error and no `Debug`.
+
+use portcullis_ike::config::{Identity, Secret, SharedKey};
+
+use super::reader::Section;
+
+/// All of them; `None` if one cannot be read.
+pub(super) fn from_root(root: &Section<'_>) -> Option<Vec<SharedKey>> {
+    let sections = root.named_sections("secrets");
+    let keys: Vec<Option<SharedKey>> =
+        sections.into_iter().map(|(name, section)| shared_key(name, section)).collect();
+    keys.into_iter().collect()
+}
+
+fn shared_key(name: String, section: Section<'_>) -> Option<SharedKey> {
+    let ids = section.parsed_list::<Identity>("ids", "identities, e.g. \"gw.example\" or \"192.0.2.1\"");
+    let secret = match section.string("secret", "a text, `0x` and hexadecimal digits, or `0s` and base64") {
+        Some(text) => match decode(text.value) {
+            Ok(octets) if octets.is_empty() => {
+                section.error(text.span, "secret", "is empty");
+                None
+            }
+            Ok(octets) => {
+                if octets.len() < 16 {
+                    let message = format!(
+                        "has {} octets: whoever records one negotiation can try every short secret at leisure \
+                         (recommended: 32 random octets, `openssl rand -hex 32`)",
+                        octets.len()
+                    );
+                    section.warning(text.span, "secret", message);
+                }
+                Some(Secret(octets))
+            }
+            Err(problem) => {
+                section.error(text.span, "secret", problem);
+                None
+            }
+        },
+        None => {
+            section.missing("secret", "the pre-shared key");
+            None
+        }
+    };
+    section.finish(&["id", "file", "type"]);
+    let ids = match section.has("ids") {
+        true => ids?.into_iter().map(|id| id.value).collect(),
+        false => Vec::new(),
+    };
+    Some(SharedKey { name, ids, secret: secret? })
+}
+
+/// swanctl's notations: plain text, `0x` and hexadecimal digits, `0s` and base64.
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    if let Some(hex) = text.strip_prefix("0x") {
+        return data_encoding::HEXLOWER_PERMISSIVE
+            .decode(hex.as_bytes())
+            .map_err(|error| format!("starts with `0x` but is not hexadecimal: {error}"));
+    }
+    if let Some(base64) = text.strip_prefix("0s") {
+        return data_encoding::BASE64
+            .decode(base64.as_bytes())
+            .map_err(|error| format!("starts with `0s` but is not base64: {error}"));
+    }
+    Ok(text.as_bytes().to_vec())
+}

@@ -1,0 +1,178 @@
+use super::*;
+use portcullis_ike::config::{AddressMatch, IdentityMatch};
+
+const WHOLE: &str = r#"
+[gateway]
+workers = [0, 1]
+metrics = "127.0.0.1:9464"
+on_stop = "open"
+
+[[gateway.interfaces]]
+name = "outside0"
+role = "outside"
+
+[[gateway.interfaces]]
+name = "inside0"
+role = "inside"
+mode = "skb"
+queues = 2
+
+[ike]
+retransmit_timeout = "500ms"
+retransmit_tries = 3
+
+[connections.site]
+local_addrs = ["192.0.2.1"]
+remote_addrs = "192.0.2.2, 2001:db8::/32"
+proposals = ["aes256gcm16-prfsha384-x25519"]
+dpd_delay = "30s"
+local = { auth = "psk", id = "a.example" }
+remote = { auth = "psk", id = "b.example" }
+
+[connections.site.children.net]
+local_ts = ["10.1.0.0/24"]
+remote_ts = ["10.2.0.0/24[tcp/443]", "10.3.0.0/24"]
+esp_proposals = ["aes256gcm16-esn"]
+start_action = "trap"
+
+[secrets.ike-site]
+ids = ["a.example", "b.example"]
+secret = "0x000102030405060708090a0b0c0d0e0f"
+"#;
+
+fn errors(text: &str) -> Vec<String> {
+    let findings = Config::parse(text).expect_err("this configuration must not be accepted");
+    findings.iter().map(ToString::to_string).collect()
+}
+
+/// Replaces one line of the whole configuration.
+fn with(from: &str, to: &str) -> String {
+    assert!(WHOLE.contains(from), "`{from}` is not in the configuration");
+    WHOLE.replacen(from, to, 1)
+}
+
+#[test]
+fn every_option_arrives_where_it_belongs() {
+    let (config, warnings) = Config::parse(WHOLE).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.gateway.workers, [0, 1]);
+    assert_eq!(config.gateway.on_stop, OnStop::Open);
+    assert_eq!(config.gateway.metrics, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(config.gateway.interfaces[1].mode, XdpMode::Skb);
+    assert_eq!(config.gateway.interfaces[1].queues, Some(2));
+    assert_eq!(config.engine.retransmission.timeout.as_millis(), 500);
+    assert_eq!(config.engine.retransmission.tries, 3);
+    let site = config.connection("site").unwrap();
+    assert_eq!(site.local_addrs, [AddressMatch::Address("192.0.2.1".parse().unwrap())]);
+    assert_eq!(site.remote_addrs[1], AddressMatch::Network("2001:db8::/32".parse().unwrap()));
+    assert_eq!(site.remote[0].id, IdentityMatch::Exactly("b.example".parse().unwrap()));
+    assert_eq!(site.children[0].remote_ts[0], Some("10.2.0.0/24[tcp/443]".parse().unwrap()));
+    assert_eq!(config.engine.shared_keys[0].secret.0, (0..16).collect::<Vec<u8>>());
+    let policies = config.policies();
+    assert_eq!(policies.len(), 1);
+    assert_eq!(policies[0].1.name, "site/net");
+    assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
+}
+
+#[test]
+fn an_unknown_key_is_told_the_nearest_known_name_and_its_place() {
+    let errors = errors(&with("dpd_delay = ", "dpd_dealy = "));
+    let [error] = errors.as_slice() else { panic!("{errors:?}") };
+    assert!(error.starts_with("25:1: error: connections.site.dpd_dealy: "), "{error}");
+    assert!(error.contains("did you mean `dpd_delay`?"), "{error}");
+    assert!(error.contains("^^^^^^^^^"), "{error}");
+}
+
+#[test]
+fn an_option_that_only_swanctl_has_is_refused_by_name() {
+    let errors = errors(&with("dpd_delay = ", "mobike = true\ndpd_delay = "));
+    assert!(errors[0].contains("connections.site.mobike: is an option of swanctl.conf"), "{errors:?}");
+}
+
+#[test]
+fn every_error_is_reported_at_once_in_the_order_of_the_file() {
+    let text = with("workers = [0, 1]", "workers = [0, 0]")
+        .replace("role = \"inside\"", "role = \"indside\"")
+        .replace("192.0.2.1", "gw.example.com")
+        .replace("auth = \"psk\", id = \"a.", "auth = \"pubkey\", id = \"a.")
+        .replace("10.1.0.0/24", "10.1.0.9/24")
+        .replace("\"trap\"", "7");
+    let errors = errors(&text);
+    let expected = [
+        "3:15: error: gateway.workers: core 0 is named twice",
+        "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
+        "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
+        "26:18: error: connections.site.local.auth: \"pubkey\" is not supported by this version",
+        "30:13: error: connections.site.children.net.local_ts: `10.1.0.9/24` is not a traffic selector",
+        "33:16: error: connections.site.children.net.start_action: is a whole number",
+    ];
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error}\nshould start with\n{expected}");
+    }
+}
+
+#[test]
+fn a_missing_table_or_key_is_named() {
+    assert!(errors("")[0].contains("`gateway` is missing"));
+    let errors = errors(&with("remote = { auth = \"psk\", id = \"b.example\" }\n", ""));
+    assert!(errors[0].contains("connections.site: `remote` is missing"), "{errors:?}");
+}
+
+#[test]
+fn a_text_that_is_not_toml_is_told_where() {
+    assert!(errors("[gateway\n")[0].contains("1:9: error: this is not TOML"), "{:?}", errors("[gateway\n"));
+}
+
+#[test]
+fn a_connection_that_no_secret_fits_is_an_error() {
+    let errors = errors(&with("ids = [\"a.example\", \"b.example\"]", "ids = [\"c.example\"]"));
+    assert!(errors[0].contains("no `[secrets]` entry is for it"), "{errors:?}");
+}
+
+#[test]
+fn a_child_to_start_needs_an_address_to_start_to() {
+    let errors = errors(&with("remote_addrs = \"192.0.2.2, 2001:db8::/32\"", "remote_addrs = \"%any\""));
+    assert!(errors[0].contains("names no address to initiate to"), "{errors:?}");
+}
+
+#[test]
+fn selectors_without_a_common_family_are_an_error() {
+    let errors = errors(&with("local_ts = [\"10.1.0.0/24\"]", "local_ts = [\"2001:db8:1::/48\"]"));
+    assert!(errors[0].contains("no address family in common"), "{errors:?}");
+}
+
+#[test]
+fn a_wrong_secret_is_reported_without_being_shown() {
+    let errors = errors(&with("0x000102030405060708090a0b0c0d0e0f", "0xhunter2-is-my-secret"));
+    assert!(errors[0].contains("not hexadecimal"), "{errors:?}");
+    assert!(!errors[0].contains("hunter2"), "{errors:?}");
+}
+
+#[test]
+fn a_short_secret_is_a_warning() {
+    let (_, warnings) = Config::parse(&with("0x000102030405060708090a0b0c0d0e0f", "short")).unwrap();
+    assert_eq!(warnings.len(), 1);
+    assert_eq!(warnings[0].severity, Severity::Warning);
+    assert!(!warnings[0].to_string().contains("\"short\""));
+}
+
+#[test]
+fn dynamic_selectors_are_the_ends_own_addresses() {
+    let text = with("local_ts = [\"10.1.0.0/24\"]\n", "")
+        .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "");
+    let (config, _) = Config::parse(&text).unwrap();
+    let policies = config.policies();
+    assert_eq!(policies[0].1.local_ts, ["192.0.2.1".parse().unwrap()]);
+    assert_eq!(policies[0].1.remote_ts, ["192.0.2.2".parse().unwrap()]);
+}
+
+#[test]
+fn proposals_left_out_are_the_defaults() {
+    let text = with("proposals = [\"aes256gcm16-prfsha384-x25519\"]\n", "")
+        .replace("esp_proposals = [\"aes256gcm16-esn\"]\n", "");
+    let (config, _) = Config::parse(&text).unwrap();
+    let site = config.connection("site").unwrap();
+    assert_eq!(site.proposals, portcullis_ike::proposal::IkeProposal::defaults());
+    assert_eq!(site.children[0].esp_proposals, portcullis_ike::proposal::EspProposal::defaults());
+}

@@ -1,0 +1,119 @@
+//! Starts and stops the data plane as the configuration says.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use portcullis_gateway::dataplane::{self as gateway, Dataplane, DataplaneConfig};
+use portcullis_ike::config::AddressMatch;
+use tokio::sync::watch;
+
+use super::{Children, Daemon};
+use crate::config::{Config, InterfaceRole, OnStop, XdpMode};
+
+/// Policies beside the configured ones: one for each CHILD SA.
+const NEGOTIATED_POLICIES_PER_SA: usize = 1;
+
+/// Starts it, with every configured policy in force, and says which policy is which child's.
+pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
+    let (names, policies): (Vec<_>, Vec<_>) = config.policies().into_iter().unzip();
+    let mut wanted = translate(config);
+    wanted.policies = policies;
+    let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
+    Ok((dataplane, ids.into_iter().zip(names).collect()))
+}
+
+fn translate(config: &Config) -> DataplaneConfig {
+    let interface = |interface: &crate::config::InterfaceConfig| gateway::InterfaceConfig {
+        name: interface.name.clone(),
+        role: match interface.role {
+            InterfaceRole::Outside => gateway::Role::Outside,
+            InterfaceRole::Inside => gateway::Role::Inside,
+        },
+        queues: interface.queues,
+        mode: match interface.mode {
+            XdpMode::Auto => gateway::XdpMode::Auto,
+            XdpMode::Native => gateway::XdpMode::Native,
+            XdpMode::Skb => gateway::XdpMode::Skb,
+        },
+    };
+    let gateway = &config.gateway;
+    let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
+    DataplaneConfig {
+        interfaces: gateway.interfaces.iter().map(interface).collect(),
+        workers: gateway.workers.clone(),
+        frames: gateway.frames,
+        frame_size: gateway.frame_size,
+        max_sas: gateway.max_sas,
+        max_policies: children + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
+        tun: gateway.tun.clone(),
+        pin_dir: gateway.pin_dir.clone(),
+        engine: None,
+        nat_port: config.engine.nat_port,
+        route_table: gateway.route_table,
+        mark: gateway.mark,
+        tunnel_addresses: tunnel_addresses(config),
+        policies: Vec::new(),
+        on_stop: match gateway.on_stop {
+            OnStop::Closed => gateway::OnStop::Closed,
+            OnStop::Open => gateway::OnStop::Open,
+        },
+    }
+}
+
+/// The addresses that ESP comes to; none: every address of the outside interfaces, because some connection accepts
+/// any of ours.
+fn tunnel_addresses(config: &Config) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for connection in &config.engine.connections {
+        let fixed = connection.local_addrs.iter().filter_map(|addr| match addr {
+            AddressMatch::Address(addr) => Some(*addr),
+            AddressMatch::Any | AddressMatch::Network(_) => None,
+        });
+        let fixed: Vec<IpAddr> = fixed.collect();
+        if fixed.len() != connection.local_addrs.len() || fixed.is_empty() {
+            return Vec::new();
+        }
+        addresses.extend(fixed);
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// A value that changes whenever the data plane has events. A thread of its own waits for them, for as long as the
+/// process lives.
+pub(super) fn watch_events(dataplane: &Dataplane) -> std::io::Result<watch::Receiver<u64>> {
+    let fd: OwnedFd = dataplane.events_fd().try_clone_to_owned()?;
+    let (sender, receiver) = watch::channel(0_u64);
+    let wait = move || {
+        let mut count = [0; 8];
+        while !sender.is_closed() {
+            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            // Interrupted, or lowered by another reader: the events themselves stay raised in the data plane.
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            let _ = nix::unistd::read(&fd, &mut count);
+            sender.send_modify(|seen| *seen = seen.wrapping_add(1));
+        }
+    };
+    std::thread::Builder::new().name("dataplane-events".to_owned()).spawn(wait)?;
+    Ok(receiver)
+}
+
+/// Stops it, leaving behind what `on_stop` says.
+pub(super) fn stop(daemon: Arc<Daemon>) -> anyhow::Result<()> {
+    let Some(daemon) = Arc::into_inner(daemon) else {
+        anyhow::bail!("something still uses the daemon; protected traffic stays blocked");
+    };
+    let Some(dataplane) = Arc::into_inner(daemon.dataplane) else {
+        anyhow::bail!("something still uses the data plane; protected traffic stays blocked");
+    };
+    dataplane.stop().context("the data plane did not stop cleanly; protected traffic stays blocked")
+}
+
+/// Takes away what outlives the daemon.
+pub fn detach_open(config: &Config) -> anyhow::Result<()> {
+    Dataplane::detach_open(&translate(config)).context("cannot detach")
+}

@@ -1,0 +1,303 @@
+//! The shell around the IKE engine: one task owns the engine and connects it to sockets, clock, jobs, the data
+//! plane's events and the admin API. It holds no protocol state of its own.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use portcullis_ike::config::{EngineConfig, StartAction};
+use portcullis_ike::engine::{
+    Command, CommandId, Datagram, Engine, Event, Failure, IkeSaStatus, IkeState, JobId, JobResult,
+};
+use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
+use rand_core::CryptoRng;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::jobs;
+use super::sockets::Sockets;
+
+/// Failures kept for `portcullis status`.
+const FAILURES_KEPT: usize = 32;
+/// Requests that wait for the engine's task.
+const REQUESTS: usize = 64;
+
+/// What the engine's task is asked.
+enum Request {
+    Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
+    Snapshot { reply: oneshot::Sender<Snapshot> },
+}
+
+/// The engine as seen at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Every IKE SA with its children.
+    pub ike_sas: Vec<IkeSaStatus>,
+    /// IKE SAs not yet authenticated that we answer for.
+    pub half_open: usize,
+    /// Newest first.
+    pub failures: Vec<(Instant, Failure)>,
+    /// What happened since start.
+    pub totals: Totals,
+}
+
+/// Monotonic counts for metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Totals {
+    /// IKE SAs established.
+    pub ike_established: u64,
+    /// CHILD SAs installed.
+    pub child_established: u64,
+    /// Failed exchanges by connection (empty where unknown) and code.
+    pub failures: HashMap<(String, &'static str), u64>,
+    /// Datagrams dropped by label.
+    pub rejected: HashMap<&'static str, u64>,
+}
+
+/// Asks the engine's task. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct IkeHandle {
+    requests: mpsc::Sender<Request>,
+}
+
+/// The engine's task has ended: the daemon is stopping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is stopping")]
+pub struct Stopping;
+
+impl IkeHandle {
+    /// Gives a command and waits until it is done.
+    pub(super) async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Command { command, reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// What there is now.
+    pub(super) async fn snapshot(&self) -> Result<Snapshot, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Snapshot { reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+}
+
+/// What the engine's task stands on.
+pub(super) struct Shell {
+    /// Connections and secrets.
+    pub(super) config: EngineConfig,
+    /// Its only randomness.
+    pub(super) rng: Box<dyn CryptoRng + Send>,
+    /// UDP.
+    pub(super) sockets: Sockets,
+    /// The data plane.
+    pub(super) installer: Arc<dyn SaInstaller>,
+    /// Which child each configured policy belongs to, for acquires.
+    pub(super) children: HashMap<PolicyId, (String, String)>,
+    /// Changes whenever the data plane has events.
+    pub(super) events: watch::Receiver<u64>,
+}
+
+impl Shell {
+    /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
+    pub(super) fn start(self) -> (IkeHandle, tokio::task::JoinHandle<()>) {
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        let (finished, results) = mpsc::unbounded_channel();
+        let started = self.config.connections.iter().flat_map(|connection| {
+            let started = connection.children.iter().filter(|child| child.start_action == StartAction::Start);
+            started.map(|child| (connection.name.clone(), child.name.clone()))
+        });
+        let started: Vec<_> = started.collect();
+        let task = Task {
+            engine: Engine::new(self.config, self.rng),
+            sockets: self.sockets,
+            installer: self.installer,
+            children: self.children,
+            finished,
+            waiting: HashMap::new(),
+            next_command: 0,
+            failures: VecDeque::new(),
+            totals: Totals::default(),
+        };
+        (IkeHandle { requests }, tokio::spawn(task.run(inbox, results, self.events, started)))
+    }
+}
+
+struct Task {
+    engine: Engine,
+    sockets: Sockets,
+    installer: Arc<dyn SaInstaller>,
+    children: HashMap<PolicyId, (String, String)>,
+    finished: mpsc::UnboundedSender<(JobId, JobResult)>,
+    waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
+    next_command: u64,
+    failures: VecDeque<(Instant, Failure)>,
+    totals: Totals,
+}
+
+impl Task {
+    async fn run(
+        mut self,
+        mut requests: mpsc::Receiver<Request>,
+        mut results: mpsc::UnboundedReceiver<(JobId, JobResult)>,
+        mut events: watch::Receiver<u64>,
+        started: Vec<(String, String)>,
+    ) {
+        let mut buffer = Vec::new();
+        for (connection, child) in started {
+            self.command(Command::Initiate { connection, child: Some(child) }, None);
+        }
+        loop {
+            self.drain();
+            let timeout = self.engine.poll_timeout();
+            tokio::select! {
+                datagram = self.sockets.receive(&mut buffer) => self.received(datagram),
+                Some((id, result)) = results.recv() => self.engine.handle_job(Instant::now(), id, result),
+                request = requests.recv() => match request {
+                    Some(request) => self.request(request),
+                    None => break,
+                },
+                Ok(()) = events.changed() => self.dataplane_events(),
+                () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    fn received(&mut self, datagram: std::io::Result<Option<Datagram>>) {
+        match datagram {
+            Ok(Some(datagram)) => self.engine.handle_datagram(Instant::now(), datagram),
+            Ok(None) => *self.totals.rejected.entry("not_ike").or_default() += 1,
+            Err(error) => tracing::warn!(%error, "receiving IKE failed"),
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        match request {
+            Request::Command { command, reply } => self.command(command, Some(reply)),
+            Request::Snapshot { reply } => {
+                let snapshot = Snapshot {
+                    ike_sas: self.engine.status(),
+                    half_open: self.engine.half_open(),
+                    failures: self.failures.iter().cloned().collect(),
+                    totals: self.totals.clone(),
+                };
+                // Whoever asked may have gone.
+                let _ = reply.send(snapshot);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, reply: Option<oneshot::Sender<Result<(), Failure>>>) {
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        if let Some(reply) = reply {
+            self.waiting.insert(id, reply);
+        }
+        self.engine.handle_command(Instant::now(), id, command);
+    }
+
+    fn dataplane_events(&mut self) {
+        for event in self.installer.take_events() {
+            match event {
+                DataplaneEvent::Acquire { policy, flow } => match self.children.get(&policy).cloned() {
+                    Some((connection, child)) => {
+                        tracing::info!(%connection, %child, %flow, "traffic asks for an SA");
+                        self.command(Command::Acquire { connection, child, flow }, None);
+                    }
+                    None => tracing::debug!(?policy, %flow, "traffic without an SA, of no configured child"),
+                },
+                DataplaneEvent::SoftLimit { pair } => {
+                    tracing::warn!(%pair, "the SA nears the end of its sequence numbers; rekeying is left to the peer");
+                }
+                DataplaneEvent::HardLimit { pair } => {
+                    tracing::error!(%pair, "the SA has used up its sequence numbers and seals nothing more");
+                }
+                DataplaneEvent::PeerMoved { pair, seen } => {
+                    tracing::info!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
+                    self.command(Command::PeerMoved { pair, seen }, None);
+                }
+            }
+        }
+    }
+
+    /// Takes everything that the engine has to say.
+    fn drain(&mut self) {
+        while let Some(datagram) = self.engine.poll_transmit() {
+            if let Err(error) = self.sockets.send(&datagram) {
+                tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+            }
+        }
+        while let Some((id, job)) = self.engine.poll_job() {
+            let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
+            let mark = self.sockets.mark();
+            tokio::task::spawn_blocking(move || {
+                // The task may have ended.
+                let _ = finished.send((id, jobs::perform(job, &installer, mark)));
+            });
+        }
+        while let Some(event) = self.engine.poll_event() {
+            self.event(event);
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::CommandDone { command, result } => {
+                if let Some(reply) = self.waiting.remove(&command) {
+                    let _ = reply.send(result);
+                }
+            }
+            Event::IkeEstablished { ike } => {
+                self.totals.ike_established += 1;
+                let connection = ike.connection.unwrap_or_default();
+                let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
+                let proposal = ike.proposal.unwrap_or_default();
+                tracing::info!(%connection, remote = %ike.remote, %remote_id, %proposal, "IKE SA established");
+            }
+            Event::ChildEstablished { connection, child } => {
+                self.totals.child_established += 1;
+                tracing::info!(
+                    %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
+                    proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
+                    "CHILD SA established"
+                );
+            }
+            Event::ChildClosed { connection, child, pair, reason } => {
+                tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");
+            }
+            Event::IkeClosed { ike, connection, reason } => {
+                tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
+            }
+            Event::Failed(failure) => {
+                let connection = failure.connection.clone().unwrap_or_default();
+                tracing::warn!(
+                    %connection, remote = ?failure.remote, code = failure.code, "{}", failure.explanation
+                );
+                *self.totals.failures.entry((connection, failure.code)).or_default() += 1;
+                self.failures.push_front((Instant::now(), failure));
+                self.failures.truncate(FAILURES_KEPT);
+            }
+            Event::Rejected { remote, label, detail } => {
+                *self.totals.rejected.entry(label).or_default() += 1;
+                tracing::debug!(%remote, label, "{detail}");
+            }
+        }
+    }
+}
+
+async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Snapshot {
+    /// Established IKE SAs.
+    pub fn established(&self) -> usize {
+        self.ike_sas.iter().filter(|ike| ike.state == IkeState::Established).count()
+    }
+
+    /// CHILD SAs.
+    pub fn child_sas(&self) -> usize {
+        self.ike_sas.iter().map(|ike| ike.children.len()).sum()
+    }
+}

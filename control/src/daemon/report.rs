@@ -1,0 +1,118 @@
+//! Puts what the engine and the data plane know into the admin API's words.
+
+use std::time::Instant;
+
+use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role};
+use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
+use portcullis_ipsec::{Encapsulation, SaInstaller};
+
+use super::ike::Snapshot;
+use crate::api::types::{
+    ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status,
+};
+
+/// For `portcullis status`.
+pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant) -> Status {
+    let interface = |interface: &InterfaceStats| InterfaceStatus {
+        name: interface.name.clone(),
+        role: match interface.role {
+            Role::Outside => "outside".to_owned(),
+            Role::Inside => "inside".to_owned(),
+        },
+        mode: interface.mode.clone(),
+        queues: interface.queues,
+    };
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: since.elapsed().as_secs(),
+        aead_engine: stats.engine.to_owned(),
+        workers: stats.workers.len(),
+        frames: frames(stats),
+        interfaces: stats.interfaces.iter().map(interface).collect(),
+        ike_sas: snapshot.established(),
+        half_open_ike_sas: snapshot.half_open,
+        child_sas: snapshot.child_sas(),
+        packets: balance(stats),
+        failures: snapshot.failures.iter().map(|(when, failure)| failure_report(*when, failure)).collect(),
+    }
+}
+
+fn failure_report(when: Instant, failure: &portcullis_ike::engine::Failure) -> FailureReport {
+    FailureReport {
+        code: failure.code.to_owned(),
+        connection: failure.connection.clone(),
+        remote: failure.remote.map(|remote| remote.to_string()),
+        explanation: failure.explanation.clone(),
+        seconds_ago: when.elapsed().as_secs(),
+    }
+}
+
+/// For `portcullis sas`.
+pub(crate) fn sas(snapshot: &Snapshot, installer: &dyn SaInstaller) -> Vec<IkeSa> {
+    snapshot.ike_sas.iter().map(|ike| ike_sa(ike, installer)).collect()
+}
+
+fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
+    let state = match ike.state {
+        IkeState::Connecting => "CONNECTING",
+        IkeState::Established => "ESTABLISHED",
+        IkeState::Deleting => "DELETING",
+    };
+    IkeSa {
+        id: ike.id.0,
+        connection: ike.connection.clone(),
+        state: state.to_owned(),
+        initiator: ike.initiator,
+        initiator_spi: data_encoding::HEXLOWER.encode(&ike.initiator_spi),
+        responder_spi: data_encoding::HEXLOWER.encode(&ike.responder_spi),
+        local: ike.local.to_string(),
+        remote: ike.remote.to_string(),
+        local_id: ike.local_id.as_ref().map(ToString::to_string),
+        remote_id: ike.remote_id.as_ref().map(ToString::to_string),
+        proposal: ike.proposal.clone(),
+        nat_local: ike.nat_local,
+        nat_remote: ike.nat_remote,
+        established_seconds: ike.established.map(|when| when.elapsed().as_secs()),
+        children: ike.children.iter().map(|child| child_sa(child, installer)).collect(),
+    }
+}
+
+fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
+    let mode = match child.endpoints.encapsulation {
+        Encapsulation::None => "TUNNEL",
+        Encapsulation::Udp { .. } => "TUNNEL-in-UDP",
+    };
+    // A pair that goes away while it is being listed has carried nothing that still counts.
+    let counters = installer.counters(child.spi_in).unwrap_or_default();
+    ChildSa {
+        name: child.name.clone(),
+        mode: mode.to_owned(),
+        spi_in: child.spi_in.to_string(),
+        spi_out: child.spi_out.to_string(),
+        proposal: child.proposal.clone(),
+        local_ts: child.local_ts.iter().map(ToString::to_string).collect(),
+        remote_ts: child.remote_ts.iter().map(ToString::to_string).collect(),
+        installed_seconds: child.established.elapsed().as_secs(),
+        packets_in: counters.packets_in,
+        bytes_in: counters.bytes_in,
+        packets_out: counters.packets_out,
+        bytes_out: counters.bytes_out,
+        idle_in_seconds: counters.idle_in.map(|idle| idle.as_secs()),
+        idle_out_seconds: counters.idle_out.map(|idle| idle.as_secs()),
+    }
+}
+
+/// UMEM frames.
+pub(crate) fn frames(_stats: &DataplaneStats) -> FrameUsage {
+    FrameUsage { total: 0, free: 0 }
+}
+
+/// Over all workers.
+pub(crate) fn balance(_stats: &DataplaneStats) -> PacketBalance {
+    PacketBalance::default()
+}
+
+/// For `portcullis drops`: of the workers, and of the XDP program.
+pub(crate) fn drops(_stats: &DataplaneStats) -> Drops {
+    Drops::new()
+}

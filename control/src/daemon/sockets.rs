@@ -1,0 +1,240 @@
+//! The UDP sockets of IKE: ports 500 and 4500, both families, on all addresses.
+//!
+//! Each datagram comes with the address that it was sent to, and leaves from the address that the engine names
+//! (`IP_PKTINFO`). Everything carries the gateway's firewall mark, so that the protected routes do not catch it.
+//! On the NAT port the non-ESP marker (RFC 3948 §2.2) is added and stripped here.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{
+    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
+    SockaddrIn6, SockaddrStorage, sockopt,
+};
+use portcullis_ike::engine::{Datagram, DatagramPayload};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// Four zero octets before an IKE message on the NAT port.
+const NON_ESP_MARKER: [u8; 4] = [0; 4];
+/// RFC 3948 §2.3.
+const NAT_KEEPALIVE: [u8; 1] = [0xff];
+/// Larger than any UDP payload.
+const BUFFER: usize = 65_536;
+
+/// A socket that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open UDP port {port} for {family}: {error}{}", hint(.error))]
+pub(super) struct SocketError {
+    /// The port.
+    port: u16,
+    /// `IPv4` or `IPv6`.
+    family: &'static str,
+    /// Why.
+    error: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => " (does another IKE daemon, such as strongSwan, run here?)",
+        Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_NET_ADMIN and CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}
+
+/// One socket of a family and port.
+struct Endpoint {
+    socket: UdpSocket,
+    port: u16,
+    nat: bool,
+}
+
+/// All sockets of the daemon.
+pub(super) struct Sockets {
+    endpoints: Vec<Endpoint>,
+    mark: u32,
+}
+
+impl Sockets {
+    /// Opens both ports for both families. Where the host has no IPv6, IPv4 alone will do.
+    pub(super) fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
+        let mut endpoints = Vec::new();
+        for (port, nat) in [(port, false), (nat_port, true)] {
+            let v4 = Ipv4Addr::UNSPECIFIED.into();
+            let v4 = open(v4, port, mark).map_err(|error| SocketError { port, family: "IPv4", error })?;
+            endpoints.push(Endpoint { socket: v4, port, nat });
+            match open(Ipv6Addr::UNSPECIFIED.into(), port, mark) {
+                Ok(socket) => endpoints.push(Endpoint { socket, port, nat }),
+                Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+                    tracing::warn!(port, "this host has no IPv6: IKE listens on IPv4 alone");
+                }
+                Err(error) => return Err(SocketError { port, family: "IPv6", error }),
+            }
+        }
+        Ok(Self { endpoints, mark })
+    }
+
+    /// The firewall mark of everything that is sent.
+    pub(super) fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// The next datagram from any socket. Keepalives are answered with nothing and skipped; so is ESP that the
+    /// XDP program did not take (counted by the caller through `None`).
+    pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
+        buffer.resize(BUFFER, 0);
+        loop {
+            for endpoint in &self.endpoints {
+                match endpoint.try_receive(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    other => return other,
+                }
+            }
+            self.readable().await?;
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        let mut waits: Vec<_> =
+            self.endpoints.iter().map(|endpoint| Box::pin(endpoint.socket.readable())).collect();
+        std::future::poll_fn(|context| {
+            for wait in &mut waits {
+                if let std::task::Poll::Ready(result) = wait.as_mut().poll(context) {
+                    return std::task::Poll::Ready(result);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+
+    /// Sends a datagram from the address and port that it names, at once. A full socket buffer loses it, as a full
+    /// queue on the way would: IKE retransmits.
+    pub(super) fn send(&self, datagram: &Datagram) -> io::Result<()> {
+        let wanted = |endpoint: &&Endpoint| {
+            let same_family =
+                endpoint.socket.local_addr().is_ok_and(|addr| addr.is_ipv4() == datagram.local.is_ipv4());
+            endpoint.port == datagram.local.port() && same_family
+        };
+        let no_socket =
+            || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no socket for {}", datagram.local));
+        self.endpoints.iter().find(wanted).ok_or_else(no_socket)?.send(datagram)
+    }
+}
+
+impl Endpoint {
+    fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        let fd = self.socket.as_raw_fd();
+        let (len, remote, local) = self.socket.try_io(Interest::READABLE, || {
+            let mut space = nix::cmsg_space!(libc::in6_pktinfo);
+            let mut slices = [IoSliceMut::new(buffer)];
+            let message =
+                socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
+            let local = message.cmsgs()?.find_map(|control| match control {
+                ControlMessageOwned::Ipv4PacketInfo(info) => {
+                    Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
+                }
+                ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
+                _ => None,
+            });
+            Ok((message.bytes, message.address, local))
+        })?;
+        let (Some(remote), Some(local)) = (remote.as_ref().and_then(to_std), local) else {
+            return Ok(None);
+        };
+        let octets = buffer.get(..len).unwrap_or_default();
+        let payload = match self.nat {
+            false => octets,
+            true => match octets.split_first_chunk() {
+                Some((&NON_ESP_MARKER, message)) => message,
+                _ => return Ok(None),
+            },
+        };
+        let local = SocketAddr::new(local, self.port);
+        Ok(Some(Datagram { local, remote, payload: DatagramPayload::Ike(payload.to_vec()) }))
+    }
+
+    fn send(&self, datagram: &Datagram) -> io::Result<()> {
+        let marker: &[u8] = if self.nat { &NON_ESP_MARKER } else { &[] };
+        let slices = match &datagram.payload {
+            DatagramPayload::Ike(message) => [IoSlice::new(marker), IoSlice::new(message)],
+            DatagramPayload::NatKeepalive => [IoSlice::new(&[]), IoSlice::new(&NAT_KEEPALIVE)],
+        };
+        let fd = self.socket.as_raw_fd();
+        let to = SockaddrStorage::from(datagram.remote);
+        match datagram.local.ip() {
+            IpAddr::V4(local) => {
+                let source = libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) };
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: source,
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                let control = [ControlMessage::Ipv4PacketInfo(&info)];
+                socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))?;
+            }
+            IpAddr::V6(local) => {
+                let source = libc::in6_addr { s6_addr: local.octets() };
+                let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: 0 };
+                let control = [ControlMessage::Ipv6PacketInfo(&info)];
+                socket::sendmsg(fd, &slices, &control, MsgFlags::empty(), Some(&to))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(addr: IpAddr, port: u16, mark: u32) -> io::Result<UdpSocket> {
+    let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd: OwnedFd = socket::socket(family, SockType::Datagram, flags, None)?;
+    socket::setsockopt(&fd, sockopt::Mark, &mark)?;
+    match addr {
+        IpAddr::V4(addr) => {
+            socket::setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+            socket::bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(addr, port)))?;
+        }
+        IpAddr::V6(addr) => {
+            socket::setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+            socket::setsockopt(&fd, sockopt::Ipv6RecvPacketInfo, &true)?;
+            socket::bind(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(addr, port, 0, 0)))?;
+        }
+    }
+    UdpSocket::from_std(fd.into())
+}
+
+fn to_std(addr: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = addr.as_sockaddr_in().map(|addr| SocketAddr::new(addr.ip().into(), addr.port()));
+    v4.or_else(|| addr.as_sockaddr_in6().map(|addr| SocketAddr::new(addr.ip().into(), addr.port())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_datagram_on_the_nat_port_carries_the_marker_and_arrives_without_it() {
+        // Marks need CAP_NET_ADMIN; port 0 would not tell the two sockets apart.
+        let sockets = Sockets::open(15_500, 15_501, 1).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let datagram = Datagram {
+            local: "127.0.0.2:15501".parse().unwrap(),
+            remote: peer.local_addr().unwrap(),
+            payload: DatagramPayload::Ike(b"message".to_vec()),
+        };
+        sockets.send(&datagram).unwrap();
+        let mut octets = [0; 64];
+        let (len, from) = peer.recv_from(&mut octets).await.unwrap();
+        assert_eq!(&octets[..len], b"\0\0\0\0message");
+        assert_eq!(from, datagram.local, "the source address is the one that the engine named");
+
+        peer.send_to(&octets[..len], datagram.local).await.unwrap();
+        let received = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+        assert_eq!((received.local, received.payload), (datagram.local, datagram.payload));
+
+        peer.send_to(&NAT_KEEPALIVE, datagram.local).await.unwrap();
+        assert_eq!(sockets.receive(&mut Vec::new()).await.unwrap(), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! Portcullis against strongSwan, whose IKE and ESP share nothing with ours: as initiator and as responder, with
+//! traffic both ways, and the negotiations that must fail, on both sides alike. strongSwan's user-space ESP
+//! always encapsulates in UDP and knows no extended sequence numbers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use portcullis_lab::{
+    Capture, Class, Direction, Gateway, GatewayConfig, Host, Iperf, IperfServer, LabError, Result,
+    SiteConfig, Sites, StrongSwan,
+};
+
+const SOON: Duration = Duration::from_secs(30);
+
+fn gateway(host: &Host, site: &SiteConfig) -> Result<Gateway> {
+    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(site.toml()))
+}
+
+/// Our end, on gateway `a`.
+fn ours() -> SiteConfig {
+    SiteConfig { esp_proposals: "aes256gcm16".into(), ..SiteConfig::a() }
+}
+
+/// strongSwan's end, on gateway `b`.
+fn theirs() -> SiteConfig {
+    ours().mirrored()
+}
+
+/// Pings and streams both ways through an established tunnel, and what the wire and the counters say of them.
+fn traffic_passes_both_ways(sites: &Sites, wire: &Capture, gateway: &Gateway) -> Result<()> {
+    for (host, to) in [
+        (&sites.client, Sites::SERVER),
+        (&sites.client, Sites::SERVER_V6),
+        (&sites.server, Sites::CLIENT),
+        (&sites.server, Sites::CLIENT_V6),
+    ] {
+        let ping = host.ping(to, 10)?;
+        assert!(ping.complete(), "from {} to {to}: {ping:?}", host.name());
+    }
+    let server = IperfServer::start(&sites.server, Sites::SERVER)?;
+    for stream in
+        [Iperf::tcp(2), Iperf::tcp(2).reversed(), Iperf::udp(2, 5, 1000), Iperf::udp(2, 5, 1000).reversed()]
+    {
+        let report = stream.run(&sites.client, &server)?;
+        assert!(report.received_bytes > 500_000, "{stream:?}: {report:?}");
+    }
+
+    let counts = wire.settle()?;
+    assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+    assert_eq!(counts.packets(Class::Esp), 0, "{counts}");
+    assert_eq!(counts.lost, 0, "{counts}");
+    let children = gateway.children()?;
+    assert_eq!(children.len(), 1, "{children:?}");
+    for child in &children {
+        assert_eq!(child.packets_out, counts.of(Class::UdpEsp, Direction::In).packets, "{counts}");
+        assert_eq!(child.packets_in, counts.of(Class::UdpEsp, Direction::Out).packets, "{counts}");
+    }
+    Ok(())
+}
+
+#[test]
+fn as_initiator_a_tunnel_to_strongswan_carries_traffic_both_ways() -> Result<()> {
+    let sites = Sites::new("initiator")?;
+    let wire = sites.capture()?;
+    let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
+    let gateway = gateway(&sites.a, &ours())?;
+    gateway.initiate("site/net", SOON)?;
+    let sas = swan.list_sas()?;
+    assert!(sas.contains("ESTABLISHED") && sas.contains("INSTALLED"), "{sas}");
+    traffic_passes_both_ways(&sites, &wire, &gateway)
+}
+
+#[test]
+fn as_responder_a_tunnel_from_strongswan_carries_traffic_both_ways() -> Result<()> {
+    let sites = Sites::new("responder")?;
+    let wire = sites.capture()?;
+    let gateway = gateway(&sites.a, &ours())?;
+    let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
+    swan.initiate("net", SOON)?;
+    traffic_passes_both_ways(&sites, &wire, &gateway)
+}
+
+#[test]
+fn a_tunnel_over_ipv6_carries_both_families() -> Result<()> {
+    let sites = Sites::new("outer6")?;
+    let wire = sites.capture()?;
+    let over_v6 = SiteConfig {
+        local: Sites::A_OUTSIDE_V6.to_string(),
+        remote: Sites::B_OUTSIDE_V6.to_string(),
+        ..ours()
+    };
+    let _swan = StrongSwan::start(&sites.b, &over_v6.mirrored().swanctl())?;
+    let gateway = gateway(&sites.a, &over_v6)?;
+    gateway.initiate("site/net", SOON)?;
+    traffic_passes_both_ways(&sites, &wire, &gateway)
+}
+
+#[test]
+fn terminated_by_either_side_the_tunnel_is_gone_on_both() -> Result<()> {
+    let sites = Sites::new("terminate")?;
+    let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
+    let gateway = gateway(&sites.a, &ours())?;
+    gateway.initiate("site/net", SOON)?;
+    let mark = swan.mark();
+    gateway.terminate("site")?;
+    swan.wait_log(mark, "IKE_SA deleted", SOON)?;
+    assert_eq!(swan.list_sas()?, "");
+    assert!(gateway.sas()?.is_empty());
+
+    gateway.initiate("site/net", SOON)?;
+    swan.terminate("site")?;
+    assert!(gateway.sas()?.is_empty());
+    gateway.initiate("site/net", SOON)?;
+    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    Ok(())
+}
+
+/// Neither side may be left with a child, nor, unless the IKE SA itself was agreed on, with an IKE SA.
+fn nothing_is_left(gateway: &Gateway, swan: &StrongSwan, ike_sa_may_live: bool) -> Result<()> {
+    let (ours, theirs) = (gateway.sas()?, swan.list_sas()?);
+    assert!(
+        ours.iter().all(|sa| sa.children.is_empty()) && !theirs.contains("INSTALLED"),
+        "{ours:?}\n{theirs}"
+    );
+    if !ike_sa_may_live {
+        assert!(ours.iter().all(|sa| sa.state != "ESTABLISHED") && theirs.is_empty(), "{ours:?}\n{theirs}");
+    }
+    Ok(())
+}
+
+/// We initiate to a strongSwan that is configured as `wrong`; then it is put right, and the tunnel comes up.
+fn initiating_fails(name: &str, wrong: &SiteConfig, code: &str, ike_sa_may_live: bool) -> Result<()> {
+    let sites = Sites::new(name)?;
+    let swan = StrongSwan::start(&sites.b, &wrong.swanctl())?;
+    let gateway = gateway(&sites.a, &ours())?;
+    let refused = gateway.initiate("site/net", SOON);
+    assert!(matches!(&refused, Err(LabError::Failed { output, .. }) if output.contains(code)), "{refused:?}");
+    nothing_is_left(&gateway, &swan, ike_sa_may_live)?;
+    assert_eq!(sites.client.ping(Sites::SERVER, 1)?.received, 0);
+
+    swan.reload(&theirs().swanctl())?;
+    close_ike_sas(&swan)?;
+    gateway.initiate("site/net", SOON)?;
+    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    Ok(())
+}
+
+/// A strongSwan that is configured as `wrong` initiates to us; then it is put right, and the tunnel comes up.
+fn responding_fails(
+    name: &str,
+    wrong: &SiteConfig,
+    notify: &str,
+    code: &str,
+    ike_sa_may_live: bool,
+) -> Result<()> {
+    let sites = Sites::new(name)?;
+    let gateway = gateway(&sites.a, &ours())?;
+    let swan = StrongSwan::start(&sites.b, &wrong.swanctl())?;
+    let refused = swan.initiate("net", SOON);
+    assert!(
+        matches!(&refused, Err(LabError::Failed { output, .. }) if output.contains(notify)),
+        "{refused:?}"
+    );
+    nothing_is_left(&gateway, &swan, ike_sa_may_live)?;
+    let failures = gateway.status()?.failures;
+    assert!(failures.iter().any(|failure| failure.code == code), "{failures:?}");
+    assert_eq!(sites.client.ping(Sites::SERVER, 1)?.received, 0);
+
+    swan.reload(&theirs().swanctl())?;
+    close_ike_sas(&swan)?;
+    swan.initiate("net", SOON)?;
+    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    Ok(())
+}
+
+/// An IKE SA without children would be used for the next attempt, with the configuration that it began with.
+fn close_ike_sas(swan: &StrongSwan) -> Result<()> {
+    if swan.list_sas()?.contains("ESTABLISHED") {
+        swan.terminate("site")?;
+    }
+    Ok(())
+}
+
+fn wrong_secret() -> SiteConfig {
+    SiteConfig { secret: "another one altogether".into(), ..theirs() }
+}
+
+fn wrong_proposal() -> SiteConfig {
+    SiteConfig { proposals: "aes128gcm16-prfsha256-ecp256".into(), ..theirs() }
+}
+
+fn wrong_esp_proposal() -> SiteConfig {
+    SiteConfig { esp_proposals: "aes128gcm16".into(), ..theirs() }
+}
+
+fn other_selectors() -> SiteConfig {
+    SiteConfig { local_ts: vec!["172.16.2.0/24".into()], remote_ts: vec!["172.16.1.0/24".into()], ..theirs() }
+}
+
+#[test]
+fn a_wrong_secret_fails_cleanly_as_initiator() -> Result<()> {
+    initiating_fails("pski", &wrong_secret(), "AUTHENTICATION_FAILED", false)
+}
+
+#[test]
+fn a_wrong_secret_fails_cleanly_as_responder() -> Result<()> {
+    responding_fails("pskr", &wrong_secret(), "AUTHENTICATION_FAILED", "PSK_MISMATCH", false)
+}
+
+#[test]
+fn a_wrong_ike_proposal_fails_cleanly_as_initiator() -> Result<()> {
+    initiating_fails("ikei", &wrong_proposal(), "PROPOSAL_MISMATCH", false)
+}
+
+#[test]
+fn a_wrong_ike_proposal_fails_cleanly_as_responder() -> Result<()> {
+    responding_fails("iker", &wrong_proposal(), "NO_PROPOSAL_CHOSEN", "PROPOSAL_MISMATCH", false)
+}
+
+#[test]
+fn a_wrong_esp_proposal_fails_cleanly_as_initiator() -> Result<()> {
+    initiating_fails("espi", &wrong_esp_proposal(), "CHILD_PROPOSAL_MISMATCH", true)
+}
+
+#[test]
+fn a_wrong_esp_proposal_fails_cleanly_as_responder() -> Result<()> {
+    responding_fails("espr", &wrong_esp_proposal(), "NO_PROPOSAL_CHOSEN", "CHILD_PROPOSAL_MISMATCH", true)
+}
+
+#[test]
+fn selectors_that_do_not_overlap_fail_cleanly_as_initiator() -> Result<()> {
+    initiating_fails("tsi", &other_selectors(), "TS_NO_OVERLAP", true)
+}
+
+#[test]
+fn selectors_that_do_not_overlap_fail_cleanly_as_responder() -> Result<()> {
+    responding_fails("tsr", &other_selectors(), "TS_UNACCEPTABLE", "TS_NO_OVERLAP", true)
+}

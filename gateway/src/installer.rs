@@ -1,0 +1,373 @@
+//! The data plane's side of [`SaInstaller`]: what the control plane asks becomes changes of the SA and policy
+//! tables, in an order in which nothing leaves in clear.
+//!
+//! One lock orders the callers among themselves; workers take none. What is protected is told to the
+//! [`ProtectionSink`] (the XDP program's prefixes, the host's routes) before a policy goes in and after it went out.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use portcullis_ipsec::{
+    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters,
+    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+};
+
+use crate::coarse::Coarse;
+use crate::events::{EventBoard, Raised};
+use crate::policy::{PolicyEntry, PolicyTable, ProtectedPrefixes};
+use crate::sa::entry::check_endpoints;
+use crate::sa::{OutboundRef, SaControl, SaTable, TrafficCounts};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
+
+/// Whoever keeps protected traffic from passing beside the workers.
+pub trait ProtectionSink: Send + Sync {
+    /// From the return of this call on, nothing to or from these prefixes passes in clear. Called before the
+    /// policy that protects them goes in; each prefix is new to its side.
+    fn protect(&self, added: &ProtectedPrefixes) -> Result<(), InstallError>;
+
+    /// No policy has these prefixes any more. Called after the last one that had went out.
+    fn unprotect(&self, removed: &ProtectedPrefixes);
+}
+
+/// Installs SAs and policies. Shared by the control plane, the dataplane's housekeeping and its status.
+pub struct Installer {
+    sas: Arc<SaTable>,
+    policies: Arc<PolicyTable>,
+    events: Arc<EventBoard>,
+    sink: Box<dyn ProtectionSink>,
+    clock: Box<dyn Fn() -> Coarse + Send + Sync>,
+    stopped: AtomicBool,
+    pairs: Mutex<Pairs>,
+}
+
+/// The pairs by inbound SPI. Taken before the tables' own locks.
+type Pairs = HashMap<Spi, Pair>;
+
+#[derive(Debug, Default)]
+struct Pair {
+    inbound: bool,
+    outbound: OutboundState,
+}
+
+#[derive(Debug, Default)]
+enum OutboundState {
+    /// Never activated.
+    #[default]
+    None,
+    Active {
+        reference: OutboundRef,
+        policy: Arc<PolicyEntry>,
+    },
+    /// No longer used, perhaps still looked at by workers.
+    Retired {
+        reference: OutboundRef,
+    },
+    /// Gone; this is what it carried.
+    Ended(TrafficCounts),
+}
+
+impl OutboundState {
+    fn reference(&self) -> Option<OutboundRef> {
+        match *self {
+            Self::Active { reference, .. } | Self::Retired { reference } => Some(reference),
+            Self::None | Self::Ended(_) => None,
+        }
+    }
+}
+
+/// One pair, for people.
+#[derive(Debug, Clone)]
+pub struct SaInfo {
+    /// The inbound SPI.
+    pub pair: Spi,
+    /// The pair's tenant.
+    pub tenant: TenantId,
+    /// Of the inbound SA.
+    pub algorithm: EspAlgorithm,
+    /// 64-bit sequence numbers, inbound.
+    pub esn: bool,
+    /// Outer addresses.
+    pub endpoints: TunnelEndpoints,
+    /// Our side's selectors.
+    pub local_ts: Vec<TrafficSelector>,
+    /// The peer's side's.
+    pub remote_ts: Vec<TrafficSelector>,
+    /// Packets in the replay window; 0 is off.
+    pub replay_window: u32,
+    /// The highest sequence number received.
+    pub highest_received: u64,
+    /// The outbound SA, while it is in use.
+    pub outbound: Option<OutboundInfo>,
+    /// What both have carried.
+    pub counters: SaCounters,
+}
+
+/// The outbound SA of a pair, for people.
+#[derive(Debug, Clone)]
+pub struct OutboundInfo {
+    /// The peer's SPI.
+    pub spi: Spi,
+    /// Its algorithm.
+    pub algorithm: EspAlgorithm,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// The next sequence number.
+    pub next_sequence: u64,
+    /// The policy that it was activated for.
+    pub policy: PolicyId,
+    /// Whether that policy's packets go through it now, and not through a successor.
+    pub current: bool,
+}
+
+impl Installer {
+    /// Over tables that are shared with the workers. `clock` is the one that workers count with.
+    pub fn new(
+        sas: Arc<SaTable>,
+        policies: Arc<PolicyTable>,
+        events: Arc<EventBoard>,
+        sink: Box<dyn ProtectionSink>,
+        clock: Box<dyn Fn() -> Coarse + Send + Sync>,
+    ) -> Self {
+        // All that will ever be needed, so that no install pays for growth.
+        let pairs = Mutex::new(HashMap::with_capacity(sas.capacity()));
+        Self { sas, policies, events, sink, clock, stopped: AtomicBool::new(false), pairs }
+    }
+
+    /// Frees, and wipes, what was removed and no worker can see any more. Every call that changes something does
+    /// it too; the dataplane's housekeeping calls it every second or so, that keys may not linger when nothing
+    /// changes. Never waits for workers.
+    pub fn collect(&self) {
+        let mut pairs = self.lock();
+        self.collect_locked(&mut pairs, &mut self.sas.control());
+    }
+
+    /// From now on nothing is installed any more ([`InstallError::Stopped`]); removing still works.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Every pair that has an inbound SA, by SPI.
+    pub fn list(&self) -> Vec<SaInfo> {
+        let pairs = self.lock();
+        let control = self.sas.control();
+        let mut list: Vec<_> =
+            pairs.iter().filter_map(|(&spi, pair)| self.info(&control, spi, pair)).collect();
+        list.sort_unstable_by_key(|info| info.pair);
+        list
+    }
+
+    fn info(&self, control: &SaControl<'_>, spi: Spi, pair: &Pair) -> Option<SaInfo> {
+        let inbound = control.inbound(spi)?;
+        let outbound = match &pair.outbound {
+            OutboundState::Active { reference, policy } => {
+                control.outbound(*reference).map(|sa| OutboundInfo {
+                    spi: sa.spi,
+                    algorithm: sa.algorithm(),
+                    esn: sa.esn,
+                    next_sequence: sa.next_sequence(),
+                    policy: policy.id(),
+                    current: policy.outbound() == Some(*reference),
+                })
+            }
+            _ => None,
+        };
+        Some(SaInfo {
+            pair: spi,
+            tenant: inbound.tenant,
+            algorithm: inbound.algorithm(),
+            esn: inbound.esn,
+            endpoints: inbound.endpoints.get(),
+            local_ts: inbound.local_ts().to_vec(),
+            remote_ts: inbound.remote_ts().to_vec(),
+            replay_window: inbound.replay.window(),
+            highest_received: inbound.replay.highest(),
+            outbound,
+            counters: self.read(control, spi, pair),
+        })
+    }
+
+    fn read(&self, control: &SaControl<'_>, spi: Spi, pair: &Pair) -> SaCounters {
+        let inbound = control.inbound(spi).map(|sa| sa.traffic.read()).unwrap_or_default();
+        let outbound = match &pair.outbound {
+            OutboundState::Ended(counts) => *counts,
+            state => {
+                let sa = state.reference().and_then(|reference| control.outbound(reference));
+                sa.map(|sa| sa.traffic.read()).unwrap_or_default()
+            }
+        };
+        let now = (self.clock)();
+        SaCounters {
+            packets_in: inbound.packets,
+            bytes_in: inbound.bytes,
+            packets_out: outbound.packets,
+            bytes_out: outbound.bytes,
+            idle_in: inbound.last.map(|last| now.since(last)),
+            idle_out: outbound.last.map(|last| now.since(last)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pairs> {
+        lock(&self.pairs)
+    }
+
+    fn running(&self) -> Result<(), InstallError> {
+        if self.stopped.load(Ordering::Acquire) { Err(InstallError::Stopped) } else { Ok(()) }
+    }
+
+    fn collect_locked(&self, pairs: &mut Pairs, control: &mut SaControl<'_>) {
+        control.collect(
+            |slot| self.events.forget_pair(slot),
+            |outbound| {
+                // A retired SA whose pair lives on: nobody counts any more, so these are the last counts.
+                if let Some(pair) = pairs.get_mut(&outbound.pair)
+                    && matches!(pair.outbound, OutboundState::Retired { .. })
+                {
+                    pair.outbound = OutboundState::Ended(outbound.traffic.read());
+                }
+            },
+        );
+    }
+
+    /// Stops sealing with the pair's outbound SA, if it does.
+    fn retire_outbound(control: &mut SaControl<'_>, pair: &mut Pair) {
+        if let OutboundState::Active { reference, policy } = &pair.outbound {
+            policy.deactivate(*reference);
+            control.withdraw_outbound(*reference);
+            pair.outbound = OutboundState::Retired { reference: *reference };
+        }
+    }
+}
+
+impl SaInstaller for Installer {
+    fn allocate_spi(&self) -> Result<Spi, InstallError> {
+        self.running()?;
+        let mut pairs = self.lock();
+        let mut control = self.sas.control();
+        self.collect_locked(&mut pairs, &mut control);
+        let spi = control.reserve_spi()?;
+        pairs.insert(spi, Pair::default());
+        Ok(spi)
+    }
+
+    fn install_inbound(&self, spi: Spi, sa: InboundSa) -> Result<(), InstallError> {
+        self.running()?;
+        let mut pairs = self.lock();
+        let pair = pairs.get_mut(&spi).ok_or(InstallError::UnknownSpi { spi })?;
+        self.sas.control().publish_inbound(spi, &sa)?;
+        pair.inbound = true;
+        Ok(())
+    }
+
+    fn install_policy(&self, policy: Policy) -> Result<PolicyId, InstallError> {
+        self.running()?;
+        // The order of locks is pairs, then policies; and nothing is activated meanwhile.
+        let _pairs = self.lock();
+        let mut control = self.policies.control();
+        control.check(&policy)?;
+        let added = control.would_protect(&policy);
+        if !added.is_empty() {
+            self.sink.protect(&added)?;
+        }
+        control.install(policy)
+    }
+
+    fn activate_outbound(&self, policy: PolicyId, pair: Spi, sa: OutboundSa) -> Result<(), InstallError> {
+        self.running()?;
+        let mut pairs = self.lock();
+        let entry = self.policies.get(policy).ok_or(InstallError::UnknownPolicy(policy))?;
+        let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        // Also after it was retired: a second SA of the same key would count its nonces from 1 again.
+        if !matches!(state.outbound, OutboundState::None) {
+            return Err(InstallError::AlreadyInstalled { spi: pair });
+        }
+        let mut control = self.sas.control();
+        self.collect_locked(&mut pairs, &mut control);
+        let reference = control.publish_outbound(pair, &sa)?;
+        if let Some(state) = pairs.get_mut(&pair) {
+            state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
+        }
+        entry.activate(reference);
+        Ok(())
+    }
+
+    fn retire(&self, pair: Spi) -> Result<(), InstallError> {
+        let mut pairs = self.lock();
+        let mut control = self.sas.control();
+        let state = pairs.get_mut(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        Self::retire_outbound(&mut control, state);
+        self.collect_locked(&mut pairs, &mut control);
+        Ok(())
+    }
+
+    fn move_pair(&self, pair: Spi, endpoints: TunnelEndpoints) -> Result<(), InstallError> {
+        check_endpoints(endpoints)?;
+        let pairs = self.lock();
+        let control = self.sas.control();
+        let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        // The addresses alone: the sequence counter and the replay window stay what and where they are.
+        if let Some(inbound) = control.inbound(pair) {
+            inbound.endpoints.set(endpoints);
+        }
+        if let Some(outbound) = state.outbound.reference().and_then(|reference| control.outbound(reference)) {
+            outbound.endpoints.set(endpoints);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, pair: Spi) -> Result<(), InstallError> {
+        let mut pairs = self.lock();
+        let mut state = pairs.remove(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        let mut control = self.sas.control();
+        Self::retire_outbound(&mut control, &mut state);
+        control.withdraw_inbound(pair);
+        self.collect_locked(&mut pairs, &mut control);
+        Ok(())
+    }
+
+    fn remove_policy(&self, policy: PolicyId) -> Result<(), InstallError> {
+        let _pairs = self.lock();
+        let removed = self.policies.control().remove(policy)?;
+        if !removed.is_empty() {
+            self.sink.unprotect(&removed);
+        }
+        Ok(())
+    }
+
+    fn counters(&self, pair: Spi) -> Result<SaCounters, InstallError> {
+        let pairs = self.lock();
+        let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        Ok(self.read(&self.sas.control(), pair, state))
+    }
+
+    fn take_events(&self) -> Vec<DataplaneEvent> {
+        let mut pairs = self.lock();
+        let mut control = self.sas.control();
+        self.collect_locked(&mut pairs, &mut control);
+        // Causes that are gone by now raise nothing: a removed policy or pair, an SA that has moved already.
+        let pair_of = |slot| control.spi_of_slot(slot).filter(|spi| pairs.contains_key(spi));
+        let event = |raised| match raised {
+            Raised::Acquire { policy, flow } => {
+                let policy = self.policies.get(policy).filter(|entry| entry.outbound().is_none())?;
+                Some(DataplaneEvent::Acquire { policy: policy.id(), flow })
+            }
+            Raised::SoftLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::SoftLimit { pair }),
+            Raised::HardLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::HardLimit { pair }),
+            Raised::Moved { pair, seen } => {
+                let pair = pair.filter(|pair| pairs.contains_key(pair))?;
+                let moved = control.inbound(pair)?.endpoints.get() != seen;
+                moved.then_some(DataplaneEvent::PeerMoved { pair, seen })
+            }
+        };
+        self.events.take().into_iter().filter_map(event).collect()
+    }
+}
+
+impl fmt::Debug for Installer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Installer")
+            .field("sas", &self.sas)
+            .field("events", &self.events)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,196 @@
+//! Packet memory: one UMEM, shared by the sockets of all workers and interfaces.
+
+use std::num::NonZeroU32;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
+use xsk_rs::{FrameDesc, Umem};
+
+use super::descriptor::AddressField;
+use crate::frame::Frame;
+
+/// Entries of each ring.
+pub const RING: u32 = 2048;
+
+/// Octets before received packets, beside those that the kernel keeps for XDP programs (256): with them, room for any
+/// encapsulation.
+const HEADROOM: u32 = 0;
+
+/// Why there is no packet memory.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Frames of such a size, or so many, cannot be.
+    #[error("{frames} frames of {frame_size} octets cannot be made: {problem}")]
+    Layout {
+        /// How many.
+        frames: u32,
+        /// Octets of each.
+        frame_size: u32,
+        /// Why.
+        problem: String,
+    },
+    /// The kernel does not register it.
+    #[error(
+        "cannot register {frames} frames of {frame_size} octets as packet memory: {source} (locked memory may be limited: \
+         `LimitMEMLOCK=infinity`; fewer: `gateway.frames`)"
+    )]
+    Register {
+        /// How many.
+        frames: u32,
+        /// Octets of each.
+        frame_size: u32,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// xsk-rs has changed.
+    #[error("descriptors of this build of xsk-rs have no address that can be written")]
+    Descriptors,
+}
+
+/// The memory. Lives as long as anything holds it; frames made from it must not outlive it, which the worker sees to
+/// by owning both.
+#[derive(Debug)]
+pub struct FrameMemory {
+    umem: Umem,
+    /// By frame: starts where received data is put.
+    descriptors: Vec<FrameDesc>,
+    base: NonNull<u8>,
+    frame_size: usize,
+    address_field: AddressField,
+}
+
+// SAFETY: `base` points to the memory that `umem` keeps mapped; through it only frames are made, each of which is the
+// only access to its part.
+unsafe impl Send for FrameMemory {}
+// SAFETY: as above; nothing here changes after it was made.
+unsafe impl Sync for FrameMemory {}
+
+impl FrameMemory {
+    /// So many frames (at least 2), each of `frame_size` octets (2048 or 4096), given out here once.
+    pub fn new(frames: u32, frame_size: u32) -> Result<(Arc<Self>, Vec<Frame>), MemoryError> {
+        let layout = |problem: String| MemoryError::Layout { frames, frame_size, problem };
+        let count = NonZeroU32::new(frames).ok_or_else(|| layout("none is too few".to_owned()))?;
+        let size = FrameSize::new(frame_size).map_err(|error| layout(error.to_string()))?;
+        let ring = QueueSize::new(RING).map_err(|error| layout(error.to_string()))?;
+        let config = UmemConfig::builder()
+            .frame_size(size)
+            .fill_queue_size(ring)
+            .comp_queue_size(ring)
+            .frame_headroom(HEADROOM)
+            .build()
+            .map_err(|error| layout(error.to_string()))?;
+        let (umem, descriptors) = Umem::new(config, count, false).map_err(|error| MemoryError::Register {
+            frames,
+            frame_size,
+            source: source(&error),
+        })?;
+        let address_field = AddressField::find(&descriptors).ok_or(MemoryError::Descriptors)?;
+        let first = descriptors.first().ok_or(MemoryError::Descriptors)?;
+        // SAFETY: a descriptor of this UMEM, whose frame nobody uses yet.
+        let data = unsafe { umem.data(first) };
+        let start = data.contents().as_ptr().cast_mut().wrapping_sub(first.addr());
+        let base = NonNull::new(start).ok_or(MemoryError::Descriptors)?;
+        let memory =
+            Arc::new(Self { umem, descriptors, base, frame_size: frame_size as usize, address_field });
+        let frames = (0..frames as usize).filter_map(|index| {
+            // SAFETY: each frame is given out here once, before any ring knows it.
+            unsafe { memory.frame(index * memory.frame_size, 0) }
+        });
+        let frames = frames.collect();
+        Ok((memory, frames))
+    }
+
+    /// How many frames there are.
+    pub fn frames(&self) -> usize {
+        self.descriptors.len()
+    }
+
+    pub(super) fn umem(&self) -> &Umem {
+        &self.umem
+    }
+
+    /// The frame in which `address` lies, holding the `len` octets from there on; `None` if they lie in no frame.
+    ///
+    /// # Safety
+    /// Nobody owns that frame, in user space or in the kernel.
+    pub(super) unsafe fn frame(&self, address: usize, len: usize) -> Option<Frame> {
+        let index = address / self.frame_size;
+        self.descriptors.get(index)?;
+        let start = index * self.frame_size;
+        // SAFETY: `index` is that of a frame, so its octets lie within the mapped region, which starts at `base`.
+        let octets = unsafe { self.base.add(start) };
+        let chunk = NonNull::slice_from_raw_parts(octets, self.frame_size);
+        // SAFETY: mapped memory is initialised (with zeros, at first), stays mapped while `self` lives, and by this
+        // function's contract belongs to nobody else.
+        let mut frame = unsafe { Frame::from_raw(chunk, start as u64, address - start) };
+        frame.set_range(address - start, address - start + len).then_some(frame)
+    }
+
+    /// A descriptor of the frame's packet for the TX ring; `None` if the packet is longer than a ring takes.
+    pub(super) fn descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
+        let index = frame.address() as usize / self.frame_size;
+        let mut descriptor = *self.descriptors.get(index)?;
+        {
+            // SAFETY: the frame is ours (we were lent it), and this descriptor's data lies within it. Only its length
+            // is set; no octet is touched.
+            let mut data = unsafe { self.umem.data_mut(&mut descriptor) };
+            data.cursor().set_pos(frame.len());
+        }
+        if descriptor.lengths().data() != frame.len() {
+            return None;
+        }
+        self.address_field.write(&mut descriptor, frame.address() as usize + frame.start());
+        Some(descriptor)
+    }
+
+    /// A descriptor for the fill ring, of which the kernel takes only which frame it is.
+    pub(super) fn empty_descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
+        self.descriptors.get(frame.address() as usize / self.frame_size).copied()
+    }
+}
+
+/// The error number inside one of xsk-rs's errors.
+pub(super) fn source(error: &dyn std::error::Error) -> std::io::Error {
+    let number = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()?.raw_os_error());
+    number.map_or_else(|| std::io::Error::other(error.to_string()), std::io::Error::from_raw_os_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_frame_is_given_out_once_and_described_where_its_packet_lies() {
+        let (memory, frames) = FrameMemory::new(4, 2048).unwrap();
+        assert_eq!(frames.iter().map(Frame::address).collect::<Vec<_>>(), [0, 2048, 4096, 6144]);
+        for mut frame in frames {
+            assert!(frame.set_range(200, 300));
+            let mark = (frame.address() / 2048) as u8 ^ 0x5a;
+            frame.packet_mut().fill(mark);
+            let descriptor = memory.descriptor(&frame).unwrap();
+            assert_eq!(descriptor.addr(), frame.address() as usize + 200);
+            assert_eq!(descriptor.lengths().data(), 100);
+            // SAFETY: `frame` is not used while this one is.
+            let same = unsafe { memory.frame(descriptor.addr(), 100) }.unwrap();
+            assert_eq!((same.address(), same.packet()), (frame.address(), frame.packet()));
+        }
+    }
+
+    #[test]
+    fn what_lies_in_no_frame_is_none() {
+        let (memory, frames) = FrameMemory::new(2, 2048).unwrap();
+        drop(frames);
+        // SAFETY: no frame is in use.
+        unsafe {
+            assert!(memory.frame(4096, 1).is_none());
+            assert!(memory.frame(2000, 100).is_none(), "crosses the end of its frame");
+        }
+    }
+
+    #[test]
+    fn a_layout_that_cannot_be_is_told_why() {
+        assert!(FrameMemory::new(0, 2048).unwrap_err().to_string().contains("none is too few"));
+        assert!(matches!(FrameMemory::new(2, 100).unwrap_err(), MemoryError::Layout { .. }));
+    }
+}

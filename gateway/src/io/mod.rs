@@ -1,0 +1,17 @@
+//! AF_XDP: packet memory, its frames, and one socket for each queue of each interface.
+//!
+//! All `unsafe` of the data path's input and output is here, and rests on one invariant: **a frame has one owner**.
+//! [`FrameMemory::new`] gives out each frame once, as a [`Frame`](crate::frame::Frame). Putting it into a ring consumes
+//! it, and then the kernel owns it; the kernel gives back only what it was given, as a new `Frame`. Start at
+//! [`QueueSocket`].
+
+#![expect(unsafe_code, reason = "rings and packet memory are shared with the kernel")]
+
+mod descriptor;
+mod memory;
+mod pool;
+mod socket;
+
+pub use memory::{FrameMemory, MemoryError, RING};
+pub use pool::FramePool;
+pub use socket::{CopyMode, QueueSocket, SocketError, SocketStatistics};

@@ -1,0 +1,314 @@
+//! One AF_XDP socket: the four rings of a queue of an interface.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc;
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
+
+use super::memory::{FrameMemory, MemoryError, RING, source};
+use super::pool::FramePool;
+use crate::frame::Frame;
+use crate::pipeline::FrameSource;
+
+/// Descriptors that cross a ring in one step.
+const STEP: usize = 64;
+/// A socket of a process that was just killed may still hold the queue for a moment.
+const BUSY_TRIES: u32 = 50;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a queue has no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// The kernel does not bind it.
+    #[error("cannot bind an AF_XDP socket to queue {queue} of {interface}: {source}{}", hint(.source))]
+    Bind {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// Its name holds a zero octet, or its rings have an impossible size.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another socket of ours has this queue.
+    #[error("queue {queue} of {interface} has a socket already")]
+    Duplicate {
+        /// The interface.
+        interface: String,
+        /// The queue.
+        queue: u32,
+    },
+    /// Packet memory is wanting.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => " (another process has an AF_XDP socket on this queue)",
+        Some(libc::EINVAL) => " (does the interface have so many queues?)",
+        Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_NET_RAW and CAP_BPF)",
+        Some(libc::ENODEV) => " (is it a real interface, and up?)",
+        _ => "",
+    }
+}
+
+/// Whether packets are copied between the driver's memory and ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyMode {
+    /// The driver works on our memory.
+    ZeroCopy,
+    /// The kernel copies.
+    Copy,
+}
+
+impl fmt::Display for CopyMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ZeroCopy => "zero-copy",
+            Self::Copy => "copy",
+        })
+    }
+}
+
+/// What the kernel counts of a socket (`XDP_STATISTICS`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SocketStatistics {
+    /// Received packets dropped for other reasons than a full ring.
+    pub rx_dropped: u64,
+    /// Received packets dropped because the RX ring was full.
+    pub rx_ring_full: u64,
+    /// Received packets dropped because the fill ring was empty.
+    pub rx_fill_ring_empty: u64,
+    /// Descriptors of ours that the kernel refused.
+    pub tx_invalid: u64,
+}
+
+/// A bound socket. The kernel owns the frames in its rings; dropping it gives them up, so it goes only together with
+/// its [`FrameMemory`].
+#[derive(Debug)]
+pub struct QueueSocket {
+    tx: TxQueue,
+    rx: RxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    memory: Arc<FrameMemory>,
+    mode: CopyMode,
+    /// Frames in the fill ring, with the driver, or in the RX ring.
+    filled: usize,
+    /// Frames in the TX ring, with the driver, or in the completion ring.
+    sent: usize,
+    scratch: Vec<FrameDesc>,
+}
+
+impl QueueSocket {
+    /// Binds to a queue: without copies if the driver can, else with. The XDP program is someone else's matter.
+    pub fn bind(memory: Arc<FrameMemory>, interface: &str, queue: u32) -> Result<Self, SocketError> {
+        // In this order: a failed bind with copies leaves nothing behind, a failed one without them may.
+        let zero_copy = Self::try_bind(&memory, interface, queue, BindFlags::XDP_ZEROCOPY);
+        let (parts, mode) = match zero_copy {
+            Ok(parts) => (parts, CopyMode::ZeroCopy),
+            Err(SocketError::Bind { source, .. }) if wants_copies(&source) => {
+                (Self::bind_when_free(&memory, interface, queue)?, CopyMode::Copy)
+            }
+            Err(SocketError::Bind { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
+                (Self::bind_when_free(&memory, interface, queue)?, CopyMode::Copy)
+            }
+            Err(error) => return Err(error),
+        };
+        let (tx, rx, rings) = parts;
+        let duplicate = || SocketError::Duplicate { interface: interface.to_owned(), queue };
+        let (fill, completion) = rings.ok_or_else(duplicate)?;
+        let scratch = vec![FrameDesc::default(); STEP];
+        Ok(Self { tx, rx, fill, completion, memory, mode, filled: 0, sent: 0, scratch })
+    }
+
+    fn bind_when_free(memory: &FrameMemory, interface: &str, queue: u32) -> Result<Parts, SocketError> {
+        let mut tries = 0;
+        loop {
+            match Self::try_bind(memory, interface, queue, BindFlags::XDP_COPY) {
+                Err(SocketError::Bind { source, .. })
+                    if source.raw_os_error() == Some(libc::EBUSY) && tries < BUSY_TRIES =>
+                {
+                    tries += 1;
+                    std::thread::sleep(BUSY_PAUSE);
+                }
+                bound => return bound,
+            }
+        }
+    }
+
+    fn try_bind(
+        memory: &FrameMemory,
+        interface: &str,
+        queue: u32,
+        mode: BindFlags,
+    ) -> Result<Parts, SocketError> {
+        let invalid = |error: &dyn fmt::Display| SocketError::Invalid(format!("{interface}: {error}"));
+        let ring = QueueSize::new(RING).map_err(|error| invalid(&error))?;
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name: Interface = interface.parse().map_err(|error| invalid(&error))?;
+        // SAFETY: libxdp loads no program, as the flag says.
+        let parts = unsafe { Socket::new(config, memory.umem(), &name, queue) };
+        parts.map_err(|error| SocketError::Bind {
+            interface: interface.to_owned(),
+            queue,
+            source: source(&error),
+        })
+    }
+
+    /// Whether packets are copied.
+    pub fn mode(&self) -> CopyMode {
+        self.mode
+    }
+
+    /// For the XSKMAP and for `poll`.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the socket's own descriptor, open as long as `self` lives.
+        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// Frames that the kernel has.
+    pub fn in_kernel(&self) -> usize {
+        self.filled + self.sent
+    }
+
+    /// Takes received frames, at most `max`, and says how many.
+    pub fn receive(&mut self, max: usize, into: &mut Vec<Frame>) -> usize {
+        let wanted = self.scratch.get_mut(..max.min(STEP)).unwrap_or_default();
+        // SAFETY: descriptors of the same UMEM as the ring's are written, none is read.
+        let count = unsafe { self.rx.consume(wanted) };
+        self.filled = self.filled.saturating_sub(count);
+        for descriptor in self.scratch.iter().take(count) {
+            // SAFETY: the kernel has let go of this frame by putting it into the RX ring, and nobody else had it since
+            // it went into the fill ring.
+            let frame = unsafe { self.memory.frame(descriptor.addr(), descriptor.lengths().data()) };
+            into.extend(frame);
+        }
+        count
+    }
+
+    /// Sends the frames, as far as the ring has room; those that it takes leave `frames`, in order. Call
+    /// [`QueueSocket::kick`] after.
+    pub fn transmit(&mut self, frames: &mut Vec<Frame>) -> usize {
+        let mut taken = 0;
+        while taken < frames.len() {
+            let room = (self.tx.nb_free(STEP as u32) as usize).min(STEP);
+            let batch = frames.iter().skip(taken).take(room);
+            let mut count = 0;
+            for (slot, descriptor) in
+                self.scratch.iter_mut().zip(batch.map_while(|frame| self.memory.descriptor(frame)))
+            {
+                *slot = descriptor;
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the frames are consumed below, so that nobody touches them until they come back by the
+            // completion ring.
+            taken += unsafe { self.tx.produce(self.scratch.get(..count).unwrap_or_default()) };
+        }
+        self.sent += taken;
+        // A frame has no drop of its own: from here on the kernel owns these.
+        drop(frames.drain(..taken));
+        taken
+    }
+
+    /// Whether the ring takes such a packet at all.
+    pub fn fits(&self, frame: &Frame) -> bool {
+        self.memory.descriptor(frame).is_some()
+    }
+
+    /// Makes the kernel send what is in the TX ring. With copies it takes 32 packets at a time, so it is told until it
+    /// has taken all, or takes no more.
+    pub fn kick(&mut self) {
+        let mut free = self.tx.nb_free_exact();
+        while free < RING && self.tx.needs_wakeup() {
+            // What it may say (busy, out of buffers, link down) ends in no progress.
+            let _ = self.tx.wakeup();
+            let now = self.tx.nb_free_exact();
+            if now == free {
+                break;
+            }
+            free = now;
+        }
+    }
+
+    /// Whether packets wait in the TX ring.
+    pub fn unsent(&mut self) -> bool {
+        self.tx.nb_free_exact() < RING
+    }
+
+    /// Takes back frames that were sent.
+    pub fn complete(&mut self, pool: &mut FramePool) {
+        loop {
+            // SAFETY: descriptors of the same UMEM as the ring's are written, none is read.
+            let count = unsafe { self.completion.consume(&mut self.scratch) };
+            self.sent = self.sent.saturating_sub(count);
+            for descriptor in self.scratch.iter().take(count) {
+                // SAFETY: the kernel has sent this frame and let go of it.
+                if let Some(frame) = unsafe { self.memory.frame(descriptor.addr(), 0) } {
+                    pool.put(frame);
+                }
+            }
+            if count < STEP {
+                return;
+            }
+        }
+    }
+
+    /// Gives the kernel frames to receive into, up to `target` in all.
+    pub fn refill(&mut self, target: usize, pool: &mut FramePool) {
+        while self.filled < target.min(RING as usize) {
+            let wanted = (target.min(RING as usize) - self.filled).min(STEP);
+            let room = (self.fill.nb_free(wanted as u32) as usize).min(wanted);
+            let mut count = 0;
+            for slot in self.scratch.iter_mut().take(room) {
+                let Some(frame) = pool.take() else { break };
+                let Some(descriptor) = self.memory.empty_descriptor(&frame) else { continue };
+                *slot = descriptor;
+                count += 1;
+            }
+            if count == 0 {
+                break;
+            }
+            // SAFETY: the frames were taken out of the pool and are given up here. There is room for all.
+            self.filled += unsafe { self.fill.produce(self.scratch.get(..count).unwrap_or_default()) };
+        }
+    }
+
+    /// Whether the driver sleeps until it is told that the fill ring has frames again.
+    pub fn fill_needs_wakeup(&self) -> bool {
+        self.fill.needs_wakeup()
+    }
+
+    /// What the kernel counts.
+    pub fn statistics(&self) -> io::Result<SocketStatistics> {
+        let statistics = self.rx.fd().xdp_statistics()?;
+        Ok(SocketStatistics {
+            rx_dropped: statistics.rx_dropped(),
+            rx_ring_full: statistics.rx_ring_full(),
+            rx_fill_ring_empty: statistics.rx_fill_ring_empty_descs(),
+            tx_invalid: statistics.tx_invalid_descs(),
+        })
+    }
+}
+
+type Parts = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
+
+fn wants_copies(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT))
+}

@@ -1,0 +1,462 @@
+//! Follows the kernel's links, addresses, routes and neighbours into a [`RouteTable`].
+//!
+//! One thread, one socket for the multicast groups, one for requests. Neighbours are followed message by message; a
+//! change of anything else reads links, addresses and routes anew, because the kernel does not announce every route
+//! that goes with a link. A socket that overflowed reads everything anew.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType, RouteVia,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+
+use super::{Connection, NetlinkError, messages};
+use crate::route::{PortIndex, PortInfo, Role, Route, RouteTable};
+
+const TABLE_DEFAULT: u32 = 253;
+const TABLE_MAIN: u32 = 254;
+
+/// Octets that the kernel may queue for us before it gives up.
+const RECEIVE_BUFFER: i32 = 4 << 20;
+
+/// What to mirror.
+#[derive(Debug, Clone)]
+pub struct MirrorConfig {
+    /// The gateway's interfaces by name, in order of their port index.
+    pub ports: Vec<(String, Role)>,
+    /// Addresses that ESP comes to; empty: every address of the outside interfaces.
+    pub tunnel_addresses: Vec<IpAddr>,
+}
+
+/// Called with each new table, after it was published.
+pub type OnChange = Box<dyn Fn(&RouteTable) + Send>;
+
+/// The running mirror; ends when dropped.
+pub struct Mirror {
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mirror")
+    }
+}
+
+impl Mirror {
+    /// Reads everything once, publishes it in `routes`, calls `on_change`, and goes on following.
+    pub fn start(
+        config: MirrorConfig,
+        routes: Arc<ArcSwap<RouteTable>>,
+        on_change: OnChange,
+    ) -> Result<Self, NetlinkError> {
+        let stop =
+            Arc::new(EventFd::new().map_err(io::Error::from).map_err(NetlinkError::new("make an eventfd"))?);
+        let mut state = State::open(config, routes, on_change)?;
+        state.resync()?;
+        let until = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("netlink-mirror".to_owned())
+            .spawn(move || state.follow(&until))
+            .map_err(NetlinkError::new("start the mirror's thread"))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct State {
+    config: MirrorConfig,
+    events: Socket,
+    requests: Connection,
+    table: RouteTable,
+    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    published: Arc<ArcSwap<RouteTable>>,
+    on_change: OnChange,
+}
+
+/// What a batch of messages makes necessary.
+#[derive(Default)]
+struct Changes {
+    neighbours: bool,
+    configuration: bool,
+}
+
+impl State {
+    fn open(
+        config: MirrorConfig,
+        published: Arc<ArcSwap<RouteTable>>,
+        on_change: OnChange,
+    ) -> Result<Self, NetlinkError> {
+        const GROUPS: [u32; 6] = [
+            libc::RTNLGRP_LINK,
+            libc::RTNLGRP_NEIGH,
+            libc::RTNLGRP_IPV4_IFADDR,
+            libc::RTNLGRP_IPV6_IFADDR,
+            libc::RTNLGRP_IPV4_ROUTE,
+            libc::RTNLGRP_IPV6_ROUTE,
+        ];
+        let open = || {
+            let mut events = Socket::new(NETLINK_ROUTE)?;
+            events.bind(&SocketAddr::new(0, 0))?;
+            // A smaller buffer only means that everything is read anew more often.
+            let _ = events.set_rx_buf_sz(RECEIVE_BUFFER);
+            events.set_non_blocking(true)?;
+            GROUPS.iter().try_for_each(|group| events.add_membership(*group))?;
+            Ok(events)
+        };
+        let events = open().map_err(NetlinkError::new("follow the kernel's routes"))?;
+        let (table, neighbours) = (RouteTable::default(), HashMap::new());
+        Ok(Self { config, events, requests: Connection::open()?, table, neighbours, published, on_change })
+    }
+
+    fn follow(&mut self, stop: &EventFd) {
+        loop {
+            // SAFETY of the borrow: `events` lives as long as `self`.
+            let events = self.events.as_raw_fd();
+            let mut fds = [
+                PollFd::new(borrow(&events), PollFlags::POLLIN),
+                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            ];
+            let polled = poll(&mut fds, PollTimeout::NONE);
+            if fds[1].any() == Some(true) {
+                return;
+            }
+            if polled.is_ok()
+                && let Err(error) = self.catch_up()
+            {
+                tracing::error!(%error, "the kernel's routes could not be read; going on with the last ones");
+            }
+        }
+    }
+
+    /// Takes every message that is there.
+    fn catch_up(&mut self) -> Result<(), NetlinkError> {
+        let mut changes = Changes::default();
+        loop {
+            match self.events.recv_from_full() {
+                Ok((octets, _)) => {
+                    for message in messages(&octets) {
+                        if let NetlinkPayload::InnerMessage(message) = message.payload {
+                            self.take(message, &mut changes);
+                        }
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return self.resync(),
+                Err(error) => return Err(NetlinkError::new("follow the kernel's routes")(error)),
+            }
+        }
+        if changes.configuration {
+            self.read_configuration()?;
+        }
+        if changes.neighbours {
+            self.table.set_neighbours(self.neighbours.clone());
+        }
+        if changes.configuration || changes.neighbours {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, message: RouteNetlinkMessage, changes: &mut Changes) {
+        match message {
+            RouteNetlinkMessage::NewNeighbour(message) => changes.neighbours |= self.neighbour(&message),
+            RouteNetlinkMessage::DelNeighbour(message) => {
+                if let Some(key) = neighbour_key(&message) {
+                    changes.neighbours |= self.neighbours.remove(&key).is_some();
+                }
+            }
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_)
+            | RouteNetlinkMessage::NewRoute(_)
+            | RouteNetlinkMessage::DelRoute(_) => changes.configuration = true,
+            _ => {}
+        }
+    }
+
+    /// Whether a neighbour's message changed what workers use.
+    fn neighbour(&mut self, message: &NeighbourMessage) -> bool {
+        let Some(key) = neighbour_key(message) else { return false };
+        match usable_mac(message) {
+            Some(mac) => self.neighbours.insert(key, mac) != Some(mac),
+            None => self.neighbours.remove(&key).is_some(),
+        }
+    }
+
+    fn resync(&mut self) -> Result<(), NetlinkError> {
+        self.neighbours.clear();
+        let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        for message in self.requests.dump("read the kernel's neighbours", request)? {
+            if let RouteNetlinkMessage::NewNeighbour(message) = message {
+                self.neighbour(&message);
+            }
+        }
+        self.table.set_neighbours(self.neighbours.clone());
+        self.read_configuration()?;
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&self) {
+        self.published.store(Arc::new(self.table.clone()));
+        (self.on_change)(&self.table);
+    }
+
+    fn read_configuration(&mut self) -> Result<(), NetlinkError> {
+        let links = self
+            .requests
+            .dump("read the kernel's links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let addresses = self.requests.dump("read the kernel's addresses", request)?;
+        let addresses: Vec<(u32, IpNet)> = addresses.iter().filter_map(address).collect();
+        let mut ports: Vec<PortInfo> = Vec::new();
+        for (index, (name, role)) in self.config.ports.iter().enumerate() {
+            let index = PortIndex(u16::try_from(index).unwrap_or(u16::MAX));
+            let link = links.iter().find_map(|message| named_link(message, name));
+            ports.push(port(index, name, *role, link, &addresses));
+        }
+        let tunnel: Vec<IpAddr> = if self.config.tunnel_addresses.is_empty() {
+            let outside = ports.iter().filter(|port| port.role == Role::Outside);
+            outside.flat_map(|port| port.addresses.iter().map(IpNet::addr)).collect()
+        } else {
+            self.config.tunnel_addresses.clone()
+        };
+        self.table.set_ports(ports);
+        self.table.set_tunnel_addresses(tunnel);
+        self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
+        let mut routes = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let request = RouteNetlinkMessage::GetRoute(request);
+            routes.extend(self.requests.dump("read the kernel's routes", request)?);
+        }
+        self.table.set_routes(best(routes.iter().filter_map(mirrored)));
+        Ok(())
+    }
+}
+
+/// A descriptor that is open for as long as the caller's socket.
+fn borrow(fd: &i32) -> BorrowedFd<'_> {
+    #![expect(unsafe_code, reason = "netlink-sys gives its descriptor only as a number")]
+    // SAFETY: the caller has taken it from a socket that it keeps for as long as the borrow.
+    unsafe { BorrowedFd::borrow_raw(*fd) }
+}
+
+fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
+    let addr = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(addr)) => Some(IpAddr::V4(*addr)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(addr)) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    });
+    addr.map(|addr| (message.header.ifindex, addr))
+}
+
+/// Stale ones too: the kernel itself goes on using them while it asks again.
+fn usable_mac(message: &NeighbourMessage) -> Option<[u8; 6]> {
+    use NeighbourState::{Delay, Noarp, Permanent, Probe, Reachable, Stale};
+    if !matches!(message.header.state, Reachable | Stale | Delay | Probe | Permanent | Noarp) {
+        return None;
+    }
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
+    })
+}
+
+fn named_link<'m>(message: &'m RouteNetlinkMessage, wanted: &str) -> Option<&'m LinkMessage> {
+    let RouteNetlinkMessage::NewLink(link) = message else { return None };
+    let named =
+        |attribute: &LinkAttribute| matches!(attribute, LinkAttribute::IfName(name) if name == wanted);
+    link.attributes.iter().any(named).then_some(link)
+}
+
+/// Without a link the port stays, down, until the interface comes back.
+fn port(
+    index: PortIndex,
+    name: &str,
+    role: Role,
+    link: Option<&LinkMessage>,
+    addresses: &[(u32, IpNet)],
+) -> PortInfo {
+    let mut port = PortInfo {
+        index,
+        ifindex: 0,
+        name: name.to_owned(),
+        role,
+        mac: [0; 6],
+        mtu: 0,
+        up: false,
+        addresses: Vec::new(),
+    };
+    let Some(link) = link else { return port };
+    port.ifindex = link.header.index;
+    port.up = link.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
+    port.addresses =
+        addresses.iter().filter(|(ifindex, _)| *ifindex == port.ifindex).map(|(_, net)| *net).collect();
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::Mtu(mtu) => port.mtu = *mtu,
+            LinkAttribute::Address(mac) => port.mac = mac.as_slice().try_into().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    port
+}
+
+fn address(message: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+    // On a point-to-point link the local address is ours, and the other the peer's.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(addr) => Some(*addr),
+        _ => None,
+    });
+    let addr = local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(addr) => Some(*addr),
+            _ => None,
+        })
+    })?;
+    Some((message.header.index, IpNet::new(addr, message.header.prefix_len).ok()?))
+}
+
+/// A route with what decides between several of one prefix: lower is better.
+type Candidate = (IpNet, (u32, u32), Route);
+
+fn best(candidates: impl Iterator<Item = Candidate>) -> impl Iterator<Item = (IpNet, Route)> {
+    let mut best: BTreeMap<IpNet, ((u32, u32), Route)> = BTreeMap::new();
+    for (net, rank, route) in candidates {
+        let known = best.entry(net).or_insert((rank, route));
+        if rank < known.0 {
+            *known = (rank, route);
+        }
+    }
+    best.into_iter().map(|(net, (_, route))| (net, route))
+}
+
+/// A route of the main or default table that workers can follow.
+fn mirrored(message: &RouteNetlinkMessage) -> Option<Candidate> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    let table = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let table = table.unwrap_or(u32::from(message.header.table));
+    // The main table comes before the default table.
+    let precedence = match table {
+        TABLE_MAIN => 0,
+        TABLE_DEFAULT => 1,
+        _ => return None,
+    };
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    let route = match message.header.kind {
+        RouteType::Unicast => via(&message.attributes)?,
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Route::Refused,
+        _ => return None,
+    };
+    Some((destination(message)?, (precedence, metric.unwrap_or(0)), route))
+}
+
+fn destination(message: &RouteMessage) -> Option<IpNet> {
+    let stated = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(addr) => ip(addr),
+        _ => None,
+    });
+    let unspecified = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::from([0; 4]),
+        AddressFamily::Inet6 => IpAddr::from([0; 16]),
+        _ => return None,
+    };
+    IpNet::new(stated.unwrap_or(unspecified), message.header.destination_prefix_length).ok()
+}
+
+fn ip(addr: &RouteAddress) -> Option<IpAddr> {
+    match addr {
+        RouteAddress::Inet(addr) => Some(IpAddr::V4(*addr)),
+        RouteAddress::Inet6(addr) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    }
+}
+
+/// Interface and gateway; of several next hops the first that is alive.
+fn via(attributes: &[RouteAttribute]) -> Option<Route> {
+    let hops = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    });
+    let mtu = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    });
+    if let Some(hops) = hops {
+        let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
+        let hop = hops.iter().find(|hop| !hop.flags.intersects(dead))?;
+        return Some(Route::Via { ifindex: hop.interface_index, gateway: gateway(&hop.attributes), mtu });
+    }
+    let ifindex = attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(ifindex) => Some(*ifindex),
+        _ => None,
+    });
+    Some(Route::Via { ifindex: ifindex?, gateway: gateway(attributes), mtu })
+}
+
+fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
+    attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(addr) => ip(addr),
+        RouteAttribute::Via(RouteVia::Inet(addr)) => Some(IpAddr::V4(*addr)),
+        RouteAttribute::Via(RouteVia::Inet6(addr)) => Some(IpAddr::V6(*addr)),
+        _ => None,
+    })
+}
+
+/// Asks the kernel to find a neighbour's MAC address, or to check one that it has; the mirror sees the answer.
+pub fn resolve(connection: &mut Connection, ifindex: u32, addr: IpAddr) -> Result<(), NetlinkError> {
+    let mut message = NeighbourMessage::default();
+    message.header.ifindex = ifindex;
+    message.header.state = NeighbourState::None;
+    message.header.flags = NeighbourFlags::Use;
+    message.header.family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let destination = match addr {
+        IpAddr::V4(addr) => NeighbourAddress::Inet(addr),
+        IpAddr::V6(addr) => NeighbourAddress::Inet6(addr),
+    };
+    message.attributes = vec![NeighbourAttribute::Destination(destination)];
+    let what = format!("ask for the neighbour {addr}");
+    connection.put(&what, RouteNetlinkMessage::NewNeighbour(message))
+}

@@ -1,0 +1,102 @@
+//! Sends the ICMP errors that a router owes (RFC 1812 §4.3, RFC 4443 §2.4), back where the packet came from.
+
+use std::net::IpAddr;
+
+use super::{Clear, Context, Origin, SPARE_START};
+use crate::coarse::Coarse;
+use crate::drop::WorkerCounters;
+use crate::frame::Frame;
+use crate::route::Role;
+use crate::wire::{self, ETHERNET_HEADER_LEN, IcmpError, MAX_ICMPV6_ERROR};
+
+/// Errors per second and worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
+const PER_SECOND: u32 = 200;
+
+/// How many errors may still be sent in the current second.
+#[derive(Debug, Default)]
+pub(super) struct RateLimit {
+    second: Coarse,
+    sent: u32,
+}
+
+impl RateLimit {
+    fn allows(&mut self, now: Coarse) -> bool {
+        if now != self.second {
+            *self = Self { second: now, sent: 0 };
+        }
+        self.sent = self.sent.saturating_add(1);
+        self.sent <= PER_SECOND
+    }
+}
+
+/// Tells the packet's sender, if it may be told, there is an address to tell it from, and a frame to do it with.
+pub(super) fn report(context: &mut Context<'_>, packet: &Clear, error: IcmpError) {
+    if !IcmpError::may_answer(&packet.flow, &packet.info) || packet.origin == Origin::Generated {
+        return;
+    }
+    let Some(source) = source(context, packet) else { return };
+    if !context.errors.allows(context.now) {
+        return;
+    }
+    let Some(mut frame) = context.spare.take() else { return };
+    if !write(&mut frame, packet, error, source) {
+        return context.out.recycled.push(frame);
+    }
+    WorkerCounters::add(&context.counters.generated, 1);
+    match packet.origin {
+        Origin::Port { port, .. } => context.out.transmit.push((port, frame)),
+        Origin::Kernel => context.out.to_kernel.push(frame),
+        Origin::Tunnel { .. } | Origin::Generated => back_into_tunnel(context, packet, frame),
+    }
+}
+
+/// Our address, as the sender knows us.
+fn source(context: &Context<'_>, packet: &Clear) -> Option<IpAddr> {
+    let wants_ipv6 = packet.flow.src.is_ipv6();
+    match packet.origin {
+        Origin::Port { port, .. } => context.routes.address_for(port, wants_ipv6),
+        // The host takes no packet from the TUN device that claims to be from the host itself, but one from where
+        // it sends through that device.
+        Origin::Kernel => Some(packet.flow.dst),
+        Origin::Tunnel { .. } | Origin::Generated => {
+            let inside = context.routes.ports().iter().filter(|port| port.role == Role::Inside);
+            inside.map(|port| port.index).find_map(|port| context.routes.address_for(port, wants_ipv6))
+        }
+    }
+}
+
+/// Writes the error, and for a port the link-layer header in front of it: the packet's own, turned round.
+fn write(frame: &mut Frame, packet: &Clear, error: IcmpError, source: IpAddr) -> bool {
+    let end = (SPARE_START + MAX_ICMPV6_ERROR).min(frame.chunk().len());
+    if !frame.set_range(SPARE_START.min(end), end) {
+        return false;
+    }
+    let Some(len) = error.write(packet.frame.packet(), &packet.flow, source, frame.packet_mut()) else {
+        return false;
+    };
+    let Origin::Port { l2_len, .. } = packet.origin else { return frame.truncate(len) };
+    let start = packet.frame.start();
+    let Some(header) = packet.frame.chunk().get(start.saturating_sub(l2_len)..start) else { return false };
+    let Some(([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], rest)) = header.split_first_chunk() else {
+        return false;
+    };
+    let turned = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5].into_iter().chain(rest);
+    let room = frame.truncate(len) && frame.push_front(l2_len);
+    frame.packet_mut().iter_mut().zip(turned).for_each(|(to, from)| *to = *from);
+    room && l2_len >= ETHERNET_HEADER_LEN
+}
+
+/// The sender is behind a tunnel, into which policy must send the error like any other packet.
+fn back_into_tunnel(context: &mut Context<'_>, packet: &Clear, frame: Frame) {
+    match wire::flow(frame.packet()) {
+        Ok((flow, info)) => context.again.clear.push(Clear {
+            frame,
+            origin: Origin::Generated,
+            tenant: packet.tenant,
+            flow,
+            info,
+            policy: None,
+        }),
+        Err(reason) => context.drop(frame, reason),
+    }
+}

@@ -1,0 +1,251 @@
+//! Which packets must be protected, and by which SA.
+//!
+//! - [`snapshot`]: all policies at one moment, looked up by longest prefix; a new one for every change.
+//! - [`entry`]: one policy with the handle of its current outbound SA; a rekey is one store into it.
+//! - [`cache`]: what each worker remembers.
+//!
+//! Start at [`PolicyTable`]. Workers take [`PolicyTable::snapshot`] once per batch and look flows up in it through
+//! their [`FlowCache`]. Installing and removing is the installer's affair.
+
+pub mod cache;
+pub mod entry;
+pub mod snapshot;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use portcullis_ipsec::{InstallError, Policy, PolicyId};
+
+pub use self::cache::FlowCache;
+pub use self::entry::PolicyEntry;
+use self::snapshot::{MAX_PREFIX_PAIRS, prefix_pairs};
+pub use self::snapshot::{Snapshot, Verdict};
+use crate::sa::entry::invalid;
+use crate::sync::{Mutex, MutexGuard, lock};
+
+/// Most policies that a table can have room for.
+pub const MAX_POLICIES: usize = 1 << 20;
+
+/// The prefixes that policies protect: what goes from a local to a remote one does not travel in clear.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProtectedPrefixes {
+    /// Sources of what we seal.
+    pub local: Vec<IpNet>,
+    /// Destinations of what we seal.
+    pub remote: Vec<IpNet>,
+}
+
+impl ProtectedPrefixes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.remote.is_empty()
+    }
+}
+
+/// All policies.
+#[derive(Debug)]
+pub struct PolicyTable {
+    current: ArcSwap<Snapshot>,
+    writer: Mutex<WriterState>,
+    capacity: usize,
+}
+
+#[derive(Debug)]
+struct WriterState {
+    /// By index. A policy's number is its generation and index, so that a number comes again late.
+    places: Vec<Place>,
+    free: VecDeque<u32>,
+    installed: u64,
+    local: Counted,
+    remote: Counted,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    entry: Option<Arc<PolicyEntry>>,
+}
+
+impl PolicyTable {
+    /// Room for `capacity` policies.
+    pub fn new(capacity: usize) -> Result<Self, InstallError> {
+        if !(1..=MAX_POLICIES).contains(&capacity) {
+            return Err(invalid("gateway.max_policies", capacity, "1 to 1048576"));
+        }
+        let writer = WriterState {
+            places: (0..capacity).map(|_| Place::default()).collect(),
+            free: (0..capacity as u32).collect(),
+            installed: 0,
+            local: Counted::default(),
+            remote: Counted::default(),
+        };
+        Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity })
+    }
+
+    /// How many policies fit.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// The policies now. To be taken once per batch and let go with it.
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// The policy of that number.
+    pub fn get(&self, id: PolicyId) -> Option<Arc<PolicyEntry>> {
+        let writer = lock(&self.writer);
+        writer.places.get(self.index(id))?.entry.as_ref().filter(|entry| entry.id() == id).cloned()
+    }
+
+    /// Every policy, by index.
+    pub fn list(&self) -> Vec<Arc<PolicyEntry>> {
+        lock(&self.writer).places.iter().filter_map(|place| place.entry.clone()).collect()
+    }
+
+    /// What is protected now.
+    pub fn protected(&self) -> ProtectedPrefixes {
+        let writer = lock(&self.writer);
+        ProtectedPrefixes { local: writer.local.all(), remote: writer.remote.all() }
+    }
+
+    /// The right to change the table; waits for another thread that has it. Workers are not affected.
+    pub(crate) fn control(&self) -> PolicyControl<'_> {
+        PolicyControl { table: self, state: lock(&self.writer) }
+    }
+
+    fn index(&self, id: PolicyId) -> usize {
+        id.0 as usize & (self.capacity.next_power_of_two() - 1)
+    }
+}
+
+/// The exclusive right to change the policy table.
+pub(crate) struct PolicyControl<'t> {
+    table: &'t PolicyTable,
+    state: MutexGuard<'t, WriterState>,
+}
+
+impl PolicyControl<'_> {
+    /// Whether the policy could be installed now.
+    pub(crate) fn check(&self, policy: &Policy) -> Result<(), InstallError> {
+        for (field, selectors) in [("local_ts", &policy.local_ts), ("remote_ts", &policy.remote_ts)] {
+            if selectors.is_empty() {
+                return Err(invalid(field, "no selectors", "at least one"));
+            }
+        }
+        let pairs = prefix_pairs(&policy.local_ts, &policy.remote_ts);
+        if pairs > MAX_PREFIX_PAIRS {
+            let found = format_args!("selectors that come to {pairs} pairs of prefixes");
+            return Err(invalid(
+                "local_ts and remote_ts",
+                found,
+                "at most 4096 pairs: use prefixes, not ranges",
+            ));
+        }
+        let families = |v4: bool| {
+            let has = |selectors: &[portcullis_ipsec::TrafficSelector]| {
+                selectors.iter().any(|selector| selector.addrs.start().is_ipv4() == v4)
+            };
+            has(&policy.local_ts) && has(&policy.remote_ts)
+        };
+        if !families(true) && !families(false) {
+            let found = "local and remote selectors without a common address family";
+            return Err(invalid("local_ts and remote_ts", found, "selectors of one family on both sides"));
+        }
+        if self.state.free.is_empty() {
+            let found = format_args!("{} policies are installed already", self.table.capacity);
+            return Err(invalid("gateway.max_policies", found, "a higher limit"));
+        }
+        Ok(())
+    }
+
+    /// The prefixes that the policy would be the first to protect.
+    pub(crate) fn would_protect(&self, policy: &Policy) -> ProtectedPrefixes {
+        let (local, remote) = prefixes(policy);
+        ProtectedPrefixes {
+            local: self.state.local.missing(local),
+            remote: self.state.remote.missing(remote),
+        }
+    }
+
+    /// Installs a policy that [`PolicyControl::check`] allows.
+    pub(crate) fn install(&mut self, policy: Policy) -> Result<PolicyId, InstallError> {
+        self.check(&policy)?;
+        let state = &mut *self.state;
+        let Some(index) = state.free.pop_front() else { return Err(InstallError::Stopped) };
+        let Some(place) = state.places.get_mut(index as usize) else { return Err(InstallError::Stopped) };
+        place.generation = place.generation.wrapping_add(1);
+        let bits = self.table.capacity.next_power_of_two().trailing_zeros();
+        let id = PolicyId(place.generation.checked_shl(bits).unwrap_or(0) | index);
+        let (local, remote) = prefixes(&policy);
+        let entry = Arc::new(PolicyEntry::new(id, index, policy));
+        place.entry = Some(Arc::clone(&entry));
+        state.local.add(local);
+        state.remote.add(remote);
+        state.installed += 1;
+        let next = self.table.current.load().with(&entry, state.installed);
+        self.table.current.store(Arc::new(next));
+        Ok(id)
+    }
+
+    /// Removes a policy, and says which prefixes nothing protects any more.
+    pub(crate) fn remove(&mut self, id: PolicyId) -> Result<ProtectedPrefixes, InstallError> {
+        let state = &mut *self.state;
+        let place = state.places.get_mut(self.table.index(id));
+        let entry = place.and_then(|place| place.entry.take_if(|entry| entry.id() == id));
+        let entry = entry.ok_or(InstallError::UnknownPolicy(id))?;
+        // First the SA, then the policy: who still has the old snapshot drops, and never sends in clear.
+        entry.disarm();
+        let next = self.table.current.load().without(&entry);
+        self.table.current.store(Arc::new(next));
+        state.free.push_back(entry.index);
+        let (local, remote) = prefixes(entry.policy());
+        Ok(ProtectedPrefixes { local: state.local.subtract(local), remote: state.remote.subtract(remote) })
+    }
+}
+
+/// The distinct prefixes of either side.
+fn prefixes(policy: &Policy) -> (Vec<IpNet>, Vec<IpNet>) {
+    let side = |selectors: &[portcullis_ipsec::TrafficSelector]| {
+        let mut nets: Vec<_> = selectors.iter().flat_map(|selector| selector.addrs.prefixes()).collect();
+        nets.sort_unstable();
+        nets.dedup();
+        nets
+    };
+    (side(&policy.local_ts), side(&policy.remote_ts))
+}
+
+/// Prefixes, each with the number of policies that have it.
+#[derive(Debug, Default)]
+struct Counted(BTreeMap<IpNet, usize>);
+
+impl Counted {
+    fn all(&self) -> Vec<IpNet> {
+        self.0.keys().copied().collect()
+    }
+
+    fn missing(&self, mut nets: Vec<IpNet>) -> Vec<IpNet> {
+        nets.retain(|net| !self.0.contains_key(net));
+        nets
+    }
+
+    fn add(&mut self, nets: Vec<IpNet>) {
+        for net in nets {
+            *self.0.entry(net).or_insert(0) += 1;
+        }
+    }
+
+    /// Those that were the last.
+    fn subtract(&mut self, mut nets: Vec<IpNet>) -> Vec<IpNet> {
+        nets.retain(|net| match self.0.get_mut(net) {
+            Some(count) if *count > 1 => {
+                *count -= 1;
+                false
+            }
+            _ => self.0.remove(net).is_some(),
+        });
+        nets
+    }
+}

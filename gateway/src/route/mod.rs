@@ -1,0 +1,289 @@
+//! Next hops: the kernel's routes and neighbours as the workers see them.
+//!
+//! A [`RouteTable`] is one moment of them, immutable; the mirror (`crate::netlink`) publishes a new one after each change.
+//! It knows the main and default tables and the host's own addresses. Rules for policy routing are not mirrored: what
+//! should go elsewhere than the main table says must leave by an interface without workers, through the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::lpm::Lpm;
+
+/// A gateway's interface: its place in [`RouteTable::ports`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortIndex(pub u16);
+
+/// What lies behind an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The untrusted side: IKE and ESP.
+    Outside,
+    /// The protected side: clear text.
+    Inside,
+}
+
+/// An interface that workers send and receive on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortInfo {
+    /// Its place.
+    pub index: PortIndex,
+    /// The kernel's number of it; 0 while there is no such interface.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Its side.
+    pub role: Role,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// Octets of its largest IP packet.
+    pub mtu: u32,
+    /// Whether it is up and has a carrier.
+    pub up: bool,
+    /// Its addresses with their prefixes.
+    pub addresses: Vec<IpNet>,
+}
+
+/// Where a packet goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextHop {
+    /// To the host itself.
+    Local,
+    /// Out of a port, to this neighbour.
+    Port {
+        /// The port.
+        port: PortIndex,
+        /// The port's MAC address.
+        src_mac: [u8; 6],
+        /// The neighbour's.
+        dst_mac: [u8; 6],
+        /// Octets of the largest IP packet.
+        mtu: u32,
+    },
+    /// Out of a port, but the neighbour's MAC address is not known yet.
+    Unresolved {
+        /// The port.
+        port: PortIndex,
+        /// Its interface.
+        ifindex: u32,
+        /// The neighbour.
+        gateway: IpAddr,
+        /// Octets of the largest IP packet.
+        mtu: u32,
+    },
+    /// Out of an interface without workers: the kernel forwards it.
+    Kernel,
+    /// Out of a port that is down.
+    LinkDown,
+    /// Nowhere: no route, or one that says so.
+    None,
+}
+
+/// What a route says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// By this interface, to `gateway` or, without one, to the destination itself.
+    Via {
+        /// The interface.
+        ifindex: u32,
+        /// The neighbour.
+        gateway: Option<IpAddr>,
+        /// The route's own limit, octets.
+        mtu: Option<u32>,
+    },
+    /// Blackhole, unreachable or prohibit.
+    Refused,
+}
+
+/// The kernel's tables at one moment. Cheap to make from another: parts that did not change are shared.
+#[derive(Debug, Clone, Default)]
+pub struct RouteTable {
+    ports: Vec<PortInfo>,
+    tunnel: Arc<HashSet<IpAddr>>,
+    local: Arc<HashSet<IpAddr>>,
+    routes: Arc<Lpm<Route>>,
+    neighbours: Arc<HashMap<(u32, IpAddr), [u8; 6]>>,
+}
+
+impl RouteTable {
+    /// The tables with these ports, in order of their index.
+    pub fn new(ports: Vec<PortInfo>) -> Self {
+        let mut table = Self::default();
+        table.set_ports(ports);
+        table
+    }
+
+    /// Replaces the ports.
+    pub fn set_ports(&mut self, mut ports: Vec<PortInfo>) {
+        ports.sort_by_key(|port| port.index);
+        self.ports = ports;
+    }
+
+    /// Replaces the addresses that ESP comes to.
+    pub fn set_tunnel_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.tunnel = Arc::new(addresses.into_iter().collect());
+    }
+
+    /// Replaces the host's own addresses, on whatever interface.
+    pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.local = Arc::new(addresses.into_iter().collect());
+    }
+
+    /// Replaces the routes.
+    pub fn set_routes(&mut self, routes: impl IntoIterator<Item = (IpNet, Route)>) {
+        let mut table = Lpm::new();
+        for (net, route) in routes {
+            table.insert(net, route);
+        }
+        self.routes = Arc::new(table);
+    }
+
+    /// Replaces the neighbours with a usable MAC address, by interface and address.
+    pub fn set_neighbours(&mut self, neighbours: HashMap<(u32, IpAddr), [u8; 6]>) {
+        self.neighbours = Arc::new(neighbours);
+    }
+
+    /// The ports.
+    pub fn ports(&self) -> &[PortInfo] {
+        &self.ports
+    }
+
+    /// The port of that index.
+    pub fn port(&self, index: PortIndex) -> Option<&PortInfo> {
+        self.ports.get(usize::from(index.0))
+    }
+
+    /// Where a packet to `dst` goes.
+    pub fn resolve(&self, dst: IpAddr) -> NextHop {
+        if self.is_local(dst) {
+            return NextHop::Local;
+        }
+        let Some((_, &Route::Via { ifindex, gateway, mtu })) = self.routes.lookup(dst) else {
+            return NextHop::None;
+        };
+        let Some(port) = self.ports.iter().find(|port| port.ifindex == ifindex) else {
+            return NextHop::Kernel;
+        };
+        if !port.up {
+            return NextHop::LinkDown;
+        }
+        let gateway = gateway.unwrap_or(dst);
+        let mtu = mtu.map_or(port.mtu, |mtu| mtu.min(port.mtu));
+        match self.neighbours.get(&(ifindex, gateway)) {
+            Some(&dst_mac) => NextHop::Port { port: port.index, src_mac: port.mac, dst_mac, mtu },
+            None => NextHop::Unresolved { port: port.index, ifindex, gateway, mtu },
+        }
+    }
+
+    /// The MAC address of a neighbour.
+    pub fn neighbour(&self, ifindex: u32, addr: IpAddr) -> Option<[u8; 6]> {
+        self.neighbours.get(&(ifindex, addr)).copied()
+    }
+
+    /// Whether the host has this address.
+    pub fn is_local(&self, addr: IpAddr) -> bool {
+        self.local.contains(&addr)
+    }
+
+    /// The host's own addresses.
+    pub fn local_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.local.iter().copied()
+    }
+
+    /// Whether ESP comes to this address.
+    pub fn is_tunnel_address(&self, addr: IpAddr) -> bool {
+        self.tunnel.contains(&addr)
+    }
+
+    /// An address of the port to send ICMP errors from: not a link-local one if it has another.
+    pub fn address_for(&self, port: PortIndex, v6: bool) -> Option<IpAddr> {
+        let addresses =
+            self.port(port)?.addresses.iter().map(IpNet::addr).filter(|addr| addr.is_ipv6() == v6);
+        addresses.min_by_key(|addr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTSIDE: PortIndex = PortIndex(0);
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn via(ifindex: u32, gateway: Option<&str>) -> Route {
+        Route::Via { ifindex, gateway: gateway.map(ip), mtu: None }
+    }
+
+    fn table() -> RouteTable {
+        let port = PortInfo {
+            index: OUTSIDE,
+            ifindex: 7,
+            name: "outside0".to_owned(),
+            role: Role::Outside,
+            mac: [2, 0, 0, 0, 0, 1],
+            mtu: 1500,
+            up: true,
+            addresses: vec!["fe80::1/64".parse().unwrap(), "2001:db8::1/64".parse().unwrap()],
+        };
+        let mut table = RouteTable::new(vec![port]);
+        table.set_local_addresses([ip("192.0.2.1")]);
+        table.set_routes([
+            ("0.0.0.0/0".parse().unwrap(), via(7, Some("192.0.2.254"))),
+            ("192.0.2.0/24".parse().unwrap(), via(7, None)),
+            ("10.9.0.0/16".parse().unwrap(), via(8, None)),
+            ("10.66.0.0/16".parse().unwrap(), Route::Refused),
+        ]);
+        table.set_neighbours(HashMap::from([((7, ip("192.0.2.254")), [2, 0, 0, 0, 0, 9])]));
+        table
+    }
+
+    #[test]
+    fn a_packet_goes_by_the_longest_prefix_to_its_neighbour() {
+        let (src_mac, dst_mac) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]);
+        let out = NextHop::Port { port: OUTSIDE, src_mac, dst_mac, mtu: 1500 };
+        assert_eq!(table().resolve(ip("203.0.113.1")), out);
+        assert_eq!(table().resolve(ip("192.0.2.254")), out, "on the link, the destination is the neighbour");
+        let gateway = ip("192.0.2.7");
+        let unresolved = NextHop::Unresolved { port: OUTSIDE, ifindex: 7, gateway, mtu: 1500 };
+        assert_eq!(table().resolve(gateway), unresolved);
+    }
+
+    #[test]
+    fn what_no_worker_sends_is_told_apart() {
+        assert_eq!(table().resolve(ip("192.0.2.1")), NextHop::Local);
+        assert_eq!(table().resolve(ip("10.9.0.1")), NextHop::Kernel);
+        assert_eq!(table().resolve(ip("10.66.0.1")), NextHop::None);
+        assert_eq!(table().resolve(ip("2001:db8:7::1")), NextHop::None);
+    }
+
+    #[test]
+    fn a_port_that_is_down_sends_nothing() {
+        let mut table = table();
+        let mut ports = table.ports().to_vec();
+        ports[0].up = false;
+        table.set_ports(ports);
+        assert_eq!(table.resolve(ip("203.0.113.1")), NextHop::LinkDown);
+    }
+
+    #[test]
+    fn a_routes_own_mtu_is_a_lower_limit() {
+        let mut table = table();
+        let route = |mtu| Route::Via { ifindex: 7, gateway: Some(ip("192.0.2.254")), mtu: Some(mtu) };
+        for (mtu, effective) in [(1400, 1400), (9000, 1500)] {
+            table.set_routes([("0.0.0.0/0".parse().unwrap(), route(mtu))]);
+            let NextHop::Port { mtu, .. } = table.resolve(ip("203.0.113.1")) else { panic!("no port") };
+            assert_eq!(mtu, effective);
+        }
+    }
+
+    #[test]
+    fn errors_come_from_a_routable_address_where_there_is_one() {
+        assert_eq!(table().address_for(OUTSIDE, true), Some(ip("2001:db8::1")));
+        assert_eq!(table().address_for(OUTSIDE, false), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! Small values that workers read while the control plane changes them, packed into words: the outer addresses of
+//! an SA, and what an event tells.
+//!
+//! [`MovableEndpoints`] keeps two copies, of which one is current. A writer changes the other and then switches. A
+//! reader takes the current one and looks whether it still was when it had finished; it starts again only if a
+//! whole change ended and another began meanwhile, so that it never waits for a writer that was interrupted.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_ipsec::{Encapsulation, Flow, TunnelEndpoints};
+
+use crate::sync::{AtomicU64, Ordering, fence};
+
+/// Words of a packed value.
+pub(crate) const WORDS: usize = 5;
+/// A packed value.
+pub(crate) type Packed = [u64; WORDS];
+
+/// The outer addresses of an SA, read by many, changed by one at a time.
+#[derive(Debug)]
+pub struct MovableEndpoints {
+    /// Counts the changes; its lowest bit says which copy is current.
+    version: AtomicU64,
+    copies: [[AtomicU64; WORDS]; 2],
+}
+
+impl MovableEndpoints {
+    /// With these addresses.
+    pub fn new(endpoints: TunnelEndpoints) -> Self {
+        let copy = || pack_endpoints(endpoints).map(AtomicU64::new);
+        Self { version: AtomicU64::new(0), copies: [copy(), copy()] }
+    }
+
+    /// The current addresses.
+    #[inline]
+    pub fn get(&self) -> TunnelEndpoints {
+        let [even, odd] = &self.copies;
+        loop {
+            // Acquire: the copy that this version made current is complete.
+            let version = self.version.load(Ordering::Acquire);
+            let copy = if version & 1 == 0 { even } else { odd };
+            let packed = std::array::from_fn(|i| copy.get(i).map_or(0, |word| word.load(Ordering::Relaxed)));
+            // If a word came from a later change of this copy, this fence meets that change's fence, and the
+            // version that preceded it is visible below.
+            fence(Ordering::Acquire);
+            if self.version.load(Ordering::Relaxed) == version {
+                return unpack_endpoints(packed);
+            }
+        }
+    }
+
+    /// Replaces them. Callers take turns (they hold the installer's lock); if they did not, a reader might see
+    /// a mixture of what they wrote.
+    pub(crate) fn set(&self, endpoints: TunnelEndpoints) {
+        let [even, odd] = &self.copies;
+        let version = self.version.load(Ordering::Relaxed);
+        let copy = if version & 1 == 0 { odd } else { even };
+        // The last switch is visible to whoever sees one of the words below.
+        fence(Ordering::Release);
+        for (word, value) in copy.iter().zip(pack_endpoints(endpoints)) {
+            word.store(value, Ordering::Relaxed);
+        }
+        // Release: the words come before the switch.
+        self.version.store(version.wrapping_add(1), Ordering::Release);
+    }
+}
+
+/// Set in the first word if the addresses are IPv6.
+const V6: u64 = 1 << 63;
+/// Set in the first word if there is UDP, or a source port.
+const FIRST: u64 = 1 << 62;
+/// Set in the first word if there is a destination port.
+const SECOND: u64 = 1 << 61;
+
+pub(crate) fn pack_endpoints(endpoints: TunnelEndpoints) -> Packed {
+    let head = match endpoints.encapsulation {
+        Encapsulation::None => 0,
+        Encapsulation::Udp { local_port, remote_port } => {
+            FIRST | u64::from(local_port) << 16 | u64::from(remote_port)
+        }
+    };
+    pack(endpoints.local, endpoints.remote, head)
+}
+
+pub(crate) fn unpack_endpoints(packed: Packed) -> TunnelEndpoints {
+    let (local, remote, head) = unpack(packed);
+    let udp = Encapsulation::Udp { local_port: (head >> 16) as u16, remote_port: head as u16 };
+    TunnelEndpoints {
+        local,
+        remote,
+        encapsulation: if head & FIRST == 0 { Encapsulation::None } else { udp },
+    }
+}
+
+pub(crate) fn pack_flow(flow: &Flow) -> Packed {
+    let source = flow.src_port.map_or(0, |port| FIRST | u64::from(port) << 16);
+    let destination = flow.dst_port.map_or(0, |port| SECOND | u64::from(port));
+    pack(flow.src, flow.dst, source | destination | u64::from(flow.protocol) << 32)
+}
+
+pub(crate) fn unpack_flow(packed: Packed) -> Flow {
+    let (src, dst, head) = unpack(packed);
+    Flow {
+        src,
+        dst,
+        protocol: (head >> 32) as u8,
+        src_port: (head & FIRST != 0).then_some((head >> 16) as u16),
+        dst_port: (head & SECOND != 0).then_some(head as u16),
+    }
+}
+
+/// Both addresses are of one family; if they are not, the first's decides.
+fn pack(a: IpAddr, b: IpAddr, head: u64) -> Packed {
+    let bits = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => u128::from(addr.to_bits()),
+        IpAddr::V6(addr) => addr.to_bits(),
+    };
+    let family = if a.is_ipv6() { V6 } else { 0 };
+    let (a, b) = (bits(a), bits(b));
+    [head | family, (a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64]
+}
+
+fn unpack([head, a_high, a_low, b_high, b_low]: Packed) -> (IpAddr, IpAddr, u64) {
+    let addr = |high: u64, low: u64| {
+        if head & V6 == 0 {
+            IpAddr::V4(Ipv4Addr::from_bits(low as u32))
+        } else {
+            IpAddr::V6(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)))
+        }
+    };
+    (addr(a_high, a_low), addr(b_high, b_low), head)
+}

@@ -1,0 +1,360 @@
+//! What the table holds: one direction of an SA each, laid out for the worker that reads it.
+//!
+//! No pointers inside, so that an entry may lie anywhere. What a packet needs comes first; what workers write (the
+//! replay window, the sequence counter, the counts) has cache lines of its own, apart from what they only read.
+
+use std::ops::Range;
+
+use portcullis_aead::{Algorithm, Engine, Key};
+use portcullis_ipsec::{
+    AddressRange, Encapsulation, EspAlgorithm, EspKey, Flow, InboundSa, InstallError, OutboundSa, Spi,
+    TenantId, TrafficSelector, TunnelEndpoints,
+};
+use zeroize::Zeroize;
+
+use super::endpoints::MovableEndpoints;
+use super::replay::ReplayWindow;
+use super::sequence::SequenceCounter;
+use crate::coarse::Coarse;
+use crate::drop::DropReason;
+use crate::events::EventBoard;
+use crate::sync::{AtomicU64, Line, Ordering};
+
+/// Most selectors on each side of an SA.
+pub const MAX_SELECTORS: usize = 8;
+
+/// An SA that we receive on.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Inbound {
+    material: Material,
+    /// Where it is expected from.
+    pub endpoints: MovableEndpoints,
+    /// The SA's own SPI, chosen here.
+    pub spi: Spi,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// Whose address space the inner packets belong to.
+    pub tenant: TenantId,
+    /// Its slot, by which the event board knows the pair.
+    pub(crate) slot: u32,
+    selectors: Selectors,
+    /// What has been received.
+    pub replay: ReplayWindow,
+    /// What has been delivered.
+    pub traffic: Traffic,
+}
+
+/// An SA that we send on.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Outbound {
+    material: Material,
+    /// The outer addresses to write.
+    pub endpoints: MovableEndpoints,
+    /// The peer's SPI.
+    pub spi: Spi,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// The inbound SPI that names the pair.
+    pub pair: Spi,
+    /// The pair's slot in the inbound table, by which the event board knows it.
+    pub(crate) slot: u32,
+    selectors: Selectors,
+    sequence: Line<SequenceCounter>,
+    /// What has been sealed.
+    pub traffic: Traffic,
+}
+
+impl Inbound {
+    pub(crate) fn new(engine: &Engine, spi: Spi, slot: u32, sa: &InboundSa) -> Result<Self, InstallError> {
+        let replay = ReplayWindow::new(sa.replay_window)
+            .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
+        check_endpoints(sa.endpoints)?;
+        Ok(Self {
+            material: Material::new(engine, &sa.key)?,
+            endpoints: MovableEndpoints::new(sa.endpoints),
+            spi,
+            esn: sa.esn,
+            tenant: sa.tenant,
+            slot,
+            selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
+            replay,
+            traffic: Traffic::default(),
+        })
+    }
+
+    /// The expanded cipher key.
+    #[inline]
+    pub fn key(&self) -> &Key {
+        &self.material.key
+    }
+
+    /// The first four octets of every nonce.
+    #[inline]
+    pub fn salt(&self) -> [u8; 4] {
+        self.material.salt
+    }
+
+    /// The algorithm.
+    pub fn algorithm(&self) -> EspAlgorithm {
+        self.material.algorithm
+    }
+
+    /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
+    #[inline]
+    pub fn permits(&self, inner: &Flow) -> bool {
+        inner.matches(self.remote_ts(), self.local_ts())
+    }
+
+    /// What a decrypted packet's destination must match.
+    pub fn local_ts(&self) -> &[TrafficSelector] {
+        self.selectors.local.as_slice()
+    }
+
+    /// What a decrypted packet's source must match.
+    pub fn remote_ts(&self) -> &[TrafficSelector] {
+        self.selectors.remote.as_slice()
+    }
+}
+
+impl Outbound {
+    pub(crate) fn new(
+        engine: &Engine,
+        pair: Spi,
+        slot: u32,
+        sequence: SequenceCounter,
+        sa: &OutboundSa,
+    ) -> Result<Self, InstallError> {
+        check_endpoints(sa.endpoints)?;
+        Ok(Self {
+            material: Material::new(engine, &sa.key)?,
+            endpoints: MovableEndpoints::new(sa.endpoints),
+            spi: sa.spi,
+            esn: sa.esn,
+            pair,
+            slot,
+            selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
+            sequence: Line(sequence),
+            traffic: Traffic::default(),
+        })
+    }
+
+    /// Takes `n` sequence numbers, once for a run of packets, and raises the pair's soft or hard limit when they
+    /// come to it. A number that is not used is lost, never used later.
+    #[inline]
+    pub fn reserve(&self, n: u32, events: &EventBoard) -> Result<Range<u64>, DropReason> {
+        match self.sequence.0.reserve(n) {
+            Ok(reservation) => {
+                if reservation.crossed_soft_limit {
+                    events.soft_limit(self);
+                }
+                Ok(reservation.numbers)
+            }
+            Err(exhausted) => {
+                if exhausted.first {
+                    events.hard_limit(self);
+                }
+                Err(DropReason::SequenceExhausted)
+            }
+        }
+    }
+
+    /// The expanded cipher key.
+    #[inline]
+    pub fn key(&self) -> &Key {
+        &self.material.key
+    }
+
+    /// The first four octets of every nonce.
+    #[inline]
+    pub fn salt(&self) -> [u8; 4] {
+        self.material.salt
+    }
+
+    /// The algorithm.
+    pub fn algorithm(&self) -> EspAlgorithm {
+        self.material.algorithm
+    }
+
+    /// The next sequence number.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.0.next()
+    }
+
+    /// Whether an inner packet may go through this SA: it was perhaps negotiated for less than the policy says.
+    #[inline]
+    pub fn permits(&self, inner: &Flow) -> bool {
+        inner.matches(self.local_ts(), self.remote_ts())
+    }
+
+    /// What an inner packet's source must match.
+    pub fn local_ts(&self) -> &[TrafficSelector] {
+        self.selectors.local.as_slice()
+    }
+
+    /// What an inner packet's destination must match.
+    pub fn remote_ts(&self) -> &[TrafficSelector] {
+        self.selectors.remote.as_slice()
+    }
+}
+
+/// Key and salt. Never printed; wiped when dropped.
+#[repr(C)]
+struct Material {
+    key: Key,
+    salt: [u8; 4],
+    algorithm: EspAlgorithm,
+}
+
+impl Material {
+    fn new(engine: &Engine, key: &EspKey) -> Result<Self, InstallError> {
+        let algorithm = match key.algorithm() {
+            EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
+            EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
+            other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
+        };
+        let expanded = engine
+            .key(algorithm, key.key())
+            .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))?;
+        Ok(Self { key: expanded, salt: key.salt(), algorithm: key.algorithm() })
+    }
+}
+
+impl Drop for Material {
+    fn drop(&mut self) {
+        self.salt.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Material {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Material({}, …)", self.algorithm)
+    }
+}
+
+/// Packets and octets, and when last. Counted by any number of workers, once per batch and SA.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Traffic {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    /// Seconds, plus one; 0 is never.
+    last: AtomicU64,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { packets: AtomicU64::new(0), bytes: AtomicU64::new(0), last: AtomicU64::new(0) }
+    }
+}
+
+impl Traffic {
+    /// Counts a batch: inner packets and their octets.
+    #[inline]
+    pub fn count(&self, packets: u64, bytes: u64, now: Coarse) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let now = u64::from(now.0) + 1;
+        if self.last.load(Ordering::Relaxed) < now {
+            self.last.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The counts now.
+    pub fn read(&self) -> TrafficCounts {
+        let last = self.last.load(Ordering::Relaxed).checked_sub(1);
+        TrafficCounts {
+            packets: self.packets.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            last: last.map(|seconds| Coarse(seconds as u32)),
+        }
+    }
+}
+
+/// What one direction has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TrafficCounts {
+    /// Inner packets.
+    pub packets: u64,
+    /// Their octets.
+    pub bytes: u64,
+    /// When the last one was; `None` if none was.
+    pub last: Option<Coarse>,
+}
+
+#[derive(Debug)]
+struct Selectors {
+    local: Inline,
+    remote: Inline,
+}
+
+impl Selectors {
+    fn new(local: &[TrafficSelector], remote: &[TrafficSelector]) -> Result<Self, InstallError> {
+        Ok(Self { local: Inline::new("local_ts", local)?, remote: Inline::new("remote_ts", remote)? })
+    }
+}
+
+#[derive(Debug)]
+struct Inline {
+    list: [TrafficSelector; MAX_SELECTORS],
+    len: usize,
+}
+
+impl Inline {
+    fn new(field: &'static str, selectors: &[TrafficSelector]) -> Result<Self, InstallError> {
+        let mut places = selectors.iter().copied();
+        let nothing = TrafficSelector::any(AddressRange::from(std::net::IpAddr::from([0, 0, 0, 0])));
+        let list = std::array::from_fn(|_| places.next().unwrap_or(nothing));
+        if selectors.is_empty() || places.next().is_some() {
+            return Err(invalid(field, format_args!("{} selectors", selectors.len()), "1 to 8 selectors"));
+        }
+        Ok(Self { list, len: selectors.len() })
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[TrafficSelector] {
+        self.list.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Refuses outer addresses that no packet could have.
+pub(crate) fn check_endpoints(endpoints: TunnelEndpoints) -> Result<(), InstallError> {
+    let TunnelEndpoints { local, remote, encapsulation } = endpoints;
+    if local.is_ipv4() != remote.is_ipv4() {
+        let found = format_args!("{local} and {remote}");
+        return Err(invalid("endpoints", found, "two addresses of one family"));
+    }
+    for (field, addr) in [("endpoints.local", local), ("endpoints.remote", remote)] {
+        if addr.is_unspecified() || addr.is_multicast() {
+            return Err(invalid(field, addr, "a unicast address"));
+        }
+    }
+    match encapsulation {
+        Encapsulation::Udp { local_port: 0, .. } => Err(invalid("endpoints.local_port", 0, "1 to 65535")),
+        Encapsulation::Udp { remote_port: 0, .. } => Err(invalid("endpoints.remote_port", 0, "1 to 65535")),
+        Encapsulation::Udp { .. } | Encapsulation::None => Ok(()),
+    }
+}
+
+pub(crate) fn invalid(
+    field: &'static str,
+    found: impl std::fmt::Display,
+    expected: &'static str,
+) -> InstallError {
+    InstallError::InvalidParameter { field, found: found.to_string(), expected }
+}
+
+// What workers only read ends before what they write begins, and each begins a cache line.
+#[cfg(not(loom))]
+const _: () = {
+    use std::mem::offset_of;
+    assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
+    assert!(offset_of!(Inbound, material) == 0 && offset_of!(Outbound, material) == 0);
+    assert!(offset_of!(Inbound, replay) % 64 == 0 && offset_of!(Inbound, traffic) % 64 == 0);
+    assert!(offset_of!(Outbound, sequence) % 64 == 0 && offset_of!(Outbound, traffic) % 64 == 0);
+    assert!(offset_of!(Inbound, endpoints) < offset_of!(Inbound, selectors));
+    assert!(size_of::<Traffic>() == 64 && size_of::<Line<SequenceCounter>>() == 64);
+    assert!(size_of::<ReplayWindow>() <= 2048 + 64);
+    assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);
+};

@@ -1,0 +1,282 @@
+//! The slow path: what a worker cannot do alone goes to the kernel through the TUN device, and what the host sends to
+//! protected networks comes from it.
+//!
+//! One thread owns the device. Between it and each worker lie two bounded rings, each with one producer and one
+//! consumer, and an eventfd to wake the other side. Packets are copied: this path is not the fast one.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam::queue::ArrayQueue;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use crate::netlink::Connection;
+use crate::netlink::mirror::resolve;
+use crate::tun::Tun;
+
+/// Packets that a ring holds.
+const RING: usize = 1024;
+/// Larger than any packet of the TUN device.
+const BUFFER: usize = 65_536;
+
+/// An eventfd that a sleeper polls.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<EventFd>);
+
+impl Waker {
+    /// A new one, not raised.
+    pub fn new() -> io::Result<Self> {
+        let fd = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    /// Raises it. It stays raised until [`Waker::lower`].
+    pub fn wake(&self) {
+        // It can only fail when it is raised 2^64 - 1 times already.
+        let _ = self.0.write(1);
+    }
+
+    /// Lowers it.
+    pub fn lower(&self) {
+        let _ = self.0.read();
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The rings between the slow path and one worker.
+#[derive(Debug)]
+struct Rings {
+    to_kernel: ArrayQueue<Box<[u8]>>,
+    from_kernel: ArrayQueue<Box<[u8]>>,
+    /// Neighbours that the worker asks for.
+    resolve: ArrayQueue<(u32, IpAddr)>,
+    worker: Waker,
+}
+
+/// What the slow path counts.
+#[derive(Debug, Default)]
+pub struct SlowPathCounters {
+    /// Packets of the host that no worker had room for.
+    pub dropped_from_kernel: AtomicU64,
+    /// Packets that the kernel did not take.
+    pub dropped_to_kernel: AtomicU64,
+}
+
+/// A worker's end of the slow path.
+#[derive(Debug, Clone)]
+pub struct WorkerEnd {
+    rings: Arc<Rings>,
+    thread: Waker,
+}
+
+impl WorkerEnd {
+    /// Gives the host a packet; false if the ring is full.
+    #[must_use]
+    pub fn to_kernel(&self, packet: &[u8]) -> bool {
+        self.rings.to_kernel.push(packet.into()).is_ok()
+    }
+
+    /// The next packet of the host.
+    pub fn from_kernel(&self) -> Option<Box<[u8]>> {
+        self.rings.from_kernel.pop()
+    }
+
+    /// Has the kernel look for a neighbour. A full ring forgets it: who still needs it asks again.
+    pub fn resolve(&self, ifindex: u32, addr: IpAddr) {
+        let _ = self.rings.resolve.push((ifindex, addr));
+    }
+
+    /// Wakes the slow path for what was given to it.
+    pub fn flush(&self) {
+        self.thread.wake();
+    }
+
+    /// What wakes the worker.
+    pub fn waker(&self) -> &Waker {
+        &self.rings.worker
+    }
+}
+
+/// The running slow path; ends when dropped.
+#[derive(Debug)]
+pub struct SlowPath {
+    workers: Vec<WorkerEnd>,
+    counters: Arc<SlowPathCounters>,
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SlowPath {
+    /// Starts the thread over an open device, for so many workers.
+    pub fn start(tun: Arc<Tun>, connection: Connection, workers: usize) -> io::Result<Self> {
+        let waker = Waker::new()?;
+        let mut ends = Vec::new();
+        for _ in 0..workers {
+            let rings = Rings {
+                to_kernel: ArrayQueue::new(RING),
+                from_kernel: ArrayQueue::new(RING),
+                resolve: ArrayQueue::new(RING),
+                worker: Waker::new()?,
+            };
+            ends.push(WorkerEnd { rings: Arc::new(rings), thread: waker.clone() });
+        }
+        let counters = Arc::new(SlowPathCounters::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut run = Run {
+            tun,
+            connection,
+            workers: ends.clone(),
+            counters: Arc::clone(&counters),
+            waker: waker.clone(),
+            buffer: vec![0; BUFFER],
+        };
+        let until = Arc::clone(&stop);
+        let thread =
+            std::thread::Builder::new().name("slow-path".to_owned()).spawn(move || run.run(&until))?;
+        Ok(Self { workers: ends, counters, stop, waker, thread: Some(thread) })
+    }
+
+    /// The ends of the workers, in order.
+    pub fn workers(&self) -> &[WorkerEnd] {
+        &self.workers
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> &SlowPathCounters {
+        &self.counters
+    }
+}
+
+impl Drop for SlowPath {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Run {
+    tun: Arc<Tun>,
+    connection: Connection,
+    workers: Vec<WorkerEnd>,
+    counters: Arc<SlowPathCounters>,
+    waker: Waker,
+    buffer: Vec<u8>,
+}
+
+impl Run {
+    fn run(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Acquire) {
+            {
+                let mut fds = [
+                    PollFd::new(self.tun.as_fd(), PollFlags::POLLIN),
+                    PollFd::new(self.waker.as_fd(), PollFlags::POLLIN),
+                ];
+                // Interrupted: what is there is looked at all the same.
+                let _ = poll(&mut fds, PollTimeout::NONE);
+            }
+            self.waker.lower();
+            self.give_to_kernel();
+            if let Err(error) = self.take_from_kernel() {
+                tracing::error!(%error, "the TUN device failed; the host's own protected traffic is cut off");
+                return;
+            }
+        }
+    }
+
+    fn give_to_kernel(&mut self) {
+        for worker in &self.workers {
+            while let Some(packet) = worker.rings.to_kernel.pop() {
+                if self.tun.write(&packet).is_err() {
+                    self.counters.dropped_to_kernel.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            while let Some((ifindex, addr)) = worker.rings.resolve.pop() {
+                if let Err(error) = resolve(&mut self.connection, ifindex, addr) {
+                    tracing::debug!(%error, "the kernel does not look for a neighbour");
+                }
+            }
+        }
+    }
+
+    fn take_from_kernel(&mut self) -> io::Result<()> {
+        // Bounded, so that what goes the other way is not kept waiting.
+        for _ in 0..RING {
+            let Some(len) = self.tun.read(&mut self.buffer)? else { break };
+            let packet = self.buffer.get(..len).unwrap_or_default();
+            if is_link_scope(packet) {
+                continue;
+            }
+            let worker = self.workers.get(flow_hash(packet) % self.workers.len().max(1));
+            let taken = worker.is_some_and(|worker| {
+                let taken = worker.rings.from_kernel.push(packet.into()).is_ok();
+                worker.rings.worker.wake();
+                taken
+            });
+            if !taken {
+                self.counters.dropped_from_kernel.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Multicast and link-local packets that the kernel sends on every interface: they concern nobody behind a tunnel.
+fn is_link_scope(packet: &[u8]) -> bool {
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => packet.get(16).is_some_and(|first| first & 0xf0 == 0xe0),
+        Some(6) => packet.get(24..26).is_some_and(|first| {
+            first.first() == Some(&0xff)
+                || (first.first() == Some(&0xfe) && first.get(1).is_some_and(|b| b & 0xc0 == 0x80))
+        }),
+        _ => false,
+    }
+}
+
+/// The same for all packets between two addresses, so that their order is kept.
+fn flow_hash(packet: &[u8]) -> usize {
+    let addresses = match packet.first().map(|octet| octet >> 4) {
+        Some(4) => packet.get(12..20),
+        _ => packet.get(8..40),
+    };
+    addresses
+        .unwrap_or_default()
+        .iter()
+        .fold(0, |hash: usize, octet| hash.wrapping_mul(31).wrapping_add(usize::from(*octet)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn multicast_and_link_local_destinations_do_not_enter_a_tunnel() {
+        let v4 = |dst: [u8; 4]| [&[0x45][..], &[0; 15], &dst].concat();
+        assert!(is_link_scope(&v4([224, 0, 0, 22])));
+        assert!(!is_link_scope(&v4([10, 2, 0, 1])));
+        let v6 = |first: [u8; 2]| [&[0x60][..], &[0; 23], &first, &[0; 14]].concat();
+        assert!(is_link_scope(&v6([0xff, 2])));
+        assert!(is_link_scope(&v6([0xfe, 0x80])));
+        assert!(!is_link_scope(&v6([0x20, 1])));
+        assert!(!is_link_scope(&[]));
+    }
+
+    #[test]
+    fn packets_between_two_addresses_stay_together() {
+        let packet = |ports: u8| [&[0x45][..], &[0; 11], &[10, 1, 0, 1, 10, 2, 0, 1], &[ports; 4]].concat();
+        assert_eq!(flow_hash(&packet(1)), flow_hash(&packet(2)));
+    }
+}

@@ -1,0 +1,309 @@
+//! The maps, typed, and how they are brought up to date without an instant in which less is protected than before
+//! and after.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, XskMap};
+use ipnet::IpNet;
+use portcullis_ebpf_common::{
+    Config, Interface, MAX_ADDRESSES, MAX_INTERFACES, MAX_PREFIXES, MAX_QUEUES, Outcome, Role, address, map,
+    xsk_index,
+};
+
+use super::error::errno;
+use super::{AddressUse, LoadError, MapShape, Protection, Side, UpdateError};
+
+/// Handles to all maps.
+pub(super) struct Maps {
+    config: Array<MapData, Config>,
+    interfaces: HashMap<MapData, u32, Interface>,
+    sockets: XskMap<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    addresses_v4: HashMap<MapData, [u8; 4], u32>,
+    addresses_v6: HashMap<MapData, [u8; 16], u32>,
+    local_v4: Trie<[u8; 4]>,
+    local_v6: Trie<[u8; 16]>,
+    remote_v4: Trie<[u8; 4]>,
+    remote_v6: Trie<[u8; 16]>,
+}
+
+type Trie<A> = LpmTrie<MapData, A, u32>;
+
+/// Refuses pins that another build has left in the same place: the kernel would not.
+pub(super) fn check_pins(directory: &Path) -> Result<(), LoadError> {
+    for name in map::ALL {
+        let path = directory.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(aya::EbpfError::from)?;
+        let found = MapShape { key: info.key_size(), value: info.value_size(), entries: info.max_entries() };
+        let expected = shape(name);
+        if found != expected {
+            return Err(LoadError::IncompatiblePin { path, found, expected });
+        }
+    }
+    Ok(())
+}
+
+fn shape(name: &str) -> MapShape {
+    let (key, value, entries) = match name {
+        map::CONFIG => (4, size_of::<Config>(), 1),
+        map::INTERFACES => (4, size_of::<Interface>(), MAX_INTERFACES),
+        map::SOCKETS => (4, 4, MAX_INTERFACES * MAX_QUEUES),
+        map::COUNTERS => (4, 8, Outcome::ALL.len() as u32),
+        map::ADDRESSES_V4 => (4, 4, MAX_ADDRESSES),
+        map::ADDRESSES_V6 => (16, 4, MAX_ADDRESSES),
+        map::LOCAL_V4 | map::REMOTE_V4 => (size_of::<Key<[u8; 4]>>(), 4, MAX_PREFIXES),
+        _ => (size_of::<Key<[u8; 16]>>(), 4, MAX_PREFIXES),
+    };
+    MapShape { key: key as u32, value: value as u32, entries }
+}
+
+fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, LoadError> {
+    let missing = || MapError::InvalidName { name: name.to_owned() };
+    let taken = ebpf.take_map(name).ok_or_else(missing).and_then(M::try_from);
+    taken.map_err(|source| UpdateError::Map { map: name, source: Box::new(source) }.into())
+}
+
+impl Maps {
+    pub(super) fn take_from(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
+        Ok(Self {
+            config: take(ebpf, map::CONFIG)?,
+            interfaces: take(ebpf, map::INTERFACES)?,
+            sockets: take(ebpf, map::SOCKETS)?,
+            counters: take(ebpf, map::COUNTERS)?,
+            addresses_v4: take(ebpf, map::ADDRESSES_V4)?,
+            addresses_v6: take(ebpf, map::ADDRESSES_V6)?,
+            local_v4: take(ebpf, map::LOCAL_V4)?,
+            local_v6: take(ebpf, map::LOCAL_V6)?,
+            remote_v4: take(ebpf, map::REMOTE_V4)?,
+            remote_v6: take(ebpf, map::REMOTE_V6)?,
+        })
+    }
+
+    /// What the maps hold.
+    pub(super) fn read(&self) -> Result<Protection, UpdateError> {
+        let config = self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
+        let mut found =
+            Protection { ike_port: config.ike_port, nat_t_port: config.nat_t_port, ..Protection::default() };
+        read_trie(&self.local_v4, map::LOCAL_V4, &mut found.local)?;
+        read_trie(&self.local_v6, map::LOCAL_V6, &mut found.local)?;
+        read_trie(&self.remote_v4, map::REMOTE_V4, &mut found.remote)?;
+        read_trie(&self.remote_v6, map::REMOTE_V6, &mut found.remote)?;
+        for entry in self.addresses_v4.iter() {
+            let (addr, flags) = entry.map_err(|e| UpdateError::map(map::ADDRESSES_V4, MAX_ADDRESSES, e))?;
+            found.addresses.insert(addr.into(), from_flags(flags));
+        }
+        for entry in self.addresses_v6.iter() {
+            let (addr, flags) = entry.map_err(|e| UpdateError::map(map::ADDRESSES_V6, MAX_ADDRESSES, e))?;
+            found.addresses.insert(addr.into(), from_flags(flags));
+        }
+        Ok(found)
+    }
+
+    /// Turns what the maps hold, `from`, into `to`. On failure everything counts as protected.
+    ///
+    /// Prefixes are added first and removed last, so that at each instant at least as much is protected as is both
+    /// before and after.
+    pub(super) fn change(&mut self, from: &Protection, to: &Protection) -> Result<(), UpdateError> {
+        let changed = self.try_change(from, to);
+        let whole = changed.is_ok();
+        let config = Config { whole: whole.into(), ike_port: to.ike_port, nat_t_port: to.nat_t_port };
+        let written = self.config.set(0, config, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e));
+        changed.and(written)
+    }
+
+    fn try_change(&mut self, from: &Protection, to: &Protection) -> Result<(), UpdateError> {
+        for side in [Side::Local, Side::Remote] {
+            for net in to.prefixes(side).difference(from.prefixes(side)) {
+                self.insert_prefix(side, *net)?;
+            }
+        }
+        let stale: Vec<_> =
+            from.addresses.keys().filter(|addr| !to.addresses.contains_key(*addr)).copied().collect();
+        for addr in stale {
+            self.remove_address(addr)?;
+        }
+        for (addr, used) in changed_addresses(&from.addresses, &to.addresses) {
+            self.insert_address(addr, used)?;
+        }
+        for side in [Side::Local, Side::Remote] {
+            for net in from.prefixes(side).difference(to.prefixes(side)) {
+                self.remove_prefix(side, *net)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the configuration as not whole.
+    pub(super) fn distrust(&mut self, protection: &Protection) -> Result<(), UpdateError> {
+        let Protection { ike_port, nat_t_port, .. } = *protection;
+        let config = Config { whole: 0, ike_port, nat_t_port };
+        self.config.set(0, config, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))
+    }
+
+    pub(super) fn insert_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
+        let length = u32::from(net.prefix_len());
+        let (name, done) = match (side, net.network()) {
+            (Side::Local, IpAddr::V4(a)) => {
+                (map::LOCAL_V4, self.local_v4.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Local, IpAddr::V6(a)) => {
+                (map::LOCAL_V6, self.local_v6.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Remote, IpAddr::V4(a)) => {
+                (map::REMOTE_V4, self.remote_v4.insert(&Key::new(length, a.octets()), length, 0))
+            }
+            (Side::Remote, IpAddr::V6(a)) => {
+                (map::REMOTE_V6, self.remote_v6.insert(&Key::new(length, a.octets()), length, 0))
+            }
+        };
+        done.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
+    }
+
+    pub(super) fn remove_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
+        let length = u32::from(net.prefix_len());
+        let (name, done) = match (side, net.network()) {
+            (Side::Local, IpAddr::V4(a)) => {
+                (map::LOCAL_V4, self.local_v4.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Local, IpAddr::V6(a)) => {
+                (map::LOCAL_V6, self.local_v6.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Remote, IpAddr::V4(a)) => {
+                (map::REMOTE_V4, self.remote_v4.remove(&Key::new(length, a.octets())))
+            }
+            (Side::Remote, IpAddr::V6(a)) => {
+                (map::REMOTE_V6, self.remote_v6.remove(&Key::new(length, a.octets())))
+            }
+        };
+        absent_is_removed(done).map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
+    }
+
+    pub(super) fn insert_address(&mut self, addr: IpAddr, used: AddressUse) -> Result<(), UpdateError> {
+        let flags = to_flags(used);
+        let (name, done) = match addr {
+            IpAddr::V4(a) => (map::ADDRESSES_V4, self.addresses_v4.insert(a.octets(), flags, 0)),
+            IpAddr::V6(a) => (map::ADDRESSES_V6, self.addresses_v6.insert(a.octets(), flags, 0)),
+        };
+        done.map_err(|e| UpdateError::map(name, MAX_ADDRESSES, e))
+    }
+
+    pub(super) fn remove_address(&mut self, addr: IpAddr) -> Result<(), UpdateError> {
+        let (name, done) = match addr {
+            IpAddr::V4(a) => (map::ADDRESSES_V4, self.addresses_v4.remove(&a.octets())),
+            IpAddr::V6(a) => (map::ADDRESSES_V6, self.addresses_v6.remove(&a.octets())),
+        };
+        absent_is_removed(done).map_err(|e| UpdateError::map(name, MAX_ADDRESSES, e))
+    }
+
+    /// Every interface that has a role.
+    pub(super) fn interfaces(&self) -> Result<BTreeMap<u32, Interface>, UpdateError> {
+        let entries: Result<_, _> = self.interfaces.iter().collect();
+        entries.map_err(|e| UpdateError::map(map::INTERFACES, MAX_INTERFACES, e))
+    }
+
+    pub(super) fn set_interface(&mut self, ifindex: u32, role: Role, slot: u32) -> Result<(), UpdateError> {
+        let value = Interface { role: role as u32, slot };
+        let done = self.interfaces.insert(ifindex, value, 0);
+        done.map_err(|e| UpdateError::map(map::INTERFACES, MAX_INTERFACES, e))
+    }
+
+    /// Takes the interface's role and its sockets.
+    pub(super) fn remove_interface(&mut self, ifindex: u32) -> Result<(), UpdateError> {
+        if let Ok(Interface { slot, .. }) = self.interfaces.get(&ifindex, 0) {
+            for queue in 0..MAX_QUEUES {
+                self.clear_socket(slot, queue)?;
+            }
+        }
+        let done = absent_is_removed(self.interfaces.remove(&ifindex));
+        done.map_err(|e| UpdateError::map(map::INTERFACES, MAX_INTERFACES, e))
+    }
+
+    pub(super) fn set_socket(
+        &mut self,
+        ifindex: u32,
+        queue: u32,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), UpdateError> {
+        let index = self.socket_index(ifindex, queue)?;
+        let done = self.sockets.set(index, socket.as_raw_fd(), 0);
+        done.map_err(|e| UpdateError::map(map::SOCKETS, MAX_INTERFACES * MAX_QUEUES, e))
+    }
+
+    pub(super) fn unset_socket(&mut self, ifindex: u32, queue: u32) -> Result<(), UpdateError> {
+        let index = self.socket_index(ifindex, queue)?;
+        let done = absent_is_removed(self.sockets.unset(index));
+        done.map_err(|e| UpdateError::map(map::SOCKETS, MAX_INTERFACES * MAX_QUEUES, e))
+    }
+
+    fn clear_socket(&mut self, slot: u32, queue: u32) -> Result<(), UpdateError> {
+        let Some(index) = xsk_index(slot, queue) else { return Ok(()) };
+        let done = absent_is_removed(self.sockets.unset(index));
+        done.map_err(|e| UpdateError::map(map::SOCKETS, MAX_INTERFACES * MAX_QUEUES, e))
+    }
+
+    fn socket_index(&self, ifindex: u32, queue: u32) -> Result<u32, UpdateError> {
+        let Interface { slot, .. } =
+            self.interfaces.get(&ifindex, 0).map_err(|_| UpdateError::NotAttached { ifindex })?;
+        xsk_index(slot, queue).ok_or(UpdateError::NoSuchQueue { queue, max: MAX_QUEUES })
+    }
+
+    /// The counter of each outcome, summed over all CPUs.
+    pub(super) fn counters(&self) -> Result<BTreeMap<Outcome, u64>, UpdateError> {
+        let read = |outcome: Outcome| {
+            let values = self.counters.get(&(outcome as u32), 0)?;
+            Ok((outcome, values.iter().fold(0, |sum: u64, value| sum.wrapping_add(*value))))
+        };
+        let counters: Result<_, MapError> = Outcome::ALL.into_iter().map(read).collect();
+        counters.map_err(|e| UpdateError::map(map::COUNTERS, Outcome::ALL.len() as u32, e))
+    }
+}
+
+fn changed_addresses<'a>(
+    from: &'a BTreeMap<IpAddr, AddressUse>,
+    to: &'a BTreeMap<IpAddr, AddressUse>,
+) -> impl Iterator<Item = (IpAddr, AddressUse)> + 'a {
+    to.iter().filter(|(addr, used)| from.get(*addr) != Some(*used)).map(|(addr, used)| (*addr, *used))
+}
+
+fn read_trie<A>(trie: &Trie<A>, name: &'static str, prefixes: &mut BTreeSet<IpNet>) -> Result<(), UpdateError>
+where
+    A: aya::Pod + Into<IpAddr>,
+{
+    for key in trie.keys() {
+        let key = key.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))?;
+        let length = u8::try_from(key.prefix_len()).ok();
+        prefixes.extend(length.and_then(|length| IpNet::new(key.data().into(), length).ok()));
+    }
+    Ok(())
+}
+
+fn to_flags(used: AddressUse) -> u32 {
+    let mut flags = address::OWN;
+    if used.tunnel {
+        flags |= address::TUNNEL;
+    }
+    if used.outside {
+        flags |= address::OUTSIDE;
+    }
+    flags
+}
+
+fn from_flags(flags: u32) -> AddressUse {
+    AddressUse { tunnel: flags & address::TUNNEL != 0, outside: flags & address::OUTSIDE != 0 }
+}
+
+fn absent_is_removed(done: Result<(), MapError>) -> Result<(), MapError> {
+    match done {
+        Err(MapError::KeyNotFound | MapError::ElementNotFound) => Ok(()),
+        Err(error) if errno(&error) == Some(libc::ENOENT) => Ok(()),
+        done => done,
+    }
+}

@@ -1,0 +1,57 @@
+//! What the programs are told: prefixes, addresses, ports.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Which end of the policies a prefix is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// A `local_ts`.
+    Local,
+    /// A `remote_ts`.
+    Remote,
+}
+
+/// What an address of the host is used for, besides being one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct AddressUse {
+    /// ESP and IKE come to it.
+    pub tunnel: bool,
+    /// It is on an outside interface.
+    pub outside: bool,
+}
+
+/// All that the programs are told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Protection {
+    /// Prefixes of all policies' `local_ts`, without host bits.
+    pub local: BTreeSet<IpNet>,
+    /// Prefixes of all policies' `remote_ts`, without host bits.
+    pub remote: BTreeSet<IpNet>,
+    /// All addresses of the host. Those of other hosts that the kernel takes for its own (broadcast addresses of
+    /// its subnets, anycast) may be among them.
+    pub addresses: BTreeMap<IpAddr, AddressUse>,
+    /// UDP port of IKE, normally 500.
+    pub ike_port: u16,
+    /// UDP port of IKE and ESP behind a NAT, normally 4500.
+    pub nat_t_port: u16,
+}
+
+impl Protection {
+    /// The prefixes of one side.
+    pub fn prefixes(&self, side: Side) -> &BTreeSet<IpNet> {
+        match side {
+            Side::Local => &self.local,
+            Side::Remote => &self.remote,
+        }
+    }
+
+    pub(super) fn prefixes_mut(&mut self, side: Side) -> &mut BTreeSet<IpNet> {
+        match side {
+            Side::Local => &mut self.local,
+            Side::Remote => &mut self.remote,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+#!/usr/bin/python3
+"""An ESP peer made of scapy, spoken to over stdin and stdout, one line each way per packet.
+
+The first line is a JSON list of SAs. After it come lines of blank-separated words:
+    open SA SEQUENCE_HIGH OUTER     the inner packet is answered
+    seal SA SEQUENCE INNER          the outer packet is answered
+SA is an index into the list, packets are hexadecimal from their IP header on. What fails is answered with
+"error" and a reason. Ends at the end of its input.
+"""
+import json
+import struct
+import sys
+
+from scapy.all import IP, UDP, IPv6, raw
+from scapy.layers.ipsec import ESP, SecurityAssociation
+
+
+def association(sa):
+    family = IPv6 if ":" in sa["src"] else IP
+    return SecurityAssociation(
+        ESP, spi=sa["spi"], crypt_algo="AES-GCM", crypt_key=bytes.fromhex(sa["keymat"]),
+        tunnel_header=family(src=sa["src"], dst=sa["dst"]),
+        nat_t_header=UDP(sport=sa["udp"][0], dport=sa["udp"][1]) if sa["udp"] else None, esn_en=sa["esn"])
+
+
+def ip(octets):
+    return IP(octets) if octets[0] >> 4 == 4 else IPv6(octets)
+
+
+def check(sa, packet):
+    """What a receiver would insist on besides the ICV."""
+    assert (packet.src, packet.dst) == (sa["src"], sa["dst"]), "outer addresses"
+    assert (UDP in packet) == bool(sa["udp"]), "encapsulation"
+    if sa["udp"]:
+        udp = packet[UDP]
+        assert [udp.sport, udp.dport] == sa["udp"], "ports"
+        assert udp.len == len(raw(udp)), "UDP length"
+        if packet.version == 6:
+            wanted, copy = udp.chksum, packet.copy()
+            del copy[UDP].chksum
+            assert wanted == copy.__class__(raw(copy))[UDP].chksum, "UDP checksum"
+    if packet.version == 4:
+        wanted, copy = packet.chksum, packet.copy()
+        del copy.chksum
+        assert wanted == copy.__class__(raw(copy)).chksum, "header checksum"
+
+
+def answer(sas, words):
+    verb, sa, number, packet = words[0], sas[int(words[1])], int(words[2]), ip(bytes.fromhex(words[3]))
+    if verb == "open":
+        check(sa, packet)
+        return raw(association(sa).decrypt(packet, esn=number))
+    sender = association(sa)
+    # Not as an argument, which scapy ignores if it is zero, as the lower half is now and then.
+    sender.seq_num, sender.esn = number & 0xFFFFFFFF, number >> 32
+    sealed = sender.encrypt(packet, iv=struct.pack("!Q", number))
+    if sa["udp"]:
+        # scapy 2.5 fixes the length before it appends the ESP packet.
+        sealed[UDP].len = 8 + len(sealed[ESP])
+    return raw(sealed)
+
+
+sas = json.loads(sys.stdin.readline())
+for line in sys.stdin:
+    try:
+        print(answer(sas, line.split()).hex(), flush=True)
+    except Exception as error:  # pylint: disable=broad-except
+        print("error", repr(error), flush=True)

@@ -1,0 +1,158 @@
+//! Against scapy, an independent ESP, live: packets of random sizes sealed by one and opened by the other, both
+//! ways, all four combinations of address families, raw and in UDP, with and without ESN.
+
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
+
+use common::{Child, INSIDE, OUTSIDE, Packet, Rig, outside_address};
+use portcullis_ipsec::{EspAlgorithm, Spi};
+use serde_json::{Value, json};
+
+/// Our number and scapy's.
+const US: u8 = 1;
+const SCAPY: u8 = 2;
+const PACKETS: usize = 24;
+/// The SPI on which scapy receives.
+const SCAPY_SPI: u32 = 0xc0de_0000;
+
+struct Scapy {
+    process: Process,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Scapy {
+    fn start(sas: &[Value]) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scapy_esp.py");
+        let mut process = Command::new("/usr/bin/python3")
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("/usr/bin/python3 with scapy (Debian package python3-scapy)");
+        let mut stdin = process.stdin.take().unwrap();
+        let stdout = BufReader::new(process.stdout.take().unwrap());
+        writeln!(stdin, "{}", json!(sas)).unwrap();
+        Self { process, stdin, stdout }
+    }
+
+    fn ask(&mut self, verb: &str, sa: usize, number: u64, packet: &[u8]) -> Vec<u8> {
+        let hex: String = packet.iter().map(|octet| format!("{octet:02x}")).collect();
+        writeln!(self.stdin, "{verb} {sa} {number} {hex}").unwrap();
+        let mut line = String::new();
+        assert_ne!(self.stdout.read_line(&mut line).unwrap(), 0, "scapy has gone");
+        let line = line.trim();
+        assert!(!line.starts_with("error"), "{verb} with SA {sa}: {line}");
+        (0..line.len()).step_by(2).map(|i| u8::from_str_radix(&line[i..i + 2], 16).unwrap()).collect()
+    }
+}
+
+impl Drop for Scapy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Every way to carry packets, each with its own gateway.
+fn children() -> Vec<Child> {
+    let mut children = Vec::new();
+    for (outer_v6, udp, esn) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
+        for algorithm in [EspAlgorithm::Aes128Gcm16, EspAlgorithm::Aes256Gcm16] {
+            children.push(Child { algorithm, esn, udp, outer_v6, ..Child::between(US, SCAPY) });
+        }
+    }
+    children
+}
+
+/// An SA as the script takes it: from rig `src` to rig `dst`.
+fn describe(child: &Child, spi: Spi, src: u8, dst: u8, direction: u8) -> Value {
+    let keymat: String = child.keymat(direction).iter().map(|octet| format!("{octet:02x}")).collect();
+    json!({
+        "spi": spi.get(),
+        "keymat": keymat,
+        "src": outside_address(src, child.outer_v6),
+        "dst": outside_address(dst, child.outer_v6),
+        "udp": child.udp.then_some([4500, 4500]),
+        "esn": child.esn,
+    })
+}
+
+/// Random enough, and the same in every run.
+struct Sizes(u64);
+
+impl Sizes {
+    fn next(&mut self, v6: bool) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        let least = if v6 { 48 } else { 28 };
+        least + (self.0 % (1418 - least as u64 + 1)) as usize
+    }
+}
+
+#[test]
+fn scapy_opens_what_we_seal() {
+    let children = children();
+    let mut rigs = Vec::new();
+    let mut sas = Vec::new();
+    for (number, child) in children.iter().enumerate() {
+        let rig = Rig::new(US);
+        let spi = Spi::new(SCAPY_SPI + number as u32).unwrap();
+        let pair = rig.install_inbound(child, SCAPY, 0);
+        let policy = rig.policy(&child.local_ts, &child.remote_ts);
+        rig.activate(child, SCAPY, policy, pair, spi, 1);
+        sas.push(describe(child, spi, US, SCAPY, 1));
+        rigs.push(rig);
+    }
+    let mut scapy = Scapy::start(&sas);
+    let mut sizes = Sizes(4303);
+    for (number, rig) in rigs.iter_mut().enumerate() {
+        for v6 in [false, true] {
+            let packets: Vec<_> =
+                (0..PACKETS).map(|_| Packet::between(US, SCAPY, v6, sizes.next(v6))).collect();
+            let octets: Vec<_> = packets.iter().map(Packet::octets).collect();
+            let sealed = rig.inside(&octets).only_sent(OUTSIDE);
+            assert_eq!(sealed.len(), PACKETS);
+            for (packet, sealed) in packets.iter().zip(sealed) {
+                assert_eq!(scapy.ask("open", number, 0, &sealed), packet.forwarded(), "{packet:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn we_open_what_scapy_seals() {
+    let children = children();
+    let mut rigs = Vec::new();
+    let mut sas = Vec::new();
+    for child in &children {
+        let rig = Rig::new(US);
+        let spi = rig.install_inbound(child, SCAPY, 0);
+        sas.push(describe(child, spi, SCAPY, US, 0));
+        rigs.push(rig);
+    }
+    let mut scapy = Scapy::start(&sas);
+    let mut sizes = Sizes(4106);
+    for (number, (rig, child)) in rigs.iter_mut().zip(&children).enumerate() {
+        // With ESN, across the point where the lower half starts again, which the packet does not say.
+        let mut sequence = if child.esn { u64::from(u32::MAX) - PACKETS as u64 } else { 0 };
+        for v6 in [false, true] {
+            let packets: Vec<_> =
+                (0..PACKETS).map(|_| Packet::between(SCAPY, US, v6, sizes.next(v6))).collect();
+            let seal = |packet: &Packet| {
+                sequence += 1;
+                scapy.ask("seal", number, sequence, &packet.octets())
+            };
+            let sealed: Vec<_> = packets.iter().map(seal).collect();
+            let opened = rig.outside(&sealed).only_sent(INSIDE);
+            let expected: Vec<_> = packets.iter().map(Packet::forwarded).collect();
+            assert_eq!(opened, expected);
+        }
+        assert_eq!(child.esn, sequence > u64::from(u32::MAX));
+    }
+}
