@@ -91,19 +91,7 @@ const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>) -> Option<Self> {
         let interfaces = interfaces(&section);
-        let cores = section.integers("workers", 0..=1023);
-        if let Some(cores) = &cores {
-            if cores.is_empty() {
-                section.error(section.span(), "workers", "is empty (expected at least one core, e.g. [0])");
-            }
-            for (index, core) in cores.iter().enumerate() {
-                if cores.iter().take(index).any(|earlier| earlier.value == core.value) {
-                    let message = format!("core {} is named twice (a core carries one worker)", core.value);
-                    section.error(core.span.clone(), "workers", message);
-                }
-            }
-        }
-        let workers = cores.map(|cores| cores.iter().map(|core| core.value as usize).collect());
+        let workers = workers(&section);
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
         let frame_size = frame_size(&section);
         let max_sas = section.integer("max_sas", 1..=1_048_576).map_or(4096, |max| max.value as usize);
@@ -123,7 +111,7 @@ impl GatewayConfig {
         section.finish(&[]);
         Some(Self {
             interfaces: interfaces?,
-            workers: workers.unwrap_or_else(|| vec![0]),
+            workers,
             frames,
             frame_size,
             max_sas,
@@ -137,6 +125,22 @@ impl GatewayConfig {
             mark,
         })
     }
+}
+
+/// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'
+/// replay windows take.
+fn workers(section: &Section<'_>) -> Vec<usize> {
+    let Some(cores) = section.integers("workers", 0..=1023) else { return vec![0] };
+    match cores.as_slice() {
+        [] => section.error(section.span(), "workers", "is empty (expected a core, e.g. [0])"),
+        [_] => {}
+        [_, second, ..] => {
+            let message = "names more than one core, which this version does not support: one worker serves every queue \
+                           (expected e.g. [0])";
+            section.error(second.span.clone(), "workers", message);
+        }
+    }
+    cores.iter().map(|core| core.value as usize).collect()
 }
 
 /// On loopback unless told otherwise.
