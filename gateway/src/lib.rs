@@ -15,6 +15,7 @@
 //! - `dataplane`: puts it together. Start here to run one.
 
 pub mod coarse;
+pub mod dataplane;
 pub mod drop;
 pub mod esp;
 pub mod events;

@@ -51,6 +51,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         tun: gateway.tun.clone(),
         pin_dir: gateway.pin_dir.clone(),
         engine: None,
+        ike_port: config.engine.port,
         nat_port: config.engine.nat_port,
         route_table: gateway.route_table,
         mark: gateway.mark,
