@@ -1,1 +1,4 @@
-//! placeholder
+//! Load generators and comparisons. Each bench prints a table for people, or with `--json` one JSON object per line
+//! (the format is in DESIGN.md, "Bench output"). Peers run in the same process, interleaved sample by sample.
+
+pub mod crypto;

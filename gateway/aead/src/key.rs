@@ -33,6 +33,16 @@ impl Algorithm {
     }
 }
 
+/// The algorithm, and whether all the powers and round keys are there or only the cipher key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Schedule {
+    Raw128,
+    Raw256,
+    Aes128,
+    Aes256,
+}
+
 /// Powers of H that a key holds: one multiplication pass covers that many blocks.
 pub(crate) const POWERS: usize = 16;
 
@@ -43,9 +53,7 @@ pub struct Key {
     pub(crate) powers: [u128; POWERS],
     pub(crate) rounds: [u128; 15],
     #[zeroize(skip)]
-    pub(crate) algorithm: Algorithm,
-    /// Whether `powers` and all of `rounds` are there.
-    pub(crate) expanded: bool,
+    pub(crate) schedule: Schedule,
 }
 
 const _: () = assert!(size_of::<Key>() == 512 && align_of::<Key>() == 64);
@@ -56,21 +64,28 @@ impl Key {
         if key.len() != algorithm.key_len() {
             return None;
         }
+        let schedule = match algorithm {
+            Algorithm::Aes128Gcm => Schedule::Raw128,
+            Algorithm::Aes256Gcm => Schedule::Raw256,
+        };
         let mut rounds = [0; 15];
         for (word, octets) in rounds.iter_mut().zip(key.as_chunks().0) {
             *word = u128::from_ne_bytes(*octets);
         }
-        Some(Self { powers: [0; POWERS], rounds, algorithm, expanded: false })
+        Some(Self { powers: [0; POWERS], rounds, schedule })
     }
 
     /// The cipher.
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        match self.schedule {
+            Schedule::Raw128 | Schedule::Aes128 => Algorithm::Aes128Gcm,
+            Schedule::Raw256 | Schedule::Aes256 => Algorithm::Aes256Gcm,
+        }
     }
 }
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({:?}, …)", self.algorithm)
+        write!(f, "Key({:?}, …)", self.algorithm())
     }
 }

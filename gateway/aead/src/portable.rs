@@ -7,7 +7,11 @@ use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
 use zeroize::Zeroizing;
 
+use crate::engine::Table;
 use crate::{Algorithm, Key, MAX_AAD, MAX_BUFFER, Packet, TAG_LEN};
+
+/// Its functions. A key as it came is all it needs.
+pub(crate) static TABLE: Table = Table { expand: |_| (), seal, open };
 
 /// The key of the current run of packets.
 enum Cipher {
@@ -19,7 +23,7 @@ impl Cipher {
     fn new(key: &Key) -> Self {
         let [first, second, ..] = key.rounds;
         let first = Zeroizing::new(first.to_ne_bytes());
-        match key.algorithm {
+        match key.algorithm() {
             Algorithm::Aes128Gcm => Self::Aes128(Aes128Gcm::new((&*first).into())),
             Algorithm::Aes256Gcm => {
                 let second = Zeroizing::new(second.to_ne_bytes());

@@ -28,8 +28,9 @@ pub use crate::route::Role;
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
+use crate::frame::Frame;
 use crate::installer::Installer;
-use crate::io::{FrameMemory, FramePool, MemoryError, QueueSocket, SocketError};
+use crate::io::{CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError};
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{Connection, NetlinkError};
@@ -189,8 +190,7 @@ impl Dataplane {
         let mirror = start_mirror(&config, &routes, &guards, &slow)?;
         guards.attach(&config, &routes.load())?;
 
-        let (memory, frames) = FrameMemory::new(config.frames, config.frame_size)?;
-        let (ports, interfaces) = bind(&config, &memory, &guards, &routes.load())?;
+        let Bound { memory, frames, ports, interfaces } = bind(&config, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
             policies,
@@ -372,15 +372,32 @@ fn start_mirror(
     Ok(Mirror::start(mirrored, Arc::clone(routes), Box::new(on_change))?)
 }
 
-/// A socket for each queue that is served: for each worker, its ports.
-type Bound = (Vec<Vec<PortSockets>>, Vec<InterfaceStats>);
+/// Packet memory, and a socket for each queue that is served.
+struct Bound {
+    memory: Arc<FrameMemory>,
+    frames: Vec<Frame>,
+    /// By worker: its interfaces.
+    ports: Vec<Vec<PortSockets>>,
+    interfaces: Vec<InterfaceStats>,
+}
 
-fn bind(
+/// Without copies if every driver can, else with.
+fn bind(config: &DataplaneConfig, guards: &Guards, routes: &RouteTable) -> Result<Bound, StartError> {
+    match bind_as(CopyMode::ZeroCopy, config, guards, routes) {
+        Err(StartError::Socket(error)) if error.wants_copies() => {
+            bind_as(CopyMode::Copy, config, guards, routes)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_as(
+    mode: CopyMode,
     config: &DataplaneConfig,
-    memory: &Arc<FrameMemory>,
     guards: &Guards,
     routes: &RouteTable,
 ) -> Result<Bound, StartError> {
+    let (memory, frames) = FrameMemory::new(config.frames, config.frame_size)?;
     let mut connection = Connection::open()?;
     let mut ports: Vec<Vec<PortSockets>> = config.workers.iter().map(|_| Vec::new()).collect();
     let mut interfaces = Vec::new();
@@ -391,19 +408,18 @@ fn bind(
             let (interface, workers) = (interface.name.clone(), config.workers.len());
             return Err(StartError::TooFewQueues { interface, queues: served, workers });
         }
-        let mut copy_mode = None;
+        let mut got = mode;
         for (worker, ports) in ports.iter_mut().enumerate() {
             let mut sockets = Vec::new();
             for queue in (worker as u32..served).step_by(config.workers.len()) {
-                let socket = QueueSocket::bind(Arc::clone(memory), &interface.name, queue)?;
+                let socket = QueueSocket::bind(Arc::clone(&memory), &interface.name, queue, mode)?;
                 guards.set_socket(port, queue, &socket)?;
-                copy_mode = Some(socket.mode());
+                got = socket.mode();
                 sockets.push(socket);
             }
             ports.push(PortSockets { index: port.index, sockets });
         }
-        let copy_mode = copy_mode.map_or_else(String::new, |mode| mode.to_string());
-        let mode = format!("{}, {copy_mode}", guards.mode(port));
+        let mode = format!("{}, {got}", guards.mode(port));
         tracing::info!(interface = %interface.name, %mode, queues = served, "interface is served");
         interfaces.push(InterfaceStats {
             name: interface.name.clone(),
@@ -412,11 +428,11 @@ fn bind(
             queues: served,
         });
     }
-    Ok((ports, interfaces))
+    Ok(Bound { memory, frames, ports, interfaces })
 }
 
-fn split(frames: Vec<crate::frame::Frame>, workers: usize) -> Vec<Vec<crate::frame::Frame>> {
-    let mut pools: Vec<Vec<crate::frame::Frame>> = (0..workers).map(|_| Vec::new()).collect();
+fn split(frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
+    let mut pools: Vec<Vec<Frame>> = (0..workers).map(|_| Vec::new()).collect();
     for (index, frame) in frames.into_iter().enumerate() {
         if let Some(pool) = pools.get_mut(index % workers.max(1)) {
             pool.push(frame);

@@ -1,0 +1,204 @@
+//! Every engine against the portable one: random keys, lengths, alignments, batch shapes, both algorithms and many
+//! SAs in a batch, forged packets among them.
+#![cfg(not(miri))]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "helpers of tests fail by panicking"
+)]
+
+use portcullis_aead::{Algorithm, Engine, EngineError, EngineKind, Key, MAX_AAD, Packet, TAG_LEN};
+use proptest::prelude::*;
+
+fn portable() -> Engine {
+    Engine::select(Some(EngineKind::Portable)).unwrap()
+}
+
+/// All but the portable one that this processor runs.
+fn engines() -> Vec<Engine> {
+    EngineKind::ALL
+        .iter()
+        .filter(|kind| **kind != EngineKind::Portable)
+        .filter_map(|kind| match Engine::select(Some(*kind)) {
+            Ok(engine) => Some(engine),
+            Err(EngineError::Unsupported { .. }) => None,
+            Err(error) => panic!("{error}"),
+        })
+        .collect()
+}
+
+#[derive(Debug, Clone)]
+struct Secret {
+    long: bool,
+    octets: [u8; 32],
+}
+
+impl Secret {
+    fn key(&self, engine: Engine) -> Key {
+        let (algorithm, len) =
+            if self.long { (Algorithm::Aes256Gcm, 32) } else { (Algorithm::Aes128Gcm, 16) };
+        engine.key(algorithm, &self.octets[..len]).unwrap()
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Plain {
+    sa: usize,
+    nonce: [u8; 12],
+    aad: [u8; MAX_AAD],
+    aad_len: usize,
+    /// Octets in front of the text, so that it lies anywhere in a cache line.
+    headroom: usize,
+    len: usize,
+    seed: u8,
+    /// Which bit to turn after sealing, counted over text and tag; `None` for a good packet.
+    forged: Option<usize>,
+}
+
+const GUARD: u8 = 0xd7;
+
+impl Plain {
+    /// Guard octets, text, room for the tag, guard octets.
+    fn frame(&self) -> Vec<u8> {
+        let text =
+            (0..self.len).map(|at| (at as u8).wrapping_mul(self.seed | 1).wrapping_add((at >> 8) as u8));
+        let guard = std::iter::repeat_n(GUARD, self.headroom);
+        guard.chain(text).chain([0; TAG_LEN]).chain([GUARD; 96]).collect()
+    }
+
+    fn packet<'a>(&self, keys: &'a [Key], frame: &'a mut [u8]) -> Packet<'a> {
+        let buffer = &mut frame[self.headroom..self.headroom + self.len + TAG_LEN];
+        let key = &keys[self.sa % keys.len()];
+        Packet { key, nonce: self.nonce, aad: self.aad, aad_len: self.aad_len, buffer, authentic: false }
+    }
+}
+
+fn secrets() -> impl Strategy<Value = Vec<Secret>> {
+    prop::collection::vec(any::<(bool, [u8; 32])>().prop_map(|(long, octets)| Secret { long, octets }), 1..5)
+}
+
+fn plain() -> impl Strategy<Value = Plain> {
+    let len = prop_oneof![4 => 0..300_usize, 2 => 300..2_100_usize, 1 => 2_100..16_385_usize];
+    let aad_len = prop_oneof![4 => Just(8_usize), 4 => Just(12_usize), 1 => 0..=MAX_AAD];
+    (any::<usize>(), any::<[u8; 12]>(), any::<[u8; 12]>(), aad_len, 0..128_usize, len, any::<u8>())
+        .prop_flat_map(|(sa, nonce, aad, aad_len, headroom, len, seed)| {
+            prop::option::weighted(0.2, 0..8 * (len + TAG_LEN)).prop_map(move |forged| Plain {
+                sa,
+                nonce,
+                aad,
+                aad_len,
+                headroom,
+                len,
+                seed,
+                forged,
+            })
+        })
+}
+
+/// Runs of packets of one shape, as traffic has them, and single ones.
+fn batch() -> impl Strategy<Value = Vec<Plain>> {
+    prop::collection::vec((plain(), prop_oneof![3 => Just(1_usize), 1 => 2..9_usize]), 1..20).prop_map(
+        |runs| {
+            runs.into_iter()
+                .flat_map(|(plain, count)| {
+                    (0..count).map(move |at| {
+                        let mut plain = plain.clone();
+                        plain.seed = plain.seed.wrapping_add(at as u8);
+                        plain.nonce[11] = plain.nonce[11].wrapping_add(at as u8);
+                        plain.forged = plain.forged.filter(|_| at % 3 == 0);
+                        plain
+                    })
+                })
+                .collect()
+        },
+    )
+}
+
+fn seal(engine: Engine, keys: &[Key], batch: &[Plain], frames: &mut [Vec<u8>]) {
+    let mut packets: Vec<Packet<'_>> =
+        batch.iter().zip(frames).map(|(plain, frame)| plain.packet(keys, frame)).collect();
+    engine.seal(&mut packets);
+}
+
+fn check(engine: Engine, secrets: &[Secret], batch: &[Plain]) {
+    let keys: Vec<Key> = secrets.iter().map(|secret| secret.key(engine)).collect();
+    let reference: Vec<Key> = secrets.iter().map(|secret| secret.key(portable())).collect();
+    let plain: Vec<Vec<u8>> = batch.iter().map(Plain::frame).collect();
+
+    let mut expected = plain.clone();
+    seal(portable(), &reference, batch, &mut expected);
+    let mut frames = plain.clone();
+    seal(engine, &keys, batch, &mut frames);
+    assert!(frames == expected, "{} seals otherwise", engine.kind());
+
+    for (plain, frame) in batch.iter().zip(&mut frames) {
+        if let Some(bit) = plain.forged {
+            frame[plain.headroom + bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+    let mut packets: Vec<Packet<'_>> =
+        batch.iter().zip(&mut frames).map(|(plain, frame)| plain.packet(&keys, frame)).collect();
+    engine.open(&mut packets);
+    let verdicts: Vec<bool> = packets.iter().map(|packet| packet.authentic).collect();
+    for (((of, frame), original), authentic) in batch.iter().zip(&frames).zip(&plain).zip(verdicts) {
+        assert_eq!(authentic, of.forged.is_none(), "{}, {} octets", engine.kind(), of.len);
+        let (before, rest) = frame.split_at(of.headroom);
+        let (buffer, after) = rest.split_at(of.len + TAG_LEN);
+        assert!(before.iter().chain(after).all(|octet| *octet == GUARD), "{} left the buffer", engine.kind());
+        if authentic {
+            assert_eq!(buffer[..of.len], original[of.headroom..of.headroom + of.len]);
+        } else {
+            assert!(buffer.iter().all(|octet| *octet == 0), "{} left something of a forgery", engine.kind());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_engine_agrees_with_the_portable_one(secrets in secrets(), batch in batch()) {
+        for engine in engines() {
+            check(engine, &secrets, &batch);
+        }
+    }
+
+    #[test]
+    fn engines_take_each_others_keys(secret in any::<(bool, [u8; 32])>(), plain in plain()) {
+        let secrets = [Secret { long: secret.0, octets: secret.1 }];
+        let batch = [Plain { forged: None, ..plain }];
+        let mut expected = vec![batch[0].frame()];
+        seal(portable(), &[secrets[0].key(portable())], &batch, &mut expected);
+        for engine in engines() {
+            let mut frames = vec![batch[0].frame()];
+            seal(engine, &[secrets[0].key(portable())], &batch, &mut frames);
+            assert!(frames == expected);
+            let mut frames = vec![batch[0].frame()];
+            seal(portable(), &[secrets[0].key(engine)], &batch, &mut frames);
+            assert!(frames == expected);
+        }
+    }
+}
+
+/// All lengths, so that no combination of vectors, passes and tails is left to chance.
+#[test]
+fn every_engine_agrees_with_the_portable_one_at_every_length() {
+    let secrets = [Secret { long: true, octets: [0x3c; 32] }, Secret { long: false, octets: [0xc3; 32] }];
+    let lengths = (0..2_300).chain(16_300..16_385);
+    let batch: Vec<Plain> = lengths
+        .map(|len| Plain {
+            sa: len / 3,
+            nonce: [len as u8; 12],
+            aad: [0x11; MAX_AAD],
+            aad_len: if len % 2 == 0 { 8 } else { 12 },
+            headroom: len % 67,
+            len,
+            seed: len as u8,
+            forged: (len % 7 == 0).then_some(8 * len + len % 128),
+        })
+        .collect();
+    for engine in engines() {
+        check(engine, &secrets, &batch);
+    }
+}
