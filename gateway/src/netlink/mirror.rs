@@ -2,15 +2,19 @@
 //!
 //! One thread, one socket for the multicast groups, one for requests. Neighbours are followed message by message; a
 //! change of anything else reads links, addresses and routes anew, because the kernel does not announce every route
-//! that goes with a link. A socket that overflowed reads everything anew.
+//! that goes with a link. A socket that overflowed reads everything anew; what could not be read is tried again.
+//!
+//! The kernel takes a neighbour for idle that only workers send to. So that it finds out when one has gone or moved, it
+//! is asked every few seconds to check those that were used ([`RouteTable::take_used`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
@@ -21,7 +25,8 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
+    RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -38,6 +43,9 @@ const TABLE_MAIN: u32 = 254;
 
 /// Octets that the kernel may queue for us before it gives up.
 const RECEIVE_BUFFER: i32 = 4 << 20;
+
+/// How often the kernel is asked to check used neighbours, and what could not be read is tried again.
+const CHECK: Duration = Duration::from_secs(5);
 
 /// What to mirror.
 #[derive(Debug, Clone)]
@@ -73,7 +81,7 @@ impl Mirror {
         let stop =
             Arc::new(EventFd::new().map_err(io::Error::from).map_err(NetlinkError::new("make an eventfd"))?);
         let mut state = State::open(config, routes, on_change)?;
-        state.resync()?;
+        state.bring_up_to_date()?;
         let until = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("netlink-mirror".to_owned())
@@ -100,13 +108,20 @@ struct State {
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
     published: Arc<ArcSwap<RouteTable>>,
     on_change: OnChange,
+    pending: Changes,
 }
 
-/// What a batch of messages makes necessary.
-#[derive(Default)]
+/// What is still to be done.
+#[derive(Debug, Clone, Copy, Default)]
 struct Changes {
+    /// The neighbours are to be published.
     neighbours: bool,
+    /// Links, addresses and routes are to be read.
     configuration: bool,
+    /// Everything is to be read.
+    everything: bool,
+    /// The last try failed: the next one is not to come at once.
+    failed: bool,
 }
 
 impl State {
@@ -133,65 +148,95 @@ impl State {
             Ok(events)
         };
         let events = open().map_err(NetlinkError::new("follow the kernel's routes"))?;
+        let (requests, pending) = (Connection::open()?, Changes { everything: true, ..Changes::default() });
         let (table, neighbours) = (RouteTable::default(), HashMap::new());
-        Ok(Self { config, events, requests: Connection::open()?, table, neighbours, published, on_change })
+        Ok(Self { config, events, requests, table, neighbours, published, on_change, pending })
     }
 
     fn follow(&mut self, stop: &EventFd) {
+        let mut checked = Instant::now();
         loop {
-            // SAFETY of the borrow: `events` lives as long as `self`.
-            let events = self.events.as_raw_fd();
             let mut fds = [
-                PollFd::new(borrow(&events), PollFlags::POLLIN),
+                PollFd::new(self.events.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stop.as_fd(), PollFlags::POLLIN),
             ];
-            let polled = poll(&mut fds, PollTimeout::NONE);
+            let until_check = CHECK.saturating_sub(checked.elapsed());
+            // Interrupted: what is there is looked at all the same.
+            let _ = poll(&mut fds, PollTimeout::try_from(until_check).unwrap_or(PollTimeout::MAX));
             if fds[1].any() == Some(true) {
                 return;
             }
-            if polled.is_ok()
-                && let Err(error) = self.catch_up()
-            {
+            self.drain();
+            if checked.elapsed() >= CHECK {
+                checked = Instant::now();
+                self.check_used();
+            } else if self.pending.failed {
+                continue;
+            }
+            if let Err(error) = self.bring_up_to_date() {
                 tracing::error!(%error, "the kernel's routes could not be read; going on with the last ones");
             }
         }
     }
 
     /// Takes every message that is there.
-    fn catch_up(&mut self) -> Result<(), NetlinkError> {
-        let mut changes = Changes::default();
+    fn drain(&mut self) {
         loop {
             match self.events.recv_from_full() {
                 Ok((octets, _)) => {
                     for message in messages(&octets) {
                         if let NetlinkPayload::InnerMessage(message) = message.payload {
-                            self.take(message, &mut changes);
+                            self.take(message);
                         }
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return self.resync(),
-                Err(error) => return Err(NetlinkError::new("follow the kernel's routes")(error)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Overflowed: messages were lost.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => self.pending.everything = true,
+                Err(error) => {
+                    tracing::error!(%error, "the kernel's changes cannot be followed");
+                    self.pending.everything = true;
+                    return;
+                }
             }
         }
-        if changes.configuration {
+    }
+
+    /// Does what is pending, and publishes the outcome. What fails stays pending.
+    fn bring_up_to_date(&mut self) -> Result<(), NetlinkError> {
+        let Changes { neighbours, configuration, everything, .. } = self.pending;
+        if !(neighbours || configuration || everything) {
+            return Ok(());
+        }
+        self.pending.failed = true;
+        if everything {
+            self.read_neighbours()?;
+        }
+        if everything || configuration {
             self.read_configuration()?;
         }
-        if changes.neighbours {
-            self.table.set_neighbours(self.neighbours.clone());
-        }
-        if changes.configuration || changes.neighbours {
-            self.publish();
-        }
+        self.pending = Changes::default();
+        self.table.set_neighbours(self.neighbours.clone());
+        self.published.store(Arc::new(self.table.clone()));
+        (self.on_change)(&self.table);
         Ok(())
     }
 
-    fn take(&mut self, message: RouteNetlinkMessage, changes: &mut Changes) {
+    fn check_used(&mut self) {
+        for (ifindex, addr) in self.table.take_used() {
+            if let Err(error) = resolve(&mut self.requests, ifindex, addr) {
+                tracing::debug!(%error, "the kernel does not check a neighbour");
+            }
+        }
+    }
+
+    fn take(&mut self, message: RouteNetlinkMessage) {
         match message {
-            RouteNetlinkMessage::NewNeighbour(message) => changes.neighbours |= self.neighbour(&message),
+            RouteNetlinkMessage::NewNeighbour(message) => self.pending.neighbours |= self.neighbour(&message),
             RouteNetlinkMessage::DelNeighbour(message) => {
                 if let Some(key) = neighbour_key(&message) {
-                    changes.neighbours |= self.neighbours.remove(&key).is_some();
+                    self.pending.neighbours |= self.neighbours.remove(&key).is_some();
                 }
             }
             RouteNetlinkMessage::NewLink(_)
@@ -199,7 +244,7 @@ impl State {
             | RouteNetlinkMessage::NewAddress(_)
             | RouteNetlinkMessage::DelAddress(_)
             | RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_) => changes.configuration = true,
+            | RouteNetlinkMessage::DelRoute(_) => self.pending.configuration = true,
             _ => {}
         }
     }
@@ -213,23 +258,16 @@ impl State {
         }
     }
 
-    fn resync(&mut self) -> Result<(), NetlinkError> {
-        self.neighbours.clear();
+    fn read_neighbours(&mut self) -> Result<(), NetlinkError> {
         let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
-        for message in self.requests.dump("read the kernel's neighbours", request)? {
+        let messages = self.requests.dump("read the kernel's neighbours", request)?;
+        self.neighbours.clear();
+        for message in messages {
             if let RouteNetlinkMessage::NewNeighbour(message) = message {
                 self.neighbour(&message);
             }
         }
-        self.table.set_neighbours(self.neighbours.clone());
-        self.read_configuration()?;
-        self.publish();
         Ok(())
-    }
-
-    fn publish(&self) {
-        self.published.store(Arc::new(self.table.clone()));
-        (self.on_change)(&self.table);
     }
 
     fn read_configuration(&mut self) -> Result<(), NetlinkError> {
@@ -251,9 +289,6 @@ impl State {
         } else {
             self.config.tunnel_addresses.clone()
         };
-        self.table.set_ports(ports);
-        self.table.set_tunnel_addresses(tunnel);
-        self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
         let mut routes = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
@@ -261,16 +296,15 @@ impl State {
             let request = RouteNetlinkMessage::GetRoute(request);
             routes.extend(self.requests.dump("read the kernel's routes", request)?);
         }
-        self.table.set_routes(best(routes.iter().filter_map(mirrored)));
+        // Everything has been read.
+        self.table.set_ports(ports);
+        self.table.set_tunnel_addresses(tunnel);
+        self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
+        self.table.set_routes(best(routes.iter().filter_map(|message| mirrored(message, TABLE_MAIN))));
+        self.table
+            .set_default_routes(best(routes.iter().filter_map(|message| mirrored(message, TABLE_DEFAULT))));
         Ok(())
     }
-}
-
-/// A descriptor that is open for as long as the caller's socket.
-fn borrow(fd: &i32) -> BorrowedFd<'_> {
-    #![expect(unsafe_code, reason = "netlink-sys gives its descriptor only as a number")]
-    // SAFETY: the caller has taken it from a socket that it keeps for as long as the borrow.
-    unsafe { BorrowedFd::borrow_raw(*fd) }
 }
 
 fn neighbour_key(message: &NeighbourMessage) -> Option<(u32, IpAddr)> {
@@ -350,44 +384,43 @@ fn address(message: &RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     Some((message.header.index, IpNet::new(addr, message.header.prefix_len).ok()?))
 }
 
-/// A route with what decides between several of one prefix: lower is better.
-type Candidate = (IpNet, (u32, u32), Route);
+/// A route with its metric, which decides between several of one prefix: lower is better.
+type Candidate = (IpNet, u32, Route);
 
 fn best(candidates: impl Iterator<Item = Candidate>) -> impl Iterator<Item = (IpNet, Route)> {
-    let mut best: BTreeMap<IpNet, ((u32, u32), Route)> = BTreeMap::new();
-    for (net, rank, route) in candidates {
-        let known = best.entry(net).or_insert((rank, route));
-        if rank < known.0 {
-            *known = (rank, route);
+    let mut best: BTreeMap<IpNet, (u32, Route)> = BTreeMap::new();
+    for (net, metric, route) in candidates {
+        let known = best.entry(net).or_insert((metric, route));
+        if metric < known.0 {
+            *known = (metric, route);
         }
     }
     best.into_iter().map(|(net, (_, route))| (net, route))
 }
 
-/// A route of the main or default table that workers can follow.
-fn mirrored(message: &RouteNetlinkMessage) -> Option<Candidate> {
+/// A route of this table that concerns packets of any source and service.
+fn mirrored(message: &RouteNetlinkMessage, table: u32) -> Option<Candidate> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
-    let table = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Table(table) => Some(*table),
-        _ => None,
-    });
-    let table = table.unwrap_or(u32::from(message.header.table));
-    // The main table comes before the default table.
-    let precedence = match table {
-        TABLE_MAIN => 0,
-        TABLE_DEFAULT => 1,
-        _ => return None,
-    };
-    let metric = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Priority(metric) => Some(*metric),
-        _ => None,
-    });
-    let route = match message.header.kind {
+    let header = &message.header;
+    let (mut found, mut metric) = (u32::from(header.table), 0);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => found = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            _ => {}
+        }
+    }
+    let special = header.tos != 0 || header.source_prefix_length != 0;
+    if found != table || special || header.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead) {
+        return None;
+    }
+    let route = match header.kind {
         RouteType::Unicast => via(&message.attributes)?,
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => Route::Refused,
+        RouteType::Throw => Route::Throw,
         _ => return None,
     };
-    Some((destination(message)?, (precedence, metric.unwrap_or(0)), route))
+    Some((destination(message)?, metric, route))
 }
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {
@@ -424,9 +457,16 @@ fn via(attributes: &[RouteAttribute]) -> Option<Route> {
         }),
         _ => None,
     });
+    let encapsulated = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::EncapType(_));
+    if attributes.iter().any(encapsulated) {
+        return Some(Route::Kernel);
+    }
     if let Some(hops) = hops {
         let dead = RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown;
         let hop = hops.iter().find(|hop| !hop.flags.intersects(dead))?;
+        if hop.attributes.iter().any(encapsulated) {
+            return Some(Route::Kernel);
+        }
         return Some(Route::Via { ifindex: hop.interface_index, gateway: gateway(&hop.attributes), mtu });
     }
     let ifindex = attributes.iter().find_map(|attribute| match attribute {

@@ -13,13 +13,18 @@ pub mod protected;
 use std::io;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
+
+/// Octets of `struct nlmsghdr`.
+const HEADER_LEN: usize = 16;
+/// How often a dump is asked for again that was not of one moment.
+const DUMP_TRIES: u32 = 5;
 
 /// A request that the kernel refused, or a socket that failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,13 +68,22 @@ impl Connection {
         Ok(Self { socket: open().map_err(failed)?, sequence: 0 })
     }
 
-    /// Everything that a dump request answers.
+    /// Everything that a dump request answers. What changes while it is being read makes it start anew; if that does not
+    /// end, the last answer has to do: each change is announced as well.
     pub fn dump(
         &mut self,
         what: &str,
         message: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(message, NLM_F_REQUEST | NLM_F_DUMP).map_err(NetlinkError::new(what))
+        let mut tries = 0;
+        loop {
+            let answer = self.exchange(message.clone(), NLM_F_REQUEST | NLM_F_DUMP);
+            let answer = answer.map_err(NetlinkError::new(what))?;
+            tries += 1;
+            if !answer.interrupted || tries == DUMP_TRIES {
+                return Ok(answer.messages);
+            }
+        }
     }
 
     /// Makes a change.
@@ -83,7 +97,7 @@ impl Connection {
         self.exchange(message, flags).map(drop).map_err(NetlinkError::new(what))
     }
 
-    fn exchange(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn exchange(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Answer> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -93,18 +107,22 @@ impl Connection {
         let mut octets = vec![0; request.buffer_len()];
         request.serialize(&mut octets);
         self.socket.send(&octets, 0)?;
-        let mut answers = Vec::new();
+        let mut answer = Answer::default();
         loop {
             let (octets, _) = self.socket.recv_from_full()?;
-            for answer in messages(&octets) {
-                if answer.header.sequence_number != self.sequence {
+            for part in messages(&octets) {
+                if part.header.sequence_number != self.sequence {
                     continue;
                 }
-                match answer.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
+                answer.interrupted |= part.header.flags & NLM_F_DUMP_INTR != 0;
+                match part.payload {
+                    NetlinkPayload::Done(done) if done.code < 0 => {
+                        return Err(io::Error::from_raw_os_error(-done.code));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(answer),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answer),
                     NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    NetlinkPayload::InnerMessage(message) => answer.messages.push(message),
                     _ => {}
                 }
             }
@@ -112,17 +130,25 @@ impl Connection {
     }
 }
 
-/// The messages of one datagram; what cannot be parsed ends it.
+/// What the kernel answered to one request.
+#[derive(Debug, Default)]
+struct Answer {
+    messages: Vec<RouteNetlinkMessage>,
+    /// Whether something changed meanwhile, so that parts may be of different moments.
+    interrupted: bool,
+}
+
+/// The messages of one datagram. One that cannot be parsed (a newer kernel's, say) is left out.
 fn messages(mut octets: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
     let mut messages = Vec::new();
-    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(octets) {
-        // Messages are aligned to four octets (NLMSG_ALIGN).
-        let length = (message.header.length as usize).next_multiple_of(4);
-        messages.push(message);
-        match octets.get(length..) {
-            Some(rest) if length > 0 && !rest.is_empty() => octets = rest,
-            _ => break,
+    while let Some(length) = octets.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
+        let Some(message) = octets.get(..length).filter(|message| message.len() >= HEADER_LEN) else { break };
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+            Ok(message) => messages.push(message),
+            Err(error) => tracing::warn!(%error, "a message of the kernel's cannot be understood"),
         }
+        // Messages are aligned to four octets (NLMSG_ALIGN).
+        octets = octets.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     messages
 }
@@ -160,4 +186,50 @@ pub fn link(connection: &mut Connection, name: &str) -> Result<Link, NetlinkErro
         }
     }
     Err(missing())
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::link::LinkMessage;
+    use nix::libc;
+
+    use super::*;
+
+    fn message(index: u32) -> Vec<u8> {
+        let mut link = LinkMessage::default();
+        link.header.index = index;
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewLink(link));
+        message.finalize();
+        let mut octets = vec![0; message.buffer_len()];
+        message.serialize(&mut octets);
+        octets
+    }
+
+    fn indices(octets: &[u8]) -> Vec<u32> {
+        let index = |message: NetlinkMessage<RouteNetlinkMessage>| match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => link.header.index,
+            other => panic!("{other:?}"),
+        };
+        messages(octets).into_iter().map(index).collect()
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_understood_does_not_hide_the_next() {
+        let mut broken = message(2);
+        // A route, of which so much is missing.
+        broken.truncate(20);
+        broken[..6].copy_from_slice(&[20, 0, 0, 0, libc::RTM_NEWROUTE as u8, 0]);
+        assert_eq!(indices(&[message(1), broken, message(3)].concat()), [1, 3]);
+    }
+
+    #[test]
+    fn a_length_that_is_a_lie_ends_the_datagram() {
+        for length in [0_u8, 3, 15, 200] {
+            let mut lying = message(2);
+            lying[0] = length;
+            assert_eq!(indices(&[message(1), lying].concat()), [1]);
+        }
+        assert!(indices(&[]).is_empty());
+        assert!(indices(&[16, 0]).is_empty());
+    }
 }

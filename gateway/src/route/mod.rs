@@ -1,12 +1,14 @@
 //! Next hops: the kernel's routes and neighbours as the workers see them.
 //!
 //! A [`RouteTable`] is one moment of them, immutable; the mirror (`crate::netlink`) publishes a new one after each change.
-//! It knows the main and default tables and the host's own addresses. Rules for policy routing are not mirrored: what
-//! should go elsewhere than the main table says must leave by an interface without workers, through the kernel.
+//! It knows the main and default tables, asked in this order as the kernel's own rules have it, and the host's own
+//! addresses. Rules for policy routing are not mirrored: what should go elsewhere than the main table says must leave by
+//! an interface without workers, through the kernel.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
 
@@ -93,8 +95,20 @@ pub enum Route {
         /// The route's own limit, octets.
         mtu: Option<u32>,
     },
+    /// In a way that only the kernel can (a route with an encapsulation of its own).
+    Kernel,
     /// Blackhole, unreachable or prohibit.
     Refused,
+    /// Not by this table: the next one decides.
+    Throw,
+}
+
+/// A neighbour with a usable MAC address.
+#[derive(Debug, Clone)]
+struct Neighbour {
+    mac: [u8; 6],
+    /// Whether a worker has looked it up since [`RouteTable::take_used`]. Shared by all tables that hold it.
+    used: Arc<AtomicBool>,
 }
 
 /// The kernel's tables at one moment. Cheap to make from another: parts that did not change are shared.
@@ -103,8 +117,9 @@ pub struct RouteTable {
     ports: Vec<PortInfo>,
     tunnel: Arc<HashSet<IpAddr>>,
     local: Arc<HashSet<IpAddr>>,
-    routes: Arc<Lpm<Route>>,
-    neighbours: Arc<HashMap<(u32, IpAddr), [u8; 6]>>,
+    main: Arc<Lpm<Route>>,
+    default: Arc<Lpm<Route>>,
+    neighbours: Arc<HashMap<(u32, IpAddr), Neighbour>>,
 }
 
 impl RouteTable {
@@ -131,17 +146,23 @@ impl RouteTable {
         self.local = Arc::new(addresses.into_iter().collect());
     }
 
-    /// Replaces the routes.
+    /// Replaces the routes of the main table.
     pub fn set_routes(&mut self, routes: impl IntoIterator<Item = (IpNet, Route)>) {
-        let mut table = Lpm::new();
-        for (net, route) in routes {
-            table.insert(net, route);
-        }
-        self.routes = Arc::new(table);
+        self.main = Arc::new(lpm(routes));
+    }
+
+    /// Replaces the routes of the default table, which is asked where the main table has none.
+    pub fn set_default_routes(&mut self, routes: impl IntoIterator<Item = (IpNet, Route)>) {
+        self.default = Arc::new(lpm(routes));
     }
 
     /// Replaces the neighbours with a usable MAC address, by interface and address.
     pub fn set_neighbours(&mut self, neighbours: HashMap<(u32, IpAddr), [u8; 6]>) {
+        let known = |key: &(u32, IpAddr)| self.neighbours.get(key).map(|known| Arc::clone(&known.used));
+        let neighbours = neighbours
+            .into_iter()
+            .map(|(key, mac)| (key, Neighbour { mac, used: known(&key).unwrap_or_default() }))
+            .collect();
         self.neighbours = Arc::new(neighbours);
     }
 
@@ -160,8 +181,10 @@ impl RouteTable {
         if self.is_local(dst) {
             return NextHop::Local;
         }
-        let Some((_, &Route::Via { ifindex, gateway, mtu })) = self.routes.lookup(dst) else {
-            return NextHop::None;
+        let (ifindex, gateway, mtu) = match self.route(dst) {
+            Some(Route::Via { ifindex, gateway, mtu }) => (ifindex, gateway, mtu),
+            Some(Route::Kernel) => return NextHop::Kernel,
+            Some(Route::Refused | Route::Throw) | None => return NextHop::None,
         };
         let Some(port) = self.ports.iter().find(|port| port.ifindex == ifindex) else {
             return NextHop::Kernel;
@@ -171,15 +194,36 @@ impl RouteTable {
         }
         let gateway = gateway.unwrap_or(dst);
         let mtu = mtu.map_or(port.mtu, |mtu| mtu.min(port.mtu));
-        match self.neighbours.get(&(ifindex, gateway)) {
-            Some(&dst_mac) => NextHop::Port { port: port.index, src_mac: port.mac, dst_mac, mtu },
+        match self.neighbour(ifindex, gateway) {
+            Some(dst_mac) => NextHop::Port { port: port.index, src_mac: port.mac, dst_mac, mtu },
             None => NextHop::Unresolved { port: port.index, ifindex, gateway, mtu },
         }
     }
 
-    /// The MAC address of a neighbour.
+    fn route(&self, dst: IpAddr) -> Option<Route> {
+        let decided = |table: &Lpm<Route>| {
+            let (_, route) = table.lookup(dst)?;
+            (*route != Route::Throw).then_some(*route)
+        };
+        decided(&self.main).or_else(|| decided(&self.default))
+    }
+
+    /// The MAC address of a neighbour, which now counts as used.
     pub fn neighbour(&self, ifindex: u32, addr: IpAddr) -> Option<[u8; 6]> {
-        self.neighbours.get(&(ifindex, addr)).copied()
+        let neighbour = self.neighbours.get(&(ifindex, addr))?;
+        // Written only if that changes something: all workers share the line.
+        if !neighbour.used.load(Ordering::Relaxed) {
+            neighbour.used.store(true, Ordering::Relaxed);
+        }
+        Some(neighbour.mac)
+    }
+
+    /// The neighbours that were used since the last call, by interface and address. The kernel does not see what workers
+    /// send, and would never check that these are still there.
+    pub fn take_used(&self) -> Vec<(u32, IpAddr)> {
+        let used =
+            self.neighbours.iter().filter(|(_, neighbour)| neighbour.used.swap(false, Ordering::Relaxed));
+        used.map(|(key, _)| *key).collect()
     }
 
     /// Whether the host has this address.
@@ -203,6 +247,14 @@ impl RouteTable {
             self.port(port)?.addresses.iter().map(IpNet::addr).filter(|addr| addr.is_ipv6() == v6);
         addresses.min_by_key(|addr| matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()))
     }
+}
+
+fn lpm(routes: impl IntoIterator<Item = (IpNet, Route)>) -> Lpm<Route> {
+    let mut table = Lpm::new();
+    for (net, route) in routes {
+        table.insert(net, route);
+    }
+    table
 }
 
 #[cfg(test)]
@@ -259,6 +311,34 @@ mod tests {
         assert_eq!(table().resolve(ip("10.9.0.1")), NextHop::Kernel);
         assert_eq!(table().resolve(ip("10.66.0.1")), NextHop::None);
         assert_eq!(table().resolve(ip("2001:db8:7::1")), NextHop::None);
+    }
+
+    #[test]
+    fn the_default_table_decides_only_where_the_main_table_does_not() {
+        let mut table = table();
+        table.set_default_routes([
+            ("10.66.1.0/24".parse().unwrap(), Route::Kernel),
+            ("2001:db8::/32".parse().unwrap(), Route::Kernel),
+            ("10.77.0.0/16".parse().unwrap(), Route::Kernel),
+        ]);
+        assert_eq!(table.resolve(ip("10.66.1.1")), NextHop::None, "a longer prefix, but in the later table");
+        assert_eq!(table.resolve(ip("2001:db8:7::1")), NextHop::Kernel);
+        let routes =
+            [("0.0.0.0/0", via(7, None)), ("10.77.0.0/16", Route::Throw), ("10.78.0.0/16", Route::Throw)];
+        table.set_routes(routes.map(|(net, route)| (net.parse().unwrap(), route)));
+        assert_eq!(table.resolve(ip("10.77.0.1")), NextHop::Kernel);
+        assert_eq!(table.resolve(ip("10.78.0.1")), NextHop::None);
+    }
+
+    #[test]
+    fn a_neighbour_counts_as_used_until_that_was_taken_note_of() {
+        let mut table = table();
+        assert_eq!(table.take_used(), []);
+        table.resolve(ip("203.0.113.1"));
+        // The next table knows too.
+        table.set_neighbours(HashMap::from([((7, ip("192.0.2.254")), [2, 0, 0, 0, 0, 8])]));
+        assert_eq!(table.take_used(), [(7, ip("192.0.2.254"))]);
+        assert_eq!(table.take_used(), []);
     }
 
     #[test]

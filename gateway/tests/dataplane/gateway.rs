@@ -1,0 +1,148 @@
+//! A gateway of [`Sites`]: a real data plane in its namespace, with SAs installed by hand instead of by IKE.
+
+use std::net::IpAddr;
+
+use portcullis_gateway::dataplane::{
+    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
+};
+use portcullis_ipsec::{
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyId, PolicyOrigin, SaInstaller,
+    Spi, TenantId, TrafficSelector, TunnelEndpoints,
+};
+use portcullis_lab::{Host, Sites};
+
+pub(crate) struct Gateway {
+    pub(crate) host: Host,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) policy: PolicyId,
+    outer: IpAddr,
+    local_ts: Vec<TrafficSelector>,
+    remote_ts: Vec<TrafficSelector>,
+}
+
+/// What gateway `a` of the sites protects.
+pub(crate) const A: (&[&str], &[&str]) =
+    (&["10.1.0.0/24", "2001:db8:1::/64"], &["10.2.0.0/24", "2001:db8:2::/64"]);
+/// What gateway `b` protects.
+pub(crate) const B: (&[&str], &[&str]) = (A.1, A.0);
+
+/// One configured policy, one worker.
+pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> DataplaneConfig {
+    let interface =
+        |name: &str, role| InterfaceConfig { name: name.to_owned(), role, queues: None, mode: XdpMode::Auto };
+    DataplaneConfig {
+        interfaces: vec![interface("outside0", Role::Outside), interface("inside0", Role::Inside)],
+        workers: vec![0],
+        frames: 8192,
+        frame_size: 4096,
+        max_sas: 64,
+        max_policies: 64,
+        tun: "portcullis0".to_owned(),
+        pin_dir: host.pin_dir().to_owned(),
+        engine: None,
+        ike_port: 500,
+        nat_port: 4500,
+        route_table: 220,
+        mark: 0x5043,
+        tunnel_addresses: Vec::new(),
+        policies: vec![policy(local_ts, remote_ts)],
+        on_stop: OnStop::Closed,
+    }
+}
+
+pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
+    Policy {
+        name: "site/net".to_owned(),
+        tenant: TenantId::default(),
+        local_ts: selectors(local_ts),
+        remote_ts: selectors(remote_ts),
+        origin: PolicyOrigin::Configured { acquire: true },
+    }
+}
+
+fn selectors(texts: &[&str]) -> Vec<TrafficSelector> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+/// Starts a data plane in the host's namespace, which its threads stay in.
+pub(crate) fn start(host: &Host, config: DataplaneConfig) -> Result<(Dataplane, Vec<PolicyId>), StartError> {
+    host.enter(|| Dataplane::start(config)).unwrap()
+}
+
+impl Gateway {
+    /// Starts one that listens on `outer`.
+    pub(crate) fn start(host: &Host, outer: IpAddr, config: DataplaneConfig) -> Self {
+        let [policy] = &config.policies[..] else { panic!("one policy is expected") };
+        let (local_ts, remote_ts) = (policy.local_ts.clone(), policy.remote_ts.clone());
+        let (dataplane, ids) = start(host, config).unwrap();
+        Self { host: host.clone(), dataplane, policy: ids[0], outer, local_ts, remote_ts }
+    }
+
+    /// Both gateways of the sites, without a tunnel.
+    pub(crate) fn pair(sites: &Sites) -> (Self, Self) {
+        let a = Self::start(&sites.a, Sites::A_OUTSIDE, config(&sites.a, A));
+        let b = Self::start(&sites.b, Sites::B_OUTSIDE, config(&sites.b, B));
+        (a, b)
+    }
+
+    pub(crate) fn installer(&self) -> std::sync::Arc<dyn SaInstaller> {
+        self.dataplane.installer()
+    }
+
+    pub(crate) fn stats(&self) -> DataplaneStats {
+        self.dataplane.stats()
+    }
+
+    pub(crate) fn drops(&self, label: &str) -> u64 {
+        self.stats().drops[label]
+    }
+
+    /// Brings a tunnel up and returns its inbound SPIs, which name the pairs.
+    pub(crate) fn connect(&self, peer: &Self, encapsulation: Encapsulation) -> (Spi, Spi) {
+        let (ours, theirs) =
+            (self.installer().allocate_spi().unwrap(), peer.installer().allocate_spi().unwrap());
+        self.install(peer, encapsulation, (ours, 1), (theirs, 2));
+        peer.install(self, encapsulation, (theirs, 2), (ours, 1));
+        (ours, theirs)
+    }
+
+    /// Both directions, each an SPI and a seed for its key.
+    fn install(&self, peer: &Self, encapsulation: Encapsulation, inbound: (Spi, u8), outbound: (Spi, u8)) {
+        let endpoints = TunnelEndpoints { local: self.outer, remote: peer.outer, encapsulation };
+        let key = |seed| EspKey::from_keymat(EspAlgorithm::Aes256Gcm16, &[seed; 36]).unwrap();
+        let inbound_sa = InboundSa {
+            key: key(inbound.1),
+            esn: true,
+            replay_window: 1024,
+            endpoints,
+            local_ts: self.local_ts.clone(),
+            remote_ts: self.remote_ts.clone(),
+            tenant: TenantId::default(),
+        };
+        let outbound_sa = OutboundSa {
+            spi: outbound.0,
+            key: key(outbound.1),
+            esn: true,
+            endpoints,
+            local_ts: self.local_ts.clone(),
+            remote_ts: self.remote_ts.clone(),
+        };
+        let installer = self.installer();
+        installer.install_inbound(inbound.0, inbound_sa).unwrap();
+        installer.activate_outbound(self.policy, inbound.0, outbound_sa).unwrap();
+    }
+}
+
+/// Packets that came and have gone nowhere yet; none when nothing moves.
+pub(crate) fn in_flight(stats: &DataplaneStats) -> i128 {
+    let came = |worker: &portcullis_gateway::dataplane::WorkerStats| {
+        i128::from(worker.received) + i128::from(worker.from_kernel) + i128::from(worker.generated)
+    };
+    let gone = |worker: &portcullis_gateway::dataplane::WorkerStats| {
+        i128::from(worker.transmitted)
+            + i128::from(worker.to_kernel)
+            + i128::from(worker.dropped)
+            + i128::from(worker.held)
+    };
+    stats.workers.iter().map(|worker| came(worker) - gone(worker)).sum()
+}
