@@ -1,9 +1,10 @@
-//! Batch AEAD engines for ESP (RFC 4106).
+//! Batch AEAD engines for ESP (RFC 4106): AES-GCM with AVX-512, AVX2, AES-NI, or portable code.
 //!
 //! A worker hands over a slice of packets, each with its key, nonce, AAD and buffer; packets of one batch may
 //! belong to different SAs. The engine is chosen once at start ([`Engine::select`]), after a known-answer
 //! self-test of every engine that it could choose, and never per packet. Start at [`Engine`]; what an SA keeps in
-//! memory is in `key`, and `portable` is the reference that every other engine is tested against.
+//! memory is in `key`, the engines of x86-64 are in `x86`, and `portable` is the reference that each of them is
+//! tested against.
 
 mod engine;
 mod key;
