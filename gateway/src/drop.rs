@@ -136,7 +136,7 @@ impl WorkerCounters {
     }
 
     /// Counts a drop.
-    pub fn drop(&self, reason: DropReason) {
+    pub fn count_drop(&self, reason: DropReason) {
         if let Some(counter) = self.drops.get(reason as usize) {
             Self::add(counter, 1);
         }

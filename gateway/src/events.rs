@@ -231,3 +231,130 @@ impl Notes {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn every_flag_of_a_large_board_is_read_once() {
+        let flags = Flags::new(1000);
+        for index in [0, 63, 64, 999, 63] {
+            flags.raise(index);
+        }
+        assert!(!flags.raise(64));
+        assert!(!flags.raise(1_000_000), "beyond the board");
+        let mut taken = Vec::new();
+        flags.take(|index| taken.push(index));
+        flags.take(|index| taken.push(index));
+        assert_eq!(taken, [0, 63, 64, 999]);
+    }
+
+    #[test]
+    fn a_note_tells_the_first_cause_until_it_is_read() {
+        let notes = Notes::new(2);
+        let read = || {
+            let mut read = Vec::new();
+            notes.take(|note| read.push((note.owner, note.packed)));
+            read
+        };
+        assert!(notes.raise(1, 7, || [1; 5]));
+        assert!(!notes.raise(1, 8, || [2; 5]));
+        assert_eq!(read(), [(7, [1; 5])]);
+        assert!(notes.raise(1, 8, || [2; 5]));
+        assert_eq!(read(), [(8, [2; 5])]);
+        assert!(notes.raise(1, 9, || [3; 5]));
+        notes.lower(1);
+        assert_eq!(read(), []);
+        assert!(notes.raise(1, 10, || [4; 5]), "lowered, so it can be raised again");
+    }
+
+    #[test]
+    fn the_bell_rings_once_however_many_flags_are_raised_until_they_are_read() {
+        let rings = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&rings);
+        let notify = Box::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        let board = EventBoard::new(4, 4, notify);
+        for _ in 0..3 {
+            board.ring();
+        }
+        assert_eq!(rings.load(Ordering::Relaxed), 1);
+        assert!(board.take().is_empty());
+        board.ring();
+        assert_eq!(rings.load(Ordering::Relaxed), 2);
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use loom::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    /// What is raised is read in the end, by a reader that looks only when the bell has rung.
+    #[test]
+    fn nothing_raised_is_lost_and_no_note_is_mixed() {
+        loom::model(|| {
+            let rings = Arc::new(AtomicUsize::new(0));
+            let counter = Arc::clone(&rings);
+            let notify = Box::new(move || {
+                counter.fetch_add(1, Ordering::SeqCst);
+            });
+            let board = Arc::new(EventBoard::new(1, 1, notify));
+            let raise = |board: &EventBoard, n: u64| {
+                if board.moved.raise(0, 256 + n as u32, || [n; 5]) {
+                    board.ring();
+                }
+            };
+            let worker = {
+                let board = Arc::clone(&board);
+                loom::thread::spawn(move || {
+                    raise(&board, 1);
+                    raise(&board, 2);
+                })
+            };
+            let mut told = Vec::new();
+            let take = |told: &mut Vec<u64>| {
+                board.rung.swap(false, Ordering::AcqRel);
+                board.moved.take(|note| {
+                    let [first, ..] = note.packed;
+                    assert_eq!((note.owner, note.packed), (256 + first as u32, [first; 5]));
+                    told.push(first);
+                });
+            };
+            take(&mut told);
+            worker.join().unwrap();
+            let raised = board.moved.raised.words.iter().any(|word| word.load(Ordering::SeqCst) != 0);
+            assert!(!raised || board.rung.load(Ordering::SeqCst), "raised, and the bell did not ring");
+            take(&mut told);
+            assert!(matches!(told.as_slice(), [1] | [1, 2]), "{told:?}");
+            assert!(rings.load(Ordering::SeqCst) > 0);
+        });
+    }
+
+    #[test]
+    fn two_workers_that_raise_one_flag_raise_it_once() {
+        loom::model(|| {
+            let notes = Arc::new(Notes::new(1));
+            let other = {
+                let notes = Arc::clone(&notes);
+                loom::thread::spawn(move || notes.raise(0, 1, || [1; 5]))
+            };
+            let mine = notes.raise(0, 2, || [2; 5]);
+            let theirs = other.join().unwrap();
+            assert!(mine != theirs);
+            let mut owners = Vec::new();
+            notes.take(|note| owners.push((note.owner, note.packed)));
+            assert_eq!(owners, [if mine { (2, [2; 5]) } else { (1, [1; 5]) }]);
+        });
+    }
+}

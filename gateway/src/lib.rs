@@ -15,6 +15,7 @@
 //! - `dataplane`: puts it together. Start here to run one.
 
 pub mod coarse;
+pub mod dataplane;
 pub mod drop;
 pub mod esp;
 pub mod events;
@@ -31,4 +32,5 @@ pub mod slowpath;
 mod sync;
 pub mod tun;
 pub mod wire;
+pub mod worker;
 pub mod xdp;

@@ -301,3 +301,94 @@ impl<'a, T> Iterator for Walk<'a, T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    /// Few bits differ, so that prefixes nest and collide.
+    fn any_net() -> impl Strategy<Value = IpNet> {
+        prop_oneof![
+            (0..64_u32, 0..=32_u8).prop_map(|(bits, len)| {
+                let addr = Ipv4Addr::from_bits(0x0a00_0000 | (bits & 7) << 28 | bits >> 3);
+                IpNet::V4(Ipv4Net::new(addr, len).unwrap().trunc())
+            }),
+            (0..64_u128, 0..=128_u8).prop_map(|(bits, len)| {
+                let addr = Ipv6Addr::from_bits(0x2001 << 112 | (bits & 7) << 61 | bits >> 3);
+                IpNet::V6(Ipv6Net::new(addr, len).unwrap().trunc())
+            }),
+        ]
+    }
+
+    fn naive(model: &[(IpNet, u32)], addr: IpAddr) -> Vec<(IpNet, u32)> {
+        let mut found: Vec<_> = model.iter().copied().filter(|(net, _)| net.contains(&addr)).collect();
+        found.sort_by_key(|(net, _)| std::cmp::Reverse(net.prefix_len()));
+        found
+    }
+
+    proptest! {
+        #[test]
+        fn lookups_agree_with_a_linear_search_while_prefixes_come_and_go(
+            steps in prop::collection::vec((any_net(), any::<bool>()), 1..60),
+            probes in prop::collection::vec(any_net(), 20),
+        ) {
+            let (mut lpm, mut model) = (Lpm::new(), Vec::<(IpNet, u32)>::new());
+            let mut versions = Vec::new();
+            for (value, (net, add)) in (0..).zip(steps) {
+                let old = model.iter().position(|(other, _)| *other == net).map(|at| model.remove(at).1);
+                if add {
+                    prop_assert_eq!(lpm.insert(net, value), old);
+                    model.push((net, value));
+                } else {
+                    prop_assert_eq!(lpm.remove(net), old);
+                }
+                versions.push((lpm.clone(), model.clone()));
+            }
+            // Every version still says what it said, whatever was done to its successors.
+            for (lpm, model) in versions {
+                prop_assert_eq!(lpm.len(), model.len());
+                let mut all: Vec<_> = lpm.iter().map(|(net, value)| (net, *value)).collect();
+                let mut expected = model.clone();
+                all.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(all, expected);
+                for probe in &probes {
+                    let found: Vec<_> = lpm.matches(probe.addr()).map(|(net, value)| (net, *value)).collect();
+                    prop_assert_eq!(&found, &naive(&model, probe.addr()));
+                    let longest = lpm.lookup(probe.addr()).map(|(net, value)| (net, *value));
+                    prop_assert_eq!(longest, found.first().copied());
+                    let exact = model.iter().find(|(net, _)| net == probe).map(|(_, value)| value);
+                    prop_assert_eq!(lpm.get(*probe), exact);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_default_route_covers_its_own_family_alone() {
+        let mut lpm = Lpm::new();
+        lpm.insert(net("0.0.0.0/0"), 4);
+        assert_eq!(lpm.lookup("255.255.255.255".parse().unwrap()), Some((net("0.0.0.0/0"), &4)));
+        assert_eq!(lpm.lookup("::".parse().unwrap()), None);
+        lpm.insert(net("::/0"), 6);
+        lpm.insert(net("2001:db8::1/128"), 128);
+        let all: Vec<_> = lpm.matches("2001:db8::1".parse().unwrap()).map(|(_, value)| *value).collect();
+        assert_eq!(all, [128, 6]);
+    }
+
+    #[test]
+    fn a_value_changed_in_place_is_changed_in_no_other_version() {
+        let mut lpm = Lpm::new();
+        lpm.insert(net("10.0.0.0/8"), 1);
+        let before = lpm.clone();
+        *lpm.get_mut(net("10.0.0.0/8")).unwrap() = 2;
+        assert_eq!(lpm.get_mut(net("10.0.0.0/9")), None);
+        assert_eq!((before.get(net("10.0.0.0/8")), lpm.get(net("10.0.0.0/8"))), (Some(&1), Some(&2)));
+    }
+}

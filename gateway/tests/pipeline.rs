@@ -426,3 +426,15 @@ fn a_run_of_packets_gets_its_sequence_numbers_in_order() {
     let numbers: Vec<_> = sealed.iter().map(|p| u32::from_be_bytes(p[24..28].try_into().unwrap())).collect();
     assert_eq!(numbers, (1..=150).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_policy_over_everything_does_not_send_back_what_is_for_the_host() {
+    let everything = vec![ts("0.0.0.0/0")];
+    let child = Child { local_ts: everything.clone(), remote_ts: everything, ..Child::between(1, 2) };
+    let mut pair = pair(&child);
+    let packet = Packet { dst: ip("10.2.0.1"), ..Packet::between(1, 2, false, 100) };
+    let sealed = pair.a.inside(&[packet.octets()]).only_sent(OUTSIDE);
+    let outcome = pair.b.outside(&sealed);
+    assert!(outcome.transmit.is_empty());
+    assert_eq!(outcome.to_kernel, [packet.forwarded()]);
+}

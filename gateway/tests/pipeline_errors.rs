@@ -191,3 +191,18 @@ fn vlan_tags_are_stepped_over_and_put_back_on_an_answer() {
     assert_eq!(answer[..12], [NEIGHBOUR, port_mac(1, INSIDE)].concat());
     assert_eq!(answer[12..18], [0x81, 0x00, 0x00, 0x2a, 0x08, 0x00]);
 }
+
+#[test]
+fn the_hosts_own_packets_are_fragmented_without_counting_down_their_ttl() {
+    let mut pair = pair(&Child::between(1, 2));
+    let packet = Packet {
+        src: inside_address(1, false),
+        dst: inside_address(2, false),
+        dont_fragment: false,
+        ..Packet::between(1, 2, false, 2000)
+    };
+    let sealed = pair.a.feed(Ingress::Kernel, &[packet.octets()]).only_sent(OUTSIDE);
+    let pieces = pair.b.outside(&sealed).to_kernel;
+    let ttls: Vec<_> = pieces.iter().map(|piece| Ipv4::parse(piece).unwrap().ttl).collect();
+    assert_eq!(ttls, [64, 64]);
+}

@@ -97,8 +97,10 @@ impl FromStr for Identity {
         if let Some(hex) = text.strip_prefix("@#") {
             let octets = data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes());
             return octets
+                .ok()
+                .filter(|octets| !octets.is_empty())
                 .map(Self::KeyId)
-                .map_err(|_| wrong("`@#` is followed by pairs of hexadecimal digits"));
+                .ok_or_else(|| wrong("`@#` is followed by pairs of hexadecimal digits"));
         }
         if let Some(name) = text.strip_prefix("@@") {
             return named(name, Self::Rfc822).ok_or_else(|| wrong("nothing follows `@@`"));
@@ -116,7 +118,10 @@ impl FromStr for Identity {
             Some(("email" | "rfc822", name)) => {
                 return named(name, Self::Rfc822).ok_or_else(|| wrong("the address is empty"));
             }
-            Some(("keyid", octets)) => return Ok(Self::KeyId(octets.as_bytes().to_vec())),
+            Some(("keyid", octets)) => {
+                return named(octets, |octets| Self::KeyId(octets.into_bytes()))
+                    .ok_or_else(|| wrong("the key ID is empty"));
+            }
             Some(("ipv4", addr)) => {
                 return addr.parse().map(Self::Ipv4).map_err(|_| wrong("not an IPv4 address"));
             }
@@ -192,6 +197,10 @@ mod tests {
             ("", "empty"),
             ("*.example", "patterns"),
             ("@#xy", "hexadecimal"),
+            ("@#", "hexadecimal"),
+            ("keyid:", "key ID is empty"),
+            ("fqdn:", "name is empty"),
+            ("ipv4:::1", "not an IPv4 address"),
         ] {
             let error = text.parse::<Identity>().unwrap_err().to_string();
             assert!(error.contains(problem), "{error}");

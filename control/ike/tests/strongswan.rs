@@ -1,13 +1,15 @@
 //! Whole negotiations of strongSwan with itself, taken apart: from its shared secret and nonces we derive its keys, open
 //! its messages, compute its AUTH and its ESP keys. `data/README.md` says how they were made.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
 
 use portcullis_ike::crypto::{
     IkeAead, IkeKeys, KdfInput, Prf, SharedSecret, derive_child_keymat, derive_ike_keys, psk_auth,
 };
 use portcullis_ike::message::{IdPayload, Message, Payload, Received, open};
-use portcullis_ike::proposal::{EspProposal, IkeProposal, IkeSuite, accepted_esp, accepted_ike};
+use portcullis_ike::proposal::{
+    EspProposal, IkeProposal, IkeSuite, accepted_esp, accepted_ike, select_esp, select_ike,
+};
 use serde_json::Value;
 
 const ANSWERS: [&str; 5] = [
@@ -160,4 +162,23 @@ fn a_message_that_we_seal_opens_to_what_was_sealed() {
     assert_eq!(message.emit_sealed(negotiation.suite.encr, key, iv), negotiation.octets[2]);
     let other = IkeAead::Aes256Gcm16;
     assert!(open(received.encrypted.as_ref().unwrap(), other, key).is_err());
+}
+
+#[test]
+fn what_strongswan_offers_by_default_goes_together_with_our_defaults() {
+    let offers: Value = serde_json::from_str(include_str!("data/strongswan-defaults.json")).unwrap();
+    let proposals = |payloads: &[Payload]| {
+        let found = payloads.iter().find_map(|payload| match payload {
+            Payload::Sa(proposals) => Some(proposals.clone()),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let init = Message::parse(&hex(&offers["ike_sa_init"])).unwrap().message;
+    let (suite, number) = select_ike(&IkeProposal::defaults(), &proposals(&init.payloads)).unwrap();
+    assert_eq!((suite.to_string().as_str(), number), ("aes256gcm16-prfsha384-x25519", 2));
+    let auth = Message::parse(&hex(&offers["ike_auth"])).unwrap().encrypted.unwrap();
+    let payloads = open(&auth, IkeAead::Aes256Gcm16, &hex(&offers["sk_ei"])).unwrap();
+    let (suite, ..) = select_esp(&EspProposal::defaults(), &proposals(&payloads), false).unwrap();
+    assert_eq!(suite.to_string(), "aes256gcm16");
 }

@@ -1,9 +1,10 @@
 //! `[gateway]`: interfaces, cores and the data plane; and `[ike]`: timers and limits of the IKE engine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_gateway::dataplane::EngineKind;
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
 
 use super::reader::Section;
@@ -71,6 +72,8 @@ pub struct GatewayConfig {
     pub admin_socket: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// AEAD engine; `None`: the fastest that this processor runs.
+    pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
     pub on_stop: OnStop,
     /// Routing table of the protected routes.
@@ -81,6 +84,9 @@ pub struct GatewayConfig {
 
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
+
+/// Where Prometheus scrapes unless `gateway.metrics` says otherwise.
+const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>) -> Option<Self> {
@@ -109,7 +115,8 @@ impl GatewayConfig {
         };
         let pin_dir = path("pin_dir", "/sys/fs/bpf/portcullis");
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
-        let metrics = section.parsed("metrics", "an address and port, e.g. \"127.0.0.1:9464\"");
+        let metrics = metrics(&section);
+        let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
@@ -123,12 +130,28 @@ impl GatewayConfig {
             tun: tun.unwrap_or_else(|| "portcullis0".to_owned()),
             pin_dir,
             admin_socket,
-            metrics: metrics.map(|metrics| metrics.value),
+            metrics,
+            aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
         })
     }
+}
+
+/// On loopback unless told otherwise.
+fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
+    const EXPECTED: &str = "an address and port, e.g. \"127.0.0.1:9464\", or \"off\"";
+    match section.string("metrics", EXPECTED) {
+        None => Some(DEFAULT_METRICS),
+        Some(text) if text.value == "off" => None,
+        Some(_) => section.parsed("metrics", EXPECTED).map(|metrics| metrics.value),
+    }
+}
+
+fn aead_engine(section: &Section<'_>) -> Option<EngineKind> {
+    let choices: Vec<(&str, EngineKind)> = EngineKind::ALL.iter().map(|kind| (kind.name(), *kind)).collect();
+    section.choice("aead_engine", &choices)
 }
 
 fn frame_size(section: &Section<'_>) -> u32 {

@@ -150,6 +150,18 @@ fn a_wrong_secret_is_reported_without_being_shown() {
 }
 
 #[test]
+fn no_line_that_may_hold_a_secret_is_shown() {
+    for text in [
+        with("secret = \"0x", "secrte = \"hunter2-"),
+        with("0x000102030405060708090a0b0c0d0e0f\"", "hunter2"),
+        with("secret = \"0x000102030405060708090a0b0c0d0e0f\"", "secret = hunter2"),
+    ] {
+        let errors = errors(&text);
+        assert!(!errors.concat().contains("hunter2"), "{errors:?}");
+    }
+}
+
+#[test]
 fn a_short_secret_is_a_warning() {
     let (_, warnings) = Config::parse(&with("0x000102030405060708090a0b0c0d0e0f", "short")).unwrap();
     assert_eq!(warnings.len(), 1);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role};
+use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ipsec::{Encapsulation, SaInstaller};
 
@@ -103,16 +103,27 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
 }
 
 /// UMEM frames.
-pub(crate) fn frames(_stats: &DataplaneStats) -> FrameUsage {
-    FrameUsage { total: 0, free: 0 }
+pub(crate) fn frames(stats: &DataplaneStats) -> FrameUsage {
+    FrameUsage { total: stats.frames_total, free: stats.frames_free }
 }
 
 /// Over all workers.
-pub(crate) fn balance(_stats: &DataplaneStats) -> PacketBalance {
-    PacketBalance::default()
+pub(crate) fn balance(stats: &DataplaneStats) -> PacketBalance {
+    let sum = |pick: fn(&WorkerStats) -> u64| stats.workers.iter().map(pick).sum();
+    PacketBalance {
+        received: sum(|worker| worker.received),
+        from_kernel: sum(|worker| worker.from_kernel),
+        generated: sum(|worker| worker.generated),
+        transmitted: sum(|worker| worker.transmitted),
+        to_kernel: sum(|worker| worker.to_kernel),
+        dropped: sum(|worker| worker.dropped),
+        held: sum(|worker| worker.held),
+        opened: sum(|worker| worker.opened),
+        sealed: sum(|worker| worker.sealed),
+    }
 }
 
-/// For `portcullis drops`: of the workers, and of the XDP program.
-pub(crate) fn drops(_stats: &DataplaneStats) -> Drops {
-    Drops::new()
+/// For `portcullis drops`: of the workers, the slow path and the XDP program.
+pub(crate) fn drops(stats: &DataplaneStats) -> Drops {
+    stats.drops.clone()
 }

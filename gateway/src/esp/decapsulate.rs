@@ -43,8 +43,8 @@ impl EspPacket {
 }
 
 /// Reads a packet, whose outer IP header [`wire::flow`] has read, that carries ESP: raw, or in UDP to `nat_port`.
-/// Anything else is [`DropReason::Unexpected`], such as IKE (whose first four octets are zero) and NAT keepalives (RFC 3948 §2.2,
-/// §2.3): the XDP program leaves none of them to the workers.
+/// Anything else is [`DropReason::Unexpected`], such as IKE (whose first four octets are zero) and NAT keepalives
+/// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers.
 pub fn parse(packet: &[u8], flow: &Flow, info: &L3Info, nat_port: u16) -> Result<EspPacket, DropReason> {
     if !matches!(flow.protocol, protocol::ESP | protocol::UDP) {
         return Err(DropReason::Unexpected);

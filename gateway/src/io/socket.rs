@@ -109,40 +109,35 @@ pub struct QueueSocket {
 }
 
 impl QueueSocket {
-    /// Binds to a queue: without copies if the driver can, else with. The XDP program is someone else's matter.
-    pub fn bind(memory: Arc<FrameMemory>, interface: &str, queue: u32) -> Result<Self, SocketError> {
-        // In this order: a failed bind with copies leaves nothing behind, a failed one without them may.
-        let zero_copy = Self::try_bind(&memory, interface, queue, BindFlags::XDP_ZEROCOPY);
-        let (parts, mode) = match zero_copy {
-            Ok(parts) => (parts, CopyMode::ZeroCopy),
-            Err(SocketError::Bind { source, .. }) if wants_copies(&source) => {
-                (Self::bind_when_free(&memory, interface, queue)?, CopyMode::Copy)
-            }
-            Err(SocketError::Bind { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => {
-                (Self::bind_when_free(&memory, interface, queue)?, CopyMode::Copy)
-            }
-            Err(error) => return Err(error),
+    /// Binds to a queue. The XDP program is someone else's matter. The first socket on a memory decides the mode of all:
+    /// one whose driver cannot do without copies then fails with an error that [`SocketError::wants_copies`].
+    pub fn bind(
+        memory: Arc<FrameMemory>,
+        interface: &str,
+        queue: u32,
+        mode: CopyMode,
+    ) -> Result<Self, SocketError> {
+        let flag = match mode {
+            CopyMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
+            CopyMode::Copy => BindFlags::XDP_COPY,
         };
-        let (tx, rx, rings) = parts;
-        let duplicate = || SocketError::Duplicate { interface: interface.to_owned(), queue };
-        let (fill, completion) = rings.ok_or_else(duplicate)?;
-        let scratch = vec![FrameDesc::default(); STEP];
-        Ok(Self { tx, rx, fill, completion, memory, mode, filled: 0, sent: 0, scratch })
-    }
-
-    fn bind_when_free(memory: &FrameMemory, interface: &str, queue: u32) -> Result<Parts, SocketError> {
         let mut tries = 0;
-        loop {
-            match Self::try_bind(memory, interface, queue, BindFlags::XDP_COPY) {
+        let (tx, rx, rings) = loop {
+            match Self::try_bind(&memory, interface, queue, flag) {
                 Err(SocketError::Bind { source, .. })
                     if source.raw_os_error() == Some(libc::EBUSY) && tries < BUSY_TRIES =>
                 {
                     tries += 1;
                     std::thread::sleep(BUSY_PAUSE);
                 }
-                bound => return bound,
+                bound => break bound?,
             }
-        }
+        };
+        let duplicate = || SocketError::Duplicate { interface: interface.to_owned(), queue };
+        let (fill, completion) = rings.ok_or_else(duplicate)?;
+        let mode = actual_mode(rx.fd().as_raw_fd()).unwrap_or(mode);
+        let scratch = vec![FrameDesc::default(); STEP];
+        Ok(Self { tx, rx, fill, completion, memory, mode, filled: 0, sent: 0, scratch })
     }
 
     fn try_bind(
@@ -183,6 +178,11 @@ impl QueueSocket {
     /// Frames that the kernel has.
     pub fn in_kernel(&self) -> usize {
         self.filled + self.sent
+    }
+
+    /// Frames given to the kernel to send and not yet back.
+    pub fn in_flight(&self) -> usize {
+        self.sent
     }
 
     /// Takes received frames, at most `max`, and says how many.
@@ -290,9 +290,12 @@ impl QueueSocket {
         }
     }
 
-    /// Whether the driver sleeps until it is told that the fill ring has frames again.
-    pub fn fill_needs_wakeup(&self) -> bool {
-        self.fill.needs_wakeup()
+    /// Wakes a driver that sleeps until it is told that the fill ring has frames again.
+    pub fn wake_receiver(&mut self) {
+        if self.fill.needs_wakeup() {
+            // What it may say (interrupted, link down) changes nothing: the next round tells it again.
+            let _ = self.rx.poll(0);
+        }
     }
 
     /// What the kernel counts.
@@ -309,6 +312,31 @@ impl QueueSocket {
 
 type Parts = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
 
-fn wants_copies(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT))
+impl SocketError {
+    /// Whether another try with [`CopyMode::Copy`], on a memory of its own, may do.
+    pub fn wants_copies(&self) -> bool {
+        let Self::Bind { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT))
+    }
+}
+
+/// What the kernel says of a bound socket (`XDP_OPTIONS`): one that shares another's memory has that one's mode, whatever
+/// it asked for.
+fn actual_mode(fd: i32) -> Option<CopyMode> {
+    const XDP_OPTIONS: libc::c_int = 8;
+    const XDP_OPTIONS_ZEROCOPY: u32 = 1;
+    let mut options = 0_u32;
+    let mut len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets, all of `options`.
+    let result = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::SOL_XDP,
+            XDP_OPTIONS,
+            (&raw mut options).cast::<libc::c_void>(),
+            &raw mut len,
+        )
+    };
+    let mode = if options & XDP_OPTIONS_ZEROCOPY == 0 { CopyMode::Copy } else { CopyMode::ZeroCopy };
+    (result == 0).then_some(mode)
 }

@@ -17,6 +17,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -124,4 +125,39 @@ fn messages(mut octets: &[u8]) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
         }
     }
     messages
+}
+
+/// What an interface is, as far as it must be known before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The kernel's number of it.
+    pub ifindex: u32,
+    /// Octets of its largest IP packet.
+    pub mtu: u32,
+    /// Its receive queues.
+    pub rx_queues: u32,
+}
+
+/// Looks an interface up.
+pub fn link(connection: &mut Connection, name: &str) -> Result<Link, NetlinkError> {
+    let what = format!("look up the interface {name}");
+    let missing =
+        || NetlinkError { what: what.clone(), source: io::Error::from_raw_os_error(nix::libc::ENODEV) };
+    for message in connection.dump(&what, RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(message) = message else { continue };
+        let mut link = Link { ifindex: message.header.index, mtu: 0, rx_queues: 1 };
+        let mut found = false;
+        for attribute in &message.attributes {
+            match attribute {
+                LinkAttribute::IfName(known) => found = known == name,
+                LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+                LinkAttribute::NumRxQueues(queues) => link.rx_queues = (*queues).max(1),
+                _ => {}
+            }
+        }
+        if found {
+            return Ok(link);
+        }
+    }
+    Err(missing())
 }

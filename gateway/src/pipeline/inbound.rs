@@ -40,18 +40,9 @@ pub(super) fn open<'a>(context: &mut Context<'a>, arrivals: &mut Vec<Arrival>, c
         }
     }
 
-    let authentic: ArrayVec<bool, BATCH> =
-        {
-            let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-            batch.extend(openings.iter_mut().map(|Opening { arrival, sa, parameters, .. }| {
-                parameters.packet(sa.key(), &mut arrival.frame)
-            }));
-            context.shared.sas.engine().open(&mut batch);
-            batch.iter().map(|packet| packet.authentic).collect()
-        };
-
+    let authentic = authenticate(context, &mut openings);
     let mut tally = Tally::default();
-    for (opening, authentic) in openings.into_iter().zip(authentic) {
+    for (opening, authentic) in openings.drain(..).zip(authentic) {
         let Opening { arrival: Arrival { mut frame, outer, depth }, sa, sequence, .. } = opening;
         match deliver(context, sa, sequence, authentic, &outer, &mut frame) {
             Ok((flow, info)) => {
@@ -82,6 +73,18 @@ fn find<'a>(
         return Err(DropReason::EspTruncated);
     }
     Ok((sa, sequence, outer.parameters(sa.salt(), sequence, sa.esn)))
+}
+
+/// Opens all in one call, and says whose ICV was right.
+fn authenticate(context: &Context<'_>, openings: &mut [Opening<'_>]) -> ArrayVec<bool, BATCH> {
+    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
+    batch.extend(
+        openings
+            .iter_mut()
+            .map(|Opening { arrival, sa, parameters, .. }| parameters.packet(sa.key(), &mut arrival.frame)),
+    );
+    context.shared.sas.engine().open(&mut batch);
+    batch.iter().map(|packet| packet.authentic).collect()
 }
 
 /// Takes the tunnel off a packet that the engine has opened, if that is whom it is from, what it has not seen, and

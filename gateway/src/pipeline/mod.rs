@@ -234,7 +234,7 @@ impl<'a> Context<'a> {
     }
 
     fn drop(&mut self, frame: Frame, reason: DropReason) {
-        self.counters.drop(reason);
+        self.counters.count_drop(reason);
         self.out.recycled.push(frame);
     }
 }

@@ -44,9 +44,9 @@ struct Sealing<'a> {
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) {
     let mut chosen = choose(context, packets);
     number(&context.shared.events, &mut chosen);
-    let mut sealing = encapsulate(context, chosen);
+    let mut sealing = encapsulate(context, &mut chosen);
     seal(context, &mut sealing);
-    for Sealing { mut frame, path, .. } in sealing {
+    for Sealing { mut frame, path, .. } in sealing.drain(..) {
         esp::write_udp_checksum(&mut frame, &path.outer.endpoints);
         egress::send(context, frame, path.hop);
     }
@@ -143,11 +143,11 @@ fn number(events: &EventBoard, chosen: &mut [Chosen<'_>]) {
 /// Writes all headers and trailers.
 fn encapsulate<'a>(
     context: &mut Context<'a>,
-    chosen: ArrayVec<Chosen<'a>, BATCH>,
+    chosen: &mut ArrayVec<Chosen<'a>, BATCH>,
 ) -> ArrayVec<Sealing<'a>, BATCH> {
     let mut sealing = ArrayVec::<Sealing<'a>, BATCH>::new();
     let mut tally = Tally::default();
-    for Chosen { packet, sa, path, sequence } in chosen {
+    for Chosen { packet, sa, path, sequence } in chosen.drain(..) {
         let counts_down = packet.counts_down();
         let Clear { mut frame, flow, info, .. } = packet;
         if counts_down {

@@ -61,7 +61,7 @@ fn pieces(context: &mut Context<'_>, mut packet: Clear, limit: usize) -> Pieces 
         Ok(()) => WorkerCounters::add(&context.counters.generated, pieces.len().saturating_sub(1) as u64),
         Err(reason) => {
             // One packet was dropped, whatever number of frames was to carry it.
-            context.counters.drop(reason);
+            context.counters.count_drop(reason);
             context.out.recycled.extend(pieces.drain(..));
         }
     }

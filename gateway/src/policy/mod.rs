@@ -10,6 +10,9 @@
 pub mod cache;
 pub mod entry;
 pub mod snapshot;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

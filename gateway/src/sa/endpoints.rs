@@ -130,3 +130,90 @@ fn unpack([head, a_high, a_low, b_high, b_low]: Packed) -> (IpAddr, IpAddr, u64)
     };
     (addr(a_high, a_low), addr(b_high, b_low), head)
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod testing {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn any_endpoints() -> impl Strategy<Value = TunnelEndpoints> {
+        let addrs = prop_oneof![
+            any::<[Ipv4Addr; 2]>().prop_map(|pair| pair.map(IpAddr::V4)),
+            any::<[Ipv6Addr; 2]>().prop_map(|pair| pair.map(IpAddr::V6)),
+        ];
+        (addrs, any::<Option<(u16, u16)>>()).prop_map(|([local, remote], ports)| TunnelEndpoints {
+            local,
+            remote,
+            encapsulation: ports.map_or(Encapsulation::None, |(local_port, remote_port)| {
+                Encapsulation::Udp { local_port, remote_port }
+            }),
+        })
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::testing::any_endpoints;
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn endpoints_survive_packing(endpoints in any_endpoints(), next in any_endpoints()) {
+            let cell = MovableEndpoints::new(endpoints);
+            prop_assert_eq!(cell.get(), endpoints);
+            cell.set(next);
+            prop_assert_eq!(cell.get(), next);
+            cell.set(endpoints);
+            prop_assert_eq!(cell.get(), endpoints);
+        }
+
+        #[test]
+        fn flows_survive_packing(
+            endpoints in any_endpoints(), protocol: u8, src_port: Option<u16>, dst_port: Option<u16>,
+        ) {
+            let flow = Flow { src: endpoints.local, dst: endpoints.remote, protocol, src_port, dst_port };
+            prop_assert_eq!(unpack_flow(pack_flow(&flow)), flow);
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn endpoints(n: u8) -> TunnelEndpoints {
+        let addr = |host| IpAddr::V4(Ipv4Addr::new(n, n, n, host));
+        let ports = u16::from(n);
+        TunnelEndpoints {
+            local: addr(1),
+            remote: addr(2),
+            encapsulation: Encapsulation::Udp { local_port: ports, remote_port: ports },
+        }
+    }
+
+    #[test]
+    fn a_reader_never_sees_a_mixture_of_two_moves() {
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(3);
+        model.check(|| {
+            let cell = Arc::new(MovableEndpoints::new(endpoints(1)));
+            let worker = {
+                let cell = Arc::clone(&cell);
+                loom::thread::spawn(move || cell.get())
+            };
+            cell.set(endpoints(2));
+            cell.set(endpoints(3));
+            let seen = worker.join().unwrap();
+            assert!((1..=3).any(|n| seen == endpoints(n)), "{seen:?}");
+            assert_eq!(cell.get(), endpoints(3));
+        });
+    }
+}

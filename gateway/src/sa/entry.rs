@@ -1,8 +1,10 @@
 //! What the table holds: one direction of an SA each, laid out for the worker that reads it.
 //!
-//! No pointers inside, so that an entry may lie anywhere. What a packet needs comes first; what workers write (the
-//! replay window, the sequence counter, the counts) has cache lines of its own, apart from what they only read.
+//! No pointers inside, so that an entry may lie anywhere. What every packet needs comes first, in two cache lines,
+//! then the key; what workers write (the replay window, the sequence counter, the counts) has cache lines of its
+//! own, apart from what they only read. The table wipes an entry's octets when it frees it.
 
+use std::fmt;
 use std::ops::Range;
 
 use portcullis_aead::{Algorithm, Engine, Key};
@@ -10,7 +12,6 @@ use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, Flow, InboundSa, InstallError, OutboundSa, Spi,
     TenantId, TrafficSelector, TunnelEndpoints,
 };
-use zeroize::Zeroize;
 
 use super::endpoints::MovableEndpoints;
 use super::replay::ReplayWindow;
@@ -24,20 +25,21 @@ use crate::sync::{AtomicU64, Line, Ordering};
 pub const MAX_SELECTORS: usize = 8;
 
 /// An SA that we receive on.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Inbound {
-    material: Material,
-    /// Where it is expected from.
-    pub endpoints: MovableEndpoints,
     /// The SA's own SPI, chosen here.
     pub spi: Spi,
-    /// 64-bit sequence numbers.
-    pub esn: bool,
     /// Whose address space the inner packets belong to.
     pub tenant: TenantId,
     /// Its slot, by which the event board knows the pair.
     pub(crate) slot: u32,
+    salt: [u8; 4],
+    algorithm: EspAlgorithm,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// Where it is expected from.
+    pub endpoints: MovableEndpoints,
+    key: Key,
     selectors: Selectors,
     /// What has been received.
     pub replay: ReplayWindow,
@@ -46,20 +48,21 @@ pub struct Inbound {
 }
 
 /// An SA that we send on.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Outbound {
-    material: Material,
-    /// The outer addresses to write.
-    pub endpoints: MovableEndpoints,
     /// The peer's SPI.
     pub spi: Spi,
-    /// 64-bit sequence numbers.
-    pub esn: bool,
     /// The inbound SPI that names the pair.
     pub pair: Spi,
     /// The pair's slot in the inbound table, by which the event board knows it.
     pub(crate) slot: u32,
+    salt: [u8; 4],
+    algorithm: EspAlgorithm,
+    /// 64-bit sequence numbers.
+    pub esn: bool,
+    /// The outer addresses to write.
+    pub endpoints: MovableEndpoints,
+    key: Key,
     selectors: Selectors,
     sequence: Line<SequenceCounter>,
     /// What has been sealed.
@@ -72,12 +75,14 @@ impl Inbound {
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
         Ok(Self {
-            material: Material::new(engine, &sa.key)?,
-            endpoints: MovableEndpoints::new(sa.endpoints),
             spi,
-            esn: sa.esn,
             tenant: sa.tenant,
             slot,
+            salt: sa.key.salt(),
+            algorithm: sa.key.algorithm(),
+            esn: sa.esn,
+            endpoints: MovableEndpoints::new(sa.endpoints),
+            key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
             replay,
             traffic: Traffic::default(),
@@ -87,18 +92,18 @@ impl Inbound {
     /// The expanded cipher key.
     #[inline]
     pub fn key(&self) -> &Key {
-        &self.material.key
+        &self.key
     }
 
     /// The first four octets of every nonce.
     #[inline]
     pub fn salt(&self) -> [u8; 4] {
-        self.material.salt
+        self.salt
     }
 
     /// The algorithm.
     pub fn algorithm(&self) -> EspAlgorithm {
-        self.material.algorithm
+        self.algorithm
     }
 
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
@@ -128,12 +133,14 @@ impl Outbound {
     ) -> Result<Self, InstallError> {
         check_endpoints(sa.endpoints)?;
         Ok(Self {
-            material: Material::new(engine, &sa.key)?,
-            endpoints: MovableEndpoints::new(sa.endpoints),
             spi: sa.spi,
-            esn: sa.esn,
             pair,
             slot,
+            salt: sa.key.salt(),
+            algorithm: sa.key.algorithm(),
+            esn: sa.esn,
+            endpoints: MovableEndpoints::new(sa.endpoints),
+            key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
             sequence: Line(sequence),
             traffic: Traffic::default(),
@@ -163,18 +170,18 @@ impl Outbound {
     /// The expanded cipher key.
     #[inline]
     pub fn key(&self) -> &Key {
-        &self.material.key
+        &self.key
     }
 
     /// The first four octets of every nonce.
     #[inline]
     pub fn salt(&self) -> [u8; 4] {
-        self.material.salt
+        self.salt
     }
 
     /// The algorithm.
     pub fn algorithm(&self) -> EspAlgorithm {
-        self.material.algorithm
+        self.algorithm
     }
 
     /// The next sequence number.
@@ -199,38 +206,27 @@ impl Outbound {
     }
 }
 
-/// Key and salt. Never printed; wiped when dropped.
-#[repr(C)]
-struct Material {
-    key: Key,
-    salt: [u8; 4],
-    algorithm: EspAlgorithm,
-}
-
-impl Material {
-    fn new(engine: &Engine, key: &EspKey) -> Result<Self, InstallError> {
-        let algorithm = match key.algorithm() {
-            EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
-            EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
-            other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
-        };
-        let expanded = engine
-            .key(algorithm, key.key())
-            .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))?;
-        Ok(Self { key: expanded, salt: key.salt(), algorithm: key.algorithm() })
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inbound({}, {}, …)", self.spi, self.algorithm)
     }
 }
 
-impl Drop for Material {
-    fn drop(&mut self) {
-        self.salt.zeroize();
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Outbound({}, {}, …)", self.spi, self.algorithm)
     }
 }
 
-impl std::fmt::Debug for Material {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Material({}, …)", self.algorithm)
-    }
+fn expand(engine: &Engine, key: &EspKey) -> Result<Key, InstallError> {
+    let algorithm = match key.algorithm() {
+        EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
+        EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
+        other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
+    };
+    engine
+        .key(algorithm, key.key())
+        .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))
 }
 
 /// Packets and octets, and when last. Counted by any number of workers, once per batch and SA.
@@ -337,11 +333,7 @@ pub(crate) fn check_endpoints(endpoints: TunnelEndpoints) -> Result<(), InstallE
     }
 }
 
-pub(crate) fn invalid(
-    field: &'static str,
-    found: impl std::fmt::Display,
-    expected: &'static str,
-) -> InstallError {
+pub(crate) fn invalid(field: &'static str, found: impl fmt::Display, expected: &'static str) -> InstallError {
     InstallError::InvalidParameter { field, found: found.to_string(), expected }
 }
 
@@ -350,10 +342,9 @@ pub(crate) fn invalid(
 const _: () = {
     use std::mem::offset_of;
     assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
-    assert!(offset_of!(Inbound, material) == 0 && offset_of!(Outbound, material) == 0);
+    assert!(offset_of!(Inbound, key) == 128 && offset_of!(Outbound, key) == 128);
     assert!(offset_of!(Inbound, replay) % 64 == 0 && offset_of!(Inbound, traffic) % 64 == 0);
     assert!(offset_of!(Outbound, sequence) % 64 == 0 && offset_of!(Outbound, traffic) % 64 == 0);
-    assert!(offset_of!(Inbound, endpoints) < offset_of!(Inbound, selectors));
     assert!(size_of::<Traffic>() == 64 && size_of::<Line<SequenceCounter>>() == 64);
     assert!(size_of::<ReplayWindow>() <= 2048 + 64);
     assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);

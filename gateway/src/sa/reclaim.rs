@@ -202,3 +202,78 @@ impl<T> Limbo<T> {
         self.waiting.is_empty()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    fn left(limbo: &mut Limbo<u32>, reclaimer: &Reclaimer) -> Vec<u32> {
+        limbo.release(reclaimer.horizon()).collect()
+    }
+
+    #[test]
+    fn a_value_is_kept_until_every_reader_has_passed() {
+        let reclaimer = Reclaimer::new(2);
+        let (mut a, mut b) = (reclaimer.register().unwrap(), reclaimer.register().unwrap());
+        a.online();
+        b.online();
+        let mut limbo = Limbo::new(reclaimer.clone());
+        limbo.push(1);
+        a.quiescent();
+        limbo.push(2);
+        assert!(left(&mut limbo, &reclaimer).is_empty());
+        b.quiescent();
+        assert_eq!(left(&mut limbo, &reclaimer), [1]);
+        a.quiescent();
+        assert_eq!(left(&mut limbo, &reclaimer), [2]);
+    }
+
+    #[test]
+    fn a_reader_that_sleeps_or_is_gone_delays_nobody() {
+        let reclaimer = Reclaimer::new(2);
+        let (mut asleep, gone) = (reclaimer.register().unwrap(), reclaimer.register().unwrap());
+        let mut limbo = Limbo::new(reclaimer.clone());
+        let _ = (asleep.guard(), gone.guard());
+        limbo.push(1);
+        asleep.offline();
+        assert!(left(&mut limbo, &reclaimer).is_empty());
+        drop(gone);
+        assert_eq!(left(&mut limbo, &reclaimer), [1]);
+        // Saying that it is quiescent does not wake it.
+        asleep.quiescent();
+        limbo.push(2);
+        assert_eq!(left(&mut limbo, &reclaimer), [2]);
+        let _ = asleep.guard();
+        limbo.push(3);
+        assert!(left(&mut limbo, &reclaimer).is_empty());
+    }
+
+    #[test]
+    fn an_old_horizon_says_nothing_about_what_came_after_it() {
+        let reclaimer = Reclaimer::new(1);
+        let mut limbo = Limbo::new(reclaimer.clone());
+        let nobody_online = reclaimer.horizon();
+        limbo.push(1);
+        assert_eq!(limbo.release(nobody_online).count(), 0);
+    }
+
+    #[test]
+    fn another_reclaimers_horizon_frees_nothing() {
+        let (ours, theirs) = (Reclaimer::new(1), Reclaimer::new(1));
+        let mut limbo = Limbo::new(ours.clone());
+        limbo.push(1);
+        theirs.stamp();
+        assert_eq!(limbo.release(theirs.horizon()).count(), 0);
+        assert_eq!(limbo.release(ours.horizon()).count(), 1);
+    }
+
+    #[test]
+    fn places_for_readers_are_limited_and_come_back() {
+        let reclaimer = Reclaimer::new(1);
+        let first = reclaimer.register().unwrap();
+        assert!(reclaimer.register().is_none());
+        drop(first);
+        assert!(reclaimer.register().is_some());
+    }
+}

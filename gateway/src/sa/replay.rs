@@ -9,7 +9,8 @@
 //! that, and a number is accepted at most once. Advancing clears nothing, so there is nothing to race with.
 //!
 //! Positions are 32 bits, compared as serial numbers: a word misjudges one only if 2^31 of its own positions (2^34
-//! packets or more of the SA) all got lost in between.
+//! packets or more of the SA) all got lost in between. For the same reason a new window takes nothing beyond 2^34,
+//! where no new SA begins.
 
 use crate::drop::DropReason;
 use crate::sync::{AtomicU64, Ordering};
@@ -20,7 +21,11 @@ pub const MAX_WINDOW: u32 = 8192;
 pub const MIN_WINDOW: u32 = 64;
 
 const BLOCK: u64 = 32;
+#[cfg(not(loom))]
 const MAX_WORDS: usize = MAX_WINDOW as usize / BLOCK as usize;
+/// Models need no more, and pay for each.
+#[cfg(loom)]
+const MAX_WORDS: usize = MIN_WORDS as usize;
 /// A cache line of words at least, which also keeps positions far from wrapping.
 const MIN_WORDS: u32 = 8;
 
@@ -144,4 +149,180 @@ fn advance(word: u64, position: u32) -> Result<u64, DropReason> {
     }
     let Some(bit) = 1_u32.checked_shl(ahead.unsigned_abs()) else { return Err(DropReason::ReplayTooOld) };
     if seen & bit != 0 { Err(DropReason::Replayed) } else { Ok(word | u64::from(bit)) }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::collections::HashSet;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The window as RFC 4303 §3.4.3 describes it, with all the memory in the world.
+    struct Model {
+        window: u64,
+        highest: u64,
+        seen: HashSet<u64>,
+    }
+
+    impl Model {
+        fn accept(&mut self, seq: u64) -> Result<(), DropReason> {
+            if seq == 0 || seq + self.window <= self.highest {
+                return Err(DropReason::ReplayTooOld);
+            }
+            self.highest = self.highest.max(seq);
+            if self.seen.insert(seq) { Ok(()) } else { Err(DropReason::Replayed) }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_window_agrees_with_a_set_of_everything_seen(
+            window in prop_oneof![Just(64), Just(8192), MIN_WINDOW..=MAX_WINDOW],
+            start in prop_oneof![Just(0), 0..1_u64 << 33],
+            steps in prop::collection::vec(
+                prop_oneof![8 => -100..100_i64, 3 => -9000..9000_i64, 1 => 0..100_000_i64],
+                1..400,
+            ),
+        ) {
+            let real = ReplayWindow::new(window).unwrap();
+            let mut model = Model { window: u64::from(window), highest: 0, seen: HashSet::new() };
+            let mut at = start;
+            for step in steps {
+                at = at.saturating_add_signed(step);
+                let checked = real.check(at);
+                let expected = model.accept(at);
+                prop_assert_eq!(checked, expected, "check of {}", at);
+                prop_assert_eq!(real.accept(at), expected, "accept of {}", at);
+                prop_assert_eq!(real.highest(), model.highest);
+                at = if step < -5000 { model.highest } else { at };
+            }
+        }
+
+        /// RFC 4303 Appendix A2.2 says which 2^32 numbers a packet may mean: from the bottom of the window up.
+        #[test]
+        fn inference_finds_every_number_from_the_bottom_of_the_window(
+            window in prop_oneof![Just(64_u32), Just(1024), Just(8192)],
+            highest in prop_oneof![
+                1..1_u64 << 40,
+                (1..100_u64, -9000..9000_i64).prop_map(|(epoch, near)| (epoch << 32).saturating_add_signed(near)),
+            ],
+            ahead in prop_oneof![-8191..8192_i64, Just(0xffff_dfff), 0..0xffff_e000_i64],
+        ) {
+            let real = ReplayWindow::new(window).unwrap();
+            real.highest.store(highest, Ordering::Relaxed);
+            let seq = highest.saturating_add_signed(ahead.max(1 - i64::from(window)));
+            prop_assert_eq!(real.infer(seq as u32, true), seq);
+            prop_assert_eq!(real.infer(seq as u32, false), seq & 0xffff_ffff);
+        }
+    }
+
+    #[test]
+    fn numbers_cross_the_32_bit_boundary_in_both_directions() {
+        let window = ReplayWindow::new(64).unwrap();
+        window.accept(0xffff_fff0).unwrap();
+        assert_eq!(window.infer(5, true), 0x1_0000_0005);
+        window.accept(0x1_0000_0005).unwrap();
+        assert_eq!(window.infer(0xffff_fff8, true), 0xffff_fff8);
+        assert_eq!(window.accept(0xffff_fff8), Ok(()));
+        assert_eq!(window.accept(0xffff_fff0), Err(DropReason::Replayed));
+    }
+
+    #[test]
+    fn in_the_first_epoch_there_is_no_epoch_before() {
+        let window = ReplayWindow::new(64).unwrap();
+        window.accept(3).unwrap();
+        assert_eq!(window.infer(0xffff_fffe, true), 0xffff_fffe);
+    }
+
+    #[test]
+    fn a_window_that_is_off_takes_everything_but_still_infers() {
+        let window = ReplayWindow::new(0).unwrap();
+        for seq in [0xffff_fff0, 7, 7, 0xffff_fff0] {
+            assert_eq!((window.check(seq), window.accept(seq)), (Ok(()), Ok(())));
+        }
+        assert_eq!(window.infer(1, true), 0x1_0000_0001);
+        assert_eq!(window.accept(0), Err(DropReason::ReplayTooOld));
+    }
+
+    #[test]
+    fn only_windows_of_64_to_8192_packets_or_none_are_made() {
+        for (window, good) in [(0, true), (1, false), (63, false), (64, true), (8192, true), (8193, false)] {
+            assert_eq!(ReplayWindow::new(window).is_some(), good, "{window}");
+        }
+    }
+
+    #[test]
+    fn of_many_cores_with_the_same_packets_each_packet_is_delivered_by_one() {
+        let window = ReplayWindow::new(8192).unwrap();
+        // Each thread goes through all numbers, out of order within blocks of 16.
+        let run = |twist: u64| {
+            (0..30_000_u64)
+                .map(|n| (n ^ (twist * 5 % 16)) + 1)
+                .filter(|&seq| window.accept(seq).is_ok())
+                .collect()
+        };
+        let delivered: Vec<u64> = thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..4).map(|twist| scope.spawn(move || -> Vec<u64> { run(twist) })).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        let distinct: HashSet<_> = delivered.iter().copied().collect();
+        assert_eq!(delivered.len(), distinct.len(), "delivered twice");
+        assert_eq!(window.highest(), 30_000);
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Two cores accept these numbers, each in its order; says how often each was delivered.
+    fn race(
+        mine: &'static [u64],
+        theirs: &'static [u64],
+        check: impl Fn(&ReplayWindow, &[u64]) + Sync + Send + 'static,
+    ) {
+        loom::model(move || {
+            let window = Arc::new(ReplayWindow::new(64).unwrap());
+            let run = |window: &ReplayWindow, numbers: &[u64]| -> Vec<u64> {
+                numbers.iter().copied().filter(|&seq| window.accept(seq).is_ok()).collect()
+            };
+            let other = {
+                let window = Arc::clone(&window);
+                loom::thread::spawn(move || run(&window, theirs))
+            };
+            let mut delivered = run(&window, mine);
+            delivered.extend(other.join().unwrap());
+            delivered.sort_unstable();
+            let twice = delivered.windows(2).any(|pair| matches!(pair, [a, b] if a == b));
+            assert!(!twice, "delivered twice: {delivered:?}");
+            check(&window, &delivered);
+        });
+    }
+
+    #[test]
+    fn a_packet_duplicated_to_two_cores_is_delivered_once() {
+        race(&[1, 2], &[2, 1], |_, delivered| assert_eq!(delivered, [1, 2]));
+    }
+
+    #[test]
+    fn a_duplicate_that_races_with_the_window_moving_past_it_is_not_delivered_again() {
+        // 257 lands in the word of 1 and pushes it out; 1 itself comes twice.
+        race(&[1, 257], &[1, 257], |window, delivered| {
+            assert_eq!(delivered, [1, 257]);
+            assert_eq!(window.highest(), 257);
+        });
+    }
+
+    #[test]
+    fn neighbours_in_one_word_do_not_lose_each_other() {
+        race(&[33, 35], &[34, 36], |_, delivered| assert_eq!(delivered, [33, 34, 35, 36]));
+    }
 }

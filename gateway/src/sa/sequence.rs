@@ -83,3 +83,119 @@ impl SequenceCounter {
         self.last
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_new_sa_begins_with_number_1() {
+        let counter = SequenceCounter::new(true);
+        assert_eq!(counter.reserve(64).unwrap().numbers, 1..65);
+        assert_eq!(counter.reserve(1).unwrap().numbers, 65..66);
+    }
+
+    #[test]
+    fn without_esn_the_last_number_is_all_ones_and_is_given_out_once() {
+        let mut counter = SequenceCounter::new(false);
+        assert_eq!(counter.last(), 0xffff_ffff);
+        counter.next = AtomicU64::new(0xffff_fffe);
+        assert_eq!(counter.reserve(3), Err(Exhausted { first: true }));
+        assert_eq!(counter.reserve(2).unwrap().numbers, 0xffff_fffe..0x1_0000_0000);
+        for _ in 0..100 {
+            assert_eq!(counter.reserve(1), Err(Exhausted { first: false }));
+        }
+        assert_eq!(counter.next(), 0x1_0000_0000);
+    }
+
+    #[test]
+    fn with_esn_the_key_is_used_up_before_the_counter() {
+        let mut counter = SequenceCounter::new(true);
+        counter.next = AtomicU64::new(USAGE_LIMIT);
+        assert_eq!(counter.reserve(1).unwrap().numbers, USAGE_LIMIT..USAGE_LIMIT + 1);
+        assert_eq!(counter.reserve(1), Err(Exhausted { first: true }));
+    }
+
+    #[test]
+    fn even_the_largest_counter_does_not_wrap() {
+        let counter = SequenceCounter::starting_at(u64::MAX - 2, u64::MAX);
+        assert_eq!(counter.reserve(1).unwrap().numbers, u64::MAX - 2..u64::MAX - 1);
+        assert_eq!(counter.reserve(u32::MAX), Err(Exhausted { first: true }));
+        assert_eq!(counter.reserve(1).unwrap().numbers, u64::MAX - 1..u64::MAX);
+        assert_eq!(counter.reserve(1), Err(Exhausted { first: false }));
+    }
+
+    #[test]
+    fn the_soft_limit_is_crossed_once() {
+        let counter = SequenceCounter::starting_at(1, 1000);
+        let crossed: Vec<u64> = (0..100)
+            .filter_map(|_| counter.reserve(10).ok())
+            .filter(|reservation| reservation.crossed_soft_limit)
+            .map(|reservation| reservation.numbers.start)
+            .collect();
+        assert_eq!(crossed, [741]);
+    }
+
+    #[test]
+    fn many_cores_never_get_the_same_number() {
+        let counter = SequenceCounter::starting_at(1, 40_000);
+        let take = || {
+            let mut own = Vec::new();
+            for n in (1..8).cycle() {
+                match counter.reserve(n) {
+                    Ok(reservation) => own.extend(reservation.numbers),
+                    Err(_) if n == 1 => return own,
+                    Err(_) => {}
+                }
+            }
+            own
+        };
+        let mut all: Vec<u64> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(take)).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        all.sort_unstable();
+        assert_eq!(all, (1..=40_000).collect::<Vec<_>>());
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn two_cores_at_the_end_share_what_is_left_and_one_crosses_each_limit() {
+        loom::model(|| {
+            // Numbers 1 to 3; the soft limit is at 3.
+            let counter = Arc::new(SequenceCounter::starting_at(1, 3));
+            let take = |counter: Arc<SequenceCounter>| {
+                let mut got = (Vec::new(), 0, 0);
+                for _ in 0..2 {
+                    match counter.reserve(1) {
+                        Ok(reservation) => {
+                            got.0.extend(reservation.numbers);
+                            got.1 += u32::from(reservation.crossed_soft_limit);
+                        }
+                        Err(exhausted) => got.2 += u32::from(exhausted.first),
+                    }
+                }
+                got
+            };
+            let other = {
+                let counter = Arc::clone(&counter);
+                loom::thread::spawn(move || take(counter))
+            };
+            let (mut numbers, soft, hard) = take(Arc::clone(&counter));
+            let (theirs, their_soft, their_hard) = other.join().unwrap();
+            numbers.extend(theirs);
+            numbers.sort_unstable();
+            assert_eq!((numbers, soft + their_soft, hard + their_hard), (vec![1, 2, 3], 1, 1));
+        });
+    }
+}

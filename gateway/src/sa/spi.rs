@@ -73,3 +73,62 @@ fn splitmix(seed: u64) -> u64 {
     let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ z >> 31
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_handle_comes_back_from_its_spi(
+            key: [u8; 16], slots in 1..=MAX_SLOTS, slot: u32, generation: u32,
+        ) {
+            let codec = SpiCodec::new(slots, key);
+            let generation = generation & (u32::MAX >> (32 - codec.generation_bits()));
+            let handle = Handle { slot: slot % slots, generation };
+            if let Some(spi) = codec.encode(handle) {
+                prop_assert!(spi.get() > 255);
+                prop_assert_eq!(codec.decode(spi.get()), handle);
+            }
+        }
+
+        #[test]
+        fn every_spi_that_could_arrive_has_a_handle_of_its_own(key: [u8; 16], spi in 256_u32..) {
+            let codec = SpiCodec::new(1000, key);
+            prop_assert_eq!(codec.encode(codec.decode(spi)).map(Spi::get), Some(spi));
+        }
+    }
+
+    #[test]
+    fn the_reserved_spis_belong_to_handles_that_get_none() {
+        let codec = SpiCodec::new(1 << 16, [7; 16]);
+        for reserved in 0..=255 {
+            assert_eq!(codec.encode(codec.decode(reserved)), None);
+        }
+    }
+
+    /// A permutation that let the next SPI be told from the last would have few distinct steps between neighbours.
+    #[test]
+    fn neighbouring_handles_have_unrelated_spis() {
+        let codec = SpiCodec::new(1 << 12, *b"a key for tests.");
+        let spi = |slot, generation| codec.encode(Handle { slot, generation }).map_or(0, Spi::get);
+        for step in [(1, 0), (0, 1)] {
+            let mut steps: Vec<u32> =
+                (0..4000).map(|n| spi(n + step.0, 1 + step.1).wrapping_sub(spi(n, 1))).collect();
+            steps.sort_unstable();
+            steps.dedup();
+            assert!(steps.len() > 3990, "{} distinct steps", steps.len());
+            let bits: u32 = (0..4000).map(|n| (spi(n + step.0, 1 + step.1) ^ spi(n, 1)).count_ones()).sum();
+            assert!((15 * 4000..17 * 4000).contains(&bits), "{bits} bits change in 4000 steps");
+        }
+    }
+
+    #[test]
+    fn another_key_gives_other_spis() {
+        let handles = (0..1000).map(|slot| Handle { slot, generation: 1 });
+        let (a, b) = (SpiCodec::new(1000, [1; 16]), SpiCodec::new(1000, [2; 16]));
+        assert!(handles.filter(|&handle| a.encode(handle) == b.encode(handle)).count() < 3);
+    }
+}

@@ -278,3 +278,334 @@ impl<T> fmt::Debug for SlotTable<T> {
         f.debug_struct("SlotTable").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::sync::{Arc, Barrier};
+    use std::thread;
+
+    use super::*;
+
+    /// Counts its drops.
+    struct Canary(u64, Arc<AtomicUsize>);
+
+    impl Drop for Canary {
+        fn drop(&mut self) {
+            self.1.fetch_add(1, SeqCst);
+        }
+    }
+
+    fn any(handle: Handle) -> Option<()> {
+        (handle.generation != 0).then_some(())
+    }
+
+    fn put<T>(table: &SlotTable<T>, value: T) -> Handle {
+        let mut writer = table.writer();
+        let (handle, ()) = writer.reserve(any).unwrap();
+        assert!(writer.publish(handle, value).is_ok());
+        handle
+    }
+
+    fn collect<T>(table: &SlotTable<T>, reclaimer: &Reclaimer) {
+        table.writer().collect(reclaimer.horizon(), |_, _| {});
+    }
+
+    #[test]
+    fn a_value_is_found_by_its_own_handle_alone() {
+        let reclaimer = Reclaimer::new(1);
+        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let reader = reclaimer.register().unwrap();
+        let handle = put(&table, 7);
+        let guard = reader.guard();
+        assert_eq!(table.get(&guard, handle), Some(&7));
+        for (slot, generation) in [(0, 0), (0, 2), (1, 1), (4, 1), (u32::MAX, 1)] {
+            assert_eq!(table.get(&guard, Handle { slot, generation }), None);
+        }
+    }
+
+    #[test]
+    fn a_guard_of_another_reclaimer_finds_nothing() {
+        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let handle = put(&table, 7);
+        let stranger = Reclaimer::new(1).register().unwrap();
+        assert_eq!(table.get(&stranger.guard(), handle), None);
+    }
+
+    #[test]
+    fn a_withdrawn_value_is_not_found_but_lives_until_its_reader_has_passed() {
+        let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
+        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let mut reader = reclaimer.register().unwrap();
+        let handle = put(&table, Canary(7, Arc::clone(&drops)));
+        let guard = reader.guard();
+        let seen = table.get(&guard, handle).unwrap();
+        assert!(table.writer().withdraw(handle));
+        assert!(table.get(&guard, handle).is_none());
+        collect(&table, &reclaimer);
+        assert!(table.writer().reserve(any).is_none(), "its slot is not free yet");
+        assert_eq!((seen.0, drops.load(SeqCst)), (7, 0));
+        reader.quiescent();
+        collect(&table, &reclaimer);
+        assert_eq!(drops.load(SeqCst), 1);
+    }
+
+    #[test]
+    fn a_used_slot_does_not_answer_to_its_old_name() {
+        let reclaimer = Reclaimer::new(1);
+        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let reader = reclaimer.register().unwrap();
+        let old = put(&table, 1);
+        assert!(table.writer().withdraw(old));
+        collect(&table, &reclaimer);
+        let new = put(&table, 2);
+        assert_eq!(new.slot, old.slot);
+        let guard = reader.guard();
+        assert_eq!((table.get(&guard, old), table.get(&guard, new)), (None, Some(&2)));
+        assert!(!table.writer().withdraw(old), "the old name cannot end the new value");
+    }
+
+    #[test]
+    fn free_slots_are_used_oldest_first_and_generations_skip_what_has_no_name() {
+        let table = SlotTable::<u8>::new(2, 2, Reclaimer::new(1));
+        let mut order = Vec::new();
+        for _ in 0..8 {
+            let (handle, ()) = table.writer().reserve(any).unwrap();
+            order.push((handle.slot, handle.generation));
+            assert!(table.writer().withdraw(handle));
+        }
+        // Two bits of generation, of which 0 is refused.
+        assert_eq!(order, [(0, 1), (1, 1), (0, 2), (1, 2), (0, 3), (1, 3), (0, 1), (1, 1)]);
+    }
+
+    #[test]
+    fn a_slot_that_gets_no_name_stays_free() {
+        let table = SlotTable::<u8>::new(1, 2, Reclaimer::new(1));
+        assert!(table.writer().reserve(|_| None::<()>).is_none());
+        assert!(table.writer().reserve(any).is_some());
+    }
+
+    #[test]
+    fn nothing_is_published_twice_or_under_a_name_that_was_not_given_out() {
+        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let handle = put(&table, 1);
+        let mut writer = table.writer();
+        assert_eq!(writer.publish(handle, 2), Err(2));
+        assert_eq!(writer.publish(Handle { generation: 9, ..handle }, 2), Err(2));
+        assert_eq!(writer.publish(Handle { slot: 9, ..handle }, 2), Err(2));
+        assert_eq!(writer.get(handle), Some(&1));
+    }
+
+    #[test]
+    fn a_freed_entry_leaves_no_octet_behind() {
+        let reclaimer = Reclaimer::new(1);
+        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let handle = put(&table, [0xaa_u8; 200]);
+        assert!(table.writer().withdraw(handle));
+        let octets = |table: &SlotTable<[u8; 200]>| {
+            // SAFETY: written by `put`, and by the wiping; the writer is not in use.
+            unsafe { *(*table.entries[0].get()).assume_init_ref() }
+        };
+        assert_eq!(octets(&table), [0xaa; 200]);
+        collect(&table, &reclaimer);
+        assert_eq!(octets(&table), [0; 200]);
+    }
+
+    #[test]
+    fn a_table_that_goes_drops_what_is_live_and_what_was_leaving() {
+        let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
+        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let mut reader = reclaimer.register().unwrap();
+        reader.online();
+        let first = put(&table, Canary(1, Arc::clone(&drops)));
+        put(&table, Canary(2, Arc::clone(&drops)));
+        assert!(table.writer().withdraw(first));
+        drop(table);
+        assert_eq!(drops.load(SeqCst), 2);
+    }
+
+    /// Readers check that what they hold is what its name promised, while a writer replaces it all the time.
+    #[test]
+    fn readers_never_see_a_value_under_another_name_while_slots_go_round() {
+        const ROUNDS: u64 = 20_000;
+        let (reclaimer, drops) = (Reclaimer::new(2), Arc::new(AtomicUsize::new(0)));
+        // Roomy enough not to wait for a sleeping reader at every step.
+        let table = SlotTable::new(64, 20, reclaimer.clone());
+        let name = |handle: Handle| u64::from(handle.generation) << 8 | u64::from(handle.slot);
+        let (start, current) = (Barrier::new(3), std::sync::atomic::AtomicU64::new(u64::MAX));
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut reader = reclaimer.register().unwrap();
+                    start.wait();
+                    loop {
+                        let at = current.load(SeqCst);
+                        if at == 0 {
+                            return;
+                        }
+                        for handle in [at, at.wrapping_sub(1 << 8)]
+                            .map(|at| Handle { slot: at as u32 & 0xff, generation: (at >> 8) as u32 })
+                        {
+                            let guard = reader.guard();
+                            if let Some(Canary(found, _)) = table.get(&guard, handle) {
+                                assert_eq!(*found, name(handle));
+                            }
+                        }
+                        reader.quiescent();
+                        if at % 64 == 0 {
+                            reader.offline();
+                        }
+                    }
+                });
+            }
+            start.wait();
+            let mut live = std::collections::VecDeque::new();
+            let mut made = 0;
+            while made < ROUNDS {
+                let mut writer = table.writer();
+                writer.collect(reclaimer.horizon(), |_, _| {});
+                if let Some((handle, ())) = writer.reserve(any) {
+                    assert!(writer.publish(handle, Canary(name(handle), Arc::clone(&drops))).is_ok());
+                    current.store(name(handle), SeqCst);
+                    live.push_back(handle);
+                    made += 1;
+                }
+                if live.len() > 2 {
+                    assert!(writer.withdraw(live.pop_front().unwrap()));
+                }
+                let full = writer.free_slots() == 0;
+                drop(writer);
+                if full {
+                    thread::yield_now();
+                }
+            }
+            current.store(0, SeqCst);
+        });
+        drop(table);
+        assert_eq!(drops.load(SeqCst) as u64, ROUNDS);
+    }
+}
+
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use std::sync::Arc;
+
+    use loom::cell::UnsafeCell;
+
+    use super::*;
+
+    const DEAD: u32 = 0xdead;
+
+    /// A value whose end loom sees as a write: whoever reads it without being ordered before fails the model.
+    struct Canary(UnsafeCell<u32>);
+
+    // SAFETY: loom's cell checks every access itself; that is what the models are for.
+    unsafe impl Sync for Canary {}
+
+    impl Canary {
+        fn new(value: u32) -> Self {
+            Self(UnsafeCell::new(value))
+        }
+
+        fn read(&self) -> u32 {
+            // SAFETY: loom fails the model if a write is concurrent.
+            self.0.with(|value| unsafe { *value })
+        }
+    }
+
+    impl Drop for Canary {
+        fn drop(&mut self) {
+            // SAFETY: loom fails the model if any other access is concurrent.
+            self.0.with_mut(|value| unsafe { *value = DEAD });
+        }
+    }
+
+    fn any(handle: Handle) -> Option<()> {
+        (handle.generation != 0).then_some(())
+    }
+
+    fn put(table: &SlotTable<Canary>, value: u32) -> Option<Handle> {
+        let mut writer = table.writer();
+        let (handle, ()) = writer.reserve(any)?;
+        assert!(writer.publish(handle, Canary::new(value)).is_ok());
+        Some(handle)
+    }
+
+    fn setup() -> (Reclaimer, Arc<SlotTable<Canary>>) {
+        let reclaimer = Reclaimer::new(1);
+        (reclaimer.clone(), Arc::new(SlotTable::new(1, 8, reclaimer)))
+    }
+
+    #[test]
+    fn what_a_reader_found_stays_until_its_quiescent_point() {
+        loom::model(|| {
+            let (reclaimer, table) = setup();
+            let old = put(&table, 1).unwrap();
+            let new = Handle { generation: 2, ..old };
+            let worker = {
+                let (table, reclaimer) = (Arc::clone(&table), reclaimer.clone());
+                loom::thread::spawn(move || {
+                    let mut reader = reclaimer.register().unwrap();
+                    for _ in 0..2 {
+                        let guard = reader.guard();
+                        let (first, second) = (table.get(&guard, old), table.get(&guard, new));
+                        assert!(first.is_none_or(|canary| canary.read() == 1));
+                        assert!(second.is_none_or(|canary| canary.read() == 2));
+                        assert!(first.is_none_or(|canary| canary.read() == 1));
+                        reader.quiescent();
+                    }
+                })
+            };
+            assert!(table.writer().withdraw(old));
+            table.writer().collect(reclaimer.horizon(), |_, _| {});
+            put(&table, 2);
+            worker.join().unwrap();
+            table.writer().collect(reclaimer.horizon(), |_, _| {});
+            assert_eq!(table.writer().leaving(), 0, "nobody is online");
+        });
+    }
+
+    #[test]
+    fn a_reader_that_comes_online_while_a_value_goes_sees_it_whole_or_not_at_all() {
+        loom::model(|| {
+            let (reclaimer, table) = setup();
+            let handle = put(&table, 1).unwrap();
+            let worker = {
+                let (table, reclaimer) = (Arc::clone(&table), reclaimer.clone());
+                loom::thread::spawn(move || {
+                    let mut reader = reclaimer.register().unwrap();
+                    for _ in 0..2 {
+                        let guard = reader.guard();
+                        let found = table.get(&guard, handle);
+                        assert!(found.is_none_or(|canary| canary.read() == 1));
+                        assert!(found.is_none_or(|canary| canary.read() == 1));
+                        reader.offline();
+                    }
+                })
+            };
+            assert!(table.writer().withdraw(handle));
+            table.writer().collect(reclaimer.horizon(), |_, _| {});
+            worker.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_value_is_complete_when_it_is_found() {
+        loom::model(|| {
+            let (reclaimer, table) = setup();
+            let handle = Handle { slot: 0, generation: 1 };
+            let worker = {
+                let (table, reclaimer) = (Arc::clone(&table), reclaimer.clone());
+                loom::thread::spawn(move || {
+                    let reader = reclaimer.register().unwrap();
+                    let guard = reader.guard();
+                    table.get(&guard, handle).map(Canary::read)
+                })
+            };
+            assert_eq!(put(&table, 1), Some(handle));
+            assert!(matches!(worker.join().unwrap(), None | Some(1)));
+        });
+    }
+}

@@ -36,7 +36,8 @@ impl Group {
         }
         let params = BoxedMontyParams::new_vartime(Option::<Odd<BoxedUint>>::from(Odd::new(prime))?);
         let exponent = Zeroizing::new(BoxedUint::from_be_slice(exponent, EXPONENT_LEN as u32 * 8).ok()?);
-        let power = Zeroizing::new(BoxedMontyForm::new(base, &params).pow(&exponent).retrieve());
+        let power = Zeroizing::new(BoxedMontyForm::new(base, &params).pow(&exponent));
+        let power = Zeroizing::new(power.retrieve());
         Some(Zeroizing::new(power.to_be_bytes().to_vec()))
     }
 }

@@ -179,7 +179,8 @@ impl IdPayload {
     /// The payload without its generic header: ID type, three reserved octets, data. AUTH covers it.
     pub fn body(&self) -> Vec<u8> {
         let (id_type, data) = self.identity.to_wire();
-        let mut octets = vec![id_type, 0, 0, 0];
+        let mut octets = vec![id_type];
+        octets.extend(self.reserved);
         octets.extend(data);
         octets
     }

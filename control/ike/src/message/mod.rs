@@ -6,6 +6,8 @@
 mod emit;
 mod parse;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use portcullis_ipsec::TrafficSelector;
 
@@ -122,7 +124,7 @@ pub struct Transform {
     pub id: u16,
     /// Key Length attribute, bits.
     pub key_length: Option<u16>,
-    /// Carries an attribute that we do not know: must not be chosen (RFC 7296 §3.3.6).
+    /// Carries an attribute that we do not know, or one twice: must not be chosen (RFC 7296 §3.3.6).
     pub unknown_attribute: bool,
 }
 
@@ -239,6 +241,14 @@ pub enum Payload {
 pub struct IdPayload {
     /// The identity.
     pub identity: Identity,
+    /// The reserved octets: zero from us, ignored from a peer, but under its AUTH as it sent them (RFC 7296 §2.15).
+    pub reserved: [u8; 3],
+}
+
+impl From<Identity> for IdPayload {
+    fn from(identity: Identity) -> Self {
+        Self { identity, reserved: [0; 3] }
+    }
 }
 
 /// A message with its payloads in the clear.

@@ -10,7 +10,7 @@ use super::{
     Transform, WireProposal, payload_type as types,
 };
 use crate::config::Identity;
-use crate::crypto::IkeAead;
+use crate::crypto::{IkeAead, IntegrityError};
 
 pub(super) const HEADER_LEN: usize = 28;
 pub(super) const PAYLOAD_HEADER_LEN: usize = 4;
@@ -69,17 +69,18 @@ impl Message {
         let mut payloads = Vec::new();
         let mut encrypted = None;
         while let Some(raw) = chain.next()? {
-            if raw.payload_type != types::SK {
+            if raw.payload_type != types::SK && raw.payload_type != types::SKF {
                 payloads.push(payload(raw)?);
                 continue;
             }
+            // Next Payload names what is inside, so nothing can follow (RFC 7296 §3.14, RFC 7383 §2.5).
             if !chain.reader.is_empty() {
-                let what = "the Encrypted payload";
-                return Err(MessageError::Length {
-                    what,
-                    found: raw.body.len(),
-                    expected: "to close the message",
-                });
+                let (what, found) = ("the Encrypted payload", raw.body.len());
+                return Err(MessageError::Length { what, found, expected: "to close the message" });
+            }
+            if raw.payload_type == types::SKF {
+                payloads.push(unread(raw));
+                break;
             }
             let aad = octets.get(..octets.len() - raw.body.len()).unwrap_or_default().to_vec();
             encrypted = Some(Encrypted { first_payload: chain.next, aad, body: raw.body.to_vec() });
@@ -89,10 +90,12 @@ impl Message {
     }
 }
 
-/// Decrypts an Encrypted payload and parses the payloads in it.
+/// Decrypts an Encrypted payload and parses the payloads in it. Any error but [`MessageError::Integrity`] is about
+/// content that the peer has authenticated.
 pub fn open(encrypted: &Encrypted, encr: IkeAead, sk_e: &[u8]) -> Result<Vec<Payload>, MessageError> {
     let mut reader = Reader::new(&encrypted.body);
-    let iv = reader.array::<IV_LEN>("the IV")?;
+    // Too short for an IV is not authentic either, and must not pass for malformed by the peer's own hand.
+    let iv = reader.array::<IV_LEN>("the IV").map_err(|_| IntegrityError)?;
     let mut plaintext = reader.rest().to_vec();
     encr.open(sk_e, iv, &encrypted.aad, &mut plaintext)?;
     let Some((pad_length, content)) = plaintext.split_last() else {
@@ -177,11 +180,14 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         types::VENDOR_ID => Payload::VendorId(reader.rest().to_vec()),
         types::TS_I => Payload::TsI(selectors(&mut reader)?),
         types::TS_R => Payload::TsR(selectors(&mut reader)?),
-        types::CERT | types::CERTREQ | types::CP | types::EAP | types::SKF => {
-            Payload::Unread { payload_type: raw.payload_type, body: reader.rest().to_vec() }
+        types::CERT | types::CERTREQ | types::CP | types::EAP => return Ok(unread(raw)),
+        // Only a message as a whole is encrypted; never a part of what was.
+        types::SK | types::SKF => {
+            let found = u64::from(raw.payload_type);
+            return Err(MessageError::Invalid { what: "the type of an encrypted payload", found });
         }
         payload_type if raw.critical => return Err(MessageError::UnsupportedCritical { payload_type }),
-        payload_type => Payload::Unread { payload_type, body: reader.rest().to_vec() },
+        _ => return Ok(unread(raw)),
     };
     if !reader.is_empty() {
         let found = reader.len();
@@ -192,6 +198,10 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         });
     }
     Ok(payload)
+}
+
+fn unread(raw: RawPayload<'_>) -> Payload {
+    Payload::Unread { payload_type: raw.payload_type, body: raw.body.to_vec() }
 }
 
 fn protocol(value: u8) -> Protocol {
@@ -268,10 +278,11 @@ fn attribute(reader: &mut Reader<'_>, transform: &mut Transform) -> Result<(), M
     const KEY_LENGTH: u16 = FIXED_LENGTH | 14;
     let kind = reader.u16("a transform attribute")?;
     let value = reader.u16("a transform attribute")?;
-    if kind == KEY_LENGTH {
+    if kind == KEY_LENGTH && transform.key_length.is_none() {
         transform.key_length = Some(value);
         return Ok(());
     }
+    // A second key length is as little to be understood as an attribute that we do not know.
     transform.unknown_attribute = true;
     if kind & FIXED_LENGTH == 0 {
         reader.take(usize::from(value), "a transform attribute")?;
@@ -282,8 +293,8 @@ fn attribute(reader: &mut Reader<'_>, transform: &mut Transform) -> Result<(), M
 /// RFC 7296 §3.5.
 fn identification(reader: &mut Reader<'_>) -> Result<IdPayload, MessageError> {
     let id_type = reader.u8("the ID payload")?;
-    reader.array::<3>("the ID payload")?;
-    Ok(IdPayload { identity: Identity::from_wire(id_type, reader.rest()) })
+    let reserved = reader.array("the ID payload")?;
+    Ok(IdPayload { identity: Identity::from_wire(id_type, reader.rest()), reserved })
 }
 
 /// RFC 7296 §3.10.
@@ -318,8 +329,7 @@ fn delete(reader: &mut Reader<'_>) -> Result<Payload, MessageError> {
 fn selectors(reader: &mut Reader<'_>) -> Result<Vec<Option<TrafficSelector>>, MessageError> {
     let count = reader.u8("the TS payload")?;
     reader.array::<3>("the TS payload")?;
-    let selectors: Result<Vec<_>, _> = (0..count).map(|_| selector(reader)).collect();
-    selectors
+    (0..count).map(|_| selector(reader)).collect()
 }
 
 /// RFC 7296 §3.13.1. `None`: of a type that we do not know, or an empty range.

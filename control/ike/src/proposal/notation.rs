@@ -150,9 +150,9 @@ impl FromStr for IkeProposal {
             }
         }
         let missing = [
-            (proposal.encr.is_empty(), "encryption algorithm, such as `aes256gcm16`"),
-            (proposal.prf.is_empty(), "pseudorandom function, such as `prfsha384`, which AEADs need"),
-            (proposal.ke.is_empty(), "key exchange method, such as `x25519`"),
+            (proposal.encr.is_empty(), "an encryption algorithm", "aes256gcm16"),
+            (proposal.prf.is_empty(), "a pseudorandom function, which AEADs need", "prfsha384"),
+            (proposal.ke.is_empty(), "a key exchange method", "x25519"),
         ];
         complete(text, &missing)?;
         Ok(proposal)
@@ -177,7 +177,7 @@ impl FromStr for EspProposal {
                 }
             }
         }
-        complete(text, &[(proposal.encr.is_empty(), "encryption algorithm, such as `aes256gcm16`")])?;
+        complete(text, &[(proposal.encr.is_empty(), "an encryption algorithm", "aes256gcm16")])?;
         if proposal.esn.is_empty() {
             // As strongSwan reads it.
             proposal.esn.push(false);
@@ -192,11 +192,17 @@ fn once<T: PartialEq>(list: &mut Vec<T>, value: T) {
     }
 }
 
-fn complete(text: &str, missing: &[(bool, &str)]) -> Result<(), ProposalError> {
-    match missing.iter().find(|(missing, _)| *missing) {
-        Some((_, what)) => Err(ProposalError { found: text.to_owned(), problem: format!("lacks a {what}") }),
-        None => Ok(()),
+/// Refuses a proposal that lacks something, and says how it would be whole.
+fn complete(text: &str, missing: &[(bool, &str, &str)]) -> Result<(), ProposalError> {
+    let mut missing = missing.iter().filter(|(missing, ..)| *missing).peekable();
+    let Some((_, what, _)) = missing.peek() else { return Ok(()) };
+    let mut problem = format!("lacks {what}; complete would be `{text}");
+    for (_, _, keyword) in missing {
+        problem.push('-');
+        problem.push_str(keyword);
     }
+    problem.push('`');
+    Err(ProposalError { found: text.to_owned(), problem })
 }
 
 fn ike_encr_name(encr: IkeAead) -> &'static str {
@@ -282,16 +288,23 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::ENCR, 11, "null"),
     (types::ENCR, 12, "aes"),
     (types::ENCR, 13, "aesctr"),
+    (types::ENCR, 14, "aesccm8"),
+    (types::ENCR, 15, "aesccm12"),
+    (types::ENCR, 16, "aesccm16"),
     (types::ENCR, 18, "aesgcm8"),
     (types::ENCR, 19, "aesgcm12"),
     (types::ENCR, 20, "aesgcm16"),
+    (types::ENCR, 23, "camellia"),
     (types::ENCR, 28, "chacha20poly1305"),
+    (types::PRF, 1, "prfmd5"),
     (types::PRF, 2, "prfsha1"),
     (types::PRF, 4, "prfaesxcbc"),
     (types::PRF, 8, "prfaescmac"),
     (types::INTEG, 0, "none"),
+    (types::INTEG, 1, "md5"),
     (types::INTEG, 2, "sha1"),
     (types::INTEG, 5, "aesxcbc"),
+    (types::INTEG, 8, "aescmac"),
     (types::INTEG, 12, "sha256"),
     (types::INTEG, 13, "sha384"),
     (types::INTEG, 14, "sha512"),
@@ -303,23 +316,35 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::KE, 17, "modp6144"),
     (types::KE, 18, "modp8192"),
     (types::KE, 21, "ecp521"),
+    (types::KE, 22, "modp1024s160"),
+    (types::KE, 23, "modp2048s224"),
+    (types::KE, 24, "modp2048s256"),
+    (types::KE, 25, "ecp192"),
+    (types::KE, 26, "ecp224"),
+    (types::KE, 27, "ecp224bp"),
+    (types::KE, 28, "ecp256bp"),
+    (types::KE, 29, "ecp384bp"),
+    (types::KE, 30, "ecp512bp"),
     (types::KE, 32, "x448"),
+    (types::KE, 35, "mlkem512"),
+    (types::KE, 36, "mlkem768"),
+    (types::KE, 37, "mlkem1024"),
 ];
+
+/// Transform types of additional key exchanges (RFC 9370).
+const ADDITIONAL_KE: std::ops::RangeInclusive<u8> = 6..=12;
 
 /// A transform in strongSwan's notation, as far as it has one.
 pub(super) fn transform_name(transform: Transform) -> String {
     let Transform { transform_type, id, key_length, unknown_attribute } = transform;
-    let known = match transform_type {
-        types::PRF => Prf::ALL.into_iter().find(|prf| prf.id() == id).map(prf_name),
-        types::KE => KeMethod::from_id(id).map(ke_name),
-        types::ESN if id < 2 => Some(esn_name(id == 1)),
-        _ => None,
-    };
-    let registered = || REGISTERED.iter().find(|(kind, known, _)| (*kind, *known) == (transform_type, id));
-    let name = known.or_else(|| registered().map(|(_, _, name)| *name));
-    let mut name = match (name, key_length) {
-        (Some(name), Some(bits)) => name.replacen("aes", &format!("aes{bits}"), 1),
-        (Some(name), None) => name.to_owned(),
+    let mut name = match (registered_name(transform_type, id), key_length) {
+        (Some(name), None) => name,
+        (Some(name), Some(bits)) => {
+            match ["aes", "camellia"].iter().find(|cipher| name.starts_with(**cipher)) {
+                Some(cipher) => name.replacen(cipher, &format!("{cipher}{bits}"), 1),
+                None => format!("{name} with {bits}-bit keys"),
+            }
+        }
         (None, Some(bits)) => format!("transform {transform_type}/{id} with {bits}-bit keys"),
         (None, None) => format!("transform {transform_type}/{id}"),
     };
@@ -327,4 +352,19 @@ pub(super) fn transform_name(transform: Transform) -> String {
         name.push_str(" (with an attribute that is not known)");
     }
     name
+}
+
+fn registered_name(transform_type: u8, id: u16) -> Option<String> {
+    if ADDITIONAL_KE.contains(&transform_type) {
+        let number = transform_type - ADDITIONAL_KE.start() + 1;
+        return registered_name(types::KE, id).map(|name| format!("ke{number}_{name}"));
+    }
+    let ours = match transform_type {
+        types::PRF => Prf::ALL.into_iter().find(|prf| prf.id() == id).map(prf_name),
+        types::KE => KeMethod::from_id(id).map(ke_name),
+        types::ESN if id < 2 => Some(esn_name(id == 1)),
+        _ => None,
+    };
+    let registered = || REGISTERED.iter().find(|(kind, known, _)| (*kind, *known) == (transform_type, id));
+    ours.or_else(|| registered().map(|(_, _, name)| *name)).map(str::to_owned)
 }

@@ -35,8 +35,12 @@ fn a_wrong_proposal_is_told_what_is_wrong() {
         ("aes256gcm16-prfsha384-x25519-ke1_mlkem768", "`ke1_mlkem768` is known to strongSwan"),
         ("aes256gcm8-prfsha384-x25519", "`aes256gcm8` is known to strongSwan"),
         ("banana", "`banana` is not known"),
-        ("aes256gcm16-x25519", "lacks a pseudorandom function"),
+        (
+            "aes256gcm16-x25519",
+            "lacks a pseudorandom function, which AEADs need; complete would be `aes256gcm16-x25519-prfsha384`",
+        ),
         ("aes256gcm16-prfsha384", "lacks a key exchange method"),
+        ("aes256gcm16", "complete would be `aes256gcm16-prfsha384-x25519`"),
         ("aes256gcm16-prfsha384-x25519-esn", "`esn` belongs into esp_proposals"),
     ] {
         let error = text.parse::<IkeProposal>().unwrap_err().to_string();
@@ -91,9 +95,12 @@ fn an_offer_with_what_we_do_not_know_is_named_in_words() {
 #[test]
 fn a_proposal_with_an_unknown_kind_of_transform_is_not_taken() {
     let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
-    offered.transforms.push(transform(6, 35));
+    offered.transforms.push(transform(6, 36));
     let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
-    assert_eq!(miss.kind, "kind of transform");
+    assert_eq!(
+        miss.to_string(),
+        "no kind of transform in common: offered ke1_mlkem768, configured none of it"
+    );
 }
 
 #[test]
@@ -153,13 +160,75 @@ fn an_answer_must_be_one_choice_out_of_the_offer() {
 }
 
 #[test]
-fn an_untouched_strongswan_finds_something_in_our_defaults() {
-    // What strongSwan 5.9.8 offers by default, in its AEAD proposals.
-    let theirs =
-        ike("aes128gcm16-aes256gcm16-prfsha256-prfsha384-prfsha512-ecp256-ecp384-x25519-modp3072-modp2048");
-    assert!(select_ike(&IkeProposal::defaults(), &[theirs.offer(2)]).is_ok());
-    let theirs = esp("aes128gcm16-aes256gcm16-noesn");
-    let (suite, ..) =
-        select_esp(&EspProposal::defaults(), &[theirs.offer(1, spi(300), false)], false).unwrap();
-    assert_eq!(suite.to_string(), "aes256gcm16");
+fn what_a_refusal_says_would_be_complete_is_a_proposal() {
+    for text in ["aes128gcm16", "prfsha256", "x25519", "aes256gcm16-modp3072", "prfsha512-ecp384"] {
+        let problem = text.parse::<IkeProposal>().unwrap_err().problem;
+        let complete = problem.split('`').nth(1).unwrap();
+        assert!(complete.parse::<IkeProposal>().is_ok(), "{complete}");
+    }
+}
+
+#[test]
+fn transforms_of_others_are_named_as_strongswan_writes_them() {
+    let named = |transform_type, id, key_length| {
+        notation::transform_name(Transform { key_length, ..transform(transform_type, id) })
+    };
+    for (name, transform_type, id, key_length) in [
+        ("aes128", transform_type::ENCR, 12, Some(128)),
+        ("aes256gcm16", transform_type::ENCR, 20, Some(256)),
+        ("aesgcm16", transform_type::ENCR, 20, None),
+        ("camellia256", transform_type::ENCR, 23, Some(256)),
+        ("chacha20poly1305", transform_type::ENCR, 28, None),
+        ("chacha20poly1305 with 256-bit keys", transform_type::ENCR, 28, Some(256)),
+        ("sha256", transform_type::INTEG, 12, None),
+        ("modp1024", transform_type::KE, 2, None),
+        ("ke1_mlkem768", 6, 36, None),
+        ("ke7_x25519", 12, 31, None),
+        ("noesn", transform_type::ESN, 0, None),
+        ("transform 1/999 with 256-bit keys", transform_type::ENCR, 999, Some(256)),
+    ] {
+        assert_eq!(named(transform_type, id, key_length), name);
+    }
+}
+
+#[test]
+fn an_offer_without_a_mandatory_kind_of_transform_is_not_taken() {
+    // RFC 7296 §3.3.3.
+    let ours = [ike("aes256gcm16-prfsha384-x25519")];
+    for kind in [transform_type::ENCR, transform_type::PRF, transform_type::KE] {
+        let mut offered = ours[0].offer(1);
+        offered.transforms.retain(|transform| transform.transform_type != kind);
+        assert!(select_ike(&ours, &[offered]).is_err(), "{kind}");
+    }
+    let ours = [esp("aes256gcm16-esn-noesn")];
+    for kind in [transform_type::ENCR, transform_type::ESN] {
+        let mut offered = ours[0].offer(1, spi(300), false);
+        offered.transforms.retain(|transform| transform.transform_type != kind);
+        assert!(select_esp(&ours, &[offered], false).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn keys_of_another_length_or_none_are_not_taken() {
+    let ours = [esp("aes256gcm16")];
+    for key_length in [None, Some(0), Some(128), Some(255)] {
+        let mut offered = ours[0].offer(1, spi(300), false);
+        offered.transforms[0].key_length = key_length;
+        assert!(select_esp(&ours, &[offered], false).is_err(), "{key_length:?}");
+    }
+}
+
+#[test]
+fn a_configured_key_exchange_is_required_and_one_not_configured_is_not_taken() {
+    let with = [esp("aes256gcm16-x25519")];
+    let without = [esp("aes256gcm16")];
+    let offer_with = [with[0].offer(1, spi(300), true)];
+    let offer_without = [without[0].offer(1, spi(300), true)];
+    assert!(select_esp(&with, &offer_without, true).is_err());
+    assert!(select_esp(&without, &offer_with, true).is_err());
+    assert_eq!(select_esp(&without, &offer_without, true).unwrap().0.ke, None);
+    let mut either = offer_with;
+    either[0].transforms.push(transform(transform_type::KE, 0));
+    assert_eq!(select_esp(&without, &either, true).unwrap().0.ke, None, "NONE is offered beside");
+    assert_eq!(select_esp(&with, &either, true).unwrap().0.ke, Some(KeMethod::X25519));
 }

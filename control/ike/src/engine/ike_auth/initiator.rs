@@ -86,10 +86,11 @@ impl AllocatingFirstSpi {
         let Some(offer) = Offer::new(cx, base, &goal, spi, false) else {
             return Err(Closed::because("no child is wanted any more"));
         };
-        let data = auth_data(&self.channel, &self.record, Role::Initiator, &local_id, &key.secret);
-        let mut payloads = vec![Payload::IdI(IdPayload { identity: local_id.clone() })];
+        let id = IdPayload::from(local_id.clone());
+        let data = auth_data(&self.channel, &self.record, Role::Initiator, &id, &key.secret);
+        let mut payloads = vec![Payload::IdI(id)];
         if let IdentityMatch::Exactly(id) = wanted {
-            payloads.push(Payload::IdR(IdPayload { identity: id.clone() }));
+            payloads.push(Payload::IdR(id.clone().into()));
         }
         payloads.push(Payload::Auth { method: SHARED_KEY_MIC, data });
         if !cx.has_established(base.connection) {
@@ -146,7 +147,7 @@ impl AwaitingAuthResponse {
             let told = Some(notify::AUTHENTICATION_FAILED);
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, told));
         }
-        base.remote_id = found.id_r.cloned();
+        base.remote_id = found.id_r.map(|id| id.identity.clone());
         let Self { channel, record, offer, .. } = self;
         let mut established = Established::begin(cx, base, now, channel);
         match child::accept(cx, base, &offer, payloads, None) {
@@ -179,7 +180,8 @@ impl AwaitingAuthResponse {
         let (Some(connection), Some(local_id)) = (cx.connection(base.connection), &base.local_id) else {
             return Err(about.closed_early("it is not configured any more"));
         };
-        let id = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
+        let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
+        let id = &sent.identity;
         let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
         let wanted = connections::remote_match(connection);
         if !connections::accepts(wanted, id) {
@@ -190,7 +192,7 @@ impl AwaitingAuthResponse {
         }
         let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
             .ok_or_else(|| about.no_shared_key(local_id, id))?;
-        if verify(&self.channel, &self.record, Role::Responder, id, &key.secret, data) {
+        if verify(&self.channel, &self.record, Role::Responder, sent, &key.secret, data) {
             Ok(())
         } else {
             Err(about.shared_key_mismatch(&key.name, local_id, id))

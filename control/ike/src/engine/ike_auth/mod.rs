@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::channel::Channel;
 use super::sa::Role;
-use crate::config::{Identity, Secret};
+use crate::config::Secret;
 use crate::crypto::psk_auth;
 use crate::engine::ike_sa_init::InitRecord;
 use crate::message::{IdPayload, Payload};
@@ -16,27 +16,26 @@ use crate::message::{IdPayload, Payload};
 /// Auth Method 2, Shared Key Message Integrity Code (RFC 7296 §3.8).
 const SHARED_KEY_MIC: u8 = 2;
 
-/// The AUTH data of one end: `signer` has `id` and shares `secret`.
+/// The AUTH data of one end: `signer` sends `id` and shares `secret`.
 fn auth_data(
     channel: &Channel,
     record: &InitRecord,
     signer: Role,
-    id: &Identity,
+    id: &IdPayload,
     secret: &Secret,
 ) -> Vec<u8> {
     let (message, peer_nonce, sk_p) = match signer {
         Role::Initiator => (&record.request, &record.nonce_r, &channel.keys.sk_pi),
         Role::Responder => (&record.response, &record.nonce_i, &channel.keys.sk_pr),
     };
-    let id = IdPayload { identity: id.clone() }.body();
-    psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id)
+    psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id.body())
 }
 
 fn verify(
     channel: &Channel,
     record: &InitRecord,
     signer: Role,
-    id: &Identity,
+    id: &IdPayload,
     secret: &Secret,
     found: &[u8],
 ) -> bool {
@@ -46,8 +45,8 @@ fn verify(
 /// The authentication payloads of either message.
 #[derive(Debug, Default)]
 struct AuthPayloads<'a> {
-    id_i: Option<&'a Identity>,
-    id_r: Option<&'a Identity>,
+    id_i: Option<&'a IdPayload>,
+    id_r: Option<&'a IdPayload>,
     auth: Option<(u8, &'a [u8])>,
 }
 
@@ -56,8 +55,8 @@ impl<'a> AuthPayloads<'a> {
         let mut found = Self::default();
         for payload in payloads {
             match payload {
-                Payload::IdI(id) => found.id_i = found.id_i.or(Some(&id.identity)),
-                Payload::IdR(id) => found.id_r = found.id_r.or(Some(&id.identity)),
+                Payload::IdI(id) => found.id_i = found.id_i.or(Some(id)),
+                Payload::IdR(id) => found.id_r = found.id_r.or(Some(id)),
                 Payload::Auth { method, data } => found.auth = found.auth.or(Some((*method, data))),
                 _ => {}
             }

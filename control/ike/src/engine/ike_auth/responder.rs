@@ -182,10 +182,8 @@ impl AwaitingAuthRequest {
                 before: base.created,
             });
         }
-        let answer = vec![
-            Payload::IdR(IdPayload { identity: local_id }),
-            Payload::Auth { method: SHARED_KEY_MIC, data: auth },
-        ];
+        let answer =
+            vec![Payload::IdR(local_id.into()), Payload::Auth { method: SHARED_KEY_MIC, data: auth }];
         let mut established = Established::begin(cx, base, now, self.channel);
         established.answer_first_child(cx, base, answer, payloads, &self.record);
         Box::new(established).pump(cx, base, now)
@@ -211,9 +209,10 @@ impl AwaitingAuthRequest {
     ) -> Result<Identified, (u16, Failure)> {
         let found = AuthPayloads::parse(payloads);
         let about = About { connection: None, remote: Some(base.remote) };
-        let Some(peer) = found.id_i else {
+        let Some(sent) = found.id_i else {
             return Err((notify::INVALID_SYNTAX, about.missing("IKE_AUTH", "an IDi payload")));
         };
+        let (peer, asked) = (&sent.identity, found.id_r.map(|id| &id.identity));
         // The addresses may have changed since IKE_SA_INIT, and another connection than the first guess may be
         // meant: any that would have led to the same IKE SA.
         let suite = self.channel.suite;
@@ -225,13 +224,9 @@ impl AwaitingAuthRequest {
                 })
                 .collect();
         let local_ip = base.local.ip();
-        let Some(connection) = connections::choose_by_identity(cx, &candidates, local_ip, peer, found.id_r)
-        else {
+        let Some(connection) = connections::choose_by_identity(cx, &candidates, local_ip, peer, asked) else {
             let all: Vec<_> = candidates.iter().filter_map(|index| cx.connection(*index)).collect();
-            return Err((
-                notify::AUTHENTICATION_FAILED,
-                about.no_connection_for_identity(peer, found.id_r, &all),
-            ));
+            return Err((notify::AUTHENTICATION_FAILED, about.no_connection_for_identity(peer, asked, &all)));
         };
         let about = About { connection: Some(cx.connection_name(connection)), ..about };
         let local_id = cx.connection(connection).map_or_else(
@@ -245,13 +240,14 @@ impl AwaitingAuthRequest {
         let Some(key) = connections::shared_key(&cx.config.shared_keys, &local_id, peer) else {
             return Err((notify::AUTHENTICATION_FAILED, about.no_shared_key(&local_id, peer)));
         };
-        if !verify(&self.channel, &self.record, Role::Initiator, peer, &key.secret, data) {
+        if !verify(&self.channel, &self.record, Role::Initiator, sent, &key.secret, data) {
             return Err((
                 notify::AUTHENTICATION_FAILED,
                 about.shared_key_mismatch(&key.name, &local_id, peer),
             ));
         }
-        let auth = auth_data(&self.channel, &self.record, Role::Responder, &local_id, &key.secret);
+        let id = IdPayload::from(local_id.clone());
+        let auth = auth_data(&self.channel, &self.record, Role::Responder, &id, &key.secret);
         Ok(Identified { connection, local_id, remote_id: peer.clone(), auth })
     }
 }

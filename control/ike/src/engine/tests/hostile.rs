@@ -71,6 +71,25 @@ fn what_is_not_authentic_does_not_change_an_established_tunnel() {
     world.assert_agreement();
 }
 
+#[test]
+fn a_forgery_too_short_to_be_sealed_does_not_end_an_established_tunnel() {
+    let mut world = World::plain().established();
+    let before = picture(&world, A);
+    for len in 0..40 {
+        // Seeing the wire is enough to know the SPIs and the message ID that is awaited.
+        let Datagram { local, remote, payload } = seal(&mut world, B, |header| header, 0, &[]);
+        let DatagramPayload::Ike(mut octets) = payload else { unreachable!() };
+        octets.resize(28 + 4 + len, 0);
+        octets[24..28].copy_from_slice(&(32 + len as u32).to_be_bytes());
+        octets[30..32].copy_from_slice(&(4 + len as u16).to_be_bytes());
+        octets.iter_mut().skip(32).for_each(|octet| *octet = 0xaa);
+        world.deliver(A, Datagram { local, remote, payload: DatagramPayload::Ike(octets) });
+        assert_eq!(before, picture(&world, A), "{len} octets");
+    }
+    world.run(40);
+    world.assert_agreement();
+}
+
 /// Seals any octets as the inside of a message of `end`'s established IKE SA.
 fn seal(
     world: &mut World,

@@ -16,11 +16,12 @@ use portcullis_ipsec::{
 use crate::coarse::Coarse;
 use crate::events::{EventBoard, Raised};
 use crate::policy::{PolicyEntry, PolicyTable, ProtectedPrefixes};
-use crate::sa::entry::check_endpoints;
+use crate::sa::entry::{check_endpoints, invalid};
 use crate::sa::{OutboundRef, SaControl, SaTable, TrafficCounts};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 
-/// Whoever keeps protected traffic from passing beside the workers.
+/// Whoever keeps protected traffic from passing beside the workers. Called with the installer's lock held: it must
+/// not call the installer or the policy table back.
 pub trait ProtectionSink: Send + Sync {
     /// From the return of this call on, nothing to or from these prefixes passes in clear. Called before the
     /// policy that protects them goes in; each prefix is new to its side.
@@ -277,6 +278,10 @@ impl SaInstaller for Installer {
         let mut pairs = self.lock();
         let entry = self.policies.get(policy).ok_or(InstallError::UnknownPolicy(policy))?;
         let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        // The order of the contract; and a pair that holds both slots gives them back together.
+        if !state.inbound {
+            return Err(invalid("pair", pair, "an SPI whose inbound SA is installed"));
+        }
         // Also after it was retired: a second SA of the same key would count its nonces from 1 again.
         if !matches!(state.outbound, OutboundState::None) {
             return Err(InstallError::AlreadyInstalled { spi: pair });
@@ -371,3 +376,7 @@ impl fmt::Debug for Installer {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

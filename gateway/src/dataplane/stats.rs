@@ -1,0 +1,118 @@
+//! Counts and states of a running data plane.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Dataplane;
+use crate::drop::{DropReason, WorkerCounters};
+use crate::route::Role;
+use crate::xdp::{Disposition, Outcome};
+
+/// One worker's packet balance: received + from_kernel + generated = transmitted + to_kernel + dropped + held, and what
+/// is on its way between two reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkerStats {
+    /// Frames taken from RX rings.
+    pub received: u64,
+    /// Packets from the host.
+    pub from_kernel: u64,
+    /// Packets made here.
+    pub generated: u64,
+    /// Frames put into TX rings.
+    pub transmitted: u64,
+    /// Packets for the host.
+    pub to_kernel: u64,
+    /// For any reason.
+    pub dropped: u64,
+    /// Waiting for a neighbour.
+    pub held: u64,
+    /// ESP packets opened.
+    pub opened: u64,
+    /// ESP packets sealed.
+    pub sealed: u64,
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceStats {
+    /// Its name.
+    pub name: String,
+    /// Its side.
+    pub role: Role,
+    /// What was got: XDP mode and copy mode.
+    pub mode: String,
+    /// Queues served.
+    pub queues: u32,
+}
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct DataplaneStats {
+    /// The AEAD engine.
+    pub engine: &'static str,
+    /// Since it was started.
+    pub uptime: Duration,
+    /// By worker.
+    pub workers: Vec<WorkerStats>,
+    /// By interface.
+    pub interfaces: Vec<InterfaceStats>,
+    /// All reasons of the workers and the slow path, and as `xdp_NAME` all outcomes of the XDP program and the egress
+    /// guard that drop. Those of the XDP program count since it was first attached.
+    pub drops: BTreeMap<String, u64>,
+    /// Frames of packet memory.
+    pub frames_total: u64,
+    /// Free ones.
+    pub frames_free: u64,
+    /// Ones in the rings, with the kernel.
+    pub frames_in_kernel: u64,
+}
+
+pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
+    let workers: Vec<WorkerStats> =
+        dataplane.workers.iter().map(|worker| worker_stats(&worker.counters)).collect();
+    let mut drops: BTreeMap<String, u64> = BTreeMap::new();
+    for reason in DropReason::ALL {
+        let sum = dataplane.workers.iter().map(|worker| worker.counters.drops(*reason)).sum();
+        drops.insert(reason.label().to_owned(), sum);
+    }
+    let slow = dataplane.slow.counters();
+    drops.insert("slow_path_full".to_owned(), load(&slow.dropped_from_kernel));
+    drops.insert("slow_path_refused".to_owned(), load(&slow.dropped_to_kernel));
+    let outcomes = dataplane.guards.counters();
+    for outcome in Outcome::ALL.iter().filter(|outcome| outcome.disposition() == Disposition::Drop) {
+        let count = outcomes.get(outcome).copied().unwrap_or(0);
+        drops.insert(format!("xdp_{}", outcome.name()), count);
+    }
+    let gauge = |pick: fn(&crate::worker::FrameGauges) -> &AtomicU64| {
+        dataplane.workers.iter().map(|worker| load(pick(&worker.gauges))).sum()
+    };
+    DataplaneStats {
+        engine: dataplane.engine.kind().name(),
+        uptime: dataplane.since.elapsed(),
+        workers,
+        interfaces: dataplane.interfaces.clone(),
+        drops,
+        frames_total: dataplane.memory.frames() as u64,
+        frames_free: gauge(|gauges| &gauges.free),
+        frames_in_kernel: gauge(|gauges| &gauges.in_kernel),
+    }
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn worker_stats(counters: &WorkerCounters) -> WorkerStats {
+    WorkerStats {
+        received: load(&counters.received),
+        from_kernel: load(&counters.from_kernel),
+        generated: load(&counters.generated),
+        transmitted: load(&counters.transmitted),
+        to_kernel: load(&counters.to_kernel),
+        dropped: counters.total_drops(),
+        held: load(&counters.held),
+        opened: load(&counters.opened),
+        sealed: load(&counters.sealed),
+    }
+}

@@ -1,0 +1,254 @@
+//! The tables against a linear search that knows nothing of tries, and how policies come and go.
+
+use std::cmp::Reverse;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use portcullis_ipsec::{Flow, InstallError, Policy, PolicyOrigin, PortRange, TenantId, TrafficSelector};
+use proptest::prelude::*;
+
+use super::*;
+
+fn ts(text: &str) -> TrafficSelector {
+    text.parse().unwrap()
+}
+
+fn policy(local: &[&str], remote: &[&str], origin: PolicyOrigin) -> Policy {
+    Policy {
+        name: format!("{local:?} to {remote:?}"),
+        tenant: TenantId(0),
+        local_ts: local.iter().map(|text| ts(text)).collect(),
+        remote_ts: remote.iter().map(|text| ts(text)).collect(),
+        origin,
+    }
+}
+
+const TRAP: PolicyOrigin = PolicyOrigin::Configured { acquire: true };
+
+fn flow(src: &str, dst: &str, protocol: u8, dst_port: Option<u16>) -> Flow {
+    Flow { src: src.parse().unwrap(), dst: dst.parse().unwrap(), protocol, src_port: dst_port, dst_port }
+}
+
+fn found(table: &PolicyTable, flow: &Flow) -> Option<PolicyId> {
+    match table.snapshot().lookup(TenantId(0), flow) {
+        Verdict::Protect(entry) => Some(entry.id()),
+        Verdict::NoMatch => None,
+    }
+}
+
+/// Precedence as the documentation of [`Snapshot::lookup`] words it, searched from end to end.
+fn naive(policies: &[(PolicyId, Policy)], tenant: TenantId, flow: &Flow) -> Option<PolicyId> {
+    let ports = |range: PortRange| (u64::from(range.end) + 1).saturating_sub(u64::from(range.start));
+    let length = |selector: &TrafficSelector, addr: IpAddr| {
+        let covering = selector.addrs.prefixes().into_iter().filter(|net| net.contains(&addr));
+        covering.map(|net| net.prefix_len()).max()
+    };
+    let mut candidates = Vec::new();
+    for (order, (id, policy)) in policies.iter().enumerate().filter(|(_, (_, p))| p.tenant == tenant) {
+        for local in &policy.local_ts {
+            for remote in &policy.remote_ts {
+                if flow.matches(std::slice::from_ref(local), std::slice::from_ref(remote)) {
+                    candidates.push((
+                        policy.origin != PolicyOrigin::Negotiated,
+                        Reverse(length(remote, flow.dst)),
+                        Reverse(length(local, flow.src)),
+                        local.protocol == 0 && remote.protocol == 0,
+                        ports(local.ports) * ports(remote.ports),
+                        order,
+                        *id,
+                    ));
+                }
+            }
+        }
+    }
+    candidates.into_iter().min().map(|best| best.6)
+}
+
+/// Few addresses, ports and protocols, so that everything overlaps.
+fn any_addr(v6: bool) -> impl Strategy<Value = IpAddr> {
+    (0..32_u32).prop_map(move |bits| {
+        if v6 {
+            Ipv6Addr::from_bits(u128::from(bits & 3) << 64 | u128::from(bits >> 2)).into()
+        } else {
+            Ipv4Addr::from_bits((bits & 3) << 24 | bits >> 2).into()
+        }
+    })
+}
+
+fn any_selector(v6: bool) -> impl Strategy<Value = TrafficSelector> {
+    let net = (any_addr(v6), 0..=128_u8).prop_map(|(addr, len)| {
+        let longest = if addr.is_ipv6() { 128 } else { 32 };
+        TrafficSelector::any(IpNet::new(addr, len % (longest + 1)).unwrap().trunc())
+    });
+    let range = (any_addr(v6), any_addr(v6)).prop_map(|(a, b)| {
+        TrafficSelector::any(portcullis_ipsec::AddressRange::new(a.min(b), a.max(b)).unwrap())
+    });
+    let ports = prop_oneof![
+        4 => Just(PortRange::ANY),
+        1 => Just(PortRange::OPAQUE),
+        2 => (0..4_u16, 0..4_u16).prop_map(|(a, b)| PortRange { start: a.min(b), end: a.max(b) }),
+    ];
+    (prop_oneof![4 => net, 1 => range], prop_oneof![2 => Just(0), 1 => 6..8_u8], ports)
+        .prop_map(|(addrs, protocol, ports)| TrafficSelector { protocol, ports, ..addrs })
+}
+
+fn any_policy() -> impl Strategy<Value = Policy> {
+    let origin = prop_oneof![
+        Just(PolicyOrigin::Negotiated),
+        any::<bool>().prop_map(|acquire| PolicyOrigin::Configured { acquire })
+    ];
+    let sides = prop_oneof![3 => Just(false), 1 => Just(true)].prop_flat_map(|v6| {
+        let side = move || prop::collection::vec(any_selector(v6), 1..3);
+        (side(), side())
+    });
+    (sides, origin, 0..2_u32).prop_map(|((local_ts, remote_ts), origin, tenant)| Policy {
+        name: "any".to_owned(),
+        tenant: TenantId(tenant),
+        local_ts,
+        remote_ts,
+        origin,
+    })
+}
+
+fn any_flow() -> impl Strategy<Value = (TenantId, Flow)> {
+    let addrs =
+        prop_oneof![3 => Just(false), 1 => Just(true)].prop_flat_map(|v6| (any_addr(v6), any_addr(v6)));
+    let port = || prop::option::weighted(0.8, 0..5_u16);
+    (addrs, 6..9_u8, port(), port(), 0..3_u32).prop_map(
+        |((src, dst), protocol, src_port, dst_port, tenant)| {
+            (TenantId(tenant), Flow { src, dst, protocol, src_port, dst_port })
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn lookups_and_caches_agree_with_a_linear_search_while_policies_come_and_go(
+        steps in prop::collection::vec((any_policy(), any::<Option<prop::sample::Index>>()), 1..25),
+        flows in prop::collection::vec(any_flow(), 40),
+    ) {
+        let table = PolicyTable::new(16).unwrap();
+        // So small that flows push each other out.
+        let mut cache = FlowCache::new(8, 1);
+        let mut model: Vec<(PolicyId, Policy)> = Vec::new();
+        for (policy, removed) in steps {
+            match removed {
+                Some(index) if !model.is_empty() => {
+                    let (id, _) = model.remove(index.index(model.len()));
+                    table.control().remove(id).unwrap();
+                }
+                _ => match table.control().install(policy.clone()) {
+                    Ok(id) => model.push((id, policy)),
+                    Err(error) => prop_assert!(
+                        model.len() == 16 || prefix_pairs(&policy.local_ts, &policy.remote_ts) > MAX_PREFIX_PAIRS,
+                        "{}", error
+                    ),
+                },
+            }
+            let snapshot = table.snapshot();
+            for (tenant, flow) in &flows {
+                let expected = naive(&model, *tenant, flow);
+                let id = match snapshot.lookup(*tenant, flow) {
+                    Verdict::Protect(entry) => Some(entry.id()),
+                    Verdict::NoMatch => None,
+                };
+                prop_assert_eq!(id, expected, "{}", flow);
+                for _ in 0..2 {
+                    let cached = cache.lookup(&snapshot, *tenant, flow).map(|entry| entry.id());
+                    prop_assert_eq!(cached, expected, "cached {}", flow);
+                }
+            }
+        }
+        // What protects is exactly what the installed policies say.
+        let mut expected = ProtectedPrefixes::default();
+        for (_, policy) in &model {
+            let (local, remote) = prefixes(policy);
+            expected.local.extend(local);
+            expected.remote.extend(remote);
+        }
+        for side in [&mut expected.local, &mut expected.remote] {
+            side.sort_unstable();
+            side.dedup();
+        }
+        prop_assert_eq!(table.protected(), expected);
+        for (id, _) in model {
+            table.control().remove(id).unwrap();
+        }
+        prop_assert!(table.protected().is_empty());
+        let emptied = format!("{:?}", **table.snapshot());
+        prop_assert!(emptied.ends_with("tenants: {} }"), "left behind: {}", emptied);
+    }
+}
+
+#[test]
+fn a_negotiated_policy_goes_before_a_longer_configured_one() {
+    let table = PolicyTable::new(4).unwrap();
+    let trap = table.control().install(policy(&["10.0.0.0/8"], &["10.2.1.0/24"], TRAP)).unwrap();
+    let wide = policy(&["10.0.0.0/8"], &["10.2.0.0/16"], PolicyOrigin::Negotiated);
+    let negotiated = table.control().install(wide).unwrap();
+    let packet = flow("10.1.0.1", "10.2.1.1", 6, Some(80));
+    assert_eq!(found(&table, &packet), Some(negotiated));
+    table.control().remove(negotiated).unwrap();
+    assert_eq!(found(&table, &packet), Some(trap));
+}
+
+#[test]
+fn a_packet_that_a_narrow_rule_refuses_falls_to_a_wider_one() {
+    let table = PolicyTable::new(4).unwrap();
+    let any = table.control().install(policy(&["0.0.0.0/0"], &["0.0.0.0/0"], TRAP)).unwrap();
+    let web = table.control().install(policy(&["10.0.0.0/8"], &["10.2.0.0/16[tcp/443]"], TRAP)).unwrap();
+    assert_eq!(found(&table, &flow("10.1.0.1", "10.2.0.1", 6, Some(443))), Some(web));
+    assert_eq!(found(&table, &flow("10.1.0.1", "10.2.0.1", 6, Some(80))), Some(any));
+    assert_eq!(found(&table, &flow("10.1.0.1", "10.2.0.1", 17, Some(443))), Some(any));
+    assert_eq!(found(&table, &flow("192.0.2.1", "10.2.0.1", 6, Some(443))), Some(any));
+    assert_eq!(found(&table, &flow("10.1.0.1", "10.2.0.1", 6, None)), Some(any), "a fragment has no ports");
+    assert_eq!(found(&table, &flow("2001:db8::1", "2001:db8::2", 6, Some(443))), None);
+}
+
+#[test]
+fn a_removed_policy_does_not_come_back_under_its_number() {
+    let table = PolicyTable::new(1).unwrap();
+    let first = table.control().install(policy(&["10.0.0.0/8"], &["10.2.0.0/16"], TRAP)).unwrap();
+    assert!(matches!(
+        table.control().install(policy(&["10.0.0.0/8"], &["10.3.0.0/16"], TRAP)),
+        Err(InstallError::InvalidParameter { field: "gateway.max_policies", .. })
+    ));
+    table.control().remove(first).unwrap();
+    let second = table.control().install(policy(&["10.0.0.0/8"], &["10.2.0.0/16"], TRAP)).unwrap();
+    assert_ne!(first, second);
+    assert!(table.get(first).is_none());
+    assert_eq!(table.control().remove(first), Err(InstallError::UnknownPolicy(first)));
+    assert_eq!(table.get(second).unwrap().id(), second);
+}
+
+#[test]
+fn policies_that_could_match_nothing_or_far_too_much_are_refused() {
+    let table = PolicyTable::new(4).unwrap();
+    let ragged = "::1-ffff:ffff:ffff:ffff:ffff:ffff:ffff:fffe";
+    for (local, remote, field) in [
+        (vec![], vec!["10.0.0.0/8"], "local_ts"),
+        (vec!["10.0.0.0/8"], vec![], "remote_ts"),
+        (vec!["10.0.0.0/8"], vec!["2001:db8::/32"], "local_ts and remote_ts"),
+        (vec![ragged], vec![ragged], "local_ts and remote_ts"),
+    ] {
+        match table.control().install(policy(&local, &remote, TRAP)) {
+            Err(InstallError::InvalidParameter { field: found, .. }) => assert_eq!(found, field),
+            other => panic!("{local:?} to {remote:?}: {other:?}"),
+        }
+    }
+    assert!(table.list().is_empty());
+}
+
+/// Installing must not copy the table: what two snapshots have in common, they share.
+#[test]
+fn a_thousand_policies_more_leave_the_older_snapshots_as_they_were() {
+    let table = PolicyTable::new(2000).unwrap();
+    let client = |n: u32| policy(&["0.0.0.0/0"], &[&Ipv4Addr::from_bits(0x0a00_0000 + n).to_string()], TRAP);
+    for n in 0..1000 {
+        table.control().install(client(n)).unwrap();
+    }
+    let before = Arc::clone(&table.snapshot());
+    let late = table.control().install(client(1500)).unwrap();
+    let packet = flow("192.0.2.1", "10.0.5.220", 6, Some(80));
+    assert!(matches!(before.lookup(TenantId(0), &packet), Verdict::NoMatch));
+    assert_eq!(found(&table, &packet), Some(late));
+}
