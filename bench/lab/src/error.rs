@@ -72,7 +72,7 @@ impl fmt::Debug for LabError {
 
 impl LabError {
     /// Wraps a system error; `what` completes the sentence "cannot …".
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
