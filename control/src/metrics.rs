@@ -37,6 +37,8 @@ async fn scrape(State(daemon): State<Arc<Daemon>>) -> Response {
 pub(crate) fn render(snapshot: &Snapshot, sas: &[IkeSa], stats: &DataplaneStats, since: Instant) -> String {
     let families = vec![
         Family::gauge("uptime_seconds", "Since the daemon is ready").with(&[], since.elapsed().as_secs()),
+        Family::gauge("aead_engine_info", "The AEAD engine that was chosen at start")
+            .with(&[("engine", stats.engine)], 1),
         ike(snapshot),
         Family::counter("ike_sas_established", "IKE SAs established")
             .with(&[], snapshot.totals.ike_established),

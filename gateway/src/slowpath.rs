@@ -87,7 +87,7 @@ impl WorkerEnd {
     }
 
     /// The next packet of the host.
-    pub fn from_kernel(&self) -> Option<Box<[u8]>> {
+    pub fn take_from_kernel(&self) -> Option<Box<[u8]>> {
         self.rings.from_kernel.pop()
     }
 

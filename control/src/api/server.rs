@@ -1,7 +1,7 @@
 //! The daemon's side of the admin API.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub enum AdminSocketError {
 pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
     let failed = |error| AdminSocketError::Io { path: path.to_owned(), error };
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
     if path.exists() {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {

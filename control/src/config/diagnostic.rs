@@ -30,6 +30,8 @@ pub struct Diagnostic {
     source: String,
     /// Characters to underline.
     width: usize,
+    /// Whether the line may hold a secret, which never reaches a terminal's scrollback.
+    secret: bool,
 }
 
 impl Diagnostic {
@@ -46,11 +48,13 @@ impl Diagnostic {
         let source = text.get(line_start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
         let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
         let spanned = text.get(start..span.end.min(text.len())).unwrap_or_default();
+        let key = key.into();
         Self {
             severity,
+            secret: key.starts_with("secrets") || in_secrets(before, source),
             line: before.matches('\n').count() + 1,
             column,
-            key: key.into(),
+            key,
             message: message.into(),
             source: source.to_owned(),
             width: spanned.lines().next().map_or(1, |first| first.chars().count()).max(1),
@@ -70,13 +74,19 @@ impl fmt::Display for Diagnostic {
         }
         writeln!(f, "{}", self.message)?;
         let gutter = self.line.to_string();
-        // A secret never reaches a terminal's scrollback, not even to point at it.
-        if self.key.ends_with("secret") {
-            return write!(f, "{gutter} | (not shown: it holds a secret)");
+        if self.secret {
+            return write!(f, "{gutter} | (not shown: it may hold a secret)");
         }
         writeln!(f, "{gutter} | {}", self.source)?;
         let indent: String =
             self.source.chars().take(self.column - 1).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         write!(f, "{:width$} | {indent}{}", "", "^".repeat(self.width), width = gutter.len())
     }
+}
+
+/// Whether a line, by what stands before it, belongs to a table of secrets; also where the text is no TOML.
+fn in_secrets(before: &str, line: &str) -> bool {
+    let is_header = |line: &&str| line.trim_start().starts_with('[');
+    let table = Some(line).filter(is_header).or_else(|| before.lines().rev().find(is_header));
+    table.is_some_and(|table| table.trim_start().trim_start_matches('[').trim_start().starts_with("secrets"))
 }

@@ -1,9 +1,10 @@
 //! `[gateway]`: interfaces, cores and the data plane; and `[ike]`: timers and limits of the IKE engine.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use portcullis_gateway::dataplane::EngineKind;
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
 
 use super::reader::Section;
@@ -71,6 +72,8 @@ pub struct GatewayConfig {
     pub admin_socket: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// AEAD engine; `None`: the fastest that this processor runs.
+    pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
     pub on_stop: OnStop,
     /// Routing table of the protected routes.
@@ -82,22 +85,13 @@ pub struct GatewayConfig {
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
 pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
 
+/// Where Prometheus scrapes unless `gateway.metrics` says otherwise.
+const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
 impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>) -> Option<Self> {
         let interfaces = interfaces(&section);
-        let cores = section.integers("workers", 0..=1023);
-        if let Some(cores) = &cores {
-            if cores.is_empty() {
-                section.error(section.span(), "workers", "is empty (expected at least one core, e.g. [0])");
-            }
-            for (index, core) in cores.iter().enumerate() {
-                if cores.iter().take(index).any(|earlier| earlier.value == core.value) {
-                    let message = format!("core {} is named twice (a core carries one worker)", core.value);
-                    section.error(core.span.clone(), "workers", message);
-                }
-            }
-        }
-        let workers = cores.map(|cores| cores.iter().map(|core| core.value as usize).collect());
+        let workers = workers(&section);
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
         let frame_size = frame_size(&section);
         let max_sas = section.integer("max_sas", 1..=1_048_576).map_or(4096, |max| max.value as usize);
@@ -109,26 +103,59 @@ impl GatewayConfig {
         };
         let pin_dir = path("pin_dir", "/sys/fs/bpf/portcullis");
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
-        let metrics = section.parsed("metrics", "an address and port, e.g. \"127.0.0.1:9464\"");
+        let metrics = metrics(&section);
+        let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         section.finish(&[]);
         Some(Self {
             interfaces: interfaces?,
-            workers: workers.unwrap_or_else(|| vec![0]),
+            workers,
             frames,
             frame_size,
             max_sas,
             tun: tun.unwrap_or_else(|| "portcullis0".to_owned()),
             pin_dir,
             admin_socket,
-            metrics: metrics.map(|metrics| metrics.value),
+            metrics,
+            aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
         })
     }
+}
+
+/// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'
+/// replay windows take.
+fn workers(section: &Section<'_>) -> Vec<usize> {
+    let Some(cores) = section.integers("workers", 0..=1023) else { return vec![0] };
+    match cores.as_slice() {
+        [] => section.error(section.span(), "workers", "is empty (expected a core, e.g. [0])"),
+        [_] => {}
+        [_, second, ..] => {
+            let message = "names more than one core, which this version does not support: one worker serves every queue \
+                           (expected e.g. [0])";
+            section.error(second.span.clone(), "workers", message);
+        }
+    }
+    cores.iter().map(|core| core.value as usize).collect()
+}
+
+/// On loopback unless told otherwise.
+fn metrics(section: &Section<'_>) -> Option<SocketAddr> {
+    const EXPECTED: &str = "an address and port, e.g. \"127.0.0.1:9464\", or \"off\"";
+    match section.string("metrics", EXPECTED) {
+        None => Some(DEFAULT_METRICS),
+        Some(text) if text.value == "off" => None,
+        Some(_) => section.parsed("metrics", EXPECTED).map(|metrics| metrics.value),
+    }
+}
+
+fn aead_engine(section: &Section<'_>) -> Option<EngineKind> {
+    let choices: Vec<(&str, EngineKind)> = EngineKind::ALL.iter().map(|kind| (kind.name(), *kind)).collect();
+    section.choice("aead_engine", &choices)
 }
 
 fn frame_size(section: &Section<'_>) -> u32 {

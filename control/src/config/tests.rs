@@ -3,7 +3,7 @@ use portcullis_ike::config::{AddressMatch, IdentityMatch};
 
 const WHOLE: &str = r#"
 [gateway]
-workers = [0, 1]
+workers = [1]
 metrics = "127.0.0.1:9464"
 on_stop = "open"
 
@@ -55,7 +55,7 @@ fn with(from: &str, to: &str) -> String {
 fn every_option_arrives_where_it_belongs() {
     let (config, warnings) = Config::parse(WHOLE).unwrap();
     assert_eq!(warnings, []);
-    assert_eq!(config.gateway.workers, [0, 1]);
+    assert_eq!(config.gateway.workers, [1]);
     assert_eq!(config.gateway.on_stop, OnStop::Open);
     assert_eq!(config.gateway.metrics, Some("127.0.0.1:9464".parse().unwrap()));
     assert_eq!(config.gateway.interfaces[1].mode, XdpMode::Skb);
@@ -91,7 +91,7 @@ fn an_option_that_only_swanctl_has_is_refused_by_name() {
 
 #[test]
 fn every_error_is_reported_at_once_in_the_order_of_the_file() {
-    let text = with("workers = [0, 1]", "workers = [0, 0]")
+    let text = with("workers = [1]", "workers = [0, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
         .replace("192.0.2.1", "gw.example.com")
         .replace("auth = \"psk\", id = \"a.", "auth = \"pubkey\", id = \"a.")
@@ -99,7 +99,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
         .replace("\"trap\"", "7");
     let errors = errors(&text);
     let expected = [
-        "3:15: error: gateway.workers: core 0 is named twice",
+        "3:15: error: gateway.workers: names more than one core",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
         "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
         "26:18: error: connections.site.local.auth: \"pubkey\" is not supported by this version",
@@ -147,6 +147,18 @@ fn a_wrong_secret_is_reported_without_being_shown() {
     let errors = errors(&with("0x000102030405060708090a0b0c0d0e0f", "0xhunter2-is-my-secret"));
     assert!(errors[0].contains("not hexadecimal"), "{errors:?}");
     assert!(!errors[0].contains("hunter2"), "{errors:?}");
+}
+
+#[test]
+fn no_line_that_may_hold_a_secret_is_shown() {
+    for text in [
+        with("secret = \"0x", "secrte = \"hunter2-"),
+        with("0x000102030405060708090a0b0c0d0e0f\"", "hunter2"),
+        with("secret = \"0x000102030405060708090a0b0c0d0e0f\"", "secret = hunter2"),
+    ] {
+        let errors = errors(&text);
+        assert!(!errors.concat().contains("hunter2"), "{errors:?}");
+    }
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         max_policies: children + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
         tun: gateway.tun.clone(),
         pin_dir: gateway.pin_dir.clone(),
-        engine: None,
+        engine: gateway.aead_engine,
         ike_port: config.engine.port,
         nat_port: config.engine.nat_port,
         route_table: gateway.route_table,

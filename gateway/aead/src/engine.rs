@@ -138,3 +138,44 @@ impl std::fmt::Debug for Engine {
         write!(f, "Engine({})", self.kind)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_kinds() {
+        for kind in EngineKind::ALL {
+            assert_eq!(EngineKind::from_name(kind.name()), Some(*kind));
+        }
+        assert_eq!(EngineKind::from_name("fastest"), None);
+    }
+
+    #[test]
+    fn the_fastest_that_the_processor_runs_is_chosen() {
+        let fastest = EngineKind::ALL.iter().find(|kind| table(**kind).is_ok());
+        assert_eq!(Some(Engine::select(None).unwrap().kind()), fastest.copied());
+    }
+
+    #[test]
+    fn an_engine_that_gives_a_wrong_answer_is_refused() {
+        fn seal_wrongly(packets: &mut [Packet<'_>]) {
+            crate::portable::seal(packets);
+            if let Some(octet) = packets.last_mut().and_then(|packet| packet.buffer.last_mut()) {
+                *octet ^= 1;
+            }
+        }
+        fn believe_all(packets: &mut [Packet<'_>]) {
+            crate::portable::open(packets);
+            packets.iter_mut().for_each(|packet| packet.authentic = true);
+        }
+        let portable = &crate::portable::TABLE;
+        static SEALS_WRONGLY: Table =
+            Table { seal: seal_wrongly, expand: |_| (), open: crate::portable::open };
+        static BELIEVES_ALL: Table = Table { open: believe_all, expand: |_| (), seal: crate::portable::seal };
+        for (table, trusted) in [(portable, true), (&SEALS_WRONGLY, false), (&BELIEVES_ALL, false)] {
+            let verdict = Engine { kind: EngineKind::Portable, table }.tested();
+            assert_eq!(verdict.is_ok(), trusted);
+        }
+    }
+}

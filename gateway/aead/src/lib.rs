@@ -1,9 +1,10 @@
-//! Batch AEAD engines for ESP (RFC 4106).
+//! Batch AEAD engines for ESP (RFC 4106): AES-GCM with AVX-512, AVX2, AES-NI, or portable code.
 //!
 //! A worker hands over a slice of packets, each with its key, nonce, AAD and buffer; packets of one batch may
 //! belong to different SAs. The engine is chosen once at start ([`Engine::select`]), after a known-answer
 //! self-test of every engine that it could choose, and never per packet. Start at [`Engine`]; what an SA keeps in
-//! memory is in `key`, and `portable` is the reference that every other engine is tested against.
+//! memory is in `key`, the engines of x86-64 are in `x86`, and `portable` is the reference that each of them is
+//! tested against.
 
 mod engine;
 mod key;
@@ -25,7 +26,6 @@ pub const MAX_AAD: usize = 12;
 pub const MAX_BUFFER: usize = 1 << 28;
 
 /// One packet of a batch.
-#[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Packet<'a> {
     /// Its SA's key.
@@ -41,4 +41,15 @@ pub struct Packet<'a> {
     pub buffer: &'a mut [u8],
     /// After [`Engine::open`]: whether the tag was right. A packet whose tag was wrong holds zeros.
     pub authentic: bool,
+}
+
+/// Neither text nor key.
+impl std::fmt::Debug for Packet<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let octets = self.buffer.len();
+        f.debug_struct("Packet")
+            .field("octets", &octets)
+            .field("authentic", &self.authentic)
+            .finish_non_exhaustive()
+    }
 }

@@ -24,6 +24,7 @@ pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
 
 pub use crate::route::Role;
+pub use portcullis_aead::EngineKind;
 
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;

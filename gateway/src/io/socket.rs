@@ -290,9 +290,12 @@ impl QueueSocket {
         }
     }
 
-    /// Whether the driver sleeps until it is told that the fill ring has frames again.
-    pub fn fill_needs_wakeup(&self) -> bool {
-        self.fill.needs_wakeup()
+    /// Wakes a driver that sleeps until it is told that the fill ring has frames again.
+    pub fn wake_receiver(&mut self) {
+        if self.fill.needs_wakeup() {
+            // What it may say (interrupted, link down) changes nothing: the next round tells it again.
+            let _ = self.rx.poll(0);
+        }
     }
 
     /// What the kernel counts.

@@ -128,7 +128,7 @@ impl Running {
         for port in 0..self.worker.ports.len() {
             busy |= self.receive(now, port);
         }
-        busy |= self.from_kernel(now);
+        busy |= self.receive_from_host(now);
         self.release_held(now);
         self.transmit();
         busy
@@ -144,6 +144,7 @@ impl Running {
             socket.complete(&mut self.worker.pool);
             let count = socket.receive(BATCH, &mut self.batch);
             socket.refill(self.fill_target, &mut self.worker.pool);
+            socket.wake_receiver();
             if count == 0 {
                 continue;
             }
@@ -155,9 +156,9 @@ impl Running {
     }
 
     /// Takes what the host sends through the pipeline.
-    fn from_kernel(&mut self, now: Coarse) -> bool {
+    fn receive_from_host(&mut self, now: Coarse) -> bool {
         while self.batch.len() < BATCH {
-            let Some(packet) = self.worker.slow.from_kernel() else { break };
+            let Some(packet) = self.worker.slow.take_from_kernel() else { break };
             WorkerCounters::add(&self.worker.counters.from_kernel, 1);
             match framed(&packet, &mut self.worker.pool) {
                 Ok(frame) => self.batch.push(frame),
