@@ -242,9 +242,11 @@ impl State {
             RouteNetlinkMessage::NewLink(_)
             | RouteNetlinkMessage::DelLink(_)
             | RouteNetlinkMessage::NewAddress(_)
-            | RouteNetlinkMessage::DelAddress(_)
-            | RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_) => self.pending.configuration = true,
+            | RouteNetlinkMessage::DelAddress(_) => self.pending.configuration = true,
+            // Not those that the protected routes' own table is full of.
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+                self.pending.configuration |= [TABLE_MAIN, TABLE_DEFAULT].contains(&table_of(&message));
+            }
             _ => {}
         }
     }
@@ -297,6 +299,7 @@ impl State {
             routes.extend(self.requests.dump("read the kernel's routes", request)?);
         }
         // Everything has been read.
+        self.table.next_configuration();
         self.table.set_ports(ports);
         self.table.set_tunnel_addresses(tunnel);
         self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
@@ -402,16 +405,13 @@ fn best(candidates: impl Iterator<Item = Candidate>) -> impl Iterator<Item = (Ip
 fn mirrored(message: &RouteNetlinkMessage, table: u32) -> Option<Candidate> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
     let header = &message.header;
-    let (mut found, mut metric) = (u32::from(header.table), 0);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(number) => found = *number,
-            RouteAttribute::Priority(number) => metric = *number,
-            _ => {}
-        }
-    }
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
     let special = header.tos != 0 || header.source_prefix_length != 0;
-    if found != table || special || header.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead) {
+    if table_of(message) != table || special || header.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead)
+    {
         return None;
     }
     let route = match header.kind {
@@ -420,7 +420,15 @@ fn mirrored(message: &RouteNetlinkMessage, table: u32) -> Option<Candidate> {
         RouteType::Throw => Route::Throw,
         _ => return None,
     };
-    Some((destination(message)?, metric, route))
+    Some((destination(message)?, metric.unwrap_or(0), route))
+}
+
+fn table_of(message: &RouteMessage) -> u32 {
+    let stated = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    stated.unwrap_or(u32::from(message.header.table))
 }
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {

@@ -120,6 +120,7 @@ pub struct RouteTable {
     main: Arc<Lpm<Route>>,
     default: Arc<Lpm<Route>>,
     neighbours: Arc<HashMap<(u32, IpAddr), Neighbour>>,
+    configuration: u64,
 }
 
 impl RouteTable {
@@ -164,6 +165,16 @@ impl RouteTable {
             .map(|(key, mac)| (key, Neighbour { mac, used: known(&key).unwrap_or_default() }))
             .collect();
         self.neighbours = Arc::new(neighbours);
+    }
+
+    /// A number that is another one whenever anything but neighbours may have changed.
+    pub fn configuration(&self) -> u64 {
+        self.configuration
+    }
+
+    /// Makes [`RouteTable::configuration`] another one.
+    pub fn next_configuration(&mut self) {
+        self.configuration = self.configuration.wrapping_add(1);
     }
 
     /// The ports.
