@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_ike::config::{EngineConfig, StartAction};
 use portcullis_ike::engine::{
@@ -116,6 +116,7 @@ impl Shell {
             next_command: 0,
             failures: VecDeque::new(),
             totals: Totals::default(),
+            log_limit: LogLimit::default(),
         };
         (IkeHandle { requests }, tokio::spawn(task.run(inbox, results, self.events, started)))
     }
@@ -131,6 +132,33 @@ struct Task {
     next_command: u64,
     failures: VecDeque<(Instant, Failure)>,
     totals: Totals,
+    log_limit: LogLimit,
+}
+
+/// Anybody can make exchanges fail; the log takes a few of them a second.
+#[derive(Debug, Default)]
+struct LogLimit {
+    second: Option<Instant>,
+    logged: u32,
+    suppressed: u64,
+}
+
+impl LogLimit {
+    const PER_SECOND: u32 = 10;
+
+    /// Whether to log now, and how many were not logged since the last that was.
+    fn pass(&mut self, now: Instant) -> Option<u64> {
+        let same = self.second.is_some_and(|second| now.duration_since(second) < Duration::from_secs(1));
+        if !same {
+            (self.second, self.logged) = (Some(now), 0);
+        }
+        if self.logged >= Self::PER_SECOND {
+            self.suppressed += 1;
+            return None;
+        }
+        self.logged += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
 }
 
 impl Task {
@@ -268,9 +296,10 @@ impl Task {
             }
             Event::Failed(failure) => {
                 let connection = failure.connection.clone().unwrap_or_default();
-                tracing::warn!(
-                    %connection, remote = ?failure.remote, code = failure.code, "{}", failure.explanation
-                );
+                if let Some(unlogged) = self.log_limit.pass(Instant::now()) {
+                    let remote = failure.remote;
+                    tracing::warn!(%connection, ?remote, code = failure.code, unlogged, "{}", failure.explanation);
+                }
                 *self.totals.failures.entry((connection, failure.code)).or_default() += 1;
                 self.failures.push_front((Instant::now(), failure));
                 self.failures.truncate(FAILURES_KEPT);
@@ -299,5 +328,19 @@ impl Snapshot {
     /// CHILD SAs.
     pub fn child_sas(&self) -> usize {
         self.ike_sas.iter().map(|ike| ike.children.len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_failures_is_logged_a_few_times_a_second_and_counted() {
+        let (mut limit, now) = (LogLimit::default(), Instant::now());
+        let passed = (0..1000).filter(|_| limit.pass(now).is_some()).count();
+        assert_eq!(passed, LogLimit::PER_SECOND as usize);
+        assert_eq!(limit.pass(now + Duration::from_secs(1)), Some(990));
+        assert_eq!(limit.pass(now + Duration::from_secs(1)), Some(0));
     }
 }
