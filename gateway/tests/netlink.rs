@@ -99,6 +99,12 @@ fn interfaces_and_addresses_are_there_from_the_start_and_followed() {
     assert_eq!((port.mtu, port.up, port.mac), (1500, true, mirrored.gateway.mac("outside0").unwrap()));
     assert!(table.is_local(ip("10.1.0.1")) && table.is_tunnel_address(ip("192.0.2.1")));
     assert!(!table.is_tunnel_address(ip("10.1.0.1")));
+    assert_eq!(
+        table.resolve(ip("10.1.0.255")),
+        NextHop::Local,
+        "a broadcast to the network is not forwarded"
+    );
+    assert!(!table.local_addresses().any(|addr| addr == ip("10.1.0.255")));
 
     mirrored.ip("link set outside0 mtu 1400");
     mirrored.until("the MTU", |table| table.port(OUTSIDE).unwrap().mtu == 1400);
@@ -198,6 +204,8 @@ fn a_neighbour_that_workers_use_is_checked_by_the_kernel() {
     let mirrored = Mirrored::new("check");
     // Where it was, a machine once answered; by now another has the address.
     mirrored.gateway.sysctl("net.ipv4.neigh.outside0.delay_first_probe_time", "1").unwrap();
+    mirrored.ip("neigh add 192.0.2.50 lladdr 02:00:00:00:00:50 dev outside0 nud permanent");
+    mirrored.until_hop("192.0.2.50", |hop| matches!(hop, NextHop::Port { .. }));
     mirrored.ip("neigh replace 192.0.2.2 lladdr 02:00:00:00:00:66 dev outside0 nud stale");
     mirrored.until_hop("192.0.2.2", |hop| matches!(hop, NextHop::Port { .. }));
     let mac = mirrored.neighbour.mac("eth0").unwrap();
@@ -205,6 +213,9 @@ fn a_neighbour_that_workers_use_is_checked_by_the_kernel() {
     mirrored.until_hop("192.0.2.2", unresolved("192.0.2.2"));
     mirrored.resolve("192.0.2.2");
     mirrored.until_hop("192.0.2.2", |hop| matches!(hop, NextHop::Port { dst_mac, .. } if dst_mac == mac));
+    // What the administrator has set is not questioned.
+    let set = mirrored.gateway.ip("neigh show 192.0.2.50").unwrap().stdout;
+    assert!(set.contains("02:00:00:00:00:50 PERMANENT"), "{set}");
 }
 
 #[test]

@@ -288,16 +288,19 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Takes away what a daemon with this configuration has left: XDP program, egress guard, routes, rules, TUN device.
+    /// Takes away what a daemon with this configuration has left, or what one that hangs still has: XDP program, egress
+    /// guard, routes, rules, TUN device. What cannot be taken away keeps nothing else from being; the first such error is
+    /// returned.
     pub fn detach_open(config: &DataplaneConfig) -> Result<(), StartError> {
-        ProtectedRoutes::open(config.route_table, config.mark, 0)?.clear()?;
-        if known_interfaces().contains(&config.tun) {
-            let tun = Tun::open(&config.tun, MIN_MTU)?;
-            tun.make_transient()
-                .map_err(|source| StartError::System { what: "let the TUN device go", source })?;
-        }
+        let routes = ProtectedRoutes::open(config.route_table, config.mark, 0)
+            .and_then(|mut routes| routes.clear())
+            .map_err(StartError::from);
+        let tun = Connection::open()
+            .and_then(|mut connection| netlink::remove_tun(&mut connection, &config.tun))
+            .map_err(StartError::from);
         let detach = |source| StartError::Attach { interface: "the gateway's interfaces".to_owned(), source };
-        xdp::detach_all(&config.pin_dir).map(drop).map_err(detach)
+        let programs = xdp::detach_all(&config.pin_dir).map(drop).map_err(detach);
+        routes.and(tun).and(programs)
     }
 
     fn warn_about_the_host(&self) {

@@ -117,6 +117,7 @@ pub struct RouteTable {
     ports: Vec<PortInfo>,
     tunnel: Arc<HashSet<IpAddr>>,
     local: Arc<HashSet<IpAddr>>,
+    broadcast: Arc<HashSet<IpAddr>>,
     main: Arc<Lpm<Route>>,
     default: Arc<Lpm<Route>>,
     neighbours: Arc<HashMap<(u32, IpAddr), Neighbour>>,
@@ -145,6 +146,12 @@ impl RouteTable {
     /// Replaces the host's own addresses, on whatever interface.
     pub fn set_local_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         self.local = Arc::new(addresses.into_iter().collect());
+    }
+
+    /// Replaces the addresses that are for the host although it does not have them: its networks' broadcast addresses,
+    /// which a router does not forward to (RFC 2644), and anycast addresses.
+    pub fn set_broadcast_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.broadcast = Arc::new(addresses.into_iter().collect());
     }
 
     /// Replaces the routes of the main table.
@@ -237,9 +244,9 @@ impl RouteTable {
         used.map(|(key, _)| *key).collect()
     }
 
-    /// Whether the host has this address.
+    /// Whether packets to this address are for the host.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.local.contains(&addr)
+        self.local.contains(&addr) || self.broadcast.contains(&addr)
     }
 
     /// The host's own addresses.

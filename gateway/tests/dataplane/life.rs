@@ -68,6 +68,11 @@ fn on_stop_open_and_the_emergency_exit_leave_nothing_behind() {
     assert!(!is_clean(&sites.a), "closed is to stay closed");
     sites.a.enter(|| Dataplane::detach_open(&closed)).unwrap().unwrap();
     assert!(is_clean(&sites.a), "{}", traces(&sites.a));
+
+    // The exit is open also while a daemon runs, which may hang.
+    let (_hanging, _) = start(&sites.a, closed.clone()).unwrap();
+    sites.a.enter(|| Dataplane::detach_open(&closed)).unwrap().unwrap();
+    assert!(is_clean(&sites.a), "{}", traces(&sites.a));
     assert!(
         sites.client.ping(Sites::SERVER, 3).unwrap().complete(),
         "everything passes in clear, as asked for"
