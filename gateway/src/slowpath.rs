@@ -179,20 +179,26 @@ struct Run {
 
 impl Run {
     fn run(&mut self, stop: &AtomicBool) {
+        let mut device_works = true;
         while !stop.load(Ordering::Acquire) {
             {
-                let mut fds = [
-                    PollFd::new(self.tun.as_fd(), PollFlags::POLLIN),
-                    PollFd::new(self.waker.as_fd(), PollFlags::POLLIN),
-                ];
+                let mut fds = vec![PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
+                if device_works {
+                    fds.push(PollFd::new(self.tun.as_fd(), PollFlags::POLLIN));
+                }
                 // Interrupted: what is there is looked at all the same.
                 let _ = poll(&mut fds, PollTimeout::NONE);
             }
             self.waker.lower();
             self.give_to_kernel();
-            if let Err(error) = self.take_from_kernel() {
-                tracing::error!(%error, "the TUN device failed; the host's own protected traffic is cut off");
-                return;
+            if device_works && let Err(error) = self.take_from_kernel() {
+                // Neighbours are still looked for: what others send goes on.
+                device_works = false;
+                tracing::error!(
+                    %error,
+                    "the TUN device failed (was it removed?): the host's own protected traffic stays blocked until the \
+                     daemon is restarted"
+                );
             }
         }
     }

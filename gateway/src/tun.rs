@@ -1,5 +1,5 @@
 //! The TUN device: a persistent interface through which the kernel gives us the host's protected traffic and we give
-//! it packets for the host. Without a reader it swallows what it is given.
+//! it packets for the host. Without a reader it has no carrier; then the `unreachable` routes behind it answer.
 
 #![expect(unsafe_code, reason = "TUN devices are made with ioctls")]
 
@@ -84,8 +84,18 @@ impl Tun {
         // SAFETY: TUNSETPERSIST takes an integer.
         unsafe { ioctl::set_persistent(file.as_raw_fd(), 1) }.map_err(|error| made(error.into()))?;
         let ifindex = nix::net::if_::if_nametoindex(name).map_err(|error| made(error.into()))?;
-        // The kernel would send multicast of its own through it otherwise. Hosts without IPv6 have no such file.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode"), "1");
+        for (variable, value) in [
+            // The kernel would send multicast of its own through it otherwise.
+            ("ipv6", "addr_gen_mode", "1"),
+            // While nobody reads, who sends is told so at once.
+            ("ipv4", "ignore_routes_with_linkdown", "1"),
+            ("ipv6", "ignore_routes_with_linkdown", "1"),
+        ]
+        .map(|(family, variable, value)| (format!("/proc/sys/net/{family}/conf/{name}/{variable}"), value))
+        {
+            // Not to be had on hosts without IPv6 or with a read-only /proc: nothing leaks without it.
+            let _ = std::fs::write(variable, value);
+        }
         let mut link = LinkMessage::default();
         link.header.index = ifindex;
         link.header.flags = LinkFlags::Up;

@@ -8,13 +8,12 @@
 mod config;
 mod protection;
 mod stats;
+mod threads;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
@@ -23,6 +22,7 @@ use portcullis_ipsec::{InstallError, PolicyId, SaInstaller};
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
 
+pub use crate::io::SocketStatistics;
 pub use crate::route::Role;
 pub use portcullis_aead::EngineKind;
 
@@ -31,10 +31,10 @@ use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::installer::Installer;
-use crate::io::{CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError};
+use crate::io::{CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe};
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
-use crate::netlink::{Connection, NetlinkError};
+use crate::netlink::{self, Connection, NetlinkError};
 use crate::pipeline::{Pipeline, Shared};
 use crate::policy::PolicyTable;
 use crate::route::{PortInfo, RouteTable};
@@ -42,17 +42,18 @@ use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
 use crate::tun::{Tun, TunError};
-use crate::worker::{Finished, FrameGauges, PortSockets, Worker};
+use crate::worker::{FrameGauges, PortSockets, Worker};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
 
 use protection::Guards;
+use threads::Threads;
 
 /// Room that the TUN device's packets leave for encapsulation.
 const TUN_OVERHEAD: u32 = 100;
 /// IPv6's smallest MTU (RFC 8200 §5).
 const MIN_MTU: u32 = 1280;
-/// How often removed SAs are looked after when nothing else is installed or removed.
-const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Octets of a frame that do not take a received packet: the kernel's headroom for XDP, Ethernet and two VLAN tags.
+const FRAME_OVERHEAD: u32 = 256 + 14 + 8;
 
 /// Why the data plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,21 @@ pub enum StartError {
         /// Workers.
         workers: usize,
     },
+    /// Frames too small for an interface.
+    #[error(
+        "{interface} has an MTU of {mtu}, but frames of {frame_size} octets take packets of {most} at most (larger \
+         `gateway.frame_size`, or `ip link set {interface} mtu {most}`)"
+    )]
+    MtuTooLarge {
+        /// The interface.
+        interface: String,
+        /// Its MTU.
+        mtu: u32,
+        /// Octets of a frame.
+        frame_size: u32,
+        /// The largest MTU that frames take.
+        most: u32,
+    },
     /// The operating system gives no thread, descriptor or random number.
     #[error("cannot {what}: {source}")]
     System {
@@ -129,20 +145,12 @@ pub struct Dataplane {
     events: Waker,
     guards: Arc<Guards>,
     tun: Arc<Tun>,
-    // Dropped in this order: the mirror calls into the guards and wakes the workers.
+    // Dropped in this order: workers use the slow path, the mirror calls into the guards and wakes the workers.
+    threads: Threads,
     mirror: Option<Mirror>,
     slow: SlowPath,
-    stop: Arc<AtomicBool>,
-    workers: Vec<RunningWorker>,
-    housekeeper: Option<JoinHandle<()>>,
-    interfaces: Vec<InterfaceStats>,
+    interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
     memory: Arc<FrameMemory>,
-}
-
-struct RunningWorker {
-    thread: JoinHandle<Finished>,
-    counters: Arc<WorkerCounters>,
-    gauges: Arc<FrameGauges>,
 }
 
 impl Dataplane {
@@ -153,12 +161,19 @@ impl Dataplane {
         let clock = move || Coarse(u32::try_from(since.elapsed().as_secs()).unwrap_or(u32::MAX));
         let system = |what| move |source| StartError::System { what, source };
         let known = known_interfaces();
+        let mut connection = Connection::open()?;
         for interface in &config.interfaces {
             if !known.contains(&interface.name) {
                 return Err(StartError::NoInterface {
                     name: interface.name.clone(),
                     known: known.join(", "),
                 });
+            }
+            let (most, frame_size) = (config.frame_size.saturating_sub(FRAME_OVERHEAD), config.frame_size);
+            let mtu = netlink::link(&mut connection, &interface.name)?.mtu;
+            if mtu > most {
+                let interface = interface.name.clone();
+                return Err(StartError::MtuTooLarge { interface, mtu, frame_size, most });
             }
         }
 
@@ -199,34 +214,30 @@ impl Dataplane {
             events: board,
             nat_port: config.nat_port,
         });
-        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Threads::default();
         let mut pools = split(frames, config.workers.len());
-        let mut workers = Vec::new();
         for (index, ports) in ports.into_iter().enumerate() {
             let Some(reader) = reclaimer.register() else { break };
             let (Some(&core), Some(slow)) = (config.workers.get(index), slow.workers().get(index)) else {
                 break;
             };
             let counters = Arc::new(WorkerCounters::default());
-            let gauges = Arc::new(FrameGauges::default());
             let seed = u64::from_ne_bytes(random().map_err(system("get random numbers"))?);
             let worker = Worker {
                 ports,
                 pool: FramePool::new(pools.pop().unwrap_or_default()),
                 pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, seed),
-                counters: Arc::clone(&counters),
-                gauges: Arc::clone(&gauges),
+                counters,
+                gauges: Arc::new(FrameGauges::default()),
                 slow: slow.clone(),
                 routes: Arc::clone(&routes),
                 since,
-                stop: Arc::clone(&stop),
+                stop: threads.stop_flag(),
             };
-            let thread = spawn(worker, index, core).map_err(system("start a worker"))?;
-            workers.push(RunningWorker { thread, counters, gauges });
+            threads.start_worker(worker, core).map_err(system("start a worker"))?;
         }
-        let housekeeper = spawn_housekeeper(Arc::clone(&installer), Arc::clone(&stop));
+        threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
         let dataplane = Self {
-            housekeeper: Some(housekeeper.map_err(system("start the housekeeper"))?),
             config,
             engine,
             since,
@@ -234,10 +245,9 @@ impl Dataplane {
             events,
             guards,
             tun,
+            threads,
             mirror: Some(mirror),
             slow,
-            stop,
-            workers,
             interfaces,
             memory,
         };
@@ -263,24 +273,10 @@ impl Dataplane {
     /// Stops workers and threads. What is left behind, `on_stop` says; frames are accounted for.
     pub fn stop(mut self) -> Result<(), StartError> {
         self.installer.stop();
-        self.stop.store(true, Ordering::Release);
-        for end in self.slow.workers() {
-            end.waker().wake();
-        }
-        let mut found = 0;
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has ended the process already.
-            if let Ok(finished) = worker.thread.join() {
-                let sockets = finished.ports.iter().flat_map(|port| &port.sockets);
-                found += finished.pool.len() + sockets.map(QueueSocket::in_kernel).sum::<usize>();
-            }
-        }
-        if found != self.memory.frames() {
-            tracing::error!(found, total = self.memory.frames(), "frames are missing");
-        }
-        if let Some(housekeeper) = self.housekeeper.take() {
-            housekeeper.thread().unpark();
-            let _ = housekeeper.join();
+        let (found, total) = (self.threads.end(), self.memory.frames());
+        debug_assert_eq!(found, total, "frames were lost");
+        if found != total {
+            tracing::error!(found, total, "frames are missing");
         }
         drop(self.mirror.take());
         if self.config.on_stop == OnStop::Open {
@@ -292,16 +288,19 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Takes away what a daemon with this configuration has left: XDP program, egress guard, routes, rules, TUN device.
+    /// Takes away what a daemon with this configuration has left, or what one that hangs still has: XDP program, egress
+    /// guard, routes, rules, TUN device. What cannot be taken away keeps nothing else from being; the first such error is
+    /// returned.
     pub fn detach_open(config: &DataplaneConfig) -> Result<(), StartError> {
-        ProtectedRoutes::open(config.route_table, config.mark, 0)?.clear()?;
-        if known_interfaces().contains(&config.tun) {
-            let tun = Tun::open(&config.tun, MIN_MTU)?;
-            tun.make_transient()
-                .map_err(|source| StartError::System { what: "let the TUN device go", source })?;
-        }
+        let routes = ProtectedRoutes::open(config.route_table, config.mark, 0)
+            .and_then(|mut routes| routes.clear())
+            .map_err(StartError::from);
+        let tun = Connection::open()
+            .and_then(|mut connection| netlink::remove_tun(&mut connection, &config.tun))
+            .map_err(StartError::from);
         let detach = |source| StartError::Attach { interface: "the gateway's interfaces".to_owned(), source };
-        xdp::detach_all(&config.pin_dir).map(drop).map_err(detach)
+        let programs = xdp::detach_all(&config.pin_dir).map(drop).map_err(detach);
+        routes.and(tun).and(programs)
     }
 
     fn warn_about_the_host(&self) {
@@ -349,7 +348,7 @@ fn tun_mtu(config: &DataplaneConfig) -> Result<u32, StartError> {
     let mut connection = Connection::open()?;
     let mut smallest = u32::MAX;
     for interface in config.interfaces.iter().filter(|interface| interface.role == Role::Outside) {
-        smallest = smallest.min(crate::netlink::link(&mut connection, &interface.name)?.mtu);
+        smallest = smallest.min(netlink::link(&mut connection, &interface.name)?.mtu);
     }
     Ok(smallest.saturating_sub(TUN_OVERHEAD).max(MIN_MTU))
 }
@@ -379,7 +378,7 @@ struct Bound {
     frames: Vec<Frame>,
     /// By worker: its interfaces.
     ports: Vec<Vec<PortSockets>>,
-    interfaces: Vec<InterfaceStats>,
+    interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
 }
 
 /// Without copies if every driver can, else with.
@@ -403,18 +402,20 @@ fn bind_as(
     let mut ports: Vec<Vec<PortSockets>> = config.workers.iter().map(|_| Vec::new()).collect();
     let mut interfaces = Vec::new();
     for (interface, port) in config.interfaces.iter().zip(routes.ports()) {
-        let queues = crate::netlink::link(&mut connection, &interface.name)?.rx_queues;
+        let queues = netlink::link(&mut connection, &interface.name)?.rx_queues;
         let served = interface.queues.map_or(queues, |wanted| wanted.min(queues)).min(xdp::MAX_QUEUES);
         if (served as usize) < config.workers.len() {
             let (interface, workers) = (interface.name.clone(), config.workers.len());
             return Err(StartError::TooFewQueues { interface, queues: served, workers });
         }
-        let mut got = mode;
+        let (mut got, mut probes) = (mode, Vec::new());
         for (worker, ports) in ports.iter_mut().enumerate() {
             let mut sockets = Vec::new();
             for queue in (worker as u32..served).step_by(config.workers.len()) {
                 let socket = QueueSocket::bind(Arc::clone(&memory), &interface.name, queue, mode)?;
                 guards.set_socket(port, queue, &socket)?;
+                let probe = socket.probe();
+                probes.push(probe.map_err(|source| StartError::System { what: "watch a socket", source })?);
                 got = socket.mode();
                 sockets.push(socket);
             }
@@ -422,12 +423,14 @@ fn bind_as(
         }
         let mode = format!("{}, {got}", guards.mode(port));
         tracing::info!(interface = %interface.name, %mode, queues = served, "interface is served");
-        interfaces.push(InterfaceStats {
+        let stats = InterfaceStats {
             name: interface.name.clone(),
             role: interface.role,
             mode,
             queues: served,
-        });
+            sockets: SocketStatistics::default(),
+        };
+        interfaces.push((stats, probes));
     }
     Ok(Bound { memory, frames, ports, interfaces })
 }
@@ -440,38 +443,6 @@ fn split(frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
         }
     }
     pools
-}
-
-fn spawn(worker: Worker, index: usize, core: usize) -> std::io::Result<JoinHandle<Finished>> {
-    let run = move || {
-        if !core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
-            tracing::warn!(
-                worker = index,
-                core,
-                "there is no such core to pin the worker to; it runs wherever it is put"
-            );
-        }
-        // A worker that dies half-way through a batch may hold frames and a place in the reclaimer: nothing is certain
-        // any more, so the process ends, closed, and its supervisor starts the next.
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run())).unwrap_or_else(|_| {
-            tracing::error!(
-                worker = index,
-                "a worker has panicked; protected traffic stays blocked until the restart"
-            );
-            std::process::abort()
-        })
-    };
-    std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)
-}
-
-fn spawn_housekeeper(installer: Arc<Installer>, stop: Arc<AtomicBool>) -> std::io::Result<JoinHandle<()>> {
-    let run = move || {
-        while !stop.load(Ordering::Acquire) {
-            std::thread::park_timeout(HOUSEKEEPING);
-            installer.collect();
-        }
-    };
-    std::thread::Builder::new().name("housekeeper".to_owned()).spawn(run)
 }
 
 /// The addresses of a port.

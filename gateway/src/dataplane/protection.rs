@@ -31,6 +31,8 @@ struct State {
     attached: HashMap<u32, Attachment>,
     /// As configured, for interfaces that come back.
     requests: Vec<(String, Role, ModeRequest)>,
+    /// The configuration that was followed last, see [`RouteTable::configuration`].
+    followed: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,7 +68,14 @@ impl Guards {
             };
             (interface.name.clone(), interface.role, request)
         });
-        let state = State { xdp, routes, wanted, attached: HashMap::new(), requests: requests.collect() };
+        let state = State {
+            xdp,
+            routes,
+            wanted,
+            attached: HashMap::new(),
+            requests: requests.collect(),
+            followed: None,
+        };
         Ok(Self { state: Mutex::new(state) })
     }
 
@@ -109,8 +118,12 @@ impl Guards {
     /// Follows the host's addresses and interfaces.
     pub(super) fn addresses_changed(&self, table: &RouteTable) {
         let mut state = lock(&self.state);
-        if let Err(error) = state.follow_addresses(table) {
-            tracing::error!(%error, "the guards do not know the host's new addresses");
+        if state.followed == Some(table.configuration()) {
+            return;
+        }
+        match state.follow_addresses(table) {
+            Ok(()) => state.followed = Some(table.configuration()),
+            Err(error) => tracing::error!(%error, "the guards do not know the host's new addresses"),
         }
         for port in table.ports().iter().filter(|port| port.ifindex != 0) {
             let known = state.attached.contains_key(&port.ifindex);
@@ -173,6 +186,8 @@ impl State {
             self.xdp.update(&protection)?;
         }
         self.wanted.addresses = table.local_addresses().collect();
+        // A link that was down has lost its routes, the device's among them.
+        self.routes.refresh()?;
         self.routes.apply(&self.wanted)?;
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Dataplane;
+use super::{Dataplane, SocketStatistics};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::route::Role;
 use crate::xdp::{Disposition, Outcome};
@@ -44,6 +44,8 @@ pub struct InterfaceStats {
     pub mode: String,
     /// Queues served.
     pub queues: u32,
+    /// What the kernel has counted of their sockets.
+    pub sockets: SocketStatistics,
 }
 
 /// Everything.
@@ -57,8 +59,9 @@ pub struct DataplaneStats {
     pub workers: Vec<WorkerStats>,
     /// By interface.
     pub interfaces: Vec<InterfaceStats>,
-    /// All reasons of the workers and the slow path, and as `xdp_NAME` all outcomes of the XDP program and the egress
-    /// guard that drop. Those of the XDP program count since it was first attached.
+    /// All reasons of the workers and the slow path, as `socket_NAME` those of the kernel's AF_XDP sockets, and as
+    /// `xdp_NAME` all outcomes of the XDP program and the egress guard that drop. Those of the XDP program count since it
+    /// was first attached.
     pub drops: BTreeMap<String, u64>,
     /// Frames of packet memory.
     pub frames_total: u64,
@@ -70,28 +73,50 @@ pub struct DataplaneStats {
 
 pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
     let workers: Vec<WorkerStats> =
-        dataplane.workers.iter().map(|worker| worker_stats(&worker.counters)).collect();
+        dataplane.threads.workers().iter().map(|worker| worker_stats(&worker.counters)).collect();
     let mut drops: BTreeMap<String, u64> = BTreeMap::new();
     for reason in DropReason::ALL {
-        let sum = dataplane.workers.iter().map(|worker| worker.counters.drops(*reason)).sum();
+        let sum = dataplane.threads.workers().iter().map(|worker| worker.counters.drops(*reason)).sum();
         drops.insert(reason.label().to_owned(), sum);
     }
     let slow = dataplane.slow.counters();
     drops.insert("slow_path_full".to_owned(), load(&slow.dropped_from_kernel));
     drops.insert("slow_path_refused".to_owned(), load(&slow.dropped_to_kernel));
+    let interfaces: Vec<InterfaceStats> = dataplane
+        .interfaces
+        .iter()
+        .map(|(stats, probes)| {
+            // A socket that cannot be asked any more counts nothing any more.
+            let counts = probes.iter().filter_map(|probe| probe.statistics().ok());
+            InterfaceStats {
+                sockets: counts.fold(SocketStatistics::default(), SocketStatistics::plus),
+                ..stats.clone()
+            }
+        })
+        .collect();
+    let sockets = interfaces.iter().map(|interface| interface.sockets);
+    let sockets = sockets.fold(SocketStatistics::default(), SocketStatistics::plus);
+    for (name, count) in [
+        ("rx_dropped", sockets.rx_dropped),
+        ("rx_ring_full", sockets.rx_ring_full),
+        ("rx_fill_ring_empty", sockets.rx_fill_ring_empty),
+        ("tx_invalid", sockets.tx_invalid),
+    ] {
+        drops.insert(format!("socket_{name}"), count);
+    }
     let outcomes = dataplane.guards.counters();
     for outcome in Outcome::ALL.iter().filter(|outcome| outcome.disposition() == Disposition::Drop) {
         let count = outcomes.get(outcome).copied().unwrap_or(0);
         drops.insert(format!("xdp_{}", outcome.name()), count);
     }
     let gauge = |pick: fn(&crate::worker::FrameGauges) -> &AtomicU64| {
-        dataplane.workers.iter().map(|worker| load(pick(&worker.gauges))).sum()
+        dataplane.threads.workers().iter().map(|worker| load(pick(&worker.gauges))).sum()
     };
     DataplaneStats {
         engine: dataplane.engine.kind().name(),
         uptime: dataplane.since.elapsed(),
         workers,
-        interfaces: dataplane.interfaces.clone(),
+        interfaces,
         drops,
         frames_total: dataplane.memory.frames() as u64,
         frames_free: gauge(|gauges| &gauges.free),

@@ -14,4 +14,4 @@ mod socket;
 
 pub use memory::{FrameMemory, MemoryError, RING};
 pub use pool::FramePool;
-pub use socket::{CopyMode, QueueSocket, SocketError, SocketStatistics};
+pub use socket::{CopyMode, QueueSocket, SocketError, SocketProbe, SocketStatistics};

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +89,18 @@ pub struct SocketStatistics {
     pub rx_fill_ring_empty: u64,
     /// Descriptors of ours that the kernel refused.
     pub tx_invalid: u64,
+}
+
+impl SocketStatistics {
+    /// Of both sockets together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            rx_dropped: self.rx_dropped + other.rx_dropped,
+            rx_ring_full: self.rx_ring_full + other.rx_ring_full,
+            rx_fill_ring_empty: self.rx_fill_ring_empty + other.rx_fill_ring_empty,
+            tx_invalid: self.tx_invalid + other.tx_invalid,
+        }
+    }
 }
 
 /// A bound socket. The kernel owns the frames in its rings; dropping it gives them up, so it goes only together with
@@ -298,14 +310,40 @@ impl QueueSocket {
         }
     }
 
-    /// What the kernel counts.
+    /// A way to ask what the kernel counts, from any thread and at any time. It keeps the kernel's socket alive.
+    pub fn probe(&self) -> io::Result<SocketProbe> {
+        Ok(SocketProbe(self.fd().try_clone_to_owned()?))
+    }
+}
+
+/// What tells a socket's [`SocketStatistics`].
+#[derive(Debug)]
+pub struct SocketProbe(OwnedFd);
+
+impl SocketProbe {
+    /// What the kernel has counted.
     pub fn statistics(&self) -> io::Result<SocketStatistics> {
-        let statistics = self.rx.fd().xdp_statistics()?;
+        let mut counts = libc::xdp_statistics {
+            rx_dropped: 0,
+            rx_invalid_descs: 0,
+            tx_invalid_descs: 0,
+            rx_ring_full: 0,
+            rx_fill_ring_empty_descs: 0,
+            tx_ring_empty_descs: 0,
+        };
+        let mut len = size_of_val(&counts) as libc::socklen_t;
+        let (fd, to) = (self.0.as_raw_fd(), (&raw mut counts).cast());
+        // SAFETY: the kernel writes at most `len` octets to `counts`, all of whose values are numbers.
+        let failed =
+            unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_STATISTICS, to, &raw mut len) } != 0;
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
         Ok(SocketStatistics {
-            rx_dropped: statistics.rx_dropped(),
-            rx_ring_full: statistics.rx_ring_full(),
-            rx_fill_ring_empty: statistics.rx_fill_ring_empty_descs(),
-            tx_invalid: statistics.tx_invalid_descs(),
+            rx_dropped: counts.rx_dropped,
+            rx_ring_full: counts.rx_ring_full,
+            rx_fill_ring_empty: counts.rx_fill_ring_empty_descs,
+            tx_invalid: counts.tx_invalid_descs,
         })
     }
 }

@@ -7,7 +7,7 @@
 //! The kernel takes a neighbour for idle that only workers send to. So that it finds out when one has gone or moved, it
 //! is asked every few seconds to check those that were used ([`RouteTable::take_used`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -40,6 +40,7 @@ use crate::route::{PortIndex, PortInfo, Role, Route, RouteTable};
 
 const TABLE_DEFAULT: u32 = 253;
 const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
 
 /// Octets that the kernel may queue for us before it gives up.
 const RECEIVE_BUFFER: i32 = 4 << 20;
@@ -106,6 +107,8 @@ struct State {
     requests: Connection,
     table: RouteTable,
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    /// Those that the kernel never checks. Told to, it would take them for ones that it has found out itself.
+    unchecked: HashSet<(u32, IpAddr)>,
     published: Arc<ArcSwap<RouteTable>>,
     on_change: OnChange,
     pending: Changes,
@@ -149,8 +152,8 @@ impl State {
         };
         let events = open().map_err(NetlinkError::new("follow the kernel's routes"))?;
         let (requests, pending) = (Connection::open()?, Changes { everything: true, ..Changes::default() });
-        let (table, neighbours) = (RouteTable::default(), HashMap::new());
-        Ok(Self { config, events, requests, table, neighbours, published, on_change, pending })
+        let (table, neighbours, unchecked) = (RouteTable::default(), HashMap::new(), HashSet::new());
+        Ok(Self { config, events, requests, table, neighbours, unchecked, published, on_change, pending })
     }
 
     fn follow(&mut self, stop: &EventFd) {
@@ -225,6 +228,9 @@ impl State {
 
     fn check_used(&mut self) {
         for (ifindex, addr) in self.table.take_used() {
+            if self.unchecked.contains(&(ifindex, addr)) {
+                continue;
+            }
             if let Err(error) = resolve(&mut self.requests, ifindex, addr) {
                 tracing::debug!(%error, "the kernel does not check a neighbour");
             }
@@ -236,15 +242,18 @@ impl State {
             RouteNetlinkMessage::NewNeighbour(message) => self.pending.neighbours |= self.neighbour(&message),
             RouteNetlinkMessage::DelNeighbour(message) => {
                 if let Some(key) = neighbour_key(&message) {
+                    self.unchecked.remove(&key);
                     self.pending.neighbours |= self.neighbours.remove(&key).is_some();
                 }
             }
             RouteNetlinkMessage::NewLink(_)
             | RouteNetlinkMessage::DelLink(_)
             | RouteNetlinkMessage::NewAddress(_)
-            | RouteNetlinkMessage::DelAddress(_)
-            | RouteNetlinkMessage::NewRoute(_)
-            | RouteNetlinkMessage::DelRoute(_) => self.pending.configuration = true,
+            | RouteNetlinkMessage::DelAddress(_) => self.pending.configuration = true,
+            // Not those that the protected routes' own table is full of.
+            RouteNetlinkMessage::NewRoute(message) | RouteNetlinkMessage::DelRoute(message) => {
+                self.pending.configuration |= [TABLE_MAIN, TABLE_DEFAULT].contains(&table_of(&message));
+            }
             _ => {}
         }
     }
@@ -252,6 +261,11 @@ impl State {
     /// Whether a neighbour's message changed what workers use.
     fn neighbour(&mut self, message: &NeighbourMessage) -> bool {
         let Some(key) = neighbour_key(message) else { return false };
+        if matches!(message.header.state, NeighbourState::Permanent | NeighbourState::Noarp) {
+            self.unchecked.insert(key);
+        } else {
+            self.unchecked.remove(&key);
+        }
         match usable_mac(message) {
             Some(mac) => self.neighbours.insert(key, mac) != Some(mac),
             None => self.neighbours.remove(&key).is_some(),
@@ -262,6 +276,7 @@ impl State {
         let request = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
         let messages = self.requests.dump("read the kernel's neighbours", request)?;
         self.neighbours.clear();
+        self.unchecked.clear();
         for message in messages {
             if let RouteNetlinkMessage::NewNeighbour(message) = message {
                 self.neighbour(&message);
@@ -297,9 +312,11 @@ impl State {
             routes.extend(self.requests.dump("read the kernel's routes", request)?);
         }
         // Everything has been read.
+        self.table.next_configuration();
         self.table.set_ports(ports);
         self.table.set_tunnel_addresses(tunnel);
         self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
+        self.table.set_broadcast_addresses(routes.iter().filter_map(broadcast));
         self.table.set_routes(best(routes.iter().filter_map(|message| mirrored(message, TABLE_MAIN))));
         self.table
             .set_default_routes(best(routes.iter().filter_map(|message| mirrored(message, TABLE_DEFAULT))));
@@ -402,16 +419,13 @@ fn best(candidates: impl Iterator<Item = Candidate>) -> impl Iterator<Item = (Ip
 fn mirrored(message: &RouteNetlinkMessage, table: u32) -> Option<Candidate> {
     let RouteNetlinkMessage::NewRoute(message) = message else { return None };
     let header = &message.header;
-    let (mut found, mut metric) = (u32::from(header.table), 0);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(number) => found = *number,
-            RouteAttribute::Priority(number) => metric = *number,
-            _ => {}
-        }
-    }
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
     let special = header.tos != 0 || header.source_prefix_length != 0;
-    if found != table || special || header.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead) {
+    if table_of(message) != table || special || header.flags.intersects(RouteFlags::Cloned | RouteFlags::Dead)
+    {
         return None;
     }
     let route = match header.kind {
@@ -420,7 +434,23 @@ fn mirrored(message: &RouteNetlinkMessage, table: u32) -> Option<Candidate> {
         RouteType::Throw => Route::Throw,
         _ => return None,
     };
-    Some((destination(message)?, metric, route))
+    Some((destination(message)?, metric.unwrap_or(0), route))
+}
+
+/// An address that the kernel accepts packets for although no interface has it.
+fn broadcast(message: &RouteNetlinkMessage) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    let host = destination(message).filter(|net| net.prefix_len() == net.max_prefix_len())?;
+    let kind = matches!(message.header.kind, RouteType::Broadcast | RouteType::Anycast);
+    (kind && table_of(message) == TABLE_LOCAL).then_some(host.addr())
+}
+
+fn table_of(message: &RouteMessage) -> u32 {
+    let stated = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    stated.unwrap_or(u32::from(message.header.table))
 }
 
 fn destination(message: &RouteMessage) -> Option<IpNet> {

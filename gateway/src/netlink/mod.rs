@@ -17,7 +17,7 @@ use netlink_packet_core::{
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
@@ -186,6 +186,25 @@ pub fn link(connection: &mut Connection, name: &str) -> Result<Link, NetlinkErro
         }
     }
     Err(missing())
+}
+
+/// Removes a TUN device, also one that a process has open. None of that name, or another kind of interface, stays.
+pub fn remove_tun(connection: &mut Connection, name: &str) -> Result<(), NetlinkError> {
+    let what = format!("remove the TUN device {name}");
+    let is_tun = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::LinkInfo(info) => info.contains(&LinkInfo::Kind(InfoKind::Tun)),
+        _ => false,
+    };
+    for message in connection.dump(&what, RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
+        let RouteNetlinkMessage::NewLink(found) = message else { continue };
+        let named = |attribute: &LinkAttribute| *attribute == LinkAttribute::IfName(name.to_owned());
+        if found.attributes.iter().any(named) && found.attributes.iter().any(is_tun) {
+            let mut link = LinkMessage::default();
+            link.header.index = found.header.index;
+            return connection.change(&what, RouteNetlinkMessage::DelLink(link));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

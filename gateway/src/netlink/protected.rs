@@ -75,21 +75,40 @@ impl ProtectedRoutes {
         Ok(Self { connection, table, mark, tun, routes, rules })
     }
 
+    /// Finds out what is there by now: routes go with a device that was down, and others may have changed them.
+    pub fn refresh(&mut self) -> Result<(), NetlinkError> {
+        self.routes = read_routes(&mut self.connection, self.table)?;
+        self.rules = read_rules(&mut self.connection, self.table, self.mark)?;
+        Ok(())
+    }
+
     /// Brings routes and rules up to date: what is new comes first, what is no longer wanted goes last.
+    ///
+    /// Where IPv6 is switched off, its routes into the device cannot be; the unreachable ones still are.
     pub fn apply(&mut self, wanted: &Wanted) -> Result<(), NetlinkError> {
         let (routes, rules) = (desired_routes(wanted), desired_rules(wanted));
         for (&(net, kind), &source) in &routes {
             if self.routes.get(&(net, kind)) != Some(&source) {
-                self.connection
-                    .put(&format!("add the protected route to {net}"), self.route(net, kind, source))?;
+                let what = format!("add the protected route to {net}");
+                match self.connection.put(&what, self.route(net, kind, source)) {
+                    Err(error) if net.addr().is_ipv6() && is_switched_off(&error) => {
+                        tracing::warn!(%error, "IPv6 is switched off: the host cannot use this route");
+                    }
+                    other => other?,
+                }
                 self.routes.insert((net, kind), source);
             }
         }
         for &rule in rules.difference(&self.rules.clone()) {
             let what = format!("add the routing rule {}", rule.0);
             match self.connection.put(&what, RouteNetlinkMessage::NewRule(self.rule(rule))) {
-                Err(error) if error.errno() != Some(libc::EEXIST) => return Err(error),
-                _ => self.rules.insert(rule),
+                Err(error) if error.errno() == Some(libc::EEXIST) || (rule.1 && is_switched_off(&error)) => {
+                    self.rules.insert(rule)
+                }
+                other => {
+                    other?;
+                    self.rules.insert(rule)
+                }
             };
         }
         for rule in self.rules.difference(&rules).copied().collect::<Vec<_>>() {
@@ -182,6 +201,11 @@ impl ProtectedRoutes {
 
 fn family(v6: bool) -> AddressFamily {
     if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+/// Whether an address family is missing, from the kernel or from the device.
+fn is_switched_off(error: &NetlinkError) -> bool {
+    matches!(error.errno(), Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP))
 }
 
 /// What is gone already has been removed.

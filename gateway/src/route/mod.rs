@@ -117,9 +117,11 @@ pub struct RouteTable {
     ports: Vec<PortInfo>,
     tunnel: Arc<HashSet<IpAddr>>,
     local: Arc<HashSet<IpAddr>>,
+    broadcast: Arc<HashSet<IpAddr>>,
     main: Arc<Lpm<Route>>,
     default: Arc<Lpm<Route>>,
     neighbours: Arc<HashMap<(u32, IpAddr), Neighbour>>,
+    configuration: u64,
 }
 
 impl RouteTable {
@@ -146,6 +148,12 @@ impl RouteTable {
         self.local = Arc::new(addresses.into_iter().collect());
     }
 
+    /// Replaces the addresses that are for the host although it does not have them: its networks' broadcast addresses,
+    /// which a router does not forward to (RFC 2644), and anycast addresses.
+    pub fn set_broadcast_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
+        self.broadcast = Arc::new(addresses.into_iter().collect());
+    }
+
     /// Replaces the routes of the main table.
     pub fn set_routes(&mut self, routes: impl IntoIterator<Item = (IpNet, Route)>) {
         self.main = Arc::new(lpm(routes));
@@ -164,6 +172,16 @@ impl RouteTable {
             .map(|(key, mac)| (key, Neighbour { mac, used: known(&key).unwrap_or_default() }))
             .collect();
         self.neighbours = Arc::new(neighbours);
+    }
+
+    /// A number that is another one whenever anything but neighbours may have changed.
+    pub fn configuration(&self) -> u64 {
+        self.configuration
+    }
+
+    /// Makes [`RouteTable::configuration`] another one.
+    pub fn next_configuration(&mut self) {
+        self.configuration = self.configuration.wrapping_add(1);
     }
 
     /// The ports.
@@ -226,9 +244,9 @@ impl RouteTable {
         used.map(|(key, _)| *key).collect()
     }
 
-    /// Whether the host has this address.
+    /// Whether packets to this address are for the host.
     pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.local.contains(&addr)
+        self.local.contains(&addr) || self.broadcast.contains(&addr)
     }
 
     /// The host's own addresses.

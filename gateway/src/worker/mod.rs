@@ -265,19 +265,26 @@ impl Running {
 
     /// Waits in `poll` for something to do.
     fn sleep(&mut self) {
-        const MORE_TO_COME: u16 = 100;
+        // Milliseconds. What the kernel would not take to send does not become sendable by an event.
+        const AGAIN: u8 = 1;
+        // Frames that the driver sends come back without an event; held packets grow too old without one.
+        const MORE_TO_COME: u8 = 100;
         self.worker.pipeline.offline();
         let Self { worker, held, .. } = self;
+        let mut longest = (!held.is_empty()).then_some(MORE_TO_COME);
+        for socket in worker.ports.iter_mut().flat_map(|port| &mut port.sockets) {
+            if socket.unsent() {
+                longest = Some(AGAIN);
+            } else if socket.in_flight() > 0 {
+                longest = longest.or(Some(MORE_TO_COME));
+            }
+        }
         let sockets = worker.ports.iter().flat_map(|port| &port.sockets);
         let mut fds: Vec<PollFd<'_>> =
             sockets.map(|socket| PollFd::new(socket.fd(), PollFlags::POLLIN)).collect();
         fds.push(PollFd::new(worker.slow.waker().as_fd(), PollFlags::POLLIN));
-        let unsent = worker.ports.iter().any(|port| port.sockets.iter().any(|socket| socket.in_flight() > 0));
-        // Frames that the driver sends come back without an event; held packets grow too old without one.
-        let timeout =
-            if unsent || !held.is_empty() { PollTimeout::from(MORE_TO_COME) } else { PollTimeout::NONE };
         // Interrupted: the next round looks at everything.
-        let _ = poll(&mut fds, timeout);
+        let _ = poll(&mut fds, longest.map_or(PollTimeout::NONE, PollTimeout::from));
         worker.slow.waker().lower();
     }
 

@@ -1,6 +1,6 @@
 //! Start, stop, and what stays behind.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{Dataplane, OnStop, StartError};
 use portcullis_ipsec::{Encapsulation, InstallError};
@@ -68,6 +68,11 @@ fn on_stop_open_and_the_emergency_exit_leave_nothing_behind() {
     assert!(!is_clean(&sites.a), "closed is to stay closed");
     sites.a.enter(|| Dataplane::detach_open(&closed)).unwrap().unwrap();
     assert!(is_clean(&sites.a), "{}", traces(&sites.a));
+
+    // The exit is open also while a daemon runs, which may hang.
+    let (_hanging, _) = start(&sites.a, closed.clone()).unwrap();
+    sites.a.enter(|| Dataplane::detach_open(&closed)).unwrap().unwrap();
+    assert!(is_clean(&sites.a), "{}", traces(&sites.a));
     assert!(
         sites.client.ping(Sites::SERVER, 3).unwrap().complete(),
         "everything passes in clear, as asked for"
@@ -88,9 +93,21 @@ fn policies_that_come_and_go_take_their_routes_along() {
     assert!(!route("10.3.0.10").contains("portcullis0"));
     // What IKE sends itself never enters a tunnel.
     assert!(route("10.2.0.10 mark 0x5043").contains("dev outside0"));
-    // Without the device the routes behind it answer.
+    // Without the device, and without anybody who reads from it, the routes behind it answer.
     sites.a.ip("link set portcullis0 down").unwrap();
     assert!(sites.a.ip("route get 10.2.0.10").is_err(), "unreachable");
+    sites.a.ip("link set portcullis0 up").unwrap();
+    // Both of these the kernel, or the mirror, learns of a little later.
+    until("the route is back with its device", || sites.a.ip("route get 10.2.0.10").is_ok());
+    sites.a.enter(|| dataplane.stop()).unwrap().unwrap();
+    until("without a reader the route does not count", || sites.a.ip("route get 10.2.0.10").is_err());
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+    }
 }
 
 #[test]
@@ -105,6 +122,12 @@ fn why_it_does_not_start_is_told_in_plain_words() {
     crowded.workers = vec![0, 1];
     let error = start(&sites.a, crowded).err().unwrap();
     assert!(matches!(error, StartError::TooFewQueues { queues: 1, workers: 2, .. }), "{error}");
+
+    let mut large = config(&sites.a, A);
+    large.frame_size = 2048;
+    sites.a.ip("link set inside0 mtu 1800").unwrap();
+    let error = start(&sites.a, large).err().unwrap().to_string();
+    assert!(error.contains("inside0 has an MTU of 1800") && error.contains("1770 at most"), "{error}");
 
     let (running, _) = start(&sites.a, config(&sites.a, A)).unwrap();
     let error = start(&sites.a, config(&sites.a, A)).err().unwrap().to_string();
