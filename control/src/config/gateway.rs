@@ -4,52 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::EngineKind;
+use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, XdpMode};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
 
 use super::reader::Section;
-
-/// What lies behind an interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InterfaceRole {
-    /// The untrusted side: IKE and ESP.
-    Outside,
-    /// The protected side: clear text.
-    Inside,
-}
-
-/// How the XDP program is attached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum XdpMode {
-    /// The driver's own, else generic.
-    Auto,
-    /// The driver's own or not at all.
-    Native,
-    /// Generic, on any driver, slow.
-    Skb,
-}
-
-/// What an orderly stop leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnStop {
-    /// Protected traffic stays blocked.
-    Closed,
-    /// Everything is detached: protected traffic leaves in clear.
-    Open,
-}
-
-/// An interface of the gateway.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceConfig {
-    /// Its name.
-    pub name: String,
-    /// Its side.
-    pub role: InterfaceRole,
-    /// RX queues that are served; `None`: all it has.
-    pub queues: Option<u32>,
-    /// XDP mode.
-    pub mode: XdpMode,
-}
 
 /// `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,8 +147,7 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
                 None
             }
         };
-        let role =
-            section.choice("role", &[("outside", InterfaceRole::Outside), ("inside", InterfaceRole::Inside)]);
+        let role = section.choice("role", &[("outside", Role::Outside), ("inside", Role::Inside)]);
         if role.is_none() && section.string("role", "\"outside\" or \"inside\"").is_none() {
             section.missing("role", "\"outside\" (IKE and ESP) or \"inside\" (clear text)");
         }
@@ -204,7 +161,7 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
         }
     }
     if complete {
-        for (role, name) in [(InterfaceRole::Outside, "outside"), (InterfaceRole::Inside, "inside")] {
+        for (role, name) in [(Role::Outside, "outside"), (Role::Inside, "inside")] {
             if !interfaces.iter().any(|interface| interface.role == role) {
                 let message =
                     format!("no interface has role \"{name}\" (expected one of each role at least)");

@@ -17,7 +17,7 @@ use portcullis_ipsec::{Policy, PolicyOrigin, TenantId};
 use toml_edit::Document;
 
 pub use diagnostic::{Diagnostic, Severity};
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, InterfaceConfig, InterfaceRole, OnStop, XdpMode};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
 use reader::{Findings, Section};
 

@@ -1,4 +1,5 @@
 use super::*;
+use portcullis_gateway::dataplane::{OnStop, XdpMode};
 use portcullis_ike::config::{AddressMatch, IdentityMatch};
 
 const WHOLE: &str = r#"

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use portcullis_gateway::dataplane::{self as gateway, Dataplane, DataplaneConfig};
+use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig};
 use portcullis_ike::config::AddressMatch;
 use tokio::sync::watch;
 
 use super::{Children, Daemon};
-use crate::config::{Config, InterfaceRole, OnStop, XdpMode};
+use crate::config::Config;
 
 /// Policies beside the configured ones: one for each CHILD SA.
 const NEGOTIATED_POLICIES_PER_SA: usize = 1;
@@ -26,23 +26,10 @@ pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
 }
 
 fn translate(config: &Config) -> DataplaneConfig {
-    let interface = |interface: &crate::config::InterfaceConfig| gateway::InterfaceConfig {
-        name: interface.name.clone(),
-        role: match interface.role {
-            InterfaceRole::Outside => gateway::Role::Outside,
-            InterfaceRole::Inside => gateway::Role::Inside,
-        },
-        queues: interface.queues,
-        mode: match interface.mode {
-            XdpMode::Auto => gateway::XdpMode::Auto,
-            XdpMode::Native => gateway::XdpMode::Native,
-            XdpMode::Skb => gateway::XdpMode::Skb,
-        },
-    };
     let gateway = &config.gateway;
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     DataplaneConfig {
-        interfaces: gateway.interfaces.iter().map(interface).collect(),
+        interfaces: gateway.interfaces.clone(),
         workers: gateway.workers.clone(),
         frames: gateway.frames,
         frame_size: gateway.frame_size,
@@ -57,10 +44,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
         policies: Vec::new(),
-        on_stop: match gateway.on_stop {
-            OnStop::Closed => gateway::OnStop::Closed,
-            OnStop::Open => gateway::OnStop::Open,
-        },
+        on_stop: gateway.on_stop,
     }
 }
 
