@@ -80,6 +80,36 @@ fn as_responder_a_tunnel_from_strongswan_carries_traffic_both_ways() -> Result<(
     traffic_passes_both_ways(&sites, &wire, &gateway)
 }
 
+/// A configuration without any line that names proposals.
+fn without_proposals(text: &str) -> String {
+    let kept = text.lines().filter(|line| !line.contains("proposals ="));
+    kept.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_defaults_of_both_ends_come_up_whoever_initiates() -> Result<()> {
+    for we_initiate in [true, false] {
+        let sites = Sites::new("defaults")?;
+        let config = GatewayConfig::new(without_proposals(&ours().toml()));
+        let gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)?;
+        let swan = StrongSwan::start(&sites.b, &without_proposals(&theirs().swanctl()))?;
+        if we_initiate {
+            gateway.initiate("site/net", SOON)?;
+        } else {
+            swan.initiate("net", SOON)?;
+        }
+        assert!(sites.client.ping(Sites::SERVER, 5)?.complete());
+        // The responder's order of preference decides.
+        let (ike, esp) = match we_initiate {
+            true => ("aes128gcm16-prfsha256-x25519", "aes128gcm16"),
+            false => ("aes256gcm16-prfsha384-x25519", "aes256gcm16"),
+        };
+        assert_eq!(gateway.sas()?[0].proposal.as_deref(), Some(ike));
+        assert_eq!(gateway.children()?[0].proposal, esp);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_tunnel_over_ipv6_carries_both_families() -> Result<()> {
     let sites = Sites::new("outer6")?;
