@@ -134,3 +134,15 @@ fn why_it_does_not_start_is_told_in_plain_words() {
     assert!(error.contains("another process has it open"), "{error}");
     drop(running);
 }
+
+#[test]
+fn where_ipv6_is_switched_off_ipv4_is_protected_all_the_same() {
+    let sites = Sites::new("four").unwrap();
+    for scope in ["all", "default"] {
+        sites.a.sysctl(&format!("net.ipv6.conf.{scope}.disable_ipv6"), "1").unwrap();
+    }
+    let (a, b) = Gateway::pair(&sites);
+    a.connect(&b, Encapsulation::None);
+    assert!(sites.client.ping(Sites::SERVER, 3).unwrap().complete(), "{:?}", a.stats());
+    assert!(sites.a.ping(Sites::SERVER, 3).unwrap().complete(), "{:?}", a.stats());
+}
