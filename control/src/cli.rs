@@ -123,7 +123,7 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     let config = load(path)?;
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
-    print(&format!("{}: valid ({connections} connections, {children} children)\n", path.display()))?;
+    print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,11 +14,11 @@ macro_rules! line {
 pub(super) fn status(status: &Status) -> String {
     let mut out = String::new();
     line!(out, "portcullis {}, ready for {}", status.version, duration(status.uptime_seconds));
-    line!(out, "  {} workers, AEAD engine {}", status.workers, status.aead_engine);
+    line!(out, "  {}, AEAD engine {}", counted(status.workers as u64, "worker"), status.aead_engine);
     line!(out, "  {} of {} frames free", status.frames.free, status.frames.total);
     for interface in &status.interfaces {
-        let queues = interface.queues;
-        line!(out, "  {} ({}): {}, {queues} queues", interface.name, interface.role, interface.mode);
+        let queues = counted(interface.queues.into(), "queue");
+        line!(out, "  {} ({}): {}, {queues}", interface.name, interface.role, interface.mode);
     }
     line!(
         out,
@@ -114,6 +114,10 @@ pub(super) fn established(children: &[ChildSa]) -> String {
         line!(out, "{}: {} in {}, out {}", child.name, child.proposal, child.spi_in, child.spi_out);
     }
     out
+}
+
+fn counted(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 fn duration(seconds: u64) -> String {

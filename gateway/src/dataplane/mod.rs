@@ -31,7 +31,9 @@ use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::installer::Installer;
-use crate::io::{CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe};
+use crate::io::{
+    CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
+};
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
@@ -402,7 +404,12 @@ fn bind_as(
     let mut ports: Vec<Vec<PortSockets>> = config.workers.iter().map(|_| Vec::new()).collect();
     let mut interfaces = Vec::new();
     for (interface, port) in config.interfaces.iter().zip(routes.ports()) {
-        let queues = netlink::link(&mut connection, &interface.name)?.rx_queues;
+        let queues = receive_queues(&interface.name)
+            .map_err(|source| StartError::System { what: "count receive queues", source })?;
+        let queues = match queues {
+            Some(queues) => queues,
+            None => netlink::link(&mut connection, &interface.name)?.rx_queues,
+        };
         let served = interface.queues.map_or(queues, |wanted| wanted.min(queues)).min(xdp::MAX_QUEUES);
         if (served as usize) < config.workers.len() {
             let (interface, workers) = (interface.name.clone(), config.workers.len());

@@ -10,8 +10,10 @@
 mod descriptor;
 mod memory;
 mod pool;
+mod queues;
 mod socket;
 
 pub use memory::{FrameMemory, MemoryError, RING};
 pub use pool::FramePool;
+pub use queues::receive_queues;
 pub use socket::{CopyMode, QueueSocket, SocketError, SocketProbe, SocketStatistics};

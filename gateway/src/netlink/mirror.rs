@@ -372,7 +372,8 @@ fn port(
     };
     let Some(link) = link else { return port };
     port.ifindex = link.header.index;
-    port.up = link.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
+    // The carrier itself: the kernel's operational state (IFF_RUNNING) follows it up to a second later.
+    port.up = link.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp);
     port.addresses =
         addresses.iter().filter(|(ifindex, _)| *ifindex == port.ifindex).map(|(_, net)| *net).collect();
     for attribute in &link.attributes {

@@ -160,7 +160,7 @@ pub struct Link {
     pub ifindex: u32,
     /// Octets of its largest IP packet.
     pub mtu: u32,
-    /// Its receive queues.
+    /// Receive queues that it could use.
     pub rx_queues: u32,
 }
 

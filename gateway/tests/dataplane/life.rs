@@ -146,3 +146,17 @@ fn where_ipv6_is_switched_off_ipv4_is_protected_all_the_same() {
     assert!(sites.client.ping(Sites::SERVER, 3).unwrap().complete(), "{:?}", a.stats());
     assert!(sites.a.ping(Sites::SERVER, 3).unwrap().complete(), "{:?}", a.stats());
 }
+
+#[test]
+fn an_interface_that_uses_fewer_queues_than_it_could_is_served_on_those() {
+    let sites = Sites::new("queues").unwrap();
+    // As `ip link add` makes them: queues for every processor, of which one is used.
+    sites.a.ip("link add spare0 type veth peer name spare1").unwrap();
+    sites.a.ip("link set spare0 up").unwrap();
+    sites.a.ip("link set spare1 up").unwrap();
+    let mut config = config(&sites.a, A);
+    config.interfaces[1].name = "spare0".to_owned();
+    let (dataplane, _) = sites.a.enter(|| Dataplane::start(config)).unwrap().unwrap();
+    assert_eq!(dataplane.stats().interfaces[1].queues, 1);
+    dataplane.stop().unwrap();
+}
