@@ -109,6 +109,37 @@ impl Engine {
         }
     }
 
+    /// Both ends may begin at once. An attempt of ours that the peer has not answered yet is given up when the peer's own
+    /// has brought the same child up, and its commands have what they wanted.
+    pub(super) fn give_way(&mut self, now: Instant, connection: usize, child: usize) {
+        let has_child = |sa: &IkeSa| sa.base.children.iter().any(|up| up.config == child);
+        let up: Vec<IpAddr> = self
+            .sas
+            .values()
+            .filter(|sa| sa.base.connection == connection && has_child(sa))
+            .map(|sa| sa.base.remote.ip())
+            .collect();
+        let unanswered = |sa: &IkeSa| {
+            let wants = sa.base.goal.as_ref().is_some_and(|goal| goal.child == child && goal.flow.is_none());
+            matches!(
+                sa.state,
+                State::FindingSource(_) | State::GeneratingKe(_) | State::AwaitingInitResponse(_)
+            ) && sa.base.connection == connection
+                && up.contains(&sa.base.remote.ip())
+                && wants
+                && sa.base.goals.is_empty()
+        };
+        let given_up: Vec<IkeSaId> =
+            self.sas.values().filter(|sa| unanswered(sa)).map(|sa| sa.base.id).collect();
+        for id in given_up {
+            self.step(now, id, |_, cx, base| {
+                let commands = base.goal.take().map(|goal| goal.commands).unwrap_or_default();
+                commands.into_iter().for_each(|command| cx.end_goal(command, Ok(())));
+                Err(Closed::because("the peer has brought the tunnel up first"))
+            });
+        }
+    }
+
     fn begin_ike_sa(&mut self, now: Instant, connection: usize, goal: Goal) {
         let Some(config) = self.cx.connection(connection) else { return };
         let about = About { connection: Some(config.name.clone()), remote: None };

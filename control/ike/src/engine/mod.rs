@@ -366,7 +366,10 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
-                Effect::ChildUp { connection, child } => self.upkeep.up(connection, child),
+                Effect::ChildUp { connection, child } => {
+                    self.upkeep.up(connection, child);
+                    self.give_way(now, connection, child);
+                }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
                     if let Some(delay) = self.upkeep.down(connection, child, refused, dice) {

@@ -264,3 +264,21 @@ fn an_unknown_name_is_told_with_the_known_ones() {
     let command = world.command(A, Command::Initiate { connection: "nett".to_owned(), child: None });
     assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code, "UNKNOWN_CONNECTION");
 }
+
+/// Two ends that both start the tunnel, one of them before the other listens.
+#[test]
+fn an_attempt_that_was_not_answered_gives_way_to_the_peers() {
+    let mut world = World::plain();
+    let ours = world.initiate(B);
+    world.run_until(5, "the first request of B", |world| !world.messages(B).is_empty());
+    world.wire.clear();
+    let theirs = world.initiate(A);
+    world.run(60);
+    world.assert_agreement();
+    assert_eq!(world.ends[A].done[&theirs], Ok(()));
+    assert_eq!(world.ends[B].done[&ours], Ok(()));
+    for end in [A, B] {
+        assert_eq!(world.ends[end].engine.status().len(), 1, "{}", world.report());
+        assert_eq!(world.failures(end), [""; 0]);
+    }
+}
