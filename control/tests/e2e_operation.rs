@@ -2,12 +2,12 @@
 //! stop, metrics, and errors that say what is wrong.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_lab::{
-    Capture, Class, Direction, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites,
+    Capture, Class, Direction, Frame, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -78,10 +78,13 @@ fn a_peer_that_died_is_noticed_and_met_again_when_it_returns() -> Result<()> {
     assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
 
     let from = a.process().mark();
+    let wire = sites.capture()?;
     b.kill9();
     a.wait_log(from, "PEER_SILENT", SOON)?;
     a.wait_log(from, "CHILD SA closed", SOON)?;
     assert!(a.children()?.is_empty());
+    assert_eq!(sites.client.ping(Sites::SERVER, 3)?.received, 0);
+    assert_eq!(clear_text(&wire)?, 0, "{:?}", wire.clear_text());
 
     let from = a.process().mark();
     b.restart()?;
@@ -139,7 +142,10 @@ fn what_the_operator_got_wrong_is_said() -> Result<()> {
     let sites = Sites::new("wrong")?;
     let a = start(&sites.a, ours().toml())?;
     let says = |arguments: &[&str], expected: &str| match a.portcullis(arguments) {
-        Err(LabError::Failed { output, .. }) => assert!(output.contains(expected), "{arguments:?}: {output}"),
+        Err(LabError::Failed { output, status, .. }) => {
+            assert!(output.contains(expected), "{arguments:?}: {output}");
+            assert_eq!(status.code(), Some(1), "{arguments:?}: {output}");
+        }
         other => assert!(other.is_err(), "{arguments:?} should have failed: {other:?}"),
     };
     says(&["initiate", "nope"], "no connection `nope` is configured (there are: site)");
@@ -148,10 +154,136 @@ fn what_the_operator_got_wrong_is_said() -> Result<()> {
     says(&["initiate", "site/net", "--timeout", "1"], "TIMEOUT");
     let file = sites.a.dir().join("broken.toml");
     let broken = ours().toml().replace("remote_ts", "remote_st");
+    let line = broken.lines().take_while(|line| !line.starts_with("remote_st")).count() + 1;
     std::fs::write(&file, broken).map_err(LabError::io("write broken.toml"))?;
     let file = file.display().to_string();
     says(&["check", &file], "did you mean `remote_ts`?");
+    says(&["check", &file], &format!("\n{line}:1: error: "));
     says(&["check", &file], "`gateway` is missing");
     says(&["run", "--config", &file], "broken.toml` has 2 errors");
     Ok(())
+}
+
+#[test]
+fn a_packet_too_large_for_the_tunnel_is_answered_with_the_size_that_fits() -> Result<()> {
+    // 1500, less the outer header (20), SPI and sequence number (8), IV (8) and ICV (16); of what is left, a multiple of
+    // four, two octets are the trailer (RFC 4303 §2, RFC 4106 §3).
+    const FITS: u32 = 1446;
+    let sites = Sites::new("pmtu")?;
+    let a = start(&sites.a, ours().toml())?;
+    let _b = start(&sites.b, theirs().toml())?;
+    a.initiate("site/net", SOON)?;
+    let wire = sites.capture()?;
+    for (to, headers) in [(Sites::SERVER, 28), (Sites::SERVER_V6, 48)] {
+        let whole = |size: u32| sites.client.ping_with(to, 3, size - headers, &["-M", "do"]);
+        assert!(whole(FITS)?.complete(), "{to}: what fits must pass");
+        for too_large in [FITS + 1, 1500] {
+            let told = Capture::start(&sites.client, "eth0", &[])?;
+            assert_eq!(whole(too_large)?.received, 0, "{to} {too_large}");
+            let error = told.wait_frame("the error", SOON, |frame| too_big(frame).is_some())?;
+            assert_eq!(too_big(&error), Some((FITS, to)), "{too_large}");
+            // The sender forgets what it was told.
+            sites.client.ip("-4 route flush cache")?;
+            sites.client.ip("-6 route flush cache")?;
+        }
+    }
+    assert_eq!(clear_text(&wire)?, 0, "{:?}", wire.clear_text());
+    Ok(())
+}
+
+/// The MTU that an ICMP error names, and where the packet that it quotes was going.
+fn too_big(frame: &Frame) -> Option<(u32, IpAddr)> {
+    let headers = frame.headers()?;
+    let octets = |at: usize| headers.payload.get(at..at + 4)?.try_into().ok();
+    match (headers.protocol, headers.payload.get(..2)?) {
+        // RFC 1191 §4: the MTU is in the lower half; the quoted header's destination is at 16.
+        (1, [3, 4]) => {
+            let quoted: [u8; 4] = octets(8 + 16)?;
+            Some((u32::from_be_bytes(octets(4)?), quoted.into()))
+        }
+        // RFC 4443 §3.2; the quoted header's destination is at 24.
+        (58, [2, 0]) => {
+            let quoted: [u8; 16] = headers.payload.get(8 + 24..8 + 40)?.try_into().ok()?;
+            Some((u32::from_be_bytes(octets(4)?), quoted.into()))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn a_second_daemon_by_mistake_does_not_disturb_the_first() -> Result<()> {
+    let sites = Sites::new("second")?;
+    let a = start(&sites.a, ours().toml())?;
+    let _b = start(&sites.b, theirs().toml())?;
+    a.initiate("site/net", SOON)?;
+    let file = sites.a.dir().join("portcullis.toml");
+    let binary = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+    let refused = sites.a.run([binary.as_os_str(), "run".as_ref(), "--config".as_ref(), file.as_os_str()]);
+    match refused {
+        Err(LabError::Failed { output, status, .. }) => {
+            assert!(output.contains("another daemon listens on"), "{output}");
+            assert_eq!(status.code(), Some(1), "{output}");
+        }
+        other => panic!("it should have been refused: {other:?}"),
+    }
+    assert_eq!(a.children()?.len(), 1, "the first still answers");
+    assert!(sites.client.ping(Sites::SERVER, 5)?.complete());
+    Ok(())
+}
+
+#[test]
+fn an_idle_gateway_sleeps_with_every_packet_accounted_for() -> Result<()> {
+    // Of a thread that spins, the kernel would count a hundred ticks a second.
+    const TICKS: u64 = 20;
+    let sites = Sites::new("idle")?;
+    let a = start(&sites.a, ours().toml())?;
+    let _b = start(&sites.b, theirs().toml())?;
+    a.initiate("site/net", SOON)?;
+    assert!(sites.client.ping(Sites::SERVER, 20)?.complete());
+    let ours = ["worker-0", "slow-path", "netlink-mirror"];
+    let used = || ours.iter().map(|name| thread(&a, name).map(|it| it.ticks)).sum::<Result<u64>>();
+    // The housekeeper's turns are the clock: it wakes once a second.
+    let turns = || thread(&a, "housekeeper").map(|it| it.sleeps);
+    let (before, from) = (used()?, turns()?);
+    let deadline = Instant::now() + SOON;
+    while turns()? < from + 5 {
+        assert!(Instant::now() < deadline, "the housekeeper does not wake");
+        let packets = a.status()?.packets;
+        assert_eq!(packets.in_flight(), 0, "{packets:?}");
+        assert_eq!(packets.held, 0, "{packets:?}");
+    }
+    let idle = used()? - before;
+    assert!(idle < TICKS, "{idle} ticks while nothing moved");
+    Ok(())
+}
+
+/// What the kernel knows of a thread.
+struct Thread {
+    /// Processor time, user and system, in clock ticks.
+    ticks: u64,
+    /// How often it went to sleep.
+    sleeps: u64,
+}
+
+fn thread(gateway: &Gateway, name: &str) -> Result<Thread> {
+    let find = || -> std::io::Result<Thread> {
+        for task in std::fs::read_dir(format!("/proc/{}/task", gateway.process().pid()))? {
+            let task = task?.path();
+            if std::fs::read_to_string(task.join("comm"))?.trim() != name {
+                continue;
+            }
+            // Behind the name in brackets come fields 3 and on; utime and stime are 14 and 15 (proc(5)).
+            let stat = std::fs::read_to_string(task.join("stat"))?;
+            let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+            let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+            let status = std::fs::read_to_string(task.join("status"))?;
+            let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let sleeps = sleeps.and_then(|count| count.trim().parse().ok());
+            return sleeps
+                .map(|sleeps| Thread { ticks, sleeps })
+                .ok_or_else(|| std::io::Error::other("no count of context switches"));
+        }
+        Err(std::io::Error::other("no such thread"))
+    };
+    find().map_err(LabError::io(format!("look at the thread {name}")))
 }
