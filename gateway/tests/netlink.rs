@@ -1,20 +1,22 @@
 //! The mirror of the kernel's tables and the protected routes, on hosts of their own: what is changed with `ip` is seen
 //! when the mirror says that something has changed. Needs root.
 
-#![expect(clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "where a test cannot go on it fails")]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_gateway::netlink::Connection;
 use portcullis_gateway::netlink::mirror::{Mirror, MirrorConfig, resolve};
 use portcullis_gateway::netlink::protected::{ProtectedRoutes, Wanted};
 use portcullis_gateway::route::{NextHop, PortIndex, Role, RouteTable};
 use portcullis_gateway::tun::Tun;
-use portcullis_lab::{Host, Lab};
+use portcullis_lab::{Host, Lab, Stream};
 
 const OUTSIDE: PortIndex = PortIndex(0);
 const SOON: Duration = Duration::from_secs(30);
@@ -291,4 +293,102 @@ fn protected_routes_lead_into_the_device_and_can_be_taken_away() {
         let rules = gateway.ip(&format!("{family} rule")).unwrap().stdout;
         assert!(!rules.contains("220") && !rules.contains("0x5043"), "{rules}");
     }
+}
+
+#[test]
+fn what_others_have_put_into_the_table_is_not_taken_for_a_protected_route() {
+    let mirrored = Mirrored::new("foreign");
+    let gateway = &mirrored.gateway;
+    // Another IPsec daemon's route, say: 220 is a popular number.
+    mirrored.ip("route add 10.2.0.0/24 via 192.0.2.2 src 10.1.0.1 metric 500 table 220");
+    let wanted = Wanted {
+        local: ["10.1.0.0/24".parse().unwrap()].into(),
+        remote: ["10.2.0.0/24".parse().unwrap()].into(),
+        addresses: [ip("10.1.0.1")].into(),
+    };
+    let tun = gateway.enter(|| Tun::open("portcullis0", 1400)).unwrap().unwrap();
+    let open = || gateway.enter(|| ProtectedRoutes::open(220, 0x5043, tun.ifindex())).unwrap().unwrap();
+    let mut routes = open();
+    routes.apply(&wanted).unwrap();
+    let way = gateway.ip("route get 10.2.0.9").unwrap().stdout;
+    assert!(way.contains("dev portcullis0 table 220 src 10.1.0.1"), "{way}");
+
+    routes.clear().unwrap();
+    let left = gateway.ip("route show table 220").unwrap().stdout;
+    assert!(left.contains("via 192.0.2.2 dev outside0") && !left.contains("portcullis0"), "{left}");
+}
+
+#[test]
+fn applying_what_is_there_already_changes_nothing() {
+    let mirrored = Mirrored::new("again");
+    let gateway = &mirrored.gateway;
+    let wanted = Wanted {
+        local: ["10.1.0.0/24", "2001:db8:1::/64"].map(|net| net.parse().unwrap()).into(),
+        remote: ["10.2.0.0/24", "0.0.0.0/0", "2001:db8:2::/64"].map(|net| net.parse().unwrap()).into(),
+        addresses: [ip("10.1.0.1")].into(),
+    };
+    let state = || {
+        ["-4 rule", "-6 rule", "-4 route show table 220", "-6 route show table 220"]
+            .map(|command| gateway.ip(command).unwrap().stdout)
+    };
+    let tun = gateway.enter(|| Tun::open("portcullis0", 1400)).unwrap().unwrap();
+    let open = || gateway.enter(|| ProtectedRoutes::open(220, 0x5043, tun.ifindex())).unwrap().unwrap();
+    let mut first = open();
+    first.apply(&wanted).unwrap();
+    let made = state();
+    // As the documentation lists them.
+    for rule in
+        ["219:\tfrom all fwmark 0x5043 lookup main", "220:\tfrom all lookup 220 suppress_prefixlength 0"]
+    {
+        assert!(made[0].contains(rule) && made[1].contains(rule), "{made:?}");
+    }
+    assert!(made[0].contains("221:\tfrom 10.1.0.0/24 lookup 220") && !made[1].contains("221:"), "{made:?}");
+
+    let log = gateway.spawn_words(["ip", "monitor", "route", "rule"]).unwrap();
+    first.apply(&wanted).unwrap();
+    open().apply(&wanted).unwrap();
+    assert_eq!(state(), made);
+    // A change that is announced after any that should not have been made.
+    mirrored.ip("route add 203.0.113.0/24 via 192.0.2.2");
+    log.wait_line("203.0.113.0/24", SOON).unwrap();
+    let changes = log.output(Stream::Stdout);
+    assert!(!changes.contains("10.2.0.0") && !changes.contains("lookup 220"), "{changes}");
+}
+
+#[test]
+fn a_tun_device_carries_packets_both_ways_and_stays_when_it_is_closed() {
+    let mirrored = Mirrored::new("tun");
+    let gateway = &mirrored.gateway;
+    let tun = gateway.enter(|| Tun::open("portcullis0", 1400)).unwrap().unwrap();
+    mirrored.ip("route add 198.51.100.0/24 dev portcullis0 src 10.1.0.1");
+    let socket = gateway.enter(|| UdpSocket::bind((Ipv4Addr::new(10, 1, 0, 1), 7))).unwrap().unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    socket.send_to(b"to the tunnel", "198.51.100.7:9").unwrap();
+
+    let mut buffer = [0; 2048];
+    let mut fds = [PollFd::new(tun.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut fds, PollTimeout::try_from(SOON).unwrap()).unwrap(), 1, "no packet came");
+    let length = tun.read(&mut buffer).unwrap().unwrap();
+    let mut packet = buffer[..length].to_vec();
+    assert_eq!((&packet[12..16], &packet[16..20]), (&[10, 1, 0, 1][..], &[198, 51, 100, 7][..]));
+    assert!(packet.ends_with(b"to the tunnel"));
+    assert_eq!(tun.read(&mut buffer).unwrap(), None, "and no other");
+
+    // Sent back: exchanged addresses and ports leave the checksums as they are.
+    for (one, other, octets) in [(12, 16, 4), (20, 22, 2)] {
+        (0..octets).for_each(|octet| packet.swap(one + octet, other + octet));
+    }
+    tun.write(&packet).unwrap();
+    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..length], from), (&b"to the tunnel"[..], "198.51.100.7:9".parse().unwrap()));
+
+    let ifindex = tun.ifindex();
+    drop(tun);
+    assert!(gateway.ip("link show portcullis0").is_ok(), "it outlives whoever had it open");
+    let tun = gateway.enter(|| Tun::open("portcullis0", 1300)).unwrap().unwrap();
+    assert_eq!(tun.ifindex(), ifindex, "the successor takes it over");
+    assert!(gateway.ip("link show portcullis0").unwrap().stdout.contains("mtu 1300"));
+    tun.make_transient().unwrap();
+    drop(tun);
+    assert!(gateway.ip("link show portcullis0").is_err());
 }

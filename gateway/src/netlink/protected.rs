@@ -50,6 +50,15 @@ enum Kind {
     Unreachable,
 }
 
+impl Kind {
+    fn metric(self) -> u32 {
+        match self {
+            Self::Throw | Self::Tun => METRIC_TUN,
+            Self::Unreachable => METRIC_UNREACHABLE,
+        }
+    }
+}
+
 type Routes = BTreeMap<(IpNet, Kind), Option<IpAddr>>;
 /// Priority, whether IPv6, and the source that a rule is for.
 type Rules = BTreeSet<(u32, bool, Option<IpNet>)>;
@@ -70,14 +79,14 @@ impl ProtectedRoutes {
     /// [`ProtectedRoutes::clear`].
     pub fn open(table: u32, mark: u32, tun: u32) -> Result<Self, NetlinkError> {
         let mut connection = Connection::open()?;
-        let routes = read_routes(&mut connection, table)?;
+        let routes = read_routes(&mut connection, table, tun)?;
         let rules = read_rules(&mut connection, table, mark)?;
         Ok(Self { connection, table, mark, tun, routes, rules })
     }
 
     /// Finds out what is there by now: routes go with a device that was down, and others may have changed them.
     pub fn refresh(&mut self) -> Result<(), NetlinkError> {
-        self.routes = read_routes(&mut self.connection, self.table)?;
+        self.routes = read_routes(&mut self.connection, self.table, self.tun)?;
         self.rules = read_rules(&mut self.connection, self.table, self.mark)?;
         Ok(())
     }
@@ -159,23 +168,16 @@ impl ProtectedRoutes {
             RouteAttribute::Table(self.table),
             RouteAttribute::Destination(RouteAddress::from(net.network())),
         ];
-        let metric = match kind {
+        message.header.kind = match kind {
             Kind::Tun => {
-                message.header.kind = RouteType::Unicast;
                 message.attributes.push(RouteAttribute::Oif(self.tun));
                 message.attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
-                METRIC_TUN
+                RouteType::Unicast
             }
-            Kind::Unreachable => {
-                message.header.kind = RouteType::Unreachable;
-                METRIC_UNREACHABLE
-            }
-            Kind::Throw => {
-                message.header.kind = RouteType::Throw;
-                METRIC_TUN
-            }
+            Kind::Unreachable => RouteType::Unreachable,
+            Kind::Throw => RouteType::Throw,
         };
-        message.attributes.push(RouteAttribute::Priority(metric));
+        message.attributes.push(RouteAttribute::Priority(kind.metric()));
         RouteNetlinkMessage::NewRoute(message)
     }
 
@@ -252,26 +254,34 @@ fn desired_rules(wanted: &Wanted) -> Rules {
     rules
 }
 
-fn read_routes(connection: &mut Connection, table: u32) -> Result<Routes, NetlinkError> {
+fn read_routes(connection: &mut Connection, table: u32, tun: u32) -> Result<Routes, NetlinkError> {
     let mut routes = Routes::new();
     for v6 in [false, true] {
         let mut request = RouteMessage::default();
         request.header.address_family = family(v6);
         for message in connection.dump("read the protected routes", RouteNetlinkMessage::GetRoute(request))? {
             let RouteNetlinkMessage::NewRoute(message) = message else { continue };
-            routes.extend(own_route(&message, table, v6));
+            routes.extend(own_route(&message, table, tun, v6));
         }
     }
     Ok(routes)
 }
 
-fn own_route(message: &RouteMessage, table: u32, v6: bool) -> Option<((IpNet, Kind), Option<IpAddr>)> {
+/// A route that [`ProtectedRoutes::route`] has made. Others use the table as well: 220 is strongSwan's too.
+fn own_route(
+    message: &RouteMessage,
+    table: u32,
+    tun: u32,
+    v6: bool,
+) -> Option<((IpNet, Kind), Option<IpAddr>)> {
     let mut found = u32::from(message.header.table);
     let mut destination = if v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
-    let mut source = None;
+    let (mut source, mut metric, mut interface) = (None, 0, 0);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(number) => found = *number,
+            RouteAttribute::Priority(number) => metric = *number,
+            RouteAttribute::Oif(number) => interface = *number,
             RouteAttribute::Destination(RouteAddress::Inet(addr)) => destination = (*addr).into(),
             RouteAttribute::Destination(RouteAddress::Inet6(addr)) => destination = (*addr).into(),
             RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => source = Some((*addr).into()),
@@ -280,13 +290,13 @@ fn own_route(message: &RouteMessage, table: u32, v6: bool) -> Option<((IpNet, Ki
         }
     }
     let kind = match message.header.kind {
-        RouteType::Unicast => Kind::Tun,
+        RouteType::Unicast if tun == 0 || interface == tun => Kind::Tun,
         RouteType::Unreachable => Kind::Unreachable,
         RouteType::Throw => Kind::Throw,
         _ => return None,
     };
     let net = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
-    (found == table).then_some(((net, kind), source))
+    (found == table && metric == kind.metric()).then_some(((net, kind), source))
 }
 
 fn read_rules(connection: &mut Connection, table: u32, mark: u32) -> Result<Rules, NetlinkError> {
