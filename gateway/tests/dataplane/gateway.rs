@@ -1,6 +1,7 @@
 //! A gateway of [`Sites`]: a real data plane in its namespace, with SAs installed by hand instead of by IKE.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
     Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
@@ -10,6 +11,8 @@ use portcullis_ipsec::{
     Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 use portcullis_lab::{Host, Sites};
+
+const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) struct Gateway {
     pub(crate) host: Host,
@@ -130,6 +133,21 @@ impl Gateway {
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();
         installer.activate_outbound(self.policy, inbound.0, outbound_sa).unwrap();
+    }
+
+    /// Demands that, once nothing moves, each frame is free, with the kernel, or holds a waiting packet.
+    pub(crate) fn every_frame_has_an_owner(&self) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let stats = self.stats();
+            let held: u64 = stats.workers.iter().map(|worker| worker.held).sum();
+            // Free ones and those with the kernel are read one after the other, while a frame may go from one to the other.
+            if stats.frames_free + stats.frames_in_kernel + held == stats.frames_total {
+                assert!(stats.frames_free > 0 && stats.frames_in_kernel > 0, "{stats:?}");
+                return;
+            }
+            assert!(Instant::now() < deadline, "frames are missing: {stats:?}");
+        }
     }
 }
 

@@ -49,6 +49,10 @@ fn the_gateways_own_traffic_to_protected_networks_is_sealed() {
     let counts = wire.settle().unwrap();
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
     assert!(a.stats().workers[0].from_kernel > 0 && b.stats().workers[0].to_kernel > 0);
+    for gateway in [a, b] {
+        gateway.every_frame_has_an_owner();
+        gateway.dataplane.stop().unwrap();
+    }
 }
 
 #[test]
