@@ -75,10 +75,10 @@ impl Worker {
         let mut running = Running {
             fill_target: fill_target(&self),
             outgoing: self.ports.iter().map(|_| Vec::new()).collect(),
+            held: Held::new(self.pool.len()),
             worker: self,
             out: Output::default(),
             batch: Vec::with_capacity(BATCH),
-            held: Held::default(),
         };
         while !running.worker.stop.load(Ordering::Acquire) {
             let now = running.now();
