@@ -44,7 +44,7 @@ use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
 use crate::tun::{Tun, TunError};
-use crate::worker::{FrameGauges, PortSockets, Worker};
+use crate::worker::{FrameGauges, PortSockets, Worker, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
 
 use protection::Guards;
@@ -112,6 +112,16 @@ pub enum StartError {
         queues: u32,
         /// Workers.
         workers: usize,
+    },
+    /// Sockets would have too few frames to receive into.
+    #[error("{frames} frames are too few for {sockets} AF_XDP sockets (at least {needed}: `gateway.frames`)")]
+    TooFewFrames {
+        /// How many there are.
+        frames: u32,
+        /// Sockets: one for each served queue of each interface.
+        sockets: usize,
+        /// How many are needed.
+        needed: usize,
     },
     /// Frames too small for an interface.
     #[error(
@@ -438,6 +448,12 @@ fn bind_as(
             sockets: SocketStatistics::default(),
         };
         interfaces.push((stats, probes));
+    }
+    let sockets = ports.iter().map(|ports| ports.iter().map(|port| port.sockets.len()).sum::<usize>());
+    // Frames are shared out evenly, sockets may not be.
+    let needed = frames_needed(sockets.clone().max().unwrap_or(0)) * config.workers.len();
+    if (config.frames as usize) < needed {
+        return Err(StartError::TooFewFrames { frames: config.frames, sockets: sockets.sum(), needed });
     }
     Ok(Bound { memory, frames, ports, interfaces })
 }
