@@ -324,9 +324,13 @@ impl Dataplane {
                 "the host does not forward IPv4, which packets that leave by other interfaces need: sysctl -w net.ipv4.ip_forward=1"
             );
         }
-        let path = format!("/proc/sys/net/ipv4/conf/{}/rp_filter", self.config.tun);
-        if reads(&path, "1") || reads("/proc/sys/net/ipv4/conf/all/rp_filter", "1") {
-            let tun = &self.config.tun;
+        let tun = &self.config.tun;
+        let filters = [tun.as_str(), "all"].map(|scope| {
+            let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"));
+            value.ok().and_then(|value| value.trim().parse::<u32>().ok())
+        });
+        // The larger one counts: 2 is loose, and so more lenient than 1, which is strict.
+        if filters.into_iter().flatten().max() == Some(1) {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
             );
