@@ -91,7 +91,8 @@ fn trial(name: &str) -> Result<Trial> {
     let peer = Gateway::start(&sites.b, binary, &GatewayConfig::new(SiteConfig::a().mirrored().toml()))?;
     let wire = sites.capture()?;
     gateway.initiate("site/net", SOON)?;
-    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    let ping = sites.client.ping(Sites::SERVER, 3)?;
+    assert!(ping.complete(), "{ping:?}, dropped by a {:?}, by b {:?}", gateway.drops()?, peer.drops()?);
     let to_us = |frame: &Frame| frame.class == Class::Esp && frame.direction == Direction::Out;
     let genuine = wire.wait_frame("ESP to a", SOON, to_us)?;
     let inside = Capture::start(&sites.client, "eth0", &[])?;
