@@ -78,7 +78,7 @@ impl Forgery {
 struct Trial {
     sites: Sites,
     gateway: Gateway,
-    _peer: Gateway,
+    peer: Gateway,
     inside: Capture,
     /// An ESP packet that gateway `a` has received and opened.
     genuine: Frame,
@@ -96,7 +96,7 @@ fn trial(name: &str) -> Result<Trial> {
     let to_us = |frame: &Frame| frame.class == Class::Esp && frame.direction == Direction::Out;
     let genuine = wire.wait_frame("ESP to a", SOON, to_us)?;
     let inside = Capture::start(&sites.client, "eth0", &[])?;
-    Ok(Trial { sites, gateway, _peer: peer, inside, genuine })
+    Ok(Trial { sites, gateway, peer, inside, genuine })
 }
 
 impl Trial {
@@ -113,7 +113,8 @@ impl Trial {
         self.sites.wire.host().send_frame(&self.sites.port_a, &forgery.finish())?;
         // The pings come behind the forgery in the same queue: when they are answered, it has been dealt with.
         let ping = self.sites.client.ping(Sites::SERVER, 3)?;
-        assert!(ping.complete(), "{reasons:?}: {ping:?}");
+        let drops = || -> Result<_> { Ok((self.gateway.drops()?, self.peer.drops()?)) };
+        assert!(ping.complete(), "{reasons:?}: {ping:?}, dropped by a and b {:?}", drops()?);
         assert_eq!(count()?, dropped_before + 1, "{reasons:?}: {:?}", self.gateway.drops()?);
         assert_eq!(delivered()?, delivered_before + 3, "only the three answers");
         Ok(())

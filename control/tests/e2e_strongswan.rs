@@ -49,12 +49,13 @@ fn traffic_passes_both_ways(sites: &Sites, wire: &Capture, gateway: &Gateway) ->
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
     assert_eq!(counts.packets(Class::Esp), 0, "{counts}");
     assert_eq!(counts.lost, 0, "{counts}");
-    let children = gateway.children()?;
-    assert_eq!(children.len(), 1, "{children:?}");
-    for child in &children {
-        assert_eq!(child.packets_out, counts.of(Class::UdpEsp, Direction::In).packets, "{counts}");
-        assert_eq!(child.packets_in, counts.of(Class::UdpEsp, Direction::Out).packets, "{counts}");
-    }
+    let (sent, received) =
+        (counts.of(Class::UdpEsp, Direction::In).packets, counts.of(Class::UdpEsp, Direction::Out).packets);
+    let what = format!("one CHILD SA that has carried {sent} packets out and {received} in");
+    gateway.wait_children(&what, SOON, |children| match children {
+        [child] => (child.packets_out, child.packets_in) == (sent, received),
+        _ => false,
+    })?;
     Ok(())
 }
 

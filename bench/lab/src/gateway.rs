@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -235,6 +235,29 @@ impl Gateway {
     /// The child SAs of all IKE SAs.
     pub fn children(&self) -> Result<Vec<ChildSa>> {
         Ok(self.sas()?.into_iter().flat_map(|sa| sa.children).collect())
+    }
+
+    /// Asks for the CHILD SAs until `reached` accepts them: a worker may be a moment behind the wire.
+    ///
+    /// # Errors
+    /// [`LabError::Timeout`] after `within`, with the last answer.
+    pub fn wait_children(
+        &self,
+        what: &str,
+        within: Duration,
+        reached: impl Fn(&[ChildSa]) -> bool,
+    ) -> Result<Vec<ChildSa>> {
+        let deadline = Instant::now() + within;
+        loop {
+            let children = self.children()?;
+            if reached(&children) {
+                return Ok(children);
+            }
+            if Instant::now() >= deadline {
+                let seen = format!("{children:?}");
+                return Err(LabError::Timeout { what: what.into(), waited: within, seen });
+            }
+        }
     }
 
     /// Drops by reason, of all workers together; `xdp_…` are the XDP program's.

@@ -198,7 +198,9 @@ impl Host {
         self.enter(send)?.map_err(LabError::io(format!("send a frame on {interface} of {}", self.name())))
     }
 
-    /// Sends `count` echo requests in quick succession and counts the answers; none is a result, not an error.
+    /// Sends `count` echo requests at once and counts the answers; none is a result, not an error. It ends with the last
+    /// answer. One that is late is waited for: for twice the longest round trip or one interval, whichever is longer, which
+    /// is why the interval is that of an idle line.
     pub fn ping(&self, to: IpAddr, count: u32) -> Result<Ping> {
         self.ping_with(to, count, 56, &[])
     }
@@ -206,7 +208,7 @@ impl Host {
     /// As [`Host::ping`], with `size` bytes of data and further arguments (`-M do`, `-I address`).
     pub fn ping_with(&self, to: IpAddr, count: u32, size: u32, further: &[&str]) -> Result<Ping> {
         let (count, size, to) = (count.to_string(), size.to_string(), to.to_string());
-        let words = ["ping", "-n", "-q", "-i", "0.02", "-W", "2", "-c", &count, "-s", &size];
+        let words = ["ping", "-n", "-q", "-l", &count, "-i", "2", "-W", "2", "-c", &count, "-s", &size];
         let mut process = self.spawn_words(words.iter().chain(further).chain([&to.as_str()]))?;
         process.wait_exit(COMMAND_TIME)?;
         let text = process.output(Stream::Stdout);

@@ -44,7 +44,7 @@ use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
 use crate::tun::{Tun, TunError};
-use crate::worker::{FrameGauges, PortSockets, Worker};
+use crate::worker::{FrameGauges, PortSockets, Worker, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
 
 use protection::Guards;
@@ -112,6 +112,16 @@ pub enum StartError {
         queues: u32,
         /// Workers.
         workers: usize,
+    },
+    /// Sockets would have too few frames to receive into.
+    #[error("{frames} frames are too few for {sockets} AF_XDP sockets (at least {needed}: `gateway.frames`)")]
+    TooFewFrames {
+        /// How many there are.
+        frames: u32,
+        /// Sockets: one for each served queue of each interface.
+        sockets: usize,
+        /// How many are needed.
+        needed: usize,
     },
     /// Frames too small for an interface.
     #[error(
@@ -314,9 +324,13 @@ impl Dataplane {
                 "the host does not forward IPv4, which packets that leave by other interfaces need: sysctl -w net.ipv4.ip_forward=1"
             );
         }
-        let path = format!("/proc/sys/net/ipv4/conf/{}/rp_filter", self.config.tun);
-        if reads(&path, "1") || reads("/proc/sys/net/ipv4/conf/all/rp_filter", "1") {
-            let tun = &self.config.tun;
+        let tun = &self.config.tun;
+        let filters = [tun.as_str(), "all"].map(|scope| {
+            let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"));
+            value.ok().and_then(|value| value.trim().parse::<u32>().ok())
+        });
+        // The larger one counts: 2 is loose, and so more lenient than 1, which is strict.
+        if filters.into_iter().flatten().max() == Some(1) {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
             );
@@ -438,6 +452,12 @@ fn bind_as(
             sockets: SocketStatistics::default(),
         };
         interfaces.push((stats, probes));
+    }
+    let sockets = ports.iter().map(|ports| ports.iter().map(|port| port.sockets.len()).sum::<usize>());
+    // Frames are shared out evenly, sockets may not be.
+    let needed = frames_needed(sockets.clone().max().unwrap_or(0)) * config.workers.len();
+    if (config.frames as usize) < needed {
+        return Err(StartError::TooFewFrames { frames: config.frames, sockets: sockets.sum(), needed });
     }
     Ok(Bound { memory, frames, ports, interfaces })
 }

@@ -67,7 +67,8 @@ unsafe impl Send for FrameMemory {}
 unsafe impl Sync for FrameMemory {}
 
 impl FrameMemory {
-    /// So many frames (at least 2), each of `frame_size` octets (2048 or 4096), given out here once.
+    /// So many frames (at least 2), each of `frame_size` octets (2048 or 4096), given out here once. Call it in the network
+    /// namespace of the interfaces: the first socket is made here already, and looks its interface up where it was made.
     pub fn new(frames: u32, frame_size: u32) -> Result<(Arc<Self>, Vec<Frame>), MemoryError> {
         let layout = |problem: String| MemoryError::Layout { frames, frame_size, problem };
         let count = NonZeroU32::new(frames).ok_or_else(|| layout("none is too few".to_owned()))?;

@@ -75,10 +75,10 @@ impl Worker {
         let mut running = Running {
             fill_target: fill_target(&self),
             outgoing: self.ports.iter().map(|_| Vec::new()).collect(),
+            held: Held::new(self.pool.len()),
             worker: self,
             out: Output::default(),
             batch: Vec::with_capacity(BATCH),
-            held: Held::default(),
         };
         while !running.worker.stop.load(Ordering::Acquire) {
             let now = running.now();
@@ -92,10 +92,18 @@ impl Worker {
     }
 }
 
+/// Of a worker's frames, one in so many is for receiving into.
+const RECEIVING: usize = 2;
+
 /// How many frames each socket may have to receive into: half of the worker's frames, shared out evenly.
 fn fill_target(worker: &Worker) -> usize {
     let sockets: usize = worker.ports.iter().map(|port| port.sockets.len()).sum();
-    (worker.pool.len() / 2 / sockets.max(1)).min(RING as usize)
+    (worker.pool.len() / RECEIVING / sockets.max(1)).min(RING as usize)
+}
+
+/// The fewest frames that a worker with so many sockets can do with: each receives a whole batch at a time.
+pub fn frames_needed(sockets: usize) -> usize {
+    sockets * BATCH * RECEIVING
 }
 
 /// What a worker gives back: its frames are in the pool or still in its sockets' rings.

@@ -1,7 +1,9 @@
 //! Traffic of machines behind the gateways.
 
-use std::time::Duration;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::time::{Duration, Instant};
 
+use portcullis_gateway::dataplane::DataplaneConfig;
 use portcullis_ipsec::{DataplaneEvent, Encapsulation};
 use portcullis_lab::{Capture, Chatter, Class, Direction, LinkOptions, Sites};
 
@@ -125,6 +127,37 @@ fn a_packet_whose_neighbour_never_answers_is_dropped_for_that_reason() {
         flow.wait_more(20, SOON).unwrap();
     }
     drop(flow);
+    b.dataplane.stop().unwrap();
+}
+
+#[test]
+fn neighbours_that_never_answer_leave_frames_for_those_who_do() {
+    let sites = Sites::new("scan").unwrap();
+    let a = Gateway::start(&sites.a, Sites::A_OUTSIDE, config(&sites.a, A));
+    let few = DataplaneConfig { frames: 512, ..config(&sites.b, B) };
+    let b = Gateway::start(&sites.b, Sites::B_OUTSIDE, few);
+    a.connect(&b, Encapsulation::None);
+    assert!(sites.client.ping(Sites::SERVER, 3).unwrap().complete());
+    // As a scan does, but with more for each than there are frames; and no faster than they are looked at, so that rings
+    // do not overflow for that reason.
+    let socket = sites.client.enter(|| UdpSocket::bind((Sites::CLIENT, 0))).unwrap().unwrap();
+    let looked_at = || {
+        let stats = b.stats();
+        stats.workers[0].received + stats.interfaces[0].sockets.rx_dropped
+    };
+    let deadline = Instant::now() + SOON;
+    for _ in 0..16 {
+        let before = looked_at();
+        for host in 100..164 {
+            socket.send_to(b"anybody?", (Ipv4Addr::new(10, 2, 0, host), 9)).unwrap();
+        }
+        while looked_at() < before + 64 {
+            assert!(Instant::now() < deadline, "{:?} {:?}", a.stats(), b.stats());
+        }
+    }
+    let ping = sites.client.ping(Sites::SERVER, 5).unwrap();
+    assert!(ping.complete(), "{ping:?} {:?}", b.stats());
+    assert!(b.drops("neighbour_unresolved") > 0);
     b.dataplane.stop().unwrap();
 }
 

@@ -123,6 +123,13 @@ fn why_it_does_not_start_is_told_in_plain_words() {
     let error = start(&sites.a, crowded).err().unwrap();
     assert!(matches!(error, StartError::TooFewQueues { queues: 1, workers: 2, .. }), "{error}");
 
+    let mut scarce = config(&sites.a, A);
+    scarce.frames = 255;
+    let error = start(&sites.a, scarce.clone()).err().unwrap().to_string();
+    assert!(error.contains("255 frames are too few for 2") && error.contains("at least 256"), "{error}");
+    scarce.frames = 256;
+    drop(start(&sites.a, scarce).unwrap());
+
     let mut large = config(&sites.a, A);
     large.frame_size = 2048;
     sites.a.ip("link set inside0 mtu 1800").unwrap();

@@ -1,14 +1,17 @@
 //! iperf3: a stream of TCP or UDP between two hosts, and what of it arrived.
 
 use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::error::{LabError, Result};
 use crate::host::Host;
-use crate::process::{Process, Stream};
+use crate::process::{Mark, Process, Stream};
 
+/// What a server prints when it waits for a client.
+const LISTENING: &str = "Server listening";
 const START_TIME: Duration = Duration::from_secs(15);
 /// The longest a client may take, connecting included.
 const RUN_TIME: Duration = Duration::from_secs(120);
@@ -18,14 +21,23 @@ const RUN_TIME: Duration = Duration::from_secs(120);
 pub struct IperfServer {
     address: IpAddr,
     process: Process,
+    /// The end of its output when the last client began: it says so when it is ready for the next.
+    seen: Mutex<Mark>,
 }
 
 impl IperfServer {
     /// Starts a server bound to an address of the host; it listens when this returns.
     pub fn start(host: &Host, address: IpAddr) -> Result<Self> {
         let process = host.spawn_words(["iperf3", "-s", "--forceflush", "-B", &address.to_string()])?;
-        process.wait_line("Server listening", START_TIME)?;
-        Ok(Self { address, process })
+        process.wait_line(LISTENING, START_TIME)?;
+        Ok(Self { address, process, seen: Mutex::default() })
+    }
+
+    /// Waits until it has done with the last client, whose successor it would turn away.
+    fn ready(&self) -> Result<()> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        (_, *seen) = self.process.wait_line_from(*seen, LISTENING, START_TIME)?;
+        Ok(())
     }
 
     /// What the server has printed, for error messages.
@@ -109,6 +121,7 @@ impl Iperf {
 
     /// Starts the stream and leaves it running, to do something to the gateways meanwhile.
     pub fn start(&self, client: &Host, server: &IperfServer) -> Result<Process> {
+        server.ready()?;
         let (address, seconds) = (server.address.to_string(), self.seconds.to_string());
         let words = ["iperf3", "-c", &address, "-t", &seconds, "--json", "--connect-timeout", "10000"]
             .map(str::to_owned);
