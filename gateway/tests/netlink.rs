@@ -1,7 +1,7 @@
 //! The mirror of the kernel's tables and the protected routes, on hosts of their own: what is changed with `ip` is seen
 //! when the mirror says that something has changed. Needs root.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "where a test cannot go on it fails")]
+#![expect(clippy::unwrap_used, reason = "where a test cannot go on it fails")]
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
