@@ -18,7 +18,7 @@ use crate::pipeline::FrameSource;
 /// Descriptors that cross a ring in one step.
 const STEP: usize = 64;
 /// A socket of a process that was just killed may still hold the queue for a moment.
-const BUSY_TRIES: u32 = 50;
+const BUSY_TRIES: u32 = 150;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a queue has no socket.
