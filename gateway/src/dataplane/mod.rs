@@ -353,9 +353,8 @@ fn known_interfaces() -> Vec<String> {
 }
 
 fn random<const N: usize>() -> std::io::Result<[u8; N]> {
-    use std::io::Read;
     let mut octets = [0; N];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut octets)?;
+    getrandom::fill(&mut octets).map_err(std::io::Error::from)?;
     Ok(octets)
 }
 
