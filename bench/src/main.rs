@@ -13,10 +13,13 @@ struct Arguments {
 enum Bench {
     /// The AEAD engines beside ipsec-mb, aws-lc-rs, ring and aes-gcm.
     Crypto(portcullis_bench::crypto::Options),
+    /// A worker's own code between RX and TX, sealing and opening.
+    Pipeline(portcullis_bench::pipeline::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
+        Bench::Pipeline(options) => portcullis_bench::pipeline::run(&options),
     }
 }

@@ -8,6 +8,9 @@
 use std::fmt;
 use std::ptr::NonNull;
 
+/// Octets of a page, on which a UMEM begins.
+const PAGE: usize = 4096;
+
 /// A chunk and the packet in it: octets `start..end`, with headroom before and tailroom behind.
 pub struct Frame {
     chunk: NonNull<[u8]>,
@@ -36,6 +39,20 @@ impl Frame {
         let chunk = NonNull::from(Box::leak(vec![0; size].into_boxed_slice()));
         // SAFETY: the memory is initialised and never freed, and the only reference to it was just given up.
         unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
+    }
+
+    /// As many frames of one piece of memory, side by side as the chunks of a UMEM are; otherwise as
+    /// [`Frame::leaked`].
+    pub fn leaked_side_by_side(count: usize, size: usize, start: usize) -> Vec<Self> {
+        let memory = Box::leak(vec![0; count * size + PAGE].into_boxed_slice());
+        let from = memory.as_ptr().align_offset(PAGE);
+        let chunks = memory.get_mut(from..).unwrap_or_default().chunks_exact_mut(size.max(1)).take(count);
+        let frame = |chunk: &'static mut [u8]| {
+            let chunk = NonNull::from(chunk);
+            // SAFETY: the memory is initialised and never freed, and the only reference to it was just given up.
+            unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
+        };
+        chunks.map(frame).collect()
     }
 
     /// The chunk's offset in its UMEM, octets.

@@ -8,7 +8,7 @@
 //! took longer or shorter than usual (another clock, a neighbour on the core), the sample is thrown away.
 
 mod batch;
-mod ipsec_mb;
+pub(crate) mod ipsec_mb;
 mod limit;
 mod peers;
 mod report;
@@ -19,8 +19,8 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use portcullis_aead::{Algorithm, Engine, EngineKind};
 
-use batch::Batch;
-use peers::Peer;
+pub(crate) use batch::Batch;
+pub(crate) use peers::{Absent, Peer};
 use report::{Report, Row};
 
 /// Packets per batch.
@@ -44,12 +44,12 @@ pub struct Options {
 }
 
 /// A mixture of packet sizes: octets of text, in the order in which they come.
-struct Mixture {
-    name: String,
-    sizes: Vec<usize>,
+pub(crate) struct Mixture {
+    pub(crate) name: String,
+    pub(crate) sizes: Vec<usize>,
 }
 
-fn mixtures() -> Vec<Mixture> {
+pub(crate) fn mixtures() -> Vec<Mixture> {
     let single = |size: usize| Mixture { name: size.to_string(), sizes: vec![size] };
     let mut mixtures: Vec<Mixture> = [64, 128, 256, 512, 1024, 1424, 8960].into_iter().map(single).collect();
     let imix = vec![64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 64, 576];
@@ -86,7 +86,7 @@ struct Samples {
 }
 
 fn measure(
-    peers: Vec<Result<Box<dyn Peer>, peers::Absent>>,
+    peers: Vec<Result<Box<dyn Peer>, Absent>>,
     algorithm: Algorithm,
     mixture: &Mixture,
     cases: &[String; 2],
