@@ -46,7 +46,8 @@ impl Samples {
 
     /// Adds one, in the row's unit: not negative, kept to three digits.
     pub fn record(&mut self, value: f64) {
-        self.histogram.saturating_record((value * 1000.0) as u64);
+        // It grows as it must; only memory could end that.
+        let _ = self.histogram.record((value * 1000.0) as u64);
     }
 
     /// Counts one that is not to be used: it was taken while the processor's speed was another.
@@ -133,7 +134,7 @@ impl Report {
     /// For the bench of that name, as `bench` in JSON has it.
     pub fn new(bench: &'static str, output: Output) -> Self {
         if output.markdown {
-            println!("{}", machine());
+            print(&format!("{}\n\n", machine()));
         }
         Self { output, bench, baseline: None, rows: Vec::new(), headless: true }
     }
@@ -148,8 +149,11 @@ impl Report {
     /// A line for people, between cases. JSON has none.
     pub fn note(&mut self, text: &str) {
         self.end_of_case();
+        if self.output.markdown && !self.headless {
+            print("\n");
+        }
         if !self.output.json {
-            println!("\n{text}");
+            print(&format!("{text}\n\n"));
             self.headless = true;
         }
     }
@@ -211,12 +215,12 @@ impl Report {
         compare(&mut rows, self.baseline);
         if self.output.json {
             for row in &rows {
-                println!("{}", serde_json::to_string(row).unwrap_or_default());
+                print(&format!("{}\n", serde_json::to_string(row).unwrap_or_default()));
             }
             return;
         }
         let head = std::mem::take(&mut self.headless);
-        print!("{}", table(&rows, self.baseline, head, self.output.markdown));
+        print(&table(&rows, self.baseline, head, self.output.markdown));
     }
 }
 
@@ -224,6 +228,12 @@ impl Drop for Report {
     fn drop(&mut self) {
         self.end_of_case();
     }
+}
+
+/// Nobody may be listening any more (a pipe to `head`): that is no error.
+fn print(text: &str) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Fills the ratios in. Only like can be compared with like: the baseline's row of the same unit.
