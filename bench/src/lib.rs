@@ -3,4 +3,5 @@
 
 pub mod crypto;
 pub mod pipeline;
+pub mod report;
 mod steady;
