@@ -8,6 +8,8 @@
 use std::fmt;
 use std::ptr::NonNull;
 
+use crate::prefetch::prefetch;
+
 /// Octets of a page, on which a UMEM begins.
 const PAGE: usize = 4096;
 
@@ -56,48 +58,63 @@ impl Frame {
     }
 
     /// The chunk's offset in its UMEM, octets.
+    #[inline]
     pub fn address(&self) -> u64 {
         self.address
     }
 
     /// The packet.
+    #[inline]
     pub fn packet(&self) -> &[u8] {
         self.chunk().get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The packet, to be changed.
+    #[inline]
     pub fn packet_mut(&mut self) -> &mut [u8] {
         let range = self.start as usize..self.end as usize;
         self.chunk_mut().get_mut(range).unwrap_or_default()
     }
 
+    /// Asks the processor for the packet's start, which will be read soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.chunk.cast::<u8>().as_ptr().wrapping_add(self.start as usize));
+    }
+
     /// Where the packet starts in the chunk.
+    #[inline]
     pub fn start(&self) -> usize {
         self.start as usize
     }
 
     /// Octets of the packet.
+    #[inline]
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
     /// Whether the packet is empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Octets free before the packet.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.start as usize
     }
 
     /// Octets free behind the packet.
+    #[inline]
     pub fn tailroom(&self) -> usize {
         self.chunk.len() - self.end as usize
     }
 
     /// Says where the packet lies. Returns false, and changes nothing, if `start..end` is not within the chunk.
     #[must_use]
+    #[inline]
     pub fn set_range(&mut self, start: usize, end: usize) -> bool {
         let fits = start <= end && end <= self.chunk.len();
         if fits {
@@ -108,6 +125,7 @@ impl Frame {
 
     /// Grows the packet by `n` octets at the front, or says that there is no room.
     #[must_use]
+    #[inline]
     pub fn push_front(&mut self, n: usize) -> bool {
         let fits = n <= self.headroom();
         if fits {
@@ -118,6 +136,7 @@ impl Frame {
 
     /// Grows the packet by `n` octets at the end, or says that there is no room.
     #[must_use]
+    #[inline]
     pub fn push_back(&mut self, n: usize) -> bool {
         let fits = n <= self.tailroom();
         if fits {
@@ -128,6 +147,7 @@ impl Frame {
 
     /// Cuts `n` octets off the front, or says that the packet is shorter.
     #[must_use]
+    #[inline]
     pub fn pull_front(&mut self, n: usize) -> bool {
         let fits = n <= self.len();
         if fits {
@@ -138,6 +158,7 @@ impl Frame {
 
     /// Shortens the packet to `len` octets, or says that it is shorter.
     #[must_use]
+    #[inline]
     pub fn truncate(&mut self, len: usize) -> bool {
         let fits = len <= self.len();
         if fits {
@@ -147,12 +168,14 @@ impl Frame {
     }
 
     /// The whole chunk.
+    #[inline]
     pub fn chunk(&self) -> &[u8] {
         // SAFETY: by `from_raw`, the chunk is initialised, alive, and reached through this frame alone.
         unsafe { self.chunk.as_ref() }
     }
 
     /// The whole chunk, to be changed.
+    #[inline]
     pub fn chunk_mut(&mut self) -> &mut [u8] {
         // SAFETY: by `from_raw`, and `&mut self` makes this the only reference.
         unsafe { self.chunk.as_mut() }

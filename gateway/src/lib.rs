@@ -26,6 +26,7 @@ pub mod lpm;
 pub mod netlink;
 pub mod pipeline;
 pub mod policy;
+mod prefetch;
 pub mod route;
 pub mod sa;
 pub mod slowpath;

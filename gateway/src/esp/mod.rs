@@ -1,22 +1,22 @@
 //! ESP in tunnel mode (RFC 4303) with AES-GCM (RFC 4106), raw or in UDP (RFC 3948), around or off one packet.
 //!
-//! [`encapsulate`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate`] are its reverse;
+//! A [`Template`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate`] are its reverse;
 //! between them stands the AEAD engine, which the pipeline calls once per batch with what [`AeadParameters`] says.
 //! Nothing here looks up an SA, counts or decides: sequence numbers, keys and addresses are passed in.
 
 mod decapsulate;
 mod ecn;
-mod encapsulate;
+mod template;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 
-use portcullis_aead::{Key, MAX_AAD, MAX_BUFFER, Packet, TAG_LEN};
+use portcullis_aead::{Key, MAX_AAD, Packet, TAG_LEN};
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
 pub use decapsulate::{EspPacket, decapsulate, parse};
-pub use encapsulate::{Outer, encapsulate, write_udp_checksum};
+pub use template::Template;
 
 use crate::frame::Frame;
 use crate::wire::{ETHERNET_HEADER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN};
@@ -33,9 +33,10 @@ const TRAILER_LEN: usize = 2;
 /// Plaintext with its trailer is a multiple of this (RFC 4303 §2.4).
 const ALIGNMENT: usize = 4;
 
-/// Octets that a frame needs free in front of an inner packet for the largest headers that may be put there.
+/// Octets that a frame needs free in front of an inner packet: enough for the largest headers that may be put there,
+/// rounded up to what processors copy well.
 pub const MAX_HEADROOM: usize =
-    ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN + ESP_HEADER_LEN + IV_LEN;
+    (ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN + ESP_HEADER_LEN + IV_LEN).next_multiple_of(32);
 
 /// Octets that a frame needs free behind an inner packet.
 pub const MAX_TAILROOM: usize = ALIGNMENT - 1 + TRAILER_LEN + TAG_LEN;
@@ -71,6 +72,7 @@ pub struct AeadParameters {
 impl AeadParameters {
     /// For a packet whose ciphertext starts `text` octets into the frame's packet and ends, ICV included, with it.
     /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
+    #[inline]
     pub fn new(salt: [u8; 4], iv: [u8; IV_LEN], spi: u32, sequence: u64, esn: bool, text: usize) -> Self {
         let ([n0, n1, n2, n3], [i0, i1, i2, i3, i4, i5, i6, i7]) = (salt, iv);
         let [s0, s1, s2, s3] = spi.to_be_bytes();
@@ -83,14 +85,9 @@ impl AeadParameters {
         Self { nonce: [n0, n1, n2, n3, i0, i1, i2, i3, i4, i5, i6, i7], aad, aad_len, text }
     }
 
-    /// Whether the frame holds text and ICV where this says.
-    pub(super) fn fit(&self, frame: &Frame) -> bool {
-        let len = frame.len().saturating_sub(self.text);
-        (TAG_LEN..=MAX_BUFFER).contains(&len)
-    }
-
-    /// The frame's part in a batch. It must be the frame that [`encapsulate`] or [`parse`] has seen, unchanged;
+    /// The frame's part in a batch. It must be the frame that [`Template::encapsulate`] or [`parse`] has seen, unchanged;
     /// the engine leaves any other alone, and does not call it authentic.
+    #[inline]
     pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Packet<'a> {
         Packet {
             key,

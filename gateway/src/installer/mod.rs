@@ -179,22 +179,22 @@ impl Installer {
             algorithm: inbound.algorithm(),
             esn: inbound.esn,
             endpoints: inbound.endpoints.get(),
-            local_ts: inbound.local_ts().to_vec(),
-            remote_ts: inbound.remote_ts().to_vec(),
-            replay_window: inbound.replay.window(),
-            highest_received: inbound.replay.highest(),
+            local_ts: inbound.local_ts(),
+            remote_ts: inbound.remote_ts(),
+            replay_window: inbound.replay().window(),
+            highest_received: inbound.replay().highest(),
             outbound,
             counters: self.read(control, spi, pair),
         })
     }
 
     fn read(&self, control: &SaControl<'_>, spi: Spi, pair: &Pair) -> SaCounters {
-        let inbound = control.inbound(spi).map(|sa| sa.traffic.read()).unwrap_or_default();
+        let inbound = control.inbound(spi).map(|sa| sa.traffic().read()).unwrap_or_default();
         let outbound = match &pair.outbound {
             OutboundState::Ended(counts) => *counts,
             state => {
                 let sa = state.reference().and_then(|reference| control.outbound(reference));
-                sa.map(|sa| sa.traffic.read()).unwrap_or_default()
+                sa.map(|sa| sa.traffic().read()).unwrap_or_default()
             }
         };
         let now = (self.clock)();
@@ -224,7 +224,7 @@ impl Installer {
                 if let Some(pair) = pairs.get_mut(&outbound.pair)
                     && matches!(pair.outbound, OutboundState::Retired { .. })
                 {
-                    pair.outbound = OutboundState::Ended(outbound.traffic.read());
+                    pair.outbound = OutboundState::Ended(outbound.traffic().read());
                 }
             },
         );

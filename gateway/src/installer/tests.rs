@@ -151,7 +151,7 @@ fn a_pair_is_found_by_spi_and_by_policy() {
     let pair = gateway.pair(policy);
     let guard = gateway.worker.guard();
     let found = gateway.sas.inbound(&guard, pair.get()).unwrap();
-    assert_eq!((found.spi, found.salt(), found.esn, found.replay.window()), (pair, [7; 4], true, 1024));
+    assert_eq!((found.spi, found.salt(), found.esn, found.replay().window()), (pair, [7; 4], true, 1024));
     assert!(found.permits(&Flow { src: flow().dst, dst: flow().src, ..flow() }));
     assert!(!found.permits(&flow()));
     let found = gateway.outbound(&guard, policy).unwrap();
@@ -251,7 +251,7 @@ fn retiring_stops_sealing_while_opening_goes_on() {
     let pair = gateway.pair(policy);
     {
         let guard = gateway.worker.guard();
-        gateway.outbound(&guard, policy).unwrap().traffic.count(3, 300, Coarse(40));
+        gateway.outbound(&guard, policy).unwrap().traffic().count(3, 300, Coarse(40));
         gateway.installer.retire(pair).unwrap();
         assert!(gateway.outbound(&guard, policy).is_none());
         assert!(gateway.sas.inbound(&guard, pair.get()).is_some());
@@ -280,11 +280,11 @@ fn moving_a_pair_changes_addresses_and_never_the_sequence() {
     let (inbound, outbound) =
         (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
     assert_eq!(outbound.reserve(10, &gateway.events), Ok(1..11));
-    inbound.replay.accept(5).unwrap();
+    inbound.replay().accept(5).unwrap();
     gateway.installer.move_pair(pair, endpoints(9)).unwrap();
     assert_eq!((inbound.endpoints.get(), outbound.endpoints.get()), (endpoints(9), endpoints(9)));
     assert_eq!(gateway.outbound(&guard, policy).unwrap().reserve(1, &gateway.events), Ok(11..12));
-    assert_eq!(inbound.replay.accept(5), Err(DropReason::Replayed));
+    assert_eq!(inbound.replay().accept(5), Err(DropReason::Replayed));
     let mixed = TunnelEndpoints { remote: "2001:db8::1".parse().unwrap(), ..endpoints(1) };
     assert!(gateway.installer.move_pair(pair, mixed).is_err());
     assert_eq!(outbound.endpoints.get(), endpoints(9));
@@ -339,18 +339,18 @@ fn an_acquire_is_told_once_until_read_and_only_if_the_policy_asks_and_has_no_sa(
     let silent = gateway.installer.install_policy(policy("10.3.0.0/16", quiet)).unwrap();
     let entry = gateway.policies.get(trap).unwrap();
     for _ in 0..100 {
-        gateway.events.acquire(&entry, &flow());
-        gateway.events.acquire(&gateway.policies.get(silent).unwrap(), &flow());
+        gateway.events.acquire(&entry, &(&flow()).into());
+        gateway.events.acquire(&gateway.policies.get(silent).unwrap(), &(&flow()).into());
     }
     assert_eq!(gateway.rings.load(Ordering::Relaxed), 1);
     let expected = DataplaneEvent::Acquire { policy: trap, flow: flow() };
     assert_eq!(gateway.installer.take_events(), [expected]);
     assert_eq!(gateway.installer.take_events(), []);
-    gateway.events.acquire(&entry, &flow());
+    gateway.events.acquire(&entry, &(&flow()).into());
     assert_eq!(gateway.rings.load(Ordering::Relaxed), 2);
     gateway.pair(trap);
     assert_eq!(gateway.installer.take_events(), [], "it has got its SA meanwhile");
-    gateway.events.acquire(&entry, &flow());
+    gateway.events.acquire(&entry, &(&flow()).into());
     gateway.installer.remove_policy(trap).unwrap();
     assert_eq!(gateway.installer.take_events(), [], "the policy is gone");
 }
@@ -491,7 +491,7 @@ fn the_list_tells_what_was_installed_and_no_key() {
     let pair = gateway.pair(policy);
     gateway.installer.allocate_spi().unwrap();
     let guard = gateway.worker.guard();
-    gateway.sas.inbound(&guard, pair.get()).unwrap().traffic.count(2, 200, Coarse(99));
+    gateway.sas.inbound(&guard, pair.get()).unwrap().traffic().count(2, 200, Coarse(99));
     let list = gateway.installer.list();
     let [info] = list.as_slice() else { panic!("{list:?}") };
     assert_eq!((info.pair, info.endpoints, info.replay_window), (pair, endpoints(1), 1024));
@@ -536,7 +536,7 @@ fn a_worker_never_gets_the_sa_of_another_policy_however_fast_they_change() {
                     };
                     assert!(sa.permits(&flow), "{flow} would leave by {sa:?}");
                     let sealed = sa.reserve(3, &gateway.events).unwrap();
-                    sa.traffic.count(sealed.count() as u64, 0, Coarse(0));
+                    sa.traffic().count(sealed.count() as u64, 0, Coarse(0));
                 }
             }
             reader.quiescent();

@@ -1,13 +1,14 @@
 //! The last step: next hop and Ethernet header, or the host.
 
-use super::{Clear, Context, Output, Waiting, trouble};
+use super::{Clear, Context, Output, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex, Role};
+pub(super) use super::Waiting;
 use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac, decrement_ttl};
 
 /// The destination of a frame whose neighbour has not answered yet.
-const UNKNOWN_MAC: Mac = [0; 6];
+pub(super) const UNKNOWN_MAC: Mac = [0; 6];
 
 /// The MTU of the link that the next hop is on, octets, if a worker can send there; else why not.
 pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
@@ -17,6 +18,11 @@ pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
         NextHop::LinkDown => Err(DropReason::LinkDown),
         NextHop::None => Err(DropReason::NoRoute),
     }
+}
+
+/// A port's own MAC address.
+pub(super) fn mac(context: &Context<'_>, port: PortIndex) -> Mac {
+    context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac)
 }
 
 /// Sends a whole IP packet to its next hop.
@@ -30,7 +36,7 @@ pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
             }
         }
         NextHop::Unresolved { port, ifindex, gateway, .. } => {
-            let src_mac = context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac);
+            let src_mac = mac(context, port);
             if prepend_header(&mut frame, UNKNOWN_MAC, src_mac) {
                 context.out.held.push((Waiting { port, ifindex, gateway }, frame));
             } else {
@@ -44,25 +50,24 @@ pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
 }
 
 /// Sends a packet that came out of a tunnel to the host or to an inside network, never to an outside one.
-pub(super) fn send_clear(context: &mut Context<'_>, mut packet: Clear) {
-    let hop = context.routes.resolve(packet.flow.dst);
+pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear, hop: NextHop) {
     let (port, mtu) = match hop {
-        NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(packet.frame),
+        NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(frame),
         NextHop::Port { port, mtu, .. } | NextHop::Unresolved { port, mtu, .. } => (port, mtu as usize),
-        NextHop::LinkDown => return context.drop(packet.frame, DropReason::LinkDown),
-        NextHop::None => return context.drop(packet.frame, DropReason::NoRoute),
+        NextHop::LinkDown => return context.drop(frame, DropReason::LinkDown),
+        NextHop::None => return context.drop(frame, DropReason::NoRoute),
     };
     if !is_inside(context, port) {
-        return context.drop(packet.frame, DropReason::ClearToOutside);
+        return context.drop(frame, DropReason::ClearToOutside);
     }
-    if packet.expires() {
-        return trouble::expired(context, packet);
+    if about.expires() {
+        return trouble::expired(context, frame, about);
     }
-    if packet.info.total_len > mtu {
-        return trouble::too_big_for_link(context, packet, mtu, hop);
+    if about.info.total_len > mtu {
+        return trouble::too_big_for_link(context, frame, about, mtu, hop);
     }
-    decrement_ttl(packet.frame.packet_mut());
-    send(context, packet.frame, hop);
+    decrement_ttl(frame.packet_mut());
+    send(context, frame, hop);
 }
 
 /// Completes a held frame now that its neighbour has answered, and puts it out to be sent.

@@ -1,26 +1,33 @@
 //! Reads what arrives, and tells ESP for us from packets to protect.
 
-use portcullis_ipsec::{Flow, TenantId};
+use portcullis_ipsec::TenantId;
 
-use super::{Clear, Context, Ingress, Origin, inbound::Arrival};
+use super::{Clear, Context, Ingress, Origin, Packets, inbound::Arrival};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
 use crate::route::{PortInfo, Role};
-use crate::wire::{self, EtherType, Ethernet, L3Info, protocol};
+use crate::wire::{self, EtherType, Ethernet, FlowKey, L3Info, protocol};
+
+/// How many frames ahead of the one that is read the processor is asked for.
+const AHEAD: usize = 4;
 
 /// Puts every frame into `esp` or `clear`, or drops it.
 pub(super) fn sort(
     context: &mut Context<'_>,
     ingress: Ingress,
-    frames: impl Iterator<Item = Frame>,
-    esp: &mut Vec<Arrival>,
-    clear: &mut Vec<Clear>,
+    mut frames: std::vec::Drain<'_, Frame>,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
 ) {
+    frames.as_slice().iter().take(AHEAD).for_each(Frame::prefetch);
     match ingress {
         Ingress::Port(index) => {
             let port = context.routes.port(index);
-            for frame in frames {
+            while let Some(frame) = frames.next() {
+                if let Some(later) = frames.as_slice().get(AHEAD - 1) {
+                    later.prefetch();
+                }
                 let Some(port) = port else {
                     context.drop(frame, DropReason::Unexpected);
                     continue;
@@ -29,9 +36,13 @@ pub(super) fn sort(
             }
         }
         Ingress::Kernel => {
-            for frame in frames {
-                match wire::flow(frame.packet()) {
-                    Ok((flow, info)) => clear.push(packet(frame, Origin::Kernel, flow, info)),
+            for mut frame in frames {
+                match wire::read(frame.packet()) {
+                    Ok((flow, info)) if frame.truncate(info.total_len) => {
+                        let about = Clear::new(context, Origin::Kernel, TenantId::default(), flow, info);
+                        clear.push(frame, about);
+                    }
+                    Ok(_) => context.drop(frame, DropReason::Malformed),
                     Err(reason) => context.drop(frame, reason),
                 }
             }
@@ -43,17 +54,19 @@ fn from_port(
     context: &mut Context<'_>,
     port: &PortInfo,
     mut frame: Frame,
-    esp: &mut Vec<Arrival>,
-    clear: &mut Vec<Clear>,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
 ) {
     match read(context, port, &mut frame) {
         Ok(Read::Esp(outer)) => {
             // On its way into the cache while the rest of the batch is read.
             context.shared.sas.prefetch_inbound(outer.spi);
-            esp.push(Arrival { frame, outer, depth: 0 });
+            esp.push(frame, Arrival { outer, depth: 0 });
         }
         Ok(Read::Clear { l2_len, flow, info }) => {
-            clear.push(packet(frame, Origin::Port { port: port.index, l2_len }, flow, info));
+            let origin = Origin::Port { port: port.index, l2_len: l2_len as u8 };
+            let about = Clear::new(context, origin, TenantId::default(), flow, info);
+            clear.push(frame, about);
         }
         Err(reason) => context.drop(frame, reason),
     }
@@ -61,7 +74,7 @@ fn from_port(
 
 enum Read {
     Esp(esp::EspPacket),
-    Clear { l2_len: usize, flow: Flow, info: L3Info },
+    Clear { l2_len: usize, flow: FlowKey, info: L3Info },
 }
 
 /// Reads an Ethernet frame, and leaves the IP packet in it.
@@ -74,7 +87,7 @@ fn read(context: &Context<'_>, port: &PortInfo, frame: &mut Frame) -> Result<Rea
         return Err(DropReason::Malformed);
     }
     let (flow, info) = match ethernet.ether_type {
-        EtherType::Ipv4 | EtherType::Ipv6 => wire::flow(frame.packet())?,
+        EtherType::Ipv4 | EtherType::Ipv6 => wire::read(frame.packet())?,
         EtherType::Other(_) => return Err(DropReason::Unexpected),
     };
     if ethernet.ether_type != EtherType::of_packet(frame.packet()) || !frame.truncate(info.total_len) {
@@ -88,17 +101,12 @@ fn read(context: &Context<'_>, port: &PortInfo, frame: &mut Frame) -> Result<Rea
 }
 
 /// Whether the packet is ESP, raw or in UDP, to one of our tunnel addresses, and not somebody else's on its way.
-pub(super) fn is_esp_for_us(context: &Context<'_>, flow: &Flow) -> bool {
-    let is_esp = match flow.protocol {
+#[inline]
+pub(super) fn is_esp_for_us(context: &Context<'_>, flow: &FlowKey) -> bool {
+    let is_esp = match flow.protocol() {
         protocol::ESP => true,
-        protocol::UDP => flow.dst_port == Some(context.shared.nat_port),
+        protocol::UDP => flow.dst_port() == Some(context.shared.nat_port),
         _ => false,
     };
-    is_esp && context.routes.is_tunnel_address(flow.dst)
-}
-
-fn packet(mut frame: Frame, origin: Origin, flow: Flow, info: L3Info) -> Clear {
-    // The header was read from this frame, so that it is not shorter.
-    let _ = frame.truncate(info.total_len);
-    Clear { frame, origin, tenant: TenantId::default(), flow, info, policy: None }
+    is_esp && context.routes.is_tunnel_address(flow.dst())
 }

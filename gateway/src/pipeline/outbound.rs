@@ -1,181 +1,248 @@
 //! From a packet in clear to policy (RFC 4301 §5.1), and through the SA that it names.
+//!
+//! Frames stay where they are until the last step. First every packet gets its [`Fate`], with what the packets of one
+//! SA share found out once per run; then those to be sealed get their headers and go through the engine together; then
+//! each frame goes its way.
 
 use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, Origin, Tally, egress, trouble};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, trouble};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, AeadParameters, Outer};
+use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::route::NextHop;
-use crate::sa::Outbound;
+use crate::route::{NextHop, PortIndex};
+use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
 
-/// Where the packets of one SA go.
-#[derive(Debug, Clone, Copy)]
-struct Path {
-    outer: Outer,
-    hop: NextHop,
+/// Packets of one SA that follow each other.
+struct Run<'a> {
+    sa: &'a Outbound,
+    template: Template,
+    way: Way,
     /// Octets of the largest inner packet that passes.
     limit: usize,
-}
-
-/// A packet whose SA was found.
-struct Chosen<'a> {
-    packet: Clear,
-    sa: &'a Outbound,
-    path: Path,
+    packets: u32,
+    /// The next packet's sequence number, or why it gets none.
     sequence: Result<u64, DropReason>,
 }
 
-/// A packet that lacks only encryption.
-struct Sealing<'a> {
-    frame: Frame,
-    sa: &'a Outbound,
-    path: Path,
-    parameters: AeadParameters,
+/// How sealed packets leave.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Port(PortIndex),
+    /// To a neighbour that has not answered yet.
+    Held(egress::Waiting),
 }
+
+/// What becomes of a packet.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    /// Sealed, with the run of that number.
+    Seal(u8),
+    /// On in clear: out of a tunnel, and not to go into another.
+    Clear(NextHop),
+    /// Its TTL ends here.
+    Expired,
+    /// More octets than pass the tunnel.
+    TooBig(usize),
+    Dropped(DropReason),
+}
+
+type Runs<'a> = ArrayVec<Run<'a>, BATCH>;
+type Fates = ArrayVec<Fate, BATCH>;
 
 /// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one, or
 /// nowhere.
-pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) {
-    let mut chosen = choose(context, packets);
-    number(&context.shared.events, &mut chosen);
-    let mut sealing = encapsulate(context, &mut chosen);
-    seal(context, &mut sealing);
-    for Sealing { mut frame, path, .. } in sealing.drain(..) {
-        esp::write_udp_checksum(&mut frame, &path.outer.endpoints);
-        egress::send(context, frame, path.hop);
+pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
+    let batch = packets.frames.len().min(BATCH);
+    let (mut runs, mut fates) = (Runs::new(), Fates::new());
+    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut runs, &mut fates);
+    number(&context.shared.events, &mut runs);
+    seal(context, packets, &mut runs, &mut fates);
+    let about = packets.about.drain(..batch);
+    for ((frame, about), fate) in packets.frames.drain(..batch).zip(about).zip(fates) {
+        dispatch(context, frame, &about, fate, &runs);
     }
 }
 
-/// Finds every packet's SA and way; what has none ends here.
-fn choose<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) -> ArrayVec<Chosen<'a>, BATCH> {
-    let mut chosen = ArrayVec::<Chosen<'a>, BATCH>::new();
-    for packet in packets.drain(..packets.len().min(BATCH)) {
-        let sa = match decide(context, &packet) {
-            Ok(Decision::Seal(sa)) => sa,
-            Ok(Decision::Clear) => {
-                egress::send_clear(context, packet);
-                continue;
-            }
-            Err(reason) => {
-                context.drop(packet.frame, reason);
-                continue;
-            }
-        };
-        // A run of packets of one SA shares what is found out about its way.
-        let path = match chosen.last() {
-            Some(last) if ptr::eq(last.sa, sa) => Ok(last.path),
-            _ => path(context, sa),
-        };
-        match path {
-            Ok(_) if packet.expires() => trouble::expired(context, packet),
-            Ok(path) if packet.info.total_len > path.limit => {
-                trouble::too_big_for_tunnel(context, packet, path.limit);
-            }
-            Ok(path) => {
-                chosen.push(Chosen { packet, sa, path, sequence: Err(DropReason::SequenceExhausted) })
-            }
-            Err(reason) => context.drop(packet.frame, reason),
+/// Finds every packet's SA and way.
+fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>, fates: &mut Fates) {
+    let mut decisions = ArrayVec::<Decision, BATCH>::new();
+    for packet in packets {
+        let decision = decide(context, packet);
+        if let Decision::Protect(reference) = decision {
+            // On its way into the cache while the rest of the batch is looked up.
+            context.shared.sas.prefetch_outbound(reference);
         }
+        decisions.push(decision);
     }
-    chosen
+    for (packet, decision) in packets.iter().zip(decisions) {
+        fates.push(match decision {
+            Decision::Protect(reference) => through(context, packet, reference, runs),
+            Decision::Clear(hop) => Fate::Clear(hop),
+            Decision::Drop(reason) => Fate::Dropped(reason),
+        });
+    }
 }
 
-enum Decision<'a> {
-    Seal(&'a Outbound),
-    /// Out of a tunnel, and not to go into another.
-    Clear,
+/// What policy says.
+enum Decision {
+    Protect(OutboundRef),
+    Clear(NextHop),
+    Drop(DropReason),
 }
 
-fn decide<'a>(context: &mut Context<'a>, packet: &Clear) -> Result<Decision<'a>, DropReason> {
-    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
+#[inline]
+fn decide(context: &mut Context<'_>, packet: &Clear) -> Decision {
+    let Clear { flow, tenant, .. } = packet;
+    let from_tunnel = match packet.origin {
+        Origin::Tunnel { .. } => Some(context.hops.resolve(flow.dst_bits(), flow.is_ipv6())),
+        _ => None,
+    };
     // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.routes.is_local(packet.flow.dst) {
-        return Ok(Decision::Clear);
+    if from_tunnel == Some(NextHop::Local) {
+        return Decision::Clear(NextHop::Local);
     }
     let policy = match &packet.policy {
         Some(policy) => Some(policy),
-        None => context.flows.lookup(context.policies, packet.tenant, &packet.flow),
+        None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
     };
     let Some(policy) = policy else {
-        return if from_tunnel { Ok(Decision::Clear) } else { Err(DropReason::NoPolicy) };
+        return from_tunnel.map_or(Decision::Drop(DropReason::NoPolicy), Decision::Clear);
     };
-    let sas = &context.shared.sas;
-    let Some(sa) = policy.outbound().and_then(|reference| sas.outbound(&context.guard, reference)) else {
-        context.shared.events.acquire(policy, &packet.flow);
-        return Err(DropReason::NoSa);
+    match policy.outbound() {
+        Some(reference) => Decision::Protect(reference),
+        None => {
+            context.shared.events.acquire(policy, flow);
+            Decision::Drop(DropReason::NoSa)
+        }
+    }
+}
+
+/// Puts a packet into the run of its SA.
+#[inline]
+fn through<'a>(context: &mut Context<'a>, packet: &Clear, reference: OutboundRef, runs: &mut Runs<'a>) -> Fate {
+    let Some(sa) = context.shared.sas.outbound(&context.guard, reference) else {
+        return no_sa(context, packet);
     };
     if !sa.permits(&packet.flow) {
-        return Err(DropReason::OutsideSa);
+        return Fate::Dropped(DropReason::OutsideSa);
     }
-    Ok(Decision::Seal(sa))
+    if runs.last().is_none_or(|run| !ptr::eq(run.sa, sa)) {
+        match begin(context, sa) {
+            Ok(run) => runs.push(run),
+            Err(reason) => return Fate::Dropped(reason),
+        }
+    }
+    let number = runs.len().wrapping_sub(1) as u8;
+    let Some(run) = runs.last_mut() else { return Fate::Dropped(DropReason::NoSa) };
+    if packet.expires() {
+        Fate::Expired
+    } else if packet.info.total_len > run.limit {
+        Fate::TooBig(run.limit)
+    } else {
+        run.packets += 1;
+        Fate::Seal(number)
+    }
 }
 
-fn path(context: &Context<'_>, sa: &Outbound) -> Result<Path, DropReason> {
+/// The SA went between the policy's answer and now.
+#[cold]
+fn no_sa(context: &mut Context<'_>, packet: &Clear) -> Fate {
+    let policy = match &packet.policy {
+        Some(policy) => Some(policy),
+        None => context.flows.lookup(context.policies, packet.tenant, &packet.flow, packet.place as usize),
+    };
+    if let Some(policy) = policy {
+        context.shared.events.acquire(policy, &packet.flow);
+    }
+    Fate::Dropped(DropReason::NoSa)
+}
+
+/// Finds out where the packets of an SA go.
+fn begin<'a>(context: &mut Context<'a>, sa: &'a Outbound) -> Result<Run<'a>, DropReason> {
     let endpoints = sa.endpoints.get();
-    let hop = context.routes.resolve(endpoints.remote);
+    let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
+    let mut template = template.ok_or(DropReason::NoSa)?;
+    let hop = context.hops.resolve_addr(endpoints.remote);
     let mtu = egress::mtu(&hop)?;
-    Ok(Path {
-        outer: Outer { endpoints, spi: sa.spi.get(), salt: sa.salt(), esn: sa.esn },
-        hop,
-        limit: esp::max_inner_len(mtu, &endpoints, sa.algorithm()),
-    })
+    let (way, dst, src) = match hop {
+        NextHop::Port { port, src_mac, dst_mac, .. } => (Way::Port(port), dst_mac, src_mac),
+        NextHop::Unresolved { port, ifindex, gateway, .. } => {
+            let waiting = egress::Waiting { port, ifindex, gateway };
+            (Way::Held(waiting), egress::UNKNOWN_MAC, egress::mac(context, port))
+        }
+        _ => return Err(DropReason::NoEgress),
+    };
+    template.set_link(dst, src);
+    let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
+    Ok(Run { sa, template, way, limit, packets: 0, sequence: Err(DropReason::SequenceExhausted) })
 }
 
-/// Gives every packet its sequence number: one reservation per run of packets of one SA.
-fn number(events: &EventBoard, chosen: &mut [Chosen<'_>]) {
-    for run in chosen.chunk_by_mut(|a, b| ptr::eq(a.sa, b.sa)) {
-        let Some(sa) = run.first().map(|first| first.sa) else { continue };
-        match sa.reserve(run.len() as u32, events) {
-            Ok(numbers) => {
-                run.iter_mut().zip(numbers).for_each(|(chosen, number)| chosen.sequence = Ok(number))
-            }
-            Err(reason) => run.iter_mut().for_each(|chosen| chosen.sequence = Err(reason)),
-        }
+/// Gives every run its sequence numbers: one reservation each.
+fn number(events: &EventBoard, runs: &mut Runs<'_>) {
+    for run in runs.iter_mut().filter(|run| run.packets > 0) {
+        run.sequence = run.sa.reserve(run.packets, events).map(|numbers| numbers.start);
     }
 }
 
-/// Writes all headers and trailers.
-fn encapsulate<'a>(
+/// Writes all headers and trailers, and encrypts all packets in one call.
+fn seal<'a>(
     context: &mut Context<'a>,
-    chosen: &mut ArrayVec<Chosen<'a>, BATCH>,
-) -> ArrayVec<Sealing<'a>, BATCH> {
-    let mut sealing = ArrayVec::<Sealing<'a>, BATCH>::new();
+    packets: &mut Packets<Clear>,
+    runs: &mut Runs<'a>,
+    fates: &mut Fates,
+) {
+    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     let mut tally = Tally::default();
-    for Chosen { packet, sa, path, sequence } in chosen.drain(..) {
-        let counts_down = packet.counts_down();
-        let Clear { mut frame, flow, info, .. } = packet;
-        if counts_down {
-            decrement_ttl(frame.packet_mut());
-        }
-        let parameters = sequence.and_then(|sequence| {
-            esp::encapsulate(&mut frame, &info, flow.src.is_ipv6(), &path.outer, sequence)
-        });
-        match parameters {
+    for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
+        let Fate::Seal(number) = *fate else { continue };
+        let Some(run) = runs.get_mut(usize::from(number)) else { continue };
+        match encapsulate(run, frame, about) {
             Ok(parameters) => {
-                tally.count(&sa.traffic, info.total_len, context.now);
-                sealing.push(Sealing { frame, sa, path, parameters });
+                tally.count(run.sa.traffic(), about.info.total_len, context.now);
+                batch.push(parameters.packet(run.sa.key(), frame));
             }
-            Err(reason) => context.drop(frame, reason),
+            Err(reason) => *fate = Fate::Dropped(reason),
         }
     }
     tally.flush(context.now);
-    sealing
+    if !batch.is_empty() {
+        context.shared.sas.engine().seal(&mut batch);
+        WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+    }
 }
 
-/// Encrypts all in one call.
-fn seal(context: &Context<'_>, sealing: &mut [Sealing<'_>]) {
-    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    batch.extend(
-        sealing.iter_mut().map(|Sealing { frame, sa, parameters, .. }| parameters.packet(sa.key(), frame)),
-    );
-    context.shared.sas.engine().seal(&mut batch);
-    WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+#[inline]
+fn encapsulate(run: &mut Run<'_>, frame: &mut Frame, about: &Clear) -> Result<esp::AeadParameters, DropReason> {
+    let sequence = run.sequence?;
+    run.sequence = Ok(sequence + 1);
+    if about.counts_down() {
+        decrement_ttl(frame.packet_mut());
+    }
+    run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence)
+}
+
+#[inline]
+fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fate, runs: &Runs<'_>) {
+    match fate {
+        Fate::Seal(number) => {
+            let Some(run) = runs.get(usize::from(number)) else { return };
+            run.template.finish(&mut frame);
+            match run.way {
+                Way::Port(port) => context.out.transmit.push((port, frame)),
+                Way::Held(waiting) => context.out.held.push((waiting, frame)),
+            }
+        }
+        Fate::Clear(hop) => egress::send_clear(context, frame, about, hop),
+        Fate::Expired => trouble::expired(context, frame, about),
+        Fate::TooBig(limit) => trouble::too_big_for_tunnel(context, frame, about, limit),
+        Fate::Dropped(reason) => context.drop(frame, reason),
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +252,6 @@ mod tests {
 
     use super::*;
     use crate::sa::sequence::SequenceCounter;
-    use crate::wire;
 
     fn sa(first: u64, last: u64) -> Outbound {
         let endpoints = TunnelEndpoints {
@@ -205,38 +271,20 @@ mod tests {
         Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
     }
 
-    fn chosen(sa: &Outbound) -> Chosen<'_> {
-        let header = wire::Ipv4 {
-            header_len: 20,
-            total_len: 20,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: 9,
-            protocol: 17,
-            src: [10, 1, 0, 1].into(),
-            dst: [10, 2, 0, 1].into(),
-        };
-        let (flow, info) = wire::flow(&header.write(&[])).unwrap();
-        let frame = Frame::leaked(64, 64);
-        let packet =
-            Clear { frame, origin: Origin::Kernel, tenant: TenantId::default(), flow, info, policy: None };
-        let outer = Outer { endpoints: sa.endpoints.get(), spi: 4096, salt: sa.salt(), esn: sa.esn };
-        let path = Path { outer, hop: NextHop::None, limit: 1400 };
-        Chosen { packet, sa, path, sequence: Err(DropReason::NoSa) }
+    fn run(sa: &Outbound, packets: u32) -> Run<'_> {
+        let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
+        let sequence = Err(DropReason::NoSa);
+        Run { sa, template, way: Way::Port(PortIndex(0)), limit: 1400, packets, sequence }
     }
 
     #[test]
     fn runs_of_one_sa_are_numbered_upwards_and_an_exhausted_sa_refuses() {
         let events = EventBoard::new(1, 1, Box::new(|| {}));
         let (ending, fresh) = (sa(98, 100), sa(1, 1000));
-        let mut batch: Vec<_> =
-            [&ending, &ending, &fresh, &fresh, &ending, &ending].into_iter().map(chosen).collect();
-        number(&events, &mut batch);
-        let exhausted = Err(DropReason::SequenceExhausted);
-        let numbers: Vec<_> = batch.iter().map(|chosen| chosen.sequence).collect();
-        assert_eq!(numbers, [Ok(98), Ok(99), Ok(1), Ok(2), exhausted, exhausted]);
+        let mut runs: Runs<'_> = [run(&ending, 2), run(&fresh, 0), run(&fresh, 2), run(&ending, 2)].into_iter().collect();
+        number(&events, &mut runs);
+        let numbers: Vec<_> = runs.iter().map(|run| run.sequence).collect();
+        let (unused, exhausted) = (Err(DropReason::NoSa), Err(DropReason::SequenceExhausted));
+        assert_eq!(numbers, [Ok(98), unused, Ok(1), exhausted]);
     }
 }

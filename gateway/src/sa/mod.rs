@@ -12,6 +12,7 @@ pub mod endpoints;
 pub mod entry;
 pub mod reclaim;
 pub mod replay;
+mod selectors;
 pub mod sequence;
 pub mod spi;
 pub mod table;

@@ -1,10 +1,9 @@
 //! An IP packet's selectors (RFC 4301 §4.4.1.1) and the few header fields that forwarding needs or changes.
 
-use std::net::IpAddr;
-
 use portcullis_ipsec::Flow;
 
-use super::{Ipv4, Ipv6, protocol, replace_word};
+use super::key::Ports;
+use super::{FlowKey, IPV4_HEADER_LEN, Ipv4, Ipv6, protocol, replace_word};
 use crate::drop::DropReason;
 
 /// Which piece of a packet this is.
@@ -36,19 +35,64 @@ pub struct L3Info {
     pub fragment: Fragment,
 }
 
-/// Reads a packet that starts with its IP header. [`Flow::src_port`] and [`Flow::dst_port`] are those of TCP, UDP,
+/// Reads a packet that starts with its IP header. [`FlowKey::src_port`] and [`FlowKey::dst_port`] are those of TCP, UDP,
 /// UDP-Lite, SCTP and DCCP. For ICMP both hold `type << 8 | code`, and for the mobility header both hold
 /// `type << 8`, since selectors name these on either side (RFC 7296 §3.13.1). They are `None` for every other
 /// protocol (ESP and AH among them), for fragments but the first, and where the packet ends before them.
-pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => flow_v4(packet),
-        Some(6) => flow_v6(packet),
+#[inline]
+pub fn read(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
+    match packet.first() {
+        Some(0x45) => read_plain_v4(packet),
+        Some(0x46..=0x4f) => read_v4(packet),
+        Some(0x60..=0x6f) => read_v6(packet),
         _ => Err(DropReason::Malformed),
     }
 }
 
-fn flow_v4(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+/// The same with the selectors as a [`Flow`].
+pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+    read(packet).map(|(key, info)| (key.flow(), info))
+}
+
+/// An IPv4 header without options, which nearly all are: what [`Ipv4::parse`] does, and only as much as is needed.
+#[inline]
+fn read_plain_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
+    const LATER: u16 = 0x1fff;
+    const MORE: u16 = 0x2000;
+    const DONT: u16 = 0x4000;
+    let (header, rest) = packet.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(DropReason::Malformed)?;
+    let (words, _) = header.as_chunks::<4>();
+    let &[w0, w1, w2, src, dst] = words else { return Err(DropReason::Malformed) };
+    let sum = [w0, w1, w2, src, dst].iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum::<u64>();
+    let ([_, tos, l0, l1], [_, _, f0, f1], [ttl, protocol, ..]) = (w0, w1, w2);
+    let total_len = usize::from(u16::from_be_bytes([l0, l1]));
+    let payload = total_len.checked_sub(IPV4_HEADER_LEN).and_then(|len| rest.get(..len));
+    let payload = payload.ok_or(DropReason::Malformed)?;
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    if (sum >> 16) + (sum & 0xffff) != 0xffff {
+        return Err(DropReason::HeaderChecksum);
+    }
+    let flags = u16::from_be_bytes([f0, f1]);
+    let fragment = match (flags & LATER, flags & MORE) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    let info = L3Info {
+        total_len,
+        header_len: IPV4_HEADER_LEN,
+        tos,
+        ttl,
+        dont_fragment: flags & DONT != 0,
+        fragment,
+    };
+    let ports = ports(protocol, fragment, payload);
+    Ok((FlowKey::v4(u32::from_be_bytes(src), u32::from_be_bytes(dst), protocol, ports), info))
+}
+
+fn read_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     let header = Ipv4::parse(packet)?;
     let fragment = match (header.fragment_offset, header.more_fragments) {
         (0, false) => Fragment::Whole,
@@ -63,10 +107,12 @@ fn flow_v4(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
         dont_fragment: header.dont_fragment,
         fragment,
     };
-    Ok((selectors(packet, header.src.into(), header.dst.into(), header.protocol, &info), info))
+    let upper = packet.get(info.header_len..info.total_len).unwrap_or_default();
+    let ports = ports(header.protocol, fragment, upper);
+    Ok((FlowKey::v4(header.src.to_bits(), header.dst.to_bits(), header.protocol, ports), info))
 }
 
-fn flow_v6(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+fn read_v6(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     let header = Ipv6::parse(packet)?;
     let upper = header.upper_layer(packet)?;
     let info = L3Info {
@@ -77,30 +123,23 @@ fn flow_v6(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
         dont_fragment: true,
         fragment: upper.fragment,
     };
-    Ok((selectors(packet, header.src.into(), header.dst.into(), upper.protocol, &info), info))
+    let octets = packet.get(info.header_len..info.total_len).unwrap_or_default();
+    let ports = ports(upper.protocol, upper.fragment, octets);
+    Ok((FlowKey::v6(header.src.to_bits(), header.dst.to_bits(), upper.protocol, ports), info))
 }
 
-fn selectors(packet: &[u8], src: IpAddr, dst: IpAddr, protocol: u8, info: &L3Info) -> Flow {
-    let upper = match info.fragment {
-        Fragment::Later => &[],
-        _ => packet.get(info.header_len..info.total_len).unwrap_or_default(),
-    };
-    let (src_port, dst_port) = match (protocol, upper) {
+#[inline]
+fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
+    match (protocol, upper) {
+        _ if fragment == Fragment::Later => Ports::UNSEEN,
         (
             protocol::TCP | protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE,
             &[s0, s1, d0, d1, ..],
-        ) => (Some(u16::from_be_bytes([s0, s1])), Some(u16::from_be_bytes([d0, d1]))),
-        (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => {
-            let both = Some(u16::from_be_bytes([kind, code]));
-            (both, both)
-        }
-        (protocol::MOBILITY, &[_, _, kind, ..]) => {
-            let both = Some(u16::from_be_bytes([kind, 0]));
-            (both, both)
-        }
-        _ => (None, None),
-    };
-    Flow { src, dst, protocol, src_port, dst_port }
+        ) => Ports::new([s0, s1, d0, d1]),
+        (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => Ports::both([kind, code]),
+        (protocol::MOBILITY, &[_, _, kind, ..]) => Ports::both([kind, 0]),
+        _ => Ports::UNSEEN,
+    }
 }
 
 /// Counts a packet's TTL or hop limit down by one, as every router does, and keeps IPv4's checksum right. The
@@ -221,6 +260,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_plain_header_is_read_as_the_whole_parser_reads_it(
+            octets in prop::collection::vec(any::<u8>(), 20..80), len in 0..90_u16, right: bool,
+        ) {
+            let mut octets = octets;
+            octets[0] = 0x45;
+            octets[2..4].copy_from_slice(&len.to_be_bytes());
+            if right {
+                octets[10..12].fill(0);
+                let sum = super::super::Checksum::default().octets(&octets[..20]).finish();
+                octets[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            prop_assert_eq!(read_plain_v4(&octets), read_v4(&octets));
+        }
+
         #[test]
         fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..200), version in 0u8..2) {
             let mut octets = octets;
