@@ -154,7 +154,7 @@ fn measure(ends: &mut Ends, mixture: &Mixture, cases: &[String; 2], turns: usize
         let time = Ends::run(&mut ends.hub, INSIDE, &mut packets).saturating_sub(clock);
         sealing.add(time, BATCH * BATCHES, (before, steady::frame()));
         ends.hub.check()?;
-        let mut sealed = ends.hub.out.transmit.drain(..).map(|(_, frame)| frame);
+        let mut sealed = ends.hub.out.transmit.drain().map(|(_, frame)| frame);
         let mut packets = std::array::from_fn(|_| {
             let mut batch: Vec<Frame> = sealed.by_ref().take(BATCH).collect();
             batch.iter_mut().for_each(address_to_spokes);
@@ -165,7 +165,7 @@ fn measure(ends: &mut Ends, mixture: &Mixture, cases: &[String; 2], turns: usize
         let time = Ends::run(&mut ends.spokes, OUTSIDE, &mut packets).saturating_sub(clock);
         opening.add(time, BATCH * BATCHES, (before, steady::frame()));
         ends.spokes.check()?;
-        ends.frames.extend(ends.spokes.out.transmit.drain(..).map(|(_, frame)| frame));
+        ends.frames.extend(ends.spokes.out.transmit.drain().map(|(_, frame)| frame));
         anyhow::ensure!(ends.frames.len() == BATCH * BATCHES, "packets were lost");
         if let Ok(yardstick) = &mut yardstick {
             for batch in &mut batches {

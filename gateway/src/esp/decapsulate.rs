@@ -26,19 +26,19 @@ pub struct EspPacket {
 
 impl EspPacket {
     /// What the engine needs to open the packet, given its whole sequence number.
-    #[inline]
+    #[inline(always)]
     pub fn parameters(&self, salt: [u8; 4], sequence: u64, esn: bool) -> AeadParameters {
         AeadParameters::new(salt, self.iv, self.spi, sequence, esn, self.text())
     }
 
     /// Where the ESP packet ends in the frame, octets: what lies behind is padding of lower layers.
-    #[inline]
+    #[inline(always)]
     pub fn end(&self) -> usize {
         self.end.into()
     }
 
     /// Whether it came in UDP.
-    #[inline]
+    #[inline(always)]
     pub fn is_udp(&self) -> bool {
         self.flow.protocol() == protocol::UDP
     }
@@ -52,7 +52,7 @@ impl EspPacket {
         TunnelEndpoints { local: self.flow.dst(), remote: self.flow.src(), encapsulation }
     }
 
-    #[inline]
+    #[inline(always)]
     fn text(&self) -> usize {
         usize::from(self.esp) + ESP_HEADER_LEN + IV_LEN
     }
@@ -61,26 +61,26 @@ impl EspPacket {
 /// Reads a packet, whose outer IP header [`wire::read`] has read, that carries ESP: raw, or in UDP to `nat_port`.
 /// Anything else is [`DropReason::Unexpected`], such as IKE (whose first four octets are zero) and NAT keepalives
 /// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers.
-#[inline]
+#[inline(always)]
 pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Result<EspPacket, DropReason> {
     let is_udp = match flow.protocol() {
         protocol::ESP => false,
         protocol::UDP => true,
         _ => return Err(DropReason::Unexpected),
     };
-    if info.fragment != Fragment::Whole {
+    if info.fragment() != Fragment::Whole {
         return Err(DropReason::OuterFragment);
     }
-    let payload = packet.get(info.header_len..info.total_len).ok_or(DropReason::Malformed)?;
+    let payload = packet.get(info.header_len()..info.total_len()).ok_or(DropReason::Malformed)?;
     let (esp, esp_at) = if is_udp {
         let udp = Udp::parse(payload)?;
         let esp = payload.get(UDP_HEADER_LEN..udp.len).ok_or(DropReason::Malformed)?;
         if udp.dst_port != nat_port || esp.starts_with(&[0; 4]) || esp == [0xff] {
             return Err(DropReason::Unexpected);
         }
-        (esp, info.header_len + UDP_HEADER_LEN)
+        (esp, info.header_len() + UDP_HEADER_LEN)
     } else {
-        (payload, info.header_len)
+        (payload, info.header_len())
     };
     let &[s0, s1, s2, s3, q0, q1, q2, q3] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
     let &iv = esp.get(ESP_HEADER_LEN..).and_then(<[u8]>::first_chunk).ok_or(DropReason::EspTruncated)?;
@@ -96,7 +96,7 @@ pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Res
         sequence_low: u32::from_be_bytes([q0, q1, q2, q3]),
         flow: *flow,
         iv,
-        tos: info.tos,
+        tos: info.tos(),
         esp: in_frame(esp_at)?,
         end: in_frame(esp_at + esp.len())?,
     })
@@ -120,7 +120,7 @@ impl EspPacket {
 
 /// Takes everything off an opened packet: the frame then holds the inner packet, without TFC padding
 /// (RFC 4303 §2.7), and with the congestion that was met on the way (RFC 6040).
-#[inline]
+#[inline(always)]
 pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(FlowKey, L3Info), DropReason> {
     let text_end = outer.end().saturating_sub(TAG_LEN);
     let text = frame.packet().get(outer.text()..text_end).ok_or(DropReason::EspTruncated)?;
@@ -141,13 +141,13 @@ pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(FlowKey, L3I
     if flow.is_ipv6() != is_ipv6 {
         return Err(DropReason::InnerMalformed);
     }
-    let combined = ecn::combine(info.tos, outer.tos).ok_or(DropReason::EcnNotCapable)?;
-    if !(frame.pull_front(outer.text()) && frame.truncate(info.total_len)) {
+    let combined = ecn::combine(info.tos(), outer.tos).ok_or(DropReason::EcnNotCapable)?;
+    if !(frame.pull_front(outer.text()) && frame.truncate(info.total_len())) {
         return Err(DropReason::InnerMalformed);
     }
-    if combined != info.tos & 3 {
+    if combined != info.tos() & 3 {
         set_ecn(frame.packet_mut(), combined);
-        info.tos = (info.tos & !3) | combined;
+        info = info.with_ecn(combined);
     }
     Ok((flow, info))
 }

@@ -63,39 +63,38 @@ pub fn max_inner_len(mtu: usize, endpoints: &TunnelEndpoints, algorithm: EspAlgo
 /// What the AEAD needs to know of one packet besides its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AeadParameters {
-    nonce: [u8; 12],
-    aad: [u8; MAX_AAD],
-    aad_len: usize,
+    salt: [u8; 4],
+    iv: [u8; IV_LEN],
+    spi: u32,
+    sequence: u64,
+    esn: bool,
     text: usize,
 }
 
 impl AeadParameters {
     /// For a packet whose ciphertext starts `text` octets into the frame's packet and ends, ICV included, with it.
-    /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
-    #[inline]
+    #[inline(always)]
     pub fn new(salt: [u8; 4], iv: [u8; IV_LEN], spi: u32, sequence: u64, esn: bool, text: usize) -> Self {
-        let ([n0, n1, n2, n3], [i0, i1, i2, i3, i4, i5, i6, i7]) = (salt, iv);
-        let [s0, s1, s2, s3] = spi.to_be_bytes();
-        let [h0, h1, h2, h3, l0, l1, l2, l3] = sequence.to_be_bytes();
-        let (aad, aad_len) = if esn {
-            ([s0, s1, s2, s3, h0, h1, h2, h3, l0, l1, l2, l3], 12)
-        } else {
-            ([s0, s1, s2, s3, l0, l1, l2, l3, 0, 0, 0, 0], 8)
-        };
-        Self { nonce: [n0, n1, n2, n3, i0, i1, i2, i3, i4, i5, i6, i7], aad, aad_len, text }
+        Self { salt, iv, spi, sequence, esn, text }
     }
 
     /// The frame's part in a batch. It must be the frame that [`Template::encapsulate`] or [`parse`] has seen, unchanged;
     /// the engine leaves any other alone, and does not call it authentic.
-    #[inline]
+    ///
+    /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
+    #[inline(always)]
     pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Packet<'a> {
-        Packet {
-            key,
-            nonce: self.nonce,
-            aad: self.aad,
-            aad_len: self.aad_len,
-            buffer: frame.packet_mut().get_mut(self.text..).unwrap_or_default(),
-            authentic: false,
+        let mut nonce = [0; 12];
+        let (salt, iv) = nonce.split_at_mut(4);
+        salt.copy_from_slice(&self.salt);
+        iv.copy_from_slice(&self.iv);
+        let (high, low) = ((self.sequence >> 32) as u32, self.sequence as u32);
+        let (second, third, aad_len) = if self.esn { (high, low, 12) } else { (low, 0, 8) };
+        let mut aad = [0; MAX_AAD];
+        for (octets, word) in aad.as_chunks_mut::<4>().0.iter_mut().zip([self.spi, second, third]) {
+            *octets = word.to_be_bytes();
         }
+        let buffer = frame.packet_mut().get_mut(self.text..).unwrap_or_default();
+        Packet { key, nonce, aad, aad_len, buffer, authentic: false }
     }
 }

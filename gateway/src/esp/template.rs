@@ -133,7 +133,7 @@ impl Template {
     ///
     /// DSCP and ECN are copied (RFC 4301 §5.1.2.1, RFC 6040 normal mode), IPv4's DF is copied and set for an inner IPv6
     /// packet.
-    #[inline]
+    #[inline(always)]
     pub fn encapsulate(
         &self,
         frame: &mut Frame,
@@ -170,17 +170,17 @@ impl Template {
         }
         if self.v6 {
             let payload_len = (outer_len - IPV6_HEADER_LEN) as u32;
-            let first = 6 << 28 | u32::from(inner.tos) << 20 | (self.spi & 0xf_ffff);
+            let first = 6 << 28 | u32::from(inner.tos()) << 20 | (self.spi & 0xf_ffff);
             put(headers, ip, &first.to_be_bytes());
             put(headers, ip + 4, &(payload_len as u16).to_be_bytes());
         } else {
             // Version and length, TOS, total length; an identification that is unique among this SA's packets, as far as
             // 16 bits go (RFC 6864 §4.1), and flags.
-            let first = 0x4500_0000 | u32::from(inner.tos) << 16 | outer_len as u32;
-            let flags: u32 = if inner.dont_fragment { 0x4000 } else { 0 };
+            let first = 0x4500_0000 | u32::from(inner.tos()) << 16 | outer_len as u32;
+            let flags: u32 = if inner.dont_fragment() { 0x4000 } else { 0 };
             let second = (sequence as u32) << 16 | flags;
             put(headers, ip, &(u64::from(first) << 32 | u64::from(second)).to_be_bytes());
-            let sum = self.sum + u32::from(inner.tos) + outer_len as u32 + (second >> 16) + flags;
+            let sum = self.sum + u32::from(inner.tos()) + outer_len as u32 + (second >> 16) + flags;
             let sum = (sum >> 16) + (sum & 0xffff);
             let sum = (sum >> 16) + (sum & 0xffff);
             put(headers, ip + 10, &(!(sum as u16)).to_be_bytes());
@@ -189,11 +189,16 @@ impl Template {
         Ok(AeadParameters::new(self.salt, iv, self.spi, sequence, self.esn, text_at))
     }
 
+    /// Whether a sealed packet lacks something yet.
+    #[inline]
+    pub fn needs_finish(&self) -> bool {
+        self.udp && self.v6
+    }
+
     /// Completes a sealed packet whose ESP goes in UDP over IPv6, where the checksum is not optional (RFC 8200 §8.1).
     /// Leaves every other packet as it is.
-    #[inline]
     pub fn finish(&self, frame: &mut Frame) {
-        if self.udp && self.v6 {
+        if self.needs_finish() {
             write_udp_checksum(frame);
         }
     }
@@ -208,7 +213,7 @@ fn put(octets: &mut [u8; MAX_HEADROOM], at: usize, from: &[u8]) {
 }
 
 /// Padding 1, 2, 3, … (RFC 4303 §2.4), its length, and the next header.
-#[inline]
+#[inline(always)]
 fn write_trailer(tail: &mut [u8], pad: usize, next_header: u8) {
     // Of most algorithms, in one go: what it writes behind is where the ICV will be.
     const SHORT: [u64; 4] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_01];

@@ -1,14 +1,13 @@
 //! The last step: next hop and Ethernet header, or the host.
 
-use super::{Clear, Context, Output, trouble};
+use super::{Clear, Context, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex, Role};
-pub(super) use super::Waiting;
 use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac, decrement_ttl};
 
 /// The destination of a frame whose neighbour has not answered yet.
-pub(super) const UNKNOWN_MAC: Mac = [0; 6];
+const UNKNOWN_MAC: Mac = [0; 6];
 
 /// The MTU of the link that the next hop is on, octets, if a worker can send there; else why not.
 pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
@@ -20,28 +19,33 @@ pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
     }
 }
 
-/// A port's own MAC address.
-pub(super) fn mac(context: &Context<'_>, port: PortIndex) -> Mac {
-    context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac)
+/// The addresses of an Ethernet header to that next hop, as far as they are known: destination, source.
+pub(super) fn link(context: &Context<'_>, hop: &NextHop) -> (Mac, Mac) {
+    match *hop {
+        NextHop::Port { src_mac, dst_mac, .. } => (dst_mac, src_mac),
+        NextHop::Unresolved { port, .. } => {
+            (UNKNOWN_MAC, context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac))
+        }
+        NextHop::Local | NextHop::Kernel | NextHop::LinkDown | NextHop::None => (UNKNOWN_MAC, UNKNOWN_MAC),
+    }
 }
 
 /// Sends a whole IP packet to its next hop.
 pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
-    match hop {
-        NextHop::Port { port, src_mac, dst_mac, .. } => {
-            if prepend_header(&mut frame, dst_mac, src_mac) {
-                context.out.transmit.push((port, frame));
-            } else {
-                context.drop(frame, DropReason::NoHeadroom);
-            }
-        }
+    let (dst, src) = link(context, &hop);
+    if prepend_header(&mut frame, dst, src) {
+        transmit(context, frame, &hop);
+    } else {
+        context.drop(frame, DropReason::NoHeadroom);
+    }
+}
+
+/// Sends a whole Ethernet frame to its next hop.
+pub(super) fn transmit(context: &mut Context<'_>, frame: Frame, hop: &NextHop) {
+    match *hop {
+        NextHop::Port { port, .. } => context.out.transmit.push(port, frame),
         NextHop::Unresolved { port, ifindex, gateway, .. } => {
-            let src_mac = mac(context, port);
-            if prepend_header(&mut frame, UNKNOWN_MAC, src_mac) {
-                context.out.held.push((Waiting { port, ifindex, gateway }, frame));
-            } else {
-                context.drop(frame, DropReason::NoHeadroom);
-            }
+            context.out.held.push((Waiting { port, ifindex, gateway }, frame));
         }
         NextHop::Local | NextHop::Kernel => context.drop(frame, DropReason::NoEgress),
         NextHop::LinkDown => context.drop(frame, DropReason::LinkDown),
@@ -49,8 +53,24 @@ pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
     }
 }
 
+/// Makes a packet that came out of a tunnel ready to be sent, and says by which port; `None`, and nothing done, if
+/// there is more to it than that: see [`send_clear`].
+#[inline(always)]
+pub(super) fn prepare_clear(context: &mut Context<'_>, frame: &mut Frame, about: &Clear) -> Option<PortIndex> {
+    let hop = context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
+    let NextHop::Port { port, src_mac, dst_mac, mtu } = *hop else { return None };
+    let plain = !about.expires() && about.info.total_len() <= mtu as usize;
+    if !plain || !is_inside(context, port) || frame.headroom() < ETHERNET_HEADER_LEN {
+        return None;
+    }
+    decrement_ttl(frame.packet_mut());
+    prepend_header(frame, dst_mac, src_mac).then_some(port)
+}
+
 /// Sends a packet that came out of a tunnel to the host or to an inside network, never to an outside one.
-pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear, hop: NextHop) {
+#[cold]
+pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear) {
+    let hop = *context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
     let (port, mtu) = match hop {
         NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(frame),
         NextHop::Port { port, mtu, .. } | NextHop::Unresolved { port, mtu, .. } => (port, mtu as usize),
@@ -63,7 +83,7 @@ pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Cl
     if about.expires() {
         return trouble::expired(context, frame, about);
     }
-    if about.info.total_len > mtu {
+    if about.info.total_len() > mtu {
         return trouble::too_big_for_link(context, frame, about, mtu, hop);
     }
     decrement_ttl(frame.packet_mut());
@@ -75,13 +95,15 @@ pub fn release(waiting: &Waiting, mac: Mac, mut frame: Frame, out: &mut Output) 
     if let Some(dst) = frame.packet_mut().first_chunk_mut() {
         *dst = mac;
     }
-    out.transmit.push((waiting.port, frame));
+    out.transmit.push(waiting.port, frame);
 }
 
+#[inline]
 fn is_inside(context: &Context<'_>, port: PortIndex) -> bool {
     context.routes.port(port).is_some_and(|port| port.role == Role::Inside)
 }
 
+#[inline(always)]
 fn prepend_header(frame: &mut Frame, dst: Mac, src: Mac) -> bool {
     let header = Ethernet::write(dst, src, EtherType::of_packet(frame.packet()));
     let room = frame.push_front(ETHERNET_HEADER_LEN);

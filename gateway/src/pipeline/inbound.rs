@@ -11,10 +11,10 @@ use portcullis_aead as aead;
 
 use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, AeadParameters, EspPacket};
+use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
 use crate::sa::Inbound;
-use crate::wire::{FlowKey, L3Info};
+use crate::wire::{self, FlowKey, L3Info};
 
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
 #[derive(Debug)]
@@ -25,16 +25,25 @@ pub(super) struct Arrival {
     pub(super) depth: u8,
 }
 
-/// An arrival whose SA was found.
+/// An arrival on its way.
 struct Opening<'a> {
-    sa: &'a Inbound,
-    /// The sequence number that the SA takes it to have.
+    /// Its SA, and the sequence number that the SA takes it to have; none if it ended before.
+    sa: Option<&'a Inbound>,
     sequence: u64,
-    /// Whether it may go on; first by its ICV, then by the replay window as well.
-    verdict: Result<(), DropReason>,
+    verdict: Verdict,
 }
 
-type Openings<'a> = ArrayVec<Result<Opening<'a>, DropReason>, BATCH>;
+/// How far an arrival has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Worth opening; then opened; then new to the replay window; then unpacked.
+    Good,
+    /// Unpacked, and ESP for us once more.
+    Again,
+    Dropped(DropReason),
+}
+
+type Openings<'a> = ArrayVec<Opening<'a>, BATCH>;
 
 /// Opens up to a batch of `arrivals` and puts what is in them into `clear`.
 pub(super) fn open<'a>(
@@ -45,24 +54,20 @@ pub(super) fn open<'a>(
     let batch = arrivals.frames.len().min(BATCH);
     let mut openings = authenticate(context, arrivals);
     accept(context, arrivals, &mut openings);
-    let mut tally = Tally::default();
-    let about = arrivals.about.drain(..batch);
-    for ((mut frame, Arrival { outer, depth }), opening) in
-        arrivals.frames.drain(..batch).zip(about).zip(openings)
-    {
-        let opened = opening.and_then(|opening| {
-            opening.verdict?;
-            deliver(opening.sa, &outer, &mut frame).map(|inner| (opening.sa, inner))
-        });
-        match opened {
-            Ok((sa, (flow, info))) => {
-                tally.count(sa.traffic(), info.total_len, context.now);
-                sort(context, frame, sa, depth + 1, flow, info, clear);
+    unpack(context, arrivals, &mut openings, clear);
+    let frames = arrivals.frames.drain(..batch);
+    if openings.iter().all(|opening| opening.verdict == Verdict::Good) {
+        clear.frames.extend(frames);
+    } else {
+        for ((frame, arrival), opening) in frames.zip(&arrivals.about).zip(&openings) {
+            match opening.verdict {
+                Verdict::Good => clear.frames.push(frame),
+                Verdict::Again => again(context, frame, arrival.depth + 1),
+                Verdict::Dropped(reason) => context.drop(frame, reason),
             }
-            Err(reason) => context.drop(frame, reason),
         }
     }
-    tally.flush(context.now);
+    arrivals.about.drain(..batch);
 }
 
 /// Finds the SAs and opens all in one call. Of each packet says whether its ICV was right.
@@ -70,18 +75,24 @@ fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) 
     let mut openings = Openings::new();
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     for (frame, arrival) in arrivals.frames.iter_mut().zip(&arrivals.about).take(BATCH) {
-        openings.push(find(context, frame, &arrival.outer).map(|(sa, sequence, parameters)| {
-            batch.push(parameters.packet(sa.key(), frame));
-            Opening { sa, sequence, verdict: Ok(()) }
-        }));
+        openings.push(match find(context, frame, &arrival.outer) {
+            Ok((sa, sequence)) => {
+                let parameters = arrival.outer.parameters(sa.salt(), sequence, sa.esn);
+                batch.push(parameters.packet(sa.key(), frame));
+                Opening { sa: Some(sa), sequence, verdict: Verdict::Good }
+            }
+            Err(reason) => Opening { sa: None, sequence: 0, verdict: Verdict::Dropped(reason) },
+        });
     }
     if !batch.is_empty() {
         context.shared.sas.engine().open(&mut batch);
     }
-    let found = openings.iter_mut().filter_map(|opening| opening.as_mut().ok());
-    for (opening, packet) in found.zip(&batch) {
-        if !packet.authentic {
-            opening.verdict = Err(forged(opening));
+    let mut packets = batch.iter();
+    for opening in &mut openings {
+        if let Some(sa) = opening.sa
+            && packets.next().is_none_or(|packet| !packet.authentic)
+        {
+            opening.verdict = Verdict::Dropped(forged(sa, opening.sequence));
         }
     }
     openings
@@ -89,12 +100,12 @@ fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) 
 
 /// The SA, and the sequence number that it takes the packet to have. Nothing has been proved yet, and nothing
 /// changes.
-#[inline]
+#[inline(always)]
 fn find<'a>(
     context: &Context<'a>,
     frame: &mut Frame,
     outer: &EspPacket,
-) -> Result<(&'a Inbound, u64, AeadParameters), DropReason> {
+) -> Result<(&'a Inbound, u64), DropReason> {
     let sa = context.shared.sas.inbound(&context.guard, outer.spi).ok_or(DropReason::UnknownSpi)?;
     if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
         return Err(DropReason::EncapsulationMismatch);
@@ -104,57 +115,50 @@ fn find<'a>(
     if !frame.truncate(outer.end()) {
         return Err(DropReason::EspTruncated);
     }
-    Ok((sa, sequence, outer.parameters(sa.salt(), sequence, sa.esn)))
+    Ok((sa, sequence))
 }
 
 /// Why the ICV was wrong, as far as can be known.
 #[cold]
-fn forged(opening: &Opening<'_>) -> DropReason {
+fn forged(sa: &Inbound, sequence: u64) -> DropReason {
     // With ESN, a number left of the window was taken for one of the next epoch (RFC 4303 Appendix A2.2).
-    let implausible = opening.sequence.saturating_sub(opening.sa.replay().highest()) > 1 << 31;
+    let implausible = sequence.saturating_sub(sa.replay().highest()) > 1 << 31;
     if implausible { DropReason::ReplayTooOld } else { DropReason::IntegrityFailed }
 }
 
 /// Enters the authentic packets into their replay windows, run by run, and reports a peer that has moved.
-fn accept(context: &mut Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Openings<'_>) {
+fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Openings<'_>) {
     let mut opened = 0;
-    let mut rest = openings.as_mut_slice();
+    let same = |a: &Opening<'_>, b: &Opening<'_>| match (a.sa, b.sa) {
+        (Some(a), Some(b)) => ptr::eq(a, b),
+        _ => false,
+    };
     let mut first = 0;
-    while let Some(sa) = rest.iter().find_map(|opening| opening.as_ref().ok()).map(|opening| opening.sa) {
-        // Those that failed before do not part a run.
-        let len = rest.iter().take_while(|opening| match opening {
-            Ok(opening) => ptr::eq(opening.sa, sa),
-            Err(_) => true,
+    for run in openings.chunk_by_mut(same) {
+        let arrivals = arrivals.about.get(first..).unwrap_or_default();
+        first += run.len();
+        let Some(sa) = run.first().and_then(|opening| opening.sa) else { continue };
+        let authentic = |opening: &&mut Opening<'_>| opening.verdict == Verdict::Good;
+        let mut numbers = ArrayVec::<u64, BATCH>::new();
+        numbers.extend(run.iter_mut().filter(authentic).map(|opening| opening.sequence));
+        let mut entered = run.iter_mut().filter(authentic);
+        sa.replay().accept_run(&numbers, |_, verdict| match (entered.next(), verdict) {
+            (Some(opening), Err(reason)) => opening.verdict = Verdict::Dropped(reason),
+            _ => opened += 1,
         });
-        let len = len.count();
-        let Some((run, others)) = rest.split_at_mut_checked(len) else { return };
-        let authentic = |opening: &&mut Opening<'_>| opening.verdict.is_ok();
-        let numbers: ArrayVec<u64, BATCH> =
-            run.iter_mut().flatten().filter(authentic).map(|opening| opening.sequence).collect();
-        let mut entered = run.iter_mut().flatten().filter(authentic);
-        sa.replay().accept_run(&numbers, |_, verdict| {
-            opened += u64::from(verdict.is_ok());
-            if let Some(opening) = entered.next() {
-                opening.verdict = verdict;
-            }
-        });
-        report_move(context, sa, run, arrivals.about.get(first..).unwrap_or_default());
-        (rest, first) = (others, first + len);
+        report_move(context, sa, run, arrivals);
     }
     WorkerCounters::add(&context.counters.opened, opened);
 }
 
 /// Only the newest packet tells where the peer is now (RFC 7296 §2.23).
-fn report_move(
-    context: &Context<'_>,
-    sa: &Inbound,
-    run: &[Result<Opening<'_>, DropReason>],
-    arrivals: &[Arrival],
-) {
+fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrivals: &[Arrival]) {
     let highest = sa.replay().highest();
-    let newest = run.iter().zip(arrivals).rev().find(|(opening, _)| {
-        opening.as_ref().is_ok_and(|opening| opening.verdict.is_ok() && opening.sequence == highest)
-    });
+    let newest = run
+        .iter()
+        .zip(arrivals)
+        .rev()
+        .find(|(opening, _)| opening.verdict == Verdict::Good && opening.sequence == highest);
     if let Some((_, Arrival { outer, .. })) = newest
         && outer.moved_from(&sa.endpoints.get())
     {
@@ -162,8 +166,36 @@ fn report_move(
     }
 }
 
+/// Takes the tunnels off the accepted packets.
+fn unpack(
+    context: &Context<'_>,
+    arrivals: &mut Packets<Arrival>,
+    openings: &mut Openings<'_>,
+    clear: &mut Packets<Clear>,
+) {
+    let mut tally = Tally::default();
+    for ((frame, Arrival { outer, depth }), opening) in
+        arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
+    {
+        let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
+        match deliver(sa, outer, frame) {
+            Ok((flow, info)) => {
+                tally.count(sa.traffic(), info.total_len(), context.now);
+                if ingress::is_esp_for_us(context, &flow) {
+                    opening.verdict = Verdict::Again;
+                } else {
+                    let origin = Origin::Tunnel { depth: depth + 1 };
+                    clear.about.push(Clear::new(context, origin, sa.tenant, flow, info));
+                }
+            }
+            Err(reason) => opening.verdict = Verdict::Dropped(reason),
+        }
+    }
+    tally.flush(context.now);
+}
+
 /// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
-#[inline]
+#[inline(always)]
 fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKey, L3Info), DropReason> {
     let (flow, info) = esp::decapsulate(frame, outer)?;
     if !sa.permits(&flow) {
@@ -172,30 +204,16 @@ fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKe
     Ok((flow, info))
 }
 
-/// Sends the packet on to policy, or back to the start if it is ESP for us once more.
-#[inline]
-fn sort(
-    context: &mut Context<'_>,
-    frame: Frame,
-    sa: &Inbound,
-    depth: u8,
-    flow: FlowKey,
-    info: L3Info,
-    clear: &mut Packets<Clear>,
-) {
-    if ingress::is_esp_for_us(context, &flow) {
-        return again(context, frame, depth, &flow, &info);
-    }
-    let about = Clear::new(context, Origin::Tunnel { depth }, sa.tenant, flow, info);
-    clear.push(frame, about);
-}
-
+/// Sends what came out of a tunnel, and is ESP for us once more, back to the start.
 #[cold]
-fn again(context: &mut Context<'_>, frame: Frame, depth: u8, flow: &FlowKey, info: &L3Info) {
+fn again(context: &mut Context<'_>, frame: Frame, depth: u8) {
     if depth >= MAX_TUNNELS {
         return context.drop(frame, DropReason::Loop);
     }
-    match esp::parse(frame.packet(), flow, info, context.shared.nat_port) {
+    let nat_port = context.shared.nat_port;
+    let outer = wire::read(frame.packet())
+        .and_then(|(flow, info)| esp::parse(frame.packet(), &flow, &info, nat_port));
+    match outer {
         Ok(outer) => context.again.esp.push(frame, Arrival { outer, depth }),
         Err(reason) => context.drop(frame, reason),
     }

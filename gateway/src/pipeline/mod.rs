@@ -88,13 +88,58 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Output {
     /// Whole Ethernet frames to send.
-    pub transmit: Vec<(PortIndex, Frame)>,
+    pub transmit: Outgoing,
     /// Bare IP packets for the host.
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// Frames to send, by port, in order.
+#[derive(Debug, Default)]
+pub struct Outgoing(Vec<Vec<Frame>>);
+
+impl Outgoing {
+    /// Adds one.
+    #[inline]
+    pub fn push(&mut self, port: PortIndex, frame: Frame) {
+        self.of(port).push(frame);
+    }
+
+    /// The frames of a port, to be taken.
+    #[inline]
+    pub fn of(&mut self, port: PortIndex) -> &mut Vec<Frame> {
+        let at = usize::from(port.0);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        // There is one now.
+        #[expect(clippy::indexing_slicing, reason = "made on the line above")]
+        &mut self.0[at]
+    }
+
+    /// The ports that may have frames.
+    pub fn ports(&self) -> impl Iterator<Item = PortIndex> + use<> {
+        (0..self.0.len()).map(|at| PortIndex(at as u16))
+    }
+
+    /// Takes all, port by port.
+    pub fn drain(&mut self) -> impl Iterator<Item = (PortIndex, Frame)> {
+        let ports = self.0.iter_mut().enumerate();
+        ports.flat_map(|(at, frames)| frames.drain(..).map(move |frame| (PortIndex(at as u16), frame)))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Vec::is_empty)
+    }
 }
 
 /// Free frames, for what is made here: ICMP errors and fragments.
@@ -144,7 +189,7 @@ impl<T> Default for Packets<T> {
 }
 
 impl<T> Packets<T> {
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, frame: Frame, about: T) {
         self.frames.push(frame);
         self.about.push(about);
@@ -245,8 +290,7 @@ impl Pipeline {
             out,
         };
         while !batch.is_empty() {
-            let rest = batch.drain(..batch.len().min(BATCH));
-            ingress::sort(&mut context, ingress, rest, esp, clear);
+            ingress::sort(&mut context, ingress, batch, esp, clear);
             context.run(esp, clear);
         }
         reader.quiescent();
@@ -270,6 +314,7 @@ impl<'a> Context<'a> {
         }
     }
 
+    #[cold]
     fn drop(&mut self, frame: Frame, reason: DropReason) {
         self.counters.count_drop(reason);
         self.out.recycled.push(frame);
@@ -278,7 +323,7 @@ impl<'a> Context<'a> {
 
 impl Clear {
     /// What [`wire::read`] says of a packet of that origin.
-    #[inline]
+    #[inline(always)]
     fn new(context: &Context<'_>, origin: Origin, tenant: TenantId, flow: FlowKey, info: L3Info) -> Self {
         let place = context.flows.locate(tenant, &flow) as u32;
         Self { flow, info, policy: None, place, tenant, origin }
@@ -294,8 +339,15 @@ impl Clear {
     /// Whether its TTL or hop limit ends here.
     #[inline]
     fn expires(&self) -> bool {
-        self.counts_down() && self.info.ttl <= 1
+        self.counts_down() && self.info.ttl() <= 1
     }
+}
+
+/// What all have in common, if they have.
+#[inline]
+fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
+    let first = *all.first()?;
+    all.iter().all(|each| *each == first).then_some(first)
 }
 
 /// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.

@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, trouble};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -22,7 +22,9 @@ use crate::wire::decrement_ttl;
 struct Run<'a> {
     sa: &'a Outbound,
     template: Template,
-    way: Way,
+    hop: NextHop,
+    /// Where its sealed packets leave, if nothing but that is left to do.
+    port: Option<PortIndex>,
     /// Octets of the largest inner packet that passes.
     limit: usize,
     packets: u32,
@@ -30,25 +32,19 @@ struct Run<'a> {
     sequence: Result<u64, DropReason>,
 }
 
-/// How sealed packets leave.
-#[derive(Debug, Clone, Copy)]
-enum Way {
-    Port(PortIndex),
-    /// To a neighbour that has not answered yet.
-    Held(egress::Waiting),
-}
-
-/// What becomes of a packet.
-#[derive(Debug, Clone, Copy)]
+/// What becomes of a packet. Small: every packet has one, written and read a moment later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// Sealed, with the run of that number.
-    Seal(u8),
+    Seal(u16),
     /// On in clear: out of a tunnel, and not to go into another.
-    Clear(NextHop),
+    Clear,
+    /// Ready, or so when the engine is done, to be sent by this port.
+    Send(PortIndex),
     /// Its TTL ends here.
     Expired,
-    /// More octets than pass the tunnel.
-    TooBig(usize),
+    /// More octets than pass the tunnel of the run of that number.
+    TooBig(u16),
     Dropped(DropReason),
 }
 
@@ -63,68 +59,67 @@ pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear
     choose(context, packets.about.get(..batch).unwrap_or_default(), &mut runs, &mut fates);
     number(&context.shared.events, &mut runs);
     seal(context, packets, &mut runs, &mut fates);
-    let about = packets.about.drain(..batch);
-    for ((frame, about), fate) in packets.frames.drain(..batch).zip(about).zip(fates) {
-        dispatch(context, frame, &about, fate, &runs);
+    let frames = packets.frames.drain(..batch);
+    if let Some(Fate::Send(port)) = uniform(&fates) {
+        // Most batches by far.
+        context.out.transmit.of(port).extend(frames);
+    } else {
+        for ((frame, about), fate) in frames.zip(&packets.about).zip(&fates) {
+            dispatch(context, frame, about, *fate, &runs);
+        }
     }
+    packets.about.drain(..batch);
 }
 
 /// Finds every packet's SA and way.
 fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>, fates: &mut Fates) {
-    let mut decisions = ArrayVec::<Decision, BATCH>::new();
+    let mut references = ArrayVec::<Option<OutboundRef>, BATCH>::new();
     for packet in packets {
-        let decision = decide(context, packet);
-        if let Decision::Protect(reference) = decision {
-            // On its way into the cache while the rest of the batch is looked up.
-            context.shared.sas.prefetch_outbound(reference);
+        let (fate, reference) = match decide(context, packet) {
+            Ok(Some(reference)) => {
+                // On its way into the cache while the rest of the batch is looked up.
+                context.shared.sas.prefetch_outbound(reference);
+                (Fate::Clear, Some(reference))
+            }
+            Ok(None) => (Fate::Clear, None),
+            Err(reason) => (Fate::Dropped(reason), None),
+        };
+        references.push(reference);
+        fates.push(fate);
+    }
+    for ((packet, reference), fate) in packets.iter().zip(&references).zip(fates) {
+        if let Some(reference) = *reference {
+            *fate = through(context, packet, reference, runs);
         }
-        decisions.push(decision);
-    }
-    for (packet, decision) in packets.iter().zip(decisions) {
-        fates.push(match decision {
-            Decision::Protect(reference) => through(context, packet, reference, runs),
-            Decision::Clear(hop) => Fate::Clear(hop),
-            Decision::Drop(reason) => Fate::Dropped(reason),
-        });
     }
 }
 
-/// What policy says.
-enum Decision {
-    Protect(OutboundRef),
-    Clear(NextHop),
-    Drop(DropReason),
-}
-
-#[inline]
-fn decide(context: &mut Context<'_>, packet: &Clear) -> Decision {
+/// What policy says: the SA to go through, or none if the packet may go on in clear.
+#[inline(always)]
+fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRef>, DropReason> {
     let Clear { flow, tenant, .. } = packet;
-    let from_tunnel = match packet.origin {
-        Origin::Tunnel { .. } => Some(context.hops.resolve(flow.dst_bits(), flow.is_ipv6())),
-        _ => None,
-    };
+    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
     // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel == Some(NextHop::Local) {
-        return Decision::Clear(NextHop::Local);
+    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(None);
     }
     let policy = match &packet.policy {
         Some(policy) => Some(policy),
         None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
     };
     let Some(policy) = policy else {
-        return from_tunnel.map_or(Decision::Drop(DropReason::NoPolicy), Decision::Clear);
+        return if from_tunnel { Ok(None) } else { Err(DropReason::NoPolicy) };
     };
-    match policy.outbound() {
-        Some(reference) => Decision::Protect(reference),
-        None => {
-            context.shared.events.acquire(policy, flow);
-            Decision::Drop(DropReason::NoSa)
-        }
+    let reference = policy.outbound();
+    if reference.is_none() {
+        context.shared.events.acquire(policy, flow);
+        return Err(DropReason::NoSa);
     }
+    Ok(reference)
 }
 
 /// Puts a packet into the run of its SA.
-#[inline]
+#[inline(always)]
 fn through<'a>(context: &mut Context<'a>, packet: &Clear, reference: OutboundRef, runs: &mut Runs<'a>) -> Fate {
     let Some(sa) = context.shared.sas.outbound(&context.guard, reference) else {
         return no_sa(context, packet);
@@ -138,12 +133,12 @@ fn through<'a>(context: &mut Context<'a>, packet: &Clear, reference: OutboundRef
             Err(reason) => return Fate::Dropped(reason),
         }
     }
-    let number = runs.len().wrapping_sub(1) as u8;
+    let number = runs.len().wrapping_sub(1) as u16;
     let Some(run) = runs.last_mut() else { return Fate::Dropped(DropReason::NoSa) };
     if packet.expires() {
         Fate::Expired
-    } else if packet.info.total_len > run.limit {
-        Fate::TooBig(run.limit)
+    } else if packet.info.total_len() > run.limit {
+        Fate::TooBig(number)
     } else {
         run.packets += 1;
         Fate::Seal(number)
@@ -170,17 +165,15 @@ fn begin<'a>(context: &mut Context<'a>, sa: &'a Outbound) -> Result<Run<'a>, Dro
     let mut template = template.ok_or(DropReason::NoSa)?;
     let hop = context.hops.resolve_addr(endpoints.remote);
     let mtu = egress::mtu(&hop)?;
-    let (way, dst, src) = match hop {
-        NextHop::Port { port, src_mac, dst_mac, .. } => (Way::Port(port), dst_mac, src_mac),
-        NextHop::Unresolved { port, ifindex, gateway, .. } => {
-            let waiting = egress::Waiting { port, ifindex, gateway };
-            (Way::Held(waiting), egress::UNKNOWN_MAC, egress::mac(context, port))
-        }
-        _ => return Err(DropReason::NoEgress),
-    };
+    let (dst, src) = egress::link(context, &hop);
     template.set_link(dst, src);
+    let port = match hop {
+        NextHop::Port { port, .. } if !template.needs_finish() => Some(port),
+        _ => None,
+    };
     let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
-    Ok(Run { sa, template, way, limit, packets: 0, sequence: Err(DropReason::SequenceExhausted) })
+    let sequence = Err(DropReason::SequenceExhausted);
+    Ok(Run { sa, template, hop, port, limit, packets: 0, sequence })
 }
 
 /// Gives every run its sequence numbers: one reservation each.
@@ -190,7 +183,7 @@ fn number(events: &EventBoard, runs: &mut Runs<'_>) {
     }
 }
 
-/// Writes all headers and trailers, and encrypts all packets in one call.
+/// Writes all headers and trailers, and encrypts all packets in one call. What goes on in clear is made ready too.
 fn seal<'a>(
     context: &mut Context<'a>,
     packets: &mut Packets<Clear>,
@@ -200,14 +193,26 @@ fn seal<'a>(
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     let mut tally = Tally::default();
     for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
-        let Fate::Seal(number) = *fate else { continue };
-        let Some(run) = runs.get_mut(usize::from(number)) else { continue };
-        match encapsulate(run, frame, about) {
-            Ok(parameters) => {
-                tally.count(run.sa.traffic(), about.info.total_len, context.now);
-                batch.push(parameters.packet(run.sa.key(), frame));
+        match *fate {
+            Fate::Seal(number) => {
+                let Some(run) = runs.get_mut(usize::from(number)) else { continue };
+                match encapsulate(run, frame, about) {
+                    Ok(parameters) => {
+                        tally.count(run.sa.traffic(), about.info.total_len(), context.now);
+                        batch.push(parameters.packet(run.sa.key(), frame));
+                        if let Some(port) = run.port {
+                            *fate = Fate::Send(port);
+                        }
+                    }
+                    Err(reason) => *fate = Fate::Dropped(reason),
+                }
             }
-            Err(reason) => *fate = Fate::Dropped(reason),
+            Fate::Clear => {
+                if let Some(port) = egress::prepare_clear(context, frame, about) {
+                    *fate = Fate::Send(port);
+                }
+            }
+            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
         }
     }
     tally.flush(context.now);
@@ -217,7 +222,7 @@ fn seal<'a>(
     }
 }
 
-#[inline]
+#[inline(always)]
 fn encapsulate(run: &mut Run<'_>, frame: &mut Frame, about: &Clear) -> Result<esp::AeadParameters, DropReason> {
     let sequence = run.sequence?;
     run.sequence = Ok(sequence + 1);
@@ -227,20 +232,22 @@ fn encapsulate(run: &mut Run<'_>, frame: &mut Frame, about: &Clear) -> Result<es
     run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence)
 }
 
-#[inline]
 fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fate, runs: &Runs<'_>) {
     match fate {
-        Fate::Seal(number) => {
-            let Some(run) = runs.get(usize::from(number)) else { return };
-            run.template.finish(&mut frame);
-            match run.way {
-                Way::Port(port) => context.out.transmit.push((port, frame)),
-                Way::Held(waiting) => context.out.held.push((waiting, frame)),
+        Fate::Send(port) => context.out.transmit.push(port, frame),
+        Fate::Seal(number) => match runs.get(usize::from(number)) {
+            Some(run) => {
+                run.template.finish(&mut frame);
+                egress::transmit(context, frame, &run.hop);
             }
-        }
-        Fate::Clear(hop) => egress::send_clear(context, frame, about, hop),
+            None => context.drop(frame, DropReason::NoSa),
+        },
+        Fate::Clear => egress::send_clear(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
-        Fate::TooBig(limit) => trouble::too_big_for_tunnel(context, frame, about, limit),
+        Fate::TooBig(number) => {
+            let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);
+            trouble::too_big_for_tunnel(context, frame, about, limit);
+        }
         Fate::Dropped(reason) => context.drop(frame, reason),
     }
 }
@@ -274,7 +281,7 @@ mod tests {
     fn run(sa: &Outbound, packets: u32) -> Run<'_> {
         let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
         let sequence = Err(DropReason::NoSa);
-        Run { sa, template, way: Way::Port(PortIndex(0)), limit: 1400, packets, sequence }
+        Run { sa, template, hop: NextHop::None, port: None, limit: 1400, packets, sequence }
     }
 
     #[test]

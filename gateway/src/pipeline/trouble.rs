@@ -46,10 +46,10 @@ pub(super) fn too_big_for_link(
 
 /// The pieces, their TTL counted down; none if the packet had to be dropped.
 fn pieces(context: &mut Context<'_>, mut frame: Frame, about: &Clear, limit: usize) -> Pieces {
-    if about.info.dont_fragment {
+    if about.info.dont_fragment() {
         // Of IPv6, a smaller one would be ignored (RFC 8201 §4).
         let mtu = if about.flow.is_ipv6() { limit.max(IPV6_MIN_MTU) } else { limit };
-        if about.info.total_len > mtu {
+        if about.info.total_len() > mtu {
             icmp::report(context, &frame, about, IcmpError::PacketTooBig { mtu });
         }
         context.drop(frame, DropReason::TooBig);

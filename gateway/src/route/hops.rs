@@ -54,27 +54,29 @@ impl HopCache {
     }
 
     /// What [`RouteTable::resolve`] says, remembered. `dst` is the address as a number.
-    #[inline]
-    pub fn resolve(&mut self, dst: u128, v6: bool) -> NextHop {
+    #[inline(always)]
+    pub fn resolve(&mut self, dst: u128, v6: bool) -> &NextHop {
         let word = (dst >> 64) as u64 ^ dst as u64 ^ self.seed;
         let product = u128::from(word) * u128::from(self.seed | 1);
         let index = ((product >> 64) as u64 ^ product as u64) as usize % PLACES;
-        let Some(place) = self.places.get_mut(index) else { return NextHop::None };
+        let Some(place) = self.places.get_mut(index) else { return &NextHop::None };
         if place.epoch != self.epoch || place.dst != dst || place.v6 != v6 {
-            let addr = match v6 {
-                true => IpAddr::V6(Ipv6Addr::from_bits(dst)),
-                false => IpAddr::V4(Ipv4Addr::from_bits(dst as u32)),
-            };
-            *place = Place { dst, v6, epoch: self.epoch, hop: self.table.resolve(addr) };
+            *place = Place { dst, v6, epoch: self.epoch, hop: look_up(&self.table, dst, v6) };
         }
-        place.hop
+        &place.hop
+    }
+
+    /// What [`RouteTable::is_local`] says, remembered.
+    #[inline(always)]
+    pub fn is_local(&mut self, dst: u128, v6: bool) -> bool {
+        matches!(self.resolve(dst, v6), NextHop::Local)
     }
 
     /// The same for an address.
     pub fn resolve_addr(&mut self, dst: IpAddr) -> NextHop {
         match dst {
-            IpAddr::V4(dst) => self.resolve(dst.to_bits().into(), false),
-            IpAddr::V6(dst) => self.resolve(dst.to_bits(), true),
+            IpAddr::V4(dst) => *self.resolve(dst.to_bits().into(), false),
+            IpAddr::V6(dst) => *self.resolve(dst.to_bits(), true),
         }
     }
 
@@ -87,6 +89,14 @@ impl HopCache {
             self.epoch = 1;
         }
     }
+}
+
+#[cold]
+fn look_up(table: &RouteTable, dst: u128, v6: bool) -> NextHop {
+    table.resolve(match v6 {
+        true => IpAddr::V6(Ipv6Addr::from_bits(dst)),
+        false => IpAddr::V4(Ipv4Addr::from_bits(dst as u32)),
+    })
 }
 
 #[cfg(test)]
@@ -128,8 +138,8 @@ mod tests {
         for round in 0..2 {
             for n in 0..3 * PLACES as u32 {
                 let dst = Ipv4Addr::from_bits(n * 7919);
-                assert_eq!(cache.resolve(dst.to_bits().into(), false), table.resolve(dst.into()), "{round}");
-                assert_eq!(cache.resolve(dst.to_bits().into(), true), NextHop::None, "another family");
+                assert_eq!(*cache.resolve(dst.to_bits().into(), false), table.resolve(dst.into()), "{round}");
+                assert_eq!(*cache.resolve(dst.to_bits().into(), true), NextHop::None, "another family");
             }
         }
     }
@@ -139,7 +149,7 @@ mod tests {
         let mut cache = HopCache::new(3);
         for last in [1, 2, 1] {
             cache.begin(&table([last; 6]), Coarse(1));
-            assert_eq!(mac(cache.resolve(7, false)), Some([last; 6]));
+            assert_eq!(mac(*cache.resolve(7, false)), Some([last; 6]));
         }
     }
 

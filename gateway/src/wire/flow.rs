@@ -1,5 +1,7 @@
 //! An IP packet's selectors (RFC 4301 §4.4.1.1) and the few header fields that forwarding needs or changes.
 
+use std::fmt;
+
 use portcullis_ipsec::Flow;
 
 use super::key::Ports;
@@ -17,29 +19,100 @@ pub enum Fragment {
     Later,
 }
 
-/// What the pipeline needs of an IP header, whatever its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct L3Info {
+/// What the pipeline needs of an IP header, whatever its version: one word, since every packet carries it through all
+/// phases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct L3Info(u64);
+
+impl L3Info {
+    const HEADER_LEN: u32 = 24;
+    const TOS: u32 = 40;
+    const TTL: u32 = 48;
+    const FRAGMENT: u32 = 56;
+    const DONT_FRAGMENT: u64 = 1 << 60;
+
+    /// Of these parts; see the functions of the same names.
+    #[inline(always)]
+    pub fn new(
+        total_len: usize,
+        header_len: usize,
+        tos: u8,
+        ttl: u8,
+        dont_fragment: bool,
+        fragment: Fragment,
+    ) -> Self {
+        let lens = total_len as u64 & 0xff_ffff | (header_len as u64 & 0xffff) << Self::HEADER_LEN;
+        let octets = u64::from(tos) << Self::TOS | u64::from(ttl) << Self::TTL;
+        let flags = (fragment as u64) << Self::FRAGMENT | u64::from(dont_fragment) << 60;
+        Self(lens | octets | flags)
+    }
+
     /// Octets of the packet by its own header; octets behind are padding.
-    pub total_len: usize,
+    #[inline(always)]
+    pub fn total_len(self) -> usize {
+        (self.0 & 0xff_ffff) as usize
+    }
+
     /// Where the upper layer starts: octets of the IPv4 header with options, or of the IPv6 header with its
     /// extension headers.
-    pub header_len: usize,
+    #[inline(always)]
+    pub fn header_len(self) -> usize {
+        usize::from((self.0 >> Self::HEADER_LEN) as u16)
+    }
+
     /// DSCP (upper six bits) and ECN (lower two).
-    pub tos: u8,
+    #[inline(always)]
+    pub fn tos(self) -> u8 {
+        (self.0 >> Self::TOS) as u8
+    }
+
     /// TTL or hop limit.
-    pub ttl: u8,
+    #[inline(always)]
+    pub fn ttl(self) -> u8 {
+        (self.0 >> Self::TTL) as u8
+    }
+
     /// IPv4's DF; true for IPv6, which routers never fragment.
-    pub dont_fragment: bool,
+    #[inline(always)]
+    pub fn dont_fragment(self) -> bool {
+        self.0 & Self::DONT_FRAGMENT != 0
+    }
+
     /// Which piece.
-    pub fragment: Fragment,
+    #[inline(always)]
+    pub fn fragment(self) -> Fragment {
+        match self.0 >> Self::FRAGMENT & 3 {
+            0 => Fragment::Whole,
+            1 => Fragment::First,
+            _ => Fragment::Later,
+        }
+    }
+
+    /// The same with another ECN field (two bits).
+    #[inline(always)]
+    pub fn with_ecn(self, ecn: u8) -> Self {
+        Self(self.0 & !(3 << Self::TOS) | u64::from(ecn & 3) << Self::TOS)
+    }
+}
+
+impl fmt::Debug for L3Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("L3Info")
+            .field("total_len", &self.total_len())
+            .field("header_len", &self.header_len())
+            .field("tos", &self.tos())
+            .field("ttl", &self.ttl())
+            .field("dont_fragment", &self.dont_fragment())
+            .field("fragment", &self.fragment())
+            .finish()
+    }
 }
 
 /// Reads a packet that starts with its IP header. [`FlowKey::src_port`] and [`FlowKey::dst_port`] are those of TCP, UDP,
 /// UDP-Lite, SCTP and DCCP. For ICMP both hold `type << 8 | code`, and for the mobility header both hold
 /// `type << 8`, since selectors name these on either side (RFC 7296 §3.13.1). They are `None` for every other
 /// protocol (ESP and AH among them), for fragments but the first, and where the packet ends before them.
-#[inline]
+#[inline(always)]
 pub fn read(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     match packet.first() {
         Some(0x45) => read_plain_v4(packet),
@@ -55,7 +128,7 @@ pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
 }
 
 /// An IPv4 header without options, which nearly all are: what [`Ipv4::parse`] does, and only as much as is needed.
-#[inline]
+#[inline(always)]
 fn read_plain_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     const LATER: u16 = 0x1fff;
     const MORE: u16 = 0x2000;
@@ -80,14 +153,7 @@ fn read_plain_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
         (0, _) => Fragment::First,
         _ => Fragment::Later,
     };
-    let info = L3Info {
-        total_len,
-        header_len: IPV4_HEADER_LEN,
-        tos,
-        ttl,
-        dont_fragment: flags & DONT != 0,
-        fragment,
-    };
+    let info = L3Info::new(total_len, IPV4_HEADER_LEN, tos, ttl, flags & DONT != 0, fragment);
     let ports = ports(protocol, fragment, payload);
     Ok((FlowKey::v4(u32::from_be_bytes(src), u32::from_be_bytes(dst), protocol, ports), info))
 }
@@ -99,15 +165,9 @@ fn read_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
         (0, true) => Fragment::First,
         _ => Fragment::Later,
     };
-    let info = L3Info {
-        total_len: header.total_len,
-        header_len: header.header_len,
-        tos: header.tos,
-        ttl: header.ttl,
-        dont_fragment: header.dont_fragment,
-        fragment,
-    };
-    let upper = packet.get(info.header_len..info.total_len).unwrap_or_default();
+    let Ipv4 { total_len, header_len, tos, ttl, dont_fragment, .. } = header;
+    let info = L3Info::new(total_len, header_len, tos, ttl, dont_fragment, fragment);
+    let upper = packet.get(info.header_len()..info.total_len()).unwrap_or_default();
     let ports = ports(header.protocol, fragment, upper);
     Ok((FlowKey::v4(header.src.to_bits(), header.dst.to_bits(), header.protocol, ports), info))
 }
@@ -115,20 +175,14 @@ fn read_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
 fn read_v6(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     let header = Ipv6::parse(packet)?;
     let upper = header.upper_layer(packet)?;
-    let info = L3Info {
-        total_len: header.total_len(),
-        header_len: upper.offset,
-        tos: header.traffic_class,
-        ttl: header.hop_limit,
-        dont_fragment: true,
-        fragment: upper.fragment,
-    };
-    let octets = packet.get(info.header_len..info.total_len).unwrap_or_default();
+    let (tos, ttl) = (header.traffic_class, header.hop_limit);
+    let info = L3Info::new(header.total_len(), upper.offset, tos, ttl, true, upper.fragment);
+    let octets = packet.get(info.header_len()..info.total_len()).unwrap_or_default();
     let ports = ports(upper.protocol, upper.fragment, octets);
     Ok((FlowKey::v6(header.src.to_bits(), header.dst.to_bits(), upper.protocol, ports), info))
 }
 
-#[inline]
+#[inline(always)]
 fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
     match (protocol, upper) {
         _ if fragment == Fragment::Later => Ports::UNSEEN,
@@ -144,6 +198,7 @@ fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
 
 /// Counts a packet's TTL or hop limit down by one, as every router does, and keeps IPv4's checksum right. The
 /// packet was parsed, and its TTL is not 0.
+#[inline]
 pub fn decrement_ttl(packet: &mut [u8]) {
     match packet {
         [0x40..=0x4f, _, _, _, _, _, _, _, ttl, protocol, c0, c1, ..] => {
@@ -252,7 +307,7 @@ mod tests {
             for ecn in [0, 1, 2, 3] {
                 set_ecn(&mut packet, ecn);
                 let (_, info) = flow(&packet).unwrap();
-                assert_eq!(info.tos, 0x2c | ecn);
+                assert_eq!(info.tos(), 0x2c | ecn);
             }
             decrement_ttl(&mut packet);
             assert_eq!(flow(&packet).unwrap().1.ttl, 8);
@@ -282,7 +337,7 @@ mod tests {
                 *first = if version == 0 { 0x45 } else { 0x60 };
             }
             if let Ok((_, info)) = flow(&octets) {
-                prop_assert!(info.header_len <= info.total_len && info.total_len <= octets.len());
+                prop_assert!(info.header_len() <= info.total_len() && info.total_len() <= octets.len());
             }
         }
     }
