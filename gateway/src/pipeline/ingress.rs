@@ -11,7 +11,7 @@ use crate::route::{PortInfo, Role};
 use crate::wire::{self, EtherType, Ethernet, FlowKey, protocol};
 
 /// How many frames ahead of the one that is read the processor is asked for.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// What a frame holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,9 +107,7 @@ fn from_port(
     let kind = if port.role == Role::Outside || is_esp_for_us(context, &flow) {
         match esp::parse(packet, &flow, &info, context.shared.nat_port) {
             Ok(outer) => {
-                // On its way into the cache while the rest of the batch is read.
-                context.shared.sas.prefetch_inbound(outer.spi);
-                esp.about.push(Arrival { outer, depth: 0 });
+                esp.about.push(Arrival::new(context, outer, 0));
                 Kind::Esp
             }
             Err(reason) => return Kind::Dropped(reason),

@@ -99,10 +99,6 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRef>, DropReason> {
     let Clear { flow, tenant, .. } = packet;
     let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
-    // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(None);
-    }
     let policy = match &packet.policy {
         Some(policy) => Some(policy),
         None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
@@ -110,6 +106,10 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRe
     let Some(policy) = policy else {
         return if from_tunnel { Ok(None) } else { Err(DropReason::NoPolicy) };
     };
+    // What is for us is not sent on, even by a policy that covers everything.
+    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(None);
+    }
     let reference = policy.outbound();
     if reference.is_none() {
         context.shared.events.acquire(policy, flow);

@@ -106,8 +106,20 @@ impl SaTable {
     /// The inbound SA of an SPI as received (host byte order).
     #[inline]
     pub fn inbound<'g>(&'g self, guard: &Guard<'g>, spi: u32) -> Option<&'g Inbound> {
+        self.inbound_at(guard, self.locate(spi))
+    }
+
+    /// The place of an SPI as received (host byte order), whether or not anything is there.
+    #[inline]
+    pub fn locate(&self, spi: u32) -> Handle {
+        self.codec.decode(spi)
+    }
+
+    /// The inbound SA in a place.
+    #[inline]
+    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, place: Handle) -> Option<&'g Inbound> {
         // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
-        self.inbound.get(guard, self.codec.decode(spi))
+        self.inbound.get(guard, place)
     }
 
     /// The outbound SA of that name.
@@ -118,8 +130,8 @@ impl SaTable {
 
     /// Brings the start of the SA that a packet a little later in the batch will look up into the cache.
     #[inline]
-    pub fn prefetch_inbound(&self, spi: u32) {
-        self.inbound.prefetch(self.codec.decode(spi).slot);
+    pub fn prefetch_inbound(&self, place: Handle) {
+        self.inbound.prefetch(place.slot);
     }
 
     /// The same for an outbound SA.

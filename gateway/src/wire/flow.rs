@@ -201,11 +201,12 @@ fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
 #[inline]
 pub fn decrement_ttl(packet: &mut [u8]) {
     match packet {
-        [0x40..=0x4f, _, _, _, _, _, _, _, ttl, protocol, c0, c1, ..] => {
-            let old = u16::from_be_bytes([*ttl, *protocol]);
-            *ttl = ttl.saturating_sub(1);
-            let new = u16::from_be_bytes([*ttl, *protocol]);
-            [*c0, *c1] = replace_word(u16::from_be_bytes([*c0, *c1]), old, new).to_be_bytes();
+        [0x40..=0x4f, _, _, _, _, _, _, _, ttl, _, c0, c1, ..] if *ttl > 0 => {
+            *ttl -= 1;
+            // RFC 1141: as much more as the header's sum is less, with the carry brought round.
+            let (sum, carry) = u16::from_be_bytes([*c0, *c1]).overflowing_add(0x0100);
+            let sum = if carry || sum == 0xffff { sum.wrapping_add(1) } else { sum };
+            [*c0, *c1] = sum.to_be_bytes();
         }
         [0x60..=0x6f, _, _, _, _, _, _, hop_limit, ..] => *hop_limit = hop_limit.saturating_sub(1),
         _ => {}
