@@ -3,10 +3,9 @@
 
 use std::net::IpAddr;
 
-use portcullis_aead::TAG_LEN;
-use portcullis_ipsec::{Encapsulation, Flow, TunnelEndpoints};
+use portcullis_ipsec::{Encapsulation, EspAlgorithm, Flow, TunnelEndpoints};
 
-use super::{ALIGNMENT, AeadParameters, ESP_HEADER_LEN, IV_LEN, TRAILER_LEN, ecn};
+use super::{AeadParameters, ESP_HEADER_LEN, NONCE_IV_LEN, TRAILER_LEN, ecn, text_len};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{self, Fragment, L3Info, UDP_HEADER_LEN, Udp, protocol, set_ecn};
@@ -20,16 +19,25 @@ pub struct EspPacket {
     pub sequence_low: u32,
     /// From where to where it came, as the receiver sees it: `local` is us.
     pub endpoints: TunnelEndpoints,
-    iv: [u8; IV_LEN],
+    /// What follows the ESP header: IV, or as much of it as reaches the nonce.
+    iv: [u8; NONCE_IV_LEN],
     tos: u8,
     esp: usize,
     end: usize,
 }
 
 impl EspPacket {
-    /// What the engine needs to open the packet, given its whole sequence number.
-    pub fn parameters(&self, salt: [u8; 4], sequence: u64, esn: bool) -> AeadParameters {
-        AeadParameters::new(salt, self.iv, self.spi, sequence, esn, self.text())
+    /// What the engine needs to open the packet, given its whole sequence number. The packet's length must be one
+    /// that the algorithm can have.
+    pub fn parameters(
+        &self,
+        algorithm: EspAlgorithm,
+        salt: [u8; 4],
+        sequence: u64,
+        esn: bool,
+    ) -> Result<AeadParameters, DropReason> {
+        text_len(algorithm, self.end - self.iv_at()).ok_or(DropReason::EspTruncated)?;
+        Ok(AeadParameters::new(algorithm, salt, self.iv, self.spi, sequence, esn, self.iv_at()))
     }
 
     /// Where the ESP packet ends in the frame, octets: what lies behind is padding of lower layers.
@@ -37,14 +45,15 @@ impl EspPacket {
         self.end
     }
 
-    fn text(&self) -> usize {
-        self.esp + ESP_HEADER_LEN + IV_LEN
+    fn iv_at(&self) -> usize {
+        self.esp + ESP_HEADER_LEN
     }
 }
 
 /// Reads a packet, whose outer IP header [`wire::flow`] has read, that carries ESP: raw, or in UDP to `nat_port`.
 /// Anything else is [`DropReason::Unexpected`], such as IKE (whose first four octets are zero) and NAT keepalives
-/// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers.
+/// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers. Whether the length is a possible one
+/// depends on the SA, and is for [`EspPacket::parameters`] to say.
 pub fn parse(packet: &[u8], flow: &Flow, info: &L3Info, nat_port: u16) -> Result<EspPacket, DropReason> {
     if !matches!(flow.protocol, protocol::ESP | protocol::UDP) {
         return Err(DropReason::Unexpected);
@@ -67,11 +76,6 @@ pub fn parse(packet: &[u8], flow: &Flow, info: &L3Info, nat_port: u16) -> Result
     };
     let &[s0, s1, s2, s3, q0, q1, q2, q3] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
     let &iv = esp.get(ESP_HEADER_LEN..).and_then(<[u8]>::first_chunk).ok_or(DropReason::EspTruncated)?;
-    let text_len =
-        esp.len().checked_sub(ESP_HEADER_LEN + IV_LEN + TAG_LEN).ok_or(DropReason::EspTruncated)?;
-    if text_len < ALIGNMENT || text_len % ALIGNMENT != 0 {
-        return Err(DropReason::EspTruncated);
-    }
     Ok(EspPacket {
         spi: u32::from_be_bytes([s0, s1, s2, s3]),
         sequence_low: u32::from_be_bytes([q0, q1, q2, q3]),
@@ -108,9 +112,14 @@ impl EspPacket {
 
 /// Takes everything off an opened packet: the frame then holds the inner packet, without TFC padding
 /// (RFC 4303 §2.7), and with the congestion that was met on the way (RFC 6040).
-pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(Flow, L3Info), DropReason> {
-    let text_end = outer.end.saturating_sub(TAG_LEN);
-    let text = frame.packet().get(outer.text()..text_end).ok_or(DropReason::EspTruncated)?;
+pub fn decapsulate(
+    frame: &mut Frame,
+    outer: &EspPacket,
+    algorithm: EspAlgorithm,
+) -> Result<(Flow, L3Info), DropReason> {
+    let text_at = outer.iv_at() + algorithm.iv_len();
+    let text_end = outer.end.saturating_sub(algorithm.icv_len());
+    let text = frame.packet().get(text_at..text_end).ok_or(DropReason::EspTruncated)?;
     let (text, &[pad_len, next_header]) =
         text.split_last_chunk::<TRAILER_LEN>().ok_or(DropReason::BadPadding)?;
     let inner_end = text.len().checked_sub(usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
@@ -129,7 +138,7 @@ pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(Flow, L3Info
         return Err(DropReason::InnerMalformed);
     }
     let combined = ecn::combine(info.tos, outer.tos).ok_or(DropReason::EcnNotCapable)?;
-    if !(frame.pull_front(outer.text()) && frame.truncate(info.total_len)) {
+    if !(frame.pull_front(text_at) && frame.truncate(info.total_len)) {
         return Err(DropReason::InnerMalformed);
     }
     if combined != info.tos & 3 {

@@ -2,10 +2,9 @@
 
 use std::net::IpAddr;
 
-use portcullis_aead::TAG_LEN;
-use portcullis_ipsec::{Encapsulation, TunnelEndpoints};
+use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
-use super::{ALIGNMENT, AeadParameters, TRAILER_LEN, header_len};
+use super::{AeadParameters, TRAILER_LEN, header_len, text_len};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{
@@ -22,6 +21,8 @@ pub struct Outer {
     pub endpoints: TunnelEndpoints,
     /// The peer's SPI.
     pub spi: u32,
+    /// How packets are protected.
+    pub algorithm: EspAlgorithm,
     /// The key's salt.
     pub salt: [u8; 4],
     /// 64-bit sequence numbers.
@@ -32,7 +33,7 @@ pub struct Outer {
 /// success the frame holds the outer packet, whose text the engine has yet to seal. On failure the frame's packet
 /// is void, and the frame is to be dropped.
 ///
-/// The explicit IV is the sequence number, which never repeats. DSCP and ECN are copied (RFC 4301 §5.1.2.1,
+/// The explicit IV is the sequence number, which never repeats; that of AES-CBC the engine makes of it. DSCP and ECN are copied (RFC 4301 §5.1.2.1,
 /// RFC 6040 normal mode), IPv4's DF is copied and set for an inner IPv6 packet.
 pub fn encapsulate(
     frame: &mut Frame,
@@ -41,27 +42,46 @@ pub fn encapsulate(
     outer: &Outer,
     sequence: u64,
 ) -> Result<AeadParameters, DropReason> {
-    append_trailer(frame, inner.total_len, if is_ipv6 { protocol::IPV6 } else { protocol::IPV4 })?;
+    let algorithm = outer.algorithm;
+    let next_header = if is_ipv6 { protocol::IPV6 } else { protocol::IPV4 };
+    append_trailer(frame, algorithm, inner.total_len, next_header)?;
+    // What the engine would not touch must never be sent.
+    text_len(algorithm, algorithm.iv_len() + frame.len()).ok_or(DropReason::NoHeadroom)?;
     let iv = sequence.to_be_bytes();
-    let [_, _, _, _, q0, q1, q2, q3] = iv;
-    let ([s0, s1, s2, s3], [i0, i1, i2, i3, i4, i5, i6, i7]) = (outer.spi.to_be_bytes(), iv);
-    prepend(frame, [s0, s1, s2, s3, q0, q1, q2, q3, i0, i1, i2, i3, i4, i5, i6, i7])?;
+    prepend_esp(frame, algorithm, outer.spi, iv)?;
     let payload_protocol = prepend_udp(frame, &outer.endpoints)?;
     prepend_ip(frame, inner, outer, payload_protocol, sequence)?;
-    let text = header_len(&outer.endpoints);
-    let parameters = AeadParameters::new(outer.salt, iv, outer.spi, sequence, outer.esn, text);
-    // What the engine would not touch must never be sent.
-    if parameters.fit(frame) { Ok(parameters) } else { Err(DropReason::NoHeadroom) }
+    let iv_at = header_len(&outer.endpoints);
+    Ok(AeadParameters::new(algorithm, outer.salt, iv, outer.spi, sequence, outer.esn, iv_at))
 }
 
 /// Cuts the frame to the inner packet and appends padding, pad length, next header and room for the ICV.
-fn append_trailer(frame: &mut Frame, inner_len: usize, next_header: u8) -> Result<(), DropReason> {
-    let pad = (inner_len + TRAILER_LEN).next_multiple_of(ALIGNMENT) - (inner_len + TRAILER_LEN);
-    let room = frame.truncate(inner_len) && frame.push_back(pad + TRAILER_LEN + TAG_LEN);
+fn append_trailer(
+    frame: &mut Frame,
+    algorithm: EspAlgorithm,
+    inner_len: usize,
+    next_header: u8,
+) -> Result<(), DropReason> {
+    let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (algorithm.alignment() - 1);
+    let room = frame.truncate(inner_len) && frame.push_back(pad + TRAILER_LEN + algorithm.icv_len());
     let tail = frame.packet_mut().get_mut(inner_len..).filter(|_| room).ok_or(DropReason::NoHeadroom)?;
     let octets = (1..=pad as u8).chain([pad as u8, next_header]);
     tail.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
     Ok(())
+}
+
+/// SPI, the lower half of the sequence number and, where there is one, the IV: `iv` and zeros.
+fn prepend_esp(frame: &mut Frame, algorithm: EspAlgorithm, spi: u32, iv: [u8; 8]) -> Result<(), DropReason> {
+    let [s0, s1, s2, s3] = spi.to_be_bytes();
+    let [i0, i1, i2, i3, i4, i5, i6, i7] = iv;
+    match algorithm.iv_len() {
+        8 => prepend(frame, [s0, s1, s2, s3, i4, i5, i6, i7, i0, i1, i2, i3, i4, i5, i6, i7]),
+        0 => prepend(frame, [s0, s1, s2, s3, i4, i5, i6, i7]),
+        _ => {
+            prepend(frame, [i0, i1, i2, i3, i4, i5, i6, i7, 0, 0, 0, 0, 0, 0, 0, 0])?;
+            prepend(frame, [s0, s1, s2, s3, i4, i5, i6, i7])
+        }
+    }
 }
 
 fn prepend_udp(frame: &mut Frame, endpoints: &TunnelEndpoints) -> Result<u8, DropReason> {

@@ -8,7 +8,6 @@ use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyOrigin};
 use super::*;
 use crate::drop::DropReason;
 use crate::policy::FlowCache;
-use crate::sa::sequence::USAGE_LIMIT;
 use crate::sa::{Guard, Reader, Reclaimer};
 
 /// What the sink was told, in order, and whether the policy table already protected it then.
@@ -362,14 +361,15 @@ fn limits_are_told_before_and_at_the_end_of_a_key() {
     let pair = gateway.pair(policy);
     let guard = gateway.worker.guard();
     let sa = gateway.outbound(&guard, policy).unwrap();
+    let limit = sa.algorithm().packet_limit();
     let mut sealed = 0;
     let mut told = Vec::new();
     while let Ok(numbers) = sa.reserve(1 << 30, &gateway.events) {
         sealed = numbers.end - 1;
         told.extend(gateway.installer.take_events().into_iter().map(|event| (sealed, event)));
     }
-    assert_eq!(told, [(3 * (USAGE_LIMIT / 4), DataplaneEvent::SoftLimit { pair })]);
-    assert_eq!(sealed, USAGE_LIMIT);
+    assert_eq!(told, [(3 * (limit / 4), DataplaneEvent::SoftLimit { pair })]);
+    assert_eq!(sealed, limit);
     assert_eq!(gateway.installer.take_events(), [DataplaneEvent::HardLimit { pair }]);
     for _ in 0..3 {
         assert_eq!(sa.reserve(1, &gateway.events), Err(DropReason::SequenceExhausted));

@@ -72,7 +72,7 @@ fn find<'a>(
     if !arrival.frame.truncate(outer.end()) {
         return Err(DropReason::EspTruncated);
     }
-    Ok((sa, sequence, outer.parameters(sa.salt(), sequence, sa.esn)))
+    Ok((sa, sequence, outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn)?))
 }
 
 /// Opens all in one call, and says whose ICV was right.
@@ -109,7 +109,7 @@ fn deliver(
     if sequence == sa.replay.highest() && outer.moved_from(&sa.endpoints.get()) {
         context.shared.events.peer_moved(sa, outer.endpoints);
     }
-    let (flow, info) = esp::decapsulate(frame, outer)?;
+    let (flow, info) = esp::decapsulate(frame, outer, sa.algorithm())?;
     if !sa.permits(&flow) {
         return Err(DropReason::SelectorMismatch);
     }

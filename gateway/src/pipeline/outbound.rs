@@ -121,7 +121,13 @@ fn path(context: &Context<'_>, sa: &Outbound) -> Result<Path, DropReason> {
     let hop = context.routes.resolve(endpoints.remote);
     let mtu = egress::mtu(&hop)?;
     Ok(Path {
-        outer: Outer { endpoints, spi: sa.spi.get(), salt: sa.salt(), esn: sa.esn },
+        outer: Outer {
+            endpoints,
+            spi: sa.spi.get(),
+            algorithm: sa.algorithm(),
+            salt: sa.salt(),
+            esn: sa.esn,
+        },
         hop,
         limit: esp::max_inner_len(mtu, &endpoints, sa.algorithm()),
     })
@@ -223,7 +229,13 @@ mod tests {
         let frame = Frame::leaked(64, 64);
         let packet =
             Clear { frame, origin: Origin::Kernel, tenant: TenantId::default(), flow, info, policy: None };
-        let outer = Outer { endpoints: sa.endpoints.get(), spi: 4096, salt: sa.salt(), esn: sa.esn };
+        let outer = Outer {
+            endpoints: sa.endpoints.get(),
+            spi: 4096,
+            algorithm: sa.algorithm(),
+            salt: sa.salt(),
+            esn: sa.esn,
+        };
         let path = Path { outer, hop: NextHop::None, limit: 1400 };
         Chosen { packet, sa, path, sequence: Err(DropReason::NoSa) }
     }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use portcullis_aead::{Algorithm, Engine, Key};
+use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, Flow, InboundSa, InstallError, OutboundSa, Spi,
     TenantId, TrafficSelector, TunnelEndpoints,
@@ -219,14 +219,8 @@ impl fmt::Debug for Outbound {
 }
 
 fn expand(engine: &Engine, key: &EspKey) -> Result<Key, InstallError> {
-    let algorithm = match key.algorithm() {
-        EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
-        EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
-        other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
-    };
-    engine
-        .key(algorithm, key.key())
-        .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))
+    crate::esp::expand(engine, key)
+        .ok_or_else(|| invalid("algorithm", key.algorithm(), "one that the engine has"))
 }
 
 /// Packets and octets, and when last. Counted by any number of workers, once per batch and SA.
