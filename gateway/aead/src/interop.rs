@@ -77,7 +77,7 @@ fn work<const SEAL: bool>(parts: Parts<'_>) -> Option<bool> {
         Algorithm::Aes128Gmac => Some(gmac::<SEAL, Aes128Enc>(parts)),
         Algorithm::Aes256Gmac => Some(gmac::<SEAL, Aes256Enc>(parts)),
         Algorithm::AesCbc(aes, mac) => {
-            let whole = parts.body.len() % 16 == 0;
+            let whole = parts.body.len().is_multiple_of(16);
             whole.then(|| encrypt_then_mac::<SEAL>(parts, mac, cbc::<SEAL>(aes)))
         }
         Algorithm::AesCtr(aes, mac) => Some(encrypt_then_mac::<SEAL>(parts, mac, ctr(aes))),
