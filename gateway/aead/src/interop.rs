@@ -5,7 +5,7 @@
 //! hundreds for what follows, and so keys stay within [`Key`].
 
 use aes::cipher::{Array, BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt};
-use aes::cipher::{InnerIvInit, StreamCipher, typenum::consts};
+use aes::cipher::{InnerIvInit, StreamCipherCore, typenum::consts};
 use aes::{Aes128, Aes128Dec, Aes128Enc, Aes192Dec, Aes192Enc, Aes256, Aes256Dec, Aes256Enc};
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, AesGcm, KeyInit};
@@ -176,8 +176,9 @@ fn ctr(aes: Aes) -> fn(&[u8], [u8; 12], &mut [u8]) -> bool {
         let (Some(cipher), Some((_, text))) = (keyed::<C>(key), body.split_first_chunk_mut::<8>()) else {
             return false;
         };
-        let core = ctr::CtrCore::inner_iv_init(cipher, &counter_block(nonce));
-        ctr::Ctr32BE::<C>::from_core(core).try_apply_keystream(text).is_ok()
+        let core = ctr::CtrCore::<C, ctr::flavors::Ctr32BE>::inner_iv_init(cipher, &counter_block(nonce));
+        core.apply_keystream_partial(InOutBuf::from(text));
+        true
     }
     match aes {
         Aes::Aes128 => with::<Aes128Enc>,

@@ -94,12 +94,10 @@ fn for_each_text(
             continue;
         }
         let Some((text, tag)) = packet.buffer.split_last_chunk_mut() else { continue };
-        let same = current.take().filter(|(key, _)| std::ptr::eq(*key, packet.key));
-        let Some(now) = same.or_else(|| Some((std::ptr::from_ref(packet.key), Cipher::new(packet.key)?)))
-        else {
-            continue;
-        };
-        let (_, cipher) = current.insert(now);
+        if !current.as_ref().is_some_and(|(key, _)| std::ptr::eq(*key, packet.key)) {
+            current = Cipher::new(packet.key).map(|cipher| (std::ptr::from_ref(packet.key), cipher));
+        }
+        let Some((_, cipher)) = &current else { continue };
         let aad = packet.aad.get(..packet.aad_len.min(MAX_AAD)).unwrap_or_default();
         work(cipher, Head { nonce: packet.nonce, authentic: &mut packet.authentic }, aad, text, tag);
     }
