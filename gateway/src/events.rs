@@ -96,7 +96,10 @@ impl EventBoard {
         // are visible below.
         self.rung.swap(false, Ordering::AcqRel);
         self.acquire.take(|note| {
-            raised.push(Raised::Acquire { policy: PolicyId(note.owner), flow: FlowKey::from_words(note.packed).flow() });
+            raised.push(Raised::Acquire {
+                policy: PolicyId(note.owner),
+                flow: FlowKey::from_words(note.packed).flow(),
+            });
         });
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));

@@ -79,6 +79,7 @@ mod linked {
             Algorithm::Aes256Gcm => {
                 (aes_gcm_pre_256_vaes_avx512, aes_gcm_enc_256_vaes_avx512, aes_gcm_dec_256_vaes_avx512)
             }
+            _ => return Err(Absent { name: "ipsec-mb", why: format!("not asked for {algorithm:?}") }),
         };
         let mut room = Box::new(Room([0; 2048]));
         assert_eq!(key.len(), algorithm.key_len());

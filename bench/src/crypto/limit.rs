@@ -35,6 +35,7 @@ pub(crate) fn nanoseconds(algorithm: Algorithm, sizes: &[usize]) -> Option<f64> 
     let rounds = match algorithm {
         Algorithm::Aes128Gcm => 10.0,
         Algorithm::Aes256Gcm => 14.0,
+        _ => return None,
     };
     let blocks: usize = sizes.iter().map(|size| 1 + size.div_ceil(16)).sum();
     vaesenc().map(|each| each * rounds * blocks as f64 / 4.0 / sizes.len() as f64)

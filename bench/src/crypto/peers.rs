@@ -39,6 +39,7 @@ pub(crate) fn all(
     let (ring, aws) = match algorithm {
         Algorithm::Aes128Gcm => (&ring::aead::AES_128_GCM, &aws_lc_rs::aead::AES_128_GCM),
         Algorithm::Aes256Gcm => (&ring::aead::AES_256_GCM, &aws_lc_rs::aead::AES_256_GCM),
+        other => anyhow::bail!("no peers for {other:?}"),
     };
     let key_of_aws = aws_lc_rs::aead::UnboundKey::new(aws, key).ok().context("a key for aws-lc-rs")?;
     peers.push(Ok(Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key_of_aws)))));
@@ -46,7 +47,7 @@ pub(crate) fn all(
     peers.push(Ok(Box::new(Ring(ring::aead::LessSafeKey::new(key_of_ring)))));
     peers.push(Ok(match algorithm {
         Algorithm::Aes128Gcm => Box::new(RustCrypto(Aes128Gcm::new_from_slice(key)?)),
-        Algorithm::Aes256Gcm => Box::new(RustCrypto(Aes256Gcm::new_from_slice(key)?)),
+        _ => Box::new(RustCrypto(Aes256Gcm::new_from_slice(key)?)),
     }));
     Ok(peers)
 }

@@ -184,7 +184,8 @@ impl Side {
     }
 
     fn port(self, index: PortIndex) -> PortInfo {
-        let (role, name) = if index == OUTSIDE { (Role::Outside, "outside") } else { (Role::Inside, "inside") };
+        let (role, name) =
+            if index == OUTSIDE { (Role::Outside, "outside") } else { (Role::Inside, "inside") };
         PortInfo {
             index,
             ifindex: 10 + u32::from(index.0),

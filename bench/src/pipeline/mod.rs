@@ -54,7 +54,8 @@ pub struct Options {
 /// Runs and prints it.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let wanted = options.engine.as_deref();
-    let kind = wanted.map(|name| EngineKind::from_name(name).with_context(|| format!("no engine is called {name}")));
+    let kind =
+        wanted.map(|name| EngineKind::from_name(name).with_context(|| format!("no engine is called {name}")));
     let engine = Engine::select(kind.transpose()?)?;
     let counts: &[u32] = if options.quick { &[1, 1_000, 100_000] } else { &[1, 1_000, 100_000, 1_000_000] };
     let turns = if options.quick { 1_000 } else { 5_000 };
@@ -69,8 +70,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 Some(ends) => ends,
                 none => none.insert(Ends::new(engine, sas)?),
             };
-            ends.frames =
-                Frame::leaked_side_by_side(BATCH * BATCHES, frame_size(&mixture.sizes), START);
+            ends.frames = Frame::leaked_side_by_side(BATCH * BATCHES, frame_size(&mixture.sizes), START);
             measure(ends, &mixture, &cases, turns)?;
         }
     }
@@ -181,10 +181,17 @@ fn measure(ends: &mut Ends, mixture: &Mixture, cases: &[String; 2], turns: usize
         }
     }
     let usual = steady::usual([&sealing, &opening, &bare].into_iter().flat_map(Samples::frames));
-    for (case, samples) in [(cases[0].as_str(), &sealing), (cases[1].as_str(), &opening), ("ipsec-mb seal", &bare)] {
+    for (case, samples) in
+        [(cases[0].as_str(), &sealing), (cases[1].as_str(), &opening), ("ipsec-mb seal", &bare)]
+    {
         let (histogram, thrown) = samples.steady(usual)?;
-        println!("{case:<24} {:>8.1} ({:.1}..{:.1}, {} samples, {thrown} thrown away)",
-            histogram.value_at_quantile(0.5) as f64 / 1000.0, histogram.min() as f64 / 1000.0, histogram.max() as f64 / 1000.0, histogram.len());
+        println!(
+            "{case:<24} {:>8.1} ({:.1}..{:.1}, {} samples, {thrown} thrown away)",
+            histogram.value_at_quantile(0.5) as f64 / 1000.0,
+            histogram.min() as f64 / 1000.0,
+            histogram.max() as f64 / 1000.0,
+            histogram.len()
+        );
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Which engines there are, and the choice between them.
 
+use crate::key::Schedule;
 use crate::{Algorithm, Key, Packet, self_test};
 
 /// Which implementation.
@@ -114,11 +115,13 @@ impl Engine {
         self.kind
     }
 
-    /// Expands a key of 16 or 32 octets; `None` if the length does not fit the algorithm. Every engine takes keys
-    /// that another has expanded, though it may be slower with them.
+    /// Expands a key of [`Algorithm::key_len`] octets; `None` if the length does not fit the algorithm. Every engine
+    /// takes keys that another has expanded, though it may be slower with them.
     pub fn key(&self, algorithm: Algorithm, key: &[u8]) -> Option<Key> {
         let mut key = Key::raw(algorithm, key)?;
-        (self.table.expand)(&mut key);
+        if key.schedule != Schedule::Interop {
+            (self.table.expand)(&mut key);
+        }
         Some(key)
     }
 

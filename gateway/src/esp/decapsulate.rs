@@ -1,10 +1,9 @@
 //! From an outer packet to the SPI and sequence number that lead to its SA, and, once the engine has opened it, to
 //! the inner packet.
 
-use portcullis_aead::TAG_LEN;
-use portcullis_ipsec::{Encapsulation, TunnelEndpoints};
+use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
-use super::{ALIGNMENT, AeadParameters, ESP_HEADER_LEN, IV_LEN, TRAILER_LEN, ecn};
+use super::{AeadParameters, ESP_HEADER_LEN, NONCE_IV_LEN, TRAILER_LEN, ecn, text_len};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{self, FlowKey, Fragment, L3Info, UDP_HEADER_LEN, Udp, protocol, set_ecn};
@@ -18,17 +17,31 @@ pub struct EspPacket {
     pub sequence_low: u32,
     /// The outer addresses, and the ports if it came in UDP.
     pub flow: FlowKey,
-    iv: [u8; IV_LEN],
+    /// What follows the ESP header: IV, or as much of it as reaches the nonce.
+    iv: [u8; NONCE_IV_LEN],
     tos: u8,
     esp: u16,
     end: u16,
 }
 
 impl EspPacket {
-    /// What the engine needs to open the packet, given its whole sequence number.
+    /// What the engine needs to open the packet, given its whole sequence number. The packet's length must be one
+    /// that [`EspPacket::suits`] the algorithm.
     #[inline(always)]
-    pub fn parameters(&self, salt: [u8; 4], sequence: u64, esn: bool) -> AeadParameters {
-        AeadParameters::new(salt, self.iv, self.spi, sequence, esn, self.text())
+    pub fn parameters(
+        &self,
+        algorithm: EspAlgorithm,
+        salt: [u8; 4],
+        sequence: u64,
+        esn: bool,
+    ) -> AeadParameters {
+        AeadParameters::new(algorithm, salt, self.iv, self.spi, sequence, esn, self.iv_at())
+    }
+
+    /// Whether the packet's length is one that the algorithm can have.
+    #[inline(always)]
+    pub fn suits(&self, algorithm: EspAlgorithm) -> bool {
+        text_len(algorithm, self.end().saturating_sub(self.iv_at())).is_some()
     }
 
     /// Where the ESP packet ends in the frame, octets: what lies behind is padding of lower layers.
@@ -53,14 +66,15 @@ impl EspPacket {
     }
 
     #[inline(always)]
-    fn text(&self) -> usize {
-        usize::from(self.esp) + ESP_HEADER_LEN + IV_LEN
+    fn iv_at(&self) -> usize {
+        usize::from(self.esp) + ESP_HEADER_LEN
     }
 }
 
 /// Reads a packet, whose outer IP header [`wire::read`] has read, that carries ESP: raw, or in UDP to `nat_port`.
 /// Anything else is [`DropReason::Unexpected`], such as IKE (whose first four octets are zero) and NAT keepalives
-/// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers.
+/// (RFC 3948 §2.2, §2.3): the XDP program leaves none of them to the workers. Whether the length is a possible one
+/// depends on the SA, and is for [`EspPacket::suits`] to say.
 #[inline(always)]
 pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Result<EspPacket, DropReason> {
     let is_udp = match flow.protocol() {
@@ -84,11 +98,6 @@ pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Res
     };
     let &[s0, s1, s2, s3, q0, q1, q2, q3] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
     let &iv = esp.get(ESP_HEADER_LEN..).and_then(<[u8]>::first_chunk).ok_or(DropReason::EspTruncated)?;
-    let text_len =
-        esp.len().checked_sub(ESP_HEADER_LEN + IV_LEN + TAG_LEN).ok_or(DropReason::EspTruncated)?;
-    if text_len < ALIGNMENT || text_len % ALIGNMENT != 0 {
-        return Err(DropReason::EspTruncated);
-    }
     // An IPv6 packet may be a little longer than 16 bits can count, and is more than any frame holds.
     let in_frame = |at: usize| u16::try_from(at).map_err(|_| DropReason::TooBig);
     Ok(EspPacket {
@@ -121,9 +130,14 @@ impl EspPacket {
 /// Takes everything off an opened packet: the frame then holds the inner packet, without TFC padding
 /// (RFC 4303 §2.7), and with the congestion that was met on the way (RFC 6040).
 #[inline(always)]
-pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(FlowKey, L3Info), DropReason> {
-    let text_end = outer.end().saturating_sub(TAG_LEN);
-    let text = frame.packet().get(outer.text()..text_end).ok_or(DropReason::EspTruncated)?;
+pub fn decapsulate(
+    frame: &mut Frame,
+    outer: &EspPacket,
+    algorithm: EspAlgorithm,
+) -> Result<(FlowKey, L3Info), DropReason> {
+    let text_at = outer.iv_at() + algorithm.iv_len();
+    let text_end = outer.end().saturating_sub(algorithm.icv_len());
+    let text = frame.packet().get(text_at..text_end).ok_or(DropReason::EspTruncated)?;
     let (text, &[pad_len, next_header]) =
         text.split_last_chunk::<TRAILER_LEN>().ok_or(DropReason::BadPadding)?;
     let inner_end = text.len().checked_sub(usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
@@ -142,7 +156,7 @@ pub fn decapsulate(frame: &mut Frame, outer: &EspPacket) -> Result<(FlowKey, L3I
         return Err(DropReason::InnerMalformed);
     }
     let combined = ecn::combine(info.tos(), outer.tos).ok_or(DropReason::EcnNotCapable)?;
-    if !(frame.pull_front(outer.text()) && frame.truncate(info.total_len())) {
+    if !(frame.pull_front(text_at) && frame.truncate(info.total_len())) {
         return Err(DropReason::InnerMalformed);
     }
     if combined != info.tos() & 3 {

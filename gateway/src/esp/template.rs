@@ -29,10 +29,7 @@ pub struct Template {
     udp: bool,
     v6: bool,
     esn: bool,
-    iv_len: u8,
-    icv_len: u8,
-    /// A power of two.
-    alignment: u8,
+    algorithm: EspAlgorithm,
     /// Of the IPv4 header as far as it is in `octets`, its checksum field zero: not folded.
     sum: u32,
     salt: [u8; 4],
@@ -105,19 +102,7 @@ impl Template {
             }
             _ => return None,
         };
-        Some(Self {
-            octets,
-            ip: at as u8,
-            udp,
-            v6,
-            esn,
-            iv_len: iv_len as u8,
-            icv_len: algorithm.icv_len() as u8,
-            alignment: algorithm.alignment() as u8,
-            sum,
-            salt,
-            spi,
-        })
+        Some(Self { octets, ip: at as u8, udp, v6, esn, algorithm, sum, salt, spi })
     }
 
     /// Sets the Ethernet header's addresses.
@@ -142,8 +127,8 @@ impl Template {
         sequence: u64,
     ) -> Result<AeadParameters, DropReason> {
         let (text, inner_len) = (frame.start(), frame.len());
-        let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (usize::from(self.alignment) - 1);
-        let behind = pad + TRAILER_LEN + usize::from(self.icv_len);
+        let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (self.algorithm.alignment() - 1);
+        let behind = pad + TRAILER_LEN + self.algorithm.icv_len();
         let ip = usize::from(self.ip);
         let outer_len = MAX_HEADROOM - ip + inner_len + behind;
         if outer_len > usize::from(u16::MAX) {
@@ -160,8 +145,9 @@ impl Template {
         write_trailer(rest.get_mut(inner_len..).unwrap_or_default(), pad, next_header);
 
         let iv = sequence.to_be_bytes();
-        let iv_at = MAX_HEADROOM - usize::from(self.iv_len);
+        let iv_at = MAX_HEADROOM - self.algorithm.iv_len();
         put(headers, iv_at - 4, &(sequence as u32).to_be_bytes());
+        // Where there is an IV: this, and in front of zeros where it is longer (the engine makes AES-CBC's of it).
         put(headers, iv_at, &iv);
         if self.udp {
             let udp = iv_at - ESP_HEADER_LEN - UDP_HEADER_LEN;
@@ -185,8 +171,8 @@ impl Template {
             let sum = (sum >> 16) + (sum & 0xffff);
             put(headers, ip + 10, &(!(sum as u16)).to_be_bytes());
         }
-        let text_at = MAX_HEADROOM - ip + ETHERNET_HEADER_LEN;
-        Ok(AeadParameters::new(self.salt, iv, self.spi, sequence, self.esn, text_at))
+        let iv_at = iv_at - ip + ETHERNET_HEADER_LEN;
+        Ok(AeadParameters::new(self.algorithm, self.salt, iv, self.spi, sequence, self.esn, iv_at))
     }
 
     /// Whether a sealed packet lacks something yet.

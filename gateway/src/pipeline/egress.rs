@@ -56,7 +56,11 @@ pub(super) fn transmit(context: &mut Context<'_>, frame: Frame, hop: &NextHop) {
 /// Makes a packet that came out of a tunnel ready to be sent, and says by which port; `None`, and nothing done, if
 /// there is more to it than that: see [`send_clear`].
 #[inline(always)]
-pub(super) fn prepare_clear(context: &mut Context<'_>, frame: &mut Frame, about: &Clear) -> Option<PortIndex> {
+pub(super) fn prepare_clear(
+    context: &mut Context<'_>,
+    frame: &mut Frame,
+    about: &Clear,
+) -> Option<PortIndex> {
     let hop = context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
     let NextHop::Port { port, src_mac, dst_mac, mtu } = *hop else { return None };
     let plain = !about.expires() && about.info.total_len() <= mtu as usize;

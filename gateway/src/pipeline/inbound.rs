@@ -91,7 +91,7 @@ fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) 
     for (frame, arrival) in arrivals.frames.iter_mut().zip(&arrivals.about).take(BATCH) {
         openings.push(match find(context, frame, arrival, &mut last) {
             Ok((sa, sequence)) => {
-                let parameters = arrival.outer.parameters(sa.salt(), sequence, sa.esn);
+                let parameters = arrival.outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
                 batch.push(parameters.packet(sa.key(), frame));
                 Opening { sa: Some(sa), sequence, verdict: Verdict::Good }
             }
@@ -136,7 +136,7 @@ fn find<'a>(
     };
     let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
     sa.replay().check(sequence)?;
-    if !frame.truncate(outer.end()) {
+    if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
         return Err(DropReason::EspTruncated);
     }
     Ok((sa, sequence))
@@ -221,7 +221,7 @@ fn unpack(
 /// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
 #[inline(always)]
 fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKey, L3Info), DropReason> {
-    let (flow, info) = esp::decapsulate(frame, outer)?;
+    let (flow, info) = esp::decapsulate(frame, outer, sa.algorithm())?;
     if !sa.permits(&flow) {
         return Err(DropReason::SelectorMismatch);
     }

@@ -120,7 +120,12 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRe
 
 /// Puts a packet into the run of its SA.
 #[inline(always)]
-fn through<'a>(context: &mut Context<'a>, packet: &Clear, reference: OutboundRef, runs: &mut Runs<'a>) -> Fate {
+fn through<'a>(
+    context: &mut Context<'a>,
+    packet: &Clear,
+    reference: OutboundRef,
+    runs: &mut Runs<'a>,
+) -> Fate {
     let Some(sa) = context.shared.sas.outbound(&context.guard, reference) else {
         return no_sa(context, packet);
     };
@@ -184,12 +189,7 @@ fn number(events: &EventBoard, runs: &mut Runs<'_>) {
 }
 
 /// Writes all headers and trailers, and encrypts all packets in one call. What goes on in clear is made ready too.
-fn seal<'a>(
-    context: &mut Context<'a>,
-    packets: &mut Packets<Clear>,
-    runs: &mut Runs<'a>,
-    fates: &mut Fates,
-) {
+fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut Runs<'a>, fates: &mut Fates) {
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     let mut tally = Tally::default();
     for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
@@ -223,7 +223,11 @@ fn seal<'a>(
 }
 
 #[inline(always)]
-fn encapsulate(run: &mut Run<'_>, frame: &mut Frame, about: &Clear) -> Result<esp::AeadParameters, DropReason> {
+fn encapsulate(
+    run: &mut Run<'_>,
+    frame: &mut Frame,
+    about: &Clear,
+) -> Result<esp::AeadParameters, DropReason> {
     let sequence = run.sequence?;
     run.sequence = Ok(sequence + 1);
     if about.counts_down() {
@@ -255,7 +259,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
 #[cfg(test)]
 mod tests {
     use portcullis_aead::Engine;
-    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TenantId, TunnelEndpoints};
+    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TunnelEndpoints};
 
     use super::*;
     use crate::sa::sequence::SequenceCounter;
@@ -288,7 +292,8 @@ mod tests {
     fn runs_of_one_sa_are_numbered_upwards_and_an_exhausted_sa_refuses() {
         let events = EventBoard::new(1, 1, Box::new(|| {}));
         let (ending, fresh) = (sa(98, 100), sa(1, 1000));
-        let mut runs: Runs<'_> = [run(&ending, 2), run(&fresh, 0), run(&fresh, 2), run(&ending, 2)].into_iter().collect();
+        let mut runs: Runs<'_> =
+            [run(&ending, 2), run(&fresh, 0), run(&fresh, 2), run(&ending, 2)].into_iter().collect();
         number(&events, &mut runs);
         let numbers: Vec<_> = runs.iter().map(|run| run.sequence).collect();
         let (unused, exhausted) = (Err(DropReason::NoSa), Err(DropReason::SequenceExhausted));

@@ -98,11 +98,7 @@ pub(crate) fn pack_endpoints(endpoints: TunnelEndpoints) -> Packed {
 pub(crate) fn unpack_endpoints(packed: Packed) -> TunnelEndpoints {
     let (local, remote, head) = unpack(packed);
     let udp = Encapsulation::Udp { local_port: (head >> 16) as u16, remote_port: head as u16 };
-    TunnelEndpoints {
-        local,
-        remote,
-        encapsulation: if head & UDP == 0 { Encapsulation::None } else { udp },
-    }
+    TunnelEndpoints { local, remote, encapsulation: if head & UDP == 0 { Encapsulation::None } else { udp } }
 }
 
 /// Both addresses are of one family; if they are not, the first's decides.

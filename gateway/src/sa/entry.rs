@@ -7,7 +7,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use portcullis_aead::{Algorithm, Engine, Key};
+use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Spi, TenantId, TrafficSelector,
     TunnelEndpoints,
@@ -131,7 +131,8 @@ impl Inbound {
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
-        self.selectors.match_source(Side::Remote, inner) && self.selectors.match_destination(Side::Local, inner)
+        self.selectors.match_source(Side::Remote, inner)
+            && self.selectors.match_destination(Side::Local, inner)
     }
 
     /// What a decrypted packet's destination must match.
@@ -219,7 +220,8 @@ impl Outbound {
     /// Whether an inner packet may go through this SA: it was perhaps negotiated for less than the policy says.
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
-        self.selectors.match_source(Side::Local, inner) && self.selectors.match_destination(Side::Remote, inner)
+        self.selectors.match_source(Side::Local, inner)
+            && self.selectors.match_destination(Side::Remote, inner)
     }
 
     /// What an inner packet's source must match.
@@ -246,14 +248,8 @@ impl fmt::Debug for Outbound {
 }
 
 fn expand(engine: &Engine, key: &EspKey) -> Result<Key, InstallError> {
-    let algorithm = match key.algorithm() {
-        EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
-        EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
-        other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
-    };
-    engine
-        .key(algorithm, key.key())
-        .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))
+    crate::esp::expand(engine, key)
+        .ok_or_else(|| invalid("algorithm", key.algorithm(), "one that the engine has"))
 }
 
 /// Packets and octets, and when last. Counted by any number of workers, once per batch and SA.

@@ -177,7 +177,8 @@ impl SaControl<'_> {
     /// Adds an outbound SA for the pair of that inbound SPI; nothing points to it yet.
     pub fn publish_outbound(&mut self, pair: Spi, sa: &OutboundSa) -> Result<OutboundRef, InstallError> {
         let slot = self.table.codec.decode(pair.get()).slot;
-        let entry = Outbound::new(&self.table.engine, pair, slot, SequenceCounter::new(sa.esn), sa)?;
+        let counter = SequenceCounter::new(sa.key.algorithm(), sa.esn);
+        let entry = Outbound::new(&self.table.engine, pair, slot, counter, sa)?;
         let full = InstallError::TableFull { capacity: self.table.capacity() };
         let (handle, reference) = self.outbound.reserve(OutboundRef::pack).ok_or_else(|| full.clone())?;
         self.outbound.publish(handle, entry).map_err(|_| full)?;

@@ -299,7 +299,7 @@ mod tests {
         let mut packet = v4(17, 0, false, &[0, 1]);
         packet.extend([0, 2, 0, 0]);
         assert_eq!(ports(&packet), (None, None));
-        assert_eq!(flow(&packet).unwrap().1.total_len, 22);
+        assert_eq!(flow(&packet).unwrap().1.total_len(), 22);
     }
 
     #[test]
@@ -311,7 +311,7 @@ mod tests {
                 assert_eq!(info.tos(), 0x2c | ecn);
             }
             decrement_ttl(&mut packet);
-            assert_eq!(flow(&packet).unwrap().1.ttl, 8);
+            assert_eq!(flow(&packet).unwrap().1.ttl(), 8);
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) fn expand(key: &mut Key) {
             key.schedule = Schedule::Aes256;
             14
         }
+        Schedule::Interop => return,
     };
     let [first, rest @ ..] = &key.rounds;
     let mut h = load(first);
