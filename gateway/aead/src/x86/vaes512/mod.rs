@@ -1,0 +1,56 @@
+//! AVX-512 with VAES and VPCLMULQDQ: four blocks to a vector.
+//!
+//! The processor starts one VAESENC of 512 bits per cycle, on one port; carry-less multiplication has another, which
+//! it shares with shuffles; everything else goes to either. So AES is the limit, and time is lost where its port
+//! waits or does what another could. Two schedules come of that:
+//!
+//! - `four`: four packets of one key and of alike lengths side by side, so that no vector has empty slots, and with
+//!   the first round of AES left out (`ahead`);
+//! - `single`: any packet, with its AES overlapping the GHASH of the one before.
+//!
+//! `hash` has what they share of GHASH. Start at [`run`].
+#![expect(clippy::indexing_slicing, reason = "indices are constants of unrolled loops")]
+
+mod ahead;
+mod four;
+mod hash;
+mod single;
+
+use std::arch::x86_64::*;
+
+use super::block::load;
+use crate::{Key, Packet};
+
+/// Slots per vector.
+const LANES: usize = 4;
+
+/// Unrolls a loop where the optimizer would not, so that vectors stay in registers.
+macro_rules! unroll {
+    ($name:ident in [$($value:literal)*] $body:block) => {
+        $({
+            const $name: usize = $value;
+            $body
+        })*
+    };
+}
+use unroll;
+
+/// Seals or opens packets.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
+    while !packets.is_empty() {
+        let mut done = four::run::<SEAL>(packets);
+        if done == 0 {
+            let singles = (1..packets.len()).find(|at| four::shape(&packets[*at..]).is_some());
+            done = singles.unwrap_or(packets.len());
+            single::run::<SEAL>(&mut packets[..done]);
+        }
+        packets = packets.get_mut(done..).unwrap_or_default();
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn round_key(key: &Key, round: usize) -> __m512i {
+    _mm512_broadcast_i32x4(load(&key.rounds[round]))
+}
