@@ -4,7 +4,7 @@
 //! spreads an octet over one column, by a sum: the first round of a counter block is that of the block without its
 //! last octet, plus what the last octet contributes. The former is the packet's ([`Ahead::base`]), and the same for 256
 //! blocks; the latter depends on the key and the counter alone, so that all packets of a key share it
-//! ([`Ahead::octets`]). Adding up takes the place of adding the counter, which was to be done anyway, and one round in
+//! ([`Table`]). Adding up takes the place of adding the counter, which was to be done anyway, and one round in
 //! ten or fourteen is saved (Bernstein and Schwabe, "New AES software speed records", 2008, §4.2, save more, but not with
 //! instructions that work on whole blocks).
 //!
@@ -27,34 +27,46 @@ const NOTHING: u8 = 0x52;
 /// The counters of the first four blocks of text, in the last octet of each.
 static FIRST: [u128; LANES] = [2 << 120, 3 << 120, 4 << 120, 5 << 120];
 
+/// What the last octets of counters contribute, from counter 2 on.
+pub(super) struct Table([MaybeUninit<__m512i>; TURN]);
+
+impl Table {
+    /// Without any.
+    #[inline]
+    pub(super) fn new() -> Self {
+        Self([const { MaybeUninit::uninit() }; TURN])
+    }
+}
+
 pub(super) struct Ahead<'k> {
-    pub(super) key: &'k Key,
+    key: &'k Key,
     /// The first round key, but with [`NOTHING`] for its last octet.
     start: __m512i,
-    /// What the last octets of counters contribute, from counter 2 on.
-    octets: [MaybeUninit<__m512i>; TURN],
+    /// What the first counter contributes: the one that masks the tag.
+    first: __m512i,
+    table: &'k Table,
 }
 
 impl<'k> Ahead<'k> {
     /// For packets of so many whole vectors of text, and one more.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
-    pub(super) fn new(key: &'k Key, vectors: usize) -> Self {
+    pub(super) fn new(key: &'k Key, vectors: usize, table: &'k mut Table) -> Self {
         let last = _mm512_broadcast_i32x4(load(&(0xff << 120)));
         let nothing = _mm512_set1_epi8(NOTHING.cast_signed());
         let first_key = round_key(key, 0);
         // Bitwise: where `last` has ones the one, else the other.
         let start = _mm512_ternarylogic_epi64::<0xca>(last, nothing, first_key);
         let octet_of_key = _mm512_ternarylogic_epi64::<0xca>(last, first_key, nothing);
-        let mut ahead = Self { key, start, octets: [const { MaybeUninit::uninit() }; TURN] };
+        let one = _mm512_broadcast_i32x4(load(&(1 << 120)));
         // SAFETY: a vector of the table.
         let mut counters = unsafe { _mm512_loadu_si512(FIRST.as_ptr().cast()) };
         let more = _mm512_broadcast_i32x4(load(&((LANES as u128) << 120)));
-        for octets in ahead.octets.iter_mut().take(vectors + 1) {
+        for octets in table.0.iter_mut().take(vectors + 1) {
             octets.write(contribution(_mm512_xor_si512(counters, octet_of_key)));
             counters = _mm512_add_epi8(counters, more);
         }
-        ahead
+        Self { key, start, first: contribution(_mm512_xor_si512(one, octet_of_key)), table }
     }
 
     /// The first round of blocks with these nonces and that counter, except for its last octet.
@@ -83,7 +95,7 @@ impl<'k> Ahead<'k> {
     #[inline]
     pub(super) unsafe fn of_vector(&self, vector: usize) -> __m512i {
         // SAFETY: by contract it is filled so far, or all of it.
-        unsafe { self.octets.get_unchecked(vector % TURN).assume_init_read() }
+        unsafe { self.table.0.get_unchecked(vector % TURN).assume_init_read() }
     }
 
     /// The same of one block, for each lane.
@@ -94,7 +106,7 @@ impl<'k> Ahead<'k> {
     #[inline]
     pub(super) unsafe fn of_block(&self, block: usize) -> __m512i {
         // SAFETY: by contract it is filled so far, or all of it.
-        let block = unsafe { &*self.octets.as_ptr().cast::<u128>().add(block % (LANES * TURN)) };
+        let block = unsafe { &*self.table.0.as_ptr().cast::<u128>().add(block % (LANES * TURN)) };
         _mm512_broadcast_i32x4(load(block))
     }
 
@@ -102,13 +114,7 @@ impl<'k> Ahead<'k> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
     pub(super) fn of_mask(&self) -> __m512i {
-        let last = _mm512_broadcast_i32x4(load(&(0xff << 120)));
-        let one = _mm512_xor_si512(
-            round_key(self.key, 0),
-            _mm512_broadcast_i32x4(load(&(1 << 120))),
-        );
-        let nothing = _mm512_set1_epi8(NOTHING.cast_signed());
-        contribution(_mm512_ternarylogic_epi64::<0xca>(last, one, nothing))
+        self.first
     }
 }
 

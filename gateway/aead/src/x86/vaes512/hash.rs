@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::block::{POLYNOMIAL, REVERSE, load};
+use super::pin;
 
 /// Sums of products before their reduction, four side by side.
 #[derive(Clone, Copy)]
@@ -52,11 +53,11 @@ impl Sum {
     pub(super) fn add_two(&mut self, blocks: [__m512i; 2], powers: [__m512i; 2]) {
         macro_rules! add {
             ($to:ident, $halves:literal) => {
-                self.$to = xor3(
+                self.$to = pin(xor3(
                     self.$to,
                     _mm512_clmulepi64_epi128::<$halves>(blocks[0], powers[0]),
                     _mm512_clmulepi64_epi128::<$halves>(blocks[1], powers[1]),
-                );
+                ));
             };
         }
         add!(low, 0x00);
@@ -88,7 +89,7 @@ impl Sum {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
+pub(super) fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
     _mm512_ternarylogic_epi64::<0x96>(a, b, c)
 }
 
@@ -97,4 +98,11 @@ fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
 #[inline]
 pub(super) fn reverse(blocks: __m512i) -> __m512i {
     _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(load(&REVERSE)))
+}
+
+/// The same of octets that count; the mask is of the result. The others become zero.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+pub(super) fn reverse_of(octets: u64, blocks: __m512i) -> __m512i {
+    _mm512_maskz_shuffle_epi8(octets, blocks, _mm512_broadcast_i32x4(load(&REVERSE)))
 }

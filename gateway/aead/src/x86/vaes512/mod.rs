@@ -9,6 +9,7 @@
 //! - `single`: any packet, with its AES overlapping the GHASH of the one before.
 //!
 //! `hash` has what they share of GHASH. Start at [`run`].
+#![expect(unsafe_code, reason = "an empty piece of assembly keeps instructions in order")]
 #![expect(clippy::indexing_slicing, reason = "indices are constants of unrolled loops")]
 
 mod ahead;
@@ -41,7 +42,7 @@ pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
     while !packets.is_empty() {
         let mut done = four::run::<SEAL>(packets);
         if done == 0 {
-            let singles = (1..packets.len()).find(|at| four::shape(&packets[*at..]).is_some());
+            let singles = (1..packets.len()).find(|at| four::begins(&packets[*at..]));
             done = singles.unwrap_or(packets.len());
             single::run::<SEAL>(&mut packets[..done]);
         }
@@ -53,4 +54,16 @@ pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
 #[inline]
 fn round_key(key: &Key, round: usize) -> __m512i {
     _mm512_broadcast_i32x4(load(&key.rounds[round]))
+}
+
+/// Keeps the instruction that makes `vector` in its place among others that are pinned: the optimizer would put one
+/// long chain of AES after the other, and the processor does not look far enough ahead to undo that.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn pin(mut vector: __m512i) -> __m512i {
+    // SAFETY: nothing but a comment.
+    unsafe {
+        std::arch::asm!("/* {} */", inout(zmm_reg) vector, options(nomem, nostack, preserves_flags));
+    }
+    vector
 }
