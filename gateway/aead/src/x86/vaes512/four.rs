@@ -21,39 +21,31 @@ use super::super::block::load;
 use super::super::job::wipe;
 use super::ahead::{Ahead, TURN, Table};
 use super::hash::{Sum, reverse, reverse_of, xor3};
+use super::picked::Picked;
 use super::{LANES, pin, round_key, unroll};
 use crate::key::{POWERS, Schedule};
 use crate::{Key, MAX_AAD, Packet, TAG_LEN};
 
 /// Longest buffer: counters keep to three octets.
-const LONGEST: usize = 1 << 16;
+pub(super) const LONGEST: usize = 1 << 16;
 
-/// Whether the first four packets can go side by side.
-#[inline]
-pub(super) fn begins(packets: &[Packet<'_>]) -> bool {
-    packets.first_chunk::<LANES>().is_some_and(|[first, rest @ ..]| {
-        (TAG_LEN..=LONGEST).contains(&first.buffer.len())
-            && rest.iter().all(|packet| are_alike(packet, first))
-    })
-}
-
-#[inline]
-fn are_alike(a: &Packet<'_>, b: &Packet<'_>) -> bool {
-    std::ptr::eq(a.key, b.key) && a.buffer.len() == b.buffer.len() && a.aad_len == b.aad_len
-}
-
-/// Seals or opens as many packets from the first on as are alike, four by four. Returns how many those were.
+/// Seals or opens packets four by four. Leaves those that remain, or all if they are not for this.
+///
+/// # Safety
+/// The packets have one key, and their buffers and AADs one length; or the first buffer is longer than [`LONGEST`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-pub(super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
-    if !begins(packets) {
-        return 0;
-    }
-    let rounds = match packets[0].key.schedule {
+pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>) {
+    let Some(first) = packets.peek() else { return };
+    let rounds = match first.key.schedule {
         Schedule::Aes128 => 10,
         Schedule::Aes256 => 14,
-        Schedule::Raw128 | Schedule::Raw256 => return 0,
+        Schedule::Raw128 | Schedule::Raw256 => return,
     };
-    let len = packets[0].buffer.len() - TAG_LEN;
+    let octets = first.buffer.len();
+    if !(TAG_LEN..=LONGEST).contains(&octets) {
+        return;
+    }
+    let len = octets - TAG_LEN;
     macro_rules! dispatch {
         ($($blocks:literal)*) => {
             match (rounds, len >= 64, (len % 64).div_ceil(16)) {
@@ -61,40 +53,40 @@ pub(super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
                 (10, true, $blocks) => alike::<true, $blocks, 10, SEAL>(packets),
                 (_, false, $blocks) => alike::<false, $blocks, 14, SEAL>(packets),
                 (_, true, $blocks) => alike::<true, $blocks, 14, SEAL>(packets),)*
-                _ => 0,
+                _ => {}
             }
         };
     }
-    dispatch!(0 1 2 3 4)
+    // SAFETY: by contract, and the constants are those of the length.
+    unsafe { dispatch!(0 1 2 3 4) }
 }
 
 /// The same, where BLOCKS are behind the whole vectors of text, if there are any such: VECTORS.
+///
+/// # Safety
+/// The same, and the constants are those of the length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-fn alike<const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SEAL: bool>(
-    packets: &mut [Packet<'_>],
-) -> usize {
-    let [first, ..] = packets else { return 0 };
+unsafe fn alike<const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SEAL: bool>(
+    packets: &mut Picked<'_, '_>,
+) {
+    let mut next = packets.next_four();
+    let Some([first, ..]) = &next else { return };
     let (key, aad_len, octets) = (first.key, first.aad_len, first.buffer.len());
     let mut table = Table::new();
     let run =
         Run::<VECTORS, BLOCKS, ROUNDS, SEAL>::new(key, aad_len.min(MAX_AAD), octets - TAG_LEN, &mut table);
     let mut pending = None;
-    let mut done = 0;
-    for four in packets.as_chunks_mut().0 {
-        let like_first = |packet: &Packet<'_>| {
-            std::ptr::eq(packet.key, key) && packet.buffer.len() == octets && packet.aad_len == aad_len
-        };
-        if !four.iter().all(like_first) {
-            break;
-        }
-        // SAFETY: their text is as long as the run was told.
-        pending = Some(unsafe { run.encipher(four.each_mut(), pending) });
-        done += LANES;
+    while let Some(four) = next {
+        debug_assert!(
+            four.iter().all(|packet| std::ptr::eq(packet.key, key) && packet.buffer.len() == octets)
+        );
+        // SAFETY: by contract, their text is as long as the run was told.
+        pending = Some(unsafe { run.encipher(four, pending) });
+        next = packets.next_four();
     }
     if let Some(last) = pending {
         run.complete::<1>(last);
     }
-    done
 }
 
 /// What packets have in common that are alike.
@@ -234,7 +226,7 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
                     *block = pin(_mm512_aesenc_epi128(*block, key));
                 }
             }
-            if ROUND == 4 && let Some(before) = before.take() {
+            if ROUND == 8 && let Some(before) = before.take() {
                 self.complete::<0>(before);
             }
         });
@@ -290,9 +282,9 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
                 }
             }
             match ROUND {
-                2 => columns = self.columns(hash),
-                4 => hash.add(self.key, [columns[0], columns[1]]),
-                7 => hash.add(self.key, [columns[2], columns[3]]),
+                5 => columns = self.columns(hash),
+                7 => hash.add(self.key, [columns[0], columns[1]]),
+                10 => hash.add(self.key, [columns[2], columns[3]]),
                 _ => {}
             }
         });

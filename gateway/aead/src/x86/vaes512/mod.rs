@@ -2,7 +2,8 @@
 //!
 //! The processor starts one VAESENC of 512 bits per cycle, on one port; carry-less multiplication has another, which
 //! it shares with shuffles; everything else goes to either. So AES is the limit, and time is lost where its port
-//! waits or does what another could. Two schedules come of that:
+//! waits or does what another could. Two schedules come of that, and
+//! `picked` says which packets go which way:
 //!
 //! - `four`: four packets of one key and of alike lengths side by side, so that no vector has empty slots, and with
 //!   the first round of AES left out (`ahead`);
@@ -15,12 +16,15 @@
 mod ahead;
 mod four;
 mod hash;
+mod picked;
 mod single;
 
 use std::arch::x86_64::*;
 
 use super::block::load;
-use crate::{Key, Packet};
+use crate::Key;
+
+pub(super) use picked::run;
 
 /// Slots per vector.
 const LANES: usize = 4;
@@ -35,20 +39,6 @@ macro_rules! unroll {
     };
 }
 use unroll;
-
-/// Seals or opens packets.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
-    while !packets.is_empty() {
-        let mut done = four::run::<SEAL>(packets);
-        if done == 0 {
-            let singles = (1..packets.len()).find(|at| four::begins(&packets[*at..]));
-            done = singles.unwrap_or(packets.len());
-            single::run::<SEAL>(&mut packets[..done]);
-        }
-        packets = packets.get_mut(done..).unwrap_or_default();
-    }
-}
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]

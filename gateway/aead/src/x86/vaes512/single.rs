@@ -21,9 +21,10 @@ use super::super::block::{REVERSE, load};
 use super::super::job::{Job, class};
 use super::super::other;
 use super::hash::{Sum, reverse};
+use super::picked::Picked;
 use super::{LANES, round_key, unroll};
+use crate::Key;
 use crate::key::POWERS;
-use crate::{Key, Packet};
 
 /// Vectors of a packet that is enciphered in one go.
 const SHORT: usize = 8;
@@ -65,31 +66,31 @@ static LENGTHS_INTO: LengthsInto = {
 
 /// Seals or opens packets.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
-    while let [packet, ..] = &mut *packets {
-        let done = match class(packet).map(|(rounds, slots)| (rounds, split(slots).1)) {
-            Some((10, 1)) => alike::<1, 10, SEAL>(packets),
-            Some((10, 2)) => alike::<2, 10, SEAL>(packets),
-            Some((10, 3)) => alike::<3, 10, SEAL>(packets),
-            Some((10, 4)) => alike::<4, 10, SEAL>(packets),
-            Some((10, 5)) => alike::<5, 10, SEAL>(packets),
-            Some((10, 6)) => alike::<6, 10, SEAL>(packets),
-            Some((10, 7)) => alike::<7, 10, SEAL>(packets),
-            Some((10, _)) => alike::<8, 10, SEAL>(packets),
-            Some((_, 1)) => alike::<1, 14, SEAL>(packets),
-            Some((_, 2)) => alike::<2, 14, SEAL>(packets),
-            Some((_, 3)) => alike::<3, 14, SEAL>(packets),
-            Some((_, 4)) => alike::<4, 14, SEAL>(packets),
-            Some((_, 5)) => alike::<5, 14, SEAL>(packets),
-            Some((_, 6)) => alike::<6, 14, SEAL>(packets),
-            Some((_, 7)) => alike::<7, 14, SEAL>(packets),
-            Some((_, _)) => alike::<8, 14, SEAL>(packets),
+pub(super) fn run<const SEAL: bool>(mut packets: Picked<'_, '_>) {
+    while let Some(packet) = packets.peek() {
+        match class(packet).map(|(rounds, slots)| (rounds, split(slots).1)) {
+            Some((10, 1)) => alike::<1, 10, SEAL>(&mut packets),
+            Some((10, 2)) => alike::<2, 10, SEAL>(&mut packets),
+            Some((10, 3)) => alike::<3, 10, SEAL>(&mut packets),
+            Some((10, 4)) => alike::<4, 10, SEAL>(&mut packets),
+            Some((10, 5)) => alike::<5, 10, SEAL>(&mut packets),
+            Some((10, 6)) => alike::<6, 10, SEAL>(&mut packets),
+            Some((10, 7)) => alike::<7, 10, SEAL>(&mut packets),
+            Some((10, _)) => alike::<8, 10, SEAL>(&mut packets),
+            Some((_, 1)) => alike::<1, 14, SEAL>(&mut packets),
+            Some((_, 2)) => alike::<2, 14, SEAL>(&mut packets),
+            Some((_, 3)) => alike::<3, 14, SEAL>(&mut packets),
+            Some((_, 4)) => alike::<4, 14, SEAL>(&mut packets),
+            Some((_, 5)) => alike::<5, 14, SEAL>(&mut packets),
+            Some((_, 6)) => alike::<6, 14, SEAL>(&mut packets),
+            Some((_, 7)) => alike::<7, 14, SEAL>(&mut packets),
+            Some((_, _)) => alike::<8, 14, SEAL>(&mut packets),
             None => {
-                other::<SEAL>(packet);
-                1
+                if let Some(packet) = packets.next() {
+                    other::<SEAL>(packet);
+                }
             }
-        };
-        packets = packets.get_mut(done..).unwrap_or_default();
+        }
     }
 }
 
@@ -101,24 +102,22 @@ fn split(slots: usize) -> (usize, usize) {
     (steps, vectors - PASS * steps)
 }
 
-/// The packets from the first on whose last step has N vectors, up to one that has not; the first has. Returns how
-/// many those were.
+/// The packets from the first on whose last step has N vectors, up to one that has not.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-fn alike<const N: usize, const ROUNDS: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
+fn alike<const N: usize, const ROUNDS: usize, const SEAL: bool>(packets: &mut Picked<'_, '_>) {
     let mut pending: Option<Pending<'_, N>> = None;
-    let mut done = 0;
-    for packet in packets {
-        // Lengths are known long before any result: where this ends the loop, the processor finds out in time.
-        if !class(packet).is_some_and(|(rounds, slots)| rounds == ROUNDS && split(slots).1 == N) {
-            break;
-        }
+    // Lengths are known long before any result: where this ends the loop, the processor finds out in time.
+    while packets
+        .peek()
+        .and_then(class)
+        .is_some_and(|(rounds, slots)| rounds == ROUNDS && split(slots).1 == N)
+        && let Some(packet) = packets.next()
+    {
         pending = Some(encipher::<N, ROUNDS, SEAL>(Job::new(packet), pending));
-        done += 1;
     }
     if let Some(last) = pending {
         last.complete::<SEAL, 2>();
     }
-    done
 }
 
 /// A packet whose text is done. Left to do: GHASH of the last N vectors, and the tag.
