@@ -135,6 +135,6 @@ impl<'p> Job<'p> {
 
 #[cold]
 #[inline(never)]
-fn wipe(buffer: &mut [u8]) {
+pub(super) fn wipe(buffer: &mut [u8]) {
     buffer.fill(0);
 }
