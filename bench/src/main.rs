@@ -13,10 +13,13 @@ struct Arguments {
 enum Bench {
     /// The AEAD engines beside ipsec-mb, aws-lc-rs, ring and aes-gcm.
     Crypto(portcullis_bench::crypto::Options),
+    /// Looking SAs up, installing and removing them, at 1 to 1,000,000.
+    Table(portcullis_bench::table::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
+        Bench::Table(options) => portcullis_bench::table::run(&options),
     }
 }
