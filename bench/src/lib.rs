@@ -5,3 +5,4 @@ pub mod crypto;
 pub mod pipeline;
 pub mod report;
 mod steady;
+pub mod table;

@@ -1,6 +1,7 @@
 //! Security associations as workers see them: found by index, opened and sealed without a lock.
 //!
-//! - [`table`]: slots and generations; [`reclaim`]: when a slot's memory can be used again.
+//! - [`table`]: slots and generations, in the memory that `slab` maps; [`reclaim`]: when a slot's memory can be used
+//!   again.
 //! - [`spi`]: the name of an inbound slot on the wire.
 //! - [`entry`]: what a slot holds, of [`replay`] windows, [`sequence`] counters and movable [`endpoints`].
 //!
@@ -14,6 +15,7 @@ pub mod reclaim;
 pub mod replay;
 mod selectors;
 pub mod sequence;
+mod slab;
 pub mod spi;
 pub mod table;
 
@@ -26,6 +28,7 @@ use self::entry::invalid;
 pub use self::entry::{Inbound, Outbound, Traffic, TrafficCounts};
 pub use self::reclaim::{Guard, Reader, Reclaimer};
 use self::sequence::SequenceCounter;
+pub use self::slab::Pages;
 use self::spi::{MAX_SLOTS, SpiCodec};
 use self::table::{Handle, SlotTable, SlotWriter};
 
@@ -79,18 +82,21 @@ impl SaTable {
         let slots = u32::try_from(capacity).ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));
         let slots = slots.ok_or_else(|| invalid("gateway.max_sas", capacity, "1 to 4194304"))?;
         let codec = SpiCodec::new(slots, spi_key);
-        Ok(Self {
-            inbound: SlotTable::new(slots, codec.generation_bits(), reclaimer.clone()),
-            outbound: SlotTable::new(slots, 32, reclaimer.clone()),
-            codec,
-            engine,
-            reclaimer,
-        })
+        let no_room = |_| invalid("gateway.max_sas", capacity, "as many as the address space has room for");
+        let inbound = SlotTable::new(slots, codec.generation_bits(), reclaimer.clone()).map_err(no_room)?;
+        let outbound = SlotTable::new(slots, 32, reclaimer.clone()).map_err(no_room)?;
+        tracing::info!(capacity, inbound = %inbound.pages(), outbound = %outbound.pages(), "SA table");
+        Ok(Self { inbound, outbound, codec, engine, reclaimer })
     }
 
     /// How many pairs fit.
     pub fn capacity(&self) -> usize {
         self.inbound.capacity()
+    }
+
+    /// What the table's memory is made of, inbound and outbound: a table of few SAs needs no huge pages.
+    pub fn pages(&self) -> [Pages; 2] {
+        [self.inbound.pages(), self.outbound.pages()]
     }
 
     /// The AEAD implementation that the keys are expanded for.

@@ -3,19 +3,21 @@
 //! Workers look up without a lock ([`SlotTable::get`]); everything else goes through the one [`SlotWriter`]. A slot
 //! goes round: free, reserved (it has a name, but no value), live, leaving (unpublished, perhaps still looked at),
 //! free again in the next generation. Free slots are used oldest first, so that a name comes again as late as can
-//! be. Entries lie inline and are touched only when used: a large table costs address space, not memory, and
-//! nothing depends on where it lies as long as its entries hold no pointers.
+//! be. Entries lie inline in one [`Slab`] and are touched only when used: a large table costs address space, not memory,
+//! and nothing depends on where it lies as long as its entries hold no pointers.
 
 #![expect(unsafe_code, reason = "entries that readers look at while the writer goes round the slots")]
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::mem::MaybeUninit;
 
 use zeroize::Zeroize;
 
 use super::reclaim::{Guard, Horizon, Limbo, Reclaimer};
+use super::slab::{Pages, Slab, Zeroed};
 use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
 
 /// Names an entry: stale as soon as the slot moves on.
@@ -39,17 +41,41 @@ const fn word(generation: u32, phase: u64) -> u64 {
 
 type Entry<T> = UnsafeCell<MaybeUninit<T>>;
 
+// SAFETY: any octets will do, zeros among them.
+unsafe impl<T> Zeroed for Entry<T> {
+    fn zero() -> Self {
+        UnsafeCell::new(MaybeUninit::zeroed())
+    }
+}
+
+/// A slot's state word. Zeros are a slot that was never used.
+struct State(AtomicU64);
+
+// SAFETY: an integer (or a model of one, which does not come from zeros but from here).
+unsafe impl Zeroed for State {
+    fn zero() -> Self {
+        Self(AtomicU64::new(word(0, FREE)))
+    }
+}
+
+/// Slots that were used once rest until so many rest with them, if there are others: a name comes again late, and
+/// still a large table in which few SAs live takes little memory.
+const RESTING: usize = 4096;
+
 /// The table.
 pub struct SlotTable<T> {
     /// Written by the writer alone. An entry is initialised exactly while its phase is LIVE or LEAVING.
-    states: Box<[AtomicU64]>,
-    entries: Box<[Entry<T>]>,
+    states: Slab<State>,
+    entries: Slab<Entry<T>>,
     reclaimer: Reclaimer,
     generation_mask: u32,
     writer: Mutex<WriterState>,
 }
 
 struct WriterState {
+    /// The first slot that was never used; all behind it were not either.
+    fresh: u32,
+    /// Used and free again, oldest first.
     free: VecDeque<u32>,
     leaving: Limbo<u32>,
 }
@@ -61,19 +87,24 @@ unsafe impl<T: Send + Sync> Sync for SlotTable<T> {}
 unsafe impl<T: Send> Send for SlotTable<T> {}
 
 impl<T> SlotTable<T> {
-    /// A table of `capacity` slots, whose generations count from 1 modulo `2^generation_bits` (at most 32).
-    pub fn new(capacity: u32, generation_bits: u32, reclaimer: Reclaimer) -> Self {
-        let entries = Box::<[Entry<T>]>::new_uninit_slice(capacity as usize);
-        // SAFETY: an `UnsafeCell<MaybeUninit<T>>` needs no initialisation.
-        let entries = unsafe { entries.assume_init() };
-        let leaving = Limbo::new(reclaimer.clone());
-        Self {
-            states: (0..capacity).map(|_| AtomicU64::new(word(0, FREE))).collect(),
-            entries,
+    /// A table of `capacity` slots, whose generations count from 1 modulo `2^generation_bits` (at most 32). Fails if
+    /// the system has no room for it.
+    pub fn new(capacity: u32, generation_bits: u32, reclaimer: Reclaimer) -> io::Result<Self> {
+        // Room for all, that nothing is copied later; untouched, it takes no memory.
+        let free = VecDeque::with_capacity(capacity as usize);
+        let leaving = Limbo::new(reclaimer.clone(), capacity as usize);
+        Ok(Self {
+            states: Slab::new(capacity as usize)?,
+            entries: Slab::new(capacity as usize)?,
             reclaimer,
             generation_mask: u32::MAX.checked_shr(32 - generation_bits.min(32)).unwrap_or(0),
-            writer: Mutex::new(WriterState { free: (0..capacity).collect(), leaving }),
-        }
+            writer: Mutex::new(WriterState { fresh: 0, free, leaving }),
+        })
+    }
+
+    /// What the entries' memory is made of.
+    pub fn pages(&self) -> Pages {
+        self.entries.pages()
     }
 
     /// How many slots there are.
@@ -85,7 +116,7 @@ impl<T> SlotTable<T> {
     #[inline]
     pub fn get<'g>(&'g self, guard: &Guard<'g>, handle: Handle) -> Option<&'g T> {
         // Acquire: pairs with the release in `publish`, so that the whole entry is visible.
-        let state = self.states.get(handle.slot as usize)?.load(Ordering::Acquire);
+        let state = self.states.get(handle.slot as usize)?.0.load(Ordering::Acquire);
         if state != word(handle.generation, LIVE) || !guard.is_of(&self.reclaimer) {
             return None;
         }
@@ -130,7 +161,7 @@ impl<T> SlotWriter<'_, T> {
     /// Takes a free slot to the next generation for which `name` has a name. `None` if no slot is free; then
     /// [`SlotWriter::collect`] may help. A slot for which `name` refuses 1024 generations in a row stays free.
     pub fn reserve<N>(&mut self, name: impl Fn(Handle) -> Option<N>) -> Option<(Handle, N)> {
-        let slot = self.state.free.pop_front()?;
+        let slot = self.take_free()?;
         let mut generation = self.generation(slot);
         for _ in 0..1024 {
             generation = generation.wrapping_add(1) & self.table.generation_mask;
@@ -180,7 +211,7 @@ impl<T> SlotWriter<'_, T> {
     /// Drops and wipes the withdrawn values that no reader can hold any more, and frees their slots; `ending` is
     /// shown each before. Never waits.
     pub fn collect(&mut self, horizon: Horizon<'_>, mut ending: impl FnMut(u32, &T)) {
-        let WriterState { free, leaving } = &mut *self.state;
+        let WriterState { free, leaving, .. } = &mut *self.state;
         for slot in leaving.release(horizon) {
             if let (Some(entry), Some(state)) =
                 (self.table.entries.get(slot as usize), self.table.states.get(slot as usize))
@@ -190,8 +221,8 @@ impl<T> SlotWriter<'_, T> {
                 // SAFETY: initialised, and in limbo once. Every reader passed a quiescent point after it was
                 // unpublished: no reference is left, and none can be had.
                 unsafe { wipe(entry) };
-                let generation = (state.load(Ordering::Relaxed) >> 2) as u32;
-                state.store(word(generation, FREE), Ordering::Relaxed);
+                let generation = (state.0.load(Ordering::Relaxed) >> 2) as u32;
+                state.0.store(word(generation, FREE), Ordering::Relaxed);
                 free.push_back(slot);
             }
         }
@@ -209,7 +240,7 @@ impl<T> SlotWriter<'_, T> {
 
     /// The handle that the slot has now, if it is reserved or live.
     pub fn current(&self, slot: u32) -> Option<Handle> {
-        let state = self.table.states.get(slot as usize)?.load(Ordering::Relaxed);
+        let state = self.table.states.get(slot as usize)?.0.load(Ordering::Relaxed);
         matches!(state & 3, RESERVED | LIVE).then_some(Handle { slot, generation: (state >> 2) as u32 })
     }
 
@@ -220,7 +251,7 @@ impl<T> SlotWriter<'_, T> {
 
     /// How many slots can be reserved now.
     pub fn free_slots(&self) -> usize {
-        self.state.free.len()
+        self.state.free.len() + (self.table.capacity() - self.state.fresh as usize)
     }
 
     /// How many values wait for readers to pass.
@@ -228,20 +259,29 @@ impl<T> SlotWriter<'_, T> {
         self.state.leaving.len()
     }
 
+    fn take_free(&mut self) -> Option<u32> {
+        let WriterState { fresh, free, .. } = &mut *self.state;
+        if free.len() < RESTING && (*fresh as usize) < self.table.capacity() {
+            *fresh += 1;
+            return Some(*fresh - 1);
+        }
+        free.pop_front()
+    }
+
     fn generation(&self, slot: u32) -> u32 {
         let state = self.table.states.get(slot as usize);
-        state.map_or(0, |state| (state.load(Ordering::Relaxed) >> 2) as u32)
+        state.map_or(0, |state| (state.0.load(Ordering::Relaxed) >> 2) as u32)
     }
 
     /// The phase of the slot if it is in the handle's generation. Relaxed: the lock orders writers.
     fn phase(&self, handle: Handle) -> Option<u64> {
-        let state = self.table.states.get(handle.slot as usize)?.load(Ordering::Relaxed);
+        let state = self.table.states.get(handle.slot as usize)?.0.load(Ordering::Relaxed);
         (state >> 2 == u64::from(handle.generation)).then_some(state & 3)
     }
 
     fn set(&self, handle: Handle, phase: u64) {
         if let Some(state) = self.table.states.get(handle.slot as usize) {
-            state.store(word(handle.generation, phase), Ordering::Release);
+            state.0.store(word(handle.generation, phase), Ordering::Release);
         }
     }
 }
@@ -264,8 +304,10 @@ unsafe fn wipe<T>(entry: &Entry<T>) {
 
 impl<T> Drop for SlotTable<T> {
     fn drop(&mut self) {
-        for (state, entry) in self.states.iter().zip(&self.entries) {
-            if matches!(state.load(Ordering::Relaxed) & 3, LIVE | LEAVING) {
+        // Slots never used hold nothing, and are left untouched.
+        let used = lock(&self.writer).fresh as usize;
+        for (state, entry) in self.states.iter().zip(self.entries.iter()).take(used) {
+            if matches!(state.0.load(Ordering::Relaxed) & 3, LIVE | LEAVING) {
                 // SAFETY: initialised, by the phase; references borrow the table, which is going.
                 unsafe { wipe(entry) };
             }
@@ -315,7 +357,7 @@ mod tests {
     #[test]
     fn a_value_is_found_by_its_own_handle_alone() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let table = SlotTable::new(4, 8, reclaimer.clone()).unwrap();
         let reader = reclaimer.register().unwrap();
         let handle = put(&table, 7);
         let guard = reader.guard();
@@ -327,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_guard_of_another_reclaimer_finds_nothing() {
-        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let table = SlotTable::new(1, 8, Reclaimer::new(1)).unwrap();
         let handle = put(&table, 7);
         let stranger = Reclaimer::new(1).register().unwrap();
         assert_eq!(table.get(&stranger.guard(), handle), None);
@@ -336,7 +378,7 @@ mod tests {
     #[test]
     fn a_withdrawn_value_is_not_found_but_lives_until_its_reader_has_passed() {
         let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let mut reader = reclaimer.register().unwrap();
         let handle = put(&table, Canary(7, Arc::clone(&drops)));
         let guard = reader.guard();
@@ -354,7 +396,7 @@ mod tests {
     #[test]
     fn a_used_slot_does_not_answer_to_its_old_name() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let reader = reclaimer.register().unwrap();
         let old = put(&table, 1);
         assert!(table.writer().withdraw(old));
@@ -368,7 +410,7 @@ mod tests {
 
     #[test]
     fn free_slots_are_used_oldest_first_and_generations_skip_what_has_no_name() {
-        let table = SlotTable::<u8>::new(2, 2, Reclaimer::new(1));
+        let table = SlotTable::<u8>::new(2, 2, Reclaimer::new(1)).unwrap();
         let mut order = Vec::new();
         for _ in 0..8 {
             let (handle, ()) = table.writer().reserve(any).unwrap();
@@ -381,14 +423,14 @@ mod tests {
 
     #[test]
     fn a_slot_that_gets_no_name_stays_free() {
-        let table = SlotTable::<u8>::new(1, 2, Reclaimer::new(1));
+        let table = SlotTable::<u8>::new(1, 2, Reclaimer::new(1)).unwrap();
         assert!(table.writer().reserve(|_| None::<()>).is_none());
         assert!(table.writer().reserve(any).is_some());
     }
 
     #[test]
     fn nothing_is_published_twice_or_under_a_name_that_was_not_given_out() {
-        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let table = SlotTable::new(1, 8, Reclaimer::new(1)).unwrap();
         let handle = put(&table, 1);
         let mut writer = table.writer();
         assert_eq!(writer.publish(handle, 2), Err(2));
@@ -400,7 +442,7 @@ mod tests {
     #[test]
     fn a_freed_entry_leaves_no_octet_behind() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let handle = put(&table, [0xaa_u8; 200]);
         assert!(table.writer().withdraw(handle));
         let octets = |table: &SlotTable<[u8; 200]>| {
@@ -415,7 +457,7 @@ mod tests {
     #[test]
     fn a_table_that_goes_drops_what_is_live_and_what_was_leaving() {
         let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
-        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let table = SlotTable::new(4, 8, reclaimer.clone()).unwrap();
         let mut reader = reclaimer.register().unwrap();
         reader.online();
         let first = put(&table, Canary(1, Arc::clone(&drops)));
@@ -431,7 +473,7 @@ mod tests {
         const ROUNDS: u64 = 20_000;
         let (reclaimer, drops) = (Reclaimer::new(2), Arc::new(AtomicUsize::new(0)));
         // Roomy enough not to wait for a sleeping reader at every step.
-        let table = SlotTable::new(64, 20, reclaimer.clone());
+        let table = SlotTable::new(64, 20, reclaimer.clone()).unwrap();
         let name = |handle: Handle| u64::from(handle.generation) << 8 | u64::from(handle.slot);
         let (start, current) = (Barrier::new(3), std::sync::atomic::AtomicU64::new(u64::MAX));
         thread::scope(|scope| {
@@ -535,7 +577,7 @@ mod loom_tests {
 
     fn setup() -> (Reclaimer, Arc<SlotTable<Canary>>) {
         let reclaimer = Reclaimer::new(1);
-        (reclaimer.clone(), Arc::new(SlotTable::new(1, 8, reclaimer)))
+        (reclaimer.clone(), Arc::new(SlotTable::new(1, 8, reclaimer).unwrap()))
     }
 
     #[test]

@@ -1,0 +1,291 @@
+//! Nanoseconds per lookup.
+
+#![expect(unsafe_code, reason = "reads one word of each line of a key, whose fields are its engine's")]
+
+use std::hint::black_box;
+use std::ptr;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use core_affinity::CoreId;
+use portcullis_aead::Key;
+use portcullis_gateway::sa::{OutboundRef, Reader};
+
+use super::churn::{Churn, Target};
+use super::world::World;
+use super::{BATCH, preemptions};
+use crate::report::{Report, Samples};
+
+const UNIT: &str = "ns_per_lookup";
+/// Lookups in a sample.
+const SAMPLE: usize = 4096;
+/// Ways of looking up that walk through the same names.
+const WALKERS: usize = 6;
+
+/// What a lookup is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touch {
+    /// The start of the SA.
+    Line,
+    /// And its key schedule, as sealing and opening need it.
+    Key,
+}
+
+/// One way of looking up, walking through its names.
+struct Subject<'w> {
+    direction: &'static str,
+    name: &'static str,
+    /// Whose writer disturbs it.
+    target: Target,
+    look_up: Box<dyn FnMut(Touch) -> u64 + 'w>,
+    /// Alone and beside the writer, for both kinds of touch.
+    samples: [[Samples; 2]; 2],
+}
+
+/// Measures every way of looking up, in so many turns.
+pub(crate) fn run(
+    report: &mut Report,
+    world: &World,
+    core: Option<CoreId>,
+    turns: usize,
+) -> anyhow::Result<()> {
+    let mut subjects = subjects(world)?;
+    let mut rates = Samples::new();
+    Churn::beside(world, core, |churn| {
+        for _ in 0..turns {
+            for busy in [false, true] {
+                for subject in &mut subjects {
+                    churn.turn_to(if busy { subject.target } else { Target::Nothing });
+                    let (start, before) = (Instant::now(), churn.replaced(subject.target));
+                    for touch in [Touch::Line, Touch::Key] {
+                        let sample = sample(&mut subject.look_up, touch);
+                        if let Some(samples) = subject
+                            .samples
+                            .get_mut(touch as usize)
+                            .and_then(|pair| pair.get_mut(usize::from(busy)))
+                        {
+                            match sample {
+                                Some(nanoseconds) => samples.record(nanoseconds),
+                                None => samples.throw_away(),
+                            }
+                        }
+                    }
+                    if busy && subject.target == Target::Ours {
+                        let replaced = churn.replaced(subject.target) - before;
+                        rates.record(replaced as f64 / start.elapsed().as_secs_f64());
+                    }
+                }
+            }
+        }
+        churn.turn_to(Target::Nothing);
+        Ok(())
+    })?;
+    for direction in ["inbound", "outbound"] {
+        for (touch, what) in [(0, "line"), (1, "key")] {
+            for (busy, suffix) in [(0, ""), (1, "/churn")] {
+                let case = format!("{direction}/{what}/{}{suffix}", world.pairs);
+                for subject in subjects.iter().filter(|subject| subject.direction == direction) {
+                    if let Some(samples) = subject.samples.get(touch).and_then(|pair| pair.get(busy)) {
+                        report.row(&case, subject.name, UNIT, samples);
+                    }
+                }
+            }
+        }
+    }
+    report.row(&format!("churn/{}", world.pairs), "portcullis", "sas_per_s", &rates);
+    Ok(())
+}
+
+/// Nanoseconds per lookup of one sample; `None` if the thread was preempted.
+fn sample(look_up: &mut dyn FnMut(Touch) -> u64, touch: Touch) -> Option<f64> {
+    let before = preemptions();
+    let start = Instant::now();
+    black_box(look_up(touch));
+    let elapsed = start.elapsed();
+    (preemptions() == before).then(|| elapsed.as_nanos() as f64 / SAMPLE as f64)
+}
+
+fn subjects(world: &World) -> anyhow::Result<Vec<Subject<'_>>> {
+    let reader = || world.sas.reclaimer().register().ok_or_else(|| anyhow::anyhow!("no place for a reader"));
+    let subject = |direction, name, target, look_up| Subject {
+        direction,
+        name,
+        target,
+        look_up,
+        samples: Default::default(),
+    };
+    let ours = Target::Ours;
+    let mut spis = Walk::new(&world.spis, 0);
+    let mut prefetching = reader()?;
+    let prefetched = Box::new(move |touch| ours_prefetched(world, &mut prefetching, spis.next(), touch));
+    let mut spis = Walk::new(&world.spis, 1);
+    let mut plain = reader()?;
+    let unprefetched = Box::new(move |touch| ours_plain(world, &mut plain, spis.next(), touch));
+    let mut spis = Walk::new(&world.spis, 2);
+    let locked = Box::new(move |touch| locked(world, spis.next(), touch));
+    let mut spis = Walk::new(&world.spis, 3);
+    let sharded = Box::new(move |touch| sharded(world, spis.next(), touch));
+    let mut references = Walk::new(&world.references, 4);
+    let mut prefetching = reader()?;
+    let outbound =
+        Box::new(move |touch| outbound_prefetched(world, &mut prefetching, references.next(), touch));
+    let mut references = Walk::new(&world.references, 5);
+    let mut plain = reader()?;
+    let outbound_plain = Box::new(move |touch| outbound_plain(world, &mut plain, references.next(), touch));
+    Ok(vec![
+        subject("inbound", "portcullis", ours, prefetched),
+        subject("inbound", "portcullis-unprefetched", ours, unprefetched),
+        subject("inbound", "rwlock-hashmap", Target::Locked, locked),
+        subject("inbound", "dashmap", Target::Sharded, sharded),
+        subject("outbound", "portcullis", ours, outbound),
+        subject("outbound", "portcullis-unprefetched", ours, outbound_plain),
+    ])
+}
+
+/// Goes round an array of names, a sample at a time.
+struct Walk<'w, T> {
+    names: &'w [T],
+    at: usize,
+}
+
+impl<'w, T> Walk<'w, T> {
+    /// Each walker begins elsewhere: none finds in the cache what another has just fetched.
+    fn new(names: &'w [T], walker: usize) -> Self {
+        Self { names, at: names.len() / WALKERS * walker }
+    }
+
+    fn next(&mut self) -> &'w [T] {
+        if self.at + SAMPLE > self.names.len() {
+            self.at = 0;
+        }
+        let names = self.names.get(self.at..self.at + SAMPLE).unwrap_or_default();
+        self.at += SAMPLE;
+        names
+    }
+}
+
+fn ours_prefetched(world: &World, reader: &mut Reader, spis: &[u32], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for batch in spis.chunks(BATCH) {
+        sum += inbound_batch(world, reader, batch, touch);
+    }
+    reader.offline();
+    sum
+}
+
+/// A batch as the pipeline looks it up, and a quiescent point.
+pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], touch: Touch) -> u64 {
+    let mut sum = 0;
+    let guard = reader.guard();
+    for &spi in batch {
+        world.sas.prefetch_inbound(spi);
+    }
+    for &spi in batch {
+        if let Some(sa) = world.sas.inbound(&guard, spi) {
+            sum += u64::from(sa.spi.get());
+            if touch == Touch::Key {
+                sum += read_key(sa.key());
+            }
+        }
+    }
+    reader.quiescent();
+    sum
+}
+
+fn ours_plain(world: &World, reader: &mut Reader, spis: &[u32], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for batch in spis.chunks(BATCH) {
+        let guard = reader.guard();
+        for &spi in batch {
+            if let Some(sa) = world.sas.inbound(&guard, spi) {
+                sum += u64::from(sa.spi.get());
+                if touch == Touch::Key {
+                    sum += read_key(sa.key());
+                }
+            }
+        }
+        reader.quiescent();
+    }
+    reader.offline();
+    sum
+}
+
+fn outbound_prefetched(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for batch in references.chunks(BATCH) {
+        let guard = reader.guard();
+        for &reference in batch {
+            world.sas.prefetch_outbound(reference);
+        }
+        for &reference in batch {
+            if let Some(sa) = world.sas.outbound(&guard, reference) {
+                sum += u64::from(sa.spi.get());
+                if touch == Touch::Key {
+                    sum += read_key(sa.key());
+                }
+            }
+        }
+        reader.quiescent();
+    }
+    reader.offline();
+    sum
+}
+
+fn outbound_plain(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for batch in references.chunks(BATCH) {
+        let guard = reader.guard();
+        for &reference in batch {
+            if let Some(sa) = world.sas.outbound(&guard, reference) {
+                sum += u64::from(sa.spi.get());
+                if touch == Touch::Key {
+                    sum += read_key(sa.key());
+                }
+            }
+        }
+        reader.quiescent();
+    }
+    reader.offline();
+    sum
+}
+
+/// Locks for every packet, as a gateway does that takes them one at a time.
+fn locked(world: &World, spis: &[u32], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for spi in spis {
+        let map = world.locked.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sa) = map.get(spi) {
+            sum += u64::from(sa.spi);
+            if touch == Touch::Key {
+                sum += read_key(&sa.key);
+            }
+        }
+    }
+    sum
+}
+
+fn sharded(world: &World, spis: &[u32], touch: Touch) -> u64 {
+    let mut sum = 0;
+    for spi in spis {
+        if let Some(sa) = world.sharded.get(spi) {
+            sum += u64::from(sa.spi);
+            if touch == Touch::Key {
+                sum += read_key(&sa.key);
+            }
+        }
+    }
+    sum
+}
+
+/// A word of each line.
+#[inline]
+fn read_key(key: &Key) -> u64 {
+    const LINE: usize = 64;
+    let mut sum = 0;
+    let start = ptr::from_ref(key).cast::<u8>();
+    for line in 0..size_of::<Key>() / LINE {
+        // SAFETY: within the key, aligned, and each line of it begins with a power of H or a round key.
+        sum ^= unsafe { start.add(line * LINE).cast::<u64>().read_volatile() };
+    }
+    sum
+}
