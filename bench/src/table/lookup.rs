@@ -178,7 +178,7 @@ pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], t
     let mut sum = 0;
     let guard = reader.guard();
     for &spi in batch {
-        world.sas.prefetch_inbound(spi);
+        world.sas.prefetch_inbound(world.sas.locate(spi));
     }
     for &spi in batch {
         if let Some(sa) = world.sas.inbound(&guard, spi) {
