@@ -46,6 +46,9 @@ pub struct Options {
     /// Only cases that contain this, such as `encrypt/64/1`
     #[arg(long)]
     only: Option<String>,
+    /// Only with so many SAs
+    #[arg(long)]
+    sas: Option<u32>,
     /// The AEAD engine; the fastest by default
     #[arg(long)]
     engine: Option<String>,
@@ -59,7 +62,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let engine = Engine::select(kind.transpose()?)?;
     let counts: &[u32] = if options.quick { &[1, 1_000, 100_000] } else { &[1, 1_000, 100_000, 1_000_000] };
     let turns = if options.quick { 1_000 } else { 5_000 };
-    for &sas in counts {
+    for &sas in options.sas.as_ref().map_or(counts, std::slice::from_ref) {
         let mut ends = None;
         for mixture in mixtures() {
             let cases = ["encrypt", "decrypt"].map(|way| format!("{way}/{}/{sas}", mixture.name));

@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -30,10 +30,16 @@ pub(super) struct Arrival {
 
 impl Arrival {
     #[inline(always)]
-    pub(super) fn new(context: &Context<'_>, outer: EspPacket, depth: u8) -> Self {
-        let place = context.shared.sas.locate(outer.spi);
-        // On its way into the cache while the rest of the batch is read.
-        context.shared.sas.prefetch_inbound(place);
+    pub(super) fn new(context: &Context<'_>, outer: EspPacket, depth: u8, before: Option<&Self>) -> Self {
+        let place = match before {
+            Some(before) if before.outer.spi == outer.spi => before.place,
+            _ => {
+                let place = context.shared.sas.locate(outer.spi);
+                // On its way into the cache while the rest of the batch is read.
+                context.shared.sas.prefetch_inbound(place);
+                place
+            }
+        };
         Self { outer, place, depth }
     }
 }
@@ -68,11 +74,11 @@ pub(super) fn open<'a>(
     let mut openings = authenticate(context, arrivals);
     accept(context, arrivals, &mut openings);
     unpack(context, arrivals, &mut openings, clear);
-    let frames = arrivals.frames.drain(..batch);
     if openings.iter().all(|opening| opening.verdict == Verdict::Good) {
-        clear.frames.extend(frames);
+        take(&mut arrivals.frames, batch, &mut clear.frames);
     } else {
-        for ((frame, arrival), opening) in frames.zip(&arrivals.about).zip(&openings) {
+        for ((frame, arrival), opening) in arrivals.frames.drain(..batch).zip(&arrivals.about).zip(&openings)
+        {
             match opening.verdict {
                 Verdict::Good => clear.frames.push(frame),
                 Verdict::Again => again(context, frame, arrival.depth + 1),
@@ -165,11 +171,16 @@ fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Ope
         let authentic = |opening: &&mut Opening<'_>| opening.verdict == Verdict::Good;
         let mut numbers = ArrayVec::<u64, BATCH>::new();
         numbers.extend(run.iter_mut().filter(authentic).map(|opening| opening.sequence));
-        let mut entered = run.iter_mut().filter(authentic);
-        sa.replay().accept_run(&numbers, |_, verdict| match (entered.next(), verdict) {
-            (Some(opening), Err(reason)) => opening.verdict = Verdict::Dropped(reason),
-            _ => opened += 1,
-        });
+        opened += numbers.len() as u64;
+        // From the last to the first, so that those before keep their places.
+        let mut refused = ArrayVec::<(usize, DropReason), BATCH>::new();
+        sa.replay().accept_run(&numbers, |at, reason| refused.push((at, reason)));
+        for (at, reason) in refused.into_iter().rev() {
+            opened -= 1;
+            if let Some(opening) = run.iter_mut().filter(authentic).nth(at) {
+                opening.verdict = Verdict::Dropped(reason);
+            }
+        }
         report_move(context, sa, run, arrivals);
     }
     WorkerCounters::add(&context.counters.opened, opened);
@@ -239,7 +250,7 @@ fn again(context: &mut Context<'_>, frame: Frame, depth: u8) {
         .and_then(|(flow, info)| esp::parse(frame.packet(), &flow, &info, nat_port));
     match outer {
         Ok(outer) => {
-            let arrival = Arrival::new(context, outer, depth);
+            let arrival = Arrival::new(context, outer, depth, None);
             context.again.esp.push(frame, arrival);
         }
         Err(reason) => context.drop(frame, reason),

@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use portcullis_ipsec::TenantId;
 
-use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, uniform};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, take, uniform};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
@@ -47,12 +47,11 @@ pub(super) fn sort(
             (Ingress::Kernel, _) => from_kernel(context, frame, clear),
         });
     }
-    let frames = frames.drain(..batch);
     match uniform(&kinds) {
-        Some(Kind::Clear) => clear.frames.extend(frames),
-        Some(Kind::Esp) => esp.frames.extend(frames),
+        Some(Kind::Clear) => take(frames, batch, &mut clear.frames),
+        Some(Kind::Esp) => take(frames, batch, &mut esp.frames),
         _ => {
-            for (frame, kind) in frames.zip(&kinds) {
+            for (frame, kind) in frames.drain(..batch).zip(&kinds) {
                 match *kind {
                     Kind::Clear => clear.frames.push(frame),
                     Kind::Esp => esp.frames.push(frame),
@@ -107,7 +106,8 @@ fn from_port(
     let kind = if port.role == Role::Outside || is_esp_for_us(context, &flow) {
         match esp::parse(packet, &flow, &info, context.shared.nat_port) {
             Ok(outer) => {
-                esp.about.push(Arrival::new(context, outer, 0));
+                let arrival = Arrival::new(context, outer, 0, esp.about.last());
+                esp.about.push(arrival);
                 Kind::Esp
             }
             Err(reason) => return Kind::Dropped(reason),

@@ -343,6 +343,16 @@ impl Clear {
     }
 }
 
+/// Moves the first `count` frames to the end of another list.
+#[inline]
+fn take(from: &mut Vec<Frame>, count: usize, to: &mut Vec<Frame>) {
+    if count == from.len() {
+        to.append(from);
+    } else {
+        to.extend(from.drain(..count.min(from.len())));
+    }
+}
+
 /// What all have in common, if they have.
 #[inline]
 fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {

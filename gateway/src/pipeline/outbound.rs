@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, trouble, uniform};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, take, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -59,12 +59,11 @@ pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear
     choose(context, packets.about.get(..batch).unwrap_or_default(), &mut runs, &mut fates);
     number(&context.shared.events, &mut runs);
     seal(context, packets, &mut runs, &mut fates);
-    let frames = packets.frames.drain(..batch);
     if let Some(Fate::Send(port)) = uniform(&fates) {
         // Most batches by far.
-        context.out.transmit.of(port).extend(frames);
+        take(&mut packets.frames, batch, context.out.transmit.of(port));
     } else {
-        for ((frame, about), fate) in frames.zip(&packets.about).zip(&fates) {
+        for ((frame, about), fate) in packets.frames.drain(..batch).zip(&packets.about).zip(&fates) {
             dispatch(context, frame, about, *fate, &runs);
         }
     }
@@ -87,10 +86,19 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
         references.push(reference);
         fates.push(fate);
     }
+    let mut last = None;
     for ((packet, reference), fate) in packets.iter().zip(&references).zip(fates) {
-        if let Some(reference) = *reference {
-            *fate = through(context, packet, reference, runs);
-        }
+        let Some(reference) = *reference else { continue };
+        // The next packet of a run goes the same way.
+        let sa = match last {
+            Some((before, sa)) if before == reference => Some(sa),
+            _ => context.shared.sas.outbound(&context.guard, reference),
+        };
+        *fate = match sa {
+            Some(sa) => through(context, packet, sa, runs),
+            None => no_sa(context, packet),
+        };
+        last = sa.map(|sa| (reference, sa));
     }
 }
 
@@ -120,15 +128,7 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRe
 
 /// Puts a packet into the run of its SA.
 #[inline(always)]
-fn through<'a>(
-    context: &mut Context<'a>,
-    packet: &Clear,
-    reference: OutboundRef,
-    runs: &mut Runs<'a>,
-) -> Fate {
-    let Some(sa) = context.shared.sas.outbound(&context.guard, reference) else {
-        return no_sa(context, packet);
-    };
+fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs: &mut Runs<'a>) -> Fate {
     if !sa.permits(&packet.flow) {
         return Fate::Dropped(DropReason::OutsideSa);
     }

@@ -36,6 +36,17 @@ struct Place {
 
 const _: () = assert!(size_of::<Place>() == 64);
 
+impl Place {
+    #[cold]
+    fn fill(&mut self, snapshot: &Snapshot, tenant: TenantId, flow: &FlowKey, epoch: u32) {
+        let entry = match snapshot.lookup(tenant, &flow.flow()) {
+            Verdict::Protect(entry) => Some(Arc::clone(entry)),
+            Verdict::NoMatch => None,
+        };
+        *self = Self { flow: *flow, entry, tenant, epoch };
+    }
+}
+
 impl FlowCache {
     /// With room for `flows`, rounded up to a power of two. `seed` is random, so that nobody outside can choose
     /// flows that share a place.
@@ -51,7 +62,7 @@ impl FlowCache {
     }
 
     /// Which place the flow has, and asks the processor for it.
-    #[inline]
+    #[inline(always)]
     pub fn locate(&self, tenant: TenantId, flow: &FlowKey) -> usize {
         let index = flow.hash(self.seed, tenant) as usize & (self.places.len() - 1);
         if let Some(place) = self.places.get(index) {
@@ -62,7 +73,7 @@ impl FlowCache {
 
     /// What [`Snapshot::lookup`] says, remembered, for a flow in its place. One cache goes with the snapshots of one
     /// table.
-    #[inline]
+    #[inline(always)]
     pub fn lookup(
         &mut self,
         snapshot: &Snapshot,
@@ -75,11 +86,7 @@ impl FlowCache {
         }
         let place = self.places.get_mut(place)?;
         if place.epoch != self.epoch || place.flow != *flow || place.tenant != tenant {
-            let entry = match snapshot.lookup(tenant, &flow.flow()) {
-                Verdict::Protect(entry) => Some(Arc::clone(entry)),
-                Verdict::NoMatch => None,
-            };
-            *place = Place { flow: *flow, entry, tenant, epoch: self.epoch };
+            place.fill(snapshot, tenant, flow, self.epoch);
         }
         place.entry.as_ref()
     }

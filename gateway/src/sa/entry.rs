@@ -131,8 +131,7 @@ impl Inbound {
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
-        self.selectors.match_source(Side::Remote, inner)
-            && self.selectors.match_destination(Side::Local, inner)
+        self.selectors.permit(Side::Remote, inner)
     }
 
     /// What a decrypted packet's destination must match.
@@ -220,8 +219,7 @@ impl Outbound {
     /// Whether an inner packet may go through this SA: it was perhaps negotiated for less than the policy says.
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
-        self.selectors.match_source(Side::Local, inner)
-            && self.selectors.match_destination(Side::Remote, inner)
+        self.selectors.permit(Side::Local, inner)
     }
 
     /// What an inner packet's source must match.

@@ -95,22 +95,25 @@ impl ReplayWindow {
     /// Whether a packet with this number is worth opening. Changes nothing.
     #[inline]
     pub fn check(&self, seq: u64) -> Result<(), DropReason> {
+        if seq > self.highest() {
+            return Ok(());
+        }
         let Some((word, _)) = self.place(seq) else { return Ok(()) };
         self.step(word.load(Ordering::Relaxed), seq, self.highest()).map(|_| ())
     }
 
     /// Takes note of an authentic packet. Of all callers with the same number, at most one gets `Ok`: it delivers.
     pub fn accept(&self, seq: u64) -> Result<(), DropReason> {
-        let mut verdict = Err(DropReason::ReplayTooOld);
-        self.accept_run(&[seq], |_, accepted| verdict = accepted);
+        let mut verdict = Ok(());
+        self.accept_run(&[seq], |_, reason| verdict = Err(reason));
         verdict
     }
 
     /// Takes note of a run of authentic packets: what [`ReplayWindow::accept`] says of one after another, with one
-    /// atomic change per word that they fall to, which for packets in order is one in thirty-two. `tell` is shown the
-    /// index and the verdict of each, in order.
+    /// atomic change per word that they fall to, which for packets in order is one in thirty-two. `refuse` is shown the
+    /// index of each that is refused, in order.
     #[inline]
-    pub fn accept_run(&self, run: &[u64], mut tell: impl FnMut(usize, Result<(), DropReason>)) {
+    pub fn accept_run(&self, run: &[u64], mut refuse: impl FnMut(usize, DropReason)) {
         let mut highest = self.highest();
         let mut rest = run;
         while let Some(&first) = rest.first() {
@@ -118,8 +121,12 @@ impl ReplayWindow {
             let same = rest.iter().take(GROUP).take_while(|&&seq| seq / BLOCK == block).count();
             let (group, others) = rest.split_at_checked(same).unwrap_or((rest, &[]));
             let verdicts = self.accept_group(group, &mut highest);
-            for offset in 0..group.len() {
-                tell(run.len() - rest.len() + offset, verdicts.of(offset));
+            if verdicts.accepted.count_ones() as usize != group.len() {
+                for offset in 0..group.len() {
+                    if let Err(reason) = verdicts.of(offset) {
+                        refuse(run.len() - rest.len() + offset, reason);
+                    }
+                }
             }
             rest = others;
         }
@@ -279,13 +286,10 @@ mod tests {
             let mut at = start;
             for steps in runs {
                 let run: Vec<u64> = steps.into_iter().map(|step| { at = at.saturating_add_signed(step); at }).collect();
-                let mut verdicts = Vec::new();
-                whole.accept_run(&run, |index, verdict| {
-                    assert_eq!(index, verdicts.len());
-                    verdicts.push(verdict);
-                });
-                let expected: Vec<_> = run.iter().map(|&seq| single.accept(seq)).collect();
-                prop_assert_eq!(verdicts, expected);
+                let mut refused = Vec::new();
+                whole.accept_run(&run, |index, reason| refused.push((index, reason)));
+                let expected = run.iter().enumerate().filter_map(|(index, &seq)| Some((index, single.accept(seq).err()?)));
+                prop_assert_eq!(refused, expected.collect::<Vec<_>>());
                 prop_assert_eq!(whole.highest(), single.highest());
             }
         }
@@ -414,11 +418,10 @@ mod loom_tests {
         loom::model(|| {
             let window = Arc::new(ReplayWindow::new(64).unwrap());
             let run = |window: &ReplayWindow, numbers: &[u64]| {
-                let mut delivered = Vec::new();
-                window.accept_run(numbers, |at, verdict| {
-                    delivered.extend(verdict.is_ok().then(|| numbers[at]));
-                });
-                delivered
+                let mut refused = Vec::new();
+                window.accept_run(numbers, |at, _| refused.push(at));
+                let accepted = numbers.iter().enumerate().filter(|(at, _)| !refused.contains(at));
+                accepted.map(|(_, seq)| *seq).collect::<Vec<u64>>()
             };
             let other = {
                 let window = Arc::clone(&window);

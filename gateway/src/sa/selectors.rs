@@ -54,16 +54,25 @@ impl Selectors {
         })
     }
 
-    /// Whether the packet comes from one of that side's.
-    #[inline]
-    pub(super) fn match_source(&self, side: Side, flow: &FlowKey) -> bool {
-        self.of(side).any(|selector| selector.matches(flow, flow.src_bits(), flow.src_port()))
+    /// Whether the packet goes from one of `from`'s to one of the other side's.
+    #[inline(always)]
+    pub(super) fn permit(&self, from: Side, flow: &FlowKey) -> bool {
+        let [[local, remote], ..] = &self.places;
+        let (src, dst) = match from {
+            Side::Local => (local, remote),
+            Side::Remote => (remote, local),
+        };
+        src.covers(flow, flow.src_bits()) & dst.covers(flow, flow.dst_bits()) || self.permit_any(from, flow)
     }
 
-    /// Whether the packet goes to one of that side's.
-    #[inline]
-    pub(super) fn match_destination(&self, side: Side, flow: &FlowKey) -> bool {
-        self.of(side).any(|selector| selector.matches(flow, flow.dst_bits(), flow.dst_port()))
+    #[cold]
+    fn permit_any(&self, from: Side, flow: &FlowKey) -> bool {
+        let to = match from {
+            Side::Local => Side::Remote,
+            Side::Remote => Side::Local,
+        };
+        self.of(from).any(|selector| selector.matches(flow, flow.src_bits(), flow.src_port()))
+            && self.of(to).any(|selector| selector.matches(flow, flow.dst_bits(), flow.dst_port()))
     }
 
     /// As they were installed.
@@ -71,7 +80,6 @@ impl Selectors {
         self.of(side).map(Packed::unpack).collect()
     }
 
-    #[inline]
     fn of(&self, side: Side) -> impl Iterator<Item = &Packed> {
         let [local, remote] = self.lens;
         let len = match side {
@@ -95,12 +103,17 @@ impl Packed {
         Self { start, end, ports, protocol, v6, any: protocol == 0 && ports == PortRange::ANY }
     }
 
-    #[inline]
+    /// Whether it matches by its addresses alone.
+    #[inline(always)]
+    fn covers(&self, flow: &FlowKey, addr: u128) -> bool {
+        self.any & (self.v6 == flow.is_ipv6()) & (self.start <= addr) & (addr <= self.end)
+    }
+
     fn matches(&self, flow: &FlowKey, addr: u128, port: Option<u16>) -> bool {
-        let addrs = (self.v6 == flow.is_ipv6()) & (self.start <= addr) & (addr <= self.end);
-        addrs
-            && (self.any
-                || ((self.protocol == 0 || self.protocol == flow.protocol()) && self.ports.contains(port)))
+        (self.v6 == flow.is_ipv6())
+            && (self.start..=self.end).contains(&addr)
+            && (self.protocol == 0 || self.protocol == flow.protocol())
+            && self.ports.contains(port)
     }
 
     fn unpack(&self) -> TrafficSelector {
@@ -165,10 +178,8 @@ mod tests {
             prop_assert_eq!(packed.list(Side::Local), local.clone());
             prop_assert_eq!(packed.list(Side::Remote), remote.clone());
             let key = FlowKey::from(&flow);
-            let out = packed.match_source(Side::Local, &key) && packed.match_destination(Side::Remote, &key);
-            prop_assert_eq!(out, flow.matches(&local, &remote));
-            let back = packed.match_source(Side::Remote, &key) && packed.match_destination(Side::Local, &key);
-            prop_assert_eq!(back, flow.matches(&remote, &local));
+            prop_assert_eq!(packed.permit(Side::Local, &key), flow.matches(&local, &remote));
+            prop_assert_eq!(packed.permit(Side::Remote, &key), flow.matches(&remote, &local));
         }
     }
 

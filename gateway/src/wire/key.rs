@@ -108,10 +108,13 @@ impl FlowKey {
     }
 
     /// Spread over 64 bits, in a way that nobody can foresee who does not know `seed`.
-    #[inline]
+    #[inline(always)]
     pub fn hash(&self, seed: u64, tenant: TenantId) -> u64 {
         let ([s0, s1], [d0, d1]) = (self.src, self.dst);
-        let addresses = fold(s1 ^ seed, d1 ^ seed.rotate_left(32)) ^ fold(s0 ^ K0 ^ seed, d0 ^ K1);
+        let mut addresses = fold(s1 ^ seed, d1 ^ !seed);
+        if self.is_ipv6() {
+            addresses ^= fold(s0 ^ K0 ^ seed, d0 ^ K1);
+        }
         fold(addresses ^ K2, self.head ^ seed ^ u64::from(tenant.0) << 40)
     }
 }
@@ -165,7 +168,7 @@ const K0: u64 = 0x9e37_79b9_7f4a_7c15;
 const K1: u64 = 0xd6e8_feb8_6659_fd93;
 const K2: u64 = 0xd134_2543_de82_ef95;
 
-#[inline]
+#[inline(always)]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     (product >> 64) as u64 ^ product as u64
