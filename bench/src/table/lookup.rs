@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use core_affinity::CoreId;
 use portcullis_aead::Key;
-use portcullis_gateway::sa::{OutboundRef, Reader};
+use portcullis_gateway::sa::{OutboundRef, Reader, prefetch};
 
 use super::churn::{Churn, Target};
 use super::world::World;
@@ -173,22 +173,47 @@ fn ours_prefetched(world: &World, reader: &mut Reader, spis: &[u32], touch: Touc
     sum
 }
 
-/// A batch as the pipeline looks it up, and a quiescent point.
+/// A batch as the pipeline looks it up (see `sa::prefetch`), and a quiescent point.
 pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], touch: Touch) -> u64 {
-    let mut sum = 0;
-    let guard = reader.guard();
-    for &spi in batch {
-        world.sas.prefetch_inbound(spi);
+    let sas = &world.sas;
+    let mut places = [sas.locate(0); BATCH];
+    for (place, &spi) in places.iter_mut().zip(batch) {
+        *place = sas.locate(spi);
+        sas.prefetch_inbound_at(*place);
     }
-    for &spi in batch {
-        if let Some(sa) = world.sas.inbound(&guard, spi) {
-            sum += u64::from(sa.spi.get());
-            if touch == Touch::Key {
-                sum += read_key(sa.key());
-            }
+    let guard = reader.guard();
+    let found = places.iter().take(batch.len()).map(|&place| sas.inbound_at(&guard, place));
+    let sum = use_all(found, touch, |sa| (u64::from(sa.spi.get()), sa.key()));
+    reader.quiescent();
+    sum
+}
+
+/// Reads what was found; if keys too, then after having asked for all of them.
+#[inline(always)]
+fn use_all<'a, T: 'a>(
+    found: impl Iterator<Item = Option<&'a T>>,
+    touch: Touch,
+    read: impl Fn(&'a T) -> (u64, &'a Key),
+) -> u64 {
+    let mut sum = 0;
+    if touch == Touch::Line {
+        for sa in found.flatten() {
+            sum += read(sa).0;
+        }
+        return sum;
+    }
+    let mut keys = [None; BATCH];
+    for (place, sa) in keys.iter_mut().zip(found) {
+        if let Some(sa) = sa {
+            let (word, key) = read(sa);
+            prefetch::value(key);
+            sum += word;
+            *place = Some(key);
         }
     }
-    reader.quiescent();
+    for key in keys.into_iter().flatten() {
+        sum += read_key(key);
+    }
     sum
 }
 
@@ -211,20 +236,14 @@ fn ours_plain(world: &World, reader: &mut Reader, spis: &[u32], touch: Touch) ->
 }
 
 fn outbound_prefetched(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
-    let mut sum = 0;
+    let (sas, mut sum) = (&world.sas, 0);
     for batch in references.chunks(BATCH) {
+        for &reference in batch {
+            sas.prefetch_outbound(reference);
+        }
         let guard = reader.guard();
-        for &reference in batch {
-            world.sas.prefetch_outbound(reference);
-        }
-        for &reference in batch {
-            if let Some(sa) = world.sas.outbound(&guard, reference) {
-                sum += u64::from(sa.spi.get());
-                if touch == Touch::Key {
-                    sum += read_key(sa.key());
-                }
-            }
-        }
+        let found = batch.iter().map(|&reference| sas.outbound(&guard, reference));
+        sum += use_all(found, touch, |sa| (u64::from(sa.spi.get()), sa.key()));
         reader.quiescent();
     }
     reader.offline();

@@ -14,6 +14,8 @@ use portcullis_ipsec::{
 };
 
 use super::endpoints::MovableEndpoints;
+use super::place::{SlotState, Slotted};
+use super::prefetch;
 use super::replay::ReplayWindow;
 use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
@@ -27,6 +29,7 @@ pub const MAX_SELECTORS: usize = 8;
 /// An SA that we receive on.
 #[repr(C, align(64))]
 pub struct Inbound {
+    state: SlotState,
     /// The SA's own SPI, chosen here.
     pub spi: Spi,
     /// Whose address space the inner packets belong to.
@@ -50,6 +53,7 @@ pub struct Inbound {
 /// An SA that we send on.
 #[repr(C, align(64))]
 pub struct Outbound {
+    state: SlotState,
     /// The peer's SPI.
     pub spi: Spi,
     /// The inbound SPI that names the pair.
@@ -75,6 +79,7 @@ impl Inbound {
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi,
             tenant: sa.tenant,
             slot,
@@ -87,6 +92,15 @@ impl Inbound {
             replay,
             traffic: Traffic::default(),
         })
+    }
+
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.replay);
+        prefetch::start(&self.traffic);
     }
 
     /// The expanded cipher key.
@@ -133,6 +147,7 @@ impl Outbound {
     ) -> Result<Self, InstallError> {
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi: sa.spi,
             pair,
             slot,
@@ -165,6 +180,15 @@ impl Outbound {
                 Err(DropReason::SequenceExhausted)
             }
         }
+    }
+
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.sequence);
+        prefetch::start(&self.traffic);
     }
 
     /// The expanded cipher key.
@@ -204,6 +228,31 @@ impl Outbound {
     pub fn remote_ts(&self) -> &[TrafficSelector] {
         self.selectors.remote.as_slice()
     }
+}
+
+#[expect(unsafe_code, reason = "promises about the layout above")]
+mod slotted {
+    use std::mem::offset_of;
+    use std::ops::Range;
+
+    use super::{Inbound, Outbound, ReplayWindow, Slotted};
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`. A new replay window is blank behind its first line,
+    // and what is written of it is what it uses.
+    unsafe impl Slotted for Inbound {
+        #[cfg(not(loom))]
+        const BLANK: Range<usize> = offset_of!(Self, replay) + ReplayWindow::HEAD
+            ..offset_of!(Self, replay) + size_of::<ReplayWindow>();
+        #[cfg(loom)]
+        const BLANK: Range<usize> = 0..0;
+
+        fn written(&self) -> usize {
+            self.replay.octets_in_use().saturating_sub(ReplayWindow::HEAD)
+        }
+    }
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`.
+    unsafe impl Slotted for Outbound {}
 }
 
 impl fmt::Debug for Inbound {

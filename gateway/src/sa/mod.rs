@@ -11,6 +11,8 @@
 
 pub mod endpoints;
 pub mod entry;
+mod place;
+pub mod prefetch;
 pub mod reclaim;
 pub mod replay;
 pub mod sequence;
@@ -58,6 +60,11 @@ impl OutboundRef {
         NonZeroU64::new(word).map(Self)
     }
 }
+
+/// Where an inbound SPI leads, whether there is an SA or not: what an SPI decodes to, kept from the first look at a
+/// packet to the lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundRef(Handle);
 
 /// All SAs.
 #[derive(Debug)]
@@ -108,11 +115,23 @@ impl SaTable {
         &self.reclaimer
     }
 
-    /// The inbound SA of an SPI as received (host byte order).
+    /// Where the inbound SA of an SPI as received (host byte order) would be. Every SPI leads somewhere.
+    #[inline]
+    pub fn locate(&self, spi: u32) -> InboundRef {
+        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
+        InboundRef(self.codec.decode(spi))
+    }
+
+    /// The inbound SA there.
+    #[inline]
+    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, at: InboundRef) -> Option<&'g Inbound> {
+        self.inbound.get(guard, at.0)
+    }
+
+    /// The inbound SA of an SPI, in one step.
     #[inline]
     pub fn inbound<'g>(&'g self, guard: &Guard<'g>, spi: u32) -> Option<&'g Inbound> {
-        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
-        self.inbound.get(guard, self.codec.decode(spi))
+        self.inbound_at(guard, self.locate(spi))
     }
 
     /// The outbound SA of that name.
@@ -121,10 +140,16 @@ impl SaTable {
         self.outbound.get(guard, reference.handle())
     }
 
-    /// Brings the start of the SA that a packet a little later in the batch will look up into the cache.
+    /// Asks for the start of an SA that a later pass over the batch will look up ([`prefetch`] says how).
+    #[inline]
+    pub fn prefetch_inbound_at(&self, at: InboundRef) {
+        self.inbound.prefetch(at.0.slot);
+    }
+
+    /// The same by SPI.
     #[inline]
     pub fn prefetch_inbound(&self, spi: u32) {
-        self.inbound.prefetch(self.codec.decode(spi).slot);
+        self.prefetch_inbound_at(self.locate(spi));
     }
 
     /// The same for an outbound SA.
