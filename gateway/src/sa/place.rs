@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use zeroize::Zeroize;
 
+use super::prefetch;
 use super::slab::Zeroed;
 use crate::sync::AtomicU64;
 
@@ -69,6 +70,13 @@ impl<T: Slotted> Place<T> {
     #[inline]
     pub(super) fn address(&self) -> *const u8 {
         self.0.get().cast_const().cast()
+    }
+
+    /// Asks for all the lines that filling it will write.
+    pub(super) fn prefetch(&self) {
+        for Range { start, end } in Self::parts(T::BLANK) {
+            prefetch::lines(self.address().wrapping_add(start), end - start);
+        }
     }
 
     /// The value.

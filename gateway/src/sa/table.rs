@@ -227,11 +227,18 @@ impl<T: Slotted> SlotWriter<'_, T> {
 
     fn take_free(&mut self) -> Option<u32> {
         let WriterState { fresh, free, .. } = &mut *self.state;
-        if free.len() < RESTING && (*fresh as usize) < self.table.capacity() {
+        let unused = (*fresh as usize) < self.table.capacity();
+        let slot = if unused && free.len() < RESTING {
             *fresh += 1;
-            return Some(*fresh - 1);
+            Some(*fresh - 1)
+        } else {
+            free.pop_front()
+        };
+        // The next one has not been touched for long: on its way into the cache until it is wanted.
+        if let Some(place) = free.front().and_then(|&next| self.table.places.get(next as usize)) {
+            place.prefetch();
         }
-        free.pop_front()
+        slot
     }
 
     fn generation(&self, slot: u32) -> u32 {
