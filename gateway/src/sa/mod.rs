@@ -242,3 +242,7 @@ impl SaControl<'_> {
         self.inbound.leaving() + self.outbound.leaving()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod stress;
