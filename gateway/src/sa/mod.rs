@@ -245,4 +245,4 @@ impl SaControl<'_> {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-mod stress;
+mod tests;

@@ -1,5 +1,5 @@
-//! Real threads on the whole table: readers look SAs up, hold them for a while and check every part of them, while a
-//! writer replaces one after another.
+//! The whole table with SAs in it: what a used slot keeps of its last SA (nothing), what memory it takes, and real threads:
+//! readers look SAs up, hold them for a while and check every part of them, while a writer replaces one after another.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -190,4 +190,42 @@ fn readers_never_see_a_freed_or_torn_sa_while_a_writer_replaces_all_of_them() {
         "nothing was ever found: {:?}",
         board.found
     );
+}
+
+#[test]
+fn an_sa_in_a_used_slot_begins_with_an_empty_replay_window() {
+    let reclaimer = Reclaimer::new(1);
+    let table = SaTable::new(1, Engine::select(None).unwrap(), [9; 16], reclaimer).unwrap();
+    let mut control = table.control();
+    for window in [8192, 64, 1024, 0, 8192, 8192] {
+        let spi = control.reserve_spi().unwrap();
+        control.publish_inbound(spi, &InboundSa { replay_window: window, ..inbound(7) }).unwrap();
+        let replay = &control.inbound(spi).unwrap().replay;
+        assert_eq!(replay.highest(), 0);
+        for number in (1..20_000).rev().take(window.max(1) as usize).chain(20_000..40_000) {
+            assert_eq!(replay.accept(number), Ok(()), "{number} in a window of {window}");
+        }
+        assert!(control.withdraw_inbound(spi));
+        control.collect(|_| {}, |_| {});
+    }
+}
+
+#[test]
+#[cfg(not(miri))]
+fn an_empty_table_of_a_million_pairs_takes_hardly_any_memory() {
+    let resident = || {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = resident();
+    let reclaimer = Reclaimer::new(1);
+    let table = SaTable::new(1_000_000, Engine::select(None).unwrap(), [9; 16], reclaimer).unwrap();
+    let mut control = table.control();
+    for number in 0..100 {
+        let spi = control.reserve_spi().unwrap();
+        control.publish_inbound(spi, &inbound(number)).unwrap();
+        control.publish_outbound(spi, &outbound(number)).unwrap();
+    }
+    // A few huge pages, with room for what other tests allocate meanwhile; the whole would be five thousand.
+    assert!(resident().saturating_sub(before) < 256 << 20);
 }
