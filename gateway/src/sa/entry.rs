@@ -232,7 +232,6 @@ impl Outbound {
 
 #[expect(unsafe_code, reason = "promises about the layout above")]
 mod slotted {
-    use std::mem::offset_of;
     use std::ops::Range;
 
     use super::{Inbound, Outbound, ReplayWindow, Slotted};
@@ -241,8 +240,10 @@ mod slotted {
     // and what is written of it is what it uses.
     unsafe impl Slotted for Inbound {
         #[cfg(not(loom))]
-        const BLANK: Range<usize> = offset_of!(Self, replay) + ReplayWindow::HEAD
-            ..offset_of!(Self, replay) + size_of::<ReplayWindow>();
+        const BLANK: Range<usize> = {
+            let start = std::mem::offset_of!(Self, replay);
+            start + ReplayWindow::HEAD..start + size_of::<ReplayWindow>()
+        };
         #[cfg(loom)]
         const BLANK: Range<usize> = 0..0;
 

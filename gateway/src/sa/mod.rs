@@ -215,6 +215,10 @@ impl SaControl<'_> {
     /// Frees and wipes what was withdrawn and no worker can see any more. `inbound_freed` is told the slots,
     /// `outbound_ends` shown the SAs, before they go.
     pub fn collect(&mut self, mut inbound_freed: impl FnMut(u32), mut outbound_ends: impl FnMut(&Outbound)) {
+        if self.waiting() == 0 {
+            // Installs alone look at nothing that workers write.
+            return;
+        }
         // One horizon for both, and a pair's outbound SA is withdrawn first: its slot is never taken longer than the
         // inbound one, so that who gets the one gets the other.
         let horizon = self.table.reclaimer.horizon();
