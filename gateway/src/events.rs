@@ -152,7 +152,7 @@ impl Flags {
     fn lower(&self, index: u32) -> bool {
         let Some(word) = self.words.get(index as usize / 64) else { return false };
         let bit = 1 << (index % 64);
-        word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     fn take(&self, mut show: impl FnMut(u32)) {

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::ptr::NonNull;
 
-use crate::prefetch::prefetch;
+use crate::prefetch;
 
 /// Octets of a page, on which a UMEM begins.
 const PAGE: usize = 4096;
@@ -79,7 +79,7 @@ impl Frame {
     /// Asks the processor for the packet's start, which will be read soon.
     #[inline]
     pub fn prefetch(&self) {
-        prefetch(self.chunk.cast::<u8>().as_ptr().wrapping_add(self.start as usize));
+        prefetch::lines(self.chunk.cast::<u8>().as_ptr().wrapping_add(self.start as usize), 1);
     }
 
     /// Where the packet starts in the chunk.

@@ -50,6 +50,8 @@ pub(crate) fn run(report: &mut Report, quick: bool) -> anyhow::Result<()> {
             install.push((subject.name(), b));
             remove.push((subject.name(), c));
         }
+        // A handful of samples would say nothing about slots never used.
+        let fresh = if pairs > SAMPLE { fresh } else { Vec::new() };
         for (case, rows) in [("fresh", fresh), ("recycled", install), ("remove", remove)] {
             for (name, samples) in rows {
                 report.row(&format!("install/{what}/{case}"), name, UNIT, &samples);

@@ -1,15 +1,16 @@
 //! Nanoseconds per lookup.
 
-#![expect(unsafe_code, reason = "reads one word of each line of a key, whose fields are its engine's")]
+#![expect(unsafe_code, reason = "reads words of keys, whose fields are their engine's, and of bare memory")]
 
 use std::hint::black_box;
 use std::ptr;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
 use portcullis_aead::Key;
-use portcullis_gateway::sa::{OutboundRef, Reader};
+use portcullis_gateway::prefetch;
+use portcullis_gateway::sa::{Guard, OutboundRef, Reader};
 
 use super::churn::{Churn, Target};
 use super::world::World;
@@ -20,7 +21,7 @@ const UNIT: &str = "ns_per_lookup";
 /// Lookups in a sample.
 const SAMPLE: usize = 4096;
 /// Ways of looking up that walk through the same names.
-const WALKERS: usize = 6;
+const WALKERS: usize = 8;
 
 /// What a lookup is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,29 +51,33 @@ pub(crate) fn run(
     turns: usize,
 ) -> anyhow::Result<()> {
     let mut subjects = subjects(world)?;
-    let mut rates = Samples::new();
+    let (mut replaced, mut time) = (0, Duration::ZERO);
     Churn::beside(world, core, |churn| {
         for _ in 0..turns {
             for busy in [false, true] {
                 for subject in &mut subjects {
                     churn.turn_to(if busy { subject.target } else { Target::Nothing });
-                    let (start, before) = (Instant::now(), churn.replaced(subject.target));
                     for touch in [Touch::Line, Touch::Key] {
+                        let before = churn.replaced(subject.target);
+                        let start = Instant::now();
                         let sample = sample(&mut subject.look_up, touch);
-                        if let Some(samples) = subject
+                        let work = churn.replaced(subject.target) - before;
+                        if busy && subject.target == Target::Ours {
+                            replaced += work;
+                            time += start.elapsed();
+                        }
+                        let samples = subject
                             .samples
                             .get_mut(touch as usize)
-                            .and_then(|pair| pair.get_mut(usize::from(busy)))
-                        {
-                            match sample {
-                                Some(nanoseconds) => samples.record(nanoseconds),
-                                None => samples.throw_away(),
+                            .and_then(|of| of.get_mut(usize::from(busy)));
+                        match (samples, sample) {
+                            // A writer that another process kept from working disturbed nobody.
+                            (Some(samples), Some(nanoseconds)) if !busy || work > 0 => {
+                                samples.record(nanoseconds)
                             }
+                            (Some(samples), _) => samples.throw_away(),
+                            (None, _) => {}
                         }
-                    }
-                    if busy && subject.target == Target::Ours {
-                        let replaced = churn.replaced(subject.target) - before;
-                        rates.record(replaced as f64 / start.elapsed().as_secs_f64());
                     }
                 }
             }
@@ -80,6 +85,7 @@ pub(crate) fn run(
         churn.turn_to(Target::Nothing);
         Ok(())
     })?;
+    let rates = Samples::single(replaced as f64 / time.as_secs_f64());
     for direction in ["inbound", "outbound"] {
         for (touch, what) in [(0, "line"), (1, "key")] {
             for (busy, suffix) in [(0, ""), (1, "/churn")] {
@@ -125,6 +131,16 @@ fn subjects(world: &World) -> anyhow::Result<Vec<Subject<'_>>> {
     let locked = Box::new(move |touch| locked(world, spis.next(), touch));
     let mut spis = Walk::new(&world.spis, 3);
     let sharded = Box::new(move |touch| sharded(world, spis.next(), touch));
+    let bare_inbound = bare(world, &world.spis, 6, |guard, &spi| {
+        world
+            .sas
+            .inbound(guard, spi)
+            .map(|sa| (ptr::from_ref(sa).expose_provenance(), ptr::from_ref(sa.key()).expose_provenance()))
+    })?;
+    let bare_outbound = bare(world, &world.references, 7, |guard, &reference| {
+        let sa = world.sas.outbound(guard, reference);
+        sa.map(|sa| (ptr::from_ref(sa).expose_provenance(), ptr::from_ref(sa.key()).expose_provenance()))
+    })?;
     let mut references = Walk::new(&world.references, 4);
     let mut prefetching = reader()?;
     let outbound =
@@ -135,10 +151,12 @@ fn subjects(world: &World) -> anyhow::Result<Vec<Subject<'_>>> {
     Ok(vec![
         subject("inbound", "portcullis", ours, prefetched),
         subject("inbound", "portcullis-unprefetched", ours, unprefetched),
+        subject("inbound", "bare-memory", ours, Box::new(bare_inbound)),
         subject("inbound", "rwlock-hashmap", Target::Locked, locked),
         subject("inbound", "dashmap", Target::Sharded, sharded),
         subject("outbound", "portcullis", ours, outbound),
         subject("outbound", "portcullis-unprefetched", ours, outbound_plain),
+        subject("outbound", "bare-memory", ours, Box::new(bare_outbound)),
     ])
 }
 
@@ -173,22 +191,47 @@ fn ours_prefetched(world: &World, reader: &mut Reader, spis: &[u32], touch: Touc
     sum
 }
 
-/// A batch as the pipeline looks it up, and a quiescent point.
+/// A batch as the pipeline looks it up (see `sa::prefetch`), and a quiescent point.
 pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], touch: Touch) -> u64 {
-    let mut sum = 0;
-    let guard = reader.guard();
-    for &spi in batch {
-        world.sas.prefetch_inbound(world.sas.locate(spi));
+    let sas = &world.sas;
+    let mut places = [sas.locate(0); BATCH];
+    for (place, &spi) in places.iter_mut().zip(batch) {
+        *place = sas.locate(spi);
+        sas.prefetch_inbound_at(*place);
     }
-    for &spi in batch {
-        if let Some(sa) = world.sas.inbound(&guard, spi) {
-            sum += u64::from(sa.spi.get());
-            if touch == Touch::Key {
-                sum += read_key(sa.key());
-            }
+    let guard = reader.guard();
+    let found = places.iter().take(batch.len()).map(|&place| sas.inbound_at(&guard, place));
+    let sum = use_all(found, touch, |sa| (u64::from(sa.spi.get()), sa.key()));
+    reader.quiescent();
+    sum
+}
+
+/// Reads what was found; if keys too, then after having asked for all of them.
+#[inline(always)]
+fn use_all<'a, T: 'a>(
+    found: impl Iterator<Item = Option<&'a T>>,
+    touch: Touch,
+    read: impl Fn(&'a T) -> (u64, &'a Key),
+) -> u64 {
+    let mut sum = 0;
+    if touch == Touch::Line {
+        for sa in found.flatten() {
+            sum += read(sa).0;
+        }
+        return sum;
+    }
+    let mut keys = [None; BATCH];
+    for (place, sa) in keys.iter_mut().zip(found) {
+        if let Some(sa) = sa {
+            let (word, key) = read(sa);
+            prefetch::value(key);
+            sum += word;
+            *place = Some(key);
         }
     }
-    reader.quiescent();
+    for key in keys.into_iter().flatten() {
+        sum += read_key(key);
+    }
     sum
 }
 
@@ -211,20 +254,14 @@ fn ours_plain(world: &World, reader: &mut Reader, spis: &[u32], touch: Touch) ->
 }
 
 fn outbound_prefetched(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
-    let mut sum = 0;
+    let (sas, mut sum) = (&world.sas, 0);
     for batch in references.chunks(BATCH) {
+        for &reference in batch {
+            sas.prefetch_outbound(reference);
+        }
         let guard = reader.guard();
-        for &reference in batch {
-            world.sas.prefetch_outbound(reference);
-        }
-        for &reference in batch {
-            if let Some(sa) = world.sas.outbound(&guard, reference) {
-                sum += u64::from(sa.spi.get());
-                if touch == Touch::Key {
-                    sum += read_key(sa.key());
-                }
-            }
-        }
+        let found = batch.iter().map(|&reference| sas.outbound(&guard, reference));
+        sum += use_all(found, touch, |sa| (u64::from(sa.spi.get()), sa.key()));
         reader.quiescent();
     }
     reader.offline();
@@ -247,6 +284,48 @@ fn outbound_plain(world: &World, reader: &mut Reader, references: &[OutboundRef]
     }
     reader.offline();
     sum
+}
+
+/// The same lines of the same entries by their addresses, prefetched in the same passes: what the memory alone costs.
+fn bare<T>(
+    world: &World,
+    names: &[T],
+    walker: usize,
+    find: impl Fn(&Guard<'_>, &T) -> Option<(usize, usize)>,
+) -> anyhow::Result<impl FnMut(Touch) -> u64> {
+    let reader = world.sas.reclaimer().register().ok_or_else(|| anyhow::anyhow!("no place for a reader"))?;
+    let guard = reader.guard();
+    let addresses: Option<Vec<(usize, usize)>> = names.iter().map(|name| find(&guard, name)).collect();
+    let addresses = addresses.ok_or_else(|| anyhow::anyhow!("an SA that was installed is not found"))?;
+    let mut at = Walk::new(&addresses, walker).at;
+    Ok(move |touch| {
+        let mut walk = Walk { names: &addresses, at };
+        let names = walk.next();
+        at = walk.at;
+        let mut sum = 0;
+        for batch in names.chunks(BATCH) {
+            // SAFETY: the entries and keys of SAs that are not withdrawn as long as the world lives, and nothing
+            // written to them meanwhile; a line is not longer than either.
+            let line = |address: usize| unsafe { &*ptr::with_exposed_provenance::<[u64; 8]>(address) };
+            for &(entry, _) in batch {
+                prefetch::start(line(entry));
+            }
+            if touch == Touch::Key {
+                for &(entry, key) in batch {
+                    sum += line(entry)[1];
+                    // SAFETY: as above.
+                    prefetch::value(unsafe { &*ptr::with_exposed_provenance::<Key>(key) });
+                }
+                for &(_, key) in batch {
+                    // SAFETY: as above.
+                    sum += read_key(unsafe { &*ptr::with_exposed_provenance::<Key>(key) });
+                }
+            } else {
+                sum += batch.iter().map(|&(entry, _)| line(entry)[1]).sum::<u64>();
+            }
+        }
+        sum
+    })
 }
 
 /// Locks for every packet, as a gateway does that takes them one at a time.

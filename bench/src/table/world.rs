@@ -152,7 +152,7 @@ impl NaiveSa {
 /// An empty table for so many pairs.
 pub(crate) fn table(capacity: usize) -> anyhow::Result<SaTable> {
     let engine = Engine::select(None).context("choosing an AEAD engine")?;
-    Ok(SaTable::new(capacity, engine, *b"a key of benches", Reclaimer::new(4))?)
+    Ok(SaTable::new(capacity, engine, *b"a key of benches", Reclaimer::new(8))?)
 }
 
 /// Installs pair `number` as the control plane would, past the installer.

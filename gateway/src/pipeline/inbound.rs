@@ -13,8 +13,7 @@ use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress,
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
-use crate::sa::Inbound;
-use crate::sa::table::Handle;
+use crate::sa::{Inbound, InboundRef};
 use crate::wire::{self, FlowKey, L3Info};
 
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
@@ -23,7 +22,7 @@ pub(super) struct Arrival {
     /// Its outer headers.
     outer: EspPacket,
     /// Where its SA would be.
-    place: Handle,
+    place: InboundRef,
     /// How many tunnels of ours it has come out of.
     depth: u8,
 }
@@ -36,7 +35,7 @@ impl Arrival {
             _ => {
                 let place = context.shared.sas.locate(outer.spi);
                 // On its way into the cache while the rest of the batch is read.
-                context.shared.sas.prefetch_inbound(place);
+                context.shared.sas.prefetch_inbound_at(place);
                 place
             }
         };
@@ -93,9 +92,21 @@ pub(super) fn open<'a>(
 fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) -> Openings<'a> {
     let mut openings = Openings::new();
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
+    let mut sas = ArrayVec::<Option<&'a Inbound>, BATCH>::new();
     let mut last = None;
-    for (frame, arrival) in arrivals.frames.iter_mut().zip(&arrivals.about).take(BATCH) {
-        openings.push(match find(context, frame, arrival, &mut last) {
+    for arrival in arrivals.about.iter().take(BATCH) {
+        // The next packet of a run has the same SA.
+        if last == Some(arrival.place) {
+            sas.push(sas.last().copied().flatten());
+        } else {
+            last = Some(arrival.place);
+            let sa = context.shared.sas.inbound_at(&context.guard, arrival.place);
+            sa.inspect(|sa| sa.prefetch());
+            sas.push(sa);
+        }
+    }
+    for ((frame, arrival), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&sas) {
+        openings.push(match find(*sa, frame, &arrival.outer) {
             Ok((sa, sequence)) => {
                 let parameters = arrival.outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
                 batch.push(parameters.packet(sa.key(), frame));
@@ -122,24 +133,14 @@ fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) 
 /// changes.
 #[inline(always)]
 fn find<'a>(
-    context: &Context<'a>,
+    sa: Option<&'a Inbound>,
     frame: &mut Frame,
-    arrival: &Arrival,
-    last: &mut Option<(FlowKey, Handle, &'a Inbound)>,
+    outer: &EspPacket,
 ) -> Result<(&'a Inbound, u64), DropReason> {
-    let Arrival { outer, place, .. } = arrival;
-    let sa = match *last {
-        // The next of a run came the same way.
-        Some((flow, before, sa)) if before == *place && flow == outer.flow => sa,
-        _ => {
-            let sa = context.shared.sas.inbound_at(&context.guard, *place).ok_or(DropReason::UnknownSpi)?;
-            if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
-                return Err(DropReason::EncapsulationMismatch);
-            }
-            *last = Some((outer.flow, *place, sa));
-            sa
-        }
-    };
+    let sa = sa.ok_or(DropReason::UnknownSpi)?;
+    if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
+        return Err(DropReason::EncapsulationMismatch);
+    }
     let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
     sa.replay().check(sequence)?;
     if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {

@@ -86,19 +86,26 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
         references.push(reference);
         fates.push(fate);
     }
+    let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
     let mut last = None;
-    for ((packet, reference), fate) in packets.iter().zip(&references).zip(fates) {
-        let Some(reference) = *reference else { continue };
+    for reference in &references {
         // The next packet of a run goes the same way.
-        let sa = match last {
-            Some((before, sa)) if before == reference => Some(sa),
-            _ => context.shared.sas.outbound(&context.guard, reference),
-        };
-        *fate = match sa {
-            Some(sa) => through(context, packet, sa, runs),
-            None => no_sa(context, packet),
-        };
-        last = sa.map(|sa| (reference, sa));
+        if *reference != last {
+            last = *reference;
+            let sa = reference.and_then(|reference| context.shared.sas.outbound(&context.guard, reference));
+            sa.inspect(|sa| sa.prefetch());
+            sas.push(sa);
+        } else {
+            sas.push(sas.last().copied().flatten());
+        }
+    }
+    for (((packet, reference), sa), fate) in packets.iter().zip(&references).zip(&sas).zip(fates) {
+        if reference.is_some() {
+            *fate = match *sa {
+                Some(sa) => through(context, packet, sa, runs),
+                None => no_sa(context, packet),
+            };
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use portcullis_ipsec::TenantId;
 
 use super::{PolicyEntry, Snapshot, Verdict};
-use crate::prefetch::prefetch;
+use crate::prefetch;
 use crate::wire::FlowKey;
 
 /// Direct-mapped: a flow has one place, and the last one there stays.
@@ -66,7 +66,7 @@ impl FlowCache {
     pub fn locate(&self, tenant: TenantId, flow: &FlowKey) -> usize {
         let index = flow.hash(self.seed, tenant) as usize & (self.places.len() - 1);
         if let Some(place) = self.places.get(index) {
-            prefetch(place);
+            prefetch::start(place);
         }
         index
     }

@@ -14,12 +14,14 @@ use portcullis_ipsec::{
 };
 
 use super::endpoints::MovableEndpoints;
+use super::place::{SlotState, Slotted};
 use super::replay::ReplayWindow;
 use super::selectors::{Selectors, Side};
 use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
+use crate::prefetch;
 use crate::sync::{AtomicU64, Ordering};
 use crate::wire::FlowKey;
 
@@ -28,6 +30,7 @@ pub use super::selectors::MAX_SELECTORS;
 /// An SA that we receive on.
 #[repr(C, align(64))]
 pub struct Inbound {
+    state: SlotState,
     /// The SA's own SPI, chosen here.
     pub spi: Spi,
     /// Whose address space the inner packets belong to.
@@ -56,6 +59,7 @@ struct Received {
 /// An SA that we send on.
 #[repr(C, align(64))]
 pub struct Outbound {
+    state: SlotState,
     /// The peer's SPI.
     pub spi: Spi,
     /// The inbound SPI that names the pair.
@@ -86,6 +90,7 @@ impl Inbound {
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi,
             tenant: sa.tenant,
             slot,
@@ -97,6 +102,14 @@ impl Inbound {
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
             received: Received { traffic: Traffic::default(), replay },
         })
+    }
+
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.received);
     }
 
     /// The expanded cipher key.
@@ -155,6 +168,7 @@ impl Outbound {
     ) -> Result<Self, InstallError> {
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi: sa.spi,
             pair,
             slot,
@@ -186,6 +200,14 @@ impl Outbound {
                 Err(DropReason::SequenceExhausted)
             }
         }
+    }
+
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.sent);
     }
 
     /// The expanded cipher key.
@@ -231,6 +253,32 @@ impl Outbound {
     pub fn remote_ts(&self) -> Vec<TrafficSelector> {
         self.selectors.list(Side::Remote)
     }
+}
+
+#[expect(unsafe_code, reason = "promises about the layout above")]
+mod slotted {
+    use std::ops::Range;
+
+    use super::{Inbound, Outbound, Received, ReplayWindow, Slotted};
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`. A new replay window is blank behind its first line,
+    // and what is written of it is what it uses.
+    unsafe impl Slotted for Inbound {
+        #[cfg(not(loom))]
+        const BLANK: Range<usize> = {
+            let start = std::mem::offset_of!(Self, received) + std::mem::offset_of!(Received, replay);
+            start + ReplayWindow::HEAD..start + size_of::<ReplayWindow>()
+        };
+        #[cfg(loom)]
+        const BLANK: Range<usize> = 0..0;
+
+        fn written(&self) -> usize {
+            self.replay().octets_in_use().saturating_sub(ReplayWindow::HEAD)
+        }
+    }
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`.
+    unsafe impl Slotted for Outbound {}
 }
 
 impl fmt::Debug for Inbound {

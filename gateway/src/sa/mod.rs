@@ -11,6 +11,7 @@
 
 pub mod endpoints;
 pub mod entry;
+mod place;
 pub mod reclaim;
 pub mod replay;
 mod selectors;
@@ -59,6 +60,11 @@ impl OutboundRef {
         NonZeroU64::new(word).map(Self)
     }
 }
+
+/// Where an inbound SPI leads, whether there is an SA or not: what an SPI decodes to, kept from the first look at a
+/// packet to the lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundRef(Handle);
 
 /// All SAs.
 #[derive(Debug)]
@@ -109,23 +115,23 @@ impl SaTable {
         &self.reclaimer
     }
 
-    /// The inbound SA of an SPI as received (host byte order).
+    /// Where the inbound SA of an SPI as received (host byte order) would be. Every SPI leads somewhere.
+    #[inline]
+    pub fn locate(&self, spi: u32) -> InboundRef {
+        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
+        InboundRef(self.codec.decode(spi))
+    }
+
+    /// The inbound SA there.
+    #[inline]
+    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, at: InboundRef) -> Option<&'g Inbound> {
+        self.inbound.get(guard, at.0)
+    }
+
+    /// The inbound SA of an SPI, in one step.
     #[inline]
     pub fn inbound<'g>(&'g self, guard: &Guard<'g>, spi: u32) -> Option<&'g Inbound> {
         self.inbound_at(guard, self.locate(spi))
-    }
-
-    /// The place of an SPI as received (host byte order), whether or not anything is there.
-    #[inline]
-    pub fn locate(&self, spi: u32) -> Handle {
-        self.codec.decode(spi)
-    }
-
-    /// The inbound SA in a place.
-    #[inline]
-    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, place: Handle) -> Option<&'g Inbound> {
-        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
-        self.inbound.get(guard, place)
     }
 
     /// The outbound SA of that name.
@@ -134,10 +140,16 @@ impl SaTable {
         self.outbound.get(guard, reference.handle())
     }
 
-    /// Brings the start of the SA that a packet a little later in the batch will look up into the cache.
+    /// Asks for the start of an SA that a later pass over the batch will look up ([`prefetch`](crate::prefetch) says how).
     #[inline]
-    pub fn prefetch_inbound(&self, place: Handle) {
-        self.inbound.prefetch(place.slot);
+    pub fn prefetch_inbound_at(&self, at: InboundRef) {
+        self.inbound.prefetch(at.0.slot);
+    }
+
+    /// The same by SPI.
+    #[inline]
+    pub fn prefetch_inbound(&self, spi: u32) {
+        self.prefetch_inbound_at(self.locate(spi));
     }
 
     /// The same for an outbound SA.
@@ -204,6 +216,10 @@ impl SaControl<'_> {
     /// Frees and wipes what was withdrawn and no worker can see any more. `inbound_freed` is told the slots,
     /// `outbound_ends` shown the SAs, before they go.
     pub fn collect(&mut self, mut inbound_freed: impl FnMut(u32), mut outbound_ends: impl FnMut(&Outbound)) {
+        if self.waiting() == 0 {
+            // Installs alone look at nothing that workers write.
+            return;
+        }
         // One horizon for both, and a pair's outbound SA is withdrawn first: its slot is never taken longer than the
         // inbound one, so that who gets the one gets the other.
         let horizon = self.table.reclaimer.horizon();
@@ -231,3 +247,7 @@ impl SaControl<'_> {
         self.inbound.leaving() + self.outbound.leaving()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

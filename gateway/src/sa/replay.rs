@@ -64,6 +64,14 @@ impl ReplayWindow {
         self.window
     }
 
+    /// Octets at the start that are not only zeros in a new window.
+    pub(super) const HEAD: usize = 64;
+
+    /// Octets from the start that a window of this size ever writes.
+    pub(super) fn octets_in_use(&self) -> usize {
+        std::mem::offset_of!(Self, words) + (self.mask as usize + 1) * size_of::<AtomicU64>()
+    }
+
     /// The highest number accepted so far.
     pub fn highest(&self) -> u64 {
         self.highest.load(Ordering::Relaxed)
