@@ -36,11 +36,11 @@ fn octets(value: &Value) -> Vec<u8> {
 }
 
 fn vectors() -> Vec<Vector> {
-    let file: Value = serde_json::from_str(include_str!("data/aes_gcm.json")).unwrap();
-    let vectors: Vec<Vector> = file["tests"]
-        .as_array()
-        .unwrap()
+    let files = [include_str!("data/aes_gcm.json"), include_str!("data/nist_cavp_gcm.json")];
+    let files = files.map(|file| serde_json::from_str::<Value>(file).unwrap());
+    let vectors: Vec<Vector> = files
         .iter()
+        .flat_map(|file| file["tests"].as_array().unwrap())
         .map(|test| {
             let key = octets(&test["key"]);
             Vector {
@@ -55,7 +55,7 @@ fn vectors() -> Vec<Vector> {
             }
         })
         .collect();
-    assert!(vectors.len() > 100 && vectors.iter().any(|vector| !vector.valid));
+    assert!(vectors.len() > 250 && vectors.iter().any(|vector| !vector.valid));
     vectors
 }
 
