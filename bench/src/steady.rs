@@ -3,8 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use hdrhistogram::Histogram;
+use crate::report::Samples;
 
 /// How far a sample's frame may be from the median, in percent.
 const DRIFT: f64 = 4.0;
@@ -12,18 +11,17 @@ const DRIFT: f64 = 4.0;
 /// What ran before and after a sample, nanoseconds each.
 pub(crate) type Frame = (u128, u128);
 
-/// Samples of one implementation in one case, in picoseconds per packet.
+/// What something took, again and again, in nanoseconds per packet.
 #[derive(Debug, Default)]
-pub(crate) struct Samples {
-    picoseconds: Vec<u64>,
+pub(crate) struct Times {
+    samples: Vec<f64>,
     frames: Vec<Frame>,
 }
 
-impl Samples {
+impl Times {
     /// Adds one: what `packets` took between two calls of [`frame`].
     pub(crate) fn add(&mut self, time: Duration, packets: usize, frame: Frame) {
-        let each = time.as_nanos() * 1000 / (packets as u128).max(1);
-        self.picoseconds.push(u64::try_from(each).unwrap_or(u64::MAX));
+        self.samples.push(time.as_nanos() as f64 / packets.max(1) as f64);
         self.frames.push(frame);
     }
 
@@ -32,16 +30,17 @@ impl Samples {
         self.frames.iter()
     }
 
-    /// Those whose frame was as `usual`, and how many were not.
-    pub(crate) fn steady(&self, usual: u128) -> anyhow::Result<(Histogram<u64>, u64)> {
-        let mut histogram = Histogram::<u64>::new(3).context("a histogram of three digits")?;
-        for (picoseconds, frame) in self.picoseconds.iter().zip(&self.frames) {
+    /// Those whose frame was as `usual`; the others are thrown away.
+    pub(crate) fn steady(&self, usual: u128) -> Samples {
+        let mut samples = Samples::new();
+        for (time, frame) in self.samples.iter().zip(&self.frames) {
             if is_steady(*frame, usual) {
-                histogram.record(*picoseconds).context("a sample beyond the histogram")?;
+                samples.record(*time);
+            } else {
+                samples.throw_away();
             }
         }
-        let thrown_away = self.picoseconds.len() as u64 - histogram.len();
-        Ok((histogram, thrown_away))
+        samples
     }
 }
 

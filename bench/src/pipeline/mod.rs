@@ -20,8 +20,11 @@ use portcullis_gateway::route::PortIndex;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4};
 
 use crate::crypto::{BATCH, Batch, Mixture, ipsec_mb, mixtures};
-use crate::steady::{self, Samples};
+use crate::report::{Output, Report};
+use crate::steady::{self, Times};
 use end::{End, INSIDE, OUTSIDE, SOURCE, Side, destination};
+
+const UNIT: &str = "ns_per_packet";
 
 /// Where a packet starts in its frame: room for any encapsulation.
 const START: usize = 256;
@@ -37,9 +40,8 @@ const BATCHES: usize = 4;
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// One JSON object per line in place of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Fewer samples and SAs: under a minute
     #[arg(long)]
     quick: bool,
@@ -62,6 +64,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let engine = Engine::select(kind.transpose()?)?;
     let counts: &[u32] = if options.quick { &[1, 1_000, 100_000] } else { &[1, 1_000, 100_000, 1_000_000] };
     let turns = if options.quick { 1_000 } else { 5_000 };
+    let mut report = Report::new("pipeline", options.output).with_baseline("ipsec-mb");
     for &sas in options.sas.as_ref().map_or(counts, std::slice::from_ref) {
         let mut ends = None;
         for mixture in mixtures() {
@@ -74,7 +77,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 none => none.insert(Ends::new(engine, sas)?),
             };
             ends.frames = Frame::leaked_side_by_side(BATCH * BATCHES, frame_size(&mixture.sizes), START);
-            measure(ends, &mixture, &cases, turns)?;
+            measure(ends, &mixture, &cases, turns, &mut report)?;
         }
     }
     Ok(())
@@ -112,7 +115,17 @@ impl Ends {
         })
     }
 
-    /// Takes the batches through one end, and gives back the time and what came out.
+    /// What the hub has sealed, in batches for the other end's outside port.
+    fn over_the_wire(&mut self) -> [Vec<Frame>; BATCHES] {
+        let mut sealed = self.hub.out.transmit.drain().map(|(_, frame)| frame);
+        std::array::from_fn(|_| {
+            let mut batch: Vec<Frame> = sealed.by_ref().take(BATCH).collect();
+            batch.iter_mut().for_each(address_to_spokes);
+            batch
+        })
+    }
+
+    /// Takes the batches through one end, and says how long that took.
     fn run(end: &mut End, port: PortIndex, batches: &mut [Vec<Frame>; BATCHES]) -> Duration {
         let start = Instant::now();
         for batch in &mut *batches {
@@ -145,56 +158,52 @@ fn fill(frame: &mut Frame, size: usize, dst: Ipv4Addr) {
     frame.packet_mut().iter_mut().zip(headers).for_each(|(to, from)| *to = from);
 }
 
-fn measure(ends: &mut Ends, mixture: &Mixture, cases: &[String; 2], turns: usize) -> anyhow::Result<()> {
-    let mut yardstick = ipsec_mb::peer(Algorithm::Aes256Gcm, &[7; 32]);
+fn measure(
+    ends: &mut Ends,
+    mixture: &Mixture,
+    cases: &[String; 2],
+    turns: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut yardsticks =
+        [false, true].map(|fresh| (ipsec_mb::peer(Algorithm::Aes256Gcm, &[7; 32], fresh), Times::default()));
     let mut batches = Batch::several(&mixture.sizes);
     let mut sizes = mixture.sizes.clone().into_iter().cycle();
     let clock = steady::clock_overhead();
-    let [mut sealing, mut opening, mut bare] = [const { Vec::new() }; 3].map(|_: Vec<u8>| Samples::default());
+    let (mut sealing, mut opening) = (Times::default(), Times::default());
     for _ in 0..turns {
         let mut packets = ends.packets(&mut sizes);
         let before = steady::frame();
         let time = Ends::run(&mut ends.hub, INSIDE, &mut packets).saturating_sub(clock);
         sealing.add(time, BATCH * BATCHES, (before, steady::frame()));
         ends.hub.check()?;
-        let mut sealed = ends.hub.out.transmit.drain().map(|(_, frame)| frame);
-        let mut packets = std::array::from_fn(|_| {
-            let mut batch: Vec<Frame> = sealed.by_ref().take(BATCH).collect();
-            batch.iter_mut().for_each(address_to_spokes);
-            batch
-        });
-        drop(sealed);
+        let mut packets = ends.over_the_wire();
         let before = steady::frame();
         let time = Ends::run(&mut ends.spokes, OUTSIDE, &mut packets).saturating_sub(clock);
         opening.add(time, BATCH * BATCHES, (before, steady::frame()));
         ends.spokes.check()?;
         ends.frames.extend(ends.spokes.out.transmit.drain().map(|(_, frame)| frame));
         anyhow::ensure!(ends.frames.len() == BATCH * BATCHES, "packets were lost");
-        if let Ok(yardstick) = &mut yardstick {
-            for batch in &mut batches {
-                yardstick.seal(batch);
-            }
+        for (yardstick, times) in &mut yardsticks {
+            let Ok(yardstick) = yardstick else { continue };
+            // Untimed: what ran before left its code in the caches.
+            batches.iter_mut().for_each(|batch| yardstick.seal(batch));
             let before = steady::frame();
             let start = Instant::now();
-            for batch in &mut batches {
-                yardstick.seal(batch);
-            }
+            batches.iter_mut().for_each(|batch| yardstick.seal(batch));
             let time = start.elapsed().saturating_sub(clock);
-            bare.add(time, BATCH * batches.len(), (before, steady::frame()));
+            times.add(time, BATCH * batches.len(), (before, steady::frame()));
         }
     }
-    let usual = steady::usual([&sealing, &opening, &bare].into_iter().flat_map(Samples::frames));
-    for (case, samples) in
-        [(cases[0].as_str(), &sealing), (cases[1].as_str(), &opening), ("ipsec-mb seal", &bare)]
-    {
-        let (histogram, thrown) = samples.steady(usual)?;
-        println!(
-            "{case:<24} {:>8.1} ({:.1}..{:.1}, {} samples, {thrown} thrown away)",
-            histogram.value_at_quantile(0.5) as f64 / 1000.0,
-            histogram.min() as f64 / 1000.0,
-            histogram.max() as f64 / 1000.0,
-            histogram.len()
-        );
+    let usual = steady::usual(sealing.frames().chain(opening.frames()));
+    for (case, times) in cases.iter().zip([&sealing, &opening]) {
+        report.row(case, "portcullis", UNIT, &times.steady(usual));
+        for (yardstick, times) in &yardsticks {
+            match yardstick {
+                Ok(yardstick) => report.row(case, &yardstick.name(), UNIT, &times.steady(usual)),
+                Err(absent) => report.absent(case, absent.name, UNIT, &absent.why),
+            }
+        }
     }
     Ok(())
 }

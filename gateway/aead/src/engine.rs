@@ -67,10 +67,10 @@ pub(crate) struct Table {
 }
 
 /// The functions of an engine, or what the processor lacks.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 use crate::x86::table;
 
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(not(target_arch = "x86_64"))]
 fn table(kind: EngineKind) -> Result<&'static Table, &'static str> {
     match kind {
         EngineKind::Portable => Ok(&crate::portable::TABLE),

@@ -13,7 +13,7 @@ mod interop;
 mod key;
 mod portable;
 mod self_test;
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use engine::{Engine, EngineError, EngineKind};
