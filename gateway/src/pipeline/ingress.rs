@@ -49,7 +49,8 @@ fn from_port(
     match read(context, port, &mut frame) {
         Ok(Read::Esp(outer)) => {
             // On its way into the cache while the rest of the batch is read.
-            context.shared.sas.prefetch_inbound(outer.spi);
+            let sas = &context.shared.sas;
+            sas.prefetch_inbound(sas.locate(outer.spi));
             esp.push(Arrival { frame, outer, depth: 0 });
         }
         Ok(Read::Clear { l2_len, flow, info }) => {

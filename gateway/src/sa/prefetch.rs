@@ -4,7 +4,7 @@
 //!
 //! 1. As soon as a packet's SPI or policy is known: [`SaTable::locate`](super::SaTable::locate) (inbound; outbound, the
 //!    policy's handle names the [`OutboundRef`](super::OutboundRef)) and
-//!    [`prefetch_inbound_at`](super::SaTable::prefetch_inbound_at) or
+//!    [`prefetch_inbound`](super::SaTable::prefetch_inbound) or
 //!    [`prefetch_outbound`](super::SaTable::prefetch_outbound): one line, with the SA's state and names.
 //! 2. When the whole batch has done that: look every SA up ([`inbound_at`](super::SaTable::inbound_at),
 //!    [`outbound`](super::SaTable::outbound)), which touches that line alone, and ask for the rest
