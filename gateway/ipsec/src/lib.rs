@@ -9,7 +9,7 @@ mod install;
 mod sa;
 mod selector;
 
-pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
+pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
 pub use sa::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, KeyLengthError, OutboundSa, Policy, PolicyOrigin, Spi,
     TenantId, TunnelEndpoints,

@@ -150,6 +150,11 @@ impl Channel {
         }
     }
 
+    /// The channel of a rekeyed IKE SA, whose message IDs begin again (RFC 7296 §2.18).
+    pub(super) fn after_rekeying(suite: IkeSuite, keys: IkeKeys) -> Self {
+        Self { next_request: 0, expected_request: 0, ..Self::new(suite, keys, Role::Initiator) }
+    }
+
     /// Whether we may send a request: the window is one.
     pub(super) fn idle(&self) -> bool {
         self.outstanding.is_none()

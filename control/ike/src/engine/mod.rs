@@ -28,6 +28,7 @@
 mod api;
 mod channel;
 mod child;
+mod children;
 mod commands;
 mod connections;
 mod context;
@@ -36,8 +37,12 @@ mod established;
 mod failure;
 mod ike_auth;
 mod ike_sa_init;
+mod index;
 mod informational;
+mod lifetime;
 mod negotiation;
+mod rekey_ike;
+mod replacement;
 mod sa;
 mod selectors;
 #[cfg(test)]
@@ -57,6 +62,7 @@ use channel::{Linger, RequestDigest, digest, send};
 use context::{Context, Effect};
 use ike_sa_init::cookie::Cookies;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
+use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
 use timers::Timers;
 use upkeep::Upkeep;
@@ -65,8 +71,6 @@ use upkeep::Upkeep;
 pub struct Engine {
     cx: Context,
     sas: HashMap<IkeSaId, IkeSa>,
-    /// By our own SPI, which is unique.
-    by_spi: HashMap<[u8; 8], IkeSaId>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HashMap<InitKey, IkeSaId>,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -74,7 +78,6 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
-    next_id: u64,
 }
 
 type InitKey = (SocketAddr, RequestDigest);
@@ -86,6 +89,8 @@ struct IkeSa {
     state: State,
     /// Of a responder.
     init_key: Option<InitKey>,
+    /// What the index finds it by.
+    keys: Option<Keys>,
 }
 
 /// Who waits for a time.
@@ -105,7 +110,11 @@ impl IkeSa {
 
     /// Whether it can take one more child of a connection.
     fn serves(&self, connection: usize) -> bool {
-        self.is_of(connection) && !self.base.doomed && !matches!(self.state, State::Deleting(_))
+        self.is_of(connection)
+            && !self.base.doomed
+            && self.base.superseded.is_none()
+            && self.base.replaced_by.is_none()
+            && !matches!(self.state, State::Deleting(_))
     }
 }
 
@@ -115,13 +124,11 @@ impl Engine {
         Self {
             cx: Context::new(config, rng),
             sas: HashMap::new(),
-            by_spi: HashMap::new(),
             half_open: HashMap::new(),
             lingering: HashMap::new(),
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
-            next_id: 0,
         }
     }
 
@@ -152,8 +159,8 @@ impl Engine {
 
     /// Takes the result of a job that [`Engine::poll_job`] gave out.
     pub fn handle_job(&mut self, now: Instant, id: JobId, result: JobResult) {
-        let Some((owner, pair)) = self.cx.job_done(id) else { return };
-        let done = Done { id, pair, result };
+        let Some((owner, leaves)) = self.cx.job_done(id) else { return };
+        let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
             self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
         } else {
@@ -236,13 +243,13 @@ impl Engine {
         let cookies = loaded.then_some(&mut self.cookies);
         match admit(&mut self.cx, cookies, now, &inbound) {
             Admission::Admitted(admitted) => {
-                let spis = (inbound.header().spi_i, self.fresh_spi());
+                let spis = (inbound.header().spi_i, self.cx.fresh_spi());
                 let addresses = (inbound.local, inbound.remote);
                 let mut base =
-                    Base::new(self.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
+                    Base::new(self.cx.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
                 let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
                 self.half_open.insert(key, base.id);
-                self.insert(now, IkeSa { base, state, init_key: Some(key) });
+                self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
             }
             Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, octets),
             Admission::Refused(octets, failure) => {
@@ -257,7 +264,7 @@ impl Engine {
     fn handle_for_sa(&mut self, now: Instant, inbound: Inbound<'_>) {
         let header = inbound.header();
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
-        match self.by_spi.get(&own_spi).copied() {
+        match self.cx.index.by_spi(&own_spi) {
             Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
@@ -312,7 +319,7 @@ impl Engine {
 
     /// Lets one IKE SA take a step, and puts what it became in its place.
     fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
-        let Some(IkeSa { mut base, state, init_key }) = self.sas.remove(&id) else { return };
+        let Some(IkeSa { mut base, state, init_key, keys }) = self.sas.remove(&id) else { return };
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
                 let init_key = init_key.filter(|key| {
@@ -322,12 +329,13 @@ impl Engine {
                     }
                     half_open
                 });
-                self.insert(now, IkeSa { base, state, init_key });
+                self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }
+                self.cx.index.update(id, keys.as_ref(), None);
                 self.bury(now, base, *closed);
             }
         }
@@ -341,18 +349,22 @@ impl Engine {
         });
     }
 
-    fn insert(&mut self, now: Instant, sa: IkeSa) {
+    fn insert(&mut self, now: Instant, mut sa: IkeSa) {
         if let Some(deadline) = sa.state.deadline(&self.cx, &sa.base) {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
         }
-        self.by_spi.insert(sa.base.own_spi(), sa.base.id);
+        let keys = Keys::of(&sa.base, &sa.state);
+        if sa.keys.as_ref() != Some(&keys) {
+            self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
+            sa.keys = Some(keys);
+        }
         self.sas.insert(sa.base.id, sa);
     }
 
     fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {
         base.close(&mut self.cx, &closed);
-        self.by_spi.remove(&base.own_spi());
+        self.replacement_ended(now, &base);
         self.timers.disarm(Owner::Ike(base.id));
         if let Some(linger) = closed.linger
             && self.lingering.len() < self.cx.config.half_open_limit
@@ -366,9 +378,9 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
-                Effect::ChildUp { connection, child } => {
+                Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
-                    self.give_way(now, connection, child);
+                    self.give_way(now, connection, child, remote);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -377,37 +389,21 @@ impl Engine {
                     }
                 }
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
-                    let outdated: Vec<IkeSaId> = self
-                        .sas
-                        .values()
-                        .map(|sa| &sa.base)
-                        .filter(|base| base.id != kept && base.established.is_some_and(|at| at < before))
-                        .filter(|base| {
-                            base.local_id.as_ref() == Some(&local_id)
-                                && base.remote_id.as_ref() == Some(&remote_id)
-                        })
-                        .map(|base| base.id)
-                        .collect();
-                    for id in outdated {
-                        self.step(now, id, |_, _, _| {
-                            Err(Closed::because("the peer has started over (INITIAL_CONTACT)"))
-                        });
-                    }
+                    self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
-            }
-        }
-    }
-
-    fn fresh_id(&mut self) -> IkeSaId {
-        self.next_id += 1;
-        IkeSaId(self.next_id)
-    }
-
-    fn fresh_spi(&mut self) -> [u8; 8] {
-        loop {
-            let spi = self.cx.random();
-            if spi != [0; 8] && !self.by_spi.contains_key(&spi) && !self.lingering.contains_key(&spi) {
-                return spi;
+                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::Born { base, state, replaced } => {
+                    let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
+                    let id = sa.base.id;
+                    self.insert(now, sa);
+                    if let Some(replaced) = replaced {
+                        self.rename(replaced, id);
+                    }
+                    self.nudge(now, id);
+                }
+                Effect::Inherit { from, heir, estate } => self.inherit(now, from, heir, *estate),
+                Effect::Reauthenticate { old } => self.reauthenticate(now, old),
+                Effect::Complete { id } => self.replace(now, id),
             }
         }
     }
@@ -415,3 +411,18 @@ impl Engine {
 
 /// The shortest time that the engine asks to be left alone.
 const TICK: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+impl Engine {
+    /// The index says what the SAs say.
+    fn assert_consistent(&self) {
+        let mut index = index::Index::default();
+        for (id, sa) in &self.sas {
+            index.update(*id, None, Some(&Keys::of(&sa.base, &sa.state)));
+            for child in &sa.base.children {
+                index.has_pair(child.status.spi_in, *id);
+            }
+        }
+        assert_eq!(self.cx.index, index);
+    }
+}

@@ -3,18 +3,21 @@
 
 use std::time::Instant;
 
-use portcullis_ipsec::{InstallError, PolicyId, Spi};
+use portcullis_ipsec::{InstallError, Spi};
+
+use super::collision::Lowest;
 
 use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{Event, Failure, JobId, JobResult};
 use crate::engine::channel::Channel;
-use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing};
+use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing, Standing};
 use crate::engine::context::Context;
+use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::ike_sa_init::{notification, notifications};
 use crate::engine::sa::{Base, Done};
 use crate::message::{Notify, Payload, Protocol, notify};
 
-/// A request that waits for jobs.
+/// A request about a CHILD SA that waits for jobs.
 #[derive(Debug)]
 pub(in crate::engine) struct Answering {
     /// It is the IKE_AUTH request.
@@ -27,8 +30,10 @@ pub(in crate::engine) struct Answering {
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
     shared: Option<SharedSecret>,
-    /// The policy of the child that is rekeyed.
-    policy: Option<PolicyId>,
+    /// Our SPI of the child that is rekeyed.
+    replaces: Option<Spi>,
+    /// Our own exchange to the same end has prevailed over it.
+    redundant: bool,
     step: Step,
 }
 
@@ -62,7 +67,8 @@ impl Answering {
                     nonce_i,
                     nonce_r,
                     shared: None,
-                    policy: None,
+                    replaces: None,
+                    redundant: false,
                     step,
                 })
             }
@@ -75,36 +81,38 @@ impl Answering {
         }
     }
 
-    /// A CREATE_CHILD_SA request. `None` if it has been answered.
+    /// A CREATE_CHILD_SA request about a CHILD SA. It has been answered, or is left in `established.theirs`.
     pub(in crate::engine) fn begin(
         cx: &mut Context,
         base: &Base,
-        channel: &mut Channel,
+        established: &mut Established,
         payloads: &[Payload],
-    ) -> Option<Self> {
-        match Self::judge(cx, base, payloads) {
-            Ok(answering) => Some(answering),
+    ) {
+        match Self::judge(cx, base, established, payloads) {
+            Ok(answering) => {
+                if let (Some(old), Ours::Creating(creating)) = (answering.replaces, &mut established.ours) {
+                    creating.crosses(old, Lowest::of(&answering.nonce_i, &answering.nonce_r));
+                }
+                established.theirs = Some(Theirs::Child(answering));
+            }
             Err(refused) => {
                 if let Some(failure) = refused.failure {
                     cx.event(Event::Failed(failure));
                 }
-                channel.respond(cx, base, vec![Payload::Notify(refused.notify)]);
-                None
+                established.channel.respond(cx, base, vec![Payload::Notify(refused.notify)]);
             }
         }
     }
 
-    fn judge(cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Box<Refused>> {
-        // RFC 7296 §2.25.2: what is being closed gets no more children.
-        if base.doomed {
+    fn judge(
+        cx: &mut Context,
+        base: &Base,
+        established: &Established,
+        payloads: &[Payload],
+    ) -> Result<Self, Box<Refused>> {
+        // RFC 7296 §2.25.2: what is being closed or rekeyed gets no more children.
+        if base.doomed || base.superseded.is_some() || established.rekeys_ike() {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
-        }
-        let rekeys_ike = payloads.iter().any(|payload| match payload {
-            Payload::Sa(proposals) => proposals.iter().any(|proposal| proposal.protocol == Protocol::Ike),
-            _ => false,
-        });
-        if rekeys_ike {
-            return Err(Refused::with(notify::NO_ADDITIONAL_SAS, Vec::new(), None));
         }
         let syntax = |missing| {
             let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
@@ -113,15 +121,9 @@ impl Answering {
         let found =
             ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
         let nonce_i = found.nonce.ok_or("a nonce").map_err(syntax)?.to_vec();
-        let rekeyed = rekeyed_child(base, payloads)?;
+        let replaces = rekeyed_child(base, established, payloads)?;
         let choice = child::choose(cx, base, &found, true)
             .map_err(|(notify_type, failure)| Refused::with(notify_type, Vec::new(), Some(failure)))?;
-        let policy = rekeyed.filter(|old| {
-            old.config == choice.child
-                && old.status.local_ts == choice.selectors.local
-                && old.status.remote_ts == choice.selectors.remote
-        });
-        let policy = policy.map(|old| old.policy);
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
@@ -141,9 +143,23 @@ impl Answering {
             nonce_i,
             nonce_r,
             shared: None,
-            policy,
+            replaces,
+            redundant: false,
             step,
         })
+    }
+
+    /// Our SPI of the CHILD SA that is to have a successor.
+    pub(in crate::engine) fn replaces(&self) -> Option<Spi> {
+        self.replaces
+    }
+
+    /// Our own exchange to the same end has prevailed.
+    pub(in crate::engine) fn gives_way(&mut self) {
+        self.redundant = true;
+        if let Step::Installing(installing) = &mut self.step {
+            installing.agreed.standing = Standing::Redundant;
+        }
     }
 
     /// Whether it is the IKE_AUTH request, before whose answer the peer knows nothing of the IKE SA.
@@ -194,7 +210,12 @@ impl Answering {
                     suite: self.choice.esp.suite,
                     selectors: self.choice.selectors.clone(),
                     initiator: false,
-                    policy: self.policy,
+                    replaces: self.replaces,
+                    standing: match (self.replaces, self.redundant) {
+                        (None, _) => Standing::Active,
+                        (Some(_), false) => Standing::Waiting,
+                        (Some(_), true) => Standing::Redundant,
+                    },
                 };
                 let keymat =
                     child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
@@ -235,7 +256,7 @@ impl Answering {
                 not_installed(cx, base, channel, self.authentication, &self.choice.name, Some(pair), &error)
             }
             (step, result) => {
-                cx.discard(base.id, done.pair, result);
+                cx.discard(base.id, done.leaves, result);
                 self.step = step;
                 Some(self)
             }
@@ -243,18 +264,24 @@ impl Answering {
     }
 }
 
-/// The CHILD SA that a REKEY_SA names by the SPI that its sender receives on (RFC 7296 §1.3.3).
-fn rekeyed_child<'a>(
-    base: &'a Base,
+/// Our SPI of the CHILD SA that a REKEY_SA names by the SPI that its sender receives on (RFC 7296 §1.3.3).
+fn rekeyed_child(
+    base: &Base,
+    established: &Established,
     payloads: &[Payload],
-) -> Result<Option<&'a crate::engine::sa::Child>, Box<Refused>> {
+) -> Result<Option<Spi>, Box<Refused>> {
     let Some(rekey) = notifications(payloads).find(|notify| notify.notify_type == notify::REKEY_SA) else {
         return Ok(None);
     };
     let spi = rekey.spi.as_slice().try_into().map(u32::from_be_bytes).ok().and_then(Spi::new);
-    match base.children.iter().find(|child| Some(child.status.spi_out) == spi) {
-        Some(child) => Ok(Some(child)),
-        None => {
+    let temporary = || Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
+    match spi.map(|spi| (spi, base.child_of_peer(spi))) {
+        Some((_, Some(child))) => match established.may_be_rekeyed(base, child) {
+            true => Ok(Some(child.status.spi_in)),
+            false => temporary(),
+        },
+        Some((spi, None)) if established.deletes_half(base, spi) => temporary(),
+        _ => {
             let (spi, notify_type) = (rekey.spi.clone(), notify::CHILD_SA_NOT_FOUND);
             let notify = Notify { protocol: Protocol::Esp, spi, notify_type, data: Vec::new() };
             Err(Box::new(Refused { notify, failure: None }))

@@ -2,12 +2,16 @@
 //! does. That other implementations agree too is shown elsewhere.
 
 mod children;
+mod collide_child;
 mod deletes;
 mod establish;
+mod gateway;
+mod hands;
 mod hostile;
 mod late_jobs;
 mod liveness;
 mod lossy;
 mod nat;
 mod refusals;
+mod rekey_child;
 mod world;
