@@ -10,6 +10,7 @@ use portcullis_ipsec::{Flow, PolicyId, Spi, TunnelEndpoints};
 
 use crate::policy::PolicyEntry;
 use crate::sa::endpoints::{Packed, pack_endpoints, pack_flow, unpack_endpoints, unpack_flow};
+use crate::sa::entry::Milestones;
 use crate::sa::{Inbound, Outbound};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -17,6 +18,7 @@ use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 pub struct EventBoard {
     acquire: Notes,
     moved: Notes,
+    first: Flags,
     soft: Flags,
     hard: Flags,
     /// Whether the bell was rung since the flags were last read.
@@ -32,6 +34,9 @@ pub(crate) enum Raised {
         flow: Flow,
     },
     /// By the slot of the pair's inbound SA.
+    FirstPacket {
+        slot: u32,
+    },
     SoftLimit {
         slot: u32,
     },
@@ -52,6 +57,7 @@ impl EventBoard {
         Self {
             acquire: Notes::new(max_policies),
             moved: Notes::new(max_sas),
+            first: Flags::new(max_sas),
             soft: Flags::new(max_sas),
             hard: Flags::new(max_sas),
             rung: AtomicBool::new(false),
@@ -71,6 +77,19 @@ impl EventBoard {
     pub fn peer_moved(&self, inbound: &Inbound, seen: TunnelEndpoints) {
         if self.moved.raise(inbound.slot, inbound.spi.get(), || pack_endpoints(seen)) {
             self.ring();
+        }
+    }
+
+    /// What an SA has carried has come to this.
+    #[inline]
+    pub(crate) fn milestones(&self, reached: Milestones) {
+        let Milestones { slot, first, soft, hard } = reached;
+        if first | soft | hard {
+            for (reached, flags) in [(first, &self.first), (soft, &self.soft), (hard, &self.hard)] {
+                if reached && flags.raise(slot) {
+                    self.ring();
+                }
+            }
         }
     }
 
@@ -97,6 +116,7 @@ impl EventBoard {
         self.acquire.take(|note| {
             raised.push(Raised::Acquire { policy: PolicyId(note.owner), flow: unpack_flow(note.packed) });
         });
+        self.first.take(|slot| raised.push(Raised::FirstPacket { slot }));
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));
         self.moved.take(|note| {
@@ -107,6 +127,7 @@ impl EventBoard {
 
     /// Lowers the flags of a slot whose SAs no worker can see any more: the next pair there starts clean.
     pub(crate) fn forget_pair(&self, slot: u32) {
+        self.first.lower(slot);
         self.soft.lower(slot);
         self.hard.lower(slot);
         self.moved.lower(slot);

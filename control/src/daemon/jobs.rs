@@ -60,9 +60,9 @@ fn install_child(
 ) -> Result<Option<PolicyId>, InstallError> {
     let ChildInstall { pair, inbound, limits, activation } = install;
     installer.install_inbound(pair, inbound)?;
-    let installed = installer.limit(pair, limits).and_then(|()| {
-        activation.map(|activation| activate_child(pair, activation, installer)).transpose()
-    });
+    let installed = installer
+        .limit(pair, limits)
+        .and_then(|()| activation.map(|activation| activate_child(pair, activation, installer)).transpose());
     if installed.is_err() {
         undo(installer.remove(pair));
     }

@@ -41,7 +41,7 @@ pub(super) fn open<'a>(context: &mut Context<'a>, arrivals: &mut Vec<Arrival>, c
     }
 
     let authentic = authenticate(context, &mut openings);
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(&context.shared.events);
     for (opening, authentic) in openings.drain(..).zip(authentic) {
         let Opening { arrival: Arrival { mut frame, outer, depth }, sa, sequence, .. } = opening;
         match deliver(context, sa, sequence, authentic, &outer, &mut frame) {

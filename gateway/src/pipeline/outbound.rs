@@ -146,7 +146,7 @@ fn encapsulate<'a>(
     chosen: &mut ArrayVec<Chosen<'a>, BATCH>,
 ) -> ArrayVec<Sealing<'a>, BATCH> {
     let mut sealing = ArrayVec::<Sealing<'a>, BATCH>::new();
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(&context.shared.events);
     for Chosen { packet, sa, path, sequence } in chosen.drain(..) {
         let counts_down = packet.counts_down();
         let Clear { mut frame, flow, info, .. } = packet;

@@ -96,10 +96,7 @@ impl Offer {
             child: old.config,
             name: config.name.clone(),
             spi,
-            selectors: Selectors {
-                local: old.status.local_ts.clone(),
-                remote: old.status.remote_ts.clone(),
-            },
+            selectors: Selectors { local: old.status.local_ts.clone(), remote: old.status.remote_ts.clone() },
             esp_proposals: config.esp_proposals.clone(),
             with_ke: true,
             replaces: Some(old.status.spi_in),
@@ -291,7 +288,7 @@ pub(super) fn keymat(
     nonce_r: &[u8],
     agreed: &Agreed,
 ) -> Zeroizing<Vec<u8>> {
-    let one = agreed.suite.encr.key_len() + agreed.suite.encr.salt_len();
+    let one = agreed.suite.encr.keymat_len();
     derive_child_keymat(channel.suite.prf, &channel.keys.sk_d, shared, nonce_i, nonce_r, 2 * one)
 }
 
@@ -318,8 +315,7 @@ impl Installing {
         let endpoints = base.endpoints(cx);
         let encr = agreed.suite.encr;
         // RFC 7296 §2.17: the key of the direction from the exchange's initiator comes first.
-        let (from_initiator, from_responder) =
-            keymat.split_at_checked(encr.key_len() + encr.salt_len()).unwrap_or_default();
+        let (from_initiator, from_responder) = keymat.split_at_checked(encr.keymat_len()).unwrap_or_default();
         let key = |keymat| {
             EspKey::from_keymat(encr, keymat).map_err(|error| InstallError::InvalidParameter {
                 field: "KEYMAT",
@@ -373,13 +369,7 @@ impl Installing {
     }
 
     /// Books the installed SA.
-    pub(super) fn complete(
-        self,
-        cx: &mut Context,
-        base: &mut Base,
-        now: Instant,
-        policy: Option<PolicyId>,
-    ) {
+    pub(super) fn complete(self, cx: &mut Context, base: &mut Base, now: Instant, policy: Option<PolicyId>) {
         let Self { agreed, endpoints, activation, .. } = self;
         let sealing = match (policy, activation, agreed.standing) {
             (Some(policy), ..) => Sealing::Active(policy),
@@ -410,7 +400,8 @@ impl Installing {
             remote: base.remote.ip(),
         });
         cx.index.has_pair(agreed.pair, base.id);
-        let lifetime = cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
+        let lifetime =
+            cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
         let schedule = Schedule::of_child(cx, now, &lifetime);
         base.children.push(Child {
             config: agreed.child,

@@ -128,7 +128,9 @@ impl Base {
         let successor = self.child(pair).and_then(|child| child.successor);
         if let Some(successor) = successor {
             self.activate(cx, successor);
-            if let Some(Child { sealing: Sealing::Activating { replaced, .. }, .. }) = self.child_mut(successor) {
+            if let Some(Child { sealing: Sealing::Activating { replaced, .. }, .. }) =
+                self.child_mut(successor)
+            {
                 if !replaced.contains(&pair) {
                     replaced.push(pair);
                 }
@@ -212,7 +214,9 @@ impl Base {
         result: JobResult,
     ) -> Result<(), InstallError> {
         let Some(child) = self.child_mut(pair) else { return Ok(()) };
-        let Sealing::Activating { policy, endpoints, replaced, .. } = &mut child.sealing else { return Ok(()) };
+        let Sealing::Activating { policy, endpoints, replaced, .. } = &mut child.sealing else {
+            return Ok(());
+        };
         let (known, replaced) = (*policy, std::mem::take(replaced));
         let moved = (*endpoints != child.status.endpoints).then_some(child.status.endpoints);
         let result = match result {

@@ -181,7 +181,8 @@ impl Engine {
                         established.schedule.bring_forward(now);
                         found = true;
                     } else {
-                        let theirs = base.children.iter_mut().filter(|child| children.contains(&child.config));
+                        let theirs =
+                            base.children.iter_mut().filter(|child| children.contains(&child.config));
                         for child in theirs.filter(|child| child.successor.is_none()) {
                             child.schedule.bring_forward(now);
                             found = true;
@@ -201,7 +202,10 @@ impl Engine {
         let mut found = false;
         for sa in self.cx.index.of_connection(connection) {
             self.step(now, sa, |state, _, base| {
-                if matches!(state, State::Established(_)) && base.original_initiator && base.superseded.is_none() {
+                if matches!(state, State::Established(_))
+                    && base.original_initiator
+                    && base.superseded.is_none()
+                {
                     base.authentication.bring_forward(now);
                     found = true;
                 }

@@ -60,7 +60,7 @@ pub(super) enum Ours {
 #[derive(Debug)]
 pub(super) enum Theirs {
     /// It asks for a child.
-    Child(Answering),
+    Child(Box<Answering>),
     /// It rekeys the IKE SA.
     Ike(rekey_ike::responder::Answering),
 }
@@ -239,7 +239,7 @@ impl Established {
             Ok(Some(found)) => {
                 let nonces = (record.nonce_i.clone(), record.nonce_r.clone());
                 let theirs = Answering::begin_first(cx, base, &mut self.channel, answer, &found, nonces);
-                self.theirs = theirs.map(Theirs::Child);
+                self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
             }
             Err(missing) => {
                 cx.event(Event::Failed(base.about(cx).missing("IKE_AUTH", missing)));
@@ -346,7 +346,7 @@ impl Established {
             match self.theirs.take() {
                 Some(Theirs::Child(theirs)) => {
                     let theirs = theirs.handle_job(cx, base, now, &mut self.channel, done);
-                    self.theirs = theirs.map(Theirs::Child);
+                    self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
                 }
                 Some(Theirs::Ike(theirs)) => theirs.handle_job(cx, base, now, &mut self, done),
                 None => {}
@@ -422,14 +422,7 @@ impl Established {
     }
 
     /// The data plane has, or has not, begun to seal with a child.
-    fn activated(
-        &mut self,
-        cx: &mut Context,
-        base: &mut Base,
-        now: Instant,
-        pair: Spi,
-        result: JobResult,
-    ) {
+    fn activated(&mut self, cx: &mut Context, base: &mut Base, now: Instant, pair: Spi, result: JobResult) {
         if let Err(error) = base.activated(cx, now, pair, result) {
             let name = base.child(pair).map(|child| child.status.name.clone()).unwrap_or_default();
             cx.event(Event::Failed(base.about(cx).not_installed(&name, &error)));

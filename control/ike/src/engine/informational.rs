@@ -105,7 +105,8 @@ impl Established {
             None => _ = base.remove_child(cx, pair, "deleted by the peer"),
         }
         base.deletes.retain(|doomed| doomed.pair != pair);
-        let under_way = matches!(&self.ours, Ours::Deleting(doomed) if doomed.iter().any(|doomed| doomed.pair == pair));
+        let under_way =
+            matches!(&self.ours, Ours::Deleting(doomed) if doomed.iter().any(|doomed| doomed.pair == pair));
         (!under_way).then_some(pair)
     }
 }

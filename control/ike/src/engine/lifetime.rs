@@ -81,8 +81,8 @@ pub(super) fn pause(cx: &mut Context, refusals: u32) -> Duration {
 /// How many octets and packets a CHILD SA may carry.
 pub(super) fn usage_limits(cx: &mut Context, lifetime: &ChildLifetime) -> UsageLimits {
     let mut soft = |limit: Limit<u64>| {
-        let [dice] = [u64::from(u32::from_be_bytes(cx.random()))];
-        let off = u128::from(limit.rand) * u128::from(dice) >> 32;
+        let dice = u32::from_be_bytes(cx.random());
+        let off = (u128::from(limit.rand) * u128::from(dice)) >> 32;
         (limit.rekey > 0).then(|| limit.rekey.saturating_sub(off as u64).max(1))
     };
     let hard = |limit: Limit<u64>| (limit.life > 0).then_some(limit.life);

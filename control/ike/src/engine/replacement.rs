@@ -110,9 +110,8 @@ impl Engine {
         wanted.extend(sa.base.goals.iter().map(|goal| goal.child));
         wanted.sort_unstable();
         wanted.dedup();
-        let mut goals = wanted
-            .into_iter()
-            .map(|child| Goal { child, flow: None, commands: Vec::new(), unwanted: false });
+        let mut goals =
+            wanted.into_iter().map(|child| Goal { child, flow: None, commands: Vec::new(), unwanted: false });
         let Some(first) = goals.next() else {
             // Nothing would be lost, and nothing is to be brought up.
             return self.step(now, old, |state, _, base| {

@@ -97,9 +97,9 @@ impl Creating {
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
-            Step::AllocatingSpi { job }
-            | Step::GeneratingKe { job, .. }
-            | Step::DerivingKe { job, .. } => *job == id,
+            Step::AllocatingSpi { job } | Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => {
+                *job == id
+            }
             Step::AwaitingResponse(_) => false,
         }
     }
@@ -144,10 +144,7 @@ impl Creating {
                 let refusal = Refusal { failure, delete: false };
                 established.child_refused(cx, base, now, self.purpose, None, refusal);
             }
-            (
-                Step::GeneratingKe { spi, method, tried, .. },
-                JobResult::KeGenerated(Ok((secret, public))),
-            ) => {
+            (Step::GeneratingKe { spi, method, tried, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
                 let ke = Some((method, secret, public));
                 request(cx, base, now, established, self.purpose, spi, ke, tried);
             }

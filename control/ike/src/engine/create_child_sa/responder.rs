@@ -93,14 +93,9 @@ impl Answering {
                 if let (Some(old), Ours::Creating(creating)) = (answering.replaces, &mut established.ours) {
                     creating.crosses(old, Lowest::of(&answering.nonce_i, &answering.nonce_r));
                 }
-                established.theirs = Some(Theirs::Child(answering));
+                established.theirs = Some(Theirs::Child(Box::new(answering)));
             }
-            Err(refused) => {
-                if let Some(failure) = refused.failure {
-                    cx.event(Event::Failed(failure));
-                }
-                established.channel.respond(cx, base, vec![Payload::Notify(refused.notify)]);
-            }
+            Err(refused) => refused.send(cx, base, &mut established.channel),
         }
     }
 
@@ -289,16 +284,24 @@ fn rekeyed_child(
     }
 }
 
-/// Why there will be no child, for the peer and for us.
-struct Refused {
+/// Why a CREATE_CHILD_SA request comes to nothing, for the peer and for us.
+pub(in crate::engine) struct Refused {
     notify: Notify,
     failure: Option<Failure>,
 }
 
 impl Refused {
-    fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
+    pub(in crate::engine) fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
         let notify = Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data };
         Box::new(Self { notify, failure })
+    }
+
+    /// Answers with it.
+    pub(in crate::engine) fn send(self, cx: &mut Context, base: &Base, channel: &mut Channel) {
+        if let Some(failure) = self.failure {
+            cx.event(Event::Failed(failure));
+        }
+        channel.respond(cx, base, vec![Payload::Notify(self.notify)]);
     }
 }
 

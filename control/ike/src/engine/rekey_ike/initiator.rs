@@ -173,7 +173,9 @@ impl Rekeying {
                     established.peer_is_busy(cx, base, now);
                     None
                 }
-                notify::NO_PROPOSAL_CHOSEN => Some(base.about(cx).ike_proposal_refused(&join(proposals.iter()))),
+                notify::NO_PROPOSAL_CHOSEN => {
+                    Some(base.about(cx).ike_proposal_refused(&join(proposals.iter())))
+                }
                 // RFC 7296 §4: a peer that cannot rekey at all takes a new IKE SA in its place.
                 notify::NO_ADDITIONAL_SAS => {
                     if base.original_initiator {

@@ -88,10 +88,7 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
-    cx.event(Event::IkeRekeyed {
-        ike: base.status(cx, IkeState::Established),
-        replaced: old.id,
-    });
+    cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
     born(cx, base, State::Established(Box::new(established)), Some(old.id));
 }
 

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use super::initiator::Rival;
 use super::{Agreed, born, patience, spi_of, succeed, successor, with_spi};
-use crate::engine::api::{Event, Failure, JobId, JobResult};
+use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::Channel;
 use crate::engine::context::Context;
 use crate::engine::create_child_sa::collision::Lowest;
+use crate::engine::create_child_sa::responder::Refused;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::ike_sa_init::{InitPayloads, notification};
+use crate::engine::ike_sa_init::InitPayloads;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Role, State};
 use crate::message::{Payload, notify};
@@ -32,9 +33,6 @@ enum Step {
     DerivingKe { job: JobId, public: Vec<u8> },
 }
 
-/// An error to answer with.
-type Refused = (u16, Vec<u8>, Option<Failure>);
-
 impl Answering {
     /// Judges the request. It has been answered, or is left in `established.theirs`.
     pub(in crate::engine) fn begin(
@@ -51,7 +49,7 @@ impl Answering {
                 }
                 established.theirs = Some(Theirs::Ike(answering));
             }
-            Err((notify_type, data, failure)) => refuse(cx, base, established, notify_type, data, failure),
+            Err(refused) => refused.send(cx, base, &mut established.channel),
         }
     }
 
@@ -60,23 +58,26 @@ impl Answering {
         base: &Base,
         established: &Established,
         payloads: &[Payload],
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, Box<Refused>> {
         // RFC 7296 §2.25.2: not while it is being closed, and not with half-open children.
         if base.doomed || base.superseded.is_some() || established.has_half_open_children() {
-            return Err((notify::TEMPORARY_FAILURE, Vec::new(), None));
+            return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
         }
         let syntax = |missing| {
             let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
-            (notify::INVALID_SYNTAX, Vec::new(), Some(failure))
+            Refused::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure))
         };
         let found = InitPayloads::parse(payloads).map_err(syntax)?;
         let ours = cx.connection(base.connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
-        let (suite, number) = negotiation::choose_ike(ours, found.proposals, found.ke_method).map_err(|why| {
-            (notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(base.about(cx).ike_proposal_mismatch(&why)))
-        })?;
+        let (suite, number) =
+            negotiation::choose_ike(ours, found.proposals, found.ke_method).map_err(|why| {
+                let failure = base.about(cx).ike_proposal_mismatch(&why);
+                Refused::with(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(failure))
+            })?;
         let spi_i = spi_of(found.proposals, number).ok_or("an initiator's SPI").map_err(syntax)?;
         if suite.ke.id() != found.ke_method {
-            return Err((notify::INVALID_KE_PAYLOAD, suite.ke.id().to_be_bytes().to_vec(), None));
+            let wanted = suite.ke.id().to_be_bytes().to_vec();
+            return Err(Refused::with(notify::INVALID_KE_PAYLOAD, wanted, None));
         }
         let (nonce_i, peer_public) = (found.nonce.to_vec(), found.ke_public.to_vec());
         let agreed = Agreed {
@@ -126,7 +127,8 @@ impl Answering {
             (Step::GeneratingKe { .. }, JobResult::KeGenerated(Err(error)))
             | (Step::DerivingKe { .. }, JobResult::KeDerived(Err(error))) => {
                 let failure = base.about(cx).key_exchange(&error);
-                refuse(cx, base, established, notify::INVALID_SYNTAX, Vec::new(), Some(failure));
+                let refused = Refused::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure));
+                refused.send(cx, base, &mut established.channel);
                 established.take_held(cx, base, now);
             }
             (step, result) => {
@@ -160,20 +162,6 @@ fn conclude(
         succeed(cx, base, new, channel, now, estate);
         established.superseded(cx, base, now);
     }
-}
-
-fn refuse(
-    cx: &mut Context,
-    base: &Base,
-    established: &mut Established,
-    notify_type: u16,
-    data: Vec<u8>,
-    failure: Option<Failure>,
-) {
-    if let Some(failure) = failure {
-        cx.event(Event::Failed(failure));
-    }
-    established.channel.respond(cx, base, vec![notification(notify_type, data)]);
 }
 
 impl Established {

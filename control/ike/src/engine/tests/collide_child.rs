@@ -191,8 +191,7 @@ fn groups(a: &str, b: &str) -> (EngineConfig, EngineConfig) {
 fn collision_ke_invalid() {
     for seed in 0..8 {
         // Each prefers a group that the other does not have.
-        let (a, b) =
-            groups("aes256gcm16-x25519-ecp256-esn", "aes256gcm16-ecp384-ecp256-esn");
+        let (a, b) = groups("aes256gcm16-x25519-ecp256-esn", "aes256gcm16-ecp384-ecp256-esn");
         let mut hands = Hands::new(seed, a, b);
         let (before, to_a, to_b) = both_ask(&mut hands);
         hands.give(to_a);

@@ -49,7 +49,9 @@ impl Pair {
     /// Whether what one end sends the other can open.
     pub(super) fn agrees_with(&self, other: &Self) -> bool {
         let one_way = |from: &Self, to: &Self| {
-            from.outbound.as_ref().is_none_or(|sa| same_key(&sa.key, &to.inbound.key) && sa.esn == to.inbound.esn)
+            from.outbound
+                .as_ref()
+                .is_none_or(|sa| same_key(&sa.key, &to.inbound.key) && sa.esn == to.inbound.esn)
         };
         one_way(self, other)
             && one_way(other, self)

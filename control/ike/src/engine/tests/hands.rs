@@ -17,6 +17,8 @@ pub(super) struct Letter {
     flight: InFlight,
     pub(super) exchange: ExchangeType,
     pub(super) response: bool,
+    /// The message ID.
+    pub(super) id: u32,
     pub(super) payloads: Vec<Payload>,
 }
 
@@ -110,7 +112,13 @@ impl Hands {
         let (encr, keys) = &self.keys[&(header.spi_i, header.spi_r)];
         let key = if header.initiator { &keys.sk_ei } else { &keys.sk_er };
         let payloads = open(&received.encrypted.unwrap(), *encr, key).unwrap();
-        Letter { flight, exchange: header.exchange, response: header.response, payloads }
+        Letter {
+            flight,
+            exchange: header.exchange,
+            response: header.response,
+            id: header.message_id,
+            payloads,
+        }
     }
 
     /// Delivers it, and lets the receiver do what it does at once.

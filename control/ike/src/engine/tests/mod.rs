@@ -3,15 +3,18 @@
 
 mod children;
 mod collide_child;
+mod collide_ike;
 mod deletes;
 mod establish;
 mod gateway;
 mod hands;
 mod hostile;
 mod late_jobs;
+mod lifetimes;
 mod liveness;
 mod lossy;
 mod nat;
 mod refusals;
 mod rekey_child;
+mod rekey_ike;
 mod world;

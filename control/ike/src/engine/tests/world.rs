@@ -70,6 +70,9 @@ struct Traffic {
     next: Instant,
 }
 
+/// An IKE SA's two SPIs, and those of its children.
+type SharedSa = ([u8; 8], [u8; 8], BTreeSet<(Spi, Spi)>);
+
 pub(super) struct World {
     pub(super) start: Instant,
     pub(super) now: Instant,
@@ -341,7 +344,8 @@ impl World {
             for sealed in self.ends[end].gateway.seal() {
                 match sealed {
                     Ok(sealed) => {
-                        let at = self.now + Duration::from_millis(1 + u64::from(self.dice(self.weather.delay)));
+                        let at =
+                            self.now + Duration::from_millis(1 + u64::from(self.dice(self.weather.delay)));
                         self.esp.push(EspInFlight { at, to: 1 - end, sealed });
                     }
                     Err(policy) => self.lost.push(format!("{end} has no SA for {policy}")),
@@ -419,7 +423,7 @@ impl World {
     }
 
     /// The IKE SAs of an end, each with its children as A sees them.
-    fn ike_sas(&self, end: usize) -> BTreeSet<([u8; 8], [u8; 8], BTreeSet<(Spi, Spi)>)> {
+    fn ike_sas(&self, end: usize) -> BTreeSet<SharedSa> {
         let status = self.ends[end].engine.status().into_iter();
         let child = |child: ChildSaStatus| match end {
             A => (child.spi_in, child.spi_out),
