@@ -2,13 +2,11 @@
 //! end that did not ask for it, not before the other shows that it is ready), what follows a rekeying, and what
 //! becomes of policies that several of them share.
 
-use std::time::Instant;
-
 use portcullis_ipsec::{InstallError, PolicyId, Spi, TunnelEndpoints};
 
 use super::api::{Activation, ChildSaStatus, Event, JobId, JobResult, PolicyRef};
 use super::context::{Context, Effect};
-use super::lifetime::{GRACE, Schedule};
+use super::lifetime::Schedule;
 use super::sa::Base;
 
 /// A CHILD SA that is installed.
@@ -112,19 +110,27 @@ impl Base {
         Some(child)
     }
 
-    /// Removes every child from the data plane, and those that are retired already.
+    /// Removes every child from the data plane. If the same two ends have another IKE SA, which may have the same
+    /// children, what is under way is still accepted for a while.
     pub(super) fn remove_children(&mut self, cx: &mut Context, reason: &str) {
+        let identities = (self.local_id.clone(), self.remote_id.clone());
+        let others = match identities {
+            (Some(local), Some(remote)) => cx.index.of_identities(&(local, remote)),
+            _ => Vec::new(),
+        };
+        let replaced = others.iter().any(|id| *id != self.id);
         while let Some(pair) = self.children.first().map(|child| child.status.spi_in) {
-            self.remove_child(cx, pair, reason);
-        }
-        for (pair, _) in std::mem::take(&mut self.retired) {
-            cx.remove_child(self.id, pair, None);
+            if replaced {
+                self.retire(cx, pair, reason);
+            } else {
+                self.remove_child(cx, pair, reason);
+            }
         }
     }
 
     /// Ends a child that has been replaced. What the peer has sent with it is still accepted for a while; nothing is
     /// sealed with it any more, but by its successor, which it waits for.
-    pub(super) fn retire_child(&mut self, cx: &mut Context, now: Instant, pair: Spi, reason: &str) {
+    pub(super) fn retire_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) {
         let successor = self.child(pair).and_then(|child| child.successor);
         if let Some(successor) = successor {
             self.activate(cx, successor);
@@ -137,10 +143,13 @@ impl Base {
                 return;
             }
         }
+        self.retire(cx, pair, reason);
+    }
+
+    fn retire(&mut self, cx: &mut Context, pair: Spi, reason: &str) {
         if let Some(child) = self.take_child(cx, pair, reason) {
             let policy = self.unless_shared(child.policy());
             cx.retire_child(self.id, pair, policy);
-            self.retired.push((pair, now + GRACE));
         }
     }
 
@@ -209,7 +218,6 @@ impl Base {
     pub(super) fn activated(
         &mut self,
         cx: &mut Context,
-        now: Instant,
         pair: Spi,
         result: JobResult,
     ) -> Result<(), InstallError> {
@@ -236,20 +244,8 @@ impl Base {
             cx.move_child(self.id, pair, endpoints);
         }
         for pair in replaced {
-            self.retire_child(cx, now, pair, "rekeyed");
+            self.retire_child(cx, pair, "rekeyed");
         }
         result
-    }
-
-    /// Lets go of replaced children whose time is over.
-    pub(super) fn bury_retired(&mut self, cx: &mut Context, now: Instant) {
-        let id = self.id;
-        self.retired.retain(|(pair, until)| {
-            let over = *until <= now;
-            if over {
-                cx.remove_child(id, *pair, None);
-            }
-            !over
-        });
     }
 }

@@ -44,7 +44,7 @@ impl Engine {
             }
             Command::HardLimit { pair } => {
                 self.of_pair(now, id, pair, |established, cx, base| {
-                    established.expire_child(cx, base, now, pair);
+                    established.expire_child(cx, base, pair);
                 });
                 Ok(())
             }

@@ -43,6 +43,8 @@ pub(super) enum Effect {
     Born { base: Box<Base>, state: Box<State>, replaced: Option<IkeSaId> },
     /// What one IKE SA had is another's now.
     Inherit { from: IkeSaId, heir: IkeSaId, estate: Box<Estate> },
+    /// A CHILD SA takes packets that are under way for a while, and then goes.
+    Retired { owner: IkeSaId, pair: Spi },
     /// An IKE SA is due to be authenticated anew.
     Reauthenticate { old: IkeSaId },
     /// An IKE SA has brought up everything that it was to.
@@ -192,8 +194,10 @@ impl Context {
         self.start_leaving(owner, leaves, Job::ActivateChild { pair, activation })
     }
 
+    /// Stops sealing with a CHILD SA; it is removed later.
     pub(super) fn retire_child(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
         self.start(owner, Job::RetireChild { pair, policy });
+        self.effects.push_back(Effect::Retired { owner, pair });
     }
 
     /// A CHILD SA has gone to another IKE SA, and with it what is being done to it.

@@ -320,7 +320,7 @@ impl Established {
             Ours::Deleting(deleted) => {
                 // What had a successor is still there, for what was under way.
                 for doomed in deleted {
-                    base.retire_child(cx, now, doomed.pair, "rekeyed");
+                    base.retire_child(cx, doomed.pair, "rekeyed");
                 }
                 if base.deletes.is_empty() {
                     base.children_deleted(cx);
@@ -341,7 +341,7 @@ impl Established {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
         } else if let Some(pair) = base.activates(done.id) {
-            self.activated(cx, base, now, pair, done.result);
+            self.activated(cx, base, pair, done.result);
         } else if self.theirs.as_ref().is_some_and(|theirs| theirs.awaits(done.id)) {
             match self.theirs.take() {
                 Some(Theirs::Child(theirs)) => {
@@ -422,8 +422,8 @@ impl Established {
     }
 
     /// The data plane has, or has not, begun to seal with a child.
-    fn activated(&mut self, cx: &mut Context, base: &mut Base, now: Instant, pair: Spi, result: JobResult) {
-        if let Err(error) = base.activated(cx, now, pair, result) {
+    fn activated(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, result: JobResult) {
+        if let Err(error) = base.activated(cx, pair, result) {
             let name = base.child(pair).map(|child| child.status.name.clone()).unwrap_or_default();
             cx.event(Event::Failed(base.about(cx).not_installed(&name, &error)));
             self.close(cx, base, pair, "the data plane refused it");
@@ -446,11 +446,11 @@ impl Established {
 
     /// A CHILD SA has come to its end. If it has a successor, that is used from now on, and the peer, or our Delete that
     /// is waiting, does the rest.
-    pub(super) fn expire_child(&mut self, cx: &mut Context, base: &mut Base, now: Instant, pair: Spi) {
+    pub(super) fn expire_child(&mut self, cx: &mut Context, base: &mut Base, pair: Spi) {
         let Some(child) = base.child_mut(pair) else { return };
         child.schedule.end = None;
         if child.successor.is_some() {
-            base.retire_child(cx, now, pair, "its lifetime is over");
+            base.retire_child(cx, pair, "its lifetime is over");
         } else {
             self.close(cx, base, pair, "its lifetime is over");
         }
@@ -481,7 +481,6 @@ impl Established {
                 Liveness::Counting(cx.query_counters(base.id, pairs))
             };
         }
-        base.bury_retired(cx, now);
         let ended: Vec<Spi> = base
             .children
             .iter()
@@ -489,7 +488,7 @@ impl Established {
             .map(|child| child.status.spi_in)
             .collect();
         for pair in ended {
-            self.expire_child(cx, base, now, pair);
+            self.expire_child(cx, base, pair);
         }
         let over = base.superseded.is_some_and(|until| until <= now);
         if over || self.schedule.has_ended(now) || base.authentication.has_ended(now) {
@@ -501,7 +500,6 @@ impl Established {
 
     pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
         let ends = base.children.iter().filter_map(|child| child.schedule.end);
-        let retired = base.retired.iter().map(|(_, until)| *until);
         let single = [
             self.channel.due(),
             self.next_keepalive,
@@ -511,7 +509,7 @@ impl Established {
             base.authentication.end,
             self.next_of_ours(base),
         ];
-        single.into_iter().flatten().chain(ends).chain(retired).min()
+        single.into_iter().flatten().chain(ends).min()
     }
 
     /// When the next exchange of ours is to begin; `None` while it could not.

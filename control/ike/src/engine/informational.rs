@@ -53,7 +53,7 @@ impl Established {
         let mut deleted = Vec::new();
         for payload in payloads {
             if let Payload::Delete { protocol: Protocol::Esp, spis } = payload {
-                deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, now, spi)));
+                deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, spi)));
             }
         }
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
@@ -82,7 +82,7 @@ impl Established {
 
     /// Deletes the CHILD SA that the peer receives on `spi`; gives our own SPI, unless we are deleting it too
     /// (RFC 7296 §1.4.1, §2.25.1).
-    fn delete_child(&mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: &[u8]) -> Option<Spi> {
+    fn delete_child(&mut self, cx: &mut Context, base: &mut Base, spi: &[u8]) -> Option<Spi> {
         let spi = Spi::new(u32::from_be_bytes(spi.try_into().ok()?))?;
         if let Ours::Installing(installing, _) = &mut self.ours
             && installing.agreed.peer == spi
@@ -101,7 +101,7 @@ impl Established {
             return Some(base.deletes.remove(at).pair);
         };
         match successor {
-            Some(_) => base.retire_child(cx, now, pair, "rekeyed"),
+            Some(_) => base.retire_child(cx, pair, "rekeyed"),
             None => _ = base.remove_child(cx, pair, "deleted by the peer"),
         }
         base.deletes.retain(|doomed| doomed.pair != pair);

@@ -54,6 +54,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use portcullis_ipsec::Spi;
+
 pub use api::*;
 
 use crate::config::EngineConfig;
@@ -100,6 +102,8 @@ enum Owner {
     /// The next attempt at a child, by connection and child.
     Retry(usize, usize),
     Linger([u8; 8]),
+    /// A CHILD SA that was replaced, and the IKE SA that it was of.
+    Retired(IkeSaId, Spi),
 }
 
 impl IkeSa {
@@ -184,6 +188,7 @@ impl Engine {
                     }
                 }
                 Owner::Linger(spi) => _ = self.lingering.remove(&spi),
+                Owner::Retired(owner, pair) => self.cx.remove_child(owner, pair, None),
             }
             self.settle(now);
         }
@@ -402,6 +407,9 @@ impl Engine {
                     self.nudge(now, id);
                 }
                 Effect::Inherit { from, heir, estate } => self.inherit(now, from, heir, *estate),
+                Effect::Retired { owner, pair } => {
+                    self.timers.arm(Owner::Retired(owner, pair), now + lifetime::GRACE);
+                }
                 Effect::Reauthenticate { old } => self.reauthenticate(now, old),
                 Effect::Complete { id } => self.replace(now, id),
             }

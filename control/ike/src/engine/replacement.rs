@@ -123,6 +123,7 @@ impl Engine {
         if let Some(sa) = self.sas.get_mut(&new) {
             sa.base.goals.extend(goals);
             sa.base.replacing = true;
+            sa.base.reauthenticates = true;
         }
         if let Some(sa) = self.sas.get_mut(&old) {
             sa.base.replaced_by = Some(new);
@@ -147,6 +148,11 @@ impl Engine {
                 self.nudge(now, new);
             } else {
                 self.not_replaced(now, id);
+                self.step(now, new, |state, _, base| {
+                    base.doomed |= base.reauthenticates;
+                    Ok(state)
+                });
+                self.nudge(now, new);
             }
         }
     }
@@ -154,10 +160,8 @@ impl Engine {
     /// The children of `old` that `new` does not have.
     fn missing(&self, new: IkeSaId, old: IkeSaId) -> Vec<usize> {
         let (Some(new), Some(old)) = (self.sas.get(&new), self.sas.get(&old)) else { return Vec::new() };
-        let mut missing: Vec<usize> = old.base.children.iter().map(|child| child.config).collect();
+        let mut missing = old.base.wanted();
         missing.retain(|config| !new.base.children.iter().any(|child| child.config == *config));
-        missing.sort_unstable();
-        missing.dedup();
         missing
     }
 
@@ -186,6 +190,18 @@ impl Engine {
             sa.base.authentication.put_off(&mut self.cx, now);
         }
         self.nudge(now, id);
+    }
+}
+
+impl Base {
+    /// The children that it has or is to have.
+    fn wanted(&self) -> Vec<usize> {
+        let has = self.children.iter().map(|child| child.config);
+        let goals = self.goals.iter().chain(&self.goal).filter(|goal| !goal.unwanted).map(|goal| goal.child);
+        let mut wanted: Vec<usize> = has.chain(goals).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
     }
 }
 

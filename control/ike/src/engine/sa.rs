@@ -73,7 +73,6 @@ pub(super) struct Goal {
 #[derive(Debug, Default)]
 pub(super) struct Estate {
     children: Vec<Child>,
-    retired: Vec<(Spi, Instant)>,
     goals: VecDeque<Goal>,
     deletes: Vec<Doomed>,
     deleters: Vec<CommandId>,
@@ -90,7 +89,6 @@ impl Estate {
             cx.index.forget_pair(pair);
             cx.remove_child(owner, pair, child.policy());
         }
-        self.retired.into_iter().for_each(|(pair, _)| cx.remove_child(owner, pair, None));
         let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
         for command in goals.chain(self.deleters).chain(self.terminators) {
             cx.end_goal(command, Ok(()));
@@ -119,8 +117,6 @@ pub(super) struct Base {
     /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
     pub(super) authentication: Schedule,
     pub(super) children: Vec<Child>,
-    /// Replaced CHILD SAs that still take packets under way, and until when.
-    pub(super) retired: Vec<(Spi, Instant)>,
     /// Policies that CHILD SAs which are being installed will have, by our SPI.
     pub(super) claims: Vec<(Spi, PolicyId)>,
     /// Our halves of CHILD SAs that are gone here, or replaced, and to be deleted at the peer.
@@ -147,6 +143,8 @@ pub(super) struct Base {
     pub(super) replacing: bool,
     /// It was asked for the children of those that it is to replace.
     pub(super) asked: bool,
+    /// It is there for nothing else than to replace another.
+    pub(super) reauthenticates: bool,
     /// The lowest nonce of its IKE_SA_INIT exchange, once known, to choose between two that cross.
     pub(super) lowest_nonce: Vec<u8>,
     /// Whether we sent the first IKE_SA_INIT, however often it was rekeyed since.
@@ -178,7 +176,6 @@ impl Base {
             established: None,
             authentication: Schedule::default(),
             children: Vec::new(),
-            retired: Vec::new(),
             claims: Vec::new(),
             deletes: Vec::new(),
             reserved: Vec::new(),
@@ -191,6 +188,7 @@ impl Base {
             replaced_by: None,
             replacing: false,
             asked: false,
+            reauthenticates: false,
             lowest_nonce: Vec::new(),
             original_initiator: role == Role::Initiator,
         }
@@ -319,7 +317,6 @@ impl Base {
     pub(super) fn leave(&mut self) -> Estate {
         Estate {
             children: std::mem::take(&mut self.children),
-            retired: std::mem::take(&mut self.retired),
             goals: std::mem::take(&mut self.goals),
             deletes: std::mem::take(&mut self.deletes),
             deleters: std::mem::take(&mut self.deleters),
@@ -330,7 +327,7 @@ impl Base {
 
     /// Takes over what a predecessor has left.
     pub(super) fn inherit(&mut self, cx: &mut Context, estate: Estate) {
-        let Estate { children, retired, goals, deletes, deleters, terminators, doomed } = estate;
+        let Estate { children, goals, deletes, deleters, terminators, doomed } = estate;
         for child in &children {
             cx.index.has_pair(child.status.spi_in, self.id);
             if let Some(job) = child.job() {
@@ -338,7 +335,6 @@ impl Base {
             }
         }
         self.children.extend(children);
-        self.retired.extend(retired);
         self.goals.extend(goals);
         self.deletes.extend(deletes);
         self.deleters.extend(deleters);

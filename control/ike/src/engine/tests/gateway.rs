@@ -1,6 +1,6 @@
 //! A data plane that only remembers, and can tell whether a packet would have passed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use portcullis_ipsec::{
     EspKey, InboundSa, InstallError, OutboundSa, PolicyId, SaCounters, Spi, TunnelEndpoints, UsageLimits,
@@ -75,8 +75,10 @@ impl Gateway {
         self.installed.iter().filter(|(_, pair)| !pair.retired).map(|(spi, _)| *spi).collect()
     }
 
-    /// A packet of each policy; `Err` names a policy that has no SA.
+    /// A packet of each policy; `Err` names a policy that has no SA. Of policies with the same selectors, that is of one
+    /// child, the one installed first is used, as the real data plane does.
     pub(super) fn seal(&self) -> Vec<Result<Sealed, String>> {
+        let mut seen = BTreeSet::new();
         let seal = |(policy, name): (&PolicyId, &String)| {
             let pair = self.current.get(policy).and_then(|pair| self.installed.get(pair));
             match pair.and_then(|pair| pair.outbound.as_ref()) {
@@ -84,7 +86,7 @@ impl Gateway {
                 None => Err(name.clone()),
             }
         };
-        self.policies.iter().map(seal).collect()
+        self.policies.iter().filter(|(_, name)| seen.insert(*name)).map(seal).collect()
     }
 
     /// Whether it is the first packet of its SA.

@@ -17,4 +17,5 @@ mod nat;
 mod refusals;
 mod rekey_child;
 mod rekey_ike;
+mod replacement;
 mod world;
