@@ -89,17 +89,15 @@ fn activate_child(
     Ok(policy)
 }
 
-/// The SA stops before its policy goes, for the same reason as in [`remove_child`].
+/// The policy goes first: from then on another leads its packets to a newer SA. None leaves in clear, because what is
+/// configured covers them too.
 fn retire_child(
     pair: Spi,
     policy: Option<PolicyId>,
     installer: &dyn SaInstaller,
 ) -> Result<(), InstallError> {
-    let retired = installer.retire(pair);
-    match policy {
-        Some(policy) => retired.and(installer.remove_policy(policy)),
-        None => retired,
-    }
+    let removed = policy.map_or(Ok(()), |policy| installer.remove_policy(policy));
+    installer.retire(pair).and(removed)
 }
 
 /// The SAs go before the policy, so that no packet finds neither and leaves in clear.
@@ -255,9 +253,9 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_child_stops_before_its_policy_goes() {
+    fn a_replaced_child_stops_when_its_packets_go_another_way() {
         let job = Job::RetireChild { pair: Spi::new(4711).unwrap(), policy: Some(PolicyId(7)) };
-        assert_eq!(calls(job, "").1, ["retire", "remove_policy"]);
+        assert_eq!(calls(job, "").1, ["remove_policy", "retire"]);
     }
 
     #[test]

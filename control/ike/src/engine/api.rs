@@ -76,7 +76,7 @@ pub enum Job {
         /// What to seal, and with what.
         activation: Box<Activation>,
     },
-    /// [`portcullis_ipsec::SaInstaller::retire`] of a pair that has a successor, then `remove_policy` if one is given.
+    /// `remove_policy` if one is given, then [`portcullis_ipsec::SaInstaller::retire`] of a pair that has a successor.
     /// Packets that are under way are still accepted, until [`Job::RemoveChild`].
     RetireChild {
         /// The pair.

@@ -410,12 +410,16 @@ impl Installing {
             replaces: agreed.replaces,
             successor: None,
             schedule,
+            unconfirmed: None,
         });
         base.claims.retain(|(pair, _)| *pair != agreed.pair);
         if let Some(old) = agreed.replaces.and_then(|old| base.child_mut(old))
             && agreed.standing != Standing::Redundant
         {
             old.successor = Some(agreed.pair);
+        } else {
+            // Its predecessor is gone, and whose Delete would tell that the peer is ready.
+            base.activate(cx, agreed.pair);
         }
         // What moved while the data plane was busy is moved again.
         base.move_children(cx);

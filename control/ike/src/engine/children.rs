@@ -2,6 +2,8 @@
 //! end that did not ask for it, not before the other shows that it is ready), what follows a rekeying, and what
 //! becomes of policies that several of them share.
 
+use std::time::Instant;
+
 use portcullis_ipsec::{InstallError, PolicyId, Spi, TunnelEndpoints};
 
 use super::api::{Activation, ChildSaStatus, Event, JobId, JobResult, PolicyRef};
@@ -21,6 +23,9 @@ pub(super) struct Child {
     /// Our SPI of the one that has replaced it.
     pub(super) successor: Option<Spi>,
     pub(super) schedule: Schedule,
+    /// The peer has asked for it and may not have our answer yet: until it shows that it has, or this time, it is not
+    /// rekeyed from here, because the peer would know nothing of it.
+    pub(super) unconfirmed: Option<Instant>,
 }
 
 /// Whether packets are sealed with a CHILD SA.
@@ -57,6 +62,12 @@ impl Child {
             Sealing::Activating { policy, .. } => *policy,
             Sealing::Never => None,
         }
+    }
+
+    /// When it is to be rekeyed, if ever.
+    pub(super) fn rekeying_due(&self) -> Option<Instant> {
+        let due = self.schedule.due?;
+        Some(self.unconfirmed.map_or(due, |until| due.max(until)))
     }
 
     /// The job under way for it.
@@ -107,11 +118,12 @@ impl Base {
         let child = self.take_child(cx, pair, reason)?;
         let policy = self.unless_shared(child.policy());
         cx.remove_child(self.id, pair, policy);
+        self.retire_replaced(cx, &child);
         Some(child)
     }
 
     /// Removes every child from the data plane. If the same two ends have another IKE SA, which may have the same
-    /// children, what is under way is still accepted for a while.
+    /// children, what is under way is still accepted until a while after the end of this one.
     pub(super) fn remove_children(&mut self, cx: &mut Context, reason: &str) {
         let identities = (self.local_id.clone(), self.remote_id.clone());
         let others = match identities {
@@ -119,11 +131,15 @@ impl Base {
             _ => Vec::new(),
         };
         let replaced = others.iter().any(|id| *id != self.id);
+        // What is being installed is undone when its job comes back.
+        self.claims.clear();
         while let Some(pair) = self.children.first().map(|child| child.status.spi_in) {
-            if replaced {
-                self.retire(cx, pair, reason);
-            } else {
+            if !replaced {
                 self.remove_child(cx, pair, reason);
+            } else if let Some(child) = self.take_child(cx, pair, reason) {
+                // Whichever of them goes first takes the policy along, so that it never leads nowhere.
+                cx.stop_sealing(self.id, pair, child.policy());
+                self.leaving.push(pair);
             }
         }
     }
@@ -131,8 +147,13 @@ impl Base {
     /// Ends a child that has been replaced. What the peer has sent with it is still accepted for a while; nothing is
     /// sealed with it any more, but by its successor, which it waits for.
     pub(super) fn retire_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) {
-        let successor = self.child(pair).and_then(|child| child.successor);
-        if let Some(successor) = successor {
+        let Some(child) = self.child_mut(pair) else { return };
+        if let Sealing::Activating { replaced, .. } = &mut child.sealing {
+            // First the one, then the other: the data plane takes them in any order.
+            replaced.push(pair);
+            return;
+        }
+        if let Some(successor) = child.successor {
             self.activate(cx, successor);
             if let Some(Child { sealing: Sealing::Activating { replaced, .. }, .. }) =
                 self.child_mut(successor)
@@ -150,6 +171,14 @@ impl Base {
         if let Some(child) = self.take_child(cx, pair, reason) {
             let policy = self.unless_shared(child.policy());
             cx.retire_child(self.id, pair, policy);
+            self.retire_replaced(cx, &child);
+        }
+    }
+
+    /// What waited for a child that is gone to be activated waits no longer.
+    fn retire_replaced(&mut self, cx: &mut Context, gone: &Child) {
+        if let Sealing::Activating { replaced, .. } = &gone.sealing {
+            replaced.iter().for_each(|pair| self.retire(cx, *pair, "rekeyed"));
         }
     }
 
@@ -158,7 +187,8 @@ impl Base {
         let child = self.children.remove(at);
         cx.index.forget_pair(pair);
         for other in self.children.iter_mut().filter(|other| other.successor == Some(pair)) {
-            other.successor = None;
+            // Its own, if it had one.
+            other.successor = child.successor;
         }
         cx.event(Event::ChildClosed {
             connection: cx.connection_name(self.connection),
@@ -180,9 +210,17 @@ impl Base {
     pub(super) fn activate(&mut self, cx: &mut Context, pair: Spi) {
         let id = self.id;
         let Some(child) = self.child_mut(pair) else { return };
+        child.unconfirmed = None;
+        let predecessor = child.replaces;
         if !matches!(child.sealing, Sealing::Waiting(_)) {
             return;
         }
+        let busy = |child: &Child| matches!(child.sealing, Sealing::Activating { .. });
+        if predecessor.and_then(|pair| self.child(pair)).is_some_and(busy) {
+            // It comes into use when that one is deleted.
+            return;
+        }
+        let Some(child) = self.child_mut(pair) else { return };
         let Sealing::Waiting(activation) = std::mem::replace(&mut child.sealing, Sealing::Never) else {
             return;
         };

@@ -194,9 +194,19 @@ impl Context {
         self.start_leaving(owner, leaves, Job::ActivateChild { pair, activation })
     }
 
-    /// Stops sealing with a CHILD SA; it is removed later.
+    /// Stops sealing with a CHILD SA; it is removed after a while.
     pub(super) fn retire_child(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
+        self.stop_sealing(owner, pair, policy);
+        self.bury(owner, pair);
+    }
+
+    /// Stops sealing with a CHILD SA.
+    pub(super) fn stop_sealing(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
         self.start(owner, Job::RetireChild { pair, policy });
+    }
+
+    /// Removes a CHILD SA that is retired, after a while.
+    pub(super) fn bury(&mut self, owner: IkeSaId, pair: Spi) {
         self.effects.push_back(Effect::Retired { owner, pair });
     }
 
@@ -231,16 +241,14 @@ impl Context {
 
     /// Undoes what a job did for an IKE SA or an exchange that is no longer there.
     pub(super) fn discard(&mut self, owner: IkeSaId, leaves: Leaves, result: JobResult) {
-        let new = |policy: PolicyId| leaves.new_policy.then_some(policy);
         match (result, leaves.pair) {
             (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
-            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => {
-                self.remove_child(owner, pair, policy.and_then(new));
-            }
+            // The IKE SA has ended, and with it everything that could share the policy.
+            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => self.remove_child(owner, pair, policy),
             (JobResult::ChildInstalled(Err(_)), Some(pair)) => self.remove_child(owner, pair, None),
-            // The pair itself was removed when the CHILD SA ended; to remove it again does no harm.
-            (JobResult::ChildActivated(Ok(policy)), Some(pair)) => {
-                self.remove_child(owner, pair, new(policy));
+            // The pair has gone, or goes, with the CHILD SA; a policy of its own is known only now.
+            (JobResult::ChildActivated(Ok(policy)), Some(pair)) if leaves.new_policy => {
+                self.retire_child(owner, pair, Some(policy));
             }
             _ => {}
         }

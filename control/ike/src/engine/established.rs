@@ -37,6 +37,9 @@ pub(super) struct Established {
     pub(super) hold_until: Option<Instant>,
     /// Since when the peer has answered TEMPORARY_FAILURE and nothing else.
     pub(super) peer_is_busy_since: Option<Instant>,
+    /// The child that the peer has given us last, until it asks for something itself: if that is the same child, the
+    /// requests have crossed.
+    pub(super) just_made: Option<usize>,
     /// When the peer last showed that it lives.
     heard: Instant,
     liveness: Liveness,
@@ -103,6 +106,7 @@ impl Established {
             schedule: Schedule::of_ike(cx, now, &lifetime),
             hold_until: None,
             peer_is_busy_since: None,
+            just_made: None,
             heard: now,
             liveness: Liveness::Quiet,
             next_keepalive: None,
@@ -171,13 +175,21 @@ impl Established {
         matches!(self.ours, Ours::Creating(_) | Ours::Installing(..) | Ours::Deleting(_))
     }
 
-    /// Whether a CHILD SA may get a successor: it has none, nor does the peer make one, and it is not being deleted.
+    /// Whether there is a child, or the peer is making it.
+    pub(super) fn peer_makes(&self, base: &Base, child: usize) -> bool {
+        let theirs = matches!(&self.theirs, Some(Theirs::Child(theirs)) if theirs.child() == child);
+        theirs || base.children.iter().any(|up| up.config == child)
+    }
+
+    /// Whether we may ask for a successor of a CHILD SA: it is in use, has none, nor does the peer make one, and it is not being deleted.
     pub(super) fn may_rekey(&self, base: &Base, child: &Child) -> bool {
         let theirs = match &self.theirs {
             Some(Theirs::Child(theirs)) => theirs.replaces(),
             _ => None,
         };
-        theirs != Some(child.status.spi_in) && self.may_be_rekeyed(base, child)
+        theirs != Some(child.status.spi_in)
+            && matches!(child.sealing, Sealing::Active(_))
+            && self.may_be_rekeyed(base, child)
     }
 
     /// Whether the peer may rekey a CHILD SA.
@@ -185,11 +197,30 @@ impl Established {
         child.successor.is_none()
             && !self.doomed(base).any(|doomed| doomed.pair == child.status.spi_in)
             && !matches!(child.sealing, Sealing::Never)
+            && !matches!(&self.ours, Ours::Installing(_, purpose) if purpose.old() == Some(child.status.spi_in))
+    }
+
+    /// Whether the peer's wish for a child has crossed ours, which is met: it will find its own met too.
+    pub(super) fn has_just_made(&self, child: usize) -> bool {
+        let installing = match &self.ours {
+            Ours::Installing(installing, Purpose::Goal) => Some(installing.agreed.child),
+            _ => None,
+        };
+        self.just_made == Some(child) || installing == Some(child)
     }
 
     /// Whether the half that the peer receives on is about to be deleted by us, though it is gone here.
     pub(super) fn deletes_half(&self, base: &Base, spi: Spi) -> bool {
         self.doomed(base).any(|doomed| doomed.peer == Some(spi))
+    }
+
+    /// Whether the half that the peer receives on is being installed here.
+    pub(super) fn makes_half(&self, spi: Spi) -> bool {
+        match &self.ours {
+            Ours::Creating(creating) => creating.makes_half(spi),
+            Ours::Installing(installing, _) => installing.agreed.peer == spi,
+            _ => false,
+        }
     }
 
     fn doomed<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a Doomed> {
@@ -261,6 +292,10 @@ impl Established {
         if !matches!(incoming, Incoming::Nothing) {
             self.alive(now);
         }
+        if matches!(incoming, Incoming::Request(..) | Incoming::BadRequest(..)) {
+            // Its window is one: it has our answer to the last.
+            base.children.iter_mut().for_each(|child| child.unconfirmed = None);
+        }
         match incoming {
             Incoming::Request(ExchangeType::CreateChildSa, payloads) => {
                 if rekey_ike::is_about_ike(&payloads) {
@@ -268,6 +303,7 @@ impl Established {
                 } else {
                     Answering::begin(cx, base, &mut self, &payloads);
                 }
+                self.just_made = None;
             }
             Incoming::Request(ExchangeType::Informational, payloads) => {
                 return self.handle_informational(cx, base, now, &payloads);
@@ -391,6 +427,7 @@ impl Established {
             JobResult::ChildInstalled(Ok(policy)) => {
                 let (old, peer) = (installing.agreed.replaces, installing.agreed.peer);
                 let redundant = installing.agreed.standing == Standing::Redundant;
+                self.just_made = old.is_none().then_some(installing.agreed.child);
                 let unwanted = match &purpose {
                     Purpose::Goal => base.goal.as_ref().is_some_and(|goal| goal.unwanted),
                     Purpose::Rekey(rekey) => rekey.unwanted,
@@ -518,7 +555,7 @@ impl Established {
             return None;
         }
         let children = base.children.iter().filter(|child| self.may_rekey(base, child));
-        let children = children.filter_map(|child| child.schedule.due);
+        let children = children.filter_map(Child::rekeying_due);
         let held = self.hold_until.filter(|_| !base.goals.is_empty());
         let own = [self.rekeying_due(base), reauthentication_due(base), held];
         own.into_iter().flatten().chain(children).min()
@@ -608,10 +645,9 @@ impl Established {
             if let Some(rekeying) = Rekeying::begin(cx, base) {
                 self.ours = Ours::RekeyingIke(rekeying);
             }
-        } else if !held && let Some(goal) = base.goals.pop_front() {
+        } else if !held && self.next_goal(cx, base) {
             self.hold_until = None;
             self.ours = Ours::Creating(Creating::begin(cx, base, Purpose::Goal));
-            base.goal = Some(goal);
         } else if let Some(old) = self.child_due(base, now) {
             self.ours = Ours::Creating(Creating::begin(cx, base, Purpose::rekey(old)));
         } else if matches!(self.liveness, Liveness::Suspect) {
@@ -624,10 +660,27 @@ impl Established {
         Ok(State::Established(self))
     }
 
+    /// Takes the next goal in hand that the peer has not met, and does not meet just now.
+    fn next_goal(&self, cx: &mut Context, base: &mut Base) -> bool {
+        let theirs = match &self.theirs {
+            Some(Theirs::Child(theirs)) => Some(theirs.child()),
+            _ => None,
+        };
+        while base.goals.front().is_some_and(|goal| Some(goal.child) != theirs) {
+            base.goal = base.goals.pop_front();
+            if !base.goal_is_met() {
+                return true;
+            }
+            base.finish_goal(cx, Ok(()));
+        }
+        false
+    }
+
     /// A CHILD SA that is to be rekeyed now.
     fn child_due(&self, base: &Base, now: Instant) -> Option<Spi> {
         let mut children = base.children.iter();
-        let due = children.find(|child| child.schedule.is_due(now) && self.may_rekey(base, child));
+        let is_due = |child: &&Child| child.rekeying_due().is_some_and(|due| due <= now);
+        let due = children.find(|child| is_due(child) && self.may_rekey(base, child));
         due.map(|child| child.status.spi_in)
     }
 
@@ -648,6 +701,11 @@ impl Established {
             && purpose.old().and_then(|old| base.child(old)).is_some_and(|old| old.config == child)
         {
             purpose.terminate();
+        }
+        if let Some(Theirs::Child(theirs)) = &mut self.theirs
+            && theirs.child() == child
+        {
+            theirs.terminate();
         }
         let pairs: Vec<Spi> = base
             .children

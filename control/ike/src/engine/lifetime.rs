@@ -51,10 +51,6 @@ impl Schedule {
         Self { due: after(now, time.saturating_sub(part(cx, lifetime.rand_time)), used), end, refusals: 0 }
     }
 
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.due.is_some_and(|due| due <= now)
-    }
-
     pub(super) fn has_ended(&self, now: Instant) -> bool {
         self.end.is_some_and(|end| end <= now)
     }

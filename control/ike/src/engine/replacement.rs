@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::api::*;
+use super::context::Context;
 use super::index::Identities;
+use super::rekey_ike::patience;
 use super::sa::{Base, Closed, Estate, Goal};
 use crate::config::Unique;
 
@@ -58,7 +60,7 @@ impl Engine {
             if !in_use {
                 continue;
             }
-            if old.base.remote.ip() == remote && cross(&sa.base, &old.base) {
+            if old.base.remote.ip() == remote && cross(&self.cx, &sa.base, &old.base) {
                 let (stays, goes) = match sa.base.lowest_nonce > old.base.lowest_nonce {
                     true => (new, other),
                     false => (other, new),
@@ -114,10 +116,11 @@ impl Engine {
             wanted.into_iter().map(|child| Goal { child, flow: None, commands: Vec::new(), unwanted: false });
         let Some(first) = goals.next() else {
             // Nothing would be lost, and nothing is to be brought up.
-            return self.step(now, old, |state, _, base| {
+            self.step(now, old, |state, _, base| {
                 base.doomed = true;
                 Ok(state)
             });
+            return self.nudge(now, old);
         };
         let Some(new) = self.begin_ike_sa(now, connection, first) else { return };
         if let Some(sa) = self.sas.get_mut(&new) {
@@ -168,7 +171,12 @@ impl Engine {
     /// The IKE SAs that wait for `new` to replace them.
     fn replaced_by(&self, new: IkeSaId) -> Vec<IkeSaId> {
         let Some(connection) = self.sas.get(&new).map(|sa| sa.base.connection) else { return Vec::new() };
-        let waits = |id: &IkeSaId| self.sas.get(id).is_some_and(|sa| sa.base.replaced_by == Some(new));
+        // What the peer is about to delete is left to it: it may not have our answer to its rekeying yet.
+        let waits = |id: &IkeSaId| {
+            self.sas
+                .get(id)
+                .is_some_and(|sa| sa.base.replaced_by == Some(new) && sa.base.superseded.is_none())
+        };
         self.cx.index.of_connection(connection).into_iter().filter(waits).collect()
     }
 
@@ -205,8 +213,9 @@ impl Base {
     }
 }
 
-/// Whether two IKE SAs were initiated by either end, before that end knew of the other's.
-fn cross(a: &Base, b: &Base) -> bool {
-    let before = |a: &Base, b: &Base| b.established.is_some_and(|established| a.created < established);
-    a.original_initiator != b.original_initiator && before(a, b) && before(b, a)
+/// Whether two IKE SAs were initiated by either end, perhaps before it knew of the other's: a request may be under way
+/// for as long as it is repeated.
+fn cross(cx: &Context, a: &Base, b: &Base) -> bool {
+    let apart = a.created.max(b.created) - a.created.min(b.created);
+    a.original_initiator != b.original_initiator && apart <= patience(&cx.config.retransmission)
 }

@@ -117,6 +117,8 @@ pub(super) struct Base {
     /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
     pub(super) authentication: Schedule,
     pub(super) children: Vec<Child>,
+    /// CHILD SAs that the peer may still send on until it has answered our Delete of the IKE SA.
+    pub(super) leaving: Vec<Spi>,
     /// Policies that CHILD SAs which are being installed will have, by our SPI.
     pub(super) claims: Vec<(Spi, PolicyId)>,
     /// Our halves of CHILD SAs that are gone here, or replaced, and to be deleted at the peer.
@@ -176,6 +178,7 @@ impl Base {
             established: None,
             authentication: Schedule::default(),
             children: Vec::new(),
+            leaving: Vec::new(),
             claims: Vec::new(),
             deletes: Vec::new(),
             reserved: Vec::new(),
@@ -235,6 +238,13 @@ impl Base {
         }
     }
 
+    /// Whether the peer has brought up the child that is the goal in hand.
+    pub(super) fn goal_is_met(&self) -> bool {
+        self.goal.as_ref().is_some_and(|goal| {
+            goal.flow.is_none() && self.children.iter().any(|child| child.config == goal.child)
+        })
+    }
+
     /// Ends the goal in hand, successfully or not.
     pub(super) fn finish_goal(&mut self, cx: &mut Context, result: Result<(), Failure>) {
         let Some(goal) = self.goal.take() else { return };
@@ -269,9 +279,10 @@ impl Base {
 
     /// Removes everything that this SA has in the data plane and answers everybody who waits for it.
     pub(super) fn close(&mut self, cx: &mut Context, closed: &Closed) {
-        // What is being installed is undone when its job comes back.
-        self.claims.clear();
         self.remove_children(cx, &closed.reason);
+        for pair in std::mem::take(&mut self.leaving) {
+            cx.bury(self.id, pair);
+        }
         for spi in std::mem::take(&mut self.reserved) {
             cx.remove_child(self.id, spi, None);
         }

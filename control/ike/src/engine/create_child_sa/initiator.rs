@@ -31,15 +31,13 @@ pub(in crate::engine) enum Purpose {
 pub(in crate::engine) struct Rekey {
     /// Our SPI of it.
     pub(in crate::engine) old: Spi,
-    /// The nonces of the peer's own exchange to the same end.
-    rival: Option<Lowest>,
     /// The child was terminated meanwhile: the successor is deleted as soon as it is up.
     pub(in crate::engine) unwanted: bool,
 }
 
 impl Purpose {
     pub(in crate::engine) fn rekey(old: Spi) -> Self {
-        Self::Rekey(Rekey { old, rival: None, unwanted: false })
+        Self::Rekey(Rekey { old, unwanted: false })
     }
 
     /// The CHILD SA that is to be replaced.
@@ -64,6 +62,8 @@ pub(in crate::engine) struct Creating {
     pub(in crate::engine) purpose: Purpose,
     /// What the peer has deleted that we do not know: perhaps what its delayed response is about.
     deleted: Vec<Spi>,
+    /// The nonces of the peer's own exchange to the same end.
+    rival: Option<Lowest>,
     step: Step,
 }
 
@@ -92,7 +92,7 @@ impl Creating {
     /// Begins. A child that is about to become [`Base::goal`] is [`Purpose::Goal`].
     pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, purpose: Purpose) -> Self {
         let step = Step::AllocatingSpi { job: cx.allocate_spi(base.id) };
-        Self { purpose, deleted: Vec::new(), step }
+        Self { purpose, deleted: Vec::new(), rival: None, step }
     }
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
@@ -104,6 +104,11 @@ impl Creating {
         }
     }
 
+    /// Whether that half of the peer's is what both have agreed on.
+    pub(in crate::engine) fn makes_half(&self, spi: Spi) -> bool {
+        matches!(&self.step, Step::DerivingKe { agreed, .. } if agreed.peer == spi)
+    }
+
     /// The peer has deleted something that we do not know.
     pub(in crate::engine) fn peer_deletes(&mut self, spi: Spi) {
         if self.deleted.len() < MOST_DELETED {
@@ -111,14 +116,19 @@ impl Creating {
         }
     }
 
-    /// The peer rekeys the same CHILD SA, with these nonces. Nothing crosses if our request has not left yet: then it
-    /// never does.
-    pub(in crate::engine) fn crosses(&mut self, old: Spi, theirs: Lowest) {
-        if let (Purpose::Rekey(rekey), Step::AwaitingResponse(_) | Step::DerivingKe { .. }) =
-            (&mut self.purpose, &self.step)
-            && rekey.old == old
-        {
-            rekey.rival = Some(theirs);
+    /// The peer rekeys the same CHILD SA, or asks for the same child, with these nonces. No rekeying crosses if our
+    /// request has not left yet: then it never does.
+    pub(in crate::engine) fn crosses(&mut self, base: &Base, old: Option<Spi>, child: usize, theirs: Lowest) {
+        let has_left = matches!(self.step, Step::AwaitingResponse(_) | Step::DerivingKe { .. });
+        let same = match &self.purpose {
+            Purpose::Goal => {
+                let goal = base.goal.as_ref().filter(|goal| goal.flow.is_none());
+                old.is_none() && goal.is_some_and(|goal| goal.child == child)
+            }
+            Purpose::Rekey(rekey) => has_left && old == Some(rekey.old),
+        };
+        if same {
+            self.rival = Some(theirs);
         }
     }
 
@@ -134,9 +144,11 @@ impl Creating {
         match (self.step, done.result) {
             (Step::AllocatingSpi { .. }, JobResult::SpiAllocated(Ok(spi))) => {
                 base.reserved.push(spi);
-                match first_method(cx, base, &self.purpose) {
-                    Some(method) => generate(cx, base, established, self.purpose, spi, method, Vec::new()),
-                    None => request(cx, base, now, established, self.purpose, spi, None, Vec::new()),
+                let method = first_method(cx, base, &self.purpose);
+                let what = (self.purpose, self.rival);
+                match method {
+                    Some(method) => generate(cx, base, established, what, spi, method, Vec::new()),
+                    None => request(cx, base, now, established, what, spi, None, Vec::new()),
                 }
             }
             (Step::AllocatingSpi { .. }, JobResult::SpiAllocated(Err(error))) => {
@@ -146,7 +158,8 @@ impl Creating {
             }
             (Step::GeneratingKe { spi, method, tried, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
                 let ke = Some((method, secret, public));
-                request(cx, base, now, established, self.purpose, spi, ke, tried);
+                let what = (self.purpose, self.rival);
+                request(cx, base, now, established, what, spi, ke, tried);
             }
             (Step::GeneratingKe { spi, .. }, JobResult::KeGenerated(Err(error))) => {
                 let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: false };
@@ -155,7 +168,17 @@ impl Creating {
             (Step::DerivingKe { agreed, nonce_i, nonce_r, .. }, JobResult::KeDerived(Ok(shared))) => {
                 let deleted = self.deleted.contains(&agreed.peer);
                 let (shared, nonces) = (Some(&shared), (&*nonce_i, &*nonce_r));
-                conclude(cx, base, now, established, self.purpose, agreed, shared, nonces, deleted);
+                conclude(
+                    cx,
+                    base,
+                    now,
+                    established,
+                    (self.purpose, self.rival),
+                    agreed,
+                    shared,
+                    nonces,
+                    deleted,
+                );
             }
             (Step::DerivingKe { agreed, .. }, JobResult::KeDerived(Err(error))) => {
                 let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: true };
@@ -184,7 +207,8 @@ impl Creating {
         };
         let spi = state.offer.spi;
         if let Some(method) = state.other_group(cx, base, payloads) {
-            return generate(cx, base, established, self.purpose, spi, method, state.tried);
+            let what = (self.purpose, None);
+            return generate(cx, base, established, what, spi, method, state.tried);
         }
         if let Some(error) = refusal_of_the_moment(payloads) {
             base.release(cx, spi);
@@ -215,7 +239,17 @@ impl Creating {
             _ => {
                 let deleted = self.deleted.contains(&agreed.peer);
                 let nonces = (&*nonce_i, &*nonce_r);
-                conclude(cx, base, now, established, self.purpose, agreed, None, nonces, deleted);
+                conclude(
+                    cx,
+                    base,
+                    now,
+                    established,
+                    (self.purpose, self.rival),
+                    agreed,
+                    None,
+                    nonces,
+                    deleted,
+                );
             }
         }
     }
@@ -250,7 +284,7 @@ fn generate(
     cx: &mut Context,
     base: &Base,
     established: &mut Established,
-    purpose: Purpose,
+    (purpose, rival): (Purpose, Option<Lowest>),
     spi: Spi,
     method: KeMethod,
     mut tried: Vec<KeMethod>,
@@ -258,7 +292,7 @@ fn generate(
     tried.push(method);
     let job = cx.generate_ke(base.id, method);
     let step = Step::GeneratingKe { job, spi, method, tried };
-    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), step });
+    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
 }
 
 #[expect(clippy::too_many_arguments, reason = "an exchange's whole state")]
@@ -267,12 +301,17 @@ fn request(
     base: &mut Base,
     now: Instant,
     established: &mut Established,
-    purpose: Purpose,
+    (purpose, rival): (Purpose, Option<Lowest>),
     spi: Spi,
     ke: Option<(KeMethod, KeSecret, Vec<u8>)>,
     tried: Vec<KeMethod>,
 ) {
     let offer = match &purpose {
+        Purpose::Goal if base.goal_is_met() => {
+            base.release(cx, spi);
+            established.ours = Ours::Idle;
+            return base.finish_goal(cx, Ok(()));
+        }
         Purpose::Goal => base.goal.as_ref().and_then(|goal| Offer::new(cx, base, goal, spi, true)),
         // Not if the peer has rekeyed or deleted it while our jobs were under way.
         Purpose::Rekey(rekey) => base
@@ -307,7 +346,7 @@ fn request(
     payloads.extend(offer.selector_payloads());
     established.channel.request(cx, base, now, ExchangeType::CreateChildSa, payloads);
     let step = Step::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried });
-    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), step });
+    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
 }
 
 /// Both ends have agreed, and there are keys. `deleted`: the peer has thought better of it already.
@@ -317,7 +356,7 @@ fn conclude(
     base: &mut Base,
     now: Instant,
     established: &mut Established,
-    purpose: Purpose,
+    (purpose, rival): (Purpose, Option<Lowest>),
     mut agreed: Agreed,
     shared: Option<&SharedSecret>,
     (nonce_i, nonce_r): (&[u8], &[u8]),
@@ -327,11 +366,12 @@ fn conclude(
         base.release(cx, agreed.pair);
         return established.deleted_at_once(cx, base, purpose);
     }
-    if let Purpose::Rekey(Rekey { old, rival: Some(rival), .. }) = &purpose {
-        if Lowest::of(nonce_i, nonce_r).prevails_over(rival) {
-            established.peers_successor_is_redundant(base, *old);
-        } else {
+    let there = purpose.old().is_some() || established.peer_makes(base, agreed.child);
+    if let Some(rival) = rival.filter(|_| there) {
+        if !Lowest::of(nonce_i, nonce_r).prevails_over(&rival) {
             agreed.standing = Standing::Redundant;
+        } else if let Some(old) = purpose.old() {
+            established.peers_successor_is_redundant(base, old);
         }
     }
     let keymat = child::keymat(&established.channel, shared, nonce_i, nonce_r, &agreed);

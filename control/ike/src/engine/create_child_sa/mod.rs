@@ -10,6 +10,7 @@
 //! | here            | the peer asks to | is answered                                                   |
 //! |-----------------|------------------|---------------------------------------------------------------|
 //! | rekeys the same | rekey            | as usual; of the two successors the lowest nonce's creator deletes his ([`collision`]) |
+//! | creates one     | create the same | as usual; likewise the lowest nonce's creator deletes his     |
 //! | rekeys the same | delete           | as usual; our request fails, or makes a new child             |
 //! | deletes it      | rekey            | TEMPORARY_FAILURE                                             |
 //! | deletes it      | delete           | without a Delete of our own                                   |

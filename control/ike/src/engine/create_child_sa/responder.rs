@@ -11,9 +11,11 @@ use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{Event, Failure, JobId, JobResult};
 use crate::engine::channel::Channel;
 use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing, Standing};
+use crate::engine::children::Doomed;
 use crate::engine::context::Context;
 use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::ike_sa_init::{notification, notifications};
+use crate::engine::rekey_ike::patience;
 use crate::engine::sa::{Base, Done};
 use crate::message::{Notify, Payload, Protocol, notify};
 
@@ -34,6 +36,8 @@ pub(in crate::engine) struct Answering {
     replaces: Option<Spi>,
     /// Our own exchange to the same end has prevailed over it.
     redundant: bool,
+    /// The child was terminated meanwhile: it is deleted as soon as the request is answered.
+    unwanted: bool,
     step: Step,
 }
 
@@ -69,6 +73,7 @@ impl Answering {
                     shared: None,
                     replaces: None,
                     redundant: false,
+                    unwanted: false,
                     step,
                 })
             }
@@ -90,8 +95,9 @@ impl Answering {
     ) {
         match Self::judge(cx, base, established, payloads) {
             Ok(answering) => {
-                if let (Some(old), Ours::Creating(creating)) = (answering.replaces, &mut established.ours) {
-                    creating.crosses(old, Lowest::of(&answering.nonce_i, &answering.nonce_r));
+                if let Ours::Creating(creating) = &mut established.ours {
+                    let nonces = Lowest::of(&answering.nonce_i, &answering.nonce_r);
+                    creating.crosses(base, answering.replaces, answering.choice.child, nonces);
                 }
                 established.theirs = Some(Theirs::Child(Box::new(answering)));
             }
@@ -119,6 +125,9 @@ impl Answering {
         let replaces = rekeyed_child(base, established, payloads)?;
         let choice = child::choose(cx, base, &found, true)
             .map_err(|(notify_type, failure)| Refused::with(notify_type, Vec::new(), Some(failure)))?;
+        if replaces.is_none() && established.has_just_made(choice.child) {
+            return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
+        }
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
@@ -140,13 +149,24 @@ impl Answering {
             shared: None,
             replaces,
             redundant: false,
+            unwanted: false,
             step,
         })
+    }
+
+    /// The child that is asked for.
+    pub(in crate::engine) fn child(&self) -> usize {
+        self.choice.child
     }
 
     /// Our SPI of the CHILD SA that is to have a successor.
     pub(in crate::engine) fn replaces(&self) -> Option<Spi> {
         self.replaces
+    }
+
+    /// The child was terminated.
+    pub(in crate::engine) fn terminate(&mut self) {
+        self.unwanted = true;
     }
 
     /// Our own exchange to the same end has prevailed.
@@ -242,8 +262,18 @@ impl Answering {
                 }
                 answer.extend(self.ke);
                 answer.extend([ts_i, ts_r]);
+                let pair = installing.agreed.pair;
                 installing.complete(cx, base, now, policy);
+                // Before it has the answer to IKE_AUTH the peer reads nothing else.
+                if let Some(child) = base.child_mut(pair).filter(|_| !self.first) {
+                    child.unconfirmed = Some(now + patience(&cx.config.retransmission));
+                }
                 channel.respond(cx, base, answer);
+                if self.unwanted
+                    && let Some(child) = base.remove_child(cx, pair, "terminated")
+                {
+                    base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
+                }
                 None
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Err(error))) => {
@@ -275,7 +305,9 @@ fn rekeyed_child(
             true => Ok(Some(child.status.spi_in)),
             false => temporary(),
         },
-        Some((spi, None)) if established.deletes_half(base, spi) => temporary(),
+        Some((spi, None)) if established.deletes_half(base, spi) || established.makes_half(spi) => {
+            temporary()
+        }
         _ => {
             let (spi, notify_type) = (rekey.spi.clone(), notify::CHILD_SA_NOT_FOUND);
             let notify = Notify { protocol: Protocol::Esp, spi, notify_type, data: Vec::new() };

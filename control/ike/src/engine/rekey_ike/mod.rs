@@ -34,7 +34,7 @@ pub(super) fn is_about_ike(payloads: &[Payload]) -> bool {
 }
 
 /// As long as a peer with our settings might still repeat a request: what answers it must not go before.
-fn patience(retransmission: &Retransmission) -> Duration {
+pub(super) fn patience(retransmission: &Retransmission) -> Duration {
     let tries = i32::try_from(retransmission.tries).unwrap_or(i32::MAX);
     let sum: f64 = (0..=tries.min(100)).map(|n| retransmission.base.powi(n)).sum();
     Duration::try_from_secs_f64(retransmission.timeout.as_secs_f64() * sum)

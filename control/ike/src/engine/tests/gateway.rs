@@ -169,21 +169,21 @@ impl Gateway {
     }
 
     fn retire(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
-        self.remove_policy(policy)?;
+        let removed = self.remove_policy(policy);
         self.current.retain(|_, pair| *pair != spi);
         self.installed.get_mut(&spi).ok_or(InstallError::UnknownSpi { spi })?.retired = true;
-        Ok(())
+        removed
     }
 
     fn remove(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
-        self.remove_policy(policy)?;
+        let removed = self.remove_policy(policy);
         self.current.retain(|_, pair| *pair != spi);
         let reserved = self.reserved.len();
         self.reserved.retain(|reserved| *reserved != spi);
         if self.installed.remove(&spi).is_none() && self.reserved.len() == reserved {
             return Err(InstallError::UnknownSpi { spi });
         }
-        Ok(())
+        removed
     }
 
     fn remove_policy(&mut self, policy: Option<PolicyId>) -> Result<(), InstallError> {

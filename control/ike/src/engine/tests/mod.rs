@@ -18,4 +18,5 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod storm;
 mod world;

@@ -82,6 +82,8 @@ pub(super) struct World {
     traffic: Option<Traffic>,
     /// What became of packets that somebody did not have the SA for.
     pub(super) lost: Vec<String>,
+    /// What happened, for people.
+    log: Vec<String>,
     /// Everything that was ever sent, by whom.
     pub(super) sent: Vec<(usize, Datagram)>,
     /// Milliseconds that a job takes, at most.
@@ -172,6 +174,7 @@ impl World {
             esp: Vec::new(),
             traffic: None,
             lost: Vec::new(),
+            log: Vec::new(),
             sent: Vec::new(),
             job_delay: 5,
             weather: Weather { delay: 5, ..Weather::default() },
@@ -195,6 +198,10 @@ impl World {
         let at = &mut self.ends[end];
         let id = CommandId(at.next_command);
         at.next_command += 1;
+        if !matches!(command, Command::FirstPacket { .. }) {
+            self.note(end, format!("command {}: {command:?}", id.0));
+        }
+        let at = &mut self.ends[end];
         at.engine.handle_command(now, id, command);
         self.collect(end);
         id
@@ -225,12 +232,14 @@ impl World {
                 let before = self.ends[end].done.insert(*command, result.clone());
                 assert!(before.is_none(), "a command ended twice");
             }
+            self.note_event(end, &event);
             self.ends[end].events.push(event);
         }
         while let Some(datagram) = self.ends[end].engine.poll_transmit() {
             if self.ends[end].dead {
                 continue;
             }
+            self.note_sent(end, &datagram);
             self.sent.push((end, datagram.clone()));
             let datagram = match &mut self.meddle {
                 Some(meddle) => meddle(end, datagram),
@@ -290,6 +299,7 @@ impl World {
             for end in [A, B] {
                 if let Some(at) = self.ends[end].jobs.iter().position(|(at, ..)| *at == next) {
                     let (_, id, job) = self.ends[end].jobs.swap_remove(at);
+                    self.note_job(end, &job);
                     let result = self.ends[end].gateway.run(job);
                     self.ends[end].engine.handle_job(self.now, id, result);
                     self.collect(end);
@@ -390,9 +400,85 @@ impl World {
         self
     }
 
+    /// What happened, and what there is now.
     pub(super) fn report(&self) -> String {
-        let events = |end: &End| end.events.iter().map(|event| format!("  {event:?}\n")).collect::<String>();
-        format!("A:\n{}B:\n{}", events(&self.ends[A]), events(&self.ends[B]))
+        let mut report = self.log.join("\n");
+        for (end, name) in self.ends.iter().zip(["A", "B"]) {
+            for sa in end.engine.sas.values() {
+                let IkeSa { base, state, .. } = sa;
+                let children: Vec<_> = base
+                    .children
+                    .iter()
+                    .map(|child| (child.status.spi_in, child.status.spi_out, child.successor, &child.sealing))
+                    .collect();
+                report += &format!(
+                    "\n{name} {:?} {:?} superseded {:?} doomed {} deletes {:?} {children:?}",
+                    base.id,
+                    state.public(),
+                    base.superseded.map(|at| at - self.start),
+                    base.doomed,
+                    base.deletes,
+                );
+            }
+            let gateway = &end.gateway;
+            report += &format!("\n{name} installed {:?} {:?}", gateway.in_use(), gateway.current);
+        }
+        report
+    }
+
+    fn note(&mut self, end: usize, what: String) {
+        let at = self.now - self.start;
+        self.log.push(format!("{:>9.3} {} {what}", at.as_secs_f64(), ["A", "B"][end]));
+    }
+
+    fn note_event(&mut self, end: usize, event: &Event) {
+        let what = match event {
+            Event::CommandDone { command, result } => {
+                format!("command {} ended: {:?}", command.0, result.as_ref().map_err(|failure| failure.code))
+            }
+            Event::IkeEstablished { ike } => format!("IKE SA {} established", ike.id.0),
+            Event::IkeRekeyed { ike, replaced } => format!("IKE SA {} in place of {}", ike.id.0, replaced.0),
+            Event::IkeClosed { ike, reason, .. } => format!("IKE SA {} closed: {reason}", ike.0),
+            Event::ChildEstablished { child, .. } => {
+                format!("{} {} established", child.spi_in, child.spi_out)
+            }
+            Event::ChildRekeyed { child, replaced, .. } => {
+                format!("{} {} in place of {replaced}", child.spi_in, child.spi_out)
+            }
+            Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
+            Event::Failed(failure) => format!("{}: {}", failure.code, failure.explanation),
+            Event::Rejected { label, .. } => format!("rejected: {label}"),
+        };
+        self.note(end, what);
+    }
+
+    fn note_job(&mut self, end: usize, job: &Job) {
+        let what = match job {
+            Job::InstallChild(install) => match &install.activation {
+                Some(activation) => {
+                    format!("installs {} for {}", install.pair, policy_name(&activation.policy))
+                }
+                None => format!("installs {}", install.pair),
+            },
+            Job::ActivateChild { pair, activation } => {
+                format!("activates {pair} for {}", policy_name(&activation.policy))
+            }
+            Job::RetireChild { pair, policy } => format!("retires {pair} with {policy:?}"),
+            Job::RemoveChild { pair, policy } => format!("removes {pair} with {policy:?}"),
+            _ => return,
+        };
+        self.note(end, what);
+    }
+
+    fn note_sent(&mut self, end: usize, datagram: &Datagram) {
+        let DatagramPayload::Ike(octets) = &datagram.payload else { return };
+        let Ok((header, ..)) = Header::parse(octets) else { return };
+        let kind = if header.response { "answers" } else { "asks" };
+        let [first, second, ..] = header.spi_i;
+        self.note(
+            end,
+            format!("{kind} {:?} {} of {first:02x}{second:02x}", header.exchange, header.message_id),
+        );
     }
 
     /// What both ends must agree on: the same IKE SAs with the same children, with the same keys; and in each data plane
@@ -459,5 +545,12 @@ impl World {
             _ => None,
         };
         self.sent.iter().filter_map(ike).collect()
+    }
+}
+
+fn policy_name(policy: &PolicyRef) -> String {
+    match policy {
+        PolicyRef::New(_) => "a new policy".to_owned(),
+        PolicyRef::Installed(id) => format!("{id:?}"),
     }
 }
