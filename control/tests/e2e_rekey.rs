@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use portcullis_lab::{
-    Capture, ChildSa, Class, Gateway, GatewayConfig, IkeSa, Ping, Pings, Result, SiteConfig, Sites,
+    Capture, ChildSa, Class, Gateway, GatewayConfig, IkeSa, LabError, Ping, Pings, Result, SiteConfig, Sites,
     StrongSwan,
 };
 
@@ -45,31 +45,36 @@ impl Tunnel {
 
     /// What there is: one IKE SA with one CHILD SA.
     fn only(&self) -> Result<(IkeSa, ChildSa)> {
-        let [ike] = self.gateway.sas()?.try_into().expect("one IKE SA");
-        let [child] = ike.children.clone().try_into().expect("one CHILD SA");
-        Ok((ike, child))
+        let sas = self.gateway.sas()?;
+        if let [ike] = sas.as_slice()
+            && let [child] = ike.children.as_slice()
+        {
+            return Ok((ike.clone(), child.clone()));
+        }
+        let reason = "not one IKE SA with one CHILD SA".into();
+        Err(LabError::Answer { tool: "portcullis sas", reason, answer: format!("{sas:?}") })
     }
 
     /// Waits until the CHILD SA is another one and the old one is gone at both ends.
     fn child_is_replaced(&self, old: &ChildSa) -> Result<ChildSa> {
-        let children = self.gateway.wait_children("another CHILD SA", SOON, |children| match children {
+        self.gateway.wait_children("another CHILD SA", SOON, |children| match children {
             [child] => child.spi_in != old.spi_in,
             _ => false,
         })?;
         self.packets_pass()?;
-        Ok(children[0].clone())
+        self.only().map(|(_, child)| child)
     }
 
     /// Waits until the IKE SA is another one and the old one is gone.
     fn ike_is_replaced(&self, old: &IkeSa) -> Result<IkeSa> {
-        let sas = self.gateway.wait_sas("another IKE SA", SOON, |sas| match sas {
+        self.gateway.wait_sas("another IKE SA", SOON, |sas| match sas {
             [sa] => {
                 sa.initiator_spi != old.initiator_spi && sa.state == "ESTABLISHED" && sa.children.len() == 1
             }
             _ => false,
         })?;
         self.packets_pass()?;
-        Ok(sas[0].clone())
+        self.only().map(|(ike, _)| ike)
     }
 
     /// Every packet was answered, and none left in clear.

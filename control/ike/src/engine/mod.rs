@@ -11,9 +11,11 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
-//! `informational`; `established` decides whose turn it is. `channel` is what they share of message IDs and
-//! encryption, `child` what they share of CHILD SAs. What the engine does of its own accord is in `upkeep` (who
-//! brings a lost tunnel up again), what an operator asks in `commands`, what he is told in `failure`.
+//! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
+//! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
+//! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
+//! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
+//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -22,9 +24,11 @@
 //! - A refused child leaves its IKE SA up, the first one too; only the command fails (`ike_auth::initiator`).
 //! - The last answer of an IKE SA outlives it, for [`EngineConfig::half_open_timeout`], so that a peer whose copy
 //!   was lost is not left to time out.
+//! - Two IKE SAs whose initiations cross are treated as rekeyings that cross are (`replacement`).
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod agenda;
 mod api;
 mod channel;
 mod child;

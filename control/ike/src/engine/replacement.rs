@@ -213,9 +213,12 @@ impl Base {
     }
 }
 
-/// Whether two IKE SAs were initiated by either end, perhaps before it knew of the other's: a request may be under way
-/// for as long as it is repeated.
+/// Whether two IKE SAs were initiated by either end before it knew of the other's: as seen from here, or because a
+/// request may be under way for as long as it is repeated.
 fn cross(cx: &Context, a: &Base, b: &Base) -> bool {
-    let apart = a.created.max(b.created) - a.created.min(b.created);
-    a.original_initiator != b.original_initiator && apart <= patience(&cx.config.retransmission)
+    let before = |a: &Base, b: &Base| {
+        let known = b.established.map(|at| at + patience(&cx.config.retransmission));
+        known.is_some_and(|known| a.created < known)
+    };
+    a.original_initiator != b.original_initiator && before(a, b) && before(b, a)
 }

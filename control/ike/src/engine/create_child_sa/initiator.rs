@@ -104,9 +104,13 @@ impl Creating {
         }
     }
 
-    /// Whether that half of the peer's is what both have agreed on.
+    /// Whether that half of the peer's is, or may be, what both have agreed on: the response may be under way.
     pub(in crate::engine) fn makes_half(&self, spi: Spi) -> bool {
-        matches!(&self.step, Step::DerivingKe { agreed, .. } if agreed.peer == spi)
+        match &self.step {
+            Step::AwaitingResponse(_) => true,
+            Step::DerivingKe { agreed, .. } => agreed.peer == spi,
+            Step::AllocatingSpi { .. } | Step::GeneratingKe { .. } => false,
+        }
     }
 
     /// The peer has deleted something that we do not know.

@@ -258,27 +258,32 @@ fn conclude(
 ) -> Next {
     let (mut new, channel) = successor(cx, base, &established.channel, now, agreed, shared);
     let ours = Lowest::of(&agreed.nonce_i, &agreed.nonce_r);
-    match rival.filter(|rival| cx.index.has(rival.id) && !ours.prevails_over(&rival.nonces)) {
-        None => {
-            let estate = base.leave();
-            succeed(cx, base, new, channel, now, estate);
-            Ok(Deleting::begin(cx, base, now, established.channel, "rekeyed"))
-        }
-        Some(rival) => {
-            let state = Deleting::begin(cx, &mut new, now, channel, "redundant after a collision");
-            born(cx, new, state, None);
-            established.yield_to(cx, base, now, rival.id);
-            established.pump(cx, base, now)
-        }
+    let Some(rival) = rival.filter(|rival| !ours.prevails_over(&rival.nonces)) else {
+        let estate = base.leave();
+        succeed(cx, base, new, channel, now, estate);
+        return Ok(Deleting::begin(cx, base, now, established.channel, "rekeyed"));
+    };
+    let state = Deleting::begin(cx, &mut new, now, channel, "redundant after a collision");
+    born(cx, new, state, None);
+    if !cx.index.has(rival.id) {
+        // It had the children at the peer's end, and was deleted with them.
+        let reason = "deleted by the peer";
+        base.remove_children(cx, reason);
+        base.abandon_goals(cx, &base.about(cx).closed_early(reason));
+        base.children_deleted(cx);
     }
+    established.yield_to(cx, base, now, rival.id);
+    established.pump(cx, base, now)
 }
 
 impl Established {
     /// What the peer has made prevails, and has the children from now on.
     fn yield_to(&mut self, cx: &mut Context, base: &mut Base, now: Instant, heir: IkeSaId) {
         self.ours = Ours::Idle;
-        let estate = Box::new(base.leave());
-        cx.effects.push_back(Effect::Inherit { from: base.id, heir, estate });
+        if cx.index.has(heir) || cx.is_being_born(heir) {
+            let estate = Box::new(base.leave());
+            cx.effects.push_back(Effect::Inherit { from: base.id, heir, estate });
+        }
         self.superseded(cx, base, now);
     }
 

@@ -14,7 +14,7 @@ use crate::config::*;
 use crate::engine::*;
 
 /// Seeds of each kind that are tried where nothing else is asked for.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 700;
 
 fn seeds() -> Box<dyn Iterator<Item = u64>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -75,18 +75,18 @@ impl Storm {
             config.retransmission.tries = 12;
             config.retransmission.base = 1.1;
             config.half_open_timeout = Duration::from_secs(120);
-            if seed % 3 == 0 {
+            if seed.is_multiple_of(3) {
                 let proposals = &mut config.connections[0].children[0].esp_proposals;
                 *proposals = vec!["aes256gcm16-x25519-esn".parse().unwrap()];
             }
         }
         a.connections[0].children[0].start_action = StartAction::Start;
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             b.connections[0].children[0].start_action = StartAction::Start;
         }
         let mut world = World::new(seed, a, b).established();
         world.weather = Weather { loss: (seed % 4) as u32 * 8, duplication: 20, delay: 400 };
-        world.job_delay = if seed % 5 == 0 { 0 } else { 300 };
+        world.job_delay = if seed.is_multiple_of(5) { 0 } else { 300 };
         Self { world }
     }
 
