@@ -43,6 +43,8 @@ pub(super) enum Effect {
     Born { base: Box<Base>, state: Box<State>, replaced: Option<IkeSaId> },
     /// What one IKE SA had is another's now.
     Inherit { from: IkeSaId, heir: IkeSaId, estate: Box<Estate> },
+    /// It is not sure that the peer knows of an IKE SA.
+    Probe { id: IkeSaId },
     /// A CHILD SA takes packets that are under way for a while, and then goes.
     Retired { owner: IkeSaId, pair: Spi },
     /// An IKE SA is due to be authenticated anew.

@@ -528,6 +528,10 @@ impl Established {
             self.expire_child(cx, base, pair);
         }
         let over = base.superseded.is_some_and(|until| until <= now);
+        // The peer should have deleted it long ago. Perhaps it never had our answer, and knows nothing of the successor.
+        if over && let Some(heir) = base.heir.take() {
+            cx.effects.push_back(Effect::Probe { id: heir });
+        }
         if over || self.schedule.has_ended(now) || base.authentication.has_ended(now) {
             (self.schedule.end, base.authentication.end) = (None, None);
             base.doomed = true;
@@ -563,6 +567,11 @@ impl Established {
     fn alive(&mut self, now: Instant) {
         self.heard = now;
         self.liveness = Liveness::Quiet;
+    }
+
+    /// The peer is asked whether it lives as soon as that is possible.
+    pub(super) fn suspect(&mut self) {
+        self.liveness = Liveness::Suspect;
     }
 
     /// ESP that was opened counts as life like an IKE message does.

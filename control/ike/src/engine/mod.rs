@@ -411,6 +411,15 @@ impl Engine {
                     self.nudge(now, id);
                 }
                 Effect::Inherit { from, heir, estate } => self.inherit(now, from, heir, *estate),
+                Effect::Probe { id } => {
+                    self.step(now, id, |mut state, _, _| {
+                        if let State::Established(established) = &mut state {
+                            established.suspect();
+                        }
+                        Ok(state)
+                    });
+                    self.nudge(now, id);
+                }
                 Effect::Retired { owner, pair } => {
                     self.timers.arm(Owner::Retired(owner, pair), now + lifetime::GRACE);
                 }

@@ -138,6 +138,8 @@ pub(super) struct Base {
     /// It was rekeyed, and another IKE SA has what it had; or it lost a collision and never had anything. Somebody is
     /// about to delete it; at this time we do.
     pub(super) superseded: Option<Instant>,
+    /// The IKE SA that has what this one had.
+    pub(super) heir: Option<IkeSaId>,
     /// The IKE SA that is to replace this one as soon as it has the same children (reauthentication, and initiations
     /// that cross).
     pub(super) replaced_by: Option<IkeSaId>,
@@ -188,6 +190,7 @@ impl Base {
             terminators: Vec::new(),
             doomed: false,
             superseded: None,
+            heir: None,
             replaced_by: None,
             replacing: false,
             asked: false,

@@ -281,6 +281,7 @@ impl Established {
     fn yield_to(&mut self, cx: &mut Context, base: &mut Base, now: Instant, heir: IkeSaId) {
         self.ours = Ours::Idle;
         if cx.index.has(heir) || cx.is_being_born(heir) {
+            base.heir = Some(heir);
             let estate = Box::new(base.leave());
             cx.effects.push_back(Effect::Inherit { from: base.id, heir, estate });
         }

@@ -86,6 +86,7 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 
 /// The new IKE SA takes what the old one had.
 fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
+    old.heir = Some(base.id);
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });

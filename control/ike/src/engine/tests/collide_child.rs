@@ -1,7 +1,7 @@
 //! Rekeyings of a CHILD SA that cross another exchange. Named as strongSwan's test suite names the cases; A is its end
 //! a, and each case is tried until either end's nonces have been the lowest.
 
-use super::hands::{Hands, Letter};
+use super::hands::{Hands, Letter, prevailing};
 use super::world::*;
 use crate::engine::*;
 use crate::message::notify;
@@ -51,13 +51,13 @@ fn both_ask(hands: &mut Hands) -> (Vec<Spi>, Letter, Letter) {
 fn collision() {
     whoever_wins(|hands| {
         let (before, to_a, to_b) = both_ask(hands);
+        let (request_a, request_b) = (to_b.copy(), to_a.copy());
         hands.give(to_b);
         hands.give(to_a);
-        hands.pass(A);
-        hands.pass(B);
+        let (answer_a, answer_b) = (hands.pass(A), hands.pass(B));
         // Each end deletes one: the winner the old one, the other his own.
         assert_eq!((hands.take_back(A).deletes(), hands.take_back(B).deletes()), (1, 1));
-        (before, None)
+        (before, Some(prevailing([&request_a, &answer_a], [&request_b, &answer_b])))
     });
 }
 

@@ -1,7 +1,7 @@
 //! Rekeyings of an IKE SA that cross another exchange. Named as strongSwan's test suite names the cases; A is its end
 //! a, and each case is tried until either end's nonces have been the lowest.
 
-use super::hands::{Hands, Letter};
+use super::hands::{Hands, Letter, prevailing};
 use super::world::*;
 use crate::engine::*;
 use crate::message::notify;
@@ -29,13 +29,15 @@ fn one_is_left(hands: &mut Hands, before: &[IkeSaStatus; 2]) -> usize {
     if hands.world.ends[A].engine.status()[0].initiator { A } else { B }
 }
 
-fn whoever_wins(case: impl Fn(&mut Hands)) {
+fn whoever_wins(case: impl Fn(&mut Hands) -> Option<usize>) {
     let mut winners = Vec::new();
     for seed in 0..12 {
         let mut hands = Hands::plain(seed);
         let before = [A, B].map(|end| hands.world.ends[end].engine.status()[0].clone());
-        case(&mut hands);
-        winners.push(one_is_left(&mut hands, &before));
+        let expected = case(&mut hands);
+        let winner = one_is_left(&mut hands, &before);
+        assert!(expected.is_none_or(|expected| expected == winner), "seed {seed}");
+        winners.push(winner);
     }
     assert!(winners.contains(&A) && winners.contains(&B), "one end always wins: {winners:?}");
 }
@@ -53,14 +55,15 @@ fn always(winner: usize, case: impl Fn(&mut Hands)) {
 fn collision() {
     whoever_wins(|hands| {
         let (to_a, to_b) = both_ask(hands);
+        let (request_a, request_b) = (to_b.copy(), to_a.copy());
         hands.give(to_b);
         hands.give(to_a);
         // Three IKE SAs, and the child still with the old one.
         let status = hands.world.ends[A].engine.status();
         assert_eq!(status.iter().map(|sa| sa.children.len()).collect::<Vec<_>>(), [1, 0]);
-        hands.pass(A);
-        hands.pass(B);
+        let (answer_a, answer_b) = (hands.pass(A), hands.pass(B));
         assert_eq!((hands.take_back(A).deletes(), hands.take_back(B).deletes()), (1, 1));
+        Some(prevailing([&request_a, &answer_a], [&request_b, &answer_b]))
     });
 }
 
@@ -73,6 +76,7 @@ fn collision_while_jobs_are_under_way() {
         hands.deliver_without_work(to_a);
         hands.deliver_without_work(answer);
         hands.work();
+        None
     });
 }
 
@@ -134,6 +138,7 @@ fn collision_delayed_response() {
                 hands.pass(1 - late);
             }
             hands.give(delayed);
+            None
         });
     }
 }

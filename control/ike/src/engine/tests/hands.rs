@@ -37,10 +37,29 @@ impl Letter {
         self.payloads.iter().map(count).sum()
     }
 
+    pub(super) fn copy(&self) -> Self {
+        Self { flight: self.flight.clone(), payloads: self.payloads.clone(), ..*self }
+    }
+
+    /// Its nonce.
+    pub(super) fn nonce(&self) -> Vec<u8> {
+        let nonce = |payload: &Payload| match payload {
+            Payload::Nonce(nonce) => Some(nonce.clone()),
+            _ => None,
+        };
+        self.payloads.iter().find_map(nonce).expect("a nonce")
+    }
+
     /// Whether it is a CREATE_CHILD_SA request.
     pub(super) fn asks(&self) -> bool {
         self.exchange == ExchangeType::CreateChildSa && !self.response
     }
+}
+
+/// Who prevails when both have asked: not the one in whose exchange the lowest nonce is.
+pub(super) fn prevailing(from_a: [&Letter; 2], from_b: [&Letter; 2]) -> usize {
+    let lowest = |exchange: [&Letter; 2]| exchange.map(Letter::nonce).into_iter().min();
+    if lowest(from_a) > lowest(from_b) { A } else { B }
 }
 
 /// The world, by hand.
@@ -144,7 +163,7 @@ impl Hands {
     /// Takes the oldest message to `end` and delivers it; says what was in it.
     pub(super) fn pass(&mut self, end: usize) -> Letter {
         let letter = self.take(end);
-        let copy = Letter { flight: letter.flight.clone(), payloads: letter.payloads.clone(), ..letter };
+        let copy = letter.copy();
         self.give(letter);
         copy
     }
