@@ -23,7 +23,7 @@ impl Established {
         }
         let children = base.children.iter().filter(|child| self.may_rekey(base, child));
         let children = children.filter_map(Child::rekeying_due);
-        let held = self.hold_until.filter(|_| !base.goals.is_empty());
+        let held = self.hold_until.filter(|_| !base.goals.is_empty() && self.theirs.is_none());
         let own = [self.rekeying_due(base), reauthentication_due(base), held];
         own.into_iter().flatten().chain(children).min()
     }

@@ -185,6 +185,13 @@ impl Channel {
         }
     }
 
+    /// Takes the request that is being worked on for one that never came: its repetition is a new one.
+    pub(super) fn put_off_request(&mut self) {
+        if self.working.take().is_some() {
+            self.expected_request = self.expected_request.wrapping_sub(1);
+        }
+    }
+
     /// The last answer, for after the end of the SA.
     pub(super) fn linger(&mut self) -> Option<Linger> {
         self.answered.take()

@@ -17,7 +17,7 @@ use super::context::{Context, Effect};
 use super::create_child_sa::initiator::{Creating, Purpose};
 use super::create_child_sa::responder::Answering;
 use super::ike_sa_init::{InitRecord, notification};
-use super::informational::Deleting;
+use super::informational::{self, Deleting};
 use super::lifetime::{PATIENCE_WITH_BUSY_PEERS, Schedule};
 use super::rekey_ike;
 use super::rekey_ike::initiator::Rekeying;
@@ -297,6 +297,11 @@ impl Established {
             base.children.iter_mut().for_each(|child| child.unconfirmed = None);
         }
         match incoming {
+            // The peer knows already that this is the IKE SA that prevails; what it asks is perhaps about children that
+            // come with our own knowing.
+            Incoming::Request(_, payloads) if base.expectant && !informational::deletes_ike(&payloads) => {
+                self.channel.put_off_request();
+            }
             Incoming::Request(ExchangeType::CreateChildSa, payloads) => {
                 if rekey_ike::is_about_ike(&payloads) {
                     rekey_ike::responder::Answering::begin(cx, base, &mut self, &payloads);

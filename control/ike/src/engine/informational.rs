@@ -25,7 +25,7 @@ fn delete_ike() -> Payload {
     Payload::Delete { protocol: Protocol::Ike, spis: Vec::new() }
 }
 
-fn deletes_ike(payloads: &[Payload]) -> bool {
+pub(super) fn deletes_ike(payloads: &[Payload]) -> bool {
     payloads.iter().any(|payload| matches!(payload, Payload::Delete { protocol: Protocol::Ike, .. }))
 }
 

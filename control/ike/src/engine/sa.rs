@@ -138,6 +138,8 @@ pub(super) struct Base {
     /// It was rekeyed, and another IKE SA has what it had; or it lost a collision and never had anything. Somebody is
     /// about to delete it; at this time we do.
     pub(super) superseded: Option<Instant>,
+    /// It is to have what another one has, unless our own rekeying of that prevails over the peer's, which made this one.
+    pub(super) expectant: bool,
     /// The IKE SA that has what this one had.
     pub(super) heir: Option<IkeSaId>,
     /// The IKE SA that is to replace this one as soon as it has the same children (reauthentication, and initiations
@@ -190,6 +192,7 @@ impl Base {
             terminators: Vec::new(),
             doomed: false,
             superseded: None,
+            expectant: false,
             heir: None,
             replaced_by: None,
             replacing: false,
@@ -354,7 +357,7 @@ impl Base {
         self.deleters.extend(deleters);
         self.terminators.extend(terminators);
         self.doomed |= doomed;
-        self.superseded = None;
+        (self.superseded, self.expectant) = (None, false);
     }
 
     /// Ends every goal with `failure`.

@@ -154,6 +154,7 @@ fn conclude(
         let nonces = Lowest::of(&agreed.nonce_i, &agreed.nonce_r);
         rekeying.crosses(Rival { id: new.id, nonces });
         new.superseded = Some(now + patience(&cx.config.retransmission));
+        new.expectant = true;
         let state = Established::succeeding(cx, &new, now, channel);
         born(cx, new, State::Established(Box::new(state)), None);
         established.take_held(cx, base, now);
