@@ -210,7 +210,7 @@ fn unpack(
     openings: &mut Openings<'_>,
     clear: &mut Packets<Clear>,
 ) {
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(&context.shared.events);
     for ((frame, Arrival { outer, depth, .. }), opening) in
         arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
     {
