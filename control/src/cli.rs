@@ -1,5 +1,6 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
+mod pki;
 mod print;
 
 use std::io::Write;
@@ -48,6 +49,8 @@ enum Command {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
+    Pki(pki::PkiArgs),
     /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
     Detach {
         /// Say that protected traffic may leave in clear from now on.
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Check { file } => check(&file),
         Command::Detach { open: _, config } => detach(&config),
+        Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         command => ask(&Client::new(&cli.socket), command),
     };
     match result {
@@ -171,7 +175,9 @@ async fn answer(client: &Client, command: Command) -> Result<String, ClientError
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
         }
-        Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } => Ok(String::new()),
+        Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } | Command::Pki(_) => {
+            Ok(String::new())
+        }
     }
 }
 
