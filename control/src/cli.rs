@@ -1,5 +1,6 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
+mod doctor;
 mod pki;
 mod print;
 
@@ -49,6 +50,8 @@ enum Command {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Look at the machine before traffic does: every finding with its fix.
+    Doctor(doctor::DoctorArgs),
     /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
     Pki(pki::PkiArgs),
     /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Run { config } => run(&config),
         Command::Check { file } => check(&file),
         Command::Detach { open: _, config } => detach(&config),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         command => ask(&Client::new(&cli.socket), command),
     };
@@ -175,9 +179,11 @@ async fn answer(client: &Client, command: Command) -> Result<String, ClientError
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
         }
-        Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } | Command::Pki(_) => {
-            Ok(String::new())
-        }
+        Command::Run { .. }
+        | Command::Check { .. }
+        | Command::Detach { .. }
+        | Command::Doctor(_)
+        | Command::Pki(_) => Ok(String::new()),
     }
 }
 
