@@ -123,7 +123,7 @@ fn report(error: &anyhow::Error) {
 
 fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = load(path)?;
-    daemon::run(config)?;
+    daemon::run(config, path)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,7 +30,7 @@ fn findings(host: &Host) -> Result<Vec<serde_json::Value>> {
         reason: error.to_string(),
         answer: text.clone(),
     })?;
-    Ok(report["findings"].as_array().cloned().unwrap_or_default())
+    Ok(report.get("findings").and_then(|found| found.as_array()).cloned().unwrap_or_default())
 }
 
 fn severity(findings: &[serde_json::Value], check: &str, subject: &str) -> Option<String> {

@@ -25,6 +25,7 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
+    Ping { reply: oneshot::Sender<()> },
 }
 
 /// The engine as seen at one moment.
@@ -76,6 +77,13 @@ impl IkeHandle {
     pub(super) async fn snapshot(&self) -> Result<Snapshot, Stopping> {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Snapshot { reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Returns when the engine's task has come to it.
+    pub(super) async fn ping(&self) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Ping { reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
     }
 }
@@ -200,6 +208,8 @@ impl Task {
     fn request(&mut self, request: Request) {
         match request {
             Request::Command { command, reply } => self.command(command, Some(reply)),
+            // Whoever asked may have gone.
+            Request::Ping { reply } => drop(reply.send(())),
             Request::Snapshot { reply } => {
                 let snapshot = Snapshot {
                     ike_sas: self.engine.status(),

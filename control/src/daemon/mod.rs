@@ -5,11 +5,14 @@
 mod dataplane;
 mod ike;
 mod jobs;
+mod liveness;
 pub(crate) mod report;
+mod service;
 mod sockets;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,18 +45,21 @@ pub struct Daemon {
     since: Instant,
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
-pub fn run(config: Config) -> anyhow::Result<()> {
+/// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from; SIGHUP checks it
+/// again.
+pub fn run(config: Config, source: &Path) -> anyhow::Result<()> {
+    service::harden().context("cannot keep secrets out of core dumps")?;
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, source))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
@@ -83,13 +89,21 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(listener) = metrics {
         servers.push(spawn(axum::serve(listener, metrics::router(Arc::clone(&daemon)))));
     }
+    let liveness = tokio::spawn(liveness::watch(Arc::clone(&daemon)));
     tracing::info!("portcullis is ready");
+    service::ready();
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => service::check_again(source, &daemon.config),
+        }
     }
     tracing::info!("stopping");
+    service::stopping();
+    liveness.abort();
+    let _ = liveness.await;
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
