@@ -3,18 +3,21 @@
 //! Protection comes first: when IKE sends its first octet, every configured policy already blocks clear text.
 
 mod dataplane;
+mod handshake;
 mod ike;
 mod jobs;
 mod liveness;
 pub(crate) mod report;
 mod service;
 mod sockets;
+mod threads;
+mod traffic;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
@@ -27,12 +30,14 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 pub use dataplane::detach_open;
+pub use handshake::Histogram;
 pub use ike::{Snapshot, Stopping};
+pub use traffic::Carried;
 
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, Status, Target};
 use crate::config::Config;
-use crate::metrics;
+use crate::metrics::{self, Measured};
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -42,7 +47,9 @@ pub struct Daemon {
     config: Config,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    traffic: Arc<traffic::Traffic>,
     since: Instant,
+    started: SystemTime,
 }
 
 /// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from; SIGHUP checks it
@@ -75,6 +82,7 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
+    let traffic = Arc::new(traffic::Traffic::default());
     let shell = ike::Shell {
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
@@ -82,9 +90,17 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         installer: dataplane.installer(),
         children,
         events: dataplane::watch_events(&dataplane)?,
+        traffic: Arc::clone(&traffic),
     };
     let (ike, engine_task) = shell.start();
-    let daemon = Arc::new(Daemon { config, dataplane, ike, since: Instant::now() });
+    let daemon = Arc::new(Daemon {
+        config,
+        dataplane,
+        ike,
+        traffic,
+        since: Instant::now(),
+        started: SystemTime::now(),
+    });
     let mut servers = vec![spawn(axum::serve(admin, server::router(Arc::clone(&daemon))))];
     if let Some(listener) = metrics {
         servers.push(spawn(axum::serve(listener, metrics::router(Arc::clone(&daemon)))));
@@ -178,10 +194,19 @@ impl Daemon {
     }
 
     /// For `/metrics`.
-    pub(crate) async fn metrics(&self) -> Result<String, Stopping> {
-        let snapshot = self.ike.snapshot().await?;
-        let sas = report::sas(&snapshot, self.dataplane.installer().as_ref());
-        Ok(metrics::render(&snapshot, &sas, &self.dataplane.stats(), self.since))
+    pub(crate) async fn measure(&self) -> Result<Measured<'_>, Stopping> {
+        let (snapshot, installer) = (self.ike.snapshot().await?, self.dataplane.installer());
+        let stats = self.dataplane.stats();
+        Ok(Measured {
+            config: &self.config,
+            started: self.started,
+            sas: report::sas(&snapshot, installer.as_ref()),
+            carried: self.traffic.totals(installer.as_ref()),
+            rounds: self.dataplane.heartbeat(),
+            cpu: threads::worker_cpu_times(stats.workers.len()),
+            snapshot,
+            stats,
+        })
     }
 }
 

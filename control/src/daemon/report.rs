@@ -15,10 +15,7 @@ use crate::api::types::{
 pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant) -> Status {
     let interface = |interface: &InterfaceStats| InterfaceStatus {
         name: interface.name.clone(),
-        role: match interface.role {
-            Role::Outside => "outside".to_owned(),
-            Role::Inside => "inside".to_owned(),
-        },
+        role: role(interface.role).to_owned(),
         mode: interface.mode.clone(),
         queues: interface.queues,
     };
@@ -99,6 +96,14 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
         bytes_out: counters.bytes_out,
         idle_in_seconds: counters.idle_in.map(|idle| idle.as_secs()),
         idle_out_seconds: counters.idle_out.map(|idle| idle.as_secs()),
+    }
+}
+
+/// As the configuration writes it.
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Outside => "outside",
+        Role::Inside => "inside",
     }
 }
 
