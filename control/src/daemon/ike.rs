@@ -267,13 +267,16 @@ impl Task {
                     None => tracing::debug!(?policy, %flow, "traffic without an SA, of no configured child"),
                 },
                 DataplaneEvent::SoftLimit { pair } => {
-                    tracing::warn!(%pair, "the SA nears the end of its sequence numbers; rekeying is left to the peer");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::warn!(%connection, spi_in = %pair, "the SA nears the end of its sequence numbers; rekeying is left to the peer");
                 }
                 DataplaneEvent::HardLimit { pair } => {
-                    tracing::error!(%pair, "the SA has used up its sequence numbers and seals nothing more");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::error!(%connection, spi_in = %pair, "the SA has used up its sequence numbers and seals nothing more");
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
-                    tracing::info!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::info!(%connection, spi_in = %pair, address = %seen.remote, "authenticated ESP comes from another address");
                     self.command(Command::PeerMoved { pair, seen }, None);
                 }
             }
@@ -321,7 +324,11 @@ impl Task {
                 let connection = ike.connection.unwrap_or_default();
                 let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
                 let proposal = ike.proposal.unwrap_or_default();
-                tracing::info!(%connection, remote = %ike.remote, %remote_id, %proposal, "IKE SA established");
+                let hex = |spi: &[u8]| data_encoding::HEXLOWER.encode(spi);
+                tracing::info!(
+                    %connection, ike = ike.id.0, spi_i = %hex(&ike.initiator_spi), spi_r = %hex(&ike.responder_spi),
+                    remote = %ike.remote, %remote_id, %proposal, "IKE SA established"
+                );
             }
             Event::ChildEstablished { connection, child } => {
                 self.totals.child_established += 1;

@@ -56,9 +56,6 @@ pub struct Daemon {
 /// again.
 pub fn run(config: Config, source: &Path) -> anyhow::Result<()> {
     service::harden().context("cannot keep secrets out of core dumps")?;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(serve(config, source))
 }
@@ -179,7 +176,10 @@ impl Daemon {
 
     /// For `portcullis status`.
     pub async fn status(&self) -> Result<Status, Stopping> {
-        Ok(report::status(&self.ike.snapshot().await?, &self.dataplane.stats(), self.since))
+        let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
+        let times = threads::worker_cpu_times(stats.workers.len());
+        let workers = report::workers(&self.config.gateway.workers, &stats, &times);
+        Ok(report::status(&snapshot, &stats, workers, self.since))
     }
 
     /// For `portcullis sas`.

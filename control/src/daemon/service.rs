@@ -61,7 +61,9 @@ pub(super) fn check_again(source: &Path, running: &Config) {
         Err(error) => {
             if let ConfigError::Invalid { findings, .. } = &error {
                 for finding in findings {
-                    tracing::error!(file = %source.display(), "{finding}");
+                    // Not as it is printed, which shows the line of the file: an event is one line.
+                    let (line, column) = (finding.line, finding.column);
+                    tracing::error!(file = %source.display(), line, column, key = finding.key, "{}", finding.message);
                 }
             }
             tracing::error!(%error, "the configuration cannot be used: a restart would fail");

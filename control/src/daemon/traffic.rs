@@ -46,6 +46,11 @@ impl Traffic {
         self.state().there.insert(pair, connection.to_owned());
     }
 
+    /// Whose pair it is; empty if nobody's that is known.
+    pub(super) fn connection_of(&self, pair: Spi) -> String {
+        self.state().there.get(&pair).cloned().unwrap_or_default()
+    }
+
     /// To be called before a pair is removed.
     pub(super) fn closing(&self, pair: Spi, installer: &dyn SaInstaller) {
         let counters = installer.counters(pair);
