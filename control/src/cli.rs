@@ -84,6 +84,8 @@ enum Command {
 enum Ask {
     /// How the daemon is: interfaces, packets, recent failures.
     Status(Format),
+    /// Whether everything lives that must: exit code 0 or 1, for probes.
+    Health,
     /// IKE and CHILD SAs, as `swanctl --list-sas` shows them.
     Sas(Format),
     /// Dropped packets by reason.
@@ -210,6 +212,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Status(format) => {
             let status: Status = client.get("/v1/status").await?;
             if format.json { json(&status) } else { Ok(print::status(&status)) }
+        }
+        Ask::Health => {
+            let () = client.get("/v1/health").await?;
+            Ok("alive\n".to_owned())
         }
         Ask::Sas(format) => {
             let sas: Vec<IkeSa> = client.get("/v1/sas").await?;

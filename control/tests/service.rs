@@ -158,9 +158,19 @@ fn the_watchdog_hears_nothing_while_a_worker_is_stuck() -> Result<()> {
     for _ in 0..3 {
         assert_eq!(manager.hear()?.trim(), "STATUS=no answer from worker 0", "a look that tells of no life");
     }
+    let socket = place.dir.join("admin.sock");
+    let probe = [BINARY, "--socket", socket.to_str().unwrap_or_default(), "health"];
+    match sites.a.run(probe) {
+        Err(LabError::Failed { output, .. }) => {
+            assert!(output.contains("STUCK: no answer from worker 0"), "{output}")
+        }
+        other => assert!(other.is_err(), "a probe finds it well: {other:?}"),
+    }
     stopper.write_line("go on")?;
     assert!(manager.hear_of("WATCHDOG=1")?.contains("STATUS=protecting"));
     daemon.wait_line("everything answers again", SOON)?;
+    manager.hear_of("WATCHDOG=1")?;
+    sites.a.run(probe)?;
     Ok(())
 }
 
@@ -327,5 +337,35 @@ fn the_units_exposure_is_what_the_documentation_says() -> Result<()> {
     let docs = std::fs::read_to_string(path.join("docs/service.md"))
         .map_err(LabError::io("read docs/service.md"))?;
     assert!(docs.contains(&format!("exposure level of **{level}**")), "systemd-analyze says {level}");
+    Ok(())
+}
+
+#[test]
+fn containers_get_the_capabilities_of_the_unit_and_run_commands_that_there_are() -> Result<()> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/portcullis.yaml");
+    let manifest = std::fs::read_to_string(manifest).map_err(LabError::io("read the manifest"))?;
+    let listed = |key: &str| -> Vec<String> {
+        let line = manifest.lines().find_map(|line| line.trim().strip_prefix(key));
+        let words =
+            line.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-');
+        words.filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    let unit = unit()?;
+    let ours: BTreeSet<&str> =
+        words(&unit, "CapabilityBoundingSet").map(|name| name.trim_start_matches("CAP_")).collect();
+    let theirs = listed("add: ");
+    assert_eq!(theirs.iter().map(String::as_str).collect::<BTreeSet<_>>(), ours);
+    assert_eq!(listed("drop: "), ["ALL"]);
+    let probes = manifest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("exec: { command: [")?.strip_suffix("] }"));
+    let probes: Vec<&str> = probes.collect();
+    assert_eq!(probes.len(), 3, "{probes:?}");
+    for probe in probes {
+        let arguments: Vec<&str> = probe.split(", ").skip(1).map(|word| word.trim_matches('"')).collect();
+        let output =
+            Command::new(BINARY).args(&arguments).arg("--help").output().map_err(LabError::io("run it"))?;
+        assert!(output.status.success(), "{probe}");
+    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! worker. Only then is the service manager told so; when it has not been told for its watchdog's time, it ends the
 //! process and starts the next, and until then what is protected stays blocked.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use portcullis_gateway::dataplane::Dataplane;
@@ -31,15 +31,16 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
                 }
             }
             false => {
-                let stuck = stuck.join(", ");
-                service::stuck(&stuck);
+                let names = stuck.join(", ");
+                service::stuck(&names);
                 // Once, not at every look.
                 if was_alive {
-                    tracing::error!(%stuck, "does not answer");
+                    tracing::error!(stuck = %names, "does not answer");
                 }
             }
         }
         was_alive = stuck.is_empty();
+        *daemon.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
     }
 }
 

@@ -16,7 +16,7 @@ mod traffic;
 use std::collections::HashMap;
 use std::future::IntoFuture;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -48,6 +48,8 @@ pub struct Daemon {
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
     traffic: Arc<traffic::Traffic>,
+    /// What did not answer when it was last looked.
+    stuck: Mutex<Vec<String>>,
     since: Instant,
     started: SystemTime,
 }
@@ -95,6 +97,7 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         dataplane,
         ike,
         traffic,
+        stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
     });
@@ -172,6 +175,11 @@ impl Daemon {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What did not answer when it was last looked; nothing: all is well. For probes.
+    pub(crate) fn stuck(&self) -> Vec<String> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// For `portcullis status`.
