@@ -160,7 +160,7 @@ printf '[Service]\nWatchdogSec=2s\n' >"$work/watchdog.conf"
 inside tee /run/systemd/system/portcullis.service.d/watchdog.conf <"$work/watchdog.conf" >/dev/null
 inside systemctl daemon-reload
 inside systemctl restart portcullis
-inside kill -STOP "$(main_pid)"
+inside systemctl kill --kill-who=main --signal=STOP portcullis
 eventually "systemd ends and restarts a daemon that hangs" 30 restarted_by NRestarts=1
 eventually "it runs again" 30 has_state active
 inside rm -r /run/systemd/system/portcullis.service.d
