@@ -96,12 +96,12 @@ boot() {
             exec env -i container=lab PATH=/usr/sbin:/usr/bin:/sbin:/bin \
                 chroot . /lib/systemd/systemd --system --log-target=null --unit=multi-user.target
         " "$0"
-    ' "$root" "$cgroup" &
+    ' "$root" "$cgroup" 2>"$work/unshare.log" &
     local outer=$!
     local deadline=$((SECONDS + 60))
     until init="$(cat "/proc/$outer/task/$outer/children" 2>/dev/null)" && init="${init// /}" && [[ -n $init ]] &&
         inside systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; do
-        ((SECONDS < deadline)) || fail "systemd does not come up"
+        ((SECONDS < deadline)) || { cat "$work/unshare.log" >&2; fail "systemd does not come up"; }
         sleep 0.2
     done
 }
