@@ -13,6 +13,7 @@ use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::crls::CrlStore;
 use super::jobs;
 use super::sockets::Sockets;
 
@@ -90,6 +91,8 @@ pub(super) struct Shell {
     pub(super) sockets: Sockets,
     /// The data plane.
     pub(super) installer: Arc<dyn SaInstaller>,
+    /// CRLs that peers' certificates are looked up in.
+    pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
     pub(super) children: HashMap<PolicyId, (String, String)>,
     /// Changes whenever the data plane has events.
@@ -110,6 +113,7 @@ impl Shell {
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
+            crls: self.crls,
             children: self.children,
             finished,
             waiting: HashMap::new(),
@@ -126,6 +130,7 @@ struct Task {
     engine: Engine,
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
+    crls: Arc<CrlStore>,
     children: HashMap<PolicyId, (String, String)>,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
@@ -255,10 +260,10 @@ impl Task {
         }
         while let Some((id, job)) = self.engine.poll_job() {
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
-            let mark = self.sockets.mark();
+            let (mark, crls) = (self.sockets.mark(), Arc::clone(&self.crls));
             tokio::task::spawn_blocking(move || {
                 // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer, mark)));
+                let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
             });
         }
         while let Some(event) = self.engine.poll_event() {

@@ -10,6 +10,7 @@ use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
 use rand_core::CryptoRng;
 
 use super::api::*;
+use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
 use crate::crypto::{KeMethod, KeSecret};
 
@@ -126,6 +127,14 @@ impl Context {
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
         self.start(owner, None, Job::DeriveKe { secret, peer_public })
+    }
+
+    pub(super) fn sign(&mut self, owner: IkeSaId, request: SignRequest) -> JobId {
+        self.start(owner, None, Job::Sign(Box::new(request)))
+    }
+
+    pub(super) fn verify_peer(&mut self, owner: IkeSaId, request: VerifyRequest) -> JobId {
+        self.start(owner, None, Job::VerifyPeer(Box::new(request)))
     }
 
     pub(super) fn allocate_spi(&mut self, owner: IkeSaId) -> JobId {

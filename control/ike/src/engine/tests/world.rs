@@ -4,12 +4,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_ipsec::{InstallError, PolicyId, SaCounters, Spi, TrafficSelector, TunnelEndpoints};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
+use crate::auth;
 use crate::config::*;
 use crate::crypto;
 use crate::engine::*;
@@ -48,6 +50,7 @@ pub(super) struct Gateway {
     pub(super) counters: HashMap<Spi, SaCounters>,
     pub(super) full: bool,
     pub(super) refuses: bool,
+    pub(super) crls: Vec<Arc<auth::Crl>>,
 }
 
 pub(super) struct End {
@@ -120,8 +123,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             local_addrs: vec![AddressMatch::Address(address(end))],
             remote_addrs: vec![AddressMatch::Address(address(peer))],
             proposals: vec!["aes256gcm16-prfsha384-x25519".parse().unwrap()],
-            local: vec![LocalAuth { auth: AuthMethod::Psk, id: Some(id(names[end])) }],
-            remote: vec![RemoteAuth { auth: AuthMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
+            local: vec![LocalAuth { auth: LocalMethod::Psk, id: Some(id(names[end])) }],
+            remote: vec![RemoteAuth { auth: RemoteMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
             dpd_delay: Duration::ZERO,
             children: vec![child("lan", nets[end], nets[peer])],
@@ -391,6 +394,10 @@ impl Gateway {
             }
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
+            }
+            Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+            Job::VerifyPeer(request) => {
+                JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
             Job::AllocateSpi if self.full => {
                 JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))
