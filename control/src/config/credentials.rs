@@ -80,6 +80,16 @@ struct Key {
     public: PublicKey,
 }
 
+/// What was read from a file that the configuration names.
+struct Named<T> {
+    path: PathBuf,
+    span: Range<usize>,
+    content: T,
+}
+
+/// A certificate, and what follows it in its file.
+type Chain = Named<Vec<Arc<Certificate>>>;
+
 impl<'a> Store<'a> {
     pub(super) fn new(root: &'a Section<'a>, base: &Path, directories: Directories) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -196,14 +206,14 @@ impl<'a> Store<'a> {
         directory: &Path,
         expected: &str,
         read: fn(&Path) -> Result<T, String>,
-    ) -> Option<Vec<(PathBuf, Range<usize>, T)>> {
+    ) -> Option<Vec<Named<T>>> {
         let Some(names) = section.strings(key, expected) else {
             return if section.has(key) { None } else { Some(Vec::new()) };
         };
         let read = |name: &Spanned<&str>| {
             let path = self.base.join(directory).join(name.value);
             match read(&path) {
-                Ok(content) => Some((path, name.span.clone(), content)),
+                Ok(content) => Some(Named { path, span: name.span.clone(), content }),
                 Err(problem) => {
                     section.error(name.span.clone(), key, format!("`{}` {problem}", path.display()));
                     None
@@ -252,7 +262,7 @@ impl<'a> Store<'a> {
         let pubkeys = self.read(section, "pubkeys", &self.directories.pubkey, PUBKEYS, files::public_key);
         let (certs, pubkeys) = (certs?, pubkeys?);
         let mut credentials = Vec::new();
-        for (path, span, chain) in &certs {
+        for Named { path, span, content: chain } in &certs {
             let mut pool: Vec<_> = chain.iter().skip(1).cloned().collect();
             pool.extend_from_slice(self.authorities());
             let Some(leaf) = chain.first() else { continue };
@@ -266,7 +276,7 @@ impl<'a> Store<'a> {
                 Err(error) => section.error(span.clone(), "certs", format!("`{}`: {error}", path.display())),
             }
         }
-        for (path, span, public) in &pubkeys {
+        for Named { path, span, content: public } in &pubkeys {
             match self.private_key(public) {
                 Some(key) => {
                     credentials.push(self.usable(section, span, Credential::raw(key), &constraint));
@@ -348,7 +358,7 @@ impl<'a> Store<'a> {
                 "excludes `cacerts`: the certificates that it names need no CA (expected one of the two)";
             section.error(section.span(), "certs", message);
         }
-        for (path, span, certificates) in &cacerts {
+        for Named { path, span, content: certificates } in &cacerts {
             for certificate in certificates {
                 self.check_authority(section, span.clone(), "cacerts", path, certificate);
             }
@@ -357,11 +367,8 @@ impl<'a> Store<'a> {
         if !pubkeys.is_empty() && !matches!(id, IdentityMatch::Exactly(_)) {
             section.missing("id", "the peer's identity: a raw public key says nothing of whose it is");
         }
-        let leaves = |files: &[(PathBuf, Range<usize>, Vec<Arc<Certificate>>)]| {
-            files.iter().filter_map(|(_, _, chain)| chain.first().cloned()).collect::<Vec<_>>()
-        };
         let authorities = match (cacerts.is_empty(), certs.is_empty() && pubkeys.is_empty()) {
-            (false, _) => cacerts.into_iter().flat_map(|(_, _, certificates)| certificates).collect(),
+            (false, _) => cacerts.into_iter().flat_map(|named| named.content).collect(),
             (true, true) => self.authorities().to_vec(),
             (true, false) => Vec::new(),
         };
@@ -375,20 +382,16 @@ impl<'a> Store<'a> {
         Some(RemoteMethod::Pubkey(Arc::new(Trust {
             authorities,
             intermediates: self.authorities().to_vec(),
-            certificates: leaves(&certs),
-            public_keys: pubkeys.into_iter().map(|(_, _, key)| key).collect(),
+            certificates: certs.iter().filter_map(|chain| chain.content.first().cloned()).collect(),
+            public_keys: pubkeys.into_iter().map(|named| named.content).collect(),
             revocation,
             constraint,
         })))
     }
 
-    fn check_pinned(
-        &self,
-        section: &Section<'_>,
-        certs: &[(PathBuf, Range<usize>, Vec<Arc<Certificate>>)],
-        id: &IdentityMatch,
-    ) {
-        let leaves = || certs.iter().filter_map(|(path, span, chain)| Some((path, span, chain.first()?)));
+    fn check_pinned(&self, section: &Section<'_>, certs: &[Chain], id: &IdentityMatch) {
+        let leaves =
+            || certs.iter().filter_map(|chain| Some((&chain.path, &chain.span, chain.content.first()?)));
         for (path, span, leaf) in leaves() {
             if let Some(problem) = self.date_problem(leaf) {
                 let message = format!("`{}` {problem}; the peer will be refused", path.display());
