@@ -135,6 +135,11 @@ fn carries_traffic(sites: &Sites) -> Result<()> {
     Ok(())
 }
 
+/// Whom the gateway takes its only peer for.
+fn remote_id(gateway: &Gateway) -> Result<Option<String>> {
+    Ok(gateway.sas()?.into_iter().find_map(|sa| sa.remote_id))
+}
+
 /// A tunnel with keys of one kind on both sides, brought up by us, taken down, and brought up by strongSwan.
 fn both_ways(name: &str, algorithm: &'static SignatureAlgorithm) -> Result<()> {
     let sites = Sites::new(name)?;
@@ -145,8 +150,7 @@ fn both_ways(name: &str, algorithm: &'static SignatureAlgorithm) -> Result<()> {
     let gateway = gateway(&sites.a, toml(LOCAL, REMOTE))?;
     gateway.initiate("site/net", SOON)?;
     carries_traffic(&sites)?;
-    let sas = gateway.sas()?;
-    assert_eq!(sas[0].remote_id.as_deref(), Some(B), "{sas:?}");
+    assert_eq!(remote_id(&gateway)?.as_deref(), Some(B));
     gateway.terminate("site")?;
     swan.initiate("net", SOON)?;
     carries_traffic(&sites)
@@ -250,8 +254,7 @@ fn a_subject_is_an_identity_both_ways() -> Result<()> {
     let gateway = gateway(&sites.a, named(toml(LOCAL, REMOTE)))?;
     gateway.initiate("site/net", SOON)?;
     carries_traffic(&sites)?;
-    let sas = gateway.sas()?;
-    assert_eq!(sas[0].remote_id.as_deref(), Some("C=CH, CN=b.example"), "{sas:?}");
+    assert_eq!(remote_id(&gateway)?.as_deref(), Some("C=CH, CN=b.example"));
     gateway.terminate("site")?;
     swan.initiate("net", SOON)?;
     carries_traffic(&sites)

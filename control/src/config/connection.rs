@@ -9,12 +9,13 @@ use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
     AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
-    RemoteMethod, SharedKey, StartAction,
+    RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
 
 use super::credentials::Store;
+use super::lifetime;
 use super::reader::Section;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -33,11 +34,6 @@ const LATER_CONNECTION: &[&str] = &[
     "ppk_id",
     "ppk_required",
     "keyingtries",
-    "unique",
-    "reauth_time",
-    "rekey_time",
-    "over_time",
-    "rand_time",
     "pools",
     "if_id_in",
     "if_id_out",
@@ -54,15 +50,6 @@ const LATER_AUTH: &[&str] =
 const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
-    "rekey_time",
-    "life_time",
-    "rand_time",
-    "rekey_bytes",
-    "life_bytes",
-    "rand_bytes",
-    "rekey_packets",
-    "life_packets",
-    "rand_packets",
     "updown",
     "hostaccess",
     "policies",
@@ -112,6 +99,10 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
+    let lifetime = lifetime::of_connection(section);
+    let policies =
+        [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
+    let unique = section.choice("unique", &policies).unwrap_or_default();
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let children = children(section);
@@ -125,6 +116,8 @@ fn connection(
         remote: remote?,
         encap,
         dpd_delay,
+        lifetime,
+        unique,
         children: children?,
     };
     check_peer_address(section, &connection);
@@ -387,6 +380,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         }
         window.value as u32
     });
+    let lifetime = lifetime::of_child(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -395,6 +389,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         esp_proposals: esp_proposals?,
         start_action,
         replay_window,
+        lifetime,
     })
 }
 

@@ -9,6 +9,7 @@ mod credentials;
 mod diagnostic;
 pub(crate) mod files;
 mod gateway;
+mod lifetime;
 mod reader;
 mod secrets;
 

@@ -12,12 +12,13 @@ use super::certificates;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod};
+use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::Context;
+use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
@@ -152,7 +153,8 @@ impl Request {
             }
         }
         payloads.push(auth);
-        if !cx.has_established(base.connection) {
+        let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
+        if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
         payloads.push(Payload::Sa(self.offer.proposals()));
@@ -264,9 +266,11 @@ impl AwaitingAuthResponse {
             Ok(agreed) => {
                 let keymat =
                     child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
-                established.install(cx, base, agreed, &keymat);
+                established.install(cx, base, now, Purpose::Goal, agreed, &keymat);
             }
-            Err(refusal) => established.child_refused(cx, base, offer.spi, refusal),
+            Err(refusal) => {
+                established.child_refused(cx, base, now, Purpose::Goal, Some(offer.spi), refusal);
+            }
         }
         Box::new(established).pump(cx, base, now)
     }

@@ -8,7 +8,7 @@ use super::certificates;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{Identity, LocalMethod, RemoteMethod};
+use crate::config::{Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
@@ -250,7 +250,7 @@ impl AwaitingAuthRequest {
 
     /// Both are proven.
     fn establish(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -259,10 +259,17 @@ impl AwaitingAuthRequest {
         payloads: &[Payload],
     ) -> Next {
         let Identified { connection, local_id, remote_id } = identified;
+        let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
+        let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
+        let others = cx.index.of_identities(&(local_id.clone(), remote_id.clone()));
+        if unique == Unique::Keep && !initial && !others.is_empty() {
+            let failure = base.about(cx).not_unique(&remote_id);
+            return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
+        }
         base.connection = connection;
         base.local_id = Some(local_id.clone());
         base.remote_id = Some(remote_id.clone());
-        if notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT) {
+        if initial && unique != Unique::Never {
             cx.effects.push_back(Effect::InitialContact {
                 kept: base.id,
                 local_id,

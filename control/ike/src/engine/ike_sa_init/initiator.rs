@@ -174,6 +174,7 @@ impl AwaitingInitResponse {
                     nonce_r: accepted.nonce_r,
                     peer: SignatureSupport::parse(payloads),
                 };
+                base.lowest_nonce = record.lowest_nonce();
                 let job = cx.derive_ke(base.id, self.secret, accepted.ke_public);
                 Ok(State::DerivingKeys(DerivingKeys { job, record, suite: accepted.suite }))
             }

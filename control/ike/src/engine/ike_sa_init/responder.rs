@@ -199,6 +199,7 @@ impl Answering {
                     nonce_r,
                     peer: self.admitted.peer,
                 };
+                base.lowest_nonce = record.lowest_nonce();
                 let state = AwaitingFirstAuth {
                     suite: self.admitted.suite,
                     secret,
