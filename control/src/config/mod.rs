@@ -13,7 +13,7 @@ mod secrets;
 use std::path::Path;
 
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
-use portcullis_ipsec::{Policy, PolicyOrigin, TenantId};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
 use toml_edit::Document;
 
 pub use diagnostic::{Diagnostic, Severity};
@@ -115,6 +115,7 @@ impl Config {
                 local_ts: connection::known_selectors(&child.local_ts, &connection.local_addrs)?,
                 remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
+                action: PolicyAction::Protect,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });

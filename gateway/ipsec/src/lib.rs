@@ -11,7 +11,7 @@ mod selector;
 
 pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
 pub use sa::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, KeyLengthError, OutboundSa, Policy, PolicyOrigin, Spi,
-    TenantId, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, KeyLengthError, OutboundSa, Policy, PolicyAction,
+    PolicyOrigin, Spi, TenantId, TunnelEndpoints,
 };
 pub use selector::{AddressRange, Flow, PortRange, SelectorError, TrafficSelector};

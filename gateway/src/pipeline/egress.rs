@@ -1,6 +1,6 @@
 //! The last step: next hop and Ethernet header, or the host.
 
-use super::{Clear, Context, Output, Waiting, trouble};
+use super::{Clear, Context, Origin, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex, Role};
@@ -43,16 +43,29 @@ pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
     }
 }
 
-/// Sends a packet that came out of a tunnel to the host or to an inside network, never to an outside one.
-pub(super) fn send_clear(context: &mut Context<'_>, mut packet: Clear) {
+/// Where a packet may go in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To the host or to an inside network: it came out of a tunnel, and no policy says more.
+    Inside,
+    /// By any interface: policy bypasses it.
+    Anywhere,
+}
+
+/// Sends a packet in clear, as far as it may go.
+pub(super) fn send_clear(context: &mut Context<'_>, mut packet: Clear, reach: Reach) {
     let hop = context.routes.resolve(packet.flow.dst);
     let (port, mtu) = match hop {
+        // The host gave it to us: it would only come back.
+        NextHop::Local | NextHop::Kernel if packet.origin == Origin::Kernel => {
+            return context.drop(packet.frame, DropReason::NoEgress);
+        }
         NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(packet.frame),
         NextHop::Port { port, mtu, .. } | NextHop::Unresolved { port, mtu, .. } => (port, mtu as usize),
         NextHop::LinkDown => return context.drop(packet.frame, DropReason::LinkDown),
         NextHop::None => return context.drop(packet.frame, DropReason::NoRoute),
     };
-    if !is_inside(context, port) {
+    if reach == Reach::Inside && !is_inside(context, port) {
         return context.drop(packet.frame, DropReason::ClearToOutside);
     }
     if packet.expires() {
@@ -61,7 +74,9 @@ pub(super) fn send_clear(context: &mut Context<'_>, mut packet: Clear) {
     if packet.info.total_len > mtu {
         return trouble::too_big_for_link(context, packet, mtu, hop);
     }
-    decrement_ttl(packet.frame.packet_mut());
+    if packet.counts_down() {
+        decrement_ttl(packet.frame.packet_mut());
+    }
     send(context, packet.frame, hop);
 }
 

@@ -4,8 +4,10 @@ use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
+use portcullis_ipsec::PolicyAction;
 
-use super::{BATCH, Clear, Context, Origin, Tally, egress, trouble};
+use super::egress::{self, Reach};
+use super::{BATCH, Clear, Context, Origin, Tally, trouble};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, AeadParameters, Outer};
 use crate::events::EventBoard;
@@ -39,8 +41,8 @@ struct Sealing<'a> {
     parameters: AeadParameters,
 }
 
-/// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one, or
-/// nowhere.
+/// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one or are
+/// bypassed, or nowhere.
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) {
     let mut chosen = choose(context, packets);
     number(&context.shared.events, &mut chosen);
@@ -58,8 +60,8 @@ fn choose<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) -> ArrayVec<C
     for packet in packets.drain(..packets.len().min(BATCH)) {
         let sa = match decide(context, &packet) {
             Ok(Decision::Seal(sa)) => sa,
-            Ok(Decision::Clear) => {
-                egress::send_clear(context, packet);
+            Ok(Decision::Clear(reach)) => {
+                egress::send_clear(context, packet, reach);
                 continue;
             }
             Err(reason) => {
@@ -88,23 +90,28 @@ fn choose<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) -> ArrayVec<C
 
 enum Decision<'a> {
     Seal(&'a Outbound),
-    /// Out of a tunnel, and not to go into another.
-    Clear,
+    /// Out of a tunnel and not to go into another, or bypassed.
+    Clear(Reach),
 }
 
 fn decide<'a>(context: &mut Context<'a>, packet: &Clear) -> Result<Decision<'a>, DropReason> {
     let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
     // What is for us is not sent on, even by a policy that covers everything.
     if from_tunnel && context.routes.is_local(packet.flow.dst) {
-        return Ok(Decision::Clear);
+        return Ok(Decision::Clear(Reach::Inside));
     }
     let policy = match &packet.policy {
         Some(policy) => Some(policy),
         None => context.flows.lookup(context.policies, packet.tenant, &packet.flow),
     };
     let Some(policy) = policy else {
-        return if from_tunnel { Ok(Decision::Clear) } else { Err(DropReason::NoPolicy) };
+        return if from_tunnel { Ok(Decision::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
     };
+    match policy.action() {
+        PolicyAction::Protect => {}
+        PolicyAction::Bypass => return Ok(Decision::Clear(Reach::Anywhere)),
+        PolicyAction::Discard => return Err(DropReason::Discarded),
+    }
     let sas = &context.shared.sas;
     let Some(sa) = policy.outbound().and_then(|reference| sas.outbound(&context.guard, reference)) else {
         context.shared.events.acquire(policy, &packet.flow);

@@ -48,7 +48,7 @@ impl FlowCache {
         });
         if !fresh {
             let entry = match snapshot.lookup(tenant, flow) {
-                Verdict::Protect(entry) => Some(Arc::clone(entry)),
+                Verdict::Covered(entry) => Some(Arc::clone(entry)),
                 Verdict::NoMatch => None,
             };
             *place = Some(Place { generation: snapshot.generation(), tenant, flow: *flow, entry });

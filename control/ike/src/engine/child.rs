@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, Spi, TenantId,
+    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin, Spi, TenantId,
     TrafficSelector, TunnelEndpoints,
 };
 use zeroize::Zeroizing;
@@ -308,6 +308,7 @@ impl Installing {
                     local_ts: local_ts.clone(),
                     remote_ts: remote_ts.clone(),
                     origin: PolicyOrigin::Negotiated,
+                    action: PolicyAction::Protect,
                 }),
             },
             inbound: InboundSa {
