@@ -2,3 +2,4 @@
 //! (the format is in DESIGN.md, "Bench output"). Peers run in the same process, interleaved sample by sample.
 
 pub mod crypto;
+pub mod forward;
