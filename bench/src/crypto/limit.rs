@@ -6,6 +6,24 @@ use std::time::Instant;
 
 use portcullis_aead::Algorithm;
 
+use crate::report::{Report, Samples};
+
+/// A row for it, and what it means in octets.
+pub(crate) fn report(report: &mut Report) {
+    const UNIT: &str = "ns_per_instruction";
+    let case = "limit/vaesenc";
+    let Some(each) = vaesenc() else {
+        return report.absent(case, "processor", UNIT, "no VAES on AVX-512");
+    };
+    report.row(case, "processor", UNIT, &Samples::single(each));
+    report.note(&format!(
+        "VAESENC on 512 bits: {:.2} G/s; so AES-256 at most {:.1} GB/s, AES-128 {:.1}",
+        1.0 / each,
+        64.0 / 14.0 / each,
+        64.0 / 10.0 / each
+    ));
+}
+
 /// Nanoseconds per VAESENC of four blocks; `None` where there is none.
 pub(crate) fn vaesenc() -> Option<f64> {
     static MEASURED: OnceLock<Option<f64>> = OnceLock::new();

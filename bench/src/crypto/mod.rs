@@ -11,20 +11,20 @@ mod batch;
 mod ipsec_mb;
 mod limit;
 mod peers;
-mod report;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hdrhistogram::Histogram;
 use portcullis_aead::{Algorithm, Engine, EngineKind};
 
+use crate::report::{Output, Report, Samples};
 use batch::Batch;
 use peers::Peer;
-use report::{Report, Row};
 
 /// Packets per batch.
 pub(crate) const BATCH: usize = 32;
+
+const UNIT: &str = "ns_per_packet";
 
 /// How far a sample's frame may be from the median, in percent.
 const DRIFT: f64 = 4.0;
@@ -32,9 +32,8 @@ const DRIFT: f64 = 4.0;
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// One JSON object per line in place of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Fewer samples: under a minute
     #[arg(long)]
     quick: bool,
@@ -62,8 +61,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let turns = if options.quick { 1_500 } else { 10_000 };
     let engines =
         EngineKind::ALL.iter().filter_map(|kind| Engine::select(Some(*kind)).ok()).collect::<Vec<_>>();
-    let mut report = Report::new(options.json);
-    report.limit(limit::vaesenc());
+    let mut report = Report::new("crypto", options.output).with_baseline("ipsec-mb");
+    limit::report(&mut report);
     for (algorithm, name) in [(Algorithm::Aes256Gcm, "aes256gcm"), (Algorithm::Aes128Gcm, "aes128gcm")] {
         for mixture in mixtures() {
             let cases = [format!("seal/{name}/{}", mixture.name), format!("open/{name}/{}", mixture.name)];
@@ -77,10 +76,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One implementation's samples, in picoseconds per packet.
-struct Samples {
-    seal: Vec<u64>,
-    open: Vec<u64>,
+/// What one implementation took, in nanoseconds per packet.
+#[derive(Default)]
+struct Times {
+    seal: Vec<f64>,
+    open: Vec<f64>,
     /// What ran before and after each.
     frames: Vec<(u128, u128)>,
 }
@@ -93,13 +93,11 @@ fn measure(
     turns: usize,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let mut present = Vec::new();
+    let (mut present, mut missing) = (Vec::new(), Vec::new());
     for peer in peers {
         match peer {
-            Ok(peer) => {
-                present.push((peer, Samples { seal: Vec::new(), open: Vec::new(), frames: Vec::new() }))
-            }
-            Err(absent) => report.absent(cases, &absent),
+            Ok(peer) => present.push((peer, Times::default())),
+            Err(absent) => missing.push(absent),
         }
     }
     let mut batches = Batch::several(&mixture.sizes);
@@ -110,7 +108,7 @@ fn measure(
     let rounds = (20_000 / (octets / 5 + 20 * BATCH * batches.len())).clamp(1, 64) as u128;
 
     for _ in 0..turns {
-        for (peer, samples) in &mut present {
+        for (peer, times) in &mut present {
             let before = frame();
             let (mut sealing, mut opening) = (Duration::ZERO, Duration::ZERO);
             // Untimed: the previous implementation left its code in the caches and its habits in the predictors.
@@ -132,36 +130,31 @@ fn measure(
                 opening += start.elapsed().saturating_sub(clock);
                 anyhow::ensure!(right, "{} does not open what it sealed", peer.name());
             }
-            let picoseconds = |time: Duration| (time.as_nanos() * 1000 / (packets * rounds)) as u64;
-            samples.seal.push(picoseconds(sealing));
-            samples.open.push(picoseconds(opening));
-            samples.frames.push((before, frame()));
+            let per_packet = |time: Duration| time.as_nanos() as f64 / (packets * rounds) as f64;
+            times.seal.push(per_packet(sealing));
+            times.open.push(per_packet(opening));
+            times.frames.push((before, frame()));
         }
     }
 
-    let usual = usual(present.iter().flat_map(|(_, samples)| &samples.frames));
+    let usual = usual(present.iter().flat_map(|(_, times)| &times.frames));
     let bound = limit::nanoseconds(algorithm, &mixture.sizes);
-    let directions: [fn(&Samples) -> &[u64]; 2] = [|samples| &samples.seal, |samples| &samples.open];
+    let directions: [fn(&Times) -> &[f64]; 2] = [|times| &times.seal, |times| &times.open];
     for (case, direction) in cases.iter().zip(directions) {
-        for (peer, samples) in &present {
-            let mut histogram = Histogram::<u64>::new(3).context("a histogram of three digits")?;
-            for (picoseconds, frames) in direction(samples).iter().zip(&samples.frames) {
+        for (peer, times) in &present {
+            let mut samples = Samples::new();
+            for (time, frames) in direction(times).iter().zip(&times.frames) {
                 if is_steady(*frames, usual) {
-                    histogram.record(*picoseconds).context("a sample beyond the histogram")?;
+                    samples.record(*time);
+                } else {
+                    samples.throw_away();
                 }
             }
-            report.row(Row {
-                case: case.clone(),
-                name: peer.name(),
-                median: histogram.value_at_quantile(0.5) as f64 / 1000.0,
-                min: histogram.min() as f64 / 1000.0,
-                max: histogram.max() as f64 / 1000.0,
-                samples: histogram.len(),
-                thrown_away: turns as u64 - histogram.len(),
-                bound,
-            });
+            report.row_with_limit(case, &peer.name(), UNIT, &samples, bound);
         }
-        report.end_of_case();
+        for absent in &missing {
+            report.absent(case, absent.name, UNIT, &absent.why);
+        }
     }
     Ok(())
 }

@@ -130,6 +130,7 @@ impl<'p> Rig<'p> {
         every: Option<Duration>,
         work: &mut (dyn FnMut(&mut Source) -> anyhow::Result<()> + Send),
     ) -> anyhow::Result<Measured> {
+        let tolerance = self.tolerance;
         let mut reordered = 0;
         let mut observe = |rate: Option<f64>, closely: bool| -> anyhow::Result<Observed> {
             source.restart();
@@ -145,7 +146,6 @@ impl<'p> Rig<'p> {
         let flood = observe(None, false)?.trial.throughput();
         anyhow::ensure!(flood > 0.0, "nothing comes through");
         let (mut best, mut generator_is_the_limit) = (None, false);
-        let tolerance = self.tolerance;
         // What comes through of a flood may be less than of a rate that just fits.
         let rate = search::highest(flood * 1.25, |rate| {
             for _ in 0..2 {

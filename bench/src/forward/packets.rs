@@ -27,7 +27,7 @@ pub(crate) const SMALLEST: usize = 20 + 8 + STAMP;
 /// UDP's discard port: what else arrives is not ours.
 const PORT: u16 = 9;
 /// Cipher key and salt of every SA.
-pub(crate) const KEYMAT: [u8; 36] = *b"known to both ends of this bench!salt";
+pub(crate) const KEYMAT: [u8; 36] = *b"known to both ends of the bench salt";
 /// SPIs are chosen by the receiver: this bench, for what the gateway seals.
 const FIRST_SPI: u32 = 1 << 28;
 /// SPIs of one slot are so far apart; a slot's come again after 1,024 rekeys.
@@ -147,6 +147,7 @@ impl Source {
             frames.iter_mut().zip(&sealing).map(|(frame, parameters)| parameters.packet(&keys.key, frame)),
         );
         keys.engine.seal(&mut batch);
+        drop(batch);
         for frame in frames {
             if frame.push_front(14)
                 && let Some(start) = frame.packet_mut().first_chunk_mut()

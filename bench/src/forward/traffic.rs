@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use nix::net::if_::if_nametoindex;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::io::{CopyMode, FrameMemory, FramePool, QueueSocket, RING};
 use portcullis_gateway::pipeline::FrameSource;

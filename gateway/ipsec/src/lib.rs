@@ -5,13 +5,14 @@
 //! values, the gateway (`portcullis-gateway`) consumes them, and neither knows the other. Start at
 //! [`SaInstaller`].
 
+mod esp;
 mod install;
 mod sa;
 mod selector;
 
+pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
 pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
 pub use sa::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, KeyLengthError, OutboundSa, Policy, PolicyAction,
-    PolicyOrigin, Spi, TenantId, TunnelEndpoints,
+    Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,
 };
 pub use selector::{AddressRange, Flow, PortRange, SelectorError, TrafficSelector};

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
-
-use crate::TrafficSelector;
+use crate::{EspKey, TrafficSelector};
 
 /// A Security Parameters Index (RFC 4303 §2.1), in host byte order. Never 0 to 255, which are reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,108 +30,6 @@ impl fmt::Display for Spi {
 impl fmt::Debug for Spi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Spi({:08x})", self.0)
-    }
-}
-
-/// An ESP transform. AEADs only: an SA without integrity is not representable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum EspAlgorithm {
-    /// AES-128-GCM with a 16-octet ICV (RFC 4106).
-    Aes128Gcm16,
-    /// AES-256-GCM with a 16-octet ICV (RFC 4106).
-    Aes256Gcm16,
-}
-
-impl EspAlgorithm {
-    /// Octets of cipher key, without the salt.
-    pub const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm16 => 16,
-            Self::Aes256Gcm16 => 32,
-        }
-    }
-
-    /// Octets of salt that follow the cipher key in the keying material (RFC 4106 §8.1).
-    pub const fn salt_len(self) -> usize {
-        4
-    }
-
-    /// Octets of integrity check value at the end of each packet.
-    pub const fn icv_len(self) -> usize {
-        16
-    }
-
-    /// The name in strongSwan's notation.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aes128Gcm16 => "aes128gcm16",
-            Self::Aes256Gcm16 => "aes256gcm16",
-        }
-    }
-}
-
-impl fmt::Display for EspAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Keying material of another length than the algorithm takes.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{algorithm} takes {expected} octets of keying material, not {found}")]
-pub struct KeyLengthError {
-    /// The algorithm.
-    pub algorithm: EspAlgorithm,
-    /// Cipher key and salt.
-    pub expected: usize,
-    /// What was given.
-    pub found: usize,
-}
-
-/// The key and salt of one direction. Zeroized on drop, never printed.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct EspKey {
-    #[zeroize(skip)]
-    algorithm: EspAlgorithm,
-    key: [u8; 32],
-    salt: [u8; 4],
-}
-
-impl EspKey {
-    /// Splits keying material as KEYMAT gives it (RFC 4106 §8.1): the cipher key, then the salt.
-    pub fn from_keymat(algorithm: EspAlgorithm, keymat: &[u8]) -> Result<Self, KeyLengthError> {
-        let expected = algorithm.key_len() + algorithm.salt_len();
-        let wrong = KeyLengthError { algorithm, expected, found: keymat.len() };
-        if keymat.len() != expected {
-            return Err(wrong);
-        }
-        let (cipher, tail) = keymat.split_at(algorithm.key_len());
-        let mut key = [0; 32];
-        key.iter_mut().zip(cipher).for_each(|(to, from)| *to = *from);
-        let salt = tail.try_into().map_err(|_| wrong)?;
-        Ok(Self { algorithm, key, salt })
-    }
-
-    /// The algorithm that the key is for.
-    pub fn algorithm(&self) -> EspAlgorithm {
-        self.algorithm
-    }
-
-    /// The cipher key: [`EspAlgorithm::key_len`] octets.
-    pub fn key(&self) -> &[u8] {
-        self.key.get(..self.algorithm.key_len()).unwrap_or_default()
-    }
-
-    /// The salt: the first four octets of the nonce (RFC 4106 §4).
-    pub fn salt(&self) -> [u8; 4] {
-        self.salt
-    }
-}
-
-impl fmt::Debug for EspKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EspKey({}, …)", self.algorithm)
     }
 }
 

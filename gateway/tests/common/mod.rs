@@ -144,7 +144,7 @@ impl Child {
 
     /// Keying material; each direction has another.
     pub fn keymat(&self, direction: u8) -> Vec<u8> {
-        (0..self.algorithm.key_len() as u8 + 4).map(|i| i.wrapping_mul(7) ^ direction).collect()
+        (0..self.algorithm.keymat_len() as u8).map(|i| i.wrapping_mul(7) ^ direction).collect()
     }
 
     fn key(&self, direction: u8) -> EspKey {

@@ -257,7 +257,7 @@ pub(super) fn keymat(
     nonce_r: &[u8],
     agreed: &Agreed,
 ) -> Zeroizing<Vec<u8>> {
-    let one = agreed.suite.encr.key_len() + agreed.suite.encr.salt_len();
+    let one = agreed.suite.encr.keymat_len();
     derive_child_keymat(channel.suite.prf, &channel.keys.sk_d, shared, nonce_i, nonce_r, 2 * one)
 }
 
@@ -282,8 +282,7 @@ impl Installing {
         let endpoints = base.endpoints(cx);
         let encr = agreed.suite.encr;
         // RFC 7296 §2.17: the key of the direction from the exchange's initiator comes first.
-        let (from_initiator, from_responder) =
-            keymat.split_at_checked(encr.key_len() + encr.salt_len()).unwrap_or_default();
+        let (from_initiator, from_responder) = keymat.split_at_checked(encr.keymat_len()).unwrap_or_default();
         let key = |keymat| {
             EspKey::from_keymat(encr, keymat).map_err(|error| InstallError::InvalidParameter {
                 field: "KEYMAT",

@@ -136,6 +136,6 @@ fn ike_encr(encr: IkeAead) -> Transform {
 }
 
 fn esp_encr(encr: EspAlgorithm) -> Transform {
-    let bits = (encr.key_len() * 8) as u16;
-    Transform { key_length: Some(bits), ..transform(transform_type::ENCR, AES_GCM_16) }
+    let key_length = encr.cipher().has_key_length().then_some((encr.key_len() * 8) as u16);
+    Transform { key_length, ..transform(transform_type::ENCR, encr.cipher().transform_id()) }
 }
