@@ -104,8 +104,7 @@ mod tests {
 
     #[test]
     fn a_cores_line_is_read_and_its_time_adds_up() {
-        let stat =
-            "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 100 1 50 700 9 0 40 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1\n";
+        let stat = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 100 1 50 700 9 0 40 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\ncpu10 1 1 1 1 1 1 1 1\n";
         let now = parse(stat, 0).unwrap();
         assert_eq!((now.user, now.system, now.softirq, now.idle), (101, 50, 40, 709));
         let shares = now.since(Ticks { user: 1, idle: 609, all: 700, ..Ticks::default() });

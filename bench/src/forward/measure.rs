@@ -63,7 +63,8 @@ impl<'p> Rig<'p> {
         let (ends, programs) = place.ends.enter(|| -> anyhow::Result<_> {
             let ends = Ends::bind("near", "far", TRAFFIC_CORE)?;
             let attach = |name: &str, socket: &portcullis_gateway::io::QueueSocket| -> anyhow::Result<_> {
-                let program = Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
+                let program =
+                    Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
                 program.set_socket(0, socket.fd())?;
                 Ok(program)
             };

@@ -17,9 +17,9 @@ mod peers;
 mod program;
 mod report;
 mod search;
-mod traffic;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ use lab::Place;
 use measure::Rig;
 use report::Report;
 
+use crate::report::Output;
+
 /// Cores of generator and sink, and of the worker.
 pub(crate) const TRAFFIC_CORE: usize = 0;
 pub(crate) const GATEWAY_CORE: usize = 1;
@@ -35,9 +37,8 @@ pub(crate) const GATEWAY_CORE: usize = 1;
 /// What to run.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// One JSON object per line in place of the table
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output: Output,
     /// Fewer cases and shorter trials: under a minute
     #[arg(long)]
     quick: bool,
@@ -111,7 +112,7 @@ impl Case {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let place = Place::new()?;
     let mut rig = Rig::new(&place, options)?;
-    let mut report = Report::new(options);
+    let mut report = Report::new(options.output);
     for _ in 0..options.rounds() {
         for sas in [1, 1_000, 100_000] {
             for mode in Mode::ALL {
@@ -123,14 +124,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 let mut gateway = Gateway::start(&place, mode, sas, GATEWAY_CORE)?;
                 for case in &cases {
                     let measured = rig.measure(&mut gateway, case)?;
-                    report.add(&case.name(), "portcullis", measured);
+                    report.add(&case.name(), "portcullis", &case.mixture.sizes, measured);
                 }
                 gateway.stop()?;
             }
         }
         peers::measure(options, &mut rig, &mut report)?;
     }
-    report.print();
+    report.print(&notes(options));
     Ok(())
 }
 
@@ -149,4 +150,17 @@ fn cases(options: &Options, mode: Mode, sas: u32) -> Vec<Case> {
         }
     }
     cases
+}
+
+fn notes(options: &Options) -> String {
+    format!(
+        "Highest rate at which at most {} % of the packets are lost, halving the interval to 2 % (RFC 2544), trials of {} ms, {} \
+         round(s), a trial that loses repeated once; latency at half of that rate. Sizes are of the IP packet in clear. Generator \
+         and sink on core {TRAFFIC_CORE}, worker on core {GATEWAY_CORE}, both with real-time priority where that is allowed; idle \
+         is the share of the time in which generator and sink had nothing to do. What is decrypted is sealed by the generator as \
+         it sends.",
+        options.loss_tolerance,
+        options.trial().as_millis(),
+        options.rounds()
+    )
 }

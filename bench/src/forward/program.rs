@@ -89,7 +89,10 @@ impl Redirect {
         let program = bpf(BPF_PROG_LOAD, &load)?;
         let link = |flags| {
             let prog_fd = program.as_raw_fd() as u32;
-            bpf(BPF_LINK_CREATE, &LinkCreate { prog_fd, target_ifindex: ifindex, attach_type: BPF_XDP, flags })
+            bpf(
+                BPF_LINK_CREATE,
+                &LinkCreate { prog_fd, target_ifindex: ifindex, attach_type: BPF_XDP, flags },
+            )
         };
         let (link, native) = match link(XDP_FLAGS_DRV_MODE) {
             Ok(link) => (link, true),
