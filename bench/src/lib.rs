@@ -3,4 +3,7 @@
 
 pub mod crypto;
 pub mod forward;
+pub mod pipeline;
 pub mod report;
+mod steady;
+pub mod table;

@@ -48,6 +48,10 @@ enum Command {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
+    Rekey(TargetArgs),
+    /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
+    Reauthenticate(TargetArgs),
     /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
     Detach {
         /// Say that protected traffic may leave in clear from now on.
@@ -170,6 +174,14 @@ async fn answer(client: &Client, command: Command) -> Result<String, ClientError
         Command::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
+        }
+        Command::Rekey(args) => {
+            let () = client.post("/v1/rekey", &args.target()).await?;
+            Ok("rekeying\n".to_owned())
+        }
+        Command::Reauthenticate(args) => {
+            let () = client.post("/v1/reauthenticate", &args.target()).await?;
+            Ok("reauthenticating\n".to_owned())
         }
         Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } => Ok(String::new()),
     }

@@ -44,6 +44,10 @@ pub(crate) fn render(snapshot: &Snapshot, sas: &[IkeSa], stats: &DataplaneStats,
             .with(&[], snapshot.totals.ike_established),
         Family::counter("child_sas_established", "CHILD SAs installed")
             .with(&[], snapshot.totals.child_established),
+        Family::counter("ike_sas_rekeyed", "IKE SAs replaced by rekeying")
+            .with(&[], snapshot.totals.ike_rekeyed),
+        Family::counter("child_sas_rekeyed", "CHILD SAs replaced by rekeying")
+            .with(&[], snapshot.totals.child_rekeyed),
         failures(snapshot),
         rejected(snapshot),
         child_sas(sas),

@@ -9,14 +9,17 @@ use std::fmt;
 use portcullis_ipsec::{Flow, PolicyId, Spi, TunnelEndpoints};
 
 use crate::policy::PolicyEntry;
-use crate::sa::endpoints::{Packed, pack_endpoints, pack_flow, unpack_endpoints, unpack_flow};
+use crate::sa::endpoints::{Packed, pack_endpoints, unpack_endpoints};
+use crate::sa::entry::Milestones;
 use crate::sa::{Inbound, Outbound};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::wire::FlowKey;
 
 /// The flags, and the bell that is rung when one is raised.
 pub struct EventBoard {
     acquire: Notes,
     moved: Notes,
+    first: Flags,
     soft: Flags,
     hard: Flags,
     /// Whether the bell was rung since the flags were last read.
@@ -32,6 +35,9 @@ pub(crate) enum Raised {
         flow: Flow,
     },
     /// By the slot of the pair's inbound SA.
+    FirstPacket {
+        slot: u32,
+    },
     SoftLimit {
         slot: u32,
     },
@@ -52,6 +58,7 @@ impl EventBoard {
         Self {
             acquire: Notes::new(max_policies),
             moved: Notes::new(max_sas),
+            first: Flags::new(max_sas),
             soft: Flags::new(max_sas),
             hard: Flags::new(max_sas),
             rung: AtomicBool::new(false),
@@ -60,8 +67,8 @@ impl EventBoard {
     }
 
     /// A packet of `flow` matched a policy that asks for an SA and has none. Does nothing for other policies.
-    pub fn acquire(&self, policy: &PolicyEntry, flow: &Flow) {
-        if policy.wants_sa() && self.acquire.raise(policy.index, policy.id().0, || pack_flow(flow)) {
+    pub fn acquire(&self, policy: &PolicyEntry, flow: &FlowKey) {
+        if policy.wants_sa() && self.acquire.raise(policy.index, policy.id().0, || flow.to_words()) {
             self.ring();
         }
     }
@@ -71,6 +78,19 @@ impl EventBoard {
     pub fn peer_moved(&self, inbound: &Inbound, seen: TunnelEndpoints) {
         if self.moved.raise(inbound.slot, inbound.spi.get(), || pack_endpoints(seen)) {
             self.ring();
+        }
+    }
+
+    /// What an SA has carried has come to this.
+    #[inline]
+    pub(crate) fn milestones(&self, reached: Milestones) {
+        let Milestones { slot, first, soft, hard } = reached;
+        if first | soft | hard {
+            for (reached, flags) in [(first, &self.first), (soft, &self.soft), (hard, &self.hard)] {
+                if reached && flags.raise(slot) {
+                    self.ring();
+                }
+            }
         }
     }
 
@@ -95,8 +115,12 @@ impl EventBoard {
         // are visible below.
         self.rung.swap(false, Ordering::AcqRel);
         self.acquire.take(|note| {
-            raised.push(Raised::Acquire { policy: PolicyId(note.owner), flow: unpack_flow(note.packed) });
+            raised.push(Raised::Acquire {
+                policy: PolicyId(note.owner),
+                flow: FlowKey::from_words(note.packed).flow(),
+            });
         });
+        self.first.take(|slot| raised.push(Raised::FirstPacket { slot }));
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));
         self.moved.take(|note| {
@@ -107,6 +131,7 @@ impl EventBoard {
 
     /// Lowers the flags of a slot whose SAs no worker can see any more: the next pair there starts clean.
     pub(crate) fn forget_pair(&self, slot: u32) {
+        self.first.lower(slot);
         self.soft.lower(slot);
         self.hard.lower(slot);
         self.moved.lower(slot);
@@ -148,7 +173,7 @@ impl Flags {
     fn lower(&self, index: u32) -> bool {
         let Some(word) = self.words.get(index as usize / 64) else { return false };
         let bit = 1 << (index % 64);
-        word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     fn take(&self, mut show: impl FnMut(u32)) {

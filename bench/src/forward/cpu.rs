@@ -8,12 +8,12 @@ use nix::unistd::gettid;
 /// Where the kernel counts time, a hundredth of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Pins the calling thread to a core, with real-time priority: whatever else this machine does would otherwise be
-/// measured too.
-pub(crate) fn take_core(core: usize) {
+/// Pins the calling thread to a core, if that is urgent with real-time priority: whatever else this machine does would
+/// otherwise be measured too.
+pub(crate) fn take_core(core: usize, urgent: bool) {
     core_affinity::set_for_current(core_affinity::CoreId { id: core });
     // Refused where a container may not: then it is measured without.
-    let _ = make_real_time(gettid().as_raw());
+    let _ = urgent && make_real_time(gettid().as_raw());
 }
 
 /// Gives a thread real-time priority; whether that was possible.

@@ -1,26 +1,23 @@
 //! The gateway under test: the data plane as the daemon runs it, with SAs installed by hand instead of by IKE.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, XdpMode,
-};
+use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, XdpMode};
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId,
     PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
-use super::cpu;
 use super::lab::{FAR_GATEWAY, FAR_HOST, LOCAL, Place, REMOTE};
 use super::packets::{KEYMAT, PeerSa, remote, spi_of};
 
 /// What the gateway does with what it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mode {
+pub enum Mode {
     /// Clear packets come in, ESP goes out.
     Encrypt,
     /// ESP comes in, clear packets go out.
@@ -30,7 +27,8 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 3] = [Self::Plain, Self::Encrypt, Self::Decrypt];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Encrypt, Self::Decrypt];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -69,8 +67,6 @@ impl Gateway {
         let config = config(place, flows, core)?;
         let (dataplane, _) = place.gateway.enter(|| Dataplane::start(config))??;
         let installer = dataplane.installer();
-        // As far as the machine allows: whatever else it does would be measured too.
-        let _ = cpu::thread_named("worker-0").is_some_and(cpu::make_real_time);
         let mut gateway =
             Self { dataplane, installer, children: Vec::new(), retired: VecDeque::new(), next_rekey: 0 };
         let action = if mode == Mode::Plain { PolicyAction::Bypass } else { PolicyAction::Protect };
@@ -143,9 +139,11 @@ impl Gateway {
         spis.map(|pair| PeerSa { spi: pair.get(), next: 1 }).collect()
     }
 
-    /// The data plane's own counts.
-    pub(crate) fn stats(&self) -> DataplaneStats {
-        self.dataplane.stats()
+    /// Why it has dropped packets, as far as it has.
+    pub(crate) fn drops(&self) -> BTreeMap<String, u64> {
+        let mut drops = self.dataplane.stats().drops;
+        drops.retain(|_, count| *count > 0);
+        drops
     }
 
     /// Stops it and leaves nothing behind.

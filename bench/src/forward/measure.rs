@@ -12,10 +12,13 @@ use super::lab::Place;
 use super::packets::{Expected, Keys, Source};
 use super::program::Redirect;
 use super::traffic::{Chore, Ends, Plan, Trial};
-use super::{Case, GATEWAY_CORE, Options, TRAFFIC_CORE, cpu, search};
+use super::{Case, GATEWAY_CORE, TRAFFIC_CORE, cpu, search};
 
 /// Between trials, for what the real-time threads have kept waiting.
 const REST: Duration = Duration::from_millis(50);
+
+/// How long the last packets of a trial are waited for.
+const PATIENCE: Duration = Duration::from_millis(30);
 
 /// Generator and sink in their place.
 #[derive(Debug)]
@@ -59,9 +62,15 @@ struct Observed {
 }
 
 impl<'p> Rig<'p> {
-    pub(crate) fn new(place: &'p Place, options: &Options) -> anyhow::Result<Self> {
+    /// With trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
+    pub(crate) fn new(
+        place: &'p Place,
+        trial: Duration,
+        tolerance: f64,
+        urgent: bool,
+    ) -> anyhow::Result<Self> {
         let (ends, programs) = place.ends.enter(|| -> anyhow::Result<_> {
-            let ends = Ends::bind("near", "far", TRAFFIC_CORE)?;
+            let ends = Ends::bind("near", "far", TRAFFIC_CORE, urgent)?;
             let attach = |name: &str, socket: &portcullis_gateway::io::QueueSocket| -> anyhow::Result<_> {
                 let program =
                     Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
@@ -73,8 +82,7 @@ impl<'p> Rig<'p> {
             Ok((ends, programs))
         })??;
         anyhow::ensure!(programs.iter().all(Redirect::is_native), "veth runs XDP programs natively");
-        let tolerance = options.loss_tolerance / 100.0;
-        Ok(Self { place, ends, _programs: programs, sends: "near", trial: options.trial(), tolerance })
+        Ok(Self { place, ends, _programs: programs, sends: "near", trial, tolerance })
     }
 
     /// Makes the generator send from where the mode's packets come.
@@ -97,17 +105,23 @@ impl<'p> Rig<'p> {
         Ok(Source::new(link, &case.mixture.sizes, case.sas, peers))
     }
 
+    /// One trial alone, of the gateway as it runs, looking closely.
+    pub(crate) fn once(
+        &mut self,
+        gateway: &Gateway,
+        case: &Case,
+        plan: Plan,
+        spoilt: Option<u64>,
+    ) -> anyhow::Result<Trial> {
+        let mut source = self.source(Some(gateway), case)?;
+        source.spoilt = spoilt;
+        self.ends.run(plan, &mut source, &mut expected(case, true)?, None)
+    }
+
     /// Everything about one case of the gateway, which runs already and is faced.
     pub(crate) fn measure(&mut self, gateway: &mut Gateway, case: &Case) -> anyhow::Result<Measured> {
         let mut source = self.source(Some(gateway), case)?;
-        let flows = case.sas as usize;
-        let look = move |closely: bool| -> anyhow::Result<Expected> {
-            Ok(match (case.mode, closely) {
-                (Mode::Encrypt, false) => Expected::Sealed(vec![0; flows]),
-                (Mode::Encrypt, true) => Expected::Opened(Keys::new()?, vec![0; flows]),
-                (Mode::Decrypt | Mode::Plain, _) => Expected::Clear,
-            })
-        };
+        let look = |closely| expected(case, closely);
         let gateway = Mutex::new(gateway);
         let mut rekey = |source: &mut Source| -> anyhow::Result<()> {
             let mut gateway = gateway.lock().map_err(|_| anyhow::anyhow!("a trial has panicked"))?;
@@ -135,12 +149,12 @@ impl<'p> Rig<'p> {
         let mut reordered = 0;
         let mut observe = |rate: Option<f64>, closely: bool| -> anyhow::Result<Observed> {
             source.restart();
-            let plan = Plan { rate, time: self.trial, packets: u64::MAX };
+            let plan = Plan { rate, time: self.trial, packets: u64::MAX, patience: PATIENCE };
             let chore = every.map(|every| Chore { every, work: &mut *work });
             let observed = self.observe(plan, source, &mut look(closely)?, chore)?;
             let Trial { broken, other, .. } = observed.trial;
             anyhow::ensure!(broken == 0, "{broken} packets do not open");
-            tracing_other(other);
+            tell_of(other);
             reordered += observed.trial.reordered;
             Ok(observed)
         };
@@ -199,8 +213,18 @@ impl<'p> Rig<'p> {
     }
 }
 
+/// What the sink sees of a case; sealed packets are opened if it is to look closely.
+fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
+    let last = vec![0; case.sas as usize];
+    Ok(match (case.mode, closely) {
+        (Mode::Encrypt, false) => Expected::Sealed(last),
+        (Mode::Encrypt, true) => Expected::Opened(Keys::new()?, last),
+        (Mode::Decrypt | Mode::Plain, _) => Expected::Clear,
+    })
+}
+
 /// Packets of nobody's are no reason to stop, but to be told of.
-fn tracing_other(other: u64) {
+fn tell_of(other: u64) {
     if other > 0 {
         eprintln!("{other} packets that are not of this bench came to the sink");
     }

@@ -4,22 +4,21 @@
 //! `10.128.0.0 + i` behind the peer, one SA each. Every SA has the same key, so that the generator's and the sink's part
 //! does not grow with their number; the gateway expands and fetches each one's own copy.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
-use portcullis_aead::{Algorithm, Engine, Key};
-use portcullis_gateway::esp::{self, AeadParameters, Outer};
+use portcullis_aead::{self as aead, Algorithm, Engine, Key};
 use portcullis_gateway::frame::Frame;
-use portcullis_gateway::wire::{EtherType, Ethernet, Fragment, Ipv4, L3Info, Mac, Udp};
-use portcullis_ipsec::{Encapsulation, TunnelEndpoints};
+use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Mac, Udp};
 
 use super::lab::{FAR_GATEWAY, FAR_HOST, NEAR_HOST};
 
 /// Packets built and sealed together, and sent in one step.
-pub(crate) const BURST: usize = 32;
+pub(crate) const BURST: usize = 64;
 /// Where a packet begins in its frame: as far in as the gateway's own encapsulation needs.
 const START: usize = 256;
-const HEADERS: usize = 14 + 20 + 8;
+/// Where in a frame of raw ESP the text starts: behind Ethernet, IPv4, SPI, sequence number and IV.
+const ESP_TEXT: usize = 14 + 20 + 8 + 8;
 /// Octets of number and time.
 const STAMP: usize = 16;
 /// The smallest packet with a stamp.
@@ -77,6 +76,16 @@ impl Keys {
     }
 }
 
+impl Keys {
+    fn packet<'a>(&'a self, spi: u32, sequence: u64, buffer: &'a mut [u8]) -> aead::Packet<'a> {
+        let mut nonce = [0; 12];
+        lay(&mut nonce, &[&self.salt, &sequence.to_be_bytes()]);
+        let mut aad = [0; 12];
+        lay(&mut aad, &[&spi.to_be_bytes(), &sequence.to_be_bytes()]);
+        aead::Packet { key: &self.key, nonce, aad, aad_len: aad.len(), buffer, authentic: false }
+    }
+}
+
 /// An SA that the generator seals with, as the peer of the gateway.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PeerSa {
@@ -125,110 +134,120 @@ impl Source {
 
     /// Fills the frames, at most [`BURST`] of them.
     pub(crate) fn fill(&mut self, frames: &mut [Frame], time: u64) {
-        let mut sealing = ArrayVec::<AeadParameters, BURST>::new();
-        for frame in frames.iter_mut() {
-            let flow = self.flow();
-            let size = self.sizes.get(self.next as usize % self.sizes.len()).copied().unwrap_or(SMALLEST);
-            let ttl = if self.spoilt == Some(self.next) { 1 } else { 64 };
-            let stamp = Stamp { number: self.next, time };
-            self.next += 1;
-            match &mut self.peers {
-                None => write(frame, &self.ethernet, size, ttl, NEAR_HOST, remote(flow), stamp),
+        let Self { sizes, flows, ethernet, peers, next, random, spoilt } = self;
+        let mut peers = peers.as_mut().map(|(keys, peers)| (&*keys, peers));
+        let mut batch = ArrayVec::<aead::Packet<'_>, BURST>::new();
+        for frame in frames {
+            let flow = choose(*flows, random);
+            let size = sizes.get(*next as usize % sizes.len()).copied().unwrap_or(SMALLEST);
+            let ttl = if *spoilt == Some(*next) { 1 } else { 64 };
+            let stamp = Stamp { number: *next, time };
+            *next += 1;
+            match &mut peers {
+                None => write_clear(frame, ethernet, &Inner::new(size, ttl, NEAR_HOST, remote(flow)), stamp),
                 Some((keys, peers)) => {
-                    write(frame, &self.ethernet, size, ttl, remote(flow), NEAR_HOST, stamp);
                     let Some(peer) = peers.get_mut(flow as usize) else { continue };
-                    sealing.extend(encapsulate(keys, peer, frame, size));
+                    let inner = Inner::new(size, ttl, remote(flow), NEAR_HOST);
+                    batch.extend(write_sealed(frame, ethernet, &inner, stamp, keys, peer));
                 }
             }
         }
-        let Some((keys, _)) = &self.peers else { return };
-        let mut batch = ArrayVec::<_, BURST>::new();
-        batch.extend(
-            frames.iter_mut().zip(&sealing).map(|(frame, parameters)| parameters.packet(&keys.key, frame)),
-        );
-        keys.engine.seal(&mut batch);
-        drop(batch);
-        for frame in frames {
-            if frame.push_front(14)
-                && let Some(start) = frame.packet_mut().first_chunk_mut()
-            {
-                *start = self.ethernet;
-            }
+        if let Some((keys, _)) = peers {
+            keys.engine.seal(&mut batch);
         }
-    }
-
-    /// Flows in random order, so that no SA is in the cache only because it comes next.
-    fn flow(&mut self) -> u32 {
-        if self.flows == 1 {
-            return 0;
-        }
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        ((self.random >> 32) * u64::from(self.flows) >> 32) as u32
     }
 }
 
-/// Writes headers and stamp; the rest of the payload is whatever the frame holds.
-fn write(
-    frame: &mut Frame,
-    ethernet: &[u8; 14],
+/// Flows in random order, so that no SA is in the cache only because it comes next.
+fn choose(flows: u32, random: &mut u64) -> u32 {
+    if flows == 1 {
+        return 0;
+    }
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    ((*random >> 32) * u64::from(flows) >> 32) as u32
+}
+
+/// Headers of a packet in clear.
+struct Inner {
     size: usize,
-    ttl: u8,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
-    stamp: Stamp,
-) {
-    let ip = Ipv4 {
+    headers: [u8; 28],
+}
+
+impl Inner {
+    fn new(size: usize, ttl: u8, src: Ipv4Addr, dst: Ipv4Addr) -> Self {
+        let mut headers = [0; 28];
+        let udp = Udp { src_port: PORT, dst_port: PORT, len: size - 20, checksum: 0 };
+        let (at_ip, at_udp) = headers.split_at_mut(20);
+        at_ip.copy_from_slice(&ip(size, ttl, 17, src, dst));
+        at_udp.copy_from_slice(&udp.write());
+        Self { size, headers }
+    }
+}
+
+fn ip(total_len: usize, ttl: u8, protocol: u8, src: Ipv4Addr, dst: Ipv4Addr) -> [u8; 20] {
+    let header = Ipv4 {
         header_len: 20,
-        total_len: size,
+        total_len,
         tos: 0,
-        id: stamp.number as u16,
+        id: 0,
         dont_fragment: true,
         more_fragments: false,
         fragment_offset: 0,
         ttl,
-        protocol: 17,
+        protocol,
         src,
         dst,
     };
-    let udp = Udp { src_port: PORT, dst_port: PORT, len: size - 20, checksum: 0 };
-    if !frame.set_range(START, START + 14 + size) {
-        return;
-    }
-    let Some(start) = frame.packet_mut().first_chunk_mut::<{ HEADERS + STAMP }>() else { return };
-    let (at_ethernet, rest) = start.split_at_mut(14);
-    let (at_ip, rest) = rest.split_at_mut(20);
-    let (at_udp, rest) = rest.split_at_mut(8);
-    let (at_number, at_time) = rest.split_at_mut(8);
-    at_ethernet.copy_from_slice(ethernet);
-    at_ip.copy_from_slice(&ip.write(&[]));
-    at_udp.copy_from_slice(&udp.write());
-    at_number.copy_from_slice(&stamp.number.to_be_bytes());
-    at_time.copy_from_slice(&stamp.time.to_be_bytes());
+    header.write(&[])
 }
 
-fn encapsulate(keys: &Keys, peer: &mut PeerSa, frame: &mut Frame, size: usize) -> Option<AeadParameters> {
-    let info = L3Info {
-        total_len: size,
-        header_len: 20,
-        tos: 0,
-        ttl: 64,
-        dont_fragment: true,
-        fragment: Fragment::Whole,
-    };
-    let endpoints = TunnelEndpoints {
-        local: IpAddr::V4(FAR_HOST),
-        remote: IpAddr::V4(FAR_GATEWAY),
-        encapsulation: Encapsulation::None,
-    };
-    let outer = Outer { endpoints, spi: peer.spi, salt: keys.salt, esn: true };
-    let sequence = peer.next;
-    peer.next += 1;
-    if !frame.pull_front(14) {
+/// Writes parts one after the other.
+fn lay(mut to: &mut [u8], parts: &[&[u8]]) {
+    for part in parts {
+        let Some((start, rest)) = to.split_at_mut_checked(part.len()) else { return };
+        start.copy_from_slice(part);
+        to = rest;
+    }
+}
+
+/// Headers and stamp; the rest of the payload is whatever the frame holds.
+fn write_clear(frame: &mut Frame, ethernet: &[u8; 14], inner: &Inner, stamp: Stamp) {
+    if frame.set_range(START, START + 14 + inner.size) {
+        let (number, time) = (stamp.number.to_be_bytes(), stamp.time.to_be_bytes());
+        lay(frame.packet_mut(), &[ethernet, &inner.headers, &number, &time]);
+    }
+}
+
+/// The same in ESP (RFC 4303) with AES-256-GCM (RFC 4106) and ESN, yet to be sealed.
+fn write_sealed<'a>(
+    frame: &'a mut Frame,
+    ethernet: &[u8; 14],
+    inner: &Inner,
+    stamp: Stamp,
+    keys: &'a Keys,
+    peer: &mut PeerSa,
+) -> Option<aead::Packet<'a>> {
+    /// The next header that says that IPv4 is inside.
+    const IPV4: u8 = 4;
+    let padding = (inner.size + 2).next_multiple_of(4) - (inner.size + 2);
+    let text = inner.size + padding + 2;
+    let total = ESP_TEXT + text + aead::TAG_LEN;
+    if !frame.set_range(START, START + total) {
         return None;
     }
-    esp::encapsulate(frame, &info, false, &outer, sequence).ok()
+    let sequence = peer.next;
+    peer.next += 1;
+    let (spi, iv) = (peer.spi.to_be_bytes(), sequence.to_be_bytes());
+    let outer = ip(total - 14, 64, 50, FAR_HOST, FAR_GATEWAY);
+    let low = (sequence as u32).to_be_bytes();
+    let (number, time) = (stamp.number.to_be_bytes(), stamp.time.to_be_bytes());
+    let packet = frame.packet_mut();
+    lay(packet, &[ethernet, &outer, &spi, &low, &iv, &inner.headers, &number, &time]);
+    let trailer = (1..=padding as u8).chain([padding as u8, IPV4]);
+    packet.get_mut(ESP_TEXT + inner.size..)?.iter_mut().zip(trailer).for_each(|(to, octet)| *to = octet);
+    Some(keys.packet(peer.spi, sequence, packet.get_mut(ESP_TEXT..)?))
 }
 
 /// What the sink expects, and how closely it looks.
@@ -272,7 +291,7 @@ impl Expected {
             Self::Opened(keys, last) => {
                 let Some((spi, sequence)) = read_esp(frame) else { return Seen::Other };
                 let order = in_order(last, spi, sequence);
-                match (order, open(keys, frame)) {
+                match (order, open(keys, spi, sequence, frame)) {
                     (Seen::Right(_), Some(stamp)) => Seen::Right(Some(stamp)),
                     (order, Some(_)) => order,
                     (_, None) => Seen::Broken,
@@ -347,24 +366,12 @@ fn unwrapped(last: u64, generation: u32) -> u64 {
     }
 }
 
-fn open(keys: &Keys, frame: &mut Frame) -> Option<Stamp> {
-    if !frame.pull_front(14) {
-        return None;
-    }
-    let (flow, info) = portcullis_gateway::wire::flow(frame.packet()).ok()?;
-    let outer = esp::parse(frame.packet(), &flow, &info, 4500).ok()?;
-    // The IV, which is the whole of it.
-    let sequence = u64::from_be_bytes(frame.packet().get(28..36)?.try_into().ok()?);
-    if !frame.truncate(outer.end()) {
-        return None;
-    }
-    let parameters = outer.parameters(keys.salt, sequence, true);
-    let mut batch = [parameters.packet(&keys.key, frame)];
+fn open(keys: &Keys, spi: u32, sequence: u64, frame: &mut Frame) -> Option<Stamp> {
+    let text = frame.packet_mut().get_mut(ESP_TEXT..)?;
+    let mut batch = [keys.packet(spi, sequence, text)];
     keys.engine.open(&mut batch);
-    let authentic = batch.iter().all(|packet| packet.authentic);
-    if !authentic {
+    if !batch.iter().all(|packet| packet.authentic) {
         return None;
     }
-    esp::decapsulate(frame, &outer).ok()?;
-    stamp_of(frame.packet())
+    stamp_of(frame.packet().get(ESP_TEXT..)?)
 }

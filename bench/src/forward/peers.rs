@@ -94,7 +94,7 @@ fn strongswan(options: &Options, cases: &[Case], report: &mut Report) -> anyhow:
     for words in [["taskset", "-a", "-p", "2", &pid].as_slice(), &["chrt", "-a", "-f", "-p", "1", &pid]] {
         place.gateway.run(words)?;
     }
-    let mut rig = Rig::new(&place, options)?;
+    let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
     rig.face(Mode::Encrypt);
     for case in cases {
         let mut source = rig.source(None, case)?;

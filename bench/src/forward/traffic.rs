@@ -18,8 +18,6 @@ use super::packets::{BURST, Expected, Seen, Source};
 const FRAMES: u32 = 3 * RING;
 /// Received in one step.
 const STEP: usize = 64;
-/// How long the last packets are waited for.
-const DRAIN: Duration = Duration::from_millis(30);
 /// A trial that sends less than this share of what it should has not offered its rate.
 const OFFERED: f64 = 0.99;
 
@@ -32,6 +30,8 @@ pub(crate) struct Ends {
     /// Sent and received by turns, so that neither allocates.
     scratch: Vec<Frame>,
     core: usize,
+    /// Whether to ask for real-time priority.
+    urgent: bool,
 }
 
 /// What a trial does.
@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) time: Duration,
     /// Most packets.
     pub(crate) packets: u64,
+    /// How long the last ones are waited for.
+    pub(crate) patience: Duration,
 }
 
 /// What has to be done beside the traffic: called at every multiple of `every`.
@@ -92,7 +94,7 @@ impl Trial {
 
 impl Ends {
     /// Binds queue 0 of both interfaces, in the network namespace of the caller.
-    pub(crate) fn bind(tx: &str, rx: &str, core: usize) -> anyhow::Result<Self> {
+    pub(crate) fn bind(tx: &str, rx: &str, core: usize, urgent: bool) -> anyhow::Result<Self> {
         let (memory, frames) = FrameMemory::new(FRAMES, 2048)?;
         let bind = |name: &str| QueueSocket::bind(Arc::clone(&memory), name, 0, CopyMode::Copy);
         Ok(Self {
@@ -101,6 +103,7 @@ impl Ends {
             pool: FramePool::new(frames),
             scratch: Vec::with_capacity(STEP),
             core,
+            urgent,
         })
     }
 
@@ -124,7 +127,7 @@ impl Ends {
     ) -> anyhow::Result<Trial> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("traffic".to_owned()).spawn_scoped(scope, || {
-                cpu::take_core(self.core);
+                cpu::take_core(self.core, self.urgent);
                 self.clear();
                 self.trial(plan, source, expected, chore)
             });
@@ -177,7 +180,7 @@ impl Ends {
                 }
             }
             if let Some(sending) = sending {
-                let quiet = now.saturating_sub(last_arrival.max(sending)) > DRAIN;
+                let quiet = now.saturating_sub(last_arrival.max(sending)) > plan.patience;
                 if quiet || tally.received >= source.made() {
                     break;
                 }

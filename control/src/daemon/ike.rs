@@ -47,6 +47,10 @@ pub struct Totals {
     pub ike_established: u64,
     /// CHILD SAs installed.
     pub child_established: u64,
+    /// IKE SAs replaced by rekeying.
+    pub ike_rekeyed: u64,
+    /// CHILD SAs replaced by rekeying.
+    pub child_rekeyed: u64,
     /// Failed exchanges by connection (empty where unknown) and code.
     pub failures: HashMap<(String, &'static str), u64>,
     /// Datagrams dropped by label.
@@ -232,11 +236,14 @@ impl Task {
                     }
                     None => tracing::debug!(?policy, %flow, "traffic without an SA, of no configured child"),
                 },
+                DataplaneEvent::FirstPacket { pair } => self.command(Command::FirstPacket { pair }, None),
                 DataplaneEvent::SoftLimit { pair } => {
-                    tracing::warn!(%pair, "the SA nears the end of its sequence numbers; rekeying is left to the peer");
+                    tracing::info!(%pair, "the SA has carried what it should, and is rekeyed");
+                    self.command(Command::SoftLimit { pair }, None);
                 }
                 DataplaneEvent::HardLimit { pair } => {
-                    tracing::error!(%pair, "the SA has used up its sequence numbers and seals nothing more");
+                    tracing::warn!(%pair, "the SA has carried all that it may, and ends");
+                    self.command(Command::HardLimit { pair }, None);
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     tracing::info!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
@@ -287,6 +294,18 @@ impl Task {
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
                     "CHILD SA established"
                 );
+            }
+            Event::ChildRekeyed { connection, child, replaced } => {
+                self.totals.child_rekeyed += 1;
+                tracing::info!(
+                    %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
+                    "CHILD SA rekeyed"
+                );
+            }
+            Event::IkeRekeyed { ike, replaced } => {
+                self.totals.ike_rekeyed += 1;
+                let connection = ike.connection.unwrap_or_default();
+                tracing::info!(%connection, ike = ike.id.0, replaced = replaced.0, "IKE SA rekeyed");
             }
             Event::ChildClosed { connection, child, pair, reason } => {
                 tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");

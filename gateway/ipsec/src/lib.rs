@@ -11,7 +11,7 @@ mod sa;
 mod selector;
 
 pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
-pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
+pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
 pub use sa::{
     Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,
 };
