@@ -16,7 +16,7 @@ mod secrets;
 use std::path::Path;
 
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
-use portcullis_ipsec::{Policy, PolicyOrigin, TenantId};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
 use toml_edit::Document;
 
 pub use credentials::Directories;
@@ -130,6 +130,7 @@ impl Config {
                 local_ts: connection::known_selectors(&child.local_ts, &connection.local_addrs)?,
                 remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
+                action: PolicyAction::Protect,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
