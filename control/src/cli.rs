@@ -141,7 +141,7 @@ fn load(path: &Path) -> anyhow::Result<Config> {
 }
 
 fn detach(path: &Path) -> anyhow::Result<ExitCode> {
-    daemon::detach_open(&load(path)?)?;
+    daemon::detach_open(&Config::load_gateway(path)?.0)?;
     print("detached: protected traffic may now leave in clear\n")?;
     Ok(ExitCode::SUCCESS)
 }
