@@ -94,6 +94,10 @@ enum Ask {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
+    Rekey(TargetArgs),
+    /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
+    Reauthenticate(TargetArgs),
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -232,6 +236,14 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
+        }
+        Ask::Rekey(args) => {
+            let () = client.post("/v1/rekey", &args.target()).await?;
+            Ok("rekeying\n".to_owned())
+        }
+        Ask::Reauthenticate(args) => {
+            let () = client.post("/v1/reauthenticate", &args.target()).await?;
+            Ok("reauthenticating\n".to_owned())
         }
     }
 }

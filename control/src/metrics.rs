@@ -105,6 +105,9 @@ impl Measured<'_> {
             Family::counter("ike_sas_established", "IKE SAs established").with(&[], totals.ike_established),
             Family::counter("child_sas_established", "CHILD SAs installed")
                 .with(&[], totals.child_established),
+            Family::counter("ike_sas_rekeyed", "IKE SAs replaced by rekeying").with(&[], totals.ike_rekeyed),
+            Family::counter("child_sas_rekeyed", "CHILD SAs replaced by rekeying")
+                .with(&[], totals.child_rekeyed),
             Family::histogram(
                 "ike_handshake_duration_seconds",
                 "From the first IKE_SA_INIT message to the established IKE SA",

@@ -10,6 +10,7 @@ use portcullis_ipsec::{Flow, PolicyId, Spi, TunnelEndpoints};
 
 use crate::policy::PolicyEntry;
 use crate::sa::endpoints::{Packed, pack_endpoints, unpack_endpoints};
+use crate::sa::entry::Milestones;
 use crate::sa::{Inbound, Outbound};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use crate::wire::FlowKey;
@@ -18,6 +19,7 @@ use crate::wire::FlowKey;
 pub struct EventBoard {
     acquire: Notes,
     moved: Notes,
+    first: Flags,
     soft: Flags,
     hard: Flags,
     /// Whether the bell was rung since the flags were last read.
@@ -33,6 +35,9 @@ pub(crate) enum Raised {
         flow: Flow,
     },
     /// By the slot of the pair's inbound SA.
+    FirstPacket {
+        slot: u32,
+    },
     SoftLimit {
         slot: u32,
     },
@@ -53,6 +58,7 @@ impl EventBoard {
         Self {
             acquire: Notes::new(max_policies),
             moved: Notes::new(max_sas),
+            first: Flags::new(max_sas),
             soft: Flags::new(max_sas),
             hard: Flags::new(max_sas),
             rung: AtomicBool::new(false),
@@ -72,6 +78,19 @@ impl EventBoard {
     pub fn peer_moved(&self, inbound: &Inbound, seen: TunnelEndpoints) {
         if self.moved.raise(inbound.slot, inbound.spi.get(), || pack_endpoints(seen)) {
             self.ring();
+        }
+    }
+
+    /// What an SA has carried has come to this.
+    #[inline]
+    pub(crate) fn milestones(&self, reached: Milestones) {
+        let Milestones { slot, first, soft, hard } = reached;
+        if first | soft | hard {
+            for (reached, flags) in [(first, &self.first), (soft, &self.soft), (hard, &self.hard)] {
+                if reached && flags.raise(slot) {
+                    self.ring();
+                }
+            }
         }
     }
 
@@ -101,6 +120,7 @@ impl EventBoard {
                 flow: FlowKey::from_words(note.packed).flow(),
             });
         });
+        self.first.take(|slot| raised.push(Raised::FirstPacket { slot }));
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));
         self.moved.take(|note| {
@@ -111,6 +131,7 @@ impl EventBoard {
 
     /// Lowers the flags of a slot whose SAs no worker can see any more: the next pair there starts clean.
     pub(crate) fn forget_pair(&self, slot: u32) {
+        self.first.lower(slot);
         self.soft.lower(slot);
         self.hard.lower(slot);
         self.moved.lower(slot);

@@ -227,6 +227,16 @@ impl Gateway {
         self.portcullis(&["terminate", what])
     }
 
+    /// Has the IKE SAs of a connection, or the CHILD SAs of `connection/child`, rekeyed; does not wait.
+    pub fn rekey(&self, what: &str) -> Result<Output> {
+        self.portcullis(&["rekey", what])
+    }
+
+    /// Has the IKE SAs of a connection made anew; does not wait.
+    pub fn reauthenticate(&self, connection: &str) -> Result<Output> {
+        self.portcullis(&["reauthenticate", connection])
+    }
+
     /// All IKE SAs with their children.
     pub fn sas(&self) -> Result<Vec<IkeSa>> {
         self.json("sas")
@@ -235,6 +245,29 @@ impl Gateway {
     /// The child SAs of all IKE SAs.
     pub fn children(&self) -> Result<Vec<ChildSa>> {
         Ok(self.sas()?.into_iter().flat_map(|sa| sa.children).collect())
+    }
+
+    /// Asks for the IKE SAs until `reached` accepts them.
+    ///
+    /// # Errors
+    /// [`LabError::Timeout`] after `within`, with the last answer.
+    pub fn wait_sas(
+        &self,
+        what: &str,
+        within: Duration,
+        reached: impl Fn(&[IkeSa]) -> bool,
+    ) -> Result<Vec<IkeSa>> {
+        let deadline = Instant::now() + within;
+        loop {
+            let sas = self.sas()?;
+            if reached(&sas) {
+                return Ok(sas);
+            }
+            if Instant::now() >= deadline {
+                let seen = format!("{sas:?}");
+                return Err(LabError::Timeout { what: what.into(), waited: within, seen });
+            }
+        }
     }
 
     /// Asks for the CHILD SAs until `reached` accepts them: a worker may be a moment behind the wire.

@@ -205,6 +205,13 @@ impl Host {
         self.ping_with(to, count, 56, &[])
     }
 
+    /// Begins to send an echo request every `interval`, until [`Pings::stop`].
+    pub fn begin_pings(&self, to: IpAddr, interval: Duration) -> Result<Pings> {
+        let (interval, to) = (interval.as_secs_f64().to_string(), to.to_string());
+        let process = self.spawn_words(["ping", "-n", "-i", &interval, &to])?;
+        Ok(Pings { process })
+    }
+
     /// As [`Host::ping`], with `size` bytes of data and further arguments (`-M do`, `-I address`).
     pub fn ping_with(&self, to: IpAddr, count: u32, size: u32, further: &[&str]) -> Result<Ping> {
         let (count, size, to) = (count.to_string(), size.to_string(), to.to_string());
@@ -216,6 +223,32 @@ impl Host {
             tool: "ping",
             reason: "no statistics".into(),
             answer: process.tail(),
+        })
+    }
+}
+
+/// A running `ping`.
+#[derive(Debug)]
+pub struct Pings {
+    process: Process,
+}
+
+impl Pings {
+    /// Waits until one more has been answered than by now.
+    pub fn wait_answer(&self, within: Duration) -> Result<()> {
+        self.process.wait_line_from(self.process.mark(), "bytes from", within).map(drop)
+    }
+
+    /// Stops it and counts. The request under way when it is stopped may be counted as lost, so the last answer is
+    /// waited for first.
+    pub fn stop(mut self) -> Result<Ping> {
+        self.wait_answer(COMMAND_TIME)?;
+        self.process.interrupt(COMMAND_TIME)?;
+        let text = self.process.output(Stream::Stdout);
+        Ping::parse(&text).ok_or_else(|| LabError::Answer {
+            tool: "ping",
+            reason: "no statistics".into(),
+            answer: self.process.tail(),
         })
     }
 }

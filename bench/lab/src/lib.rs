@@ -28,7 +28,7 @@ pub use frame::{Class, Direction, Frame, Headers, classify};
 pub use gateway::{
     ChildSa, Failure, Gateway, GatewayConfig, GatewayStatus, IkeSa, InterfaceStatus, PacketBalance,
 };
-pub use host::{Host, Output, Ping};
+pub use host::{Host, Output, Ping, Pings};
 pub use lab::{Lab, LinkOptions, Switch, sweep};
 pub use peers::chatter::Chatter;
 pub use peers::iperf::{Iperf, IperfReport, IperfServer};

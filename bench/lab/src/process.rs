@@ -192,6 +192,17 @@ impl Process {
         ended
     }
 
+    /// Interrupts the process (SIGINT, as Ctrl-C does) and waits for its end; after `within` it is killed and the wait
+    /// is an error.
+    pub fn interrupt(&mut self, within: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::SIGINT);
+        let ended = self.wait_exit(within);
+        if ended.is_err() {
+            self.kill();
+        }
+        ended
+    }
+
     /// Kills the process (SIGKILL), with its process group, and reaps it.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);

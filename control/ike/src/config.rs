@@ -89,6 +89,56 @@ pub enum StartAction {
     Start,
 }
 
+/// When a CHILD SA is rekeyed, and when it ends if that has not succeeded. Zero is never. The end of its sequence
+/// numbers is a limit besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChildLifetime {
+    /// Its age.
+    pub time: Limit<Duration>,
+    /// Octets of inner packets, either way.
+    pub bytes: Limit<u64>,
+    /// Packets, either way.
+    pub packets: Limit<u64>,
+}
+
+/// One measure of a lifetime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limit<T> {
+    /// It is rekeyed here at the latest (swanctl's `rekey_*`).
+    pub rekey: T,
+    /// It ends here (`life_*`).
+    pub life: T,
+    /// It is rekeyed earlier by a random part of this, so that not all are at once (`rand_*`).
+    pub rand: T,
+}
+
+/// When an IKE SA is replaced. Zero is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IkeLifetime {
+    /// Age at which it is rekeyed.
+    pub rekey_time: Duration,
+    /// Age of its authentication at which its initiator makes a new one.
+    pub reauth_time: Duration,
+    /// How long after that it ends if neither has succeeded.
+    pub over_time: Duration,
+    /// Both come earlier by a random part of this.
+    pub rand_time: Duration,
+}
+
+/// What becomes of other IKE SAs of the same two identities when one is authenticated (swanctl's `unique`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unique {
+    /// They go if the peer says that it has no other (INITIAL_CONTACT).
+    #[default]
+    No,
+    /// They go.
+    Replace,
+    /// The new one is refused.
+    Keep,
+    /// They stay whatever the peer says.
+    Never,
+}
+
 /// A CHILD SA to be (swanctl's `connections.NAME.children.CHILD`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildConfig {
@@ -104,6 +154,8 @@ pub struct ChildConfig {
     pub start_action: StartAction,
     /// 0 (off) or 64 to 8192.
     pub replay_window: u32,
+    /// When it is rekeyed, when it ends.
+    pub lifetime: ChildLifetime,
 }
 
 /// A connection (swanctl's `connections.NAME`).
@@ -125,6 +177,10 @@ pub struct ConnectionConfig {
     pub encap: bool,
     /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
     pub dpd_delay: Duration,
+    /// When its IKE SAs are replaced.
+    pub lifetime: IkeLifetime,
+    /// What becomes of other IKE SAs of the same two identities.
+    pub unique: Unique,
     /// Its children, never empty.
     pub children: Vec<ChildConfig>,
 }

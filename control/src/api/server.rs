@@ -62,6 +62,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/drops", get(drops))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
+        .route("/v1/rekey", post(rekey))
+        .route("/v1/reauthenticate", post(reauthenticate))
         .with_state(daemon)
 }
 
@@ -103,6 +105,26 @@ async fn terminate(
     daemon.check_target(&target)?;
     let command = Command::Terminate { connection: target.connection.clone(), child: target.child.clone() };
     run(&daemon, command, &target).await?;
+    Ok(Json(()))
+}
+
+async fn rekey(State(daemon): State<Arc<Daemon>>, Json(target): Json<Target>) -> Result<Json<()>, Refusal> {
+    daemon.check_target(&target)?;
+    let command = Command::Rekey { connection: target.connection.clone(), child: target.child.clone() };
+    run(&daemon, command, &target).await?;
+    Ok(Json(()))
+}
+
+async fn reauthenticate(
+    State(daemon): State<Arc<Daemon>>,
+    Json(target): Json<Target>,
+) -> Result<Json<()>, Refusal> {
+    daemon.check_target(&target)?;
+    if target.child.is_some() {
+        let why = "an IKE SA is authenticated as a whole: name the connection alone";
+        return Err(Refusal::UnknownTarget(why.to_owned()));
+    }
+    run(&daemon, Command::Reauthenticate { connection: target.connection.clone() }, &target).await?;
     Ok(Json(()))
 }
 

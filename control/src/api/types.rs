@@ -181,7 +181,7 @@ pub struct ChildSa {
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.
 pub type Drops = BTreeMap<String, u64>;
 
-/// Body of `POST /v1/initiate` and `POST /v1/terminate`.
+/// Body of `POST /v1/initiate`, `/v1/terminate`, `/v1/rekey` and `/v1/reauthenticate`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// Name of the connection.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::config::{
     AddressMatch, AuthMethod, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, RemoteAuth,
-    SharedKey, StartAction,
+    SharedKey, StartAction, Unique,
 };
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
 
+use super::lifetime;
 use super::reader::Section;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -31,11 +32,6 @@ const LATER_CONNECTION: &[&str] = &[
     "ppk_id",
     "ppk_required",
     "keyingtries",
-    "unique",
-    "reauth_time",
-    "rekey_time",
-    "over_time",
-    "rand_time",
     "pools",
     "if_id_in",
     "if_id_out",
@@ -65,15 +61,6 @@ const LATER_AUTH: &[&str] = &[
 const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
-    "rekey_time",
-    "life_time",
-    "rand_time",
-    "rekey_bytes",
-    "life_bytes",
-    "rand_bytes",
-    "rekey_packets",
-    "life_packets",
-    "rand_packets",
     "updown",
     "hostaccess",
     "policies",
@@ -118,6 +105,10 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
+    let lifetime = lifetime::of_connection(section);
+    let policies =
+        [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
+    let unique = section.choice("unique", &policies).unwrap_or_default();
     let local = rounds(section, "local");
     let remote = rounds(section, "remote");
     let children = children(section);
@@ -134,6 +125,8 @@ fn connection(
             .collect(),
         encap,
         dpd_delay,
+        lifetime,
+        unique,
         children: children?,
     };
     check_peer_address(section, &connection);
@@ -324,6 +317,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         }
         window.value as u32
     });
+    let lifetime = lifetime::of_child(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -332,6 +326,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         esp_proposals: esp_proposals?,
         start_action,
         replay_window,
+        lifetime,
     })
 }
 

@@ -7,6 +7,7 @@
 mod connection;
 mod diagnostic;
 mod gateway;
+mod lifetime;
 mod reader;
 mod secrets;
 

@@ -1,6 +1,6 @@
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
-use portcullis_ike::config::{AddressMatch, IdentityMatch};
+use portcullis_ike::config::{AddressMatch, IdentityMatch, Limit, Unique};
 
 const WHOLE: &str = r#"
 [gateway]
@@ -188,4 +188,46 @@ fn proposals_left_out_are_the_defaults() {
     let site = config.connection("site").unwrap();
     assert_eq!(site.proposals, portcullis_ike::proposal::IkeProposal::defaults());
     assert_eq!(site.children[0].esp_proposals, portcullis_ike::proposal::EspProposal::defaults());
+}
+
+fn seconds(seconds: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(seconds)
+}
+
+#[test]
+fn lifetimes_left_out_are_swanctls() {
+    let (config, _) = Config::parse(WHOLE).unwrap();
+    let site = config.connection("site").unwrap();
+    let ike = site.lifetime;
+    assert_eq!((ike.rekey_time, ike.reauth_time), (seconds(14_400), seconds(0)));
+    assert_eq!((ike.over_time, ike.rand_time), (seconds(1440), seconds(1440)));
+    let child = site.children[0].lifetime;
+    assert_eq!(child.time, Limit { rekey: seconds(3600), life: seconds(3960), rand: seconds(360) });
+    assert_eq!((child.bytes, child.packets), (Limit::default(), Limit::default()));
+    assert_eq!(site.unique, Unique::No);
+}
+
+#[test]
+fn lifetimes_follow_from_those_that_are_given() {
+    let child = "start_action = \"trap\"\nlife_time = \"11m\"\nrekey_bytes = 1000\nlife_packets = 2200\n\
+                 rekey_packets = 2000\nrand_packets = 7";
+    let text = with("start_action = \"trap\"", child)
+        .replace("dpd_delay = \"30s\"", "reauth_time = \"3h\"\nover_time = \"5m\"\nunique = \"keep\"");
+    let (config, _) = Config::parse(&text).unwrap();
+    let site = config.connection("site").unwrap();
+    assert_eq!((site.lifetime.rekey_time, site.lifetime.reauth_time), (seconds(0), seconds(10_800)));
+    assert_eq!((site.lifetime.over_time, site.lifetime.rand_time), (seconds(300), seconds(300)));
+    assert_eq!(site.unique, Unique::Keep);
+    let child = site.children[0].lifetime;
+    assert_eq!(child.time, Limit { rekey: seconds(600), life: seconds(660), rand: seconds(60) });
+    assert_eq!(child.bytes, Limit { rekey: 1000, life: 1100, rand: 100 });
+    assert_eq!(child.packets, Limit { rekey: 2000, life: 2200, rand: 7 });
+}
+
+#[test]
+fn lifetimes_that_contradict_one_another_are_errors() {
+    let short = errors(&with("start_action = \"trap\"", "rekey_time = \"1h\"\nlife_time = \"30m\""));
+    assert!(short[0].contains("children.net.life_time: is 1800s, but `rekey_time` is 3600s"), "{short:?}");
+    let random = errors(&with("dpd_delay = \"30s\"", "rekey_time = \"1h\"\nrand_time = \"1h\""));
+    assert!(random[0].contains("connections.site.rand_time: is 3600s"), "{random:?}");
 }

@@ -51,6 +51,10 @@ pub struct Totals {
     pub ike_established: u64,
     /// CHILD SAs installed.
     pub child_established: u64,
+    /// IKE SAs replaced by rekeying.
+    pub ike_rekeyed: u64,
+    /// CHILD SAs replaced by rekeying.
+    pub child_rekeyed: u64,
     /// Failed exchanges by connection (empty where unknown) and code.
     pub failures: HashMap<(String, &'static str), u64>,
     /// When an exchange last failed, by connection.
@@ -266,13 +270,16 @@ impl Task {
                     }
                     None => tracing::debug!(?policy, %flow, "traffic without an SA, of no configured child"),
                 },
+                DataplaneEvent::FirstPacket { pair } => self.command(Command::FirstPacket { pair }, None),
                 DataplaneEvent::SoftLimit { pair } => {
                     let connection = self.traffic.connection_of(pair);
-                    tracing::warn!(%connection, spi_in = %pair, "the SA nears the end of its sequence numbers; rekeying is left to the peer");
+                    tracing::info!(%connection, spi_in = %pair, "the SA has carried what it should, and is rekeyed");
+                    self.command(Command::SoftLimit { pair }, None);
                 }
                 DataplaneEvent::HardLimit { pair } => {
                     let connection = self.traffic.connection_of(pair);
-                    tracing::error!(%connection, spi_in = %pair, "the SA has used up its sequence numbers and seals nothing more");
+                    tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
+                    self.command(Command::HardLimit { pair }, None);
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     let connection = self.traffic.connection_of(pair);
@@ -338,6 +345,19 @@ impl Task {
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
                     "CHILD SA established"
                 );
+            }
+            Event::ChildRekeyed { connection, child, replaced } => {
+                self.totals.child_rekeyed += 1;
+                self.traffic.opened(child.spi_in, &connection);
+                tracing::info!(
+                    %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
+                    "CHILD SA rekeyed"
+                );
+            }
+            Event::IkeRekeyed { ike, replaced } => {
+                self.totals.ike_rekeyed += 1;
+                let connection = ike.connection.unwrap_or_default();
+                tracing::info!(%connection, ike = ike.id.0, replaced = replaced.0, "IKE SA rekeyed");
             }
             Event::ChildClosed { connection, child, pair, reason } => {
                 tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::crypto;
-use portcullis_ike::engine::{ChildInstall, Job, JobResult, PolicyRef};
+use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -21,6 +21,12 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32) -> 
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
+        Job::ActivateChild { pair, activation } => {
+            JobResult::ChildActivated(activate_child(pair, *activation, installer.as_ref()))
+        }
+        Job::RetireChild { pair, policy } => {
+            JobResult::ChildRetired(retire_child(pair, policy, installer.as_ref()))
+        }
         Job::MoveChild { pair, endpoints } => JobResult::ChildMoved(installer.move_pair(pair, endpoints)),
         Job::RemoveChild { pair, policy } => {
             JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref()))
@@ -48,27 +54,50 @@ fn source_address(remote: IpAddr, mark: u32) -> Option<IpAddr> {
 }
 
 /// Inbound first, so that what the peer sends at once is accepted; undone whole if a step fails.
-fn install_child(install: ChildInstall, installer: &dyn SaInstaller) -> Result<PolicyId, InstallError> {
-    let ChildInstall { pair, policy, inbound, outbound } = install;
+fn install_child(
+    install: ChildInstall,
+    installer: &dyn SaInstaller,
+) -> Result<Option<PolicyId>, InstallError> {
+    let ChildInstall { pair, inbound, limits, activation } = install;
     installer.install_inbound(pair, inbound)?;
+    let installed = installer
+        .limit(pair, limits)
+        .and_then(|()| activation.map(|activation| activate_child(pair, activation, installer)).transpose());
+    if installed.is_err() {
+        undo(installer.remove(pair));
+    }
+    installed
+}
+
+/// A new policy is removed again if it leads nowhere.
+fn activate_child(
+    pair: Spi,
+    activation: Activation,
+    installer: &dyn SaInstaller,
+) -> Result<PolicyId, InstallError> {
+    let Activation { policy, outbound } = activation;
     let (policy, new) = match policy {
         PolicyRef::Installed(policy) => (policy, false),
-        PolicyRef::New(policy) => match installer.install_policy(policy) {
-            Ok(policy) => (policy, true),
-            Err(error) => {
-                undo(installer.remove(pair));
-                return Err(error);
-            }
-        },
+        PolicyRef::New(policy) => (installer.install_policy(policy)?, true),
     };
     if let Err(error) = installer.activate_outbound(policy, pair, outbound) {
-        undo(installer.remove(pair));
         if new {
             undo(installer.remove_policy(policy));
         }
         return Err(error);
     }
     Ok(policy)
+}
+
+/// The policy goes first: from then on another leads its packets to a newer SA. None leaves in clear, because what is
+/// configured covers them too.
+fn retire_child(
+    pair: Spi,
+    policy: Option<PolicyId>,
+    installer: &dyn SaInstaller,
+) -> Result<(), InstallError> {
+    let removed = policy.map_or(Ok(()), |policy| installer.remove_policy(policy));
+    installer.retire(pair).and(removed)
 }
 
 /// The SAs go before the policy, so that no packet finds neither and leaves in clear.
@@ -96,7 +125,7 @@ mod tests {
 
     use portcullis_ipsec::{
         DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyOrigin,
-        SaCounters, TenantId, TunnelEndpoints,
+        SaCounters, TenantId, TunnelEndpoints, UsageLimits,
     };
 
     use super::*;
@@ -127,6 +156,9 @@ mod tests {
         fn activate_outbound(&self, _: PolicyId, _: Spi, _: OutboundSa) -> Result<(), InstallError> {
             self.call("activate_outbound")
         }
+        fn limit(&self, _: Spi, _: UsageLimits) -> Result<(), InstallError> {
+            self.call("limit")
+        }
         fn retire(&self, _: Spi) -> Result<(), InstallError> {
             self.call("retire")
         }
@@ -147,7 +179,7 @@ mod tests {
         }
     }
 
-    fn install() -> Box<ChildInstall> {
+    fn install(at_once: bool) -> Box<ChildInstall> {
         let pair = Spi::new(4711).unwrap();
         let key = EspKey::from_keymat(EspAlgorithm::Aes128Gcm16, &[0; 20]).unwrap();
         let endpoints = TunnelEndpoints {
@@ -175,7 +207,8 @@ mod tests {
             tenant,
         };
         let outbound = OutboundSa { spi: pair, key, esn: true, endpoints, local_ts, remote_ts };
-        Box::new(ChildInstall { pair, policy: PolicyRef::New(policy), inbound, outbound })
+        let activation = at_once.then_some(Activation { policy: PolicyRef::New(policy), outbound });
+        Box::new(ChildInstall { pair, inbound, limits: UsageLimits::default(), activation })
     }
 
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
@@ -188,19 +221,41 @@ mod tests {
 
     #[test]
     fn a_child_is_accepted_inbound_before_anything_is_sealed() {
-        let (result, calls) = calls(Job::InstallChild(install()), "");
-        assert!(matches!(result, JobResult::ChildInstalled(Ok(PolicyId(7)))));
-        assert_eq!(calls, ["install_inbound", "install_policy", "activate_outbound"]);
+        let (result, calls) = calls(Job::InstallChild(install(true)), "");
+        assert!(matches!(result, JobResult::ChildInstalled(Ok(Some(PolicyId(7))))));
+        assert_eq!(calls, ["install_inbound", "limit", "install_policy", "activate_outbound"]);
+    }
+
+    #[test]
+    fn a_rekeyed_child_is_sealed_with_only_when_it_is_activated() {
+        let mut install = install(false);
+        let (result, without) = calls(Job::InstallChild(install.clone()), "");
+        assert!(matches!(result, JobResult::ChildInstalled(Ok(None))));
+        assert_eq!(without, ["install_inbound", "limit"]);
+        install = self::install(true);
+        let mut activation = install.activation.unwrap();
+        activation.policy = PolicyRef::Installed(PolicyId(3));
+        let job = Job::ActivateChild { pair: install.pair, activation: Box::new(activation) };
+        let (result, activated) = calls(job, "");
+        assert!(matches!(result, JobResult::ChildActivated(Ok(PolicyId(3)))));
+        assert_eq!(activated, ["activate_outbound"]);
     }
 
     #[test]
     fn a_failed_install_leaves_nothing_behind() {
-        let (_, without_policy) = calls(Job::InstallChild(install()), "install_policy");
-        assert_eq!(without_policy, ["install_inbound", "install_policy", "remove"]);
-        let (result, without_outbound) = calls(Job::InstallChild(install()), "activate_outbound");
+        let (_, without_policy) = calls(Job::InstallChild(install(true)), "install_policy");
+        assert_eq!(without_policy, ["install_inbound", "limit", "install_policy", "remove"]);
+        let (result, without_outbound) = calls(Job::InstallChild(install(true)), "activate_outbound");
         assert!(matches!(result, JobResult::ChildInstalled(Err(InstallError::Stopped))));
-        let expected = ["install_inbound", "install_policy", "activate_outbound", "remove", "remove_policy"];
+        let expected =
+            ["install_inbound", "limit", "install_policy", "activate_outbound", "remove_policy", "remove"];
         assert_eq!(without_outbound, expected);
+    }
+
+    #[test]
+    fn a_replaced_child_stops_when_its_packets_go_another_way() {
+        let job = Job::RetireChild { pair: Spi::new(4711).unwrap(), policy: Some(PolicyId(7)) };
+        assert_eq!(calls(job, "").1, ["remove_policy", "retire"]);
     }
 
     #[test]

@@ -64,6 +64,20 @@ pub struct SaCounters {
     pub idle_out: Option<Duration>,
 }
 
+/// How much each SA of a pair may carry before [`DataplaneEvent::SoftLimit`] and [`DataplaneEvent::HardLimit`] are
+/// raised for the pair, whichever SA comes there first. `None` is no limit. Octets are those of the inner packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct UsageLimits {
+    /// Octets until it should be rekeyed.
+    pub soft_bytes: Option<u64>,
+    /// Octets until it must end.
+    pub hard_bytes: Option<u64>,
+    /// Packets until it should be rekeyed.
+    pub soft_packets: Option<u64>,
+    /// Packets until it must end.
+    pub hard_packets: Option<u64>,
+}
+
 /// What the data plane tells the control plane. Level-triggered: a flag stays raised until read, and is raised
 /// again only by a new cause, so that nothing is lost and nothing overflows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +89,19 @@ pub enum DataplaneEvent {
         /// The packet's own selectors.
         flow: Flow,
     },
-    /// An outbound SA nears the end of its sequence numbers or of its key's usage limit: rekey it.
+    /// The first packet was opened on the inbound SA of a pair: the peer uses it.
+    FirstPacket {
+        /// The inbound SPI that names the pair.
+        pair: Spi,
+    },
+    /// An outbound SA nears the end of its sequence numbers or of its key's usage limit, or an SA of the pair has
+    /// carried what [`UsageLimits`] says: rekey it.
     SoftLimit {
         /// The inbound SPI that names the pair.
         pair: Spi,
     },
-    /// An outbound SA has reached its end; nothing more is sealed with it.
+    /// An outbound SA has reached the end of its sequence numbers, and nothing more is sealed with it; or an SA of
+    /// the pair has carried all that [`UsageLimits`] allows, and is to be removed.
     HardLimit {
         /// The inbound SPI that names the pair.
         pair: Spi,
@@ -112,6 +133,10 @@ pub trait SaInstaller: Send + Sync {
     /// Seals packets of `policy` with `sa` from now on, in place of any earlier SA, which is no longer used.
     /// `pair` is the inbound SPI of the same CHILD SA.
     fn activate_outbound(&self, policy: PolicyId, pair: Spi, sa: OutboundSa) -> Result<(), InstallError>;
+
+    /// Limits what both SAs of `pair` may carry; called between [`SaInstaller::install_inbound`] and
+    /// [`SaInstaller::activate_outbound`], if at all.
+    fn limit(&self, pair: Spi, limits: UsageLimits) -> Result<(), InstallError>;
 
     /// Stops sealing with the outbound SA of `pair`, while inbound packets are still accepted. The policy keeps
     /// protecting, with what was activated after it or with nothing.

@@ -11,6 +11,6 @@ mod sa;
 mod selector;
 
 pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
-pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller};
+pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
 pub use sa::{Encapsulation, InboundSa, OutboundSa, Policy, PolicyOrigin, Spi, TenantId, TunnelEndpoints};
 pub use selector::{AddressRange, Flow, PortRange, SelectorError, TrafficSelector};

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use portcullis_ipsec::{
     DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use crate::coarse::Coarse;
@@ -81,6 +81,7 @@ impl Hasher for SpiHash {
 #[derive(Debug, Default)]
 struct Pair {
     inbound: bool,
+    limits: UsageLimits,
     outbound: OutboundState,
 }
 
@@ -323,9 +324,25 @@ impl SaInstaller for Installer {
         self.collect_locked(&mut pairs, &mut control);
         let reference = control.publish_outbound(pair, &sa)?;
         if let Some(state) = pairs.get_mut(&pair) {
+            if let Some(sa) = control.outbound(reference) {
+                sa.traffic().limit(&state.limits);
+            }
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
         }
         entry.activate(reference);
+        Ok(())
+    }
+
+    fn limit(&self, pair: Spi, limits: UsageLimits) -> Result<(), InstallError> {
+        let mut pairs = self.lock();
+        let state = pairs.get_mut(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
+        if !state.inbound {
+            return Err(invalid("pair", pair, "an SPI whose inbound SA is installed"));
+        }
+        state.limits = limits;
+        if let Some(sa) = self.sas.control().inbound(pair) {
+            sa.traffic().limit(&limits);
+        }
         Ok(())
     }
 
@@ -389,6 +406,7 @@ impl SaInstaller for Installer {
                 let policy = self.policies.get(policy).filter(|entry| entry.outbound().is_none())?;
                 Some(DataplaneEvent::Acquire { policy: policy.id(), flow })
             }
+            Raised::FirstPacket { slot } => pair_of(slot).map(|pair| DataplaneEvent::FirstPacket { pair }),
             Raised::SoftLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::SoftLimit { pair }),
             Raised::HardLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::HardLimit { pair }),
             Raised::Moved { pair, seen } => {

@@ -8,7 +8,7 @@ use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyOrigin};
 use super::*;
 use crate::drop::DropReason;
 use crate::policy::FlowCache;
-use crate::sa::{Guard, Reader, Reclaimer};
+use crate::sa::{Guard, Reader, Reclaimer, Traffic};
 use crate::wire::FlowKey;
 
 /// What the sink was told, in order, and whether the policy table already protected it then.
@@ -485,6 +485,40 @@ fn a_stopped_data_plane_takes_nothing_new_but_lets_go() {
     assert_eq!(activated, Err(InstallError::Stopped));
     assert_eq!(gateway.installer.remove(pair), Ok(()));
     assert_eq!(gateway.installer.remove_policy(policy_id), Ok(()));
+}
+
+#[test]
+fn what_a_pair_has_carried_is_told_when_it_comes_to_its_limits_and_once() {
+    let gateway = gateway(4);
+    let policy = gateway.policy(TRAP);
+    let pair = gateway.installer.allocate_spi().unwrap();
+    let limits = UsageLimits {
+        soft_packets: Some(10),
+        hard_packets: None,
+        soft_bytes: Some(5000),
+        hard_bytes: Some(10_000),
+    };
+    assert!(gateway.installer.limit(pair, limits).is_err(), "not before the inbound SA");
+    gateway.installer.install_inbound(pair, inbound()).unwrap();
+    gateway.installer.limit(pair, limits).unwrap();
+    gateway.installer.activate_outbound(policy, pair, outbound()).unwrap();
+    let guard = gateway.worker.guard();
+    let (opener, sealer) =
+        (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
+    let count = |traffic: &Traffic, packets, bytes| {
+        gateway.events.milestones(traffic.count(packets, bytes, Coarse(1)));
+        gateway.installer.take_events()
+    };
+    assert_eq!(count(opener.traffic(), 9, 900), [DataplaneEvent::FirstPacket { pair }]);
+    assert_eq!(count(opener.traffic(), 1, 100), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count(opener.traffic(), 9, 900), []);
+    // Each SA counts for itself, and the first of a sealing SA is no news.
+    assert_eq!(count(sealer.traffic(), 1, 4999), []);
+    assert_eq!(count(sealer.traffic(), 1, 1), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count(sealer.traffic(), 2, 5000), [DataplaneEvent::HardLimit { pair }]);
+    assert_eq!(count(sealer.traffic(), 5, 5000), []);
+    assert_eq!(count(sealer.traffic(), 1, 5000), [DataplaneEvent::SoftLimit { pair }], "packets, this time");
+    assert_eq!(count(sealer.traffic(), 20, 50_000), []);
 }
 
 #[test]

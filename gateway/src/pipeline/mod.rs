@@ -361,12 +361,16 @@ fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
 }
 
 /// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.
-#[derive(Default)]
 struct Tally<'a> {
+    events: &'a EventBoard,
     run: Option<(&'a Traffic, u64, u64)>,
 }
 
 impl<'a> Tally<'a> {
+    fn new(events: &'a EventBoard) -> Self {
+        Self { events, run: None }
+    }
+
     fn count(&mut self, traffic: &'a Traffic, octets: usize, now: Coarse) {
         match &mut self.run {
             Some((current, packets, bytes)) if ptr::eq(*current, traffic) => {
@@ -382,7 +386,7 @@ impl<'a> Tally<'a> {
 
     fn flush(&mut self, now: Coarse) {
         if let Some((traffic, packets, bytes)) = self.run.take() {
-            traffic.count(packets, bytes, now);
+            self.events.milestones(traffic.count(packets, bytes, now));
         }
     }
 }

@@ -198,7 +198,7 @@ fn number(events: &EventBoard, runs: &mut Runs<'_>) {
 /// Writes all headers and trailers, and encrypts all packets in one call. What goes on in clear is made ready too.
 fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut Runs<'a>, fates: &mut Fates) {
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    let mut tally = Tally::default();
+    let mut tally = Tally::new(&context.shared.events);
     for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
         match *fate {
             Fate::Seal(number) => {

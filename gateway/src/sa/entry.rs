@@ -10,7 +10,7 @@ use std::ops::Range;
 use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Spi, TenantId, TrafficSelector,
-    TunnelEndpoints,
+    TunnelEndpoints, UsageLimits,
 };
 
 use super::endpoints::MovableEndpoints;
@@ -77,7 +77,7 @@ pub struct Outbound {
     sent: Sent,
 }
 
-/// What changes with every run of packets, on one line: one worker at a time sends on an SA.
+/// What changes with every run of packets, together: one worker at a time sends on an SA.
 #[repr(C, align(64))]
 struct Sent {
     sequence: SequenceCounter,
@@ -100,7 +100,7 @@ impl Inbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
-            received: Received { traffic: Traffic::default(), replay },
+            received: Received { traffic: Traffic::new(slot, true), replay },
         })
     }
 
@@ -178,7 +178,7 @@ impl Outbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
-            sent: Sent { sequence, traffic: Traffic::default() },
+            sent: Sent { sequence, traffic: Traffic::new(slot, false) },
         })
     }
 
@@ -305,23 +305,80 @@ pub struct Traffic {
     bytes: AtomicU64,
     /// Seconds, plus one; 0 is never.
     last: AtomicU64,
+    /// Counts at which a limit is reached; never is `u64::MAX`.
+    soft_packets: AtomicU64,
+    hard_packets: AtomicU64,
+    soft_bytes: AtomicU64,
+    hard_bytes: AtomicU64,
+    /// The pair's slot, by which the event board knows it.
+    slot: u32,
+    /// Of an inbound SA.
+    inbound: bool,
 }
 
-impl Default for Traffic {
-    fn default() -> Self {
-        Self { packets: AtomicU64::new(0), bytes: AtomicU64::new(0), last: AtomicU64::new(0) }
-    }
+/// What a count has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Milestones {
+    /// The pair's slot.
+    pub(crate) slot: u32,
+    /// The first packet of an inbound SA.
+    pub(crate) first: bool,
+    /// A soft limit.
+    pub(crate) soft: bool,
+    /// A hard limit.
+    pub(crate) hard: bool,
 }
 
 impl Traffic {
-    /// Counts a batch: inner packets and their octets.
+    /// Of an SA of the pair whose inbound half has that slot.
+    pub(crate) fn new(slot: u32, inbound: bool) -> Self {
+        let never = || AtomicU64::new(u64::MAX);
+        Self {
+            packets: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            soft_packets: never(),
+            hard_packets: never(),
+            soft_bytes: never(),
+            hard_bytes: never(),
+            slot,
+            inbound,
+        }
+    }
+
+    /// Limits what is counted from now on.
+    pub(crate) fn limit(&self, limits: &UsageLimits) {
+        for (limit, value) in [
+            (&self.soft_packets, limits.soft_packets),
+            (&self.hard_packets, limits.hard_packets),
+            (&self.soft_bytes, limits.soft_bytes),
+            (&self.hard_bytes, limits.hard_bytes),
+        ] {
+            // Relaxed: a count that comes a moment earlier may miss it by as much.
+            limit.store(value.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a batch: inner packets and their octets. Each milestone is told once.
     #[inline]
-    pub fn count(&self, packets: u64, bytes: u64, now: Coarse) {
-        self.packets.fetch_add(packets, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn count(&self, packets: u64, bytes: u64, now: Coarse) -> Milestones {
+        let packets_before = self.packets.fetch_add(packets, Ordering::Relaxed);
+        let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::from(now.0) + 1;
         if self.last.load(Ordering::Relaxed) < now {
             self.last.fetch_max(now, Ordering::Relaxed);
+        }
+        let reached = |packet_limit: &AtomicU64, byte_limit: &AtomicU64| {
+            let (most_packets, most_bytes) =
+                (packet_limit.load(Ordering::Relaxed), byte_limit.load(Ordering::Relaxed));
+            let by_packets = packets_before < most_packets && most_packets - packets_before <= packets;
+            by_packets | (bytes_before < most_bytes && most_bytes - bytes_before <= bytes)
+        };
+        Milestones {
+            slot: self.slot,
+            first: self.inbound & (packets_before == 0),
+            soft: reached(&self.soft_packets, &self.soft_bytes),
+            hard: reached(&self.hard_packets, &self.hard_bytes),
         }
     }
 
@@ -377,7 +434,7 @@ const _: () = {
     assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
     assert!(offset_of!(Inbound, key) == 128 && offset_of!(Outbound, key) == 128);
     assert!(offset_of!(Inbound, received) % 64 == 0 && offset_of!(Outbound, sent) % 64 == 0);
-    assert!(size_of::<Sent>() == 64);
-    assert!(size_of::<Received>() <= 2048 + 64);
+    assert!(size_of::<Sent>() <= 128);
+    assert!(size_of::<Received>() <= 2048 + 128);
     assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);
 };

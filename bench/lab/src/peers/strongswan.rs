@@ -83,6 +83,16 @@ impl StrongSwan {
         self.swanctl(&["--terminate", "--ike", connection, "--timeout", "10"])
     }
 
+    /// Rekeys the CHILD SA of a child; does not wait.
+    pub fn rekey_child(&self, child: &str) -> Result<Output> {
+        self.swanctl(&["--rekey", "--child", child])
+    }
+
+    /// Rekeys an IKE SA; does not wait.
+    pub fn rekey_ike(&self, connection: &str) -> Result<Output> {
+        self.swanctl(&["--rekey", "--ike", connection])
+    }
+
     /// The SAs as `swanctl --list-sas` prints them; empty if there are none.
     pub fn list_sas(&self) -> Result<String> {
         self.swanctl(&["--list-sas"]).map(|output| output.stdout)

@@ -89,9 +89,19 @@ fn skeyseed(prf: PrfFn, shared: &SharedSecret, input: KdfInput<'_>) -> Zeroizing
     Zeroizing::new(prf(&[input.nonce_i, input.nonce_r].concat(), &[&shared.0]))
 }
 
-fn ike_keymat(prf: PrfFn, shared: &SharedSecret, input: KdfInput<'_>, len: usize) -> Zeroizing<Vec<u8>> {
+/// SKEYSEED of a rekeyed IKE SA, by the PRF and `SK_d` of the old one (RFC 7296 §2.18).
+fn rekeyed_skeyseed(
+    prf: PrfFn,
+    sk_d: &[u8],
+    shared: &SharedSecret,
+    input: KdfInput<'_>,
+) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(prf(sk_d, &[&shared.0, input.nonce_i, input.nonce_r]))
+}
+
+fn ike_keymat(prf: PrfFn, skeyseed: &[u8], input: KdfInput<'_>, len: usize) -> Zeroizing<Vec<u8>> {
     let seed: [&[u8]; 4] = [input.nonce_i, input.nonce_r, &input.spi_i, &input.spi_r];
-    prf_plus(prf, &skeyseed(prf, shared, input), &seed, len)
+    prf_plus(prf, skeyseed, &seed, len)
 }
 
 fn child_keymat(
@@ -141,8 +151,24 @@ pub struct KdfInput<'a> {
 
 /// SKEYSEED and the seven keys of a new IKE SA (RFC 7296 §2.14).
 pub fn derive_ike_keys(prf: Prf, encr: IkeAead, shared: &SharedSecret, input: KdfInput<'_>) -> IkeKeys {
+    ike_keys(prf, encr, &skeyseed(prf.function(), shared, input), input)
+}
+
+/// The same for an IKE SA that replaces another (RFC 7296 §2.18), whose PRF and `SK_d` are given.
+pub fn derive_rekeyed_ike_keys(
+    old_prf: Prf,
+    old_sk_d: &[u8],
+    prf: Prf,
+    encr: IkeAead,
+    shared: &SharedSecret,
+    input: KdfInput<'_>,
+) -> IkeKeys {
+    ike_keys(prf, encr, &rekeyed_skeyseed(old_prf.function(), old_sk_d, shared, input), input)
+}
+
+fn ike_keys(prf: Prf, encr: IkeAead, skeyseed: &[u8], input: KdfInput<'_>) -> IkeKeys {
     let lens = [prf.output_len(), encr.key_len(), encr.key_len(), prf.output_len(), prf.output_len()];
-    let keymat = ike_keymat(prf.function(), shared, input, lens.iter().sum());
+    let keymat = ike_keymat(prf.function(), skeyseed, input, lens.iter().sum());
     let mut rest = keymat.as_slice();
     let [sk_d, sk_ei, sk_er, sk_pi, sk_pr] = lens.map(|len| {
         let (key, left) = rest.split_at_checked(len).unwrap_or_default();
@@ -217,13 +243,12 @@ mod tests {
         let input = KdfInput { nonce_i: &nonce_i, nonce_r: &nonce_r, spi_i: spis[0], spi_r: spis[1] };
         let (shared, new) = (SharedSecret(hex(G_IR)), SharedSecret(hex(G_IR_NEW)));
         assert_eq!(*skeyseed(prf, &shared, input), hex(SKEYSEED));
-        let keymat = ike_keymat(prf, &shared, input, 132);
+        let keymat = ike_keymat(prf, &skeyseed(prf, &shared, input), input, 132);
         assert_eq!(*keymat, hex(DKM));
         let sk_d = &keymat[..20];
         assert_eq!(*child_keymat(prf, sk_d, None, [&nonce_i, &nonce_r], 132), hex(DKM_CHILD));
         assert_eq!(*child_keymat(prf, sk_d, Some(&new), [&nonce_i, &nonce_r], 132), hex(DKM_CHILD_DH));
-        // RFC 7296 §2.18: SKEYSEED of a rekeyed IKE SA.
-        assert_eq!(prf(sk_d, &[&new.0, &nonce_i, &nonce_r]), hex(SKEYSEED_REKEY));
+        assert_eq!(*rekeyed_skeyseed(prf, sk_d, &new, input), hex(SKEYSEED_REKEY));
     }
 
     #[test]
@@ -252,8 +277,9 @@ mod tests {
         let input = KdfInput { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: [3; 8], spi_r: [4; 8] };
         let shared = SharedSecret(vec![5; 32]);
         let keys = derive_ike_keys(Prf::HmacSha256, IkeAead::Aes256Gcm16, &shared, input);
+        let prf = Prf::HmacSha256.function();
         let all = [&keys.sk_d[..], &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr].concat();
-        assert_eq!(all, *ike_keymat(Prf::HmacSha256.function(), &shared, input, 32 + 36 + 36 + 32 + 32));
+        assert_eq!(all, *ike_keymat(prf, &skeyseed(prf, &shared, input), input, 32 + 36 + 36 + 32 + 32));
         assert_eq!((keys.sk_d.len(), keys.sk_ei.len(), keys.sk_pr.len()), (32, 36, 32));
         assert!(!format!("{keys:?}").contains(|c: char| c.is_ascii_digit()));
     }

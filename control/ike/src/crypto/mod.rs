@@ -7,5 +7,7 @@ mod ke;
 mod modp;
 
 pub use aead::{IkeAead, IntegrityError};
-pub use kdf::{IkeKeys, KdfInput, Prf, derive_child_keymat, derive_ike_keys, psk_auth};
+pub use kdf::{
+    IkeKeys, KdfInput, Prf, derive_child_keymat, derive_ike_keys, derive_rekeyed_ike_keys, psk_auth,
+};
 pub use ke::{KeMethod, KeSecret, KeyExchangeError, SharedSecret, derive, generate};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{
     EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
-    TrafficSelector, TunnelEndpoints,
+    TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use crate::config::Identity;
@@ -65,9 +65,25 @@ pub enum Job {
     },
     /// [`portcullis_ipsec::SaInstaller::allocate_spi`].
     AllocateSpi,
-    /// Installs a whole CHILD SA: `install_inbound`, then (`policy` `None`) `install_policy`, then
-    /// `activate_outbound`; undone whole if a step fails.
+    /// Installs a CHILD SA: `install_inbound`, `limit`, then, if it is to be sealed with at once, what
+    /// [`Job::ActivateChild`] does; undone whole if a step fails.
     InstallChild(Box<ChildInstall>),
+    /// Begins to seal with a CHILD SA that is installed: `install_policy` for a new policy, then `activate_outbound`;
+    /// undone if a step fails, but for the inbound SA.
+    ActivateChild {
+        /// The pair.
+        pair: Spi,
+        /// What to seal, and with what.
+        activation: Box<Activation>,
+    },
+    /// `remove_policy` if one is given, then [`portcullis_ipsec::SaInstaller::retire`] of a pair that has a successor.
+    /// Packets that are under way are still accepted, until [`Job::RemoveChild`].
+    RetireChild {
+        /// The pair.
+        pair: Spi,
+        /// Its policy, if the successor has another.
+        policy: Option<PolicyId>,
+    },
     /// [`portcullis_ipsec::SaInstaller::move_pair`]: the peer's NAT has given it another address or port.
     MoveChild {
         /// The pair.
@@ -104,6 +120,12 @@ impl fmt::Debug for Job {
             }
             Self::AllocateSpi => f.write_str("AllocateSpi"),
             Self::InstallChild(install) => f.debug_tuple("InstallChild").field(install).finish(),
+            Self::ActivateChild { pair, activation } => {
+                f.debug_struct("ActivateChild").field("pair", pair).field("activation", activation).finish()
+            }
+            Self::RetireChild { pair, policy } => {
+                f.debug_struct("RetireChild").field("pair", pair).field("policy", policy).finish()
+            }
             Self::MoveChild { pair, endpoints } => {
                 f.debug_struct("MoveChild").field("pair", pair).field("endpoints", endpoints).finish()
             }
@@ -120,10 +142,19 @@ impl fmt::Debug for Job {
 pub struct ChildInstall {
     /// Our SPI, the pair's name.
     pub pair: Spi,
-    /// The policy to install, or the one that a predecessor (rekey) has.
-    pub policy: PolicyRef,
     /// What we receive on.
     pub inbound: InboundSa,
+    /// What it may carry.
+    pub limits: UsageLimits,
+    /// What is sealed with it at once; `None` where the peer is not ready for it yet (RFC 7296 §2.8).
+    pub activation: Option<Activation>,
+}
+
+/// The sending half of a CHILD SA, and what is sealed with it.
+#[derive(Debug, Clone)]
+pub struct Activation {
+    /// The policy to install, or the one that a predecessor (rekey) has.
+    pub policy: PolicyRef,
     /// What we send on.
     pub outbound: OutboundSa,
 }
@@ -148,8 +179,12 @@ pub enum JobResult {
     KeDerived(Result<SharedSecret, KeyExchangeError>),
     /// Of [`Job::AllocateSpi`].
     SpiAllocated(Result<Spi, InstallError>),
-    /// Of [`Job::InstallChild`]: the policy that now leads to it.
-    ChildInstalled(Result<PolicyId, InstallError>),
+    /// Of [`Job::InstallChild`]: the policy that now leads to it, if any does.
+    ChildInstalled(Result<Option<PolicyId>, InstallError>),
+    /// Of [`Job::ActivateChild`]: the policy that now leads to it.
+    ChildActivated(Result<PolicyId, InstallError>),
+    /// Of [`Job::RetireChild`].
+    ChildRetired(Result<(), InstallError>),
     /// Of [`Job::MoveChild`].
     ChildMoved(Result<(), InstallError>),
     /// Of [`Job::RemoveChild`].
@@ -191,6 +226,35 @@ pub enum Command {
         /// Where it came from.
         seen: TunnelEndpoints,
     },
+    /// [`portcullis_ipsec::DataplaneEvent::FirstPacket`]: the peer seals with a CHILD SA that it has asked for.
+    FirstPacket {
+        /// The pair.
+        pair: Spi,
+    },
+    /// [`portcullis_ipsec::DataplaneEvent::SoftLimit`]: rekey it.
+    SoftLimit {
+        /// The pair.
+        pair: Spi,
+    },
+    /// [`portcullis_ipsec::DataplaneEvent::HardLimit`]: it is used up.
+    HardLimit {
+        /// The pair.
+        pair: Spi,
+    },
+    /// Rekey every IKE SA of a connection, or only the CHILD SAs of one child. Done as soon as that has been asked
+    /// for; how it went, events tell.
+    Rekey {
+        /// The connection's name.
+        connection: String,
+        /// The child's name; `None`: the IKE SAs.
+        child: Option<String>,
+    },
+    /// Make every IKE SA of a connection that we have initiated anew, with its children, then delete the old one.
+    /// Done as soon as that has begun.
+    Reauthenticate {
+        /// The connection's name.
+        connection: String,
+    },
     /// Delete every IKE SA (an orderly stop).
     TerminateAll,
 }
@@ -220,6 +284,22 @@ pub enum Event {
         connection: String,
         /// The SA.
         child: ChildSaStatus,
+    },
+    /// A CHILD SA has a successor, which is installed.
+    ChildRekeyed {
+        /// Its connection.
+        connection: String,
+        /// The successor.
+        child: ChildSaStatus,
+        /// Our SPI of its predecessor.
+        replaced: Spi,
+    },
+    /// An IKE SA has a successor, which has its children.
+    IkeRekeyed {
+        /// The successor.
+        ike: IkeSaStatus,
+        /// Its predecessor.
+        replaced: IkeSaId,
     },
     /// A CHILD SA is gone.
     ChildClosed {

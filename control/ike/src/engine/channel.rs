@@ -150,6 +150,11 @@ impl Channel {
         }
     }
 
+    /// The channel of a rekeyed IKE SA, whose message IDs begin again (RFC 7296 §2.18).
+    pub(super) fn after_rekeying(suite: IkeSuite, keys: IkeKeys) -> Self {
+        Self { next_request: 0, expected_request: 0, ..Self::new(suite, keys, Role::Initiator) }
+    }
+
     /// Whether we may send a request: the window is one.
     pub(super) fn idle(&self) -> bool {
         self.outstanding.is_none()
@@ -177,6 +182,13 @@ impl Channel {
         if let Some(octets) = self.seal(base, working.exchange, true, working.id, payloads) {
             self.answered = Some(Linger { digest: working.digest, octets: octets.clone() });
             send(cx, working.local, working.remote, octets);
+        }
+    }
+
+    /// Takes the request that is being worked on for one that never came: its repetition is a new one.
+    pub(super) fn put_off_request(&mut self) {
+        if self.working.take().is_some() {
+            self.expected_request = self.expected_request.wrapping_sub(1);
         }
     }
 

@@ -9,13 +9,15 @@ use portcullis_ipsec::{
 };
 use zeroize::Zeroizing;
 
-use super::api::{ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef};
+use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef};
 use super::channel::Channel;
+use super::children::{Child, Sealing};
 use super::context::{Context, Effect};
 use super::failure::join;
 use super::ike_sa_init::error_notification;
+use super::lifetime::{Schedule, usage_limits};
 use super::negotiation::{self, EspChoice};
-use super::sa::{Base, Child, Goal};
+use super::sa::{Base, Goal};
 use super::selectors::{Selectors, matching_children};
 use crate::crypto::{KeMethod, SharedSecret, derive_child_keymat};
 use crate::message::{Payload, WireProposal, notify};
@@ -83,9 +85,24 @@ pub(super) struct Offer {
     pub(super) selectors: Selectors,
     esp_proposals: Vec<EspProposal>,
     with_ke: bool,
+    replaces: Option<Spi>,
 }
 
 impl Offer {
+    /// For the successor of a CHILD SA: the selectors that it has (RFC 7296 §2.9.2).
+    pub(super) fn rekeying(cx: &Context, base: &Base, old: &Child, spi: Spi) -> Option<Self> {
+        let config = cx.child(base.connection, old.config)?;
+        Some(Self {
+            child: old.config,
+            name: config.name.clone(),
+            spi,
+            selectors: Selectors { local: old.status.local_ts.clone(), remote: old.status.remote_ts.clone() },
+            esp_proposals: config.esp_proposals.clone(),
+            with_ke: true,
+            replaces: Some(old.status.spi_in),
+        })
+    }
+
     /// `with_ke`: in CREATE_CHILD_SA a key exchange is offered as configured, in IKE_AUTH never (RFC 7296 §1.2).
     pub(super) fn new(cx: &Context, base: &Base, goal: &Goal, spi: Spi, with_ke: bool) -> Option<Self> {
         let config = cx.child(base.connection, goal.child)?;
@@ -100,6 +117,7 @@ impl Offer {
             },
             esp_proposals: config.esp_proposals.clone(),
             with_ke,
+            replaces: None,
         })
     }
 
@@ -130,8 +148,20 @@ pub(super) struct Agreed {
     pub(super) selectors: Selectors,
     /// Whether we asked for it.
     pub(super) initiator: bool,
-    /// The policy of the CHILD SA that it replaces.
-    pub(super) policy: Option<PolicyId>,
+    /// Our SPI of the CHILD SA that it replaces.
+    pub(super) replaces: Option<Spi>,
+    pub(super) standing: Standing,
+}
+
+/// What a CHILD SA is for once it is installed (RFC 7296 §2.8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is sealed with at once.
+    Active,
+    /// It is sealed with once the peer, who has asked for it in place of another, shows that it is ready.
+    Waiting,
+    /// It has lost a collision (§2.8.1): the peer may send on it until it is deleted.
+    Redundant,
 }
 
 /// Why there is no CHILD SA after an exchange of ours.
@@ -194,7 +224,8 @@ pub(super) fn accept(
         suite,
         selectors,
         initiator: true,
-        policy: None,
+        replaces: offer.replaces,
+        standing: Standing::Active,
     })
 }
 
@@ -267,6 +298,8 @@ pub(super) struct Installing {
     pub(super) job: JobId,
     pub(super) agreed: Agreed,
     endpoints: TunnelEndpoints,
+    /// For [`Standing::Waiting`].
+    activation: Option<Box<Activation>>,
     /// The peer has deleted it meanwhile.
     pub(super) deleted: bool,
 }
@@ -294,47 +327,55 @@ impl Installing {
             true => (key(from_responder)?, key(from_initiator)?),
             false => (key(from_initiator)?, key(from_responder)?),
         };
-        let replay_window = cx.child(base.connection, agreed.child).map_or(0, |child| child.replay_window);
+        let config = cx.child(base.connection, agreed.child);
+        let replay_window = config.map_or(0, |child| child.replay_window);
+        let lifetime = config.map(|child| child.lifetime).unwrap_or_default();
+        let limits = usage_limits(cx, &lifetime);
         let Selectors { local: local_ts, remote: remote_ts } = agreed.selectors.clone();
-        let name = format!("{}/{}", cx.connection_name(base.connection), agreed.name);
-        let install = ChildInstall {
-            pair: agreed.pair,
-            policy: match agreed.policy {
-                Some(policy) => PolicyRef::Installed(policy),
-                None => PolicyRef::New(Policy {
-                    name,
-                    tenant: TenantId::default(),
-                    local_ts: local_ts.clone(),
-                    remote_ts: remote_ts.clone(),
-                    origin: PolicyOrigin::Negotiated,
-                }),
-            },
-            inbound: InboundSa {
-                key: inbound,
-                esn: agreed.suite.esn,
-                replay_window,
-                endpoints,
-                local_ts: local_ts.clone(),
-                remote_ts: remote_ts.clone(),
-                tenant: TenantId::default(),
-            },
+        let activation = Activation {
+            policy: policy(cx, base, &agreed),
             outbound: OutboundSa {
                 spi: agreed.peer,
                 key: outbound,
                 esn: agreed.suite.esn,
                 endpoints,
-                local_ts,
-                remote_ts,
+                local_ts: local_ts.clone(),
+                remote_ts: remote_ts.clone(),
             },
         };
+        let inbound = InboundSa {
+            key: inbound,
+            esn: agreed.suite.esn,
+            replay_window,
+            endpoints,
+            local_ts,
+            remote_ts,
+            tenant: TenantId::default(),
+        };
+        if let (PolicyRef::Installed(policy), false) =
+            (&activation.policy, agreed.standing == Standing::Redundant)
+        {
+            base.claims.push((agreed.pair, *policy));
+        }
+        let (now, later) = match agreed.standing {
+            Standing::Active => (Some(activation), None),
+            Standing::Waiting => (None, Some(Box::new(activation))),
+            Standing::Redundant => (None, None),
+        };
         base.reserved.retain(|spi| *spi != agreed.pair);
+        let install = ChildInstall { pair: agreed.pair, inbound, limits, activation: now };
         let job = cx.install_child(base.id, install);
-        Ok(Self { job, agreed, endpoints, deleted: false })
+        Ok(Self { job, agreed, endpoints, activation: later, deleted: false })
     }
 
     /// Books the installed SA.
-    pub(super) fn complete(self, cx: &mut Context, base: &mut Base, now: Instant, policy: PolicyId) {
-        let Self { agreed, endpoints, .. } = self;
+    pub(super) fn complete(self, cx: &mut Context, base: &mut Base, now: Instant, policy: Option<PolicyId>) {
+        let Self { agreed, endpoints, activation, .. } = self;
+        let sealing = match (policy, activation, agreed.standing) {
+            (Some(policy), ..) => Sealing::Active(policy),
+            (None, Some(activation), Standing::Waiting) => Sealing::Waiting(activation),
+            _ => Sealing::Never,
+        };
         let status = ChildSaStatus {
             name: agreed.name,
             spi_in: agreed.pair,
@@ -348,13 +389,57 @@ impl Installing {
             established: now,
             initiator: agreed.initiator,
         };
-        cx.event(Event::ChildEstablished {
-            connection: cx.connection_name(base.connection),
-            child: status.clone(),
+        let (connection, child) = (cx.connection_name(base.connection), status.clone());
+        cx.event(match agreed.replaces {
+            Some(replaced) => Event::ChildRekeyed { connection, child, replaced },
+            None => Event::ChildEstablished { connection, child },
         });
-        cx.effects.push_back(Effect::ChildUp { connection: base.connection, child: agreed.child });
-        base.children.push(Child { config: agreed.child, policy, status });
+        cx.effects.push_back(Effect::ChildUp {
+            connection: base.connection,
+            child: agreed.child,
+            remote: base.remote.ip(),
+        });
+        cx.index.has_pair(agreed.pair, base.id);
+        let lifetime =
+            cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
+        let schedule = Schedule::of_child(cx, now, &lifetime);
+        base.children.push(Child {
+            config: agreed.child,
+            status,
+            sealing,
+            replaces: agreed.replaces,
+            successor: None,
+            schedule,
+            unconfirmed: None,
+        });
+        base.claims.retain(|(pair, _)| *pair != agreed.pair);
+        if let Some(old) = agreed.replaces.and_then(|old| base.child_mut(old))
+            && agreed.standing != Standing::Redundant
+        {
+            old.successor = Some(agreed.pair);
+        } else {
+            // Its predecessor is gone, and whose Delete would tell that the peer is ready.
+            base.activate(cx, agreed.pair);
+        }
         // What moved while the data plane was busy is moved again.
         base.move_children(cx);
+    }
+}
+
+/// The policy of the CHILD SA that is replaced, if it can serve its successor too; else a new one.
+fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
+    let Selectors { local, remote } = &agreed.selectors;
+    let old = agreed.replaces.and_then(|old| base.child(old)).filter(|old| {
+        old.config == agreed.child && old.status.local_ts == *local && old.status.remote_ts == *remote
+    });
+    match old.and_then(|old| base.policy_of(old.status.spi_in)) {
+        Some(policy) => PolicyRef::Installed(policy),
+        None => PolicyRef::New(Policy {
+            name: format!("{}/{}", cx.connection_name(base.connection), agreed.name),
+            tenant: TenantId::default(),
+            local_ts: local.clone(),
+            remote_ts: remote.clone(),
+            origin: PolicyOrigin::Negotiated,
+        }),
     }
 }

@@ -6,6 +6,8 @@ use std::time::Instant;
 use portcullis_ipsec::{Encapsulation, Flow, Spi, TunnelEndpoints};
 
 use super::api::*;
+use super::context::Context;
+use super::established::Established;
 use super::failure::{self, About};
 use super::ike_sa_init;
 use super::sa::{Base, Closed, Goal, Role, State};
@@ -29,10 +31,25 @@ impl Engine {
                 Ok(())
             }
             Command::PeerMoved { pair, seen } => {
-                self.peer_moved(pair, seen);
-                self.cx.begin_command(id, 0);
+                self.of_pair(now, id, pair, |_, cx, base| base.peer_moved(cx, seen));
                 Ok(())
             }
+            Command::FirstPacket { pair } => {
+                self.of_pair(now, id, pair, |_, cx, base| base.activate(cx, pair));
+                Ok(())
+            }
+            Command::SoftLimit { pair } => {
+                self.of_pair(now, id, pair, |established, _, base| established.rekey_child(base, now, pair));
+                Ok(())
+            }
+            Command::HardLimit { pair } => {
+                self.of_pair(now, id, pair, |established, cx, base| {
+                    established.expire_child(cx, base, pair);
+                });
+                Ok(())
+            }
+            Command::Rekey { connection, child } => self.rekey(now, id, &connection, child.as_deref()),
+            Command::Reauthenticate { connection } => self.reauthenticate_all(now, id, &connection),
         };
         if let Err(failure) = result {
             self.cx.event(Event::CommandDone { command: id, result: Err(failure) });
@@ -80,7 +97,8 @@ impl Engine {
     pub(super) fn bring_up(&mut self, now: Instant, connection: usize, goal: Goal) {
         let mut usable: Option<IkeSaId> = None;
         let mut up = false;
-        for sa in self.sas.values_mut().filter(|sa| sa.serves(connection)) {
+        for id in self.cx.index.of_connection(connection) {
+            let Some(sa) = self.sas.get_mut(&id).filter(|sa| sa.serves(connection)) else { continue };
             let covers = |status: &ChildSaStatus| {
                 goal.flow.is_none_or(|flow| flow.matches(&status.local_ts, &status.remote_ts))
             };
@@ -105,32 +123,21 @@ impl Engine {
                 }
                 self.nudge(now, id);
             }
-            None => self.begin_ike_sa(now, connection, goal),
+            None => _ = self.begin_ike_sa(now, connection, goal),
         }
     }
 
     /// Both ends may begin at once. An attempt of ours that the peer has not answered yet is given up when the peer's own
     /// has brought the same child up, and its commands have what they wanted.
-    pub(super) fn give_way(&mut self, now: Instant, connection: usize, child: usize) {
-        let has_child = |sa: &IkeSa| sa.base.children.iter().any(|up| up.config == child);
-        let up: Vec<IpAddr> = self
-            .sas
-            .values()
-            .filter(|sa| sa.base.connection == connection && has_child(sa))
-            .map(|sa| sa.base.remote.ip())
-            .collect();
-        let unanswered = |sa: &IkeSa| {
-            let wants = sa.base.goal.as_ref().is_some_and(|goal| goal.child == child && goal.flow.is_none());
-            matches!(
-                sa.state,
-                State::FindingSource(_) | State::GeneratingKe(_) | State::AwaitingInitResponse(_)
-            ) && sa.base.connection == connection
-                && up.contains(&sa.base.remote.ip())
-                && wants
-                && sa.base.goals.is_empty()
+    pub(super) fn give_way(&mut self, now: Instant, connection: usize, child: usize, remote: IpAddr) {
+        let unanswered = |id: &IkeSaId| {
+            self.sas.get(id).map(|sa| &sa.base).is_some_and(|base| {
+                let wants = base.goal.as_ref().is_some_and(|goal| goal.child == child && goal.flow.is_none());
+                wants && base.goals.is_empty() && base.remote.ip() == remote && !base.replacing
+            })
         };
-        let given_up: Vec<IkeSaId> =
-            self.sas.values().filter(|sa| unanswered(sa)).map(|sa| sa.base.id).collect();
+        let mut given_up = self.cx.index.unanswered(connection);
+        given_up.retain(unanswered);
         for id in given_up {
             self.step(now, id, |_, cx, base| {
                 let commands = base.goal.take().map(|goal| goal.commands).unwrap_or_default();
@@ -140,8 +147,9 @@ impl Engine {
         }
     }
 
-    fn begin_ike_sa(&mut self, now: Instant, connection: usize, goal: Goal) {
-        let Some(config) = self.cx.connection(connection) else { return };
+    /// Begins an IKE SA; `None` if there is nowhere to begin it to.
+    pub(super) fn begin_ike_sa(&mut self, now: Instant, connection: usize, goal: Goal) -> Option<IkeSaId> {
+        let config = self.cx.connection(connection)?;
         let about = About { connection: Some(config.name.clone()), remote: None };
         let method = config.proposals.first().and_then(|proposal| proposal.ke.first()).copied();
         let (Some((local, remote)), Some(method)) = (addresses(config, self.cx.config.port), method) else {
@@ -150,14 +158,91 @@ impl Engine {
             let failure = about.no_remote_address();
             self.cx.event(Event::Failed(failure.clone()));
             goal.commands.into_iter().for_each(|command| self.cx.end_goal(command, Err(failure.clone())));
-            return;
+            return None;
         };
-        let spi = self.fresh_spi();
-        let mut base =
-            Base::new(self.fresh_id(), Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
+        let (id, spi) = (self.cx.fresh_id(), self.cx.fresh_spi());
+        let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
         base.goal = Some(goal);
         let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
-        self.insert(now, IkeSa { base, state, init_key: None });
+        self.insert(now, IkeSa { base, state, init_key: None, keys: None });
+        Some(id)
+    }
+
+    /// Has the IKE SAs of a connection rekeyed, or the CHILD SAs of one child.
+    fn rekey(&mut self, now: Instant, id: CommandId, name: &str, child: Option<&str>) -> Result<(), Failure> {
+        let (connection, children) = self.find(name, child)?;
+        let mut found = false;
+        for sa in self.cx.index.of_connection(connection) {
+            self.step(now, sa, |mut state, _, base| {
+                if let State::Established(established) = &mut state
+                    && base.superseded.is_none()
+                {
+                    if child.is_none() {
+                        established.schedule.bring_forward(now);
+                        found = true;
+                    } else {
+                        let theirs =
+                            base.children.iter_mut().filter(|child| children.contains(&child.config));
+                        for child in theirs.filter(|child| child.successor.is_none()) {
+                            child.schedule.bring_forward(now);
+                            found = true;
+                        }
+                    }
+                }
+                Ok(state)
+            });
+            self.nudge(now, sa);
+        }
+        self.done(id, name, found)
+    }
+
+    /// Has the IKE SAs of a connection that we have initiated made anew.
+    fn reauthenticate_all(&mut self, now: Instant, id: CommandId, name: &str) -> Result<(), Failure> {
+        let (connection, _) = self.find(name, None)?;
+        let mut found = false;
+        for sa in self.cx.index.of_connection(connection) {
+            self.step(now, sa, |state, _, base| {
+                if matches!(state, State::Established(_))
+                    && base.original_initiator
+                    && base.superseded.is_none()
+                {
+                    base.authentication.bring_forward(now);
+                    found = true;
+                }
+                Ok(state)
+            });
+            self.nudge(now, sa);
+        }
+        self.done(id, name, found)
+    }
+
+    fn done(&mut self, id: CommandId, name: &str, found: bool) -> Result<(), Failure> {
+        if !found {
+            let about = About { connection: Some(name.to_owned()), remote: None };
+            return Err(about.nothing_to_rekey());
+        }
+        self.cx.begin_command(id, 0);
+        Ok(())
+    }
+
+    /// Lets the IKE SA that has a CHILD SA know something of it. It may have gone meanwhile.
+    fn of_pair(
+        &mut self,
+        now: Instant,
+        command: CommandId,
+        pair: Spi,
+        tell: impl FnOnce(&mut Established, &mut Context, &mut Base),
+    ) {
+        if let Some(id) = self.cx.index.of_pair(pair) {
+            self.step(now, id, |mut state, cx, base| {
+                if let State::Established(established) = &mut state {
+                    tell(established, cx, base);
+                }
+                Ok(state)
+            });
+            self.nudge(now, id);
+        }
+        self.cx.begin_command(command, 0);
     }
 
     fn terminate(
@@ -172,8 +257,7 @@ impl Engine {
         for child in &children {
             found |= self.upkeep.unwant(connection, *child);
         }
-        let sas: Vec<IkeSaId> =
-            self.sas.values().filter(|sa| sa.is_of(connection)).map(|sa| sa.base.id).collect();
+        let sas = self.cx.index.of_connection(connection);
         // One goal more than there are SAs, so that the command cannot end before all of them know of it.
         self.cx.begin_command(id, sas.len() + 1);
         for sa in &sas {
@@ -248,17 +332,16 @@ impl Engine {
         self.nudge(now, id);
         found
     }
+}
 
+impl Base {
     /// An authenticated ESP packet came from another address: the peer's NAT has changed its mapping
     /// (RFC 7296 §2.23). IKE follows, and so do the SA's other children.
-    fn peer_moved(&mut self, pair: Spi, seen: TunnelEndpoints) {
-        let owner =
-            self.sas.values_mut().find(|sa| sa.base.children.iter().any(|child| child.status.spi_in == pair));
-        let Some(sa) = owner else { return };
+    fn peer_moved(&mut self, cx: &mut Context, seen: TunnelEndpoints) {
         let Encapsulation::Udp { remote_port, .. } = seen.encapsulation else { return };
-        if sa.base.nat.remote && !sa.base.nat.local {
-            sa.base.remote = SocketAddr::new(seen.remote, remote_port);
-            sa.base.move_children(&mut self.cx);
+        if self.nat.remote && !self.nat.local {
+            self.remote = SocketAddr::new(seen.remote, remote_port);
+            self.move_children(cx);
         }
     }
 }

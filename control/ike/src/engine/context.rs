@@ -10,6 +10,8 @@ use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
 use rand_core::CryptoRng;
 
 use super::api::*;
+use super::index::Index;
+use super::sa::{Base, Estate, State};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
 use crate::crypto::{KeMethod, KeSecret};
 
@@ -22,9 +24,11 @@ pub(super) struct Context {
     jobs: VecDeque<(JobId, Job)>,
     awaited: HashMap<JobId, Awaited>,
     next_job: u64,
+    next_sa: u64,
     commands: HashMap<CommandId, Pending>,
     /// Established IKE SAs of each connection.
     established: HashMap<usize, usize>,
+    pub(super) index: Index,
 }
 
 /// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
@@ -33,8 +37,22 @@ pub(super) struct Context {
 pub(super) enum Effect {
     /// INITIAL_CONTACT (RFC 7296 §2.4): whatever the peer had before `before` it has no longer.
     InitialContact { kept: IkeSaId, local_id: Identity, remote_id: Identity, before: Instant },
+    /// Both ends of an IKE SA have proved who they are.
+    Authenticated { id: IkeSaId },
+    /// A rekeying has made another IKE SA, in place of `replaced` if that is certain.
+    Born { base: Box<Base>, state: Box<State>, replaced: Option<IkeSaId> },
+    /// What one IKE SA had is another's now.
+    Inherit { from: IkeSaId, heir: IkeSaId, estate: Box<Estate> },
+    /// It is not sure that the peer knows of an IKE SA.
+    Probe { id: IkeSaId },
+    /// A CHILD SA takes packets that are under way for a while, and then goes.
+    Retired { owner: IkeSaId, pair: Spi },
+    /// An IKE SA is due to be authenticated anew.
+    Reauthenticate { old: IkeSaId },
+    /// An IKE SA has brought up everything that it was to.
+    Complete { id: IkeSaId },
     /// A CHILD SA came up.
-    ChildUp { connection: usize, child: usize },
+    ChildUp { connection: usize, child: usize, remote: IpAddr },
     /// A CHILD SA is gone, or an attempt to bring it up has failed.
     ChildDown { connection: usize, child: usize, refused: bool },
 }
@@ -43,8 +61,16 @@ pub(super) enum Effect {
 #[derive(Debug)]
 struct Awaited {
     owner: IkeSaId,
-    /// The pair of an [`Job::InstallChild`].
-    pair: Option<Spi>,
+    leaves: Leaves,
+}
+
+/// What a job leaves behind in the data plane.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Leaves {
+    /// The pair of a [`Job::InstallChild`] or [`Job::ActivateChild`].
+    pub(super) pair: Option<Spi>,
+    /// It may install a policy.
+    new_policy: bool,
 }
 
 /// A command that waits for several ends.
@@ -65,9 +91,32 @@ impl Context {
             jobs: VecDeque::new(),
             awaited: HashMap::new(),
             next_job: 0,
+            next_sa: 0,
             commands: HashMap::new(),
             established: HashMap::new(),
+            index: Index::default(),
         }
+    }
+
+    pub(super) fn fresh_id(&mut self) -> IkeSaId {
+        self.next_sa += 1;
+        IkeSaId(self.next_sa)
+    }
+
+    /// An SPI of ours for an IKE SA, in use nowhere. One that has just ended may linger: it differs, as 64 random bits
+    /// do.
+    pub(super) fn fresh_spi(&mut self) -> [u8; 8] {
+        loop {
+            let spi = self.random();
+            if spi != [0; 8] && !self.index.has_spi(&spi) {
+                return spi;
+            }
+        }
+    }
+
+    /// Whether an IKE SA is about to be put in its place.
+    pub(super) fn is_being_born(&self, id: IkeSaId) -> bool {
+        self.effects.iter().any(|effect| matches!(effect, Effect::Born { base, .. } if base.id == id))
     }
 
     pub(super) fn random<const N: usize>(&mut self) -> [u8; N] {
@@ -107,65 +156,102 @@ impl Context {
         }
     }
 
-    fn start(&mut self, owner: IkeSaId, pair: Option<Spi>, job: Job) -> JobId {
+    fn start(&mut self, owner: IkeSaId, job: Job) -> JobId {
+        self.start_leaving(owner, Leaves::default(), job)
+    }
+
+    fn start_leaving(&mut self, owner: IkeSaId, leaves: Leaves, job: Job) -> JobId {
         let id = JobId(self.next_job);
         self.next_job = self.next_job.wrapping_add(1);
-        self.awaited.insert(id, Awaited { owner, pair });
+        self.awaited.insert(id, Awaited { owner, leaves });
         self.jobs.push_back((id, job));
         id
     }
 
     pub(super) fn source_address(&mut self, owner: IkeSaId, remote: IpAddr) -> JobId {
-        self.start(owner, None, Job::SourceAddress { remote })
+        self.start(owner, Job::SourceAddress { remote })
     }
 
     pub(super) fn generate_ke(&mut self, owner: IkeSaId, method: KeMethod) -> JobId {
         let seed = self.random();
-        self.start(owner, None, Job::GenerateKe { method, seed })
+        self.start(owner, Job::GenerateKe { method, seed })
     }
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
-        self.start(owner, None, Job::DeriveKe { secret, peer_public })
+        self.start(owner, Job::DeriveKe { secret, peer_public })
     }
 
     pub(super) fn allocate_spi(&mut self, owner: IkeSaId) -> JobId {
-        self.start(owner, None, Job::AllocateSpi)
+        self.start(owner, Job::AllocateSpi)
     }
 
     pub(super) fn install_child(&mut self, owner: IkeSaId, install: ChildInstall) -> JobId {
-        self.start(owner, Some(install.pair), Job::InstallChild(Box::new(install)))
+        let new_policy = install.activation.as_ref().is_some_and(Activation::installs_policy);
+        let leaves = Leaves { pair: Some(install.pair), new_policy };
+        self.start_leaving(owner, leaves, Job::InstallChild(Box::new(install)))
+    }
+
+    pub(super) fn activate_child(&mut self, owner: IkeSaId, pair: Spi, activation: Box<Activation>) -> JobId {
+        let leaves = Leaves { pair: Some(pair), new_policy: activation.installs_policy() };
+        self.start_leaving(owner, leaves, Job::ActivateChild { pair, activation })
+    }
+
+    /// Stops sealing with a CHILD SA; it is removed after a while.
+    pub(super) fn retire_child(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
+        self.stop_sealing(owner, pair, policy);
+        self.bury(owner, pair);
+    }
+
+    /// Stops sealing with a CHILD SA.
+    pub(super) fn stop_sealing(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
+        self.start(owner, Job::RetireChild { pair, policy });
+    }
+
+    /// Removes a CHILD SA that is retired, after a while.
+    pub(super) fn bury(&mut self, owner: IkeSaId, pair: Spi) {
+        self.effects.push_back(Effect::Retired { owner, pair });
+    }
+
+    /// A CHILD SA has gone to another IKE SA, and with it what is being done to it.
+    pub(super) fn hand_over(&mut self, job: JobId, heir: IkeSaId) {
+        if let Some(awaited) = self.awaited.get_mut(&job) {
+            awaited.owner = heir;
+        }
     }
 
     pub(super) fn move_child(&mut self, owner: IkeSaId, pair: Spi, endpoints: TunnelEndpoints) {
-        self.start(owner, None, Job::MoveChild { pair, endpoints });
+        self.start(owner, Job::MoveChild { pair, endpoints });
     }
 
     pub(super) fn remove_child(&mut self, owner: IkeSaId, pair: Spi, policy: Option<PolicyId>) {
-        self.start(owner, None, Job::RemoveChild { pair, policy });
+        self.start(owner, Job::RemoveChild { pair, policy });
     }
 
     pub(super) fn query_counters(&mut self, owner: IkeSaId, pairs: Vec<Spi>) -> JobId {
-        self.start(owner, None, Job::QueryCounters { pairs })
+        self.start(owner, Job::QueryCounters { pairs })
     }
 
     pub(super) fn poll_job(&mut self) -> Option<(JobId, Job)> {
         self.jobs.pop_front()
     }
 
-    /// The IKE SA that a result is for, and the pair if it is that of an install; `None` for a job never given
-    /// out or already answered.
-    pub(super) fn job_done(&mut self, id: JobId) -> Option<(IkeSaId, Option<Spi>)> {
-        self.awaited.remove(&id).map(|awaited| (awaited.owner, awaited.pair))
+    /// The IKE SA that a result is for, and what the job leaves behind; `None` for a job never given out or already
+    /// answered.
+    pub(super) fn job_done(&mut self, id: JobId) -> Option<(IkeSaId, Leaves)> {
+        self.awaited.remove(&id).map(|awaited| (awaited.owner, awaited.leaves))
     }
 
     /// Undoes what a job did for an IKE SA or an exchange that is no longer there.
-    pub(super) fn discard(&mut self, owner: IkeSaId, pair: Option<Spi>, result: JobResult) {
-        match (result, pair) {
+    pub(super) fn discard(&mut self, owner: IkeSaId, leaves: Leaves, result: JobResult) {
+        match (result, leaves.pair) {
             (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
-            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => {
-                self.remove_child(owner, pair, Some(policy))
-            }
+            // The IKE SA has ended, and with it everything that could share the policy.
+            (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => self.remove_child(owner, pair, policy),
             (JobResult::ChildInstalled(Err(_)), Some(pair)) => self.remove_child(owner, pair, None),
+            // The pair has gone, or goes, with the CHILD SA; a policy of its own is known only now.
+            (JobResult::ChildActivated(Ok(policy)), Some(pair)) if leaves.new_policy => {
+                self.retire_child(owner, pair, Some(policy));
+            }
             _ => {}
         }
     }
@@ -194,5 +280,11 @@ impl Context {
             let failure = self.commands.remove(&id).and_then(|pending| pending.failure);
             self.event(Event::CommandDone { command: id, result: failure.map_or(Ok(()), Err) });
         }
+    }
+}
+
+impl Activation {
+    fn installs_policy(&self) -> bool {
+        matches!(self.policy, PolicyRef::New(_))
     }
 }

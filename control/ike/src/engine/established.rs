@@ -2,7 +2,8 @@
 //! keepalives), and which exchange a message, job or timer belongs to.
 //!
 //! The window is one both ways: at most one exchange of ours and one of the peer's are under way. What else is to
-//! be done waits in `deletes` and [`Base::goals`], and [`Established::pump`] starts the next.
+//! be done waits in [`Base::deletes`], [`Base::goals`] and the schedules of the IKE SA and its children, and
+//! [`Established::pump`] starts the next.
 
 use std::time::Instant;
 
@@ -10,12 +11,16 @@ use portcullis_ipsec::Spi;
 
 use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
-use super::child::{Agreed, ChildPayloads, Installing, Refusal};
-use super::context::Context;
-use super::create_child_sa::initiator::Creating;
+use super::child::{Agreed, ChildPayloads, Installing, Refusal, Standing};
+use super::children::{Child, Doomed, Sealing};
+use super::context::{Context, Effect};
+use super::create_child_sa::initiator::{Creating, Purpose};
 use super::create_child_sa::responder::Answering;
 use super::ike_sa_init::{InitRecord, notification};
 use super::informational::{self, Deleting};
+use super::lifetime::{PATIENCE_WITH_BUSY_PEERS, Schedule};
+use super::rekey_ike;
+use super::rekey_ike::initiator::Rekeying;
 use super::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, MessageError, Payload, notify};
 
@@ -24,13 +29,20 @@ use crate::message::{ExchangeType, MessageError, Payload, notify};
 pub(super) struct Established {
     pub(super) channel: Channel,
     pub(super) ours: Ours,
-    /// A peer's request for a child that waits for jobs.
-    pub(super) theirs: Option<Answering>,
-    /// Our SPIs of CHILD SAs that are gone here and to be deleted at the peer.
-    pub(super) deletes: Vec<Spi>,
+    /// A peer's request that waits for jobs.
+    pub(super) theirs: Option<Theirs>,
+    /// When it is rekeyed.
+    pub(super) schedule: Schedule,
+    /// Children are not asked for before.
+    pub(super) hold_until: Option<Instant>,
+    /// Since when the peer has answered TEMPORARY_FAILURE and nothing else.
+    pub(super) peer_is_busy_since: Option<Instant>,
+    /// The child that the peer has given us last, until it asks for something itself: if that is the same child, the
+    /// requests have crossed.
+    pub(super) just_made: Option<usize>,
     /// When the peer last showed that it lives.
     heard: Instant,
-    liveness: Liveness,
+    pub(super) liveness: Liveness,
     next_keepalive: Option<Instant>,
 }
 
@@ -39,16 +51,26 @@ pub(super) struct Established {
 pub(super) enum Ours {
     Idle,
     Creating(Creating),
-    Installing(Installing),
-    /// Awaits the answer to a Delete.
-    Deleting,
+    Installing(Installing, Purpose),
+    RekeyingIke(Rekeying),
+    /// Awaits the answer to a Delete of these.
+    Deleting(Vec<Doomed>),
     /// Awaits the answer to an empty INFORMATIONAL request.
     Probing,
 }
 
+/// A peer's exchange that waits for jobs.
+#[derive(Debug)]
+pub(super) enum Theirs {
+    /// It asks for a child.
+    Child(Box<Answering>),
+    /// It rekeys the IKE SA.
+    Ike(rekey_ike::responder::Answering),
+}
+
 /// Dead-peer detection (RFC 7296 §2.4).
 #[derive(Debug)]
-enum Liveness {
+pub(super) enum Liveness {
     /// The peer was heard of not long ago.
     Quiet,
     /// Nothing came by IKE; the data plane is asked whether ESP did.
@@ -62,39 +84,174 @@ impl Established {
     pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, channel: Channel) -> Self {
         base.established = Some(now);
         cx.sa_established(base.connection);
+        let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
+        base.authentication = Schedule::of_authentication(cx, now, &lifetime);
+        let established = Self::new(cx, base, now, channel);
+        cx.event(Event::IkeEstablished { ike: base.status(cx, IkeState::Established) });
+        cx.effects.push_back(Effect::Authenticated { id: base.id });
+        established
+    }
+
+    /// The IKE SA takes the place of another.
+    pub(super) fn succeeding(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+        Self::new(cx, base, now, channel)
+    }
+
+    fn new(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+        let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
         let mut established = Self {
             channel,
             ours: Ours::Idle,
             theirs: None,
-            deletes: Vec::new(),
+            schedule: Schedule::of_ike(cx, now, &lifetime),
+            hold_until: None,
+            peer_is_busy_since: None,
+            just_made: None,
             heard: now,
             liveness: Liveness::Quiet,
             next_keepalive: None,
         };
         established.schedule_keepalive(cx, base, now);
-        cx.event(Event::IkeEstablished { ike: base.status(cx, IkeState::Established) });
         established
     }
 
     /// Installs a child that we asked for; nothing else of ours happens until that is done.
-    pub(super) fn install(&mut self, cx: &mut Context, base: &mut Base, agreed: Agreed, keymat: &[u8]) {
+    pub(super) fn install(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        purpose: Purpose,
+        agreed: Agreed,
+        keymat: &[u8],
+    ) {
         let (pair, name) = (agreed.pair, agreed.name.clone());
         match Installing::begin(cx, base, agreed, keymat) {
-            Ok(installing) => self.ours = Ours::Installing(installing),
+            Ok(installing) => self.ours = Ours::Installing(installing, purpose),
             Err(error) => {
                 let failure = base.about(cx).not_installed(&name, &error);
-                self.child_refused(cx, base, pair, Refusal { failure, delete: true });
+                self.child_refused(cx, base, now, purpose, Some(pair), Refusal { failure, delete: true });
             }
         }
     }
 
-    /// The child that we asked for is not to be had.
-    pub(super) fn child_refused(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, refusal: Refusal) {
+    /// The child that we asked for is not to be had. `pair` is the SPI that it would have had.
+    pub(super) fn child_refused(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        purpose: Purpose,
+        pair: Option<Spi>,
+        refusal: Refusal,
+    ) {
         self.ours = Ours::Idle;
-        base.release(cx, pair);
-        base.fail_goal(cx, refusal.failure);
-        if refusal.delete {
-            self.deletes.push(pair);
+        if let Some(pair) = pair {
+            base.release(cx, pair);
+            if refusal.delete {
+                base.doom(Doomed { pair, peer: None });
+            }
+        }
+        match purpose {
+            Purpose::Goal => base.fail_goal(cx, refusal.failure),
+            Purpose::Rekey(rekey) => {
+                cx.event(Event::Failed(refusal.failure));
+                let schedule = base.child(rekey.old).map(|old| old.schedule);
+                if let (Some(mut schedule), Some(old)) = (schedule, base.child_mut(rekey.old)) {
+                    schedule.put_off(cx, now);
+                    old.schedule = schedule;
+                }
+            }
+        }
+    }
+
+    /// Whether the IKE SA is being rekeyed, by either end.
+    pub(super) fn rekeys_ike(&self) -> bool {
+        matches!(self.ours, Ours::RekeyingIke(_)) || matches!(self.theirs, Some(Theirs::Ike(_)))
+    }
+
+    /// Whether children are being created, rekeyed or closed by us (RFC 7296 §2.25.2).
+    pub(super) fn has_half_open_children(&self) -> bool {
+        matches!(self.ours, Ours::Creating(_) | Ours::Installing(..) | Ours::Deleting(_))
+    }
+
+    /// Whether there is a child, or the peer is making it.
+    pub(super) fn peer_makes(&self, base: &Base, child: usize) -> bool {
+        let theirs = matches!(&self.theirs, Some(Theirs::Child(theirs)) if theirs.child() == child);
+        theirs || base.children.iter().any(|up| up.config == child)
+    }
+
+    /// Whether we may ask for a successor of a CHILD SA: it is in use, has none, nor does the peer make one, and it is not being deleted.
+    pub(super) fn may_rekey(&self, base: &Base, child: &Child) -> bool {
+        let theirs = match &self.theirs {
+            Some(Theirs::Child(theirs)) => theirs.replaces(),
+            _ => None,
+        };
+        theirs != Some(child.status.spi_in)
+            && matches!(child.sealing, Sealing::Active(_))
+            && self.may_be_rekeyed(base, child)
+    }
+
+    /// Whether the peer may rekey a CHILD SA.
+    pub(super) fn may_be_rekeyed(&self, base: &Base, child: &Child) -> bool {
+        child.successor.is_none()
+            && !self.doomed(base).any(|doomed| doomed.pair == child.status.spi_in)
+            && !matches!(child.sealing, Sealing::Never)
+            && !matches!(&self.ours, Ours::Installing(_, purpose) if purpose.old() == Some(child.status.spi_in))
+    }
+
+    /// Whether the peer's wish for a child has crossed ours, which is met: it will find its own met too.
+    pub(super) fn has_just_made(&self, child: usize) -> bool {
+        let installing = match &self.ours {
+            Ours::Installing(installing, Purpose::Goal) => Some(installing.agreed.child),
+            _ => None,
+        };
+        self.just_made == Some(child) || installing == Some(child)
+    }
+
+    /// Whether the half that the peer receives on is about to be deleted by us, though it is gone here.
+    pub(super) fn deletes_half(&self, base: &Base, spi: Spi) -> bool {
+        self.doomed(base).any(|doomed| doomed.peer == Some(spi))
+    }
+
+    /// Whether the half that the peer receives on is, or may be, about to be installed here.
+    pub(super) fn makes_half(&self, spi: Spi) -> bool {
+        match &self.ours {
+            Ours::Creating(creating) => creating.makes_half(spi),
+            Ours::Installing(installing, _) => installing.agreed.peer == spi,
+            _ => false,
+        }
+    }
+
+    fn doomed<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a Doomed> {
+        let under_way: &[Doomed] = match &self.ours {
+            Ours::Deleting(under_way) => under_way,
+            _ => &[],
+        };
+        base.deletes.iter().chain(under_way)
+    }
+
+    /// Our own exchange has prevailed over that in which the peer has made another successor of `old`, or makes it:
+    /// nothing is ever sealed with that, and the peer deletes it (RFC 7296 §2.8.1).
+    pub(super) fn peers_successor_is_redundant(&mut self, base: &mut Base, old: Spi) {
+        if let Some(Theirs::Child(theirs)) = &mut self.theirs
+            && theirs.replaces() == Some(old)
+        {
+            theirs.gives_way();
+        }
+        for child in base.children.iter_mut().filter(|child| child.replaces == Some(old)) {
+            if matches!(child.sealing, Sealing::Waiting(_)) {
+                child.sealing = Sealing::Never;
+            }
+        }
+    }
+
+    /// The peer could not do what we asked for (RFC 7296 §2.25).
+    pub(super) fn peer_is_busy(&mut self, cx: &mut Context, base: &mut Base, now: Instant) {
+        let since = *self.peer_is_busy_since.get_or_insert(now);
+        if now.saturating_duration_since(since) > PATIENCE_WITH_BUSY_PEERS {
+            cx.event(Event::Failed(base.about(cx).always_busy()));
+            base.doomed = true;
         }
     }
 
@@ -112,7 +269,8 @@ impl Established {
             Ok(None) => self.channel.respond(cx, base, answer),
             Ok(Some(found)) => {
                 let nonces = (record.nonce_i.clone(), record.nonce_r.clone());
-                self.theirs = Answering::begin_first(cx, base, &mut self.channel, answer, &found, nonces);
+                let theirs = Answering::begin_first(cx, base, &mut self.channel, answer, &found, nonces);
+                self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
             }
             Err(missing) => {
                 cx.event(Event::Failed(base.about(cx).missing("IKE_AUTH", missing)));
@@ -134,9 +292,23 @@ impl Established {
         if !matches!(incoming, Incoming::Nothing) {
             self.alive(now);
         }
+        if matches!(incoming, Incoming::Request(..) | Incoming::BadRequest(..)) {
+            // Its window is one: it has our answer to the last.
+            base.children.iter_mut().for_each(|child| child.unconfirmed = None);
+        }
         match incoming {
+            // The peer knows already that this is the IKE SA that prevails; what it asks is perhaps about children that
+            // come with our own knowing.
+            Incoming::Request(_, payloads) if base.expectant && !informational::deletes_ike(&payloads) => {
+                self.channel.put_off_request();
+            }
             Incoming::Request(ExchangeType::CreateChildSa, payloads) => {
-                self.theirs = Answering::begin(cx, base, &mut self.channel, &payloads);
+                if rekey_ike::is_about_ike(&payloads) {
+                    rekey_ike::responder::Answering::begin(cx, base, &mut self, &payloads);
+                } else {
+                    Answering::begin(cx, base, &mut self, &payloads);
+                }
+                self.just_made = None;
             }
             Incoming::Request(ExchangeType::Informational, payloads) => {
                 return self.handle_informational(cx, base, now, &payloads);
@@ -150,7 +322,7 @@ impl Established {
             Incoming::BadRequest(exchange, error) => {
                 return self.handle_bad_request(cx, base, exchange, &error);
             }
-            Incoming::Response(payloads) => self.handle_response(cx, base, &payloads),
+            Incoming::Response(payloads) => self.handle_response(cx, base, now, payloads),
             Incoming::BadResponse(error) => {
                 let failure = base.about(cx).malformed("answering", &error);
                 return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
@@ -182,12 +354,21 @@ impl Established {
         Err(Closed::failed(failure).lingering(self.channel.linger()))
     }
 
-    fn handle_response(&mut self, cx: &mut Context, base: &mut Base, payloads: &[Payload]) {
+    fn handle_response(&mut self, cx: &mut Context, base: &mut Base, now: Instant, payloads: Vec<Payload>) {
         match std::mem::replace(&mut self.ours, Ours::Idle) {
-            Ours::Creating(creating) => creating.handle_response(cx, base, self, payloads),
-            Ours::Deleting if self.deletes.is_empty() => base.children_deleted(cx),
-            Ours::Deleting | Ours::Probing => {}
-            ours @ (Ours::Idle | Ours::Installing(_)) => self.ours = ours,
+            Ours::Creating(creating) => creating.handle_response(cx, base, now, self, &payloads),
+            Ours::RekeyingIke(rekeying) => rekeying.handle_response(cx, base, now, self, payloads),
+            Ours::Deleting(deleted) => {
+                // What had a successor is still there, for what was under way.
+                for doomed in deleted {
+                    base.retire_child(cx, doomed.pair, "rekeyed");
+                }
+                if base.deletes.is_empty() {
+                    base.children_deleted(cx);
+                }
+            }
+            Ours::Probing => {}
+            ours @ (Ours::Idle | Ours::Installing(..)) => self.ours = ours,
         }
     }
 
@@ -200,17 +381,27 @@ impl Established {
     ) -> Next {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
+        } else if let Some(pair) = base.activates(done.id) {
+            self.activated(cx, base, pair, done.result);
         } else if self.theirs.as_ref().is_some_and(|theirs| theirs.awaits(done.id)) {
-            if let Some(theirs) = self.theirs.take() {
-                self.theirs = theirs.handle_job(cx, base, now, &mut self.channel, done);
+            match self.theirs.take() {
+                Some(Theirs::Child(theirs)) => {
+                    let theirs = theirs.handle_job(cx, base, now, &mut self.channel, done);
+                    self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
+                }
+                Some(Theirs::Ike(theirs)) => theirs.handle_job(cx, base, now, &mut self, done),
+                None => {}
             }
         } else {
             match std::mem::replace(&mut self.ours, Ours::Idle) {
                 Ours::Creating(creating) if creating.awaits(done.id) => {
                     creating.handle_job(cx, base, now, &mut self, done);
                 }
-                Ours::Installing(installing) if installing.job == done.id => {
-                    self.installed(cx, base, now, installing, done.result);
+                Ours::Installing(installing, purpose) if installing.job == done.id => {
+                    self.installed(cx, base, now, installing, purpose, done.result);
+                }
+                Ours::RekeyingIke(rekeying) if rekeying.awaits(done.id) => {
+                    return rekeying.handle_job(cx, base, now, self, done);
                 }
                 ours => {
                     self.ours = ours;
@@ -227,29 +418,83 @@ impl Established {
         base: &mut Base,
         now: Instant,
         installing: Installing,
+        purpose: Purpose,
         result: JobResult,
     ) {
         let (pair, name) = (installing.agreed.pair, installing.agreed.name.clone());
         match result {
             JobResult::ChildInstalled(Ok(policy)) if installing.deleted => {
-                cx.remove_child(base.id, pair, Some(policy));
-                let failure = base.about(cx).closed_early("the peer deleted the CHILD SA at once");
-                base.fail_goal(cx, failure);
+                let shares = base.claims.iter().any(|(claimer, _)| *claimer == pair);
+                let policy = if shares { base.unclaim(pair) } else { policy };
+                cx.remove_child(base.id, pair, policy);
+                self.deleted_at_once(cx, base, purpose);
             }
             JobResult::ChildInstalled(Ok(policy)) => {
-                let unwanted = base.goal.as_ref().is_some_and(|goal| goal.unwanted);
+                let (old, peer) = (installing.agreed.replaces, installing.agreed.peer);
+                let redundant = installing.agreed.standing == Standing::Redundant;
+                self.just_made = old.is_none().then_some(installing.agreed.child);
+                let unwanted = match &purpose {
+                    Purpose::Goal => base.goal.as_ref().is_some_and(|goal| goal.unwanted),
+                    Purpose::Rekey(rekey) => rekey.unwanted,
+                };
                 installing.complete(cx, base, now, policy);
                 base.finish_goal(cx, Ok(()));
                 if unwanted {
                     base.remove_child(cx, pair, "terminated");
-                    self.deletes.push(pair);
+                }
+                if unwanted || redundant {
+                    base.doom(Doomed { pair, peer: Some(peer) });
+                } else if let Some(old) = old.and_then(|old| base.child(old)) {
+                    let half = Doomed { pair: old.status.spi_in, peer: Some(old.status.spi_out) };
+                    base.doom(half);
                 }
             }
             JobResult::ChildInstalled(Err(error)) => {
-                let failure = base.about(cx).not_installed(&name, &error);
-                self.child_refused(cx, base, pair, Refusal { failure, delete: !installing.deleted });
+                let refusal = Refusal {
+                    failure: base.about(cx).not_installed(&name, &error),
+                    delete: !installing.deleted,
+                };
+                if let Some(policy) = base.unclaim(pair) {
+                    cx.remove_child(base.id, pair, Some(policy));
+                }
+                self.child_refused(cx, base, now, purpose, Some(pair), refusal);
             }
-            _ => self.ours = Ours::Installing(installing),
+            _ => self.ours = Ours::Installing(installing, purpose),
+        }
+    }
+
+    /// The data plane has, or has not, begun to seal with a child.
+    fn activated(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, result: JobResult) {
+        if let Err(error) = base.activated(cx, pair, result) {
+            let name = base.child(pair).map(|child| child.status.name.clone()).unwrap_or_default();
+            cx.event(Event::Failed(base.about(cx).not_installed(&name, &error)));
+            self.close(cx, base, pair, "the data plane refused it");
+        }
+    }
+
+    /// Deletes one CHILD SA, here and, by the next [`Established::pump`], at the peer.
+    fn close(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, reason: &str) {
+        if let Some(child) = base.remove_child(cx, pair, reason) {
+            base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
+        }
+    }
+
+    /// A CHILD SA is to be rekeyed: its limits near, or an operator wants it.
+    pub(super) fn rekey_child(&mut self, base: &mut Base, now: Instant, pair: Spi) {
+        if let Some(child) = base.child_mut(pair) {
+            child.schedule.bring_forward(now);
+        }
+    }
+
+    /// A CHILD SA has come to its end. If it has a successor, that is used from now on, and the peer, or our Delete that
+    /// is waiting, does the rest.
+    pub(super) fn expire_child(&mut self, cx: &mut Context, base: &mut Base, pair: Spi) {
+        let Some(child) = base.child_mut(pair) else { return };
+        child.schedule.end = None;
+        if child.successor.is_some() {
+            base.retire_child(cx, pair, "its lifetime is over");
+        } else {
+            self.close(cx, base, pair, "its lifetime is over");
         }
     }
 
@@ -278,24 +523,60 @@ impl Established {
                 Liveness::Counting(cx.query_counters(base.id, pairs))
             };
         }
+        let ended: Vec<Spi> = base
+            .children
+            .iter()
+            .filter(|child| child.schedule.has_ended(now))
+            .map(|child| child.status.spi_in)
+            .collect();
+        for pair in ended {
+            self.expire_child(cx, base, pair);
+        }
+        let over = base.superseded.is_some_and(|until| until <= now);
+        // The peer should have deleted it long ago. Perhaps it never had our answer, and knows nothing of the successor.
+        if over && let Some(heir) = base.heir.take() {
+            cx.effects.push_back(Effect::Probe { id: heir });
+        }
+        if over || self.schedule.has_ended(now) || base.authentication.has_ended(now) {
+            (self.schedule.end, base.authentication.end) = (None, None);
+            base.doomed = true;
+        }
         self.pump(cx, base, now)
     }
 
     pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
-        [self.channel.due(), self.next_keepalive, self.dpd_due(cx, base)].into_iter().flatten().min()
+        let ends = base.children.iter().filter_map(|child| child.schedule.end);
+        let single = [
+            self.channel.due(),
+            self.next_keepalive,
+            self.dpd_due(cx, base),
+            base.superseded.filter(|_| !base.doomed),
+            self.schedule.end,
+            base.authentication.end,
+            self.next_of_ours(base),
+        ];
+        single.into_iter().flatten().chain(ends).min()
     }
 
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds
     /// a dead peer soon enough.
     fn dpd_due(&self, cx: &Context, base: &Base) -> Option<Instant> {
         let delay = cx.connection(base.connection)?.dpd_delay;
-        let watching = matches!(self.liveness, Liveness::Quiet) && self.channel.idle() && !delay.is_zero();
+        let watching = matches!(self.liveness, Liveness::Quiet)
+            && self.channel.idle()
+            && base.superseded.is_none()
+            && !delay.is_zero();
         watching.then(|| self.heard + delay)
     }
 
     fn alive(&mut self, now: Instant) {
         self.heard = now;
         self.liveness = Liveness::Quiet;
+    }
+
+    /// The peer is asked whether it lives as soon as that is possible.
+    pub(super) fn suspect(&mut self) {
+        self.liveness = Liveness::Suspect;
     }
 
     /// ESP that was opened counts as life like an IKE message does.
@@ -320,30 +601,6 @@ impl Established {
         self.next_keepalive = wanted.then(|| now + cx.config.nat_keepalive);
     }
 
-    /// Starts the next exchange of ours if none is under way.
-    pub(super) fn pump(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
-        // Before IKE_AUTH is answered the peer could not read a request.
-        let answering_first = self.theirs.as_ref().is_some_and(Answering::is_first);
-        if !matches!(self.ours, Ours::Idle) || !self.channel.idle() || answering_first {
-            return Ok(State::Established(self));
-        }
-        if base.doomed {
-            return Ok(Deleting::begin(cx, base, now, self.channel));
-        }
-        if !self.deletes.is_empty() {
-            let delete = informational::delete_children(&std::mem::take(&mut self.deletes));
-            self.channel.request(cx, base, now, ExchangeType::Informational, vec![delete]);
-            self.ours = Ours::Deleting;
-        } else if let Some(goal) = base.goals.pop_front() {
-            self.ours = Ours::Creating(Creating::begin(cx, base));
-            base.goal = Some(goal);
-        } else if matches!(self.liveness, Liveness::Suspect) {
-            self.channel.request(cx, base, now, ExchangeType::Informational, Vec::new());
-            self.ours = Ours::Probing;
-        }
-        Ok(State::Established(self))
-    }
-
     /// Closes the CHILD SAs of one child; the peer is told by the next [`Established::pump`]. False if there is
     /// none.
     pub(super) fn close_child(
@@ -353,6 +610,20 @@ impl Established {
         child: usize,
         reason: &str,
     ) -> bool {
+        let purpose = match &mut self.ours {
+            Ours::Creating(Creating { purpose, .. }) | Ours::Installing(_, purpose) => Some(purpose),
+            _ => None,
+        };
+        if let Some(purpose) = purpose
+            && purpose.old().and_then(|old| base.child(old)).is_some_and(|old| old.config == child)
+        {
+            purpose.terminate();
+        }
+        if let Some(Theirs::Child(theirs)) = &mut self.theirs
+            && theirs.child() == child
+        {
+            theirs.terminate();
+        }
         let pairs: Vec<Spi> = base
             .children
             .iter()
@@ -360,10 +631,18 @@ impl Established {
             .map(|found| found.status.spi_in)
             .collect();
         for pair in &pairs {
-            base.remove_child(cx, *pair, reason);
+            self.close(cx, base, *pair, reason);
         }
-        self.deletes.extend(&pairs);
         !pairs.is_empty()
+    }
+}
+
+impl Theirs {
+    fn awaits(&self, id: JobId) -> bool {
+        match self {
+            Self::Child(theirs) => theirs.awaits(id),
+            Self::Ike(theirs) => theirs.awaits(id),
+        }
     }
 }
 

@@ -60,6 +60,10 @@ impl About {
         self.fail("NOTHING_TO_TERMINATE", format!("{} has no SA that could be terminated", self.line()))
     }
 
+    pub(super) fn nothing_to_rekey(&self) -> Failure {
+        self.fail("NOTHING_TO_REKEY", format!("{} has no SA that could be rekeyed from here", self.line()))
+    }
+
     pub(super) fn no_remote_address(&self) -> Failure {
         let line = self.line();
         self.fail("NO_REMOTE_ADDRESS", format!("{line}.remote_addrs names no single address, so the connection can only be initiated by the peer; add the peer's address"))
@@ -240,6 +244,16 @@ impl About {
         let line = self.line();
         let peer = self.peer();
         self.fail("PROPOSAL_KE_MISMATCH", format!("{peer} insists on key exchange group {wanted}, which we did not offer or have tried already (we offered {ours}); change {line}.proposals, or the peer's"))
+    }
+
+    pub(super) fn not_unique(&self, remote_id: &Identity) -> Failure {
+        let line = self.line();
+        self.fail("NOT_UNIQUE", format!("`{remote_id}` has an IKE SA already, and {line}.unique is \"keep\"; end that one first, or change unique"))
+    }
+
+    pub(super) fn always_busy(&self) -> Failure {
+        let peer = self.peer();
+        self.fail("PEER_BUSY", format!("{peer} has answered TEMPORARY_FAILURE for minutes, so its view of the IKE SA and ours differ; the IKE SA is closed"))
     }
 
     pub(super) fn cookie_loop(&self, times: u32) -> Failure {

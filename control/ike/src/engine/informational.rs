@@ -6,7 +6,7 @@ use portcullis_ipsec::Spi;
 
 use super::api::{Event, Failure};
 use super::channel::{Channel, Incoming, Retransmitted};
-use super::context::Context;
+use super::context::{Context, Effect};
 use super::established::{Established, Ours};
 use super::failure::notify_name;
 use super::ike_sa_init::{error_notification, notification};
@@ -25,7 +25,7 @@ fn delete_ike() -> Payload {
     Payload::Delete { protocol: Protocol::Ike, spis: Vec::new() }
 }
 
-fn deletes_ike(payloads: &[Payload]) -> bool {
+pub(super) fn deletes_ike(payloads: &[Payload]) -> bool {
     payloads.iter().any(|payload| matches!(payload, Payload::Delete { protocol: Protocol::Ike, .. }))
 }
 
@@ -46,7 +46,7 @@ impl Established {
             self.channel.respond(cx, base, Vec::new());
             let closed = match rejected {
                 Some(error) => Closed::failed(rejection(cx, base, error)),
-                None => Closed::because("deleted by the peer"),
+                None => Closed::because(self.leave_to_rival(cx, base)),
             };
             return Err(closed.lingering(self.channel.linger()));
         }
@@ -62,17 +62,52 @@ impl Established {
         self.pump(cx, base, now)
     }
 
-    /// Deletes the CHILD SA that the peer receives on `spi`; gives our own SPI.
+    /// The peer deletes the IKE SA. If it has rekeyed it while we were about to, what it has made prevails (RFC 7296
+    /// §2.25.2).
+    fn leave_to_rival(&mut self, cx: &mut Context, base: &mut Base) -> &'static str {
+        let rival = match &self.ours {
+            Ours::RekeyingIke(rekeying) => rekeying.rival(),
+            _ => None,
+        };
+        match rival.filter(|rival| cx.index.has(*rival)) {
+            Some(heir) => {
+                let estate = Box::new(base.leave());
+                cx.effects.push_back(Effect::Inherit { from: base.id, heir, estate });
+                "rekeyed"
+            }
+            None if base.superseded.is_some() => "rekeyed",
+            None => "deleted by the peer",
+        }
+    }
+
+    /// Deletes the CHILD SA that the peer receives on `spi`; gives our own SPI, unless we are deleting it too
+    /// (RFC 7296 §1.4.1, §2.25.1).
     fn delete_child(&mut self, cx: &mut Context, base: &mut Base, spi: &[u8]) -> Option<Spi> {
         let spi = Spi::new(u32::from_be_bytes(spi.try_into().ok()?))?;
-        if let Ours::Installing(installing) = &mut self.ours
+        if let Ours::Installing(installing, _) = &mut self.ours
             && installing.agreed.peer == spi
         {
             let first = !std::mem::replace(&mut installing.deleted, true);
             return first.then_some(installing.agreed.pair);
         }
-        let pair = base.children.iter().find(|child| child.status.spi_out == spi)?.status.spi_in;
-        base.remove_child(cx, pair, "deleted by the peer").map(|_| pair)
+        let Some((pair, successor)) =
+            base.child_of_peer(spi).map(|child| (child.status.spi_in, child.successor))
+        else {
+            if let Ours::Creating(creating) = &mut self.ours {
+                creating.peer_deletes(spi);
+            }
+            // Gone here, and about to be deleted by us: it need not be any more.
+            let at = base.deletes.iter().position(|doomed| doomed.peer == Some(spi))?;
+            return Some(base.deletes.remove(at).pair);
+        };
+        match successor {
+            Some(_) => base.retire_child(cx, pair, "rekeyed"),
+            None => _ = base.remove_child(cx, pair, "deleted by the peer"),
+        }
+        base.deletes.retain(|doomed| doomed.pair != pair);
+        let under_way =
+            matches!(&self.ours, Ours::Deleting(doomed) if doomed.iter().any(|doomed| doomed.pair == pair));
+        (!under_way).then_some(pair)
     }
 }
 
@@ -93,9 +128,14 @@ pub(super) struct Deleting {
 
 impl Deleting {
     /// Deletes an IKE SA because we want to. No request of ours may be under way.
-    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel) -> State {
-        let reason = "deleted by us";
-        remove_children(cx, base, reason);
+    pub(super) fn begin(
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut channel: Channel,
+        reason: &str,
+    ) -> State {
+        base.remove_children(cx, reason);
         base.abandon_goals(cx, &base.about(cx).closed_early(reason));
         channel.request(cx, base, now, ExchangeType::Informational, vec![delete_ike()]);
         State::Deleting(Self { channel, reason: reason.to_owned() })
@@ -110,7 +150,7 @@ impl Deleting {
         failure: Failure,
         told: Option<u16>,
     ) -> State {
-        remove_children(cx, base, &failure.explanation);
+        base.remove_children(cx, &failure.explanation);
         cx.event(Event::Failed(failure.clone()));
         base.abandon_goals(cx, &failure);
         let mut payloads: Vec<Payload> =
@@ -165,11 +205,5 @@ impl Deleting {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.channel.due()
-    }
-}
-
-fn remove_children(cx: &mut Context, base: &mut Base, reason: &str) {
-    while let Some(pair) = base.children.first().map(|child| child.status.spi_in) {
-        base.remove_child(cx, pair, reason);
     }
 }

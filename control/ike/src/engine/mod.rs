@@ -11,9 +11,11 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
-//! `informational`; `established` decides whose turn it is. `channel` is what they share of message IDs and
-//! encryption, `child` what they share of CHILD SAs. What the engine does of its own accord is in `upkeep` (who
-//! brings a lost tunnel up again), what an operator asks in `commands`, what he is told in `failure`.
+//! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
+//! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
+//! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
+//! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
+//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -22,12 +24,15 @@
 //! - A refused child leaves its IKE SA up, the first one too; only the command fails (`ike_auth::initiator`).
 //! - The last answer of an IKE SA outlives it, for [`EngineConfig::half_open_timeout`], so that a peer whose copy
 //!   was lost is not left to time out.
+//! - Two IKE SAs whose initiations cross are treated as rekeyings that cross are (`replacement`).
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod agenda;
 mod api;
 mod channel;
 mod child;
+mod children;
 mod commands;
 mod connections;
 mod context;
@@ -36,8 +41,12 @@ mod established;
 mod failure;
 mod ike_auth;
 mod ike_sa_init;
+mod index;
 mod informational;
+mod lifetime;
 mod negotiation;
+mod rekey_ike;
+mod replacement;
 mod sa;
 mod selectors;
 #[cfg(test)]
@@ -49,6 +58,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use portcullis_ipsec::Spi;
+
 pub use api::*;
 
 use crate::config::EngineConfig;
@@ -57,6 +68,7 @@ use channel::{Linger, RequestDigest, digest, send};
 use context::{Context, Effect};
 use ike_sa_init::cookie::Cookies;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
+use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
 use timers::Timers;
 use upkeep::Upkeep;
@@ -65,8 +77,6 @@ use upkeep::Upkeep;
 pub struct Engine {
     cx: Context,
     sas: HashMap<IkeSaId, IkeSa>,
-    /// By our own SPI, which is unique.
-    by_spi: HashMap<[u8; 8], IkeSaId>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HashMap<InitKey, IkeSaId>,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -74,7 +84,6 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
-    next_id: u64,
 }
 
 type InitKey = (SocketAddr, RequestDigest);
@@ -86,6 +95,8 @@ struct IkeSa {
     state: State,
     /// Of a responder.
     init_key: Option<InitKey>,
+    /// What the index finds it by.
+    keys: Option<Keys>,
 }
 
 /// Who waits for a time.
@@ -95,6 +106,8 @@ enum Owner {
     /// The next attempt at a child, by connection and child.
     Retry(usize, usize),
     Linger([u8; 8]),
+    /// A CHILD SA that was replaced, and the IKE SA that it was of.
+    Retired(IkeSaId, Spi),
 }
 
 impl IkeSa {
@@ -105,7 +118,11 @@ impl IkeSa {
 
     /// Whether it can take one more child of a connection.
     fn serves(&self, connection: usize) -> bool {
-        self.is_of(connection) && !self.base.doomed && !matches!(self.state, State::Deleting(_))
+        self.is_of(connection)
+            && !self.base.doomed
+            && self.base.superseded.is_none()
+            && self.base.replaced_by.is_none()
+            && !matches!(self.state, State::Deleting(_))
     }
 }
 
@@ -115,13 +132,11 @@ impl Engine {
         Self {
             cx: Context::new(config, rng),
             sas: HashMap::new(),
-            by_spi: HashMap::new(),
             half_open: HashMap::new(),
             lingering: HashMap::new(),
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
-            next_id: 0,
         }
     }
 
@@ -152,8 +167,8 @@ impl Engine {
 
     /// Takes the result of a job that [`Engine::poll_job`] gave out.
     pub fn handle_job(&mut self, now: Instant, id: JobId, result: JobResult) {
-        let Some((owner, pair)) = self.cx.job_done(id) else { return };
-        let done = Done { id, pair, result };
+        let Some((owner, leaves)) = self.cx.job_done(id) else { return };
+        let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
             self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
         } else {
@@ -177,6 +192,7 @@ impl Engine {
                     }
                 }
                 Owner::Linger(spi) => _ = self.lingering.remove(&spi),
+                Owner::Retired(owner, pair) => self.cx.remove_child(owner, pair, None),
             }
             self.settle(now);
         }
@@ -236,13 +252,13 @@ impl Engine {
         let cookies = loaded.then_some(&mut self.cookies);
         match admit(&mut self.cx, cookies, now, &inbound) {
             Admission::Admitted(admitted) => {
-                let spis = (inbound.header().spi_i, self.fresh_spi());
+                let spis = (inbound.header().spi_i, self.cx.fresh_spi());
                 let addresses = (inbound.local, inbound.remote);
                 let mut base =
-                    Base::new(self.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
+                    Base::new(self.cx.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
                 let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
                 self.half_open.insert(key, base.id);
-                self.insert(now, IkeSa { base, state, init_key: Some(key) });
+                self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
             }
             Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, octets),
             Admission::Refused(octets, failure) => {
@@ -257,7 +273,7 @@ impl Engine {
     fn handle_for_sa(&mut self, now: Instant, inbound: Inbound<'_>) {
         let header = inbound.header();
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
-        match self.by_spi.get(&own_spi).copied() {
+        match self.cx.index.by_spi(&own_spi) {
             Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
@@ -312,7 +328,7 @@ impl Engine {
 
     /// Lets one IKE SA take a step, and puts what it became in its place.
     fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
-        let Some(IkeSa { mut base, state, init_key }) = self.sas.remove(&id) else { return };
+        let Some(IkeSa { mut base, state, init_key, keys }) = self.sas.remove(&id) else { return };
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
                 let init_key = init_key.filter(|key| {
@@ -322,12 +338,13 @@ impl Engine {
                     }
                     half_open
                 });
-                self.insert(now, IkeSa { base, state, init_key });
+                self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }
+                self.cx.index.update(id, keys.as_ref(), None);
                 self.bury(now, base, *closed);
             }
         }
@@ -341,18 +358,22 @@ impl Engine {
         });
     }
 
-    fn insert(&mut self, now: Instant, sa: IkeSa) {
+    fn insert(&mut self, now: Instant, mut sa: IkeSa) {
         if let Some(deadline) = sa.state.deadline(&self.cx, &sa.base) {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
         }
-        self.by_spi.insert(sa.base.own_spi(), sa.base.id);
+        let keys = Keys::of(&sa.base, &sa.state);
+        if sa.keys.as_ref() != Some(&keys) {
+            self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
+            sa.keys = Some(keys);
+        }
         self.sas.insert(sa.base.id, sa);
     }
 
     fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {
         base.close(&mut self.cx, &closed);
-        self.by_spi.remove(&base.own_spi());
+        self.replacement_ended(now, &base);
         self.timers.disarm(Owner::Ike(base.id));
         if let Some(linger) = closed.linger
             && self.lingering.len() < self.cx.config.half_open_limit
@@ -366,9 +387,9 @@ impl Engine {
     fn settle(&mut self, now: Instant) {
         while let Some(effect) = self.cx.effects.pop_front() {
             match effect {
-                Effect::ChildUp { connection, child } => {
+                Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
-                    self.give_way(now, connection, child);
+                    self.give_way(now, connection, child, remote);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -377,37 +398,33 @@ impl Engine {
                     }
                 }
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
-                    let outdated: Vec<IkeSaId> = self
-                        .sas
-                        .values()
-                        .map(|sa| &sa.base)
-                        .filter(|base| base.id != kept && base.established.is_some_and(|at| at < before))
-                        .filter(|base| {
-                            base.local_id.as_ref() == Some(&local_id)
-                                && base.remote_id.as_ref() == Some(&remote_id)
-                        })
-                        .map(|base| base.id)
-                        .collect();
-                    for id in outdated {
-                        self.step(now, id, |_, _, _| {
-                            Err(Closed::because("the peer has started over (INITIAL_CONTACT)"))
-                        });
-                    }
+                    self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
-            }
-        }
-    }
-
-    fn fresh_id(&mut self) -> IkeSaId {
-        self.next_id += 1;
-        IkeSaId(self.next_id)
-    }
-
-    fn fresh_spi(&mut self) -> [u8; 8] {
-        loop {
-            let spi = self.cx.random();
-            if spi != [0; 8] && !self.by_spi.contains_key(&spi) && !self.lingering.contains_key(&spi) {
-                return spi;
+                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::Born { base, state, replaced } => {
+                    let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
+                    let id = sa.base.id;
+                    self.insert(now, sa);
+                    if let Some(replaced) = replaced {
+                        self.rename(replaced, id);
+                    }
+                    self.nudge(now, id);
+                }
+                Effect::Inherit { from, heir, estate } => self.inherit(now, from, heir, *estate),
+                Effect::Probe { id } => {
+                    self.step(now, id, |mut state, _, _| {
+                        if let State::Established(established) = &mut state {
+                            established.suspect();
+                        }
+                        Ok(state)
+                    });
+                    self.nudge(now, id);
+                }
+                Effect::Retired { owner, pair } => {
+                    self.timers.arm(Owner::Retired(owner, pair), now + lifetime::GRACE);
+                }
+                Effect::Reauthenticate { old } => self.reauthenticate(now, old),
+                Effect::Complete { id } => self.replace(now, id),
             }
         }
     }
@@ -415,3 +432,18 @@ impl Engine {
 
 /// The shortest time that the engine asks to be left alone.
 const TICK: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+impl Engine {
+    /// The index says what the SAs say.
+    fn assert_consistent(&self) {
+        let mut index = index::Index::default();
+        for (id, sa) in &self.sas {
+            index.update(*id, None, Some(&Keys::of(&sa.base, &sa.state)));
+            for child in &sa.base.children {
+                index.has_pair(child.status.spi_in, *id);
+            }
+        }
+        assert_eq!(self.cx.index, index);
+    }
+}

@@ -24,7 +24,8 @@ use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
 use super::api::*;
 use super::channel::Linger;
-use super::context::{Context, Effect};
+use super::children::{Child, Doomed};
+use super::context::{Context, Effect, Leaves};
 use super::established::Established;
 use super::failure::{About, is_refusal};
 use super::ike_auth::initiator::{AllocatingFirstSpi, AwaitingAuthResponse};
@@ -32,6 +33,7 @@ use super::ike_auth::responder::{AwaitingAuthRequest, AwaitingFirstAuth, Derivin
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
 use super::ike_sa_init::responder::Answering;
 use super::informational::Deleting;
+use super::lifetime::Schedule;
 use crate::config::Identity;
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
@@ -67,13 +69,31 @@ pub(super) struct Goal {
     pub(super) unwanted: bool,
 }
 
-/// A CHILD SA that is installed.
-#[derive(Debug, Clone)]
-pub(super) struct Child {
-    /// Index in the connection's children.
-    pub(super) config: usize,
-    pub(super) policy: PolicyId,
-    pub(super) status: ChildSaStatus,
+/// What an IKE SA leaves to the one that replaces it (RFC 7296 §2.8).
+#[derive(Debug, Default)]
+pub(super) struct Estate {
+    children: Vec<Child>,
+    goals: VecDeque<Goal>,
+    deletes: Vec<Doomed>,
+    deleters: Vec<CommandId>,
+    terminators: Vec<CommandId>,
+    /// It was to be deleted: so is the heir.
+    doomed: bool,
+}
+
+impl Estate {
+    /// Nobody is there to take it.
+    pub(super) fn dissolve(self, cx: &mut Context, owner: IkeSaId) {
+        for child in self.children {
+            let pair = child.status.spi_in;
+            cx.index.forget_pair(pair);
+            cx.remove_child(owner, pair, child.policy());
+        }
+        let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
+        for command in goals.chain(self.deleters).chain(self.terminators) {
+            cx.end_goal(command, Ok(()));
+        }
+    }
 }
 
 /// What an IKE SA has in every state.
@@ -94,7 +114,15 @@ pub(super) struct Base {
     pub(super) remote_id: Option<Identity>,
     /// When both ends were authenticated.
     pub(super) established: Option<Instant>,
+    /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
+    pub(super) authentication: Schedule,
     pub(super) children: Vec<Child>,
+    /// CHILD SAs that the peer may still send on until it has answered our Delete of the IKE SA.
+    pub(super) leaving: Vec<Spi>,
+    /// Policies that CHILD SAs which are being installed will have, by our SPI.
+    pub(super) claims: Vec<(Spi, PolicyId)>,
+    /// Our halves of CHILD SAs that are gone here, or replaced, and to be deleted at the peer.
+    pub(super) deletes: Vec<Doomed>,
     /// Inbound SPIs allocated for children that are not installed yet.
     pub(super) reserved: Vec<Spi>,
     /// Children still to be brought up.
@@ -107,6 +135,26 @@ pub(super) struct Base {
     pub(super) terminators: Vec<CommandId>,
     /// To be deleted as soon as the protocol lets us.
     pub(super) doomed: bool,
+    /// It was rekeyed, and another IKE SA has what it had; or it lost a collision and never had anything. Somebody is
+    /// about to delete it; at this time we do.
+    pub(super) superseded: Option<Instant>,
+    /// It is to have what another one has, unless our own rekeying of that prevails over the peer's, which made this one.
+    pub(super) expectant: bool,
+    /// The IKE SA that has what this one had.
+    pub(super) heir: Option<IkeSaId>,
+    /// The IKE SA that is to replace this one as soon as it has the same children (reauthentication, and initiations
+    /// that cross).
+    pub(super) replaced_by: Option<IkeSaId>,
+    /// It is to replace others, once it has everything in [`Base::goals`].
+    pub(super) replacing: bool,
+    /// It was asked for the children of those that it is to replace.
+    pub(super) asked: bool,
+    /// It is there for nothing else than to replace another.
+    pub(super) reauthenticates: bool,
+    /// The lowest nonce of its IKE_SA_INIT exchange, once known, to choose between two that cross.
+    pub(super) lowest_nonce: Vec<u8>,
+    /// Whether we sent the first IKE_SA_INIT, however often it was rekeyed since.
+    pub(super) original_initiator: bool,
 }
 
 impl Base {
@@ -132,13 +180,26 @@ impl Base {
             local_id: None,
             remote_id: None,
             established: None,
+            authentication: Schedule::default(),
             children: Vec::new(),
+            leaving: Vec::new(),
+            claims: Vec::new(),
+            deletes: Vec::new(),
             reserved: Vec::new(),
             goals: VecDeque::new(),
             goal: None,
             deleters: Vec::new(),
             terminators: Vec::new(),
             doomed: false,
+            superseded: None,
+            expectant: false,
+            heir: None,
+            replaced_by: None,
+            replacing: false,
+            asked: false,
+            reauthenticates: false,
+            lowest_nonce: Vec::new(),
+            original_initiator: role == Role::Initiator,
         }
     }
 
@@ -183,13 +244,11 @@ impl Base {
         }
     }
 
-    /// Tells the data plane of children that are not where this SA is.
-    pub(super) fn move_children(&mut self, cx: &mut Context) {
-        let endpoints = self.endpoints(cx);
-        for child in self.children.iter_mut().filter(|child| child.status.endpoints != endpoints) {
-            child.status.endpoints = endpoints;
-            cx.move_child(self.id, child.status.spi_in, endpoints);
-        }
+    /// Whether the peer has brought up the child that is the goal in hand.
+    pub(super) fn goal_is_met(&self) -> bool {
+        self.goal.as_ref().is_some_and(|goal| {
+            goal.flow.is_none() && self.children.iter().any(|child| child.config == goal.child)
+        })
     }
 
     /// Ends the goal in hand, successfully or not.
@@ -224,33 +283,11 @@ impl Base {
         cx.remove_child(self.id, spi, None);
     }
 
-    /// Removes an installed child from the data plane, with its policy unless another child of this SA has it.
-    pub(super) fn remove_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) -> Option<Child> {
-        let at = self.children.iter().position(|child| child.status.spi_in == pair)?;
-        let child = self.children.remove(at);
-        let shared = self.children.iter().any(|other| other.policy == child.policy);
-        cx.remove_child(self.id, pair, (!shared).then_some(child.policy));
-        cx.event(Event::ChildClosed {
-            connection: cx.connection_name(self.connection),
-            child: child.status.name.clone(),
-            pair,
-            reason: reason.to_owned(),
-        });
-        if !self.children.iter().any(|other| other.config == child.config) {
-            cx.effects.push_back(Effect::ChildDown {
-                connection: self.connection,
-                child: child.config,
-                refused: false,
-            });
-        }
-        Some(child)
-    }
-
     /// Removes everything that this SA has in the data plane and answers everybody who waits for it.
     pub(super) fn close(&mut self, cx: &mut Context, closed: &Closed) {
-        while let Some(child) = self.children.first() {
-            let pair = child.status.spi_in;
-            self.remove_child(cx, pair, &closed.reason);
+        self.remove_children(cx, &closed.reason);
+        for pair in std::mem::take(&mut self.leaving) {
+            cx.bury(self.id, pair);
         }
         for spi in std::mem::take(&mut self.reserved) {
             cx.remove_child(self.id, spi, None);
@@ -274,11 +311,53 @@ impl Base {
         }
     }
 
+    /// A half of ours is to be deleted at the peer.
+    pub(super) fn doom(&mut self, half: Doomed) {
+        if !self.deletes.contains(&half) {
+            self.deletes.push(half);
+        }
+    }
+
+    /// Brings up a child that was lost and that nobody waits for.
+    pub(super) fn want(&mut self, child: usize) {
+        self.goals.push_back(Goal { child, flow: None, commands: Vec::new(), unwanted: false });
+    }
+
     /// The peer has deleted what we asked it to delete, or is gone.
     pub(super) fn children_deleted(&mut self, cx: &mut Context) {
         for command in std::mem::take(&mut self.deleters) {
             cx.end_goal(command, Ok(()));
         }
+    }
+
+    /// Takes everything that a rekeyed IKE SA leaves to its successor.
+    pub(super) fn leave(&mut self) -> Estate {
+        Estate {
+            children: std::mem::take(&mut self.children),
+            goals: std::mem::take(&mut self.goals),
+            deletes: std::mem::take(&mut self.deletes),
+            deleters: std::mem::take(&mut self.deleters),
+            terminators: std::mem::take(&mut self.terminators),
+            doomed: self.doomed,
+        }
+    }
+
+    /// Takes over what a predecessor has left.
+    pub(super) fn inherit(&mut self, cx: &mut Context, estate: Estate) {
+        let Estate { children, goals, deletes, deleters, terminators, doomed } = estate;
+        for child in &children {
+            cx.index.has_pair(child.status.spi_in, self.id);
+            if let Some(job) = child.job() {
+                cx.hand_over(job, self.id);
+            }
+        }
+        self.children.extend(children);
+        self.goals.extend(goals);
+        self.deletes.extend(deletes);
+        self.deleters.extend(deleters);
+        self.terminators.extend(terminators);
+        self.doomed |= doomed;
+        (self.superseded, self.expectant) = (None, false);
     }
 
     /// Ends every goal with `failure`.
@@ -338,14 +417,14 @@ impl Inbound<'_> {
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) id: JobId,
-    pub(super) pair: Option<Spi>,
+    pub(super) leaves: Leaves,
     pub(super) result: JobResult,
 }
 
 impl Done {
     /// Undoes it: nobody waits for it.
     pub(super) fn discard(self, cx: &mut Context, owner: IkeSaId) {
-        cx.discard(owner, self.pair, self.result);
+        cx.discard(owner, self.leaves, self.result);
     }
 }
 
@@ -445,6 +524,11 @@ impl State {
                 | Self::DerivingForAuth(_)
                 | Self::AwaitingAuthRequest(_)
         )
+    }
+
+    /// Whether the peer has not answered our IKE_SA_INIT yet.
+    pub(super) fn unanswered(&self) -> bool {
+        matches!(self, Self::FindingSource(_) | Self::GeneratingKe(_) | Self::AwaitingInitResponse(_))
     }
 
     /// The answer to the IKE_SA_INIT request that made a half-open SA, once there is one.

@@ -148,6 +148,7 @@ mod tests {
             esp_proposals: Vec::new(),
             start_action: StartAction::None,
             replay_window: 64,
+            lifetime: crate::config::ChildLifetime::default(),
         }
     }
 

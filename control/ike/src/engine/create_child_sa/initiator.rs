@@ -1,132 +1,286 @@
-//! CREATE_CHILD_SA as the initiator: one more child.
+//! CREATE_CHILD_SA as the initiator: one more child, or the successor of one.
 
 use std::time::Instant;
 
-use portcullis_ipsec::{InstallError, Spi};
+use portcullis_ipsec::Spi;
 
-use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
-use crate::engine::api::{JobId, JobResult};
-use crate::engine::child::{self, Agreed, ChildPayloads, Offer, Refusal};
+use super::collision::Lowest;
+use crate::crypto::{KeMethod, KeSecret, SharedSecret};
+use crate::engine::api::{Failure, JobId, JobResult};
+use crate::engine::child::{self, Agreed, ChildPayloads, Offer, Refusal, Standing};
+use crate::engine::children::Doomed;
 use crate::engine::context::Context;
 use crate::engine::established::{Established, Ours};
 use crate::engine::ike_sa_init::notifications;
-use crate::engine::sa::{Base, Done, Goal};
-use crate::message::{ExchangeType, Payload, notify};
+use crate::engine::sa::{Base, Done};
+use crate::message::{ExchangeType, Notify, Payload, Protocol, notify};
 
-/// The exchange, by what it awaits.
+/// Unknown SPIs in Deletes that are remembered for the sake of a response that may be under way.
+const MOST_DELETED: usize = 16;
+
+/// What the exchange is for.
 #[derive(Debug)]
-pub(in crate::engine) enum Creating {
-    AllocatingSpi(AllocatingSpi),
-    GeneratingKe(GeneratingKe),
+pub(in crate::engine) enum Purpose {
+    /// The child that is [`Base::goal`].
+    Goal,
+    Rekey(Rekey),
+}
+
+/// A CHILD SA that is to have a successor.
+#[derive(Debug)]
+pub(in crate::engine) struct Rekey {
+    /// Our SPI of it.
+    pub(in crate::engine) old: Spi,
+    /// The child was terminated meanwhile: the successor is deleted as soon as it is up.
+    pub(in crate::engine) unwanted: bool,
+}
+
+impl Purpose {
+    pub(in crate::engine) fn rekey(old: Spi) -> Self {
+        Self::Rekey(Rekey { old, unwanted: false })
+    }
+
+    /// The CHILD SA that is to be replaced.
+    pub(in crate::engine) fn old(&self) -> Option<Spi> {
+        match self {
+            Self::Goal => None,
+            Self::Rekey(rekey) => Some(rekey.old),
+        }
+    }
+
+    /// The child is no longer wanted.
+    pub(in crate::engine) fn terminate(&mut self) {
+        if let Self::Rekey(rekey) = self {
+            rekey.unwanted = true;
+        }
+    }
+}
+
+/// The exchange.
+#[derive(Debug)]
+pub(in crate::engine) struct Creating {
+    pub(in crate::engine) purpose: Purpose,
+    /// What the peer has deleted that we do not know: perhaps what its delayed response is about.
+    deleted: Vec<Spi>,
+    /// The nonces of the peer's own exchange to the same end.
+    rival: Option<Lowest>,
+    step: Step,
+}
+
+/// What it awaits.
+#[derive(Debug)]
+enum Step {
+    /// Our inbound SPI.
+    AllocatingSpi { job: JobId },
+    /// Our public value.
+    GeneratingKe { job: JobId, spi: Spi, method: KeMethod, tried: Vec<KeMethod> },
+    /// The response.
     AwaitingResponse(AwaitingResponse),
-    DerivingKe(DerivingKe),
+    /// The shared secret.
+    DerivingKe { job: JobId, agreed: Agreed, nonce_i: Vec<u8>, nonce_r: Vec<u8> },
 }
 
-/// Awaits our inbound SPI.
 #[derive(Debug)]
-pub(in crate::engine) struct AllocatingSpi {
-    job: JobId,
-}
-
-/// Awaits our public value.
-#[derive(Debug)]
-pub(in crate::engine) struct GeneratingKe {
-    job: JobId,
-    spi: Spi,
-    method: KeMethod,
-    tried: Vec<KeMethod>,
-}
-
-/// Awaits the response.
-#[derive(Debug)]
-pub(in crate::engine) struct AwaitingResponse {
+struct AwaitingResponse {
     offer: Offer,
     nonce: Vec<u8>,
     ke: Option<(KeMethod, KeSecret)>,
     tried: Vec<KeMethod>,
 }
 
-/// Awaits the shared secret.
-#[derive(Debug)]
-pub(in crate::engine) struct DerivingKe {
-    job: JobId,
-    agreed: Agreed,
-    nonce_i: Vec<u8>,
-    nonce_r: Vec<u8>,
-}
-
 impl Creating {
-    /// Begins with the child that is about to become [`Base::goal`].
-    pub(in crate::engine) fn begin(cx: &mut Context, base: &Base) -> Self {
-        Self::AllocatingSpi(AllocatingSpi { job: cx.allocate_spi(base.id) })
+    /// Begins. A child that is about to become [`Base::goal`] is [`Purpose::Goal`].
+    pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, purpose: Purpose) -> Self {
+        let step = Step::AllocatingSpi { job: cx.allocate_spi(base.id) };
+        Self { purpose, deleted: Vec::new(), rival: None, step }
     }
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
-        match self {
-            Self::AllocatingSpi(state) => state.job == id,
-            Self::GeneratingKe(state) => state.job == id,
-            Self::DerivingKe(state) => state.job == id,
-            Self::AwaitingResponse(_) => false,
+        match &self.step {
+            Step::AllocatingSpi { job } | Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => {
+                *job == id
+            }
+            Step::AwaitingResponse(_) => false,
+        }
+    }
+
+    /// Whether that half of the peer's is, or may be, what both have agreed on: the response may be under way.
+    pub(in crate::engine) fn makes_half(&self, spi: Spi) -> bool {
+        match &self.step {
+            Step::AwaitingResponse(_) => true,
+            Step::DerivingKe { agreed, .. } => agreed.peer == spi,
+            Step::AllocatingSpi { .. } | Step::GeneratingKe { .. } => false,
+        }
+    }
+
+    /// The peer has deleted something that we do not know.
+    pub(in crate::engine) fn peer_deletes(&mut self, spi: Spi) {
+        if self.deleted.len() < MOST_DELETED {
+            self.deleted.push(spi);
+        }
+    }
+
+    /// The peer rekeys the same CHILD SA, or asks for the same child, with these nonces. No rekeying crosses if our
+    /// request has not left yet: then it never does.
+    pub(in crate::engine) fn crosses(&mut self, base: &Base, old: Option<Spi>, child: usize, theirs: Lowest) {
+        let has_left = matches!(self.step, Step::AwaitingResponse(_) | Step::DerivingKe { .. });
+        let same = match &self.purpose {
+            Purpose::Goal => {
+                let goal = base.goal.as_ref().filter(|goal| goal.flow.is_none());
+                old.is_none() && goal.is_some_and(|goal| goal.child == child)
+            }
+            Purpose::Rekey(rekey) => has_left && old == Some(rekey.old),
+        };
+        if same {
+            self.rival = Some(theirs);
         }
     }
 
     /// Takes the job that this awaits; what follows is left in `established.ours`.
     pub(in crate::engine) fn handle_job(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
         established: &mut Established,
         done: Done,
     ) {
-        match (self, done.result) {
-            (Self::AllocatingSpi(_), JobResult::SpiAllocated(Ok(spi))) => {
+        match (self.step, done.result) {
+            (Step::AllocatingSpi { .. }, JobResult::SpiAllocated(Ok(spi))) => {
                 base.reserved.push(spi);
-                let method = first_method(cx, base);
+                let method = first_method(cx, base, &self.purpose);
+                let what = (self.purpose, self.rival);
                 match method {
-                    Some(method) => generate(cx, base, established, spi, method, Vec::new()),
-                    None => request(cx, base, now, established, spi, None, Vec::new()),
+                    Some(method) => generate(cx, base, established, what, spi, method, Vec::new()),
+                    None => request(cx, base, now, established, what, spi, None, Vec::new()),
                 }
             }
-            (Self::AllocatingSpi(_), JobResult::SpiAllocated(Err(error))) => not_allocated(cx, base, &error),
-            (Self::GeneratingKe(state), JobResult::KeGenerated(Ok((secret, public)))) => {
-                let ke = Some((state.method, secret, public));
-                request(cx, base, now, established, state.spi, ke, state.tried);
+            (Step::AllocatingSpi { .. }, JobResult::SpiAllocated(Err(error))) => {
+                let failure = base.about(cx).not_installed(&name(cx, base, &self.purpose), &error);
+                let refusal = Refusal { failure, delete: false };
+                established.child_refused(cx, base, now, self.purpose, None, refusal);
             }
-            (Self::GeneratingKe(state), JobResult::KeGenerated(Err(error))) => {
-                broken(cx, base, established, state.spi, &error, false);
+            (Step::GeneratingKe { spi, method, tried, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
+                let ke = Some((method, secret, public));
+                let what = (self.purpose, self.rival);
+                request(cx, base, now, established, what, spi, ke, tried);
             }
-            (Self::DerivingKe(state), JobResult::KeDerived(Ok(shared))) => {
-                state.install(cx, base, established, Some(&shared));
+            (Step::GeneratingKe { spi, .. }, JobResult::KeGenerated(Err(error))) => {
+                let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: false };
+                established.child_refused(cx, base, now, self.purpose, Some(spi), refusal);
             }
-            (Self::DerivingKe(state), JobResult::KeDerived(Err(error))) => {
-                broken(cx, base, established, state.agreed.pair, &error, true);
+            (Step::DerivingKe { agreed, nonce_i, nonce_r, .. }, JobResult::KeDerived(Ok(shared))) => {
+                let deleted = self.deleted.contains(&agreed.peer);
+                let (shared, nonces) = (Some(&shared), (&*nonce_i, &*nonce_r));
+                conclude(
+                    cx,
+                    base,
+                    now,
+                    established,
+                    (self.purpose, self.rival),
+                    agreed,
+                    shared,
+                    nonces,
+                    deleted,
+                );
             }
-            (state, result) => {
-                established.ours = Ours::Creating(state);
-                cx.discard(base.id, done.pair, result);
+            (Step::DerivingKe { agreed, .. }, JobResult::KeDerived(Err(error))) => {
+                let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: true };
+                established.child_refused(cx, base, now, self.purpose, Some(agreed.pair), refusal);
+            }
+            (step, result) => {
+                self.step = step;
+                established.ours = Ours::Creating(self);
+                cx.discard(base.id, done.leaves, result);
             }
         }
     }
 
     /// Takes the response; what follows is left in `established.ours`.
     pub(in crate::engine) fn handle_response(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
+        now: Instant,
         established: &mut Established,
         payloads: &[Payload],
     ) {
-        match self {
-            Self::AwaitingResponse(state) => state.handle_response(cx, base, established, payloads),
-            state => established.ours = Ours::Creating(state),
+        let Step::AwaitingResponse(state) = self.step else {
+            established.ours = Ours::Creating(self);
+            return;
+        };
+        let spi = state.offer.spi;
+        if let Some(method) = state.other_group(cx, base, payloads) {
+            let what = (self.purpose, None);
+            return generate(cx, base, established, what, spi, method, state.tried);
+        }
+        if let Some(error) = refusal_of_the_moment(payloads) {
+            base.release(cx, spi);
+            return established.not_now(cx, base, now, self.purpose, error);
+        }
+        established.peer_is_busy_since = None;
+        let method = state.ke.as_ref().map(|(method, _)| method.id());
+        let agreed = match child::accept(cx, base, &state.offer, payloads, method) {
+            Ok(agreed) => agreed,
+            Err(refusal) => {
+                return established.child_refused(cx, base, now, self.purpose, Some(spi), refusal);
+            }
+        };
+        let found = ChildPayloads::parse(payloads).ok().flatten();
+        let Some(nonce_r) = found.as_ref().and_then(|found| found.nonce) else {
+            let failure = base.about(cx).missing("CREATE_CHILD_SA", "a nonce");
+            let refusal = Refusal { failure, delete: true };
+            return established.child_refused(cx, base, now, self.purpose, Some(spi), refusal);
+        };
+        let public = found.as_ref().and_then(|found| found.ke).map(|(_, public)| public.to_vec());
+        let (nonce_i, nonce_r) = (state.nonce, nonce_r.to_vec());
+        match (state.ke, public) {
+            (Some((_, secret)), Some(public)) => {
+                let job = cx.derive_ke(base.id, secret, public);
+                self.step = Step::DerivingKe { job, agreed, nonce_i, nonce_r };
+                established.ours = Ours::Creating(self);
+            }
+            _ => {
+                let deleted = self.deleted.contains(&agreed.peer);
+                let nonces = (&*nonce_i, &*nonce_r);
+                conclude(
+                    cx,
+                    base,
+                    now,
+                    established,
+                    (self.purpose, self.rival),
+                    agreed,
+                    None,
+                    nonces,
+                    deleted,
+                );
+            }
         }
     }
 }
 
+/// A refusal that is about the moment, not about what was asked for (RFC 7296 §2.25).
+fn refusal_of_the_moment(payloads: &[Payload]) -> Option<u16> {
+    notifications(payloads)
+        .map(|notify| notify.notify_type)
+        .find(|error| matches!(*error, notify::TEMPORARY_FAILURE | notify::CHILD_SA_NOT_FOUND))
+}
+
+/// Index of the child that the exchange is about.
+fn config(base: &Base, purpose: &Purpose) -> Option<usize> {
+    match purpose {
+        Purpose::Goal => base.goal.as_ref().map(|goal| goal.child),
+        Purpose::Rekey(rekey) => base.child(rekey.old).map(|child| child.config),
+    }
+}
+
+fn name(cx: &Context, base: &Base, purpose: &Purpose) -> String {
+    config(base, purpose).map(|child| cx.child_name(base.connection, child)).unwrap_or_default()
+}
+
 /// The group that we try first: that of the preferred proposal, if it has one.
-fn first_method(cx: &Context, base: &Base) -> Option<KeMethod> {
-    let child = cx.child(base.connection, base.goal.as_ref()?.child)?;
+fn first_method(cx: &Context, base: &Base, purpose: &Purpose) -> Option<KeMethod> {
+    let child = cx.child(base.connection, config(base, purpose)?)?;
     child.esp_proposals.first()?.ke.first().copied()
 }
 
@@ -134,94 +288,101 @@ fn generate(
     cx: &mut Context,
     base: &Base,
     established: &mut Established,
+    (purpose, rival): (Purpose, Option<Lowest>),
     spi: Spi,
     method: KeMethod,
     mut tried: Vec<KeMethod>,
 ) {
     tried.push(method);
     let job = cx.generate_ke(base.id, method);
-    established.ours = Ours::Creating(Creating::GeneratingKe(GeneratingKe { job, spi, method, tried }));
+    let step = Step::GeneratingKe { job, spi, method, tried };
+    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
 }
 
+#[expect(clippy::too_many_arguments, reason = "an exchange's whole state")]
 fn request(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
     established: &mut Established,
+    (purpose, rival): (Purpose, Option<Lowest>),
     spi: Spi,
     ke: Option<(KeMethod, KeSecret, Vec<u8>)>,
     tried: Vec<KeMethod>,
 ) {
-    let goal: Option<Goal> = base.goal.clone();
-    let Some(offer) = goal.and_then(|goal| Offer::new(cx, base, &goal, spi, true)) else {
+    let offer = match &purpose {
+        Purpose::Goal if base.goal_is_met() => {
+            base.release(cx, spi);
+            established.ours = Ours::Idle;
+            return base.finish_goal(cx, Ok(()));
+        }
+        Purpose::Goal => base.goal.as_ref().and_then(|goal| Offer::new(cx, base, goal, spi, true)),
+        // Not if the peer has rekeyed or deleted it while our jobs were under way.
+        Purpose::Rekey(rekey) => base
+            .child(rekey.old)
+            .filter(|old| established.may_rekey(base, old))
+            .and_then(|old| Offer::rekeying(cx, base, old, spi)),
+    };
+    let Some(offer) = offer else {
         base.release(cx, spi);
-        let failure = base.about(cx).closed_early("no child is wanted any more");
-        return base.fail_goal(cx, failure);
+        established.ours = Ours::Idle;
+        if matches!(purpose, Purpose::Goal) {
+            let failure = base.about(cx).closed_early("no child is wanted any more");
+            base.fail_goal(cx, failure);
+        }
+        return;
     };
     let nonce = cx.random::<32>().to_vec();
-    let mut payloads = vec![Payload::Sa(offer.proposals()), Payload::Nonce(nonce.clone())];
+    let mut payloads = Vec::new();
+    if let Some(old) = purpose.old() {
+        payloads.push(Payload::Notify(Notify {
+            protocol: Protocol::Esp,
+            spi: old.get().to_be_bytes().to_vec(),
+            notify_type: notify::REKEY_SA,
+            data: Vec::new(),
+        }));
+    }
+    payloads.extend([Payload::Sa(offer.proposals()), Payload::Nonce(nonce.clone())]);
     let ke = ke.map(|(method, secret, public)| {
         payloads.push(Payload::Ke { method: method.id(), data: public });
         (method, secret)
     });
     payloads.extend(offer.selector_payloads());
     established.channel.request(cx, base, now, ExchangeType::CreateChildSa, payloads);
-    established.ours =
-        Ours::Creating(Creating::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried }));
+    let step = Step::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried });
+    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
 }
 
-fn not_allocated(cx: &mut Context, base: &mut Base, error: &InstallError) {
-    let child = base.goal.as_ref().map(|goal| cx.child_name(base.connection, goal.child)).unwrap_or_default();
-    let failure = base.about(cx).not_installed(&child, error);
-    base.fail_goal(cx, failure);
-}
-
-fn broken(
+/// Both ends have agreed, and there are keys. `deleted`: the peer has thought better of it already.
+#[expect(clippy::too_many_arguments, reason = "an exchange's whole result")]
+fn conclude(
     cx: &mut Context,
     base: &mut Base,
+    now: Instant,
     established: &mut Established,
-    spi: Spi,
-    error: &KeyExchangeError,
-    delete: bool,
+    (purpose, rival): (Purpose, Option<Lowest>),
+    mut agreed: Agreed,
+    shared: Option<&SharedSecret>,
+    (nonce_i, nonce_r): (&[u8], &[u8]),
+    deleted: bool,
 ) {
-    let failure = base.about(cx).key_exchange(error);
-    established.child_refused(cx, base, spi, Refusal { failure, delete });
+    if deleted {
+        base.release(cx, agreed.pair);
+        return established.deleted_at_once(cx, base, purpose);
+    }
+    let there = purpose.old().is_some() || established.peer_makes(base, agreed.child);
+    if let Some(rival) = rival.filter(|_| there) {
+        if !Lowest::of(nonce_i, nonce_r).prevails_over(&rival) {
+            agreed.standing = Standing::Redundant;
+        } else if let Some(old) = purpose.old() {
+            established.peers_successor_is_redundant(base, old);
+        }
+    }
+    let keymat = child::keymat(&established.channel, shared, nonce_i, nonce_r, &agreed);
+    established.install(cx, base, now, purpose, agreed, &keymat);
 }
 
 impl AwaitingResponse {
-    fn handle_response(
-        self,
-        cx: &mut Context,
-        base: &mut Base,
-        established: &mut Established,
-        payloads: &[Payload],
-    ) {
-        let spi = self.offer.spi;
-        if let Some(method) = self.other_group(cx, base, payloads) {
-            return generate(cx, base, established, spi, method, self.tried);
-        }
-        let method = self.ke.as_ref().map(|(method, _)| method.id());
-        let agreed = match child::accept(cx, base, &self.offer, payloads, method) {
-            Ok(agreed) => agreed,
-            Err(refusal) => return established.child_refused(cx, base, spi, refusal),
-        };
-        let found = ChildPayloads::parse(payloads).ok().flatten();
-        let Some(nonce_r) = found.as_ref().and_then(|found| found.nonce) else {
-            let failure = base.about(cx).missing("CREATE_CHILD_SA", "a nonce");
-            return established.child_refused(cx, base, spi, Refusal { failure, delete: true });
-        };
-        let public = found.as_ref().and_then(|found| found.ke).map(|(_, public)| public.to_vec());
-        let (nonce_i, nonce_r) = (self.nonce, nonce_r.to_vec());
-        match (self.ke, public) {
-            (Some((_, secret)), Some(public)) => {
-                let job = cx.derive_ke(base.id, secret, public);
-                let state = DerivingKe { job, agreed, nonce_i, nonce_r };
-                established.ours = Ours::Creating(Creating::DerivingKe(state));
-            }
-            _ => install(cx, base, established, agreed, None, (&nonce_i, &nonce_r)),
-        }
-    }
-
     /// The group that an INVALID_KE_PAYLOAD asks for, if we offered it and have not tried it.
     fn other_group(&self, cx: &Context, base: &Base, payloads: &[Payload]) -> Option<KeMethod> {
         let asked =
@@ -233,26 +394,61 @@ impl AwaitingResponse {
     }
 }
 
-impl DerivingKe {
-    fn install(
-        self,
-        cx: &mut Context,
-        base: &mut Base,
-        established: &mut Established,
-        shared: Option<&SharedSecret>,
-    ) {
-        install(cx, base, established, self.agreed, shared, (&self.nonce_i, &self.nonce_r));
+impl Established {
+    /// The peer has deleted what it had just agreed to.
+    pub(in crate::engine) fn deleted_at_once(&mut self, cx: &mut Context, base: &mut Base, purpose: Purpose) {
+        self.ours = Ours::Idle;
+        match purpose {
+            Purpose::Goal => {
+                let failure = base.about(cx).closed_early("the peer deleted the CHILD SA at once");
+                base.fail_goal(cx, failure);
+            }
+            // At the peer the predecessor is only waiting for our Delete.
+            Purpose::Rekey(rekey) => {
+                if let Some(old) = base.remove_child(cx, rekey.old, "its successor was deleted by the peer") {
+                    base.doom(Doomed { pair: rekey.old, peer: Some(old.status.spi_out) });
+                }
+            }
+        }
     }
-}
 
-fn install(
-    cx: &mut Context,
-    base: &mut Base,
-    established: &mut Established,
-    agreed: Agreed,
-    shared: Option<&SharedSecret>,
-    (nonce_i, nonce_r): (&[u8], &[u8]),
-) {
-    let keymat = child::keymat(&established.channel, shared, nonce_i, nonce_r, &agreed);
-    established.install(cx, base, agreed, &keymat);
+    /// The peer cannot do it now, or knows nothing of the CHILD SA (RFC 7296 §2.25).
+    fn not_now(&mut self, cx: &mut Context, base: &mut Base, now: Instant, purpose: Purpose, error: u16) {
+        self.ours = Ours::Idle;
+        let missing = error == notify::CHILD_SA_NOT_FOUND;
+        if !missing {
+            self.peer_is_busy(cx, base, now);
+        }
+        match purpose {
+            Purpose::Goal => self.try_again(cx, base, now, error),
+            Purpose::Rekey(rekey) => {
+                // Rekeyed or deleted by the peer meanwhile: then it is all the same.
+                let Some(old) = base.child(rekey.old).filter(|old| self.may_rekey(base, old)) else { return };
+                let config = old.config;
+                if missing {
+                    base.remove_child(cx, rekey.old, "the peer does not know it any more");
+                    if !rekey.unwanted && !base.children.iter().any(|child| child.config == config) {
+                        base.want(config);
+                    }
+                } else if let Some(mut schedule) = base.child(rekey.old).map(|old| old.schedule) {
+                    schedule.put_off(cx, now);
+                    if let Some(old) = base.child_mut(rekey.old) {
+                        old.schedule = schedule;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A child that is wanted waits until the peer is ready for it.
+    fn try_again(&mut self, cx: &mut Context, base: &mut Base, now: Instant, error: u16) {
+        if error == notify::CHILD_SA_NOT_FOUND {
+            let failure: Failure = base.about(cx).refused("CHILD SA", error);
+            return base.fail_goal(cx, failure);
+        }
+        self.hold_until = Some(now + crate::engine::lifetime::pause(cx, 0));
+        if let Some(goal) = base.goal.take() {
+            base.goals.push_front(goal);
+        }
+    }
 }

@@ -3,18 +3,23 @@
 
 use std::time::Instant;
 
-use portcullis_ipsec::{InstallError, PolicyId, Spi};
+use portcullis_ipsec::{InstallError, Spi};
+
+use super::collision::Lowest;
 
 use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{Event, Failure, JobId, JobResult};
 use crate::engine::channel::Channel;
-use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing};
+use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing, Standing};
+use crate::engine::children::Doomed;
 use crate::engine::context::Context;
+use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::ike_sa_init::{notification, notifications};
+use crate::engine::rekey_ike::patience;
 use crate::engine::sa::{Base, Done};
 use crate::message::{Notify, Payload, Protocol, notify};
 
-/// A request that waits for jobs.
+/// A request about a CHILD SA that waits for jobs.
 #[derive(Debug)]
 pub(in crate::engine) struct Answering {
     /// It is the IKE_AUTH request.
@@ -27,8 +32,12 @@ pub(in crate::engine) struct Answering {
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
     shared: Option<SharedSecret>,
-    /// The policy of the child that is rekeyed.
-    policy: Option<PolicyId>,
+    /// Our SPI of the child that is rekeyed.
+    replaces: Option<Spi>,
+    /// Our own exchange to the same end has prevailed over it.
+    redundant: bool,
+    /// The child was terminated meanwhile: it is deleted as soon as the request is answered.
+    unwanted: bool,
     step: Step,
 }
 
@@ -62,7 +71,9 @@ impl Answering {
                     nonce_i,
                     nonce_r,
                     shared: None,
-                    policy: None,
+                    replaces: None,
+                    redundant: false,
+                    unwanted: false,
                     step,
                 })
             }
@@ -75,36 +86,34 @@ impl Answering {
         }
     }
 
-    /// A CREATE_CHILD_SA request. `None` if it has been answered.
+    /// A CREATE_CHILD_SA request about a CHILD SA. It has been answered, or is left in `established.theirs`.
     pub(in crate::engine) fn begin(
         cx: &mut Context,
         base: &Base,
-        channel: &mut Channel,
+        established: &mut Established,
         payloads: &[Payload],
-    ) -> Option<Self> {
-        match Self::judge(cx, base, payloads) {
-            Ok(answering) => Some(answering),
-            Err(refused) => {
-                if let Some(failure) = refused.failure {
-                    cx.event(Event::Failed(failure));
+    ) {
+        match Self::judge(cx, base, established, payloads) {
+            Ok(answering) => {
+                if let Ours::Creating(creating) = &mut established.ours {
+                    let nonces = Lowest::of(&answering.nonce_i, &answering.nonce_r);
+                    creating.crosses(base, answering.replaces, answering.choice.child, nonces);
                 }
-                channel.respond(cx, base, vec![Payload::Notify(refused.notify)]);
-                None
+                established.theirs = Some(Theirs::Child(Box::new(answering)));
             }
+            Err(refused) => refused.send(cx, base, &mut established.channel),
         }
     }
 
-    fn judge(cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Box<Refused>> {
-        // RFC 7296 §2.25.2: what is being closed gets no more children.
-        if base.doomed {
+    fn judge(
+        cx: &mut Context,
+        base: &Base,
+        established: &Established,
+        payloads: &[Payload],
+    ) -> Result<Self, Box<Refused>> {
+        // RFC 7296 §2.25.2: what is being closed or rekeyed gets no more children.
+        if base.doomed || base.superseded.is_some() || established.rekeys_ike() {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
-        }
-        let rekeys_ike = payloads.iter().any(|payload| match payload {
-            Payload::Sa(proposals) => proposals.iter().any(|proposal| proposal.protocol == Protocol::Ike),
-            _ => false,
-        });
-        if rekeys_ike {
-            return Err(Refused::with(notify::NO_ADDITIONAL_SAS, Vec::new(), None));
         }
         let syntax = |missing| {
             let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
@@ -113,15 +122,12 @@ impl Answering {
         let found =
             ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
         let nonce_i = found.nonce.ok_or("a nonce").map_err(syntax)?.to_vec();
-        let rekeyed = rekeyed_child(base, payloads)?;
+        let replaces = rekeyed_child(base, established, payloads)?;
         let choice = child::choose(cx, base, &found, true)
             .map_err(|(notify_type, failure)| Refused::with(notify_type, Vec::new(), Some(failure)))?;
-        let policy = rekeyed.filter(|old| {
-            old.config == choice.child
-                && old.status.local_ts == choice.selectors.local
-                && old.status.remote_ts == choice.selectors.remote
-        });
-        let policy = policy.map(|old| old.policy);
+        if replaces.is_none() && established.has_just_made(choice.child) {
+            return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
+        }
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
@@ -141,9 +147,34 @@ impl Answering {
             nonce_i,
             nonce_r,
             shared: None,
-            policy,
+            replaces,
+            redundant: false,
+            unwanted: false,
             step,
         })
+    }
+
+    /// The child that is asked for.
+    pub(in crate::engine) fn child(&self) -> usize {
+        self.choice.child
+    }
+
+    /// Our SPI of the CHILD SA that is to have a successor.
+    pub(in crate::engine) fn replaces(&self) -> Option<Spi> {
+        self.replaces
+    }
+
+    /// The child was terminated.
+    pub(in crate::engine) fn terminate(&mut self) {
+        self.unwanted = true;
+    }
+
+    /// Our own exchange to the same end has prevailed.
+    pub(in crate::engine) fn gives_way(&mut self) {
+        self.redundant = true;
+        if let Step::Installing(installing) = &mut self.step {
+            installing.agreed.standing = Standing::Redundant;
+        }
     }
 
     /// Whether it is the IKE_AUTH request, before whose answer the peer knows nothing of the IKE SA.
@@ -194,7 +225,12 @@ impl Answering {
                     suite: self.choice.esp.suite,
                     selectors: self.choice.selectors.clone(),
                     initiator: false,
-                    policy: self.policy,
+                    replaces: self.replaces,
+                    standing: match (self.replaces, self.redundant) {
+                        (None, _) => Standing::Active,
+                        (Some(_), false) => Standing::Waiting,
+                        (Some(_), true) => Standing::Redundant,
+                    },
                 };
                 let keymat =
                     child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
@@ -226,8 +262,18 @@ impl Answering {
                 }
                 answer.extend(self.ke);
                 answer.extend([ts_i, ts_r]);
+                let pair = installing.agreed.pair;
                 installing.complete(cx, base, now, policy);
+                // Before it has the answer to IKE_AUTH the peer reads nothing else.
+                if let Some(child) = base.child_mut(pair).filter(|_| !self.first) {
+                    child.unconfirmed = Some(now + patience(&cx.config.retransmission));
+                }
                 channel.respond(cx, base, answer);
+                if self.unwanted
+                    && let Some(child) = base.remove_child(cx, pair, "terminated")
+                {
+                    base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
+                }
                 None
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Err(error))) => {
@@ -235,7 +281,7 @@ impl Answering {
                 not_installed(cx, base, channel, self.authentication, &self.choice.name, Some(pair), &error)
             }
             (step, result) => {
-                cx.discard(base.id, done.pair, result);
+                cx.discard(base.id, done.leaves, result);
                 self.step = step;
                 Some(self)
             }
@@ -243,18 +289,26 @@ impl Answering {
     }
 }
 
-/// The CHILD SA that a REKEY_SA names by the SPI that its sender receives on (RFC 7296 §1.3.3).
-fn rekeyed_child<'a>(
-    base: &'a Base,
+/// Our SPI of the CHILD SA that a REKEY_SA names by the SPI that its sender receives on (RFC 7296 §1.3.3).
+fn rekeyed_child(
+    base: &Base,
+    established: &Established,
     payloads: &[Payload],
-) -> Result<Option<&'a crate::engine::sa::Child>, Box<Refused>> {
+) -> Result<Option<Spi>, Box<Refused>> {
     let Some(rekey) = notifications(payloads).find(|notify| notify.notify_type == notify::REKEY_SA) else {
         return Ok(None);
     };
     let spi = rekey.spi.as_slice().try_into().map(u32::from_be_bytes).ok().and_then(Spi::new);
-    match base.children.iter().find(|child| Some(child.status.spi_out) == spi) {
-        Some(child) => Ok(Some(child)),
-        None => {
+    let temporary = || Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
+    match spi.map(|spi| (spi, base.child_of_peer(spi))) {
+        Some((_, Some(child))) => match established.may_be_rekeyed(base, child) {
+            true => Ok(Some(child.status.spi_in)),
+            false => temporary(),
+        },
+        Some((spi, None)) if established.deletes_half(base, spi) || established.makes_half(spi) => {
+            temporary()
+        }
+        _ => {
             let (spi, notify_type) = (rekey.spi.clone(), notify::CHILD_SA_NOT_FOUND);
             let notify = Notify { protocol: Protocol::Esp, spi, notify_type, data: Vec::new() };
             Err(Box::new(Refused { notify, failure: None }))
@@ -262,16 +316,24 @@ fn rekeyed_child<'a>(
     }
 }
 
-/// Why there will be no child, for the peer and for us.
-struct Refused {
+/// Why a CREATE_CHILD_SA request comes to nothing, for the peer and for us.
+pub(in crate::engine) struct Refused {
     notify: Notify,
     failure: Option<Failure>,
 }
 
 impl Refused {
-    fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
+    pub(in crate::engine) fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
         let notify = Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data };
         Box::new(Self { notify, failure })
+    }
+
+    /// Answers with it.
+    pub(in crate::engine) fn send(self, cx: &mut Context, base: &Base, channel: &mut Channel) {
+        if let Some(failure) = self.failure {
+            cx.event(Event::Failed(failure));
+        }
+        channel.respond(cx, base, vec![Payload::Notify(self.notify)]);
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Instant;
 use portcullis_ipsec::Spi;
 
 use super::{AuthPayloads, SHARED_KEY_MIC, auth_data, method_name, verify};
-use crate::config::IdentityMatch;
+use crate::config::{IdentityMatch, Unique};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::Context;
+use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
@@ -93,7 +94,7 @@ impl AllocatingFirstSpi {
             payloads.push(Payload::IdR(id.clone().into()));
         }
         payloads.push(Payload::Auth { method: SHARED_KEY_MIC, data });
-        if !cx.has_established(base.connection) {
+        if !cx.has_established(base.connection) && connection.unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
         payloads.push(Payload::Sa(offer.proposals()));
@@ -154,9 +155,11 @@ impl AwaitingAuthResponse {
             Ok(agreed) => {
                 let keymat =
                     child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
-                established.install(cx, base, agreed, &keymat);
+                established.install(cx, base, now, Purpose::Goal, agreed, &keymat);
             }
-            Err(refusal) => established.child_refused(cx, base, offer.spi, refusal),
+            Err(refusal) => {
+                established.child_refused(cx, base, now, Purpose::Goal, Some(offer.spi), refusal);
+            }
         }
         Box::new(established).pump(cx, base, now)
     }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{AuthPayloads, SHARED_KEY_MIC, auth_data, method_name, verify};
+use crate::config::Unique;
 use crate::crypto::{KdfInput, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
@@ -171,10 +172,17 @@ impl AwaitingAuthRequest {
             }
         };
         let Identified { connection, local_id, remote_id, auth } = identified;
+        let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
+        let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
+        let others = cx.index.of_identities(&(local_id.clone(), remote_id.clone()));
+        if unique == Unique::Keep && !initial && !others.is_empty() {
+            let failure = base.about(cx).not_unique(&remote_id);
+            return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
+        }
         base.connection = connection;
         base.local_id = Some(local_id.clone());
         base.remote_id = Some(remote_id.clone());
-        if notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT) {
+        if initial && unique != Unique::Never {
             cx.effects.push_back(Effect::InitialContact {
                 kept: base.id,
                 local_id: local_id.clone(),

@@ -171,6 +171,7 @@ impl AwaitingInitResponse {
                     nonce_i: self.attempt.nonce.to_vec(),
                     nonce_r: accepted.nonce_r,
                 };
+                base.lowest_nonce = record.lowest_nonce();
                 let job = cx.derive_ke(base.id, self.secret, accepted.ke_public);
                 Ok(State::DerivingKeys(DerivingKeys { job, record, suite: accepted.suite }))
             }

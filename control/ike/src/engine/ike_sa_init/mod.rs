@@ -20,18 +20,25 @@ pub(super) struct InitRecord {
     pub(super) nonce_r: Vec<u8>,
 }
 
-/// The payloads of a request or of a response that accepts it.
+impl InitRecord {
+    /// The lower of the two nonces, as RFC 7296 §2.8.1 compares them.
+    pub(super) fn lowest_nonce(&self) -> Vec<u8> {
+        (&self.nonce_i).min(&self.nonce_r).clone()
+    }
+}
+
+/// The payloads of a request or of a response that accepts it; also those of a rekeying of the IKE SA.
 #[derive(Debug)]
-struct InitPayloads<'a> {
-    proposals: &'a [WireProposal],
-    ke_method: u16,
-    ke_public: &'a [u8],
-    nonce: &'a [u8],
+pub(super) struct InitPayloads<'a> {
+    pub(super) proposals: &'a [WireProposal],
+    pub(super) ke_method: u16,
+    pub(super) ke_public: &'a [u8],
+    pub(super) nonce: &'a [u8],
 }
 
 impl<'a> InitPayloads<'a> {
     /// `Err` names the payload that is missing.
-    fn parse(payloads: &'a [Payload]) -> Result<Self, &'static str> {
+    pub(super) fn parse(payloads: &'a [Payload]) -> Result<Self, &'static str> {
         let (mut proposals, mut ke, mut nonce) = (None, None, None);
         for payload in payloads {
             match payload {

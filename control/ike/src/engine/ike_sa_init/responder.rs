@@ -178,6 +178,7 @@ impl Answering {
                 send(cx, base.local, base.remote, response.clone());
                 let record =
                     InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
+                base.lowest_nonce = record.lowest_nonce();
                 let state = AwaitingFirstAuth {
                     suite: self.admitted.suite,
                     secret,

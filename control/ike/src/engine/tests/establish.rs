@@ -70,8 +70,9 @@ fn the_initiator_sends_with_the_first_key_of_keymat() {
     let Channel { suite, keys, .. } = &sa.channel;
     let keymat = derive_child_keymat(suite.prf, &keys.sk_d, None, &nonce(A), &nonce(B), 72);
     let child = world.ends[A].gateway.installed.values().next().unwrap();
-    assert_eq!(child.outbound.key.key(), &keymat[..32]);
-    assert_eq!(child.outbound.key.salt(), keymat[32..36]);
+    let outbound = child.outbound.as_ref().unwrap();
+    assert_eq!(outbound.key.key(), &keymat[..32]);
+    assert_eq!(outbound.key.salt(), keymat[32..36]);
     assert_eq!(child.inbound.key.key(), &keymat[36..68]);
     assert_eq!(child.inbound.key.salt(), keymat[68..]);
 }

@@ -2,12 +2,21 @@
 //! does. That other implementations agree too is shown elsewhere.
 
 mod children;
+mod collide_child;
+mod collide_ike;
 mod deletes;
 mod establish;
+mod gateway;
+mod hands;
 mod hostile;
 mod late_jobs;
+mod lifetimes;
 mod liveness;
 mod lossy;
 mod nat;
 mod refusals;
+mod rekey_child;
+mod rekey_ike;
+mod replacement;
+mod storm;
 mod world;

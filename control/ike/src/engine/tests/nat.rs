@@ -27,7 +27,7 @@ fn keepalives(world: &World, end: usize) -> usize {
 }
 
 fn encapsulation(world: &World, end: usize) -> Encapsulation {
-    world.ends[end].gateway.installed.values().next().unwrap().outbound.endpoints.encapsulation
+    world.ends[end].gateway.installed.values().next().unwrap().inbound.endpoints.encapsulation
 }
 
 #[test]

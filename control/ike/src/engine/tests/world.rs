@@ -2,16 +2,16 @@
 //! take random time and finish in any order; datagrams may be lost, doubled, late and out of order, and may pass a
 //! NAT.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{InstallError, PolicyId, SaCounters, Spi, TrafficSelector, TunnelEndpoints};
+use portcullis_ipsec::{Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
+use super::gateway::{Gateway, Sealed};
 use crate::config::*;
-use crate::crypto;
 use crate::engine::*;
 
 pub(super) const A: usize = 0;
@@ -36,20 +36,6 @@ pub(super) struct NatBox {
     pub(super) port_shift: u16,
 }
 
-/// A data plane that only remembers.
-#[derive(Debug, Default)]
-pub(super) struct Gateway {
-    next_spi: u32,
-    next_policy: u32,
-    pub(super) reserved: Vec<Spi>,
-    pub(super) installed: BTreeMap<Spi, ChildInstall>,
-    pub(super) policies: BTreeMap<PolicyId, String>,
-    pub(super) moved: Vec<(Spi, TunnelEndpoints)>,
-    pub(super) counters: HashMap<Spi, SaCounters>,
-    pub(super) full: bool,
-    pub(super) refuses: bool,
-}
-
 pub(super) struct End {
     pub(super) engine: Engine,
     pub(super) gateway: Gateway,
@@ -69,11 +55,35 @@ pub(super) struct InFlight {
     pub(super) datagram: Datagram,
 }
 
+/// A packet under way.
+#[derive(Debug, Clone)]
+struct EspInFlight {
+    at: Instant,
+    to: usize,
+    sealed: Sealed,
+}
+
+/// Packets that both ends send one another.
+#[derive(Debug, Clone, Copy)]
+struct Traffic {
+    every: Duration,
+    next: Instant,
+}
+
+/// An IKE SA's two SPIs, and those of its children.
+type SharedSa = ([u8; 8], [u8; 8], BTreeSet<(Spi, Spi)>);
+
 pub(super) struct World {
     pub(super) start: Instant,
     pub(super) now: Instant,
     pub(super) ends: [End; 2],
     pub(super) wire: Vec<InFlight>,
+    esp: Vec<EspInFlight>,
+    traffic: Option<Traffic>,
+    /// What became of packets that somebody did not have the SA for.
+    pub(super) lost: Vec<String>,
+    /// What happened, for people.
+    log: Vec<String>,
     /// Everything that was ever sent, by whom.
     pub(super) sent: Vec<(usize, Datagram)>,
     /// Milliseconds that a job takes, at most.
@@ -102,6 +112,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         esp_proposals: vec!["aes256gcm16-esn".parse().unwrap()],
         start_action: StartAction::None,
         replay_window: 64,
+        lifetime: ChildLifetime::default(),
     }
 }
 
@@ -124,6 +135,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             remote: vec![RemoteAuth { auth: AuthMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
             dpd_delay: Duration::ZERO,
+            lifetime: IkeLifetime::default(),
+            unique: Unique::No,
             children: vec![child("lan", nets[end], nets[peer])],
         }],
         shared_keys: vec![SharedKey {
@@ -146,7 +159,7 @@ impl World {
         let start = Instant::now();
         let end = |number: u64, config| End {
             engine: Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed * 2 + number))),
-            gateway: Gateway { next_spi: 0x1000 * (number as u32 + 1), ..Gateway::default() },
+            gateway: Gateway::new(number as u32),
             events: Vec::new(),
             done: HashMap::new(),
             jobs: Vec::new(),
@@ -158,6 +171,10 @@ impl World {
             now: start,
             ends: [end(0, a), end(1, b)],
             wire: Vec::new(),
+            esp: Vec::new(),
+            traffic: None,
+            lost: Vec::new(),
+            log: Vec::new(),
             sent: Vec::new(),
             job_delay: 5,
             weather: Weather { delay: 5, ..Weather::default() },
@@ -181,6 +198,10 @@ impl World {
         let at = &mut self.ends[end];
         let id = CommandId(at.next_command);
         at.next_command += 1;
+        if !matches!(command, Command::FirstPacket { .. }) {
+            self.note(end, format!("command {}: {command:?}", id.0));
+        }
+        let at = &mut self.ends[end];
         at.engine.handle_command(now, id, command);
         self.collect(end);
         id
@@ -211,12 +232,14 @@ impl World {
                 let before = self.ends[end].done.insert(*command, result.clone());
                 assert!(before.is_none(), "a command ended twice");
             }
+            self.note_event(end, &event);
             self.ends[end].events.push(event);
         }
         while let Some(datagram) = self.ends[end].engine.poll_transmit() {
             if self.ends[end].dead {
                 continue;
             }
+            self.note_sent(end, &datagram);
             self.sent.push((end, datagram.clone()));
             let datagram = match &mut self.meddle {
                 Some(meddle) => meddle(end, datagram),
@@ -258,8 +281,10 @@ impl World {
         let jobs = self.ends.iter().flat_map(|end| end.jobs.iter().map(|(at, ..)| *at)).min();
         let timers =
             self.ends.iter().filter(|end| !end.dead).filter_map(|end| end.engine.poll_timeout()).min();
-        let Some(next) = [wire, jobs, timers].into_iter().flatten().min().filter(|next| *next <= until)
-        else {
+        let esp = self.esp.iter().map(|packet| packet.at).min();
+        let traffic = self.traffic.map(|traffic| traffic.next);
+        let next = [wire, jobs, timers, esp, traffic].into_iter().flatten().min();
+        let Some(next) = next.filter(|next| *next <= until) else {
             self.now = until;
             return false;
         };
@@ -274,12 +299,19 @@ impl World {
             for end in [A, B] {
                 if let Some(at) = self.ends[end].jobs.iter().position(|(at, ..)| *at == next) {
                     let (_, id, job) = self.ends[end].jobs.swap_remove(at);
+                    self.note_job(end, &job);
                     let result = self.ends[end].gateway.run(job);
                     self.ends[end].engine.handle_job(self.now, id, result);
                     self.collect(end);
                     break;
                 }
             }
+        } else if esp == Some(next) {
+            let at = self.esp.iter().position(|packet| packet.at == next).unwrap();
+            let EspInFlight { to, sealed, .. } = self.esp.swap_remove(at);
+            self.open(to, &sealed);
+        } else if traffic == Some(next) {
+            self.exchange_packets();
         } else {
             for end in [A, B] {
                 if !self.ends[end].dead {
@@ -289,6 +321,55 @@ impl World {
             }
         }
         true
+    }
+
+    /// From now on both ends send a packet in every tunnel at this interval.
+    pub(super) fn begin_traffic(&mut self, every: Duration) {
+        self.traffic = Some(Traffic { every, next: self.now });
+    }
+
+    /// No more packets; those under way still arrive.
+    pub(super) fn end_traffic(&mut self) {
+        self.traffic = None;
+    }
+
+    /// Does the next job of either end; false if there is none.
+    pub(super) fn work_one(&mut self) -> bool {
+        for end in [A, B] {
+            if !self.ends[end].jobs.is_empty() {
+                let (_, id, job) = self.ends[end].jobs.remove(0);
+                let result = self.ends[end].gateway.run(job);
+                self.ends[end].engine.handle_job(self.now, id, result);
+                self.collect(end);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn exchange_packets(&mut self) {
+        let Some(traffic) = &mut self.traffic else { return };
+        traffic.next += traffic.every;
+        for end in [A, B] {
+            for sealed in self.ends[end].gateway.seal() {
+                match sealed {
+                    Ok(sealed) => {
+                        let at =
+                            self.now + Duration::from_millis(1 + u64::from(self.dice(self.weather.delay)));
+                        self.esp.push(EspInFlight { at, to: 1 - end, sealed });
+                    }
+                    Err(policy) => self.lost.push(format!("{end} has no SA for {policy}")),
+                }
+            }
+        }
+    }
+
+    fn open(&mut self, end: usize, sealed: &Sealed) {
+        match self.ends[end].gateway.open(sealed) {
+            Ok(true) => _ = self.command(end, Command::FirstPacket { pair: sealed.spi }),
+            Ok(false) => {}
+            Err(why) => self.lost.push(format!("{:?}: {end}: {why}", self.now - self.start)),
+        }
     }
 
     /// Lets time pass.
@@ -319,37 +400,124 @@ impl World {
         self
     }
 
+    /// What happened, and what there is now.
     pub(super) fn report(&self) -> String {
-        let events = |end: &End| end.events.iter().map(|event| format!("  {event:?}\n")).collect::<String>();
-        format!("A:\n{}B:\n{}", events(&self.ends[A]), events(&self.ends[B]))
+        let mut report = self.log.join("\n");
+        for (end, name) in self.ends.iter().zip(["A", "B"]) {
+            for sa in end.engine.sas.values() {
+                let IkeSa { base, state, .. } = sa;
+                let children: Vec<_> = base
+                    .children
+                    .iter()
+                    .map(|child| (child.status.spi_in, child.status.spi_out, child.successor, &child.sealing))
+                    .collect();
+                report += &format!(
+                    "\n{name} {:?} {:?} superseded {:?} doomed {} deletes {:?} {children:?}",
+                    base.id,
+                    state.public(),
+                    base.superseded.map(|at| at - self.start),
+                    base.doomed,
+                    base.deletes,
+                );
+            }
+            let gateway = &end.gateway;
+            report += &format!("\n{name} installed {:?} {:?}", gateway.in_use(), gateway.current);
+        }
+        report
     }
 
-    /// What an end's engine and data plane hold, with every CHILD SA matched at the other end.
+    fn note(&mut self, end: usize, what: String) {
+        let at = self.now - self.start;
+        self.log.push(format!("{:>9.3} {} {what}", at.as_secs_f64(), ["A", "B"][end]));
+    }
+
+    fn note_event(&mut self, end: usize, event: &Event) {
+        let what = match event {
+            Event::CommandDone { command, result } => {
+                format!("command {} ended: {:?}", command.0, result.as_ref().map_err(|failure| failure.code))
+            }
+            Event::IkeEstablished { ike } => format!("IKE SA {} established", ike.id.0),
+            Event::IkeRekeyed { ike, replaced } => format!("IKE SA {} in place of {}", ike.id.0, replaced.0),
+            Event::IkeClosed { ike, reason, .. } => format!("IKE SA {} closed: {reason}", ike.0),
+            Event::ChildEstablished { child, .. } => {
+                format!("{} {} established", child.spi_in, child.spi_out)
+            }
+            Event::ChildRekeyed { child, replaced, .. } => {
+                format!("{} {} in place of {replaced}", child.spi_in, child.spi_out)
+            }
+            Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
+            Event::Failed(failure) => format!("{}: {}", failure.code, failure.explanation),
+            Event::Rejected { label, .. } => format!("rejected: {label}"),
+        };
+        self.note(end, what);
+    }
+
+    fn note_job(&mut self, end: usize, job: &Job) {
+        let what = match job {
+            Job::InstallChild(install) => match &install.activation {
+                Some(activation) => {
+                    format!("installs {} for {}", install.pair, policy_name(&activation.policy))
+                }
+                None => format!("installs {}", install.pair),
+            },
+            Job::ActivateChild { pair, activation } => {
+                format!("activates {pair} for {}", policy_name(&activation.policy))
+            }
+            Job::RetireChild { pair, policy } => format!("retires {pair} with {policy:?}"),
+            Job::RemoveChild { pair, policy } => format!("removes {pair} with {policy:?}"),
+            _ => return,
+        };
+        self.note(end, what);
+    }
+
+    fn note_sent(&mut self, end: usize, datagram: &Datagram) {
+        let DatagramPayload::Ike(octets) = &datagram.payload else { return };
+        let Ok((header, ..)) = Header::parse(octets) else { return };
+        let kind = if header.response { "answers" } else { "asks" };
+        let [first, second, ..] = header.spi_i;
+        self.note(
+            end,
+            format!("{kind} {:?} {} of {first:02x}{second:02x}", header.exchange, header.message_id),
+        );
+    }
+
+    /// What both ends must agree on: the same IKE SAs with the same children, with the same keys; and in each data plane
+    /// what the engine knows of, and no more.
     pub(super) fn assert_agreement(&self) {
         for end in [A, B] {
-            let own = &self.ends[end];
-            let peer = &self.ends[1 - end];
+            let (own, peer) = (&self.ends[end], &self.ends[1 - end]);
+            own.engine.assert_consistent();
             let known: Vec<_> = own.engine.status().into_iter().flat_map(|sa| sa.children).collect();
-            let installed: Vec<Spi> = own.gateway.installed.keys().copied().collect();
             let mut named: Vec<Spi> = known.iter().map(|child| child.spi_in).collect();
             named.sort();
-            assert_eq!(named, installed, "an SA without an owner, or a child without an SA");
-            assert_eq!(own.gateway.reserved, [], "a reserved SPI was forgotten");
-            assert_eq!(own.gateway.policies.len(), installed.len(), "a policy without a child");
+            let report = || format!("end {end}\n{}", self.report());
+            assert_eq!(named, own.gateway.in_use(), "an SA without an owner, or the reverse; {}", report());
+            assert_eq!(own.gateway.reserved, [], "a reserved SPI was forgotten; {}", report());
+            for (policy, name) in &own.gateway.policies {
+                let pair = own.gateway.current.get(policy);
+                let sealed = pair.is_some_and(|pair| named.contains(pair));
+                assert!(sealed, "policy {name} leads nowhere; {}", report());
+            }
             for child in known {
                 let ours = &own.gateway.installed[&child.spi_in];
-                let theirs =
-                    &peer.gateway.installed.get(&child.spi_out).expect("the peer has the other half");
-                assert_eq!(theirs.outbound.spi, child.spi_in);
-                assert_eq!(ours.inbound.key.key(), theirs.outbound.key.key());
-                assert_eq!(ours.inbound.key.salt(), theirs.outbound.key.salt());
-                assert_eq!(ours.outbound.key.key(), theirs.inbound.key.key());
-                assert_ne!(ours.inbound.key.key(), ours.outbound.key.key());
-                assert_eq!(ours.inbound.esn, theirs.outbound.esn);
-                assert_eq!(ours.inbound.local_ts, theirs.inbound.remote_ts);
-                assert_eq!(ours.inbound.remote_ts, theirs.inbound.local_ts);
+                let theirs = peer.gateway.installed.get(&child.spi_out);
+                let theirs = theirs.unwrap_or_else(|| panic!("the peer lacks {child:?}; {}", report()));
+                assert!(theirs.agrees_with(ours), "{}", report());
             }
         }
+        assert_eq!(self.ike_sas(A), self.ike_sas(B), "{}", self.report());
+    }
+
+    /// The IKE SAs of an end, each with its children as A sees them.
+    fn ike_sas(&self, end: usize) -> BTreeSet<SharedSa> {
+        let status = self.ends[end].engine.status().into_iter();
+        let child = |child: ChildSaStatus| match end {
+            A => (child.spi_in, child.spi_out),
+            _ => (child.spi_out, child.spi_in),
+        };
+        status
+            .map(|sa| (sa.initiator_spi, sa.responder_spi, sa.children.into_iter().map(child).collect()))
+            .collect()
     }
 
     /// Nothing is left anywhere.
@@ -358,6 +526,7 @@ impl World {
         assert_eq!(end.engine.status(), []);
         assert_eq!(end.engine.half_open(), 0);
         assert!(end.gateway.installed.is_empty() && end.gateway.policies.is_empty());
+        end.engine.assert_consistent();
         assert_eq!(end.gateway.reserved, []);
     }
 
@@ -379,69 +548,9 @@ impl World {
     }
 }
 
-impl Gateway {
-    pub(super) fn run(&mut self, job: Job) -> JobResult {
-        match job {
-            Job::SourceAddress { remote } => {
-                let local = if remote == address(B) { address(A) } else { address(B) };
-                JobResult::SourceAddress(Some(local))
-            }
-            Job::GenerateKe { method, seed } => {
-                JobResult::KeGenerated(crypto::generate(method, &mut ChaCha20Rng::from_seed(seed)))
-            }
-            Job::DeriveKe { secret, peer_public } => {
-                JobResult::KeDerived(crypto::derive(&secret, &peer_public))
-            }
-            Job::AllocateSpi if self.full => {
-                JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))
-            }
-            Job::AllocateSpi => {
-                self.next_spi += 1;
-                let spi = Spi::new(self.next_spi).unwrap();
-                self.reserved.push(spi);
-                JobResult::SpiAllocated(Ok(spi))
-            }
-            Job::InstallChild(install) => JobResult::ChildInstalled(self.install(*install)),
-            Job::MoveChild { pair, endpoints } => {
-                self.moved.push((pair, endpoints));
-                JobResult::ChildMoved(Ok(()))
-            }
-            Job::RemoveChild { pair, policy } => JobResult::ChildRemoved(self.remove(pair, policy)),
-            Job::QueryCounters { pairs } => {
-                let counters = |pair| (pair, self.counters.get(&pair).copied());
-                JobResult::Counters(pairs.into_iter().map(counters).collect())
-            }
-        }
-    }
-
-    fn install(&mut self, install: ChildInstall) -> Result<PolicyId, InstallError> {
-        let spi = install.pair;
-        let reserved = self.reserved.iter().position(|reserved| *reserved == spi);
-        self.reserved.remove(reserved.ok_or(InstallError::UnknownSpi { spi })?);
-        if self.refuses {
-            return Err(InstallError::Stopped);
-        }
-        let policy = match &install.policy {
-            PolicyRef::Installed(policy) => *policy,
-            PolicyRef::New(policy) => {
-                self.next_policy += 1;
-                self.policies.insert(PolicyId(self.next_policy), policy.name.clone());
-                PolicyId(self.next_policy)
-            }
-        };
-        self.installed.insert(spi, install);
-        Ok(policy)
-    }
-
-    fn remove(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
-        if let Some(policy) = policy {
-            self.policies.remove(&policy).ok_or(InstallError::UnknownPolicy(policy))?;
-        }
-        let reserved = self.reserved.len();
-        self.reserved.retain(|reserved| *reserved != spi);
-        if self.installed.remove(&spi).is_none() && self.reserved.len() == reserved {
-            return Err(InstallError::UnknownSpi { spi });
-        }
-        Ok(())
+fn policy_name(policy: &PolicyRef) -> String {
+    match policy {
+        PolicyRef::New(_) => "a new policy".to_owned(),
+        PolicyRef::Installed(id) => format!("{id:?}"),
     }
 }

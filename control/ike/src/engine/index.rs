@@ -1,0 +1,141 @@
+//! Where IKE SAs are found by something other than their id, so that nothing looks at all of them: their own SPI, the
+//! connection, the two identities, and the CHILD SAs that they have.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
+
+use portcullis_ipsec::Spi;
+
+use super::api::IkeSaId;
+use super::sa::{Base, State};
+use crate::config::Identity;
+
+/// Our identity and the peer's.
+pub(super) type Identities = (Identity, Identity);
+
+/// What an IKE SA is found by, besides its CHILD SAs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Keys {
+    spi: [u8; 8],
+    connection: Option<usize>,
+    /// It is an attempt of ours that the peer has not answered yet.
+    unanswered: bool,
+    identities: Option<Identities>,
+}
+
+impl Keys {
+    pub(super) fn of(base: &Base, state: &State) -> Self {
+        let established = base.established.is_some();
+        Self {
+            spi: base.own_spi(),
+            connection: (!state.half_open()).then_some(base.connection),
+            unanswered: state.unanswered(),
+            identities: match (&base.local_id, &base.remote_id) {
+                (Some(local), Some(remote)) if established => Some((local.clone(), remote.clone())),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// The index.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    ids: HashSet<IkeSaId>,
+    by_spi: HashMap<[u8; 8], IkeSaId>,
+    by_connection: HashMap<usize, BTreeSet<IkeSaId>>,
+    unanswered: HashMap<usize, BTreeSet<IkeSaId>>,
+    by_identities: HashMap<Identities, BTreeSet<IkeSaId>>,
+    by_pair: HashMap<Spi, IkeSaId>,
+}
+
+impl Index {
+    /// Whether an IKE SA is there.
+    pub(super) fn has(&self, id: IkeSaId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Whether an SPI of ours is in use.
+    pub(super) fn has_spi(&self, spi: &[u8; 8]) -> bool {
+        self.by_spi.contains_key(spi)
+    }
+
+    /// The IKE SA with that SPI of ours.
+    pub(super) fn by_spi(&self, spi: &[u8; 8]) -> Option<IkeSaId> {
+        self.by_spi.get(spi).copied()
+    }
+
+    /// The IKE SAs of a connection, oldest first.
+    pub(super) fn of_connection(&self, connection: usize) -> Vec<IkeSaId> {
+        all(&self.by_connection, &connection)
+    }
+
+    /// Attempts of ours at a connection that the peer has not answered yet.
+    pub(super) fn unanswered(&self, connection: usize) -> Vec<IkeSaId> {
+        all(&self.unanswered, &connection)
+    }
+
+    /// The authenticated IKE SAs of two identities, oldest first.
+    pub(super) fn of_identities(&self, identities: &Identities) -> Vec<IkeSaId> {
+        all(&self.by_identities, identities)
+    }
+
+    /// The IKE SA that has a CHILD SA.
+    pub(super) fn of_pair(&self, pair: Spi) -> Option<IkeSaId> {
+        self.by_pair.get(&pair).copied()
+    }
+
+    /// A CHILD SA has come to an IKE SA.
+    pub(super) fn has_pair(&mut self, pair: Spi, owner: IkeSaId) {
+        self.by_pair.insert(pair, owner);
+    }
+
+    /// A CHILD SA is gone.
+    pub(super) fn forget_pair(&mut self, pair: Spi) {
+        self.by_pair.remove(&pair);
+    }
+
+    /// An IKE SA is found by `new` and no longer by `old`.
+    pub(super) fn update(&mut self, id: IkeSaId, old: Option<&Keys>, new: Option<&Keys>) {
+        if old == new {
+            return;
+        }
+        if let Some(old) = old {
+            self.ids.remove(&id);
+            self.by_spi.remove(&old.spi);
+            if let Some(connection) = &old.connection {
+                drop_from(&mut self.by_connection, connection, id);
+                drop_from(&mut self.unanswered, connection, id);
+            }
+            if let Some(identities) = &old.identities {
+                drop_from(&mut self.by_identities, identities, id);
+            }
+        }
+        if let Some(new) = new {
+            self.ids.insert(id);
+            self.by_spi.insert(new.spi, id);
+            if let Some(connection) = new.connection {
+                self.by_connection.entry(connection).or_default().insert(id);
+                if new.unanswered {
+                    self.unanswered.entry(connection).or_default().insert(id);
+                }
+            }
+            if let Some(identities) = &new.identities {
+                self.by_identities.entry(identities.clone()).or_default().insert(id);
+            }
+        }
+    }
+}
+
+fn all<K: Hash + Eq>(map: &HashMap<K, BTreeSet<IkeSaId>>, key: &K) -> Vec<IkeSaId> {
+    map.get(key).into_iter().flatten().copied().collect()
+}
+
+fn drop_from<K: Hash + Eq>(map: &mut HashMap<K, BTreeSet<IkeSaId>>, key: &K, id: IkeSaId) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}

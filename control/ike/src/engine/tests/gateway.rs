@@ -1,0 +1,196 @@
+//! A data plane that only remembers, and can tell whether a packet would have passed.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use portcullis_ipsec::{
+    EspKey, InboundSa, InstallError, OutboundSa, PolicyId, SaCounters, Spi, TunnelEndpoints, UsageLimits,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+
+use super::world::{A, B, address};
+use crate::crypto;
+use crate::engine::*;
+
+#[derive(Debug, Default)]
+pub(super) struct Gateway {
+    next_spi: u32,
+    next_policy: u32,
+    pub(super) reserved: Vec<Spi>,
+    pub(super) installed: BTreeMap<Spi, Pair>,
+    pub(super) policies: BTreeMap<PolicyId, String>,
+    /// The pair that packets of a policy are sealed with.
+    pub(super) current: BTreeMap<PolicyId, Spi>,
+    pub(super) moved: Vec<(Spi, TunnelEndpoints)>,
+    pub(super) counters: HashMap<Spi, SaCounters>,
+    pub(super) full: bool,
+    pub(super) refuses: bool,
+}
+
+/// A CHILD SA.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) inbound: InboundSa,
+    /// Once it is activated.
+    pub(super) outbound: Option<OutboundSa>,
+    pub(super) limits: UsageLimits,
+    retired: bool,
+    heard: bool,
+}
+
+/// A packet.
+#[derive(Debug, Clone)]
+pub(super) struct Sealed {
+    pub(super) spi: Spi,
+    key: EspKey,
+}
+
+impl Pair {
+    /// Whether what one end sends the other can open.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        let one_way = |from: &Self, to: &Self| {
+            from.outbound
+                .as_ref()
+                .is_none_or(|sa| same_key(&sa.key, &to.inbound.key) && sa.esn == to.inbound.esn)
+        };
+        one_way(self, other)
+            && one_way(other, self)
+            && !same_key(&self.inbound.key, &other.inbound.key)
+            && self.inbound.local_ts == other.inbound.remote_ts
+            && self.inbound.remote_ts == other.inbound.local_ts
+    }
+}
+
+fn same_key(a: &EspKey, b: &EspKey) -> bool {
+    a.key() == b.key() && a.salt() == b.salt()
+}
+
+impl Gateway {
+    pub(super) fn new(number: u32) -> Self {
+        Self { next_spi: 0x1000 * (number + 1), ..Self::default() }
+    }
+
+    /// The pairs that are in use, that is, not retired.
+    pub(super) fn in_use(&self) -> Vec<Spi> {
+        self.installed.iter().filter(|(_, pair)| !pair.retired).map(|(spi, _)| *spi).collect()
+    }
+
+    /// A packet of each policy; `Err` names a policy that has no SA. Of policies with the same selectors, that is of one
+    /// child, the one installed first is used, as the real data plane does.
+    pub(super) fn seal(&self) -> Vec<Result<Sealed, String>> {
+        let mut seen = BTreeSet::new();
+        let seal = |(policy, name): (&PolicyId, &String)| {
+            let pair = self.current.get(policy).and_then(|pair| self.installed.get(pair));
+            match pair.and_then(|pair| pair.outbound.as_ref()) {
+                Some(sa) => Ok(Sealed { spi: sa.spi, key: sa.key.clone() }),
+                None => Err(name.clone()),
+            }
+        };
+        self.policies.iter().filter(|(_, name)| seen.insert(*name)).map(seal).collect()
+    }
+
+    /// Whether it is the first packet of its SA.
+    pub(super) fn open(&mut self, sealed: &Sealed) -> Result<bool, String> {
+        let pair = self.installed.get_mut(&sealed.spi).ok_or_else(|| format!("no SA {}", sealed.spi))?;
+        if !same_key(&pair.inbound.key, &sealed.key) {
+            return Err(format!("another key for {}", sealed.spi));
+        }
+        Ok(!std::mem::replace(&mut pair.heard, true))
+    }
+
+    pub(super) fn run(&mut self, job: Job) -> JobResult {
+        match job {
+            Job::SourceAddress { remote } => {
+                let local = if remote == address(B) { address(A) } else { address(B) };
+                JobResult::SourceAddress(Some(local))
+            }
+            Job::GenerateKe { method, seed } => {
+                JobResult::KeGenerated(crypto::generate(method, &mut ChaCha20Rng::from_seed(seed)))
+            }
+            Job::DeriveKe { secret, peer_public } => {
+                JobResult::KeDerived(crypto::derive(&secret, &peer_public))
+            }
+            Job::AllocateSpi if self.full => {
+                JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))
+            }
+            Job::AllocateSpi => {
+                self.next_spi += 1;
+                let spi = Spi::new(self.next_spi).unwrap();
+                self.reserved.push(spi);
+                JobResult::SpiAllocated(Ok(spi))
+            }
+            Job::InstallChild(install) => JobResult::ChildInstalled(self.install(*install)),
+            Job::ActivateChild { pair, activation } => {
+                JobResult::ChildActivated(self.activate(pair, *activation))
+            }
+            Job::RetireChild { pair, policy } => JobResult::ChildRetired(self.retire(pair, policy)),
+            Job::MoveChild { pair, endpoints } => {
+                self.moved.push((pair, endpoints));
+                JobResult::ChildMoved(Ok(()))
+            }
+            Job::RemoveChild { pair, policy } => JobResult::ChildRemoved(self.remove(pair, policy)),
+            Job::QueryCounters { pairs } => {
+                let counters = |pair| (pair, self.counters.get(&pair).copied());
+                JobResult::Counters(pairs.into_iter().map(counters).collect())
+            }
+        }
+    }
+
+    fn install(&mut self, install: ChildInstall) -> Result<Option<PolicyId>, InstallError> {
+        let ChildInstall { pair: spi, inbound, limits, activation } = install;
+        let reserved = self.reserved.iter().position(|reserved| *reserved == spi);
+        self.reserved.remove(reserved.ok_or(InstallError::UnknownSpi { spi })?);
+        if self.refuses {
+            return Err(InstallError::Stopped);
+        }
+        let pair = Pair { inbound, outbound: None, limits, retired: false, heard: false };
+        self.installed.insert(spi, pair);
+        let Some(activation) = activation else { return Ok(None) };
+        self.activate(spi, activation).map(Some).inspect_err(|_| _ = self.installed.remove(&spi))
+    }
+
+    fn activate(&mut self, spi: Spi, activation: Activation) -> Result<PolicyId, InstallError> {
+        let pair = self.installed.get_mut(&spi).ok_or(InstallError::UnknownSpi { spi })?;
+        if pair.outbound.is_some() || pair.retired {
+            return Err(InstallError::AlreadyInstalled { spi });
+        }
+        let policy = match activation.policy {
+            PolicyRef::Installed(policy) if self.policies.contains_key(&policy) => policy,
+            PolicyRef::Installed(policy) => return Err(InstallError::UnknownPolicy(policy)),
+            PolicyRef::New(policy) => {
+                self.next_policy += 1;
+                self.policies.insert(PolicyId(self.next_policy), policy.name);
+                PolicyId(self.next_policy)
+            }
+        };
+        pair.outbound = Some(activation.outbound);
+        self.current.insert(policy, spi);
+        Ok(policy)
+    }
+
+    fn retire(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
+        let removed = self.remove_policy(policy);
+        self.current.retain(|_, pair| *pair != spi);
+        self.installed.get_mut(&spi).ok_or(InstallError::UnknownSpi { spi })?.retired = true;
+        removed
+    }
+
+    fn remove(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
+        let removed = self.remove_policy(policy);
+        self.current.retain(|_, pair| *pair != spi);
+        let reserved = self.reserved.len();
+        self.reserved.retain(|reserved| *reserved != spi);
+        if self.installed.remove(&spi).is_none() && self.reserved.len() == reserved {
+            return Err(InstallError::UnknownSpi { spi });
+        }
+        removed
+    }
+
+    fn remove_policy(&mut self, policy: Option<PolicyId>) -> Result<(), InstallError> {
+        if let Some(policy) = policy {
+            self.current.remove(&policy);
+            self.policies.remove(&policy).ok_or(InstallError::UnknownPolicy(policy))?;
+        }
+        Ok(())
+    }
+}
