@@ -5,7 +5,9 @@
 //! describes every option.
 
 mod connection;
+mod credentials;
 mod diagnostic;
+pub(crate) mod files;
 mod gateway;
 mod lifetime;
 mod reader;
@@ -17,9 +19,11 @@ use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
 use portcullis_ipsec::{Policy, PolicyOrigin, TenantId};
 use toml_edit::Document;
 
+pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use credentials::Store;
 use reader::{Findings, Section};
 
 /// A whole configuration.
@@ -60,7 +64,8 @@ impl Config {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
-        Self::parse(&text).map_err(|findings| ConfigError::Invalid {
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self::parse_in(&text, base).map_err(|findings| ConfigError::Invalid {
             path: name,
             errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
             findings,
@@ -68,7 +73,13 @@ impl Config {
     }
 
     /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings.
+    /// Files are looked for from the working directory.
     pub fn parse(text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Self::parse_in(text, Path::new(""))
+    }
+
+    /// As [`Config::parse`], with files looked for from `base`, where the configuration file lies.
+    pub fn parse_in(text: &str, base: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let findings = Findings::new(text);
         let document = match Document::parse(text) {
             Ok(document) => document,
@@ -79,23 +90,26 @@ impl Config {
             }
         };
         let root = Section::new(&findings, document.as_table(), "", 0..0);
-        let config = Self::from_root(root);
+        let config = Self::from_root(root, base);
         match config {
             Some(config) if findings.errors() == 0 => Ok((config, findings.into_sorted())),
             _ => Err(findings.into_sorted()),
         }
     }
 
-    fn from_root(root: Section<'_>) -> Option<Self> {
+    fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = match root.section("gateway") {
-            Some(section) => GatewayConfig::from_section(section),
+            Some(section) => GatewayConfig::from_section(section, base),
             None => {
                 root.missing("gateway", "a table `[gateway]` with `interfaces`");
                 None
             }
         };
         let shared_keys = secrets::from_root(&root);
-        let connections = connection::from_root(&root, shared_keys.as_deref());
+        let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
+        let directories = directories.unwrap_or_else(|| Directories::beside(base));
+        let store = Store::new(&root, base, directories);
+        let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
         let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
         root.finish(&["authorities", "pools", "include"]);
         Some(Self { gateway: gateway?, engine })

@@ -14,6 +14,7 @@ use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
 use super::jobs;
 use super::sockets::Sockets;
@@ -111,6 +112,8 @@ pub(super) struct Shell {
     pub(super) sockets: Sockets,
     /// The data plane.
     pub(super) installer: Arc<dyn SaInstaller>,
+    /// CRLs that peers' certificates are looked up in.
+    pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
     pub(super) children: HashMap<PolicyId, (String, String)>,
     /// Changes whenever the data plane has events.
@@ -133,6 +136,7 @@ impl Shell {
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
+            crls: self.crls,
             children: self.children,
             traffic: self.traffic,
             handshakes: Handshakes::default(),
@@ -151,6 +155,7 @@ struct Task {
     engine: Engine,
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
+    crls: Arc<CrlStore>,
     children: HashMap<PolicyId, (String, String)>,
     traffic: Arc<Traffic>,
     handshakes: Handshakes,
@@ -301,12 +306,13 @@ impl Task {
         while let Some((id, job)) = self.engine.poll_job() {
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
             let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
+            let crls = Arc::clone(&self.crls);
             tokio::task::spawn_blocking(move || {
                 if let Job::RemoveChild { pair, .. } = &job {
                     traffic.closing(*pair, installer.as_ref());
                 }
                 // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer, mark)));
+                let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
             });
         }
         while let Some(event) = self.engine.poll_event() {

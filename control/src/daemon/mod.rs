@@ -2,6 +2,7 @@
 //!
 //! Protection comes first: when IKE sends its first octet, every configured policy already blocks clear text.
 
+mod crls;
 mod dataplane;
 mod handshake;
 mod ike;
@@ -87,6 +88,7 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         sockets,
         installer: dataplane.installer(),
+        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
         children,
         events: dataplane::watch_events(&dataplane)?,
         traffic: Arc::clone(&traffic),
