@@ -287,5 +287,10 @@ fn traffic_of_a_connection_is_counted_beyond_the_end_of_its_sas() -> Result<()> 
     busy.a.initiate("site/net", SOON)?;
     assert!(busy.sites.client.ping(Sites::SERVER, 4)?.complete());
     assert_eq!(carried()?, 9);
+    let former = busy.a.children()?.remove(0).spi_in;
+    busy.a.portcullis(&["rekey", "site/net"])?;
+    busy.a.wait_children("a rekeyed SA alone", SOON, |all| matches!(all, [one] if one.spi_in != former))?;
+    assert!(busy.sites.client.ping(Sites::SERVER, 2)?.complete());
+    assert_eq!(carried()?, 11, "over a rekeying too");
     Ok(())
 }

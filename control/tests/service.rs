@@ -69,7 +69,13 @@ impl Manager {
     /// The next message.
     fn hear(&self) -> Result<String> {
         let mut octets = [0; 4096];
-        let len = self.0.recv(&mut octets).map_err(LabError::io("hear from the daemon"))?;
+        let len = loop {
+            match self.0.recv(&mut octets) {
+                // A wait with a limit is not taken up again by the kernel.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.map_err(LabError::io("hear from the daemon"))?,
+            }
+        };
         Ok(String::from_utf8_lossy(octets.get(..len).unwrap_or_default()).into_owned())
     }
 

@@ -354,6 +354,7 @@ impl Task {
             }
             Event::ChildRekeyed { connection, child, replaced } => {
                 self.totals.child_rekeyed += 1;
+                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"

@@ -1,4 +1,5 @@
-//! What AF_XDP can be expected of a driver, as of Linux 6.12. A driver that is not listed here runs the generic mode.
+//! What AF_XDP can be expected of a driver, as of Linux 6.18; an older kernel may do less. A driver that is
+//! not listed here runs the generic mode.
 
 /// What a driver does for XDP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,27 +23,23 @@ impl XdpSupport {
 }
 
 const ZERO_COPY: &[&str] = &[
+    "fsl_dpaa2_eth",
     "gve",
     "i40e",
-    "iavf",
     "ice",
-    "idpf",
     "igb",
     "igc",
     "ixgbe",
-    "ixgbevf",
     "mlx5_core",
     "nfp",
-    "stmmac",
     "st_gmac",
-    "fsl_dpaa2_eth",
-    "am65-cpsw-nuss",
+    "stmmac",
     "tsnep",
     "virtio_net",
-    "netdevsim",
 ];
 
 const NATIVE: &[&str] = &[
+    "am65-cpsw-nuss",
     "atlantic",
     "bnxt_en",
     "bonding",
@@ -54,12 +51,15 @@ const NATIVE: &[&str] = &[
     "fsl_enetc",
     "fun",
     "hv_netvsc",
+    "idpf",
+    "ixgbevf",
     "lan966x",
     "mana",
     "mlx4_en",
     "mtk_eth_soc",
     "mvneta",
     "mvpp2",
+    "netdevsim",
     "netsec",
     "octeontx2-nicpf",
     "qede",
@@ -69,11 +69,10 @@ const NATIVE: &[&str] = &[
     "sfc_ef100",
     "thunder-nicvf",
     "tun",
-    "tsnep",
     "veth",
     "vmxnet3",
-    "xen_netfront",
     "xen-netfront",
+    "xen_netfront",
 ];
 
 pub(super) fn support(driver: &str) -> XdpSupport {
