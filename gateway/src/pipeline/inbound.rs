@@ -142,11 +142,11 @@ fn find<'a>(
     if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
         return Err(DropReason::EncapsulationMismatch);
     }
-    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
-    sa.replay().check(sequence)?;
     if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
         return Err(DropReason::EspTruncated);
     }
+    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    sa.replay().check(sequence)?;
     Ok((sa, sequence))
 }
 
