@@ -13,6 +13,8 @@ struct Arguments {
 enum Bench {
     /// The AEAD engines beside ipsec-mb, aws-lc-rs, ring and aes-gcm.
     Crypto(portcullis_bench::crypto::Options),
+    /// The whole gateway between a generator and a sink, in network namespaces (needs root).
+    Forward(portcullis_bench::forward::Options),
     /// A worker's own code between RX and TX, sealing and opening.
     Pipeline(portcullis_bench::pipeline::Options),
     /// Looking SAs up, installing and removing them, at 1 to 1,000,000.
@@ -22,6 +24,7 @@ enum Bench {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
+        Bench::Forward(options) => portcullis_bench::forward::run(&options),
         Bench::Pipeline(options) => portcullis_bench::pipeline::run(&options),
         Bench::Table(options) => portcullis_bench::table::run(&options),
     }

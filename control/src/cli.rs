@@ -199,7 +199,7 @@ fn man(dir: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn detach(path: &Path) -> anyhow::Result<ExitCode> {
-    daemon::detach_open(&load(path)?)?;
+    daemon::detach_open(&Config::load_gateway(path)?.0)?;
     print("detached: protected traffic may now leave in clear\n")?;
     Ok(ExitCode::SUCCESS)
 }

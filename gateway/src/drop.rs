@@ -60,6 +60,8 @@ drop_reasons! {
     NoSa = "no_sa",
     /// Handed to a worker, but no policy covers it.
     NoPolicy = "no_policy",
+    /// Its policy discards it (RFC 4301 §4.4.1).
+    Discarded = "discarded",
     /// The policy's SA was negotiated for narrower selectors.
     OutsideSa = "outside_sa",
     /// The outbound SA's sequence numbers are used up.
@@ -74,7 +76,7 @@ drop_reasons! {
     NoEgress = "no_egress",
     /// The egress interface is down.
     LinkDown = "link_down",
-    /// A decrypted packet would leave in clear by an outside interface.
+    /// A decrypted packet that no policy covers would leave in clear by an outside interface.
     ClearToOutside = "clear_to_outside",
     /// The neighbour did not answer, or too many packets wait for it.
     NeighbourUnresolved = "neighbour_unresolved",

@@ -11,7 +11,7 @@ use portcullis_gateway::drop::DropReason;
 use portcullis_gateway::pipeline::{Ingress, Output, release};
 use portcullis_gateway::route::NextHop;
 use portcullis_gateway::wire::{self, Ipv4};
-use portcullis_ipsec::{DataplaneEvent, Encapsulation, EspAlgorithm, SaInstaller};
+use portcullis_ipsec::{DataplaneEvent, Encapsulation, EspAlgorithm, PolicyAction, SaInstaller};
 
 #[test]
 fn packets_go_through_the_tunnel_and_out_at_the_other_end() {
@@ -66,6 +66,62 @@ fn a_packet_without_policy_or_sa_is_dropped_and_the_sa_is_asked_for() {
     let [DataplaneEvent::Acquire { policy: asked, flow }] = events.as_slice() else { panic!("{events:?}") };
     assert_eq!((*asked, flow.src, flow.dst_port), (policy, packet.src, Some(2000)));
     rig.feed(Ingress::Kernel, &[packet.octets()]).only_dropped(DropReason::NoSa, 1);
+}
+
+#[test]
+fn what_policy_bypasses_leaves_in_clear_and_nothing_else_does() {
+    let mut pair = pair(&Child::between(1, 2));
+    let rig = &mut pair.a;
+    rig.policy_to(PolicyAction::Bypass, &[ts("10.1.0.0/16")], &[ts("10.2.0.0/16[udp/53]")]);
+    let sealed = Packet::between(1, 2, false, 100);
+    let dns = Packet { ports: (1000, 53), ..sealed.clone() };
+    let sent = rig.inside(&[dns.octets(), sealed.octets()]).only_sent(OUTSIDE);
+    assert_eq!(sent[0], dns.forwarded());
+    assert_eq!(Ipv4::parse(&sent[1]).unwrap().protocol, 50);
+    // The host has done a router's work already.
+    let from_host = rig.feed(Ingress::Kernel, &[dns.octets()]).only_sent(OUTSIDE);
+    assert_eq!(from_host, [dns.octets()]);
+    let ended = Packet { ttl: 1, ..dns.clone() };
+    assert_eq!(rig.inside(&[ended.octets()]).drops["ttl_expired"], 1);
+    // What the kernel gave us does not go back to it, to come again.
+    rig.set_routes(&[("10.2.0.0/16", NextHop::Kernel)]);
+    rig.feed(Ingress::Kernel, &[dns.octets()]).only_dropped(DropReason::NoEgress, 1);
+    assert_eq!(rig.inside(&[dns.octets()]).to_kernel.len(), 1);
+}
+
+#[test]
+fn a_bypassed_packet_too_big_for_the_link_is_cut_or_its_sender_told() {
+    let mut rig = Rig::new(1);
+    rig.policy_to(PolicyAction::Bypass, &[ts("10.1.0.0/16")], &[ts("10.2.0.0/16")]);
+    let packet = Packet { dont_fragment: false, ..Packet::between(1, 2, false, 2000) };
+    let pieces = rig.inside(&[packet.octets()]).only_sent(OUTSIDE);
+    let headers: Vec<_> = pieces.iter().map(|piece| Ipv4::parse(piece).unwrap()).collect();
+    assert_eq!(headers.iter().map(|header| header.total_len - 20).sum::<usize>(), 1980);
+    assert!(headers.iter().all(|header| header.ttl == 63 && header.total_len <= MTU as usize));
+    let outcome = rig.inside(&[Packet { dont_fragment: true, ..packet }.octets()]);
+    assert_eq!(
+        (outcome.drops["too_big"], outcome.sent(INSIDE).len(), outcome.sent(OUTSIDE).len()),
+        (1, 1, 0)
+    );
+}
+
+#[test]
+fn out_of_a_tunnel_only_what_policy_bypasses_goes_on_to_an_outside_network() {
+    let everything = Child { remote_ts: vec![ts("0.0.0.0/0")], ..Child::between(1, 2) };
+    let mut pair = pair(&everything);
+    let packet = Packet { dst: ip("198.51.100.7"), ..Packet::between(1, 2, false, 100) };
+    let through = |pair: &mut common::Pair| {
+        let sealed = pair.a.inside(&[packet.octets()]).only_sent(OUTSIDE);
+        pair.b.outside(&sealed)
+    };
+    through(&mut pair).only_dropped(DropReason::ClearToOutside, 1);
+    let (from, to) = ([ts("10.1.0.0/16")], [ts("198.51.100.0/24")]);
+    let bypass = pair.b.policy_to(PolicyAction::Bypass, &from, &to);
+    assert_eq!(through(&mut pair).only_sent(OUTSIDE).len(), 1);
+    pair.b.installer.remove_policy(bypass).unwrap();
+    through(&mut pair).only_dropped(DropReason::ClearToOutside, 1);
+    pair.b.policy_to(PolicyAction::Discard, &from, &to);
+    through(&mut pair).only_dropped(DropReason::Discarded, 1);
 }
 
 #[test]

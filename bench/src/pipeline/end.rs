@@ -19,7 +19,7 @@ use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::Mac;
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Policy,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    PolicyAction, PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub(crate) const OUTSIDE: PortIndex = PortIndex(0);
@@ -105,6 +105,7 @@ impl End {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
+            action: PolicyAction::Protect,
         })?;
         let endpoints = self.side.endpoints();
         let sa = OutboundSa { spi, key: key(n)?, esn: true, endpoints, local_ts, remote_ts };

@@ -11,7 +11,8 @@ use portcullis_gateway::installer::{Installer, ProtectionSink};
 use portcullis_gateway::policy::{PolicyTable, ProtectedPrefixes};
 use portcullis_gateway::sa::{OutboundRef, SaTable};
 use portcullis_ipsec::{
-    InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, SaInstaller, Spi, TenantId,
+    InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin, SaInstaller, Spi,
+    TenantId,
 };
 
 use super::{preemptions, world};
@@ -174,7 +175,14 @@ impl ThroughInstaller {
                 let InboundSa { local_ts, remote_ts, .. } = world::inbound(number);
                 let origin = PolicyOrigin::Configured { acquire: false };
                 let name = format!("peer{number}/net");
-                installer.install_policy(Policy { name, tenant: TenantId(0), local_ts, remote_ts, origin })
+                installer.install_policy(Policy {
+                    name,
+                    tenant: TenantId(0),
+                    local_ts,
+                    remote_ts,
+                    origin,
+                    action: PolicyAction::Protect,
+                })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { installer, policies, live: VecDeque::new(), next: 0 })

@@ -135,8 +135,8 @@ mod tests {
     use std::sync::Mutex;
 
     use portcullis_ipsec::{
-        DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyOrigin,
-        SaCounters, TenantId, TunnelEndpoints, UsageLimits,
+        DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
+        PolicyOrigin, SaCounters, TenantId, TunnelEndpoints, UsageLimits,
     };
 
     use super::*;
@@ -207,6 +207,7 @@ mod tests {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
+            action: PolicyAction::Protect,
         };
         let inbound = InboundSa {
             key: key.clone(),

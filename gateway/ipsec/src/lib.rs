@@ -12,5 +12,7 @@ mod selector;
 
 pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
 pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
-pub use sa::{Encapsulation, InboundSa, OutboundSa, Policy, PolicyOrigin, Spi, TenantId, TunnelEndpoints};
+pub use sa::{
+    Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,
+};
 pub use selector::{AddressRange, Flow, PortRange, SelectorError, TrafficSelector};

@@ -110,7 +110,19 @@ pub enum PolicyOrigin {
     Negotiated,
 }
 
-/// What must be protected: a packet from one of `local_ts` to one of `remote_ts` leaves sealed or not at all.
+/// What becomes of the packets that a policy covers (RFC 4301 §4.4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PolicyAction {
+    /// They leave sealed or not at all.
+    #[default]
+    Protect,
+    /// They leave in clear, by any interface.
+    Bypass,
+    /// They do not leave.
+    Discard,
+}
+
+/// What is done with a packet from one of `local_ts` to one of `remote_ts`.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// `connection/child`, for people.
@@ -123,4 +135,6 @@ pub struct Policy {
     pub remote_ts: Vec<TrafficSelector>,
     /// Precedence, and what happens without an SA.
     pub origin: PolicyOrigin,
+    /// What is done with them.
+    pub action: PolicyAction,
 }

@@ -10,8 +10,8 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use portcullis_ipsec::{
-    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
+    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId,
+    SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use crate::coarse::Coarse;
@@ -311,6 +311,9 @@ impl SaInstaller for Installer {
         self.running()?;
         let mut pairs = self.lock();
         let entry = self.policies.get(policy).ok_or(InstallError::UnknownPolicy(policy))?;
+        if entry.action() != PolicyAction::Protect {
+            return Err(invalid("policy", entry, "one that protects"));
+        }
         let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
         // The order of the contract; and a pair that holds both slots gives them back together.
         if !state.inbound {

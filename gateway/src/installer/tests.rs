@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use portcullis_aead::Engine;
-use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyOrigin};
+use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin};
 
 use super::*;
 use crate::drop::DropReason;
@@ -131,6 +131,7 @@ fn policy(remote: &str, origin: PolicyOrigin) -> Policy {
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts(remote),
         origin,
+        action: PolicyAction::Protect,
     }
 }
 
@@ -159,6 +160,22 @@ fn a_pair_is_found_by_spi_and_by_policy() {
     assert!(found.permits(&(&flow()).into()));
     for unknown in [0, 1, 255, 256, pair.get() ^ 1, pair.get().wrapping_add(1), u32::MAX] {
         assert!(gateway.sas.inbound(&guard, unknown).is_none(), "{unknown:08x}");
+    }
+}
+
+#[test]
+fn only_a_policy_that_protects_takes_an_sa() {
+    let gateway = gateway(4);
+    let pair = gateway.installer.allocate_spi().unwrap();
+    gateway.installer.install_inbound(pair, inbound()).unwrap();
+    for action in [PolicyAction::Bypass, PolicyAction::Discard] {
+        let policy = Policy { action, ..policy("10.2.0.0/16", TRAP) };
+        let policy = gateway.installer.install_policy(policy).unwrap();
+        let refused = gateway.installer.activate_outbound(policy, pair, outbound());
+        assert!(
+            matches!(refused, Err(InstallError::InvalidParameter { field: "policy", .. })),
+            "{refused:?}"
+        );
     }
 }
 
@@ -324,7 +341,7 @@ fn a_removed_policy_is_not_used_by_a_worker_with_an_old_snapshot() {
     let pair = gateway.pair(policy);
     let old = Arc::clone(&gateway.policies.snapshot());
     gateway.installer.remove_policy(policy).unwrap();
-    let crate::policy::Verdict::Protect(entry) = old.lookup(TenantId(0), &flow()) else {
+    let crate::policy::Verdict::Covered(entry) = old.lookup(TenantId(0), &flow()) else {
         panic!("the old snapshot still covers the flow")
     };
     assert_eq!(entry.outbound(), None);

@@ -1,6 +1,6 @@
 //! The last step: next hop and Ethernet header, or the host.
 
-use super::{Clear, Context, Output, Waiting, trouble};
+use super::{Clear, Context, Origin, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex, Role};
@@ -53,35 +53,52 @@ pub(super) fn transmit(context: &mut Context<'_>, frame: Frame, hop: &NextHop) {
     }
 }
 
-/// Makes a packet that came out of a tunnel ready to be sent, and says by which port; `None`, and nothing done, if
+/// Where a packet may go in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// To the host or to an inside network: it came out of a tunnel, and no policy says more.
+    Inside,
+    /// By any interface: policy bypasses it.
+    Anywhere,
+}
+
+/// Makes a packet that goes on in clear ready to be sent, and says by which port; `None`, and nothing done, if
 /// there is more to it than that: see [`send_clear`].
 #[inline(always)]
 pub(super) fn prepare_clear(
     context: &mut Context<'_>,
     frame: &mut Frame,
     about: &Clear,
+    reach: Reach,
 ) -> Option<PortIndex> {
     let hop = context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
     let NextHop::Port { port, src_mac, dst_mac, mtu } = *hop else { return None };
     let plain = !about.expires() && about.info.total_len() <= mtu as usize;
-    if !plain || !is_inside(context, port) || frame.headroom() < ETHERNET_HEADER_LEN {
+    let may = reach == Reach::Anywhere || is_inside(context, port);
+    if !plain || !may || frame.headroom() < ETHERNET_HEADER_LEN {
         return None;
     }
-    decrement_ttl(frame.packet_mut());
+    if about.counts_down() {
+        decrement_ttl(frame.packet_mut());
+    }
     prepend_header(frame, dst_mac, src_mac).then_some(port)
 }
 
-/// Sends a packet that came out of a tunnel to the host or to an inside network, never to an outside one.
+/// Sends a packet in clear, as far as it may go.
 #[cold]
-pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear) {
+pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear, reach: Reach) {
     let hop = *context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
     let (port, mtu) = match hop {
+        // The host gave it to us: it would only come back.
+        NextHop::Local | NextHop::Kernel if about.origin == Origin::Kernel => {
+            return context.drop(frame, DropReason::NoEgress);
+        }
         NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(frame),
         NextHop::Port { port, mtu, .. } | NextHop::Unresolved { port, mtu, .. } => (port, mtu as usize),
         NextHop::LinkDown => return context.drop(frame, DropReason::LinkDown),
         NextHop::None => return context.drop(frame, DropReason::NoRoute),
     };
-    if !is_inside(context, port) {
+    if reach == Reach::Inside && !is_inside(context, port) {
         return context.drop(frame, DropReason::ClearToOutside);
     }
     if about.expires() {
@@ -90,7 +107,9 @@ pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Cl
     if about.info.total_len() > mtu {
         return trouble::too_big_for_link(context, frame, about, mtu, hop);
     }
-    decrement_ttl(frame.packet_mut());
+    if about.counts_down() {
+        decrement_ttl(frame.packet_mut());
+    }
     send(context, frame, hop);
 }
 

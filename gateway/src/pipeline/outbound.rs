@@ -8,8 +8,10 @@ use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
+use portcullis_ipsec::PolicyAction;
 
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, take, trouble, uniform};
+use super::egress::{self, Reach};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, take, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -37,8 +39,8 @@ struct Run<'a> {
 enum Fate {
     /// Sealed, with the run of that number.
     Seal(u16),
-    /// On in clear: out of a tunnel, and not to go into another.
-    Clear,
+    /// On in clear: out of a tunnel and not to go into another, or bypassed.
+    Clear(Reach),
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
     /// Its TTL ends here.
@@ -51,8 +53,8 @@ enum Fate {
 type Runs<'a> = ArrayVec<Run<'a>, BATCH>;
 type Fates = ArrayVec<Fate, BATCH>;
 
-/// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one, or
-/// nowhere.
+/// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one or are
+/// bypassed, or nowhere.
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
     let batch = packets.frames.len().min(BATCH);
     let (mut runs, mut fates) = (Runs::new(), Fates::new());
@@ -75,12 +77,12 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
     let mut references = ArrayVec::<Option<OutboundRef>, BATCH>::new();
     for packet in packets {
         let (fate, reference) = match decide(context, packet) {
-            Ok(Some(reference)) => {
+            Ok(Way::Sealed(reference)) => {
                 // On its way into the cache while the rest of the batch is looked up.
                 context.shared.sas.prefetch_outbound(reference);
-                (Fate::Clear, Some(reference))
+                (Fate::Dropped(DropReason::NoSa), Some(reference))
             }
-            Ok(None) => (Fate::Clear, None),
+            Ok(Way::Clear(reach)) => (Fate::Clear(reach), None),
             Err(reason) => (Fate::Dropped(reason), None),
         };
         references.push(reference);
@@ -109,9 +111,15 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
     }
 }
 
-/// What policy says: the SA to go through, or none if the packet may go on in clear.
+/// What policy says of a packet that may go on.
+enum Way {
+    /// Through this SA.
+    Sealed(OutboundRef),
+    Clear(Reach),
+}
+
 #[inline(always)]
-fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRef>, DropReason> {
+fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
     let Clear { flow, tenant, .. } = packet;
     let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
     let policy = match &packet.policy {
@@ -119,18 +127,24 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRe
         None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
     };
     let Some(policy) = policy else {
-        return if from_tunnel { Ok(None) } else { Err(DropReason::NoPolicy) };
+        return if from_tunnel { Ok(Way::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
     if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(None);
+        return Ok(Way::Clear(Reach::Inside));
     }
-    let reference = policy.outbound();
-    if reference.is_none() {
-        context.shared.events.acquire(policy, flow);
-        return Err(DropReason::NoSa);
+    // Only a policy that protects is ever given an SA.
+    if let Some(reference) = policy.outbound() {
+        return Ok(Way::Sealed(reference));
     }
-    Ok(reference)
+    match policy.action() {
+        PolicyAction::Protect => {
+            context.shared.events.acquire(policy, flow);
+            Err(DropReason::NoSa)
+        }
+        PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
+        PolicyAction::Discard => Err(DropReason::Discarded),
+    }
 }
 
 /// Puts a packet into the run of its SA.
@@ -214,8 +228,8 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
                     Err(reason) => *fate = Fate::Dropped(reason),
                 }
             }
-            Fate::Clear => {
-                if let Some(port) = egress::prepare_clear(context, frame, about) {
+            Fate::Clear(reach) => {
+                if let Some(port) = egress::prepare_clear(context, frame, about, reach) {
                     *fate = Fate::Send(port);
                 }
             }
@@ -253,7 +267,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             }
             None => context.drop(frame, DropReason::NoSa),
         },
-        Fate::Clear => egress::send_clear(context, frame, about),
+        Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {
             let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);

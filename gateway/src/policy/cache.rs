@@ -40,7 +40,7 @@ impl Place {
     #[cold]
     fn fill(&mut self, snapshot: &Snapshot, tenant: TenantId, flow: &FlowKey, epoch: u32) {
         let entry = match snapshot.lookup(tenant, &flow.flow()) {
-            Verdict::Protect(entry) => Some(Arc::clone(entry)),
+            Verdict::Covered(entry) => Some(Arc::clone(entry)),
             Verdict::NoMatch => None,
         };
         *self = Self { flow: *flow, entry, tenant, epoch };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use portcullis_ipsec::{Policy, PolicyId, PolicyOrigin};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyId, PolicyOrigin};
 
 use crate::sa::OutboundRef;
 use crate::sync::{AtomicU64, Line, Ordering};
@@ -31,6 +31,12 @@ impl PolicyEntry {
     /// As it was installed.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What is done with its packets.
+    #[inline]
+    pub fn action(&self) -> PolicyAction {
+        self.policy.action
     }
 
     /// Whether a packet that finds no SA asks for one.

@@ -31,7 +31,8 @@ use crate::sync::{Mutex, MutexGuard, lock};
 /// Most policies that a table can have room for.
 pub const MAX_POLICIES: usize = 1 << 20;
 
-/// The prefixes that policies protect: what goes from a local to a remote one does not travel in clear.
+/// The prefixes of all policies: what goes from a local to a remote one is the workers' affair, and travels in clear only
+/// where they find a policy that bypasses it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProtectedPrefixes {
     /// Sources of what we seal.

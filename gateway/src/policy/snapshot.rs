@@ -20,8 +20,8 @@ pub const MAX_PREFIX_PAIRS: usize = 4096;
 /// What a packet's selectors say about it.
 #[derive(Debug, Clone, Copy)]
 pub enum Verdict<'a> {
-    /// It leaves sealed by this policy's SA, or not at all.
-    Protect(&'a Arc<PolicyEntry>),
+    /// This policy says what is done with it.
+    Covered(&'a Arc<PolicyEntry>),
     /// No policy covers it.
     NoMatch,
 }
@@ -75,7 +75,7 @@ impl Snapshot {
                 sources.matches(flow.src).find_map(|(_, rules)| rules.iter().find(|rule| rule.covers(flow)))
             })
         });
-        found.map_or(Verdict::NoMatch, |rule| Verdict::Protect(&rule.entry))
+        found.map_or(Verdict::NoMatch, |rule| Verdict::Covered(&rule.entry))
     }
 
     /// The next snapshot, with a policy that was installed as the `order`th.

@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use portcullis_ipsec::{Flow, InstallError, Policy, PolicyOrigin, PortRange, TenantId, TrafficSelector};
+use portcullis_ipsec::{
+    Flow, InstallError, Policy, PolicyAction, PolicyOrigin, PortRange, TenantId, TrafficSelector,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,6 +22,7 @@ fn policy(local: &[&str], remote: &[&str], origin: PolicyOrigin) -> Policy {
         local_ts: local.iter().map(|text| ts(text)).collect(),
         remote_ts: remote.iter().map(|text| ts(text)).collect(),
         origin,
+        action: PolicyAction::Protect,
     }
 }
 
@@ -31,7 +34,7 @@ fn flow(src: &str, dst: &str, protocol: u8, dst_port: Option<u16>) -> Flow {
 
 fn found(table: &PolicyTable, flow: &Flow) -> Option<PolicyId> {
     match table.snapshot().lookup(TenantId(0), flow) {
-        Verdict::Protect(entry) => Some(entry.id()),
+        Verdict::Covered(entry) => Some(entry.id()),
         Verdict::NoMatch => None,
     }
 }
@@ -107,6 +110,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         local_ts,
         remote_ts,
         origin,
+        action: PolicyAction::Protect,
     })
 }
 
@@ -149,7 +153,7 @@ proptest! {
             for (tenant, flow) in &flows {
                 let expected = naive(&model, *tenant, flow);
                 let id = match snapshot.lookup(*tenant, flow) {
-                    Verdict::Protect(entry) => Some(entry.id()),
+                    Verdict::Covered(entry) => Some(entry.id()),
                     Verdict::NoMatch => None,
                 };
                 prop_assert_eq!(id, expected, "{}", flow);

@@ -28,8 +28,8 @@ use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, Route
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId,
+    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -300,12 +300,22 @@ impl Rig {
     }
 
     pub fn policy(&self, local_ts: &[TrafficSelector], remote_ts: &[TrafficSelector]) -> PolicyId {
+        self.policy_to(PolicyAction::Protect, local_ts, remote_ts)
+    }
+
+    pub fn policy_to(
+        &self,
+        action: PolicyAction,
+        local_ts: &[TrafficSelector],
+        remote_ts: &[TrafficSelector],
+    ) -> PolicyId {
         let policy = Policy {
             name: "connection/child".to_owned(),
             tenant: TenantId::default(),
             local_ts: local_ts.to_vec(),
             remote_ts: remote_ts.to_vec(),
             origin: PolicyOrigin::Configured { acquire: true },
+            action,
         };
         self.installer.install_policy(policy).unwrap()
     }

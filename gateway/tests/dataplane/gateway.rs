@@ -7,8 +7,8 @@ use portcullis_gateway::dataplane::{
     Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
 };
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyId, PolicyOrigin, SaInstaller,
-    Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
+    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 use portcullis_lab::{Host, Sites};
 
@@ -60,6 +60,7 @@ pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
         local_ts: selectors(local_ts),
         remote_ts: selectors(remote_ts),
         origin: PolicyOrigin::Configured { acquire: true },
+        action: PolicyAction::Protect,
     }
 }
 

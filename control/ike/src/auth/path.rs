@@ -115,11 +115,15 @@ impl Validation<'_> {
                 Err(rejection) => _ = closest.get_or_insert(rejection),
             }
         }
-        Err(closest.unwrap_or_else(|| Rejection::NoIssuer {
-            subject: last.subject().clone(),
-            issuer: last.issuer().clone(),
-            trusted: self.trusted(),
-        }))
+        Err(closest.unwrap_or_else(|| self.no_issuer(last)))
+    }
+
+    fn no_issuer(&self, certificate: &Certificate) -> Rejection {
+        let (subject, issuer) = (certificate.subject().clone(), certificate.issuer().clone());
+        if self.authorities.iter().any(|authority| authority.subject().same(&issuer)) {
+            return Rejection::OtherIssuer { subject, issuer };
+        }
+        Rejection::NoIssuer { subject, issuer, trusted: self.trusted() }
     }
 
     fn step<'c>(

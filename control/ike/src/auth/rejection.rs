@@ -25,6 +25,10 @@ pub enum Rejection {
     )]
     NoIssuer { subject: DistinguishedName, issuer: DistinguishedName, trusted: String },
     #[error(
+        "the certificate of `{subject}` was issued by `{issuer}` with another key than that of the CA of this name that is trusted here"
+    )]
+    OtherIssuer { subject: DistinguishedName, issuer: DistinguishedName },
+    #[error(
         "the certificate of `{subject}` was not signed with the key of `{issuer}`, which it names as its issuer"
     )]
     ChainSignature { subject: DistinguishedName, issuer: DistinguishedName },
@@ -63,7 +67,7 @@ impl Rejection {
             Self::NoCertificate { .. } => "CERT_MISSING",
             Self::Encoding { .. } | Self::Unusable { .. } => "CERT_UNUSABLE",
             Self::Expired { .. } | Self::NotYetValid { .. } => "CERT_EXPIRED",
-            Self::NoIssuer { .. } => "CERT_NO_ISSUER",
+            Self::NoIssuer { .. } | Self::OtherIssuer { .. } => "CERT_NO_ISSUER",
             Self::ChainSignature { .. } | Self::ChainScheme { .. } | Self::NotAllowed { .. } => {
                 "CERT_INVALID"
             }

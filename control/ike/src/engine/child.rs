@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyId, PolicyOrigin, Spi, TenantId,
+    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin, Spi, TenantId,
     TrafficSelector, TunnelEndpoints,
 };
 use zeroize::Zeroizing;
@@ -440,6 +440,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
             local_ts: local.clone(),
             remote_ts: remote.clone(),
             origin: PolicyOrigin::Negotiated,
+            action: PolicyAction::Protect,
         }),
     }
 }

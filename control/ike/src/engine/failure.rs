@@ -197,7 +197,7 @@ impl About {
             Rejection::NoIssuer { .. } => format!(
                 "add the CA to {line}.remote.cacerts or gateway.x509ca, or have the peer send its intermediate certificates"
             ),
-            Rejection::ChainSignature { .. } => {
+            Rejection::OtherIssuer { .. } | Rejection::ChainSignature { .. } => {
                 "there may be two CAs of one name, an old and a new one: compare them on both sides"
                     .to_owned()
             }

@@ -68,7 +68,7 @@ impl Files {
     }
 
     fn parse(&self, text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
-        Config::parse_in(text, self.dir.path())
+        Config::parse(text, self.dir.path())
     }
 
     #[track_caller]
@@ -310,5 +310,5 @@ fn keys_of_certificates_do_not_go_with_a_secret() {
 
 #[test]
 fn nothing_is_read_where_only_secrets_are_used() {
-    assert!(Config::parse_in(WHOLE, Path::new("/nonexistent")).is_ok());
+    assert!(Config::parse(WHOLE, Path::new("/nonexistent")).is_ok());
 }

@@ -1,0 +1,231 @@
+//! One case from flood to latencies.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use nix::net::if_::if_nametoindex;
+
+use super::gateway::{Gateway, Mode};
+use super::lab::Place;
+use super::packets::{Expected, Keys, Source};
+use super::program::Redirect;
+use super::traffic::{Chore, Ends, Plan, Trial};
+use super::{Case, GATEWAY_CORE, TRAFFIC_CORE, cpu, search};
+
+/// Between trials, for what the real-time threads have kept waiting.
+const REST: Duration = Duration::from_millis(50);
+
+/// How long the last packets of a trial are waited for.
+const PATIENCE: Duration = Duration::from_millis(30);
+
+/// Generator and sink in their place.
+#[derive(Debug)]
+pub(crate) struct Rig<'p> {
+    pub(crate) place: &'p Place,
+    ends: Ends,
+    _programs: [Redirect; 2],
+    /// The interface that the generator sends by.
+    sends: &'static str,
+    trial: Duration,
+    tolerance: f64,
+}
+
+/// What came of a case.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured {
+    /// Packets per second at which nothing was lost (or not more than tolerated).
+    pub(crate) rate: f64,
+    /// What came through of a flood.
+    pub(crate) flood: f64,
+    /// Above the rate, the generator did not keep up before anything was lost.
+    pub(crate) generator_is_the_limit: bool,
+    /// Of the generator's and sink's core, in the trial at that rate: in which they had nothing to do.
+    pub(crate) ends_idle: f64,
+    pub(crate) ends_core: cpu::Shares,
+    pub(crate) gateway_core: cpu::Shares,
+    /// The worker's share of its core.
+    pub(crate) worker: f64,
+    /// Nanoseconds, at half the rate.
+    pub(crate) latency: Histogram<u64>,
+    /// Packets that came late, in all trials.
+    pub(crate) reordered: u64,
+}
+
+/// One trial, with what the cores did meanwhile.
+struct Observed {
+    trial: Trial,
+    ends_core: cpu::Shares,
+    gateway_core: cpu::Shares,
+    worker: f64,
+}
+
+impl<'p> Rig<'p> {
+    /// With trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
+    pub(crate) fn new(
+        place: &'p Place,
+        trial: Duration,
+        tolerance: f64,
+        urgent: bool,
+    ) -> anyhow::Result<Self> {
+        let (ends, programs) = place.ends.enter(|| -> anyhow::Result<_> {
+            let ends = Ends::bind("near", "far", TRAFFIC_CORE, urgent)?;
+            let attach = |name: &str, socket: &portcullis_gateway::io::QueueSocket| -> anyhow::Result<_> {
+                let program =
+                    Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
+                program.set_socket(0, socket.fd())?;
+                Ok(program)
+            };
+            let [tx, rx] = ends.sockets();
+            let programs = [attach("near", tx)?, attach("far", rx)?];
+            Ok((ends, programs))
+        })??;
+        anyhow::ensure!(programs.iter().all(Redirect::is_native), "veth runs XDP programs natively");
+        Ok(Self { place, ends, _programs: programs, sends: "near", trial, tolerance })
+    }
+
+    /// Makes the generator send from where the mode's packets come.
+    pub(crate) fn face(&mut self, mode: Mode) {
+        let sends = if mode == Mode::Decrypt { "far" } else { "near" };
+        if std::mem::replace(&mut self.sends, sends) != sends {
+            self.ends.turn_round();
+        }
+    }
+
+    /// Packets for the gateway as it is now.
+    pub(crate) fn source(&self, gateway: Option<&Gateway>, case: &Case) -> anyhow::Result<Source> {
+        let macs = self.place.macs;
+        let (link, peers) = match (case.mode, gateway) {
+            (Mode::Decrypt, Some(gateway)) => {
+                ((macs.far, macs.outside), Some((Keys::new()?, gateway.peers())))
+            }
+            _ => ((macs.near, macs.inside), None),
+        };
+        Ok(Source::new(link, &case.mixture.sizes, case.sas, peers))
+    }
+
+    /// One trial alone, of the gateway as it runs, looking closely.
+    pub(crate) fn once(
+        &mut self,
+        gateway: &Gateway,
+        case: &Case,
+        plan: Plan,
+        spoilt: Option<u64>,
+    ) -> anyhow::Result<Trial> {
+        let mut source = self.source(Some(gateway), case)?;
+        source.spoilt = spoilt;
+        self.ends.run(plan, &mut source, &mut expected(case, true)?, None)
+    }
+
+    /// Everything about one case of the gateway, which runs already and is faced.
+    pub(crate) fn measure(&mut self, gateway: &mut Gateway, case: &Case) -> anyhow::Result<Measured> {
+        let mut source = self.source(Some(gateway), case)?;
+        let look = |closely| expected(case, closely);
+        let gateway = Mutex::new(gateway);
+        let mut rekey = |source: &mut Source| -> anyhow::Result<()> {
+            let mut gateway = gateway.lock().map_err(|_| anyhow::anyhow!("a trial has panicked"))?;
+            if let Some((flow, peer)) = gateway.rekey()?
+                && let Some((_, peers)) = &mut source.peers
+                && let Some(place) = peers.get_mut(flow as usize)
+            {
+                *place = peer;
+            }
+            Ok(())
+        };
+        let every = (case.rekeys > 0).then(|| Duration::from_secs_f64(1.0 / f64::from(case.rekeys)));
+        self.climb(&mut source, look, every, &mut rekey)
+    }
+
+    /// Flood, search, latencies.
+    pub(crate) fn climb(
+        &mut self,
+        source: &mut Source,
+        look: impl Fn(bool) -> anyhow::Result<Expected>,
+        every: Option<Duration>,
+        work: &mut (dyn FnMut(&mut Source) -> anyhow::Result<()> + Send),
+    ) -> anyhow::Result<Measured> {
+        let tolerance = self.tolerance;
+        let mut reordered = 0;
+        let mut observe = |rate: Option<f64>, closely: bool| -> anyhow::Result<Observed> {
+            source.restart();
+            let plan = Plan { rate, time: self.trial, packets: u64::MAX, patience: PATIENCE };
+            let chore = every.map(|every| Chore { every, work: &mut *work });
+            let observed = self.observe(plan, source, &mut look(closely)?, chore)?;
+            let Trial { broken, other, .. } = observed.trial;
+            anyhow::ensure!(broken == 0, "{broken} packets do not open");
+            tell_of(other);
+            reordered += observed.trial.reordered;
+            Ok(observed)
+        };
+        let flood = observe(None, false)?.trial.throughput();
+        anyhow::ensure!(flood > 0.0, "nothing comes through");
+        let (mut best, mut generator_is_the_limit) = (None, false);
+        // What comes through of a flood may be less than of a rate that just fits.
+        let rate = search::highest(flood * 1.25, |rate| {
+            for _ in 0..2 {
+                let observed = observe(Some(rate), false)?;
+                let (lossless, offered) = (observed.trial.loss() <= tolerance, observed.trial.offered);
+                if lossless && offered {
+                    best = Some(observed);
+                    return Ok(true);
+                }
+                generator_is_the_limit = lossless;
+            }
+            Ok(false)
+        })?;
+        let half = observe(Some((rate / 2.0).max(1000.0)), true)?;
+        let best = best.as_ref().unwrap_or(&half);
+        Ok(Measured {
+            rate,
+            flood,
+            generator_is_the_limit,
+            ends_idle: best.trial.idle,
+            ends_core: best.ends_core,
+            gateway_core: best.gateway_core,
+            worker: best.worker,
+            latency: half.trial.latency,
+            reordered,
+        })
+    }
+
+    fn observe(
+        &mut self,
+        plan: Plan,
+        source: &mut Source,
+        expected: &mut Expected,
+        chore: Option<Chore<'_>>,
+    ) -> anyhow::Result<Observed> {
+        std::thread::sleep(REST);
+        // Absent where the gateway is none of ours.
+        let worker = cpu::thread_named("worker-0");
+        let ticks = || worker.map_or((0, 0), cpu::thread);
+        let before = (cpu::core(TRAFFIC_CORE), cpu::core(GATEWAY_CORE), ticks());
+        let start = std::time::Instant::now();
+        let trial = self.ends.run(plan, source, expected, chore)?;
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Observed {
+            trial,
+            ends_core: cpu::core(TRAFFIC_CORE).since(before.0),
+            gateway_core: cpu::core(GATEWAY_CORE).since(before.1),
+            worker: cpu::share(before.2, ticks(), seconds),
+        })
+    }
+}
+
+/// What the sink sees of a case; sealed packets are opened if it is to look closely.
+fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
+    let last = vec![0; case.sas as usize];
+    Ok(match (case.mode, closely) {
+        (Mode::Encrypt, false) => Expected::Sealed(last),
+        (Mode::Encrypt, true) => Expected::Opened(Keys::new()?, last),
+        (Mode::Decrypt | Mode::Plain, _) => Expected::Clear,
+    })
+}
+
+/// Packets of nobody's are no reason to stop, but to be told of.
+fn tell_of(other: u64) {
+    if other > 0 {
+        eprintln!("{other} packets that are not of this bench came to the sink");
+    }
+}

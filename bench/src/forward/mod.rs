@@ -1,0 +1,204 @@
+//! `bench forward`: the whole gateway between a generator and a sink, over veth in a lab of its own.
+//!
+//! - [`lab`]: the namespaces and links; [`gateway`]: the data plane between them; [`peers`]: what else is measured there.
+//! - [`packets`]: what is sent and how it is recognised; [`traffic`]: generator and sink in one loop on one core.
+//! - [`search`]: the highest rate without loss; [`cpu`]: what the cores' time went into; [`report`]: the tables.
+//!
+//! A case is measured in three steps: a flood says how much comes through at most; halving the interval below it finds
+//! the highest rate at which nothing is lost (a trial that loses is repeated once, since this machine has other work
+//! too); half of that rate gives the latencies. The core of generator and sink is one, the worker's the other.
+
+mod cpu;
+mod gateway;
+mod lab;
+mod measure;
+mod packets;
+mod peers;
+mod program;
+mod report;
+mod search;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use gateway::Mode;
+
+use gateway::Gateway;
+use lab::Place;
+use measure::Rig;
+use report::Report;
+use traffic::Plan;
+
+use crate::report::Output;
+
+/// Cores of generator and sink, and of the worker.
+pub(crate) const TRAFFIC_CORE: usize = 0;
+pub(crate) const GATEWAY_CORE: usize = 1;
+
+/// What to run.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    output: Output,
+    /// Fewer cases and shorter trials: under a minute
+    #[arg(long)]
+    quick: bool,
+    /// Only cases that contain this, such as `encrypt/64/1sa`
+    #[arg(long)]
+    only: Option<String>,
+    /// Length of a trial in milliseconds [default: 500, with --quick 200]
+    #[arg(long)]
+    trial: Option<u64>,
+    /// Share of packets, in percent, that a trial may lose
+    #[arg(long, default_value_t = 0.0)]
+    loss_tolerance: f64,
+    /// How often everything is measured [default: 3, with --quick 1]
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Rekeys per second in the cases with rekeys
+    #[arg(long, default_value_t = 1000)]
+    rekeys: u32,
+}
+
+impl Options {
+    fn trial(&self) -> Duration {
+        Duration::from_millis(self.trial.unwrap_or(if self.quick { 200 } else { 500 }))
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
+    }
+
+    fn wants(&self, case: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| case.contains(only))
+    }
+}
+
+/// A mixture of packet sizes: octets of the IP packet in clear, in the order in which they come.
+#[derive(Debug, Clone)]
+pub(crate) struct Mixture {
+    pub(crate) name: &'static str,
+    pub(crate) sizes: Vec<usize>,
+}
+
+fn mixtures(quick: bool) -> Vec<Mixture> {
+    let mixture = |name, sizes: &[usize]| Mixture { name, sizes: sizes.to_vec() };
+    let mut mixtures = vec![mixture("64", &[64]), mixture("1424", &[1424])];
+    if !quick {
+        mixtures.insert(1, mixture("512", &[512]));
+        mixtures.push(mixture("imix", &[64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 64, 576]));
+    }
+    mixtures
+}
+
+/// A gateway and what it is sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(crate) mode: Mode,
+    pub(crate) mixture: Mixture,
+    /// SA pairs, or with plain forwarding policies.
+    pub(crate) sas: u32,
+    /// SAs replaced in a second.
+    pub(crate) rekeys: u32,
+}
+
+impl Case {
+    pub(crate) fn name(&self) -> String {
+        let rekeys = if self.rekeys == 0 { "" } else { "/rekeys" };
+        format!("{}/{}/{}sa{rekeys}", self.mode.name(), self.mixture.name, self.sas)
+    }
+}
+
+/// Runs and prints it.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
+    let mut report = Report::new(options.output);
+    for _ in 0..options.rounds() {
+        for sas in [1, 1_000, 100_000] {
+            for mode in Mode::ALL {
+                let cases = cases(options, mode, sas);
+                if cases.is_empty() {
+                    continue;
+                }
+                rig.face(mode);
+                let mut gateway = Gateway::start(&place, mode, sas, GATEWAY_CORE)?;
+                // As far as the machine allows: whatever else it does would be measured too.
+                let _ = cpu::thread_named("worker-0").is_some_and(cpu::make_real_time);
+                for case in &cases {
+                    let measured = rig.measure(&mut gateway, case)?;
+                    report.add(&case.name(), "portcullis", &case.mixture.sizes, measured);
+                }
+                gateway.stop()?;
+            }
+        }
+        peers::measure(options, &mut rig, &mut report)?;
+    }
+    report.print(&notes(options));
+    Ok(())
+}
+
+/// What became of packets sent at a fixed rate.
+#[derive(Debug)]
+pub struct Counts {
+    /// By the generator.
+    pub sent: u64,
+    /// By the sink.
+    pub received: u64,
+    /// Packets behind one that was sent later.
+    pub reordered: u64,
+    /// Sealed packets that do not open.
+    pub broken: u64,
+    /// What the gateway has dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Sends `packets` packets of 64 to 1424 octets through a gateway with three SAs, so many in a second, in a lab of its
+/// own. Every one is looked at. The packet numbered `spoilt` is one that the gateway must drop.
+pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow::Result<Counts> {
+    let place = Place::new()?;
+    let mut rig = Rig::new(&place, Duration::ZERO, 0.0, false)?;
+    rig.face(mode);
+    let gateway = Gateway::start(&place, mode, 3, GATEWAY_CORE)?;
+    let mixture = Mixture { name: "any", sizes: vec![64, 65, 66, 67, 512, 1424] };
+    let case = Case { mode, mixture, sas: 3, rekeys: 0 };
+    // The time is only a limit; the last packet is waited for no longer than one that cannot come.
+    let patience = Duration::from_secs(if spoilt.is_some() { 1 } else { 20 });
+    let plan = Plan { rate: Some(rate), time: Duration::from_secs(60), packets, patience };
+    let trial = rig.once(&gateway, &case, plan, spoilt)?;
+    let drops = gateway.drops();
+    gateway.stop()?;
+    let traffic::Trial { sent, received, reordered, broken, .. } = trial;
+    Ok(Counts { sent, received, reordered, broken, drops })
+}
+
+fn cases(options: &Options, mode: Mode, sas: u32) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for mixture in mixtures(options.quick) {
+        for rekeys in [0, options.rekeys] {
+            let case = Case { mode, mixture: mixture.clone(), sas, rekeys };
+            // There is nothing to rekey; and in a hurry the many SAs and the rekeys are shown once.
+            let pointless = rekeys > 0 && mode == Mode::Plain;
+            let dear = (sas > 1 && !(sas == 1_000 && mode == Mode::Encrypt && mixture.name == "64"))
+                || (rekeys > 0 && sas == 1);
+            if !pointless && !(options.quick && dear) && options.wants(&case.name()) {
+                cases.push(case);
+            }
+        }
+    }
+    cases
+}
+
+fn notes(options: &Options) -> String {
+    format!(
+        "Highest rate at which at most {} % of the packets are lost, halving the interval to 2 % (RFC 2544), trials of {} ms, {} \
+         round(s), a trial that loses repeated once; latency at half of that rate. Sizes are of the IP packet in clear. Generator \
+         and sink on core {TRAFFIC_CORE}, worker on core {GATEWAY_CORE}, both with real-time priority where that is allowed; idle \
+         is the share of the time in which generator and sink had nothing to do. What is decrypted is sealed by the generator as \
+         it sends.",
+        options.loss_tolerance,
+        options.trial().as_millis(),
+        options.rounds()
+    )
+}

@@ -1,0 +1,307 @@
+//! Generator and sink in one loop on one core: what is due is built, stamped and sent, what has arrived is looked at. The
+//! clock is read once per turn, so a stamp is at most one burst older than its packet, and an arrival is noted at most
+//! one turn late; that the one core also carries the kernel's part of both ends is within what is measured.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hdrhistogram::Histogram;
+use portcullis_gateway::frame::Frame;
+use portcullis_gateway::io::{CopyMode, FrameMemory, FramePool, QueueSocket, RING};
+use portcullis_gateway::pipeline::FrameSource;
+
+use super::cpu;
+use super::packets::{BURST, Expected, Seen, Source};
+
+/// Frames for both ends: the sink's ring full, the generator's ring full, and a burst.
+const FRAMES: u32 = 3 * RING;
+/// Received in one step.
+const STEP: usize = 64;
+/// A trial that sends less than this share of what it should has not offered its rate.
+const OFFERED: f64 = 0.99;
+
+/// Both ends, each an interface with its socket.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    tx: QueueSocket,
+    rx: QueueSocket,
+    pool: FramePool,
+    /// Sent and received by turns, so that neither allocates.
+    scratch: Vec<Frame>,
+    core: usize,
+    /// Whether to ask for real-time priority.
+    urgent: bool,
+}
+
+/// What a trial does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    /// Packets per second; `None`: as many as the generator can.
+    pub(crate) rate: Option<f64>,
+    /// How long it sends.
+    pub(crate) time: Duration,
+    /// Most packets.
+    pub(crate) packets: u64,
+    /// How long the last ones are waited for.
+    pub(crate) patience: Duration,
+}
+
+/// What has to be done beside the traffic: called at every multiple of `every`.
+pub(crate) struct Chore<'a> {
+    pub(crate) every: Duration,
+    pub(crate) work: &'a mut (dyn FnMut(&mut Source) -> anyhow::Result<()> + Send),
+}
+
+/// What a trial has seen.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    pub(crate) sent: u64,
+    /// Of those that were sent; each is counted once as long as none comes twice.
+    pub(crate) received: u64,
+    /// Behind one that was sent later.
+    pub(crate) reordered: u64,
+    /// Sealed packets that do not open.
+    pub(crate) broken: u64,
+    /// Anything that is not of this trial.
+    pub(crate) other: u64,
+    /// How long it has sent.
+    pub(crate) sending: Duration,
+    /// Whether the generator has kept its rate.
+    pub(crate) offered: bool,
+    /// Share of the time in which neither end had anything to do.
+    pub(crate) idle: f64,
+    /// Nanoseconds from stamp to arrival, of packets whose stamp was readable.
+    pub(crate) latency: Histogram<u64>,
+}
+
+impl Trial {
+    /// Packets that were sent and have not arrived.
+    pub(crate) fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
+    }
+
+    /// Of those sent, 0 to 1.
+    pub(crate) fn loss(&self) -> f64 {
+        self.lost() as f64 / self.sent.max(1) as f64
+    }
+
+    /// Packets per second that came through.
+    pub(crate) fn throughput(&self) -> f64 {
+        self.received as f64 / self.sending.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Ends {
+    /// Binds queue 0 of both interfaces, in the network namespace of the caller.
+    pub(crate) fn bind(tx: &str, rx: &str, core: usize, urgent: bool) -> anyhow::Result<Self> {
+        let (memory, frames) = FrameMemory::new(FRAMES, 2048)?;
+        let bind = |name: &str| QueueSocket::bind(Arc::clone(&memory), name, 0, CopyMode::Copy);
+        Ok(Self {
+            tx: bind(tx)?,
+            rx: bind(rx)?,
+            pool: FramePool::new(frames),
+            scratch: Vec::with_capacity(STEP),
+            core,
+            urgent,
+        })
+    }
+
+    /// The sockets, of the generator and the sink.
+    pub(crate) fn sockets(&self) -> [&QueueSocket; 2] {
+        [&self.tx, &self.rx]
+    }
+
+    /// From now on the generator is the sink.
+    pub(crate) fn turn_round(&mut self) {
+        std::mem::swap(&mut self.tx, &mut self.rx);
+    }
+
+    /// Runs a trial on a thread of its own, pinned and with real-time priority if that can be had.
+    pub(crate) fn run(
+        &mut self,
+        plan: Plan,
+        source: &mut Source,
+        expected: &mut Expected,
+        chore: Option<Chore<'_>>,
+    ) -> anyhow::Result<Trial> {
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("traffic".to_owned()).spawn_scoped(scope, || {
+                cpu::take_core(self.core, self.urgent);
+                self.clear();
+                self.trial(plan, source, expected, chore)
+            });
+            match thread.context("starting the traffic's thread")?.join() {
+                Ok(trial) => trial,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Takes what earlier trials have left behind.
+    fn clear(&mut self) {
+        let start = Instant::now();
+        while self.receive() > 0 || start.elapsed() < Duration::from_millis(1) {
+            self.pool.put_all(&mut self.scratch);
+        }
+    }
+
+    fn receive(&mut self) -> usize {
+        let count = self.rx.receive(STEP, &mut self.scratch);
+        self.rx.refill(RING as usize, &mut self.pool);
+        self.rx.wake_receiver();
+        count
+    }
+
+    fn trial(
+        &mut self,
+        plan: Plan,
+        source: &mut Source,
+        expected: &mut Expected,
+        mut chore: Option<Chore<'_>>,
+    ) -> anyhow::Result<Trial> {
+        let mut tally = Tally::new(matches!(expected, Expected::Foreign))?;
+        let clock = Instant::now();
+        let (mut idle, mut last_turn, mut was_idle) = (Duration::ZERO, Duration::ZERO, false);
+        let mut last_arrival = Duration::ZERO;
+        let mut chores_done = 0_u32;
+        let mut sending = None;
+        loop {
+            let now = clock.elapsed();
+            if was_idle {
+                idle += now - last_turn;
+            }
+            (last_turn, was_idle) = (now, true);
+            if self.receive() > 0 {
+                (was_idle, last_arrival) = (false, now);
+                for mut frame in self.scratch.drain(..) {
+                    tally.take(expected.look(&mut frame), now.as_nanos() as u64);
+                    self.pool.put(frame);
+                }
+            }
+            if let Some(sending) = sending {
+                let quiet = now.saturating_sub(last_arrival.max(sending)) > plan.patience;
+                if quiet || tally.received >= source.made() {
+                    break;
+                }
+                self.finish_sending();
+                continue;
+            }
+            if let Some(chore) = &mut chore
+                && now > chore.every * chores_done
+            {
+                (chore.work)(source)?;
+                chores_done += 1;
+            }
+            let due = plan.rate.map_or(u64::MAX, |rate| (now.as_secs_f64() * rate) as u64 + 1);
+            let due = due.min(plan.packets).saturating_sub(source.made());
+            if now >= plan.time || source.made() >= plan.packets {
+                sending = Some(now);
+            } else if due > 0 {
+                was_idle = false;
+                self.send(due.min(BURST as u64) as usize, source, &mut tally, now.as_nanos() as u64);
+            }
+            self.tx.complete(&mut self.pool);
+        }
+        let sending = sending.unwrap_or_default();
+        let due = plan.rate.map_or(0.0, |rate| sending.as_secs_f64() * rate).min(plan.packets as f64);
+        let sent = source.made();
+        Ok(Trial {
+            sent,
+            received: tally.received,
+            reordered: tally.reordered,
+            broken: tally.broken,
+            other: tally.other,
+            sending,
+            offered: sent as f64 >= due * OFFERED,
+            idle: idle.as_secs_f64() / clock.elapsed().as_secs_f64(),
+            latency: tally.latency,
+        })
+    }
+
+    /// Builds and sends so many packets, or fewer if the kernel has not given back the frames of earlier ones.
+    fn send(&mut self, count: usize, source: &mut Source, tally: &mut Tally, now: u64) {
+        // What the ring does not take now would be lost here and not in the gateway: never more than it takes.
+        let room = (RING as usize).saturating_sub(self.tx.in_flight());
+        let frames = &mut self.scratch;
+        frames.extend(std::iter::from_fn(|| self.pool.take()).take(count.min(room)));
+        source.fill(frames, now);
+        tally.sent(frames.len(), now);
+        let mut left = frames.len();
+        while left > 0 {
+            left -= self.tx.transmit(frames);
+            self.tx.kick();
+        }
+    }
+
+    fn finish_sending(&mut self) {
+        self.tx.kick();
+        self.tx.complete(&mut self.pool);
+    }
+}
+
+/// Counts of what arrives.
+struct Tally {
+    received: u64,
+    reordered: u64,
+    broken: u64,
+    other: u64,
+    /// One more than the highest number that has arrived.
+    next: u64,
+    latency: Histogram<u64>,
+    /// With foreign ESP: when each packet was sent, and the sequence number of the first.
+    times: Option<Vec<u64>>,
+    first: Option<u64>,
+}
+
+impl Tally {
+    fn new(foreign: bool) -> anyhow::Result<Self> {
+        // Up to a minute, of three digits.
+        let latency = Histogram::new_with_max(60_000_000_000, 3).context("a histogram of latencies")?;
+        let times = foreign.then(Vec::new);
+        Ok(Self { received: 0, reordered: 0, broken: 0, other: 0, next: 0, latency, times, first: None })
+    }
+
+    fn sent(&mut self, count: usize, now: u64) {
+        if let Some(times) = &mut self.times {
+            times.extend(std::iter::repeat_n(now, count));
+        }
+    }
+
+    fn take(&mut self, seen: Seen, now: u64) {
+        match seen {
+            Seen::Right(stamp) => {
+                self.received += 1;
+                if let Some(stamp) = stamp {
+                    self.arrived(stamp.number, stamp.time, now);
+                }
+            }
+            Seen::Late => {
+                self.received += 1;
+                self.reordered += 1;
+            }
+            Seen::Foreign(sequence) => {
+                let first = *self.first.get_or_insert(sequence);
+                let number = sequence.saturating_sub(first);
+                let time = self.times.as_ref().and_then(|times| times.get(number as usize)).copied();
+                match time {
+                    Some(time) => {
+                        self.received += 1;
+                        self.arrived(number, time, now);
+                    }
+                    None => self.other += 1,
+                }
+            }
+            Seen::Broken => self.broken += 1,
+            Seen::Other => self.other += 1,
+        }
+    }
+
+    fn arrived(&mut self, number: u64, time: u64, now: u64) {
+        if number < self.next {
+            self.reordered += 1;
+        }
+        self.next = self.next.max(number + 1);
+        self.latency.saturating_record(now.saturating_sub(time));
+    }
+}
