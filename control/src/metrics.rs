@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use portcullis_gateway::dataplane::{DataplaneStats, WorkerStats};
-use portcullis_ike::config::StartAction;
+use portcullis_ike::config::{LocalMethod, StartAction};
 
 use crate::api::types::IkeSa;
 use crate::config::Config;
@@ -152,7 +152,28 @@ impl Measured<'_> {
                 packets = packets.with(&labels, count);
             }
         }
-        vec![configured, sas, bytes, packets]
+        vec![configured, sas, bytes, packets, self.certificates()]
+    }
+
+    /// When the first of our own certificates ends, by connection.
+    fn certificates(&self) -> Family {
+        let mut ends = Family::gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first of our own certificates of a connection ends, since the epoch",
+        );
+        for connection in &self.config.engine.connections {
+            let methods = connection.local.iter().map(|round| &round.auth);
+            let credentials = methods.flat_map(|method| match method {
+                LocalMethod::Psk => [].as_slice(),
+                LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
+            });
+            let first =
+                credentials.filter_map(|credential| Some(credential.certificate()?.not_after().0)).min();
+            if let Some(end) = first {
+                ends = ends.with(&[("connection", connection.name.as_str())], end);
+            }
+        }
+        ends
     }
 
     /// Packets by their way and end.

@@ -5,6 +5,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
+
+use portcullis_lab::{Gateway, GatewayConfig, Host, LabError, SiteConfig, Sites};
 
 /// A directory of its own, and what is run in it.
 struct Bench {
@@ -302,4 +305,63 @@ fn strongswans_own_tool_reads_and_verifies_all_of_it() {
     assert!(private.len() > 0);
     let (good, text) = bench.tool(&["pki", "--print", "--type", "priv", "--in", "gw.example.key"]);
     assert!(good && text.contains("ECDSA 256 bits"), "{text}");
+}
+
+/// What an operator copies to a gateway, into the folders beside its configuration.
+fn enroll(bench: &Bench, host: &Host, name: &str) {
+    for (folder, from) in [
+        ("x509", format!("{name}.crt")),
+        ("private", format!("{name}.key")),
+        ("x509ca", "ca.crt".to_owned()),
+        ("x509crl", "ca.crl".to_owned()),
+    ] {
+        let folder = host.dir().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::copy(bench.path(&from), folder.join(&from)).unwrap();
+    }
+}
+
+#[test]
+fn three_commands_make_certificates_that_a_tunnel_comes_up_with_until_one_is_revoked()
+-> portcullis_lab::Result<()> {
+    const SOON: Duration = Duration::from_secs(30);
+    let bench = Bench::with_authority(&[]);
+    bench.pki(&["server", "a.example"]);
+    bench.pki(&["server", "b.example"]);
+    let sites = Sites::new("pki")?;
+    let start = |host: &Host, config: &SiteConfig, name: &str| {
+        enroll(&bench, host, name);
+        let toml = config.toml();
+        let connection = toml.split("[secrets").next().unwrap_or_default();
+        let connection = connection
+            .replace(
+                "local = { auth = \"psk\"",
+                &format!("local = {{ auth = \"pubkey\", certs = \"{name}.crt\""),
+            )
+            .replace("remote = { auth = \"psk\"", "remote = { auth = \"pubkey\", revocation = \"strict\"");
+        Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(connection))
+    };
+    let ours = SiteConfig { local_id: "a.example".into(), remote_id: "b.example".into(), ..SiteConfig::a() };
+    let mut a = start(&sites.a, &ours, "a.example")?;
+    let b = start(&sites.b, &ours.mirrored(), "b.example")?;
+    a.initiate("site/net", SOON)?;
+    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    let end = bench.openssl(&["x509", "-noout", "-enddate", "-in", "a.example.crt"]);
+    let (_, end) = bench.tool(&["date", "+%s", "-d", end.trim().trim_start_matches("notAfter=")]);
+    let scrape = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+    let page = sites.a.run(["bash", "-c", scrape])?.stdout;
+    let told =
+        format!("portcullis_certificate_expiry_timestamp_seconds{{connection=\"site\"}} {}", end.trim());
+    assert!(page.contains(&told), "`{told}` is missing in {page}");
+    a.stop()?;
+
+    bench.pki(&["revoke", "b.example", "--reason", "key-compromise"]);
+    enroll(&bench, &sites.a, "a.example");
+    a.restart()?;
+    match a.initiate("site/net", SOON) {
+        Err(LabError::Failed { output, .. }) => assert!(output.contains("revoked"), "{output}"),
+        other => assert!(other.is_err(), "a revoked certificate is believed: {other:?}"),
+    }
+    drop(b);
+    Ok(())
 }
