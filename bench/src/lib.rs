@@ -2,4 +2,7 @@
 //! (the format is in DESIGN.md, "Bench output"). Peers run in the same process, interleaved sample by sample.
 
 pub mod crypto;
+pub mod pipeline;
 pub mod report;
+mod steady;
+pub mod table;

@@ -13,10 +13,16 @@ struct Arguments {
 enum Bench {
     /// The AEAD engines beside ipsec-mb, aws-lc-rs, ring and aes-gcm.
     Crypto(portcullis_bench::crypto::Options),
+    /// A worker's own code between RX and TX, sealing and opening.
+    Pipeline(portcullis_bench::pipeline::Options),
+    /// Looking SAs up, installing and removing them, at 1 to 1,000,000.
+    Table(portcullis_bench::table::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
+        Bench::Pipeline(options) => portcullis_bench::pipeline::run(&options),
+        Bench::Table(options) => portcullis_bench::table::run(&options),
     }
 }

@@ -136,6 +136,14 @@ impl Report {
         if output.markdown {
             print(&format!("{}\n\n", machine()));
         }
+        Self::continued(bench, output)
+    }
+
+    /// The same for a bench that another process has begun: the machine has been described.
+    pub fn continued(bench: &'static str, output: Output) -> Self {
+        if output.markdown {
+            print("\n");
+        }
         Self { output, bench, baseline: None, rows: Vec::new(), headless: true }
     }
 

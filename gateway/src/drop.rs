@@ -31,7 +31,8 @@ drop_reasons! {
     OtherHost = "other_host",
     /// An outer fragment of ESP or of UDP-encapsulated ESP.
     OuterFragment = "outer_fragment",
-    /// ESP too short for header, trailer and ICV, or not a multiple of four octets.
+    /// ESP too short for header, IV, trailer and ICV, or its text no multiple of four octets or of the SA's cipher
+    /// blocks.
     EspTruncated = "esp_truncated",
     /// No inbound SA has this SPI.
     UnknownSpi = "unknown_spi",

@@ -9,10 +9,11 @@ use std::fmt;
 use portcullis_ipsec::{Flow, PolicyId, Spi, TunnelEndpoints};
 
 use crate::policy::PolicyEntry;
-use crate::sa::endpoints::{Packed, pack_endpoints, pack_flow, unpack_endpoints, unpack_flow};
+use crate::sa::endpoints::{Packed, pack_endpoints, unpack_endpoints};
 use crate::sa::entry::Milestones;
 use crate::sa::{Inbound, Outbound};
 use crate::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use crate::wire::FlowKey;
 
 /// The flags, and the bell that is rung when one is raised.
 pub struct EventBoard {
@@ -66,8 +67,8 @@ impl EventBoard {
     }
 
     /// A packet of `flow` matched a policy that asks for an SA and has none. Does nothing for other policies.
-    pub fn acquire(&self, policy: &PolicyEntry, flow: &Flow) {
-        if policy.wants_sa() && self.acquire.raise(policy.index, policy.id().0, || pack_flow(flow)) {
+    pub fn acquire(&self, policy: &PolicyEntry, flow: &FlowKey) {
+        if policy.wants_sa() && self.acquire.raise(policy.index, policy.id().0, || flow.to_words()) {
             self.ring();
         }
     }
@@ -114,7 +115,10 @@ impl EventBoard {
         // are visible below.
         self.rung.swap(false, Ordering::AcqRel);
         self.acquire.take(|note| {
-            raised.push(Raised::Acquire { policy: PolicyId(note.owner), flow: unpack_flow(note.packed) });
+            raised.push(Raised::Acquire {
+                policy: PolicyId(note.owner),
+                flow: FlowKey::from_words(note.packed).flow(),
+            });
         });
         self.first.take(|slot| raised.push(Raised::FirstPacket { slot }));
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
@@ -169,7 +173,7 @@ impl Flags {
     fn lower(&self, index: u32) -> bool {
         let Some(word) = self.words.get(index as usize / 64) else { return false };
         let bit = 1 << (index % 64);
-        word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
+        word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::AcqRel) & bit != 0
     }
 
     fn take(&self, mut show: impl FnMut(u32)) {

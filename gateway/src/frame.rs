@@ -8,6 +8,11 @@
 use std::fmt;
 use std::ptr::NonNull;
 
+use crate::prefetch;
+
+/// Octets of a page, on which a UMEM begins.
+const PAGE: usize = 4096;
+
 /// A chunk and the packet in it: octets `start..end`, with headroom before and tailroom behind.
 pub struct Frame {
     chunk: NonNull<[u8]>,
@@ -38,49 +43,78 @@ impl Frame {
         unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
     }
 
+    /// As many frames of one piece of memory, side by side as the chunks of a UMEM are; otherwise as
+    /// [`Frame::leaked`].
+    pub fn leaked_side_by_side(count: usize, size: usize, start: usize) -> Vec<Self> {
+        let memory = Box::leak(vec![0; count * size + PAGE].into_boxed_slice());
+        let from = memory.as_ptr().align_offset(PAGE);
+        let chunks = memory.get_mut(from..).unwrap_or_default().chunks_exact_mut(size.max(1)).take(count);
+        let frame = |chunk: &'static mut [u8]| {
+            let chunk = NonNull::from(chunk);
+            // SAFETY: the memory is initialised and never freed, and the only reference to it was just given up.
+            unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
+        };
+        chunks.map(frame).collect()
+    }
+
     /// The chunk's offset in its UMEM, octets.
+    #[inline]
     pub fn address(&self) -> u64 {
         self.address
     }
 
     /// The packet.
+    #[inline]
     pub fn packet(&self) -> &[u8] {
         self.chunk().get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 
     /// The packet, to be changed.
+    #[inline]
     pub fn packet_mut(&mut self) -> &mut [u8] {
         let range = self.start as usize..self.end as usize;
         self.chunk_mut().get_mut(range).unwrap_or_default()
     }
 
+    /// Asks the processor for the packet's start, which will be read soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::lines(self.chunk.cast::<u8>().as_ptr().wrapping_add(self.start as usize), 1);
+    }
+
     /// Where the packet starts in the chunk.
+    #[inline]
     pub fn start(&self) -> usize {
         self.start as usize
     }
 
     /// Octets of the packet.
+    #[inline]
     pub fn len(&self) -> usize {
         (self.end - self.start) as usize
     }
 
     /// Whether the packet is empty.
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
     }
 
     /// Octets free before the packet.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.start as usize
     }
 
     /// Octets free behind the packet.
+    #[inline]
     pub fn tailroom(&self) -> usize {
         self.chunk.len() - self.end as usize
     }
 
     /// Says where the packet lies. Returns false, and changes nothing, if `start..end` is not within the chunk.
     #[must_use]
+    #[inline]
     pub fn set_range(&mut self, start: usize, end: usize) -> bool {
         let fits = start <= end && end <= self.chunk.len();
         if fits {
@@ -91,6 +125,7 @@ impl Frame {
 
     /// Grows the packet by `n` octets at the front, or says that there is no room.
     #[must_use]
+    #[inline]
     pub fn push_front(&mut self, n: usize) -> bool {
         let fits = n <= self.headroom();
         if fits {
@@ -101,6 +136,7 @@ impl Frame {
 
     /// Grows the packet by `n` octets at the end, or says that there is no room.
     #[must_use]
+    #[inline]
     pub fn push_back(&mut self, n: usize) -> bool {
         let fits = n <= self.tailroom();
         if fits {
@@ -111,6 +147,7 @@ impl Frame {
 
     /// Cuts `n` octets off the front, or says that the packet is shorter.
     #[must_use]
+    #[inline]
     pub fn pull_front(&mut self, n: usize) -> bool {
         let fits = n <= self.len();
         if fits {
@@ -121,6 +158,7 @@ impl Frame {
 
     /// Shortens the packet to `len` octets, or says that it is shorter.
     #[must_use]
+    #[inline]
     pub fn truncate(&mut self, len: usize) -> bool {
         let fits = len <= self.len();
         if fits {
@@ -130,12 +168,14 @@ impl Frame {
     }
 
     /// The whole chunk.
+    #[inline]
     pub fn chunk(&self) -> &[u8] {
         // SAFETY: by `from_raw`, the chunk is initialised, alive, and reached through this frame alone.
         unsafe { self.chunk.as_ref() }
     }
 
     /// The whole chunk, to be changed.
+    #[inline]
     pub fn chunk_mut(&mut self) -> &mut [u8] {
         // SAFETY: by `from_raw`, and `&mut self` makes this the only reference.
         unsafe { self.chunk.as_mut() }

@@ -8,6 +8,7 @@
 //! - [`installer`]: how the control plane changes both; [`events`]: what workers tell it.
 //! - [`lpm`]: longest-prefix match, for policies and routes.
 //! - [`route`]: next hops, mirrored from the kernel.
+//! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
@@ -26,6 +27,7 @@ pub mod lpm;
 pub mod netlink;
 pub mod pipeline;
 pub mod policy;
+pub mod prefetch;
 pub mod route;
 pub mod sa;
 pub mod slowpath;

@@ -321,7 +321,8 @@ fn a_held_frame_is_sent_once_its_neighbour_is_known() {
     frame.packet_mut().copy_from_slice(octets);
     let mut out = Output::default();
     release(waiting, NEIGHBOUR, frame, &mut out);
-    let [(OUTSIDE, frame)] = out.transmit.as_slice() else { panic!("not sent") };
+    let sent: Vec<_> = out.transmit.drain().collect();
+    let [(OUTSIDE, frame)] = sent.as_slice() else { panic!("not sent") };
     assert_eq!(frame.packet()[..12], [NEIGHBOUR, port_mac(1, OUTSIDE)].concat());
     assert_eq!(pair.b.outside(&[frame.packet()[14..].to_vec()]).only_sent(INSIDE).len(), 1);
 }
@@ -402,7 +403,7 @@ fn congestion_marks_cross_the_tunnel_or_end_the_packet() {
         wire::set_ecn(&mut sealed[0], 3);
         pair.b.outside(&sealed)
     };
-    assert_eq!(wire::flow(&marked(2).only_sent(INSIDE)[0]).unwrap().1.tos, 3);
+    assert_eq!(wire::flow(&marked(2).only_sent(INSIDE)[0]).unwrap().1.tos(), 3);
     marked(0).only_dropped(DropReason::EcnNotCapable, 1);
 }
 

@@ -52,7 +52,7 @@ fn rounds(rig: &mut Rig, port: PortIndex, batches: &[Vec<Vec<u8>>]) -> Vec<usize
         rig.pipeline.process(rig.now, Ingress::Port(port), &mut batch, &mut rig.pool, &mut out);
         allocated.push(ALLOCATIONS.get() - before);
         assert_eq!(out.transmit.len(), 64);
-        frames.extend(out.transmit.drain(..).map(|(_, frame)| frame));
+        frames.extend(out.transmit.drain().map(|(_, frame)| frame));
     }
     allocated
 }

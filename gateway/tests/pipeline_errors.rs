@@ -28,7 +28,7 @@ fn the_largest_packet_passes_and_a_larger_one_is_told_so() {
             let [answer] = outcome.sent(INSIDE).try_into().unwrap();
             let (flow, info) = wire::flow(&answer).unwrap();
             assert_eq!((flow.src, flow.dst), (inside_address(1, v6), host(1, v6)));
-            let icmp = &answer[info.header_len..];
+            let icmp = &answer[info.header_len()..];
             if v6 {
                 assert_eq!(
                     (icmp[0], icmp[1], &icmp[4..8]),
@@ -110,7 +110,7 @@ fn a_sender_behind_the_tunnel_is_told_through_the_tunnel() {
         let answer = pair.a.outside(&outcome.sent(OUTSIDE)).only_sent(INSIDE).remove(0);
         let (flow, info) = wire::flow(&answer).unwrap();
         assert_eq!((flow.src, flow.dst), (inside_address(2, v6), host(1, v6)));
-        let mtu = &answer[info.header_len + 4..info.header_len + 8];
+        let mtu = &answer[info.header_len() + 4..info.header_len() + 8];
         assert_eq!(mtu, if v6 { 1300u32.to_be_bytes() } else { [0, 0, 0x05, 0x14] });
     }
     let fragmentable = Packet { dont_fragment: false, ..Packet::between(1, 2, false, 1400) };

@@ -8,19 +8,22 @@ SA is an index into the list, packets are hexadecimal from their IP header on. W
 "error" and a reason. Ends at the end of its input.
 """
 import json
-import struct
+import os
 import sys
 
 from scapy.all import IP, UDP, IPv6, raw
-from scapy.layers.ipsec import ESP, SecurityAssociation
+from scapy.layers.ipsec import ESP
+
+import scapy_algorithms as algorithms
 
 
-def association(sa):
+def association(sa, upper):
     family = IPv6 if ":" in sa["src"] else IP
-    return SecurityAssociation(
-        ESP, spi=sa["spi"], crypt_algo="AES-GCM", crypt_key=bytes.fromhex(sa["keymat"]),
-        tunnel_header=family(src=sa["src"], dst=sa["dst"]),
-        nat_t_header=UDP(sport=sa["udp"][0], dport=sa["udp"][1]) if sa["udp"] else None, esn_en=sa["esn"])
+    made = algorithms.association(
+        sa["algorithm"], bytes.fromhex(sa["keymat"]), sa["spi"], family(src=sa["src"], dst=sa["dst"]),
+        UDP(sport=sa["udp"][0], dport=sa["udp"][1]) if sa["udp"] else None, sa["esn"])
+    algorithms.upper(made, upper)
+    return made
 
 
 def ip(octets):
@@ -49,11 +52,13 @@ def answer(sas, words):
     verb, sa, number, packet = words[0], sas[int(words[1])], int(words[2]), ip(bytes.fromhex(words[3]))
     if verb == "open":
         check(sa, packet)
-        return raw(association(sa).decrypt(packet, esn=number))
-    sender = association(sa)
+        return raw(association(sa, number).decrypt(packet))
+    sender = association(sa, number >> 32)
     # Not as an argument, which scapy ignores if it is zero, as the lower half is now and then.
-    sender.seq_num, sender.esn = number & 0xFFFFFFFF, number >> 32
-    sealed = sender.encrypt(packet, iv=struct.pack("!Q", number))
+    sender.seq_num = number & 0xFFFFFFFF
+    # Where it is free to choose, the peer's IV is not like ours.
+    iv = os.urandom(16) if sender.crypt_algo.name == "AES-CBC" else algorithms.iv(sender, number)
+    sealed = sender.encrypt(packet, iv=iv)
     if sa["udp"]:
         # scapy 2.5 fixes the length before it appends the ESP packet.
         sealed[UDP].len = 8 + len(sealed[ESP])

@@ -1,5 +1,5 @@
 //! Against scapy, an independent ESP, live: packets of random sizes sealed by one and opened by the other, both
-//! ways, all four combinations of address families, raw and in UDP, with and without ESN.
+//! ways, all four combinations of address families, raw and in UDP, with and without ESN, with every algorithm.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
 
@@ -9,13 +9,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 
 use common::{Child, INSIDE, OUTSIDE, Packet, Rig, outside_address};
-use portcullis_ipsec::{EspAlgorithm, Spi};
+use portcullis_ipsec::{Cipher, EspAlgorithm, Spi};
 use serde_json::{Value, json};
 
 /// Our number and scapy's.
 const US: u8 = 1;
 const SCAPY: u8 = 2;
 const PACKETS: usize = 24;
+/// Octets of the largest packets: what fits any of the tunnels.
+const LARGEST: u64 = 1376;
 /// The SPI on which scapy receives.
 const SCAPY_SPI: u32 = 0xc0de_0000;
 
@@ -58,12 +60,18 @@ impl Drop for Scapy {
     }
 }
 
-/// Every way to carry packets, each with its own gateway.
+/// Every way to carry packets with AES-GCM, and the other algorithms with ways that take turns and with both ways of
+/// counting; each with its own gateway.
 fn children() -> Vec<Child> {
+    let child =
+        |algorithm, outer_v6, udp, esn| Child { algorithm, esn, udp, outer_v6, ..Child::between(US, SCAPY) };
     let mut children = Vec::new();
-    for (outer_v6, udp, esn) in (0..8).map(|bits| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0)) {
-        for algorithm in [EspAlgorithm::Aes128Gcm16, EspAlgorithm::Aes256Gcm16] {
-            children.push(Child { algorithm, esn, udp, outer_v6, ..Child::between(US, SCAPY) });
+    for (at, algorithm) in EspAlgorithm::ALL.iter().copied().enumerate() {
+        for ways in 0..8 {
+            let (outer_v6, udp, esn) = (ways & 1 != 0, ways & 2 != 0, ways & 4 != 0);
+            if algorithm.cipher() == Cipher::AesGcm16 || at % 4 == ways & 3 {
+                children.push(child(algorithm, outer_v6, udp, esn));
+            }
         }
     }
     children
@@ -73,6 +81,7 @@ fn children() -> Vec<Child> {
 fn describe(child: &Child, spi: Spi, src: u8, dst: u8, direction: u8) -> Value {
     let keymat: String = child.keymat(direction).iter().map(|octet| format!("{octet:02x}")).collect();
     json!({
+        "algorithm": child.algorithm.name(),
         "spi": spi.get(),
         "keymat": keymat,
         "src": outside_address(src, child.outer_v6),
@@ -91,7 +100,7 @@ impl Sizes {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         let least = if v6 { 48 } else { 28 };
-        least + (self.0 % (1418 - least as u64 + 1)) as usize
+        least + (self.0 % (LARGEST - least as u64 + 1)) as usize
     }
 }
 

@@ -1,13 +1,20 @@
 //! Intel's ipsec-mb (1.3), by its direct AES-GCM functions for VAES and AVX-512.
+//!
+//! It has two rows: `ipsec-mb` reads nonces that were laid out long before; `ipsec-mb-fresh-nonce` has each written just
+//! before its call, as a gateway does, and waits some 10 ns for the store.
 
 use portcullis_aead::Algorithm;
 
 use super::peers::{Absent, Peer};
 
+fn name(fresh: bool) -> &'static str {
+    if fresh { "ipsec-mb-fresh-nonce" } else { "ipsec-mb" }
+}
+
 #[cfg(not(ipsec_mb))]
-pub(crate) fn peer(_algorithm: Algorithm, _key: &[u8]) -> Result<Box<dyn Peer>, Absent> {
+pub(crate) fn peer(_algorithm: Algorithm, _key: &[u8], fresh: bool) -> Result<Box<dyn Peer>, Absent> {
     Err(Absent {
-        name: "ipsec-mb",
+        name: name(fresh),
         why: "not installed when this was built (Debian: libipsec-mb-dev)".into(),
     })
 }
@@ -21,7 +28,7 @@ mod linked {
 
     use portcullis_aead::TAG_LEN;
 
-    use super::{Absent, Algorithm, Peer};
+    use super::{Absent, Algorithm, Peer, name};
     use crate::crypto::batch::{AAD_LEN, Batch};
 
     /// `struct gcm_key_data` (at most 16 * 15 + 16 * 48 octets, aligned to 64) and `struct gcm_context_data`, with
@@ -66,11 +73,26 @@ mod linked {
         context: Box<Room>,
         enc: Process,
         dec: Process,
+        /// Whether nonces are written just before each call.
+        fresh: bool,
     }
 
-    pub(crate) fn peer(algorithm: Algorithm, key: &[u8]) -> Result<Box<dyn Peer>, Absent> {
+    impl IpsecMb {
+        /// The nonce to be read, if need be written to `room` first: salt and IV, as they come from an SA.
+        fn nonce(&self, laid_out: &[u8; 12], room: &mut [u8; 12]) -> *const u8 {
+            if !self.fresh {
+                return laid_out.as_ptr();
+            }
+            let (salt, iv) = laid_out.split_at(4);
+            room[..4].copy_from_slice(salt);
+            room[4..].copy_from_slice(iv);
+            std::hint::black_box(room).as_ptr()
+        }
+    }
+
+    pub(crate) fn peer(algorithm: Algorithm, key: &[u8], fresh: bool) -> Result<Box<dyn Peer>, Absent> {
         if !(std::arch::is_x86_feature_detected!("vaes") && std::arch::is_x86_feature_detected!("avx512bw")) {
-            return Err(Absent { name: "ipsec-mb", why: "this processor lacks VAES or AVX-512".into() });
+            return Err(Absent { name: name(fresh), why: "this processor lacks VAES or AVX-512".into() });
         }
         let (precompute, enc, dec): (Precompute, Process, Process) = match algorithm {
             Algorithm::Aes128Gcm => {
@@ -79,22 +101,24 @@ mod linked {
             Algorithm::Aes256Gcm => {
                 (aes_gcm_pre_256_vaes_avx512, aes_gcm_enc_256_vaes_avx512, aes_gcm_dec_256_vaes_avx512)
             }
+            _ => return Err(Absent { name: "ipsec-mb", why: format!("not asked for {algorithm:?}") }),
         };
         let mut room = Box::new(Room([0; 2048]));
         assert_eq!(key.len(), algorithm.key_len());
         // SAFETY: the key is as long as the algorithm's; the room is large enough and aligned.
         unsafe { precompute(key.as_ptr(), &raw mut *room) };
-        Ok(Box::new(IpsecMb { key: room, context: Box::new(Room([0; 2048])), enc, dec }))
+        Ok(Box::new(IpsecMb { key: room, context: Box::new(Room([0; 2048])), enc, dec, fresh }))
     }
 
     impl Peer for IpsecMb {
         fn name(&self) -> String {
-            "ipsec-mb".into()
+            name(self.fresh).into()
         }
 
         fn seal(&mut self, batch: &mut Batch) {
             for frame in &mut batch.frames {
-                let (nonce, aad) = (frame.nonce.as_ptr(), frame.aad.as_ptr());
+                let mut room = [0; 12];
+                let (nonce, aad) = (self.nonce(&frame.nonce, &mut room), frame.aad.as_ptr());
                 let Some((text, tag)) = frame.buffer().split_last_chunk_mut::<TAG_LEN>() else { continue };
                 let (place, len) = (text.as_mut_ptr(), text.len() as u64);
                 // SAFETY: in place is allowed; all lengths are those of the slices and arrays.
@@ -118,7 +142,8 @@ mod linked {
         fn open(&mut self, batch: &mut Batch) -> bool {
             let mut right = true;
             for frame in &mut batch.frames {
-                let (nonce, aad) = (frame.nonce.as_ptr(), frame.aad.as_ptr());
+                let mut room = [0; 12];
+                let (nonce, aad) = (self.nonce(&frame.nonce, &mut room), frame.aad.as_ptr());
                 let Some((text, tag)) = frame.buffer().split_last_chunk_mut::<TAG_LEN>() else { continue };
                 let (place, len) = (text.as_mut_ptr(), text.len() as u64);
                 let mut computed = [0; TAG_LEN];

@@ -2,32 +2,32 @@
 //! lie in one worker's cache, sealed and opened in place.
 //!
 //! What is timed: for our engines, putting the batch together and working it off; for peers, whose interface takes a
-//! packet at a time, a loop of calls with nonces and AAD laid out before (writing them just before each call costs
-//! ipsec-mb another 10 ns, which is left out in its favour). A sample is some twenty microseconds; the
+//! packet at a time, a loop of calls with nonces and AAD laid out before (`ipsec-mb-fresh-nonce` says what it costs to
+//! write them just before each call, as a gateway must). A sample is some twenty microseconds; the
 //! implementations take turns sample by sample. Each sample is framed by a fixed number of multiplications: where those
 //! took longer or shorter than usual (another clock, a neighbour on the core), the sample is thrown away.
 
 mod batch;
-mod ipsec_mb;
+pub(crate) mod ipsec_mb;
 mod limit;
 mod peers;
+mod restricted;
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use portcullis_aead::{Algorithm, Engine, EngineKind};
 
-use crate::report::{Output, Report, Samples};
-use batch::Batch;
-use peers::Peer;
+use crate::report::{Output, Report};
+use crate::steady::{Times, clock_overhead, frame, usual};
+pub(crate) use batch::Batch;
+pub(crate) use peers::{Absent, Peer};
+use restricted::Restriction;
 
 /// Packets per batch.
 pub(crate) const BATCH: usize = 32;
 
 const UNIT: &str = "ns_per_packet";
-
-/// How far a sample's frame may be from the median, in percent.
-const DRIFT: f64 = 4.0;
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -40,15 +40,18 @@ pub struct Options {
     /// Only cases that contain this, such as `seal/aes256gcm/64`
     #[arg(long)]
     only: Option<String>,
+    /// Measure the engine of these instructions beside aws-lc-rs, which the environment restricts
+    #[arg(long, hide = true)]
+    restricted: Option<Restriction>,
 }
 
 /// A mixture of packet sizes: octets of text, in the order in which they come.
-struct Mixture {
-    name: String,
-    sizes: Vec<usize>,
+pub(crate) struct Mixture {
+    pub(crate) name: String,
+    pub(crate) sizes: Vec<usize>,
 }
 
-fn mixtures() -> Vec<Mixture> {
+pub(crate) fn mixtures() -> Vec<Mixture> {
     let single = |size: usize| Mixture { name: size.to_string(), sizes: vec![size] };
     let mut mixtures: Vec<Mixture> = [64, 128, 256, 512, 1024, 1424, 8960].into_iter().map(single).collect();
     let imix = vec![64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 64, 576];
@@ -58,35 +61,51 @@ fn mixtures() -> Vec<Mixture> {
 
 /// Runs and prints it.
 pub fn run(options: &Options) -> anyhow::Result<()> {
-    let turns = if options.quick { 1_500 } else { 10_000 };
+    if let Some(restriction) = options.restricted {
+        let mut report = Report::continued("crypto", options.output).with_baseline(restriction.peer());
+        return measure_all(options, restriction.prefix(), &mut report, |algorithm| {
+            peers::restricted(restriction, algorithm)
+        });
+    }
     let engines =
         EngineKind::ALL.iter().filter_map(|kind| Engine::select(Some(*kind)).ok()).collect::<Vec<_>>();
     let mut report = Report::new("crypto", options.output).with_baseline("ipsec-mb");
     limit::report(&mut report);
+    measure_all(options, "", &mut report, |algorithm| peers::all(&engines, algorithm))?;
+    drop(report);
+    Restriction::ALL.into_iter().try_for_each(|restriction| restriction.run(options))
+}
+
+/// Every algorithm and mixture that was asked for.
+fn measure_all(
+    options: &Options,
+    prefix: &str,
+    report: &mut Report,
+    peers: impl Fn(Algorithm) -> anyhow::Result<Vec<Result<Box<dyn Peer>, peers::Absent>>>,
+) -> anyhow::Result<()> {
+    let turns = if options.quick { 1_500 } else { 10_000 };
     for (algorithm, name) in [(Algorithm::Aes256Gcm, "aes256gcm"), (Algorithm::Aes128Gcm, "aes128gcm")] {
         for mixture in mixtures() {
-            let cases = [format!("seal/{name}/{}", mixture.name), format!("open/{name}/{}", mixture.name)];
+            let cases = ["seal", "open"].map(|way| format!("{prefix}{way}/{name}/{}", mixture.name));
             if options.only.as_ref().is_some_and(|only| !cases.iter().any(|case| case.contains(only))) {
                 continue;
             }
-            let peers = peers::all(&engines, algorithm).context("setting the peers up")?;
-            measure(peers, algorithm, &mixture, &cases, turns, &mut report)?;
+            let peers = peers(algorithm).context("setting the peers up")?;
+            measure(peers, algorithm, &mixture, &cases, turns, report)?;
         }
     }
     Ok(())
 }
 
-/// What one implementation took, in nanoseconds per packet.
+/// What one implementation took.
 #[derive(Default)]
-struct Times {
-    seal: Vec<f64>,
-    open: Vec<f64>,
-    /// What ran before and after each.
-    frames: Vec<(u128, u128)>,
+struct Both {
+    seal: Times,
+    open: Times,
 }
 
 fn measure(
-    peers: Vec<Result<Box<dyn Peer>, peers::Absent>>,
+    peers: Vec<Result<Box<dyn Peer>, Absent>>,
     algorithm: Algorithm,
     mixture: &Mixture,
     cases: &[String; 2],
@@ -96,16 +115,16 @@ fn measure(
     let (mut present, mut missing) = (Vec::new(), Vec::new());
     for peer in peers {
         match peer {
-            Ok(peer) => present.push((peer, Times::default())),
+            Ok(peer) => present.push((peer, Both::default())),
             Err(absent) => missing.push(absent),
         }
     }
     let mut batches = Batch::several(&mixture.sizes);
-    let packets = (BATCH * batches.len()) as u128;
+    let packets = BATCH * batches.len();
     let clock = clock_overhead();
     // About twenty microseconds at 5 GB/s and 20 ns per packet.
     let octets: usize = batches.iter().map(Batch::octets).sum();
-    let rounds = (20_000 / (octets / 5 + 20 * BATCH * batches.len())).clamp(1, 64) as u128;
+    let rounds = (20_000 / (octets / 5 + 20 * BATCH * batches.len())).clamp(1, 64);
 
     for _ in 0..turns {
         for (peer, times) in &mut present {
@@ -130,26 +149,18 @@ fn measure(
                 opening += start.elapsed().saturating_sub(clock);
                 anyhow::ensure!(right, "{} does not open what it sealed", peer.name());
             }
-            let per_packet = |time: Duration| time.as_nanos() as f64 / (packets * rounds) as f64;
-            times.seal.push(per_packet(sealing));
-            times.open.push(per_packet(opening));
-            times.frames.push((before, frame()));
+            let frame = (before, frame());
+            times.seal.add(sealing, packets * rounds, frame);
+            times.open.add(opening, packets * rounds, frame);
         }
     }
 
-    let usual = usual(present.iter().flat_map(|(_, times)| &times.frames));
+    let usual = usual(present.iter().flat_map(|(_, times)| times.seal.frames()));
     let bound = limit::nanoseconds(algorithm, &mixture.sizes);
-    let directions: [fn(&Times) -> &[f64]; 2] = [|times| &times.seal, |times| &times.open];
+    let directions: [fn(&Both) -> &Times; 2] = [|times| &times.seal, |times| &times.open];
     for (case, direction) in cases.iter().zip(directions) {
         for (peer, times) in &present {
-            let mut samples = Samples::new();
-            for (time, frames) in direction(times).iter().zip(&times.frames) {
-                if is_steady(*frames, usual) {
-                    samples.record(*time);
-                } else {
-                    samples.throw_away();
-                }
-            }
+            let samples = direction(times).steady(usual);
             report.row_with_limit(case, &peer.name(), UNIT, &samples, bound);
         }
         for absent in &missing {
@@ -157,34 +168,4 @@ fn measure(
         }
     }
     Ok(())
-}
-
-/// What a pair of clock readings costs.
-fn clock_overhead() -> Duration {
-    (0..1000).map(|_| Instant::now().elapsed()).min().unwrap_or_default()
-}
-
-/// Nanoseconds of a fixed number of multiplications, in eight chains: as many as the processor can issue.
-fn frame() -> u128 {
-    let mut chains = std::hint::black_box([3_u64, 5, 7, 11, 13, 17, 19, 23]);
-    let start = Instant::now();
-    for _ in 0..400 {
-        for chain in &mut chains {
-            *chain = chain.wrapping_mul(0xd134_2543_de82_ef95);
-        }
-    }
-    let elapsed = start.elapsed();
-    std::hint::black_box(chains);
-    elapsed.as_nanos()
-}
-
-/// The median frame.
-fn usual<'a>(frames: impl Iterator<Item = &'a (u128, u128)>) -> u128 {
-    let mut sorted: Vec<u128> = frames.flat_map(|(before, after)| [*before, *after]).collect();
-    sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
-}
-
-fn is_steady((before, after): (u128, u128), usual: u128) -> bool {
-    [before, after].into_iter().all(|frame| frame.abs_diff(usual) as f64 <= usual as f64 * DRIFT / 100.0)
 }

@@ -8,6 +8,7 @@ use portcullis_aead::{Algorithm, Engine, Key, Packet, TAG_LEN};
 use super::BATCH;
 use super::batch::{AAD_LEN, Batch};
 use super::ipsec_mb;
+use super::restricted::Restriction;
 
 /// An implementation with its key.
 pub(crate) trait Peer {
@@ -35,20 +36,47 @@ pub(crate) fn all(
         let key = engine.key(algorithm, key).context("a key of the algorithm's length")?;
         peers.push(Ok(Box::new(Ours { engine: *engine, key })));
     }
-    peers.push(ipsec_mb::peer(algorithm, key));
-    let (ring, aws) = match algorithm {
-        Algorithm::Aes128Gcm => (&ring::aead::AES_128_GCM, &aws_lc_rs::aead::AES_128_GCM),
-        Algorithm::Aes256Gcm => (&ring::aead::AES_256_GCM, &aws_lc_rs::aead::AES_256_GCM),
+    for fresh in [false, true] {
+        peers.push(ipsec_mb::peer(algorithm, key, fresh));
+    }
+    peers.push(Ok(aws_lc(algorithm, key, "aws-lc-rs")?));
+    let ring = match algorithm {
+        Algorithm::Aes128Gcm => &ring::aead::AES_128_GCM,
+        Algorithm::Aes256Gcm => &ring::aead::AES_256_GCM,
+        other => anyhow::bail!("no peers for {other:?}"),
     };
-    let key_of_aws = aws_lc_rs::aead::UnboundKey::new(aws, key).ok().context("a key for aws-lc-rs")?;
-    peers.push(Ok(Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key_of_aws)))));
     let key_of_ring = ring::aead::UnboundKey::new(ring, key).ok().context("a key for ring")?;
-    peers.push(Ok(Box::new(Ring(ring::aead::LessSafeKey::new(key_of_ring)))));
+    peers.push(Ok(Box::new(Ring(ring::aead::LessSafeKey::new(key_of_ring), "ring"))));
     peers.push(Ok(match algorithm {
         Algorithm::Aes128Gcm => Box::new(RustCrypto(Aes128Gcm::new_from_slice(key)?)),
-        Algorithm::Aes256Gcm => Box::new(RustCrypto(Aes256Gcm::new_from_slice(key)?)),
+        _ => Box::new(RustCrypto(Aes256Gcm::new_from_slice(key)?)),
     }));
     Ok(peers)
+}
+
+/// The engine of that restriction and aws-lc-rs, which the caller's environment restricts.
+pub(crate) fn restricted(
+    restriction: Restriction,
+    algorithm: Algorithm,
+) -> anyhow::Result<Vec<Result<Box<dyn Peer>, Absent>>> {
+    let key = KEY.get(..algorithm.key_len()).unwrap_or_default();
+    let mut peers: Vec<Result<Box<dyn Peer>, Absent>> = Vec::new();
+    if let Ok(engine) = Engine::select(Some(restriction.kind())) {
+        let key = engine.key(algorithm, key).context("a key of the algorithm's length")?;
+        peers.push(Ok(Box::new(Ours { engine, key })));
+    }
+    peers.push(Ok(aws_lc(algorithm, key, restriction.peer())?));
+    Ok(peers)
+}
+
+fn aws_lc(algorithm: Algorithm, key: &[u8], name: &'static str) -> anyhow::Result<Box<dyn Peer>> {
+    let algorithm = match algorithm {
+        Algorithm::Aes128Gcm => &aws_lc_rs::aead::AES_128_GCM,
+        Algorithm::Aes256Gcm => &aws_lc_rs::aead::AES_256_GCM,
+        other => anyhow::bail!("no peers for {other:?}"),
+    };
+    let key = aws_lc_rs::aead::UnboundKey::new(algorithm, key).ok().context("a key for aws-lc-rs")?;
+    Ok(Box::new(AwsLc(aws_lc_rs::aead::LessSafeKey::new(key), name)))
 }
 
 struct Ours {
@@ -122,12 +150,12 @@ impl<C: AeadInOut<NonceSize = aes_gcm::aes::cipher::consts::U12, TagSize = aes_g
 }
 
 macro_rules! like_ring {
-    ($type:ident, $library:ident, $name:literal) => {
-        struct $type($library::aead::LessSafeKey);
+    ($type:ident, $library:ident) => {
+        struct $type($library::aead::LessSafeKey, &'static str);
 
         impl Peer for $type {
             fn name(&self) -> String {
-                $name.into()
+                self.1.into()
             }
 
             fn seal(&mut self, batch: &mut Batch) {
@@ -159,5 +187,5 @@ macro_rules! like_ring {
     };
 }
 
-like_ring!(AwsLc, aws_lc_rs, "aws-lc-rs");
-like_ring!(Ring, ring, "ring");
+like_ring!(AwsLc, aws_lc_rs);
+like_ring!(Ring, ring);

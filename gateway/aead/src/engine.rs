@@ -1,5 +1,6 @@
 //! Which engines there are, and the choice between them.
 
+use crate::key::Schedule;
 use crate::{Algorithm, Key, Packet, self_test};
 
 /// Which implementation.
@@ -66,10 +67,10 @@ pub(crate) struct Table {
 }
 
 /// The functions of an engine, or what the processor lacks.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[cfg(target_arch = "x86_64")]
 use crate::x86::table;
 
-#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+#[cfg(not(target_arch = "x86_64"))]
 fn table(kind: EngineKind) -> Result<&'static Table, &'static str> {
     match kind {
         EngineKind::Portable => Ok(&crate::portable::TABLE),
@@ -114,11 +115,13 @@ impl Engine {
         self.kind
     }
 
-    /// Expands a key of 16 or 32 octets; `None` if the length does not fit the algorithm. Every engine takes keys
-    /// that another has expanded, though it may be slower with them.
+    /// Expands a key of [`Algorithm::key_len`] octets; `None` if the length does not fit the algorithm. Every engine
+    /// takes keys that another has expanded, though it may be slower with them.
     pub fn key(&self, algorithm: Algorithm, key: &[u8]) -> Option<Key> {
         let mut key = Key::raw(algorithm, key)?;
-        (self.table.expand)(&mut key);
+        if key.schedule != Schedule::Interop {
+            (self.table.expand)(&mut key);
+        }
         Some(key)
     }
 

@@ -8,43 +8,151 @@
 //!
 //! Eight cache lines; a packet of 64 octets touches six. The first round keys are the cipher key itself
 //! (FIPS 197 §5.2), which is all that the portable engine needs or fills in.
+//!
+//! So it is with the algorithms of `interop`: their cipher key is where the first round keys would be, and where the
+//! powers would be are the two states of an HMAC that has absorbed its key.
 
 use std::fmt;
 
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// A cipher.
+use crate::TAG_LEN;
+
+/// How packets are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
 pub enum Algorithm {
-    /// AES-128-GCM with a 16-octet tag.
+    /// AES-128-GCM with a 16-octet tag (RFC 4106). For this and the next, every engine has code of its own; all
+    /// others are the same code in every engine, there for interoperability.
     Aes128Gcm,
-    /// AES-256-GCM with a 16-octet tag.
+    /// AES-256-GCM with a 16-octet tag (RFC 4106).
     Aes256Gcm,
+    /// AES-128-GCM with a 12-octet tag (RFC 4106).
+    Aes128Gcm12,
+    /// AES-256-GCM with a 12-octet tag (RFC 4106).
+    Aes256Gcm12,
+    /// AES-128-GCM with an 8-octet tag (RFC 4106).
+    Aes128Gcm8,
+    /// AES-256-GCM with an 8-octet tag (RFC 4106).
+    Aes256Gcm8,
+    /// AES-128-GMAC without encryption (RFC 4543).
+    Aes128Gmac,
+    /// AES-256-GMAC without encryption (RFC 4543).
+    Aes256Gmac,
+    /// ChaCha20-Poly1305 (RFC 7634).
+    ChaCha20Poly1305,
+    /// AES-CBC (RFC 3602), then an HMAC.
+    AesCbc(Aes, Hmac),
+    /// AES in counter mode (RFC 3686), then an HMAC.
+    AesCtr(Aes, Hmac),
+    /// No encryption (RFC 2410), and an HMAC.
+    Null(Hmac),
+}
+
+/// AES by the length of its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Aes {
+    /// 16 octets.
+    Aes128,
+    /// 24 octets.
+    Aes192,
+    /// 32 octets.
+    Aes256,
+}
+
+/// HMAC with half of its output for a tag (RFC 4868).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hmac {
+    /// HMAC-SHA-256-128.
+    Sha256,
+    /// HMAC-SHA-384-192.
+    Sha384,
+    /// HMAC-SHA-512-256.
+    Sha512,
 }
 
 impl Algorithm {
-    /// Octets of key.
+    /// Octets of key: those of the cipher, then those of the HMAC.
     pub const fn key_len(self) -> usize {
+        match self.hmac() {
+            Some(hmac) => self.cipher_key_len() + hmac.key_len(),
+            None => self.cipher_key_len(),
+        }
+    }
+
+    /// Octets of tag: 8, 12, 16, 24 or 32.
+    pub const fn tag_len(self) -> usize {
         match self {
-            Self::Aes128Gcm => 16,
-            Self::Aes256Gcm => 32,
+            Self::Aes128Gcm | Self::Aes256Gcm | Self::ChaCha20Poly1305 => TAG_LEN,
+            Self::Aes128Gmac | Self::Aes256Gmac => TAG_LEN,
+            Self::Aes128Gcm12 | Self::Aes256Gcm12 => 12,
+            Self::Aes128Gcm8 | Self::Aes256Gcm8 => 8,
+            Self::AesCbc(_, hmac) | Self::AesCtr(_, hmac) | Self::Null(hmac) => hmac.key_len() / 2,
+        }
+    }
+
+    /// Octets of IV with which each buffer begins, as the tag covers it: 8 or 16. 0 for the AEADs, whose nonce is
+    /// covered already, and where there is none.
+    pub const fn iv_len(self) -> usize {
+        match self {
+            Self::AesCbc(..) => 16,
+            Self::AesCtr(..) | Self::Aes128Gmac | Self::Aes256Gmac => 8,
+            _ => 0,
+        }
+    }
+
+    pub(crate) const fn hmac(self) -> Option<Hmac> {
+        match self {
+            Self::AesCbc(_, hmac) | Self::AesCtr(_, hmac) | Self::Null(hmac) => Some(hmac),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn cipher_key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm | Self::Aes128Gcm12 | Self::Aes128Gcm8 | Self::Aes128Gmac => 16,
+            Self::Aes256Gcm | Self::Aes256Gcm12 | Self::Aes256Gcm8 | Self::Aes256Gmac => 32,
+            Self::ChaCha20Poly1305 => 32,
+            Self::AesCbc(aes, _) | Self::AesCtr(aes, _) => aes.key_len(),
+            Self::Null(_) => 0,
         }
     }
 }
 
-/// The algorithm, and whether all the powers and round keys are there or only the cipher key.
+impl Aes {
+    const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128 => 16,
+            Self::Aes192 => 24,
+            Self::Aes256 => 32,
+        }
+    }
+}
+
+impl Hmac {
+    const fn key_len(self) -> usize {
+        match self {
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+/// What an engine finds in a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-#[cfg_attr(
-    not(all(target_arch = "x86_64", not(miri))),
-    expect(dead_code, reason = "only fast engines expand keys")
-)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only fast engines expand keys"))]
 pub(crate) enum Schedule {
+    /// AES-128-GCM, the cipher key alone.
     Raw128,
+    /// AES-256-GCM, the cipher key alone.
     Raw256,
+    /// AES-128-GCM with all the powers and round keys.
     Aes128,
+    /// AES-256-GCM with all the powers and round keys.
     Aes256,
+    /// Another algorithm: for `interop`.
+    Interop,
 }
 
 /// Powers of H that a key holds: one multiplication pass covers that many blocks.
@@ -58,12 +166,14 @@ pub struct Key {
     pub(crate) rounds: [u128; 15],
     #[zeroize(skip)]
     pub(crate) schedule: Schedule,
+    #[zeroize(skip)]
+    algorithm: Algorithm,
 }
 
 const _: () = assert!(size_of::<Key>() == 512 && align_of::<Key>() == 64);
 
 impl Key {
-    /// Holds the cipher key alone. `None` if its length does not fit the algorithm.
+    /// Holds the cipher key, and that of an HMAC prepared. `None` if the length does not fit the algorithm.
     pub(crate) fn raw(algorithm: Algorithm, key: &[u8]) -> Option<Self> {
         if key.len() != algorithm.key_len() {
             return None;
@@ -71,20 +181,33 @@ impl Key {
         let schedule = match algorithm {
             Algorithm::Aes128Gcm => Schedule::Raw128,
             Algorithm::Aes256Gcm => Schedule::Raw256,
+            _ => Schedule::Interop,
         };
-        let mut rounds = [0; 15];
-        for (word, octets) in rounds.iter_mut().zip(key.as_chunks().0) {
-            *word = u128::from_ne_bytes(*octets);
+        let (cipher, hmac) = key.split_at_checked(algorithm.cipher_key_len())?;
+        let mut whole = Self { powers: [0; POWERS], rounds: [0; 15], schedule, algorithm };
+        for (word, octets) in whole.rounds.iter_mut().zip(cipher.chunks(16)) {
+            let mut padded = Zeroizing::new([0; 16]);
+            padded.iter_mut().zip(octets).for_each(|(to, from)| *to = *from);
+            *word = u128::from_ne_bytes(*padded);
         }
-        Some(Self { powers: [0; POWERS], rounds, schedule })
+        if let Some(kind) = algorithm.hmac() {
+            crate::hmac::prepare(kind, hmac, &mut whole.powers);
+        }
+        Some(whole)
     }
 
-    /// The cipher.
+    /// What it is for.
     pub fn algorithm(&self) -> Algorithm {
-        match self.schedule {
-            Schedule::Raw128 | Schedule::Aes128 => Algorithm::Aes128Gcm,
-            Schedule::Raw256 | Schedule::Aes256 => Algorithm::Aes256Gcm,
-        }
+        self.algorithm
+    }
+
+    /// The cipher key, and zeros where it is shorter.
+    pub(crate) fn cipher_key(&self) -> Zeroizing<[u8; 32]> {
+        let [first, second, ..] = self.rounds;
+        let words = Zeroizing::new([first.to_ne_bytes(), second.to_ne_bytes()]);
+        let mut whole = Zeroizing::new([0; 32]);
+        whole.iter_mut().zip(words.as_flattened()).for_each(|(to, from)| *to = *from);
+        whole
     }
 }
 

@@ -1,14 +1,14 @@
 //! The portable engine: the aes-gcm and ghash crates, on any processor, and the reference for all the others.
 //!
 //! It keeps no schedule per SA ([`Key`] would double for every engine's sake): the cipher key is expanded anew for
-//! each run of packets that share it.
+//! each run of packets that share it. Packets of other algorithms than AES-GCM with a whole tag go to `interop`.
 
 use aes_gcm::aead::inout::InOutBuf;
 use aes_gcm::{AeadInOut, Aes128Gcm, Aes256Gcm, KeyInit};
-use zeroize::Zeroizing;
 
 use crate::engine::Table;
-use crate::{Algorithm, Key, MAX_AAD, MAX_BUFFER, Packet, TAG_LEN};
+use crate::key::Schedule;
+use crate::{Algorithm, Key, MAX_AAD, MAX_BUFFER, Packet, TAG_LEN, interop};
 
 /// Its functions. A key as it came is all it needs.
 pub(crate) static TABLE: Table = Table { expand: |_| (), seal, open };
@@ -20,17 +20,15 @@ enum Cipher {
 }
 
 impl Cipher {
-    fn new(key: &Key) -> Self {
-        let [first, second, ..] = key.rounds;
-        let first = Zeroizing::new(first.to_ne_bytes());
+    /// `None` for the key of another algorithm.
+    fn new(key: &Key) -> Option<Self> {
+        let octets = key.cipher_key();
         match key.algorithm() {
-            Algorithm::Aes128Gcm => Self::Aes128(Aes128Gcm::new((&*first).into())),
-            Algorithm::Aes256Gcm => {
-                let second = Zeroizing::new(second.to_ne_bytes());
-                let mut whole = Zeroizing::new([0; 32]);
-                whole.iter_mut().zip(first.iter().chain(second.iter())).for_each(|(to, from)| *to = *from);
-                Self::Aes256(Aes256Gcm::new((&*whole).into()))
+            Algorithm::Aes128Gcm => {
+                octets.first_chunk::<16>().map(|key| Self::Aes128(Aes128Gcm::new(key.into())))
             }
+            Algorithm::Aes256Gcm => Some(Self::Aes256(Aes256Gcm::new((&*octets).into()))),
+            _ => None,
         }
     }
 
@@ -55,7 +53,7 @@ impl Cipher {
 }
 
 pub(crate) fn seal(packets: &mut [Packet<'_>]) {
-    for_each_text(packets, |cipher, packet, aad, text, tag| {
+    for_each_text(packets, interop::seal, |cipher, packet, aad, text, tag| {
         if let Some(computed) = cipher.seal(&packet.nonce, aad, text) {
             *tag = computed;
         }
@@ -63,7 +61,7 @@ pub(crate) fn seal(packets: &mut [Packet<'_>]) {
 }
 
 pub(crate) fn open(packets: &mut [Packet<'_>]) {
-    for_each_text(packets, |cipher, packet, aad, text, tag| {
+    for_each_text(packets, interop::open, |cipher, packet, aad, text, tag| {
         *packet.authentic = cipher.open(&packet.nonce, aad, text, tag);
         if !*packet.authentic {
             text.fill(0);
@@ -78,9 +76,11 @@ struct Head<'a> {
     authentic: &'a mut bool,
 }
 
-/// Calls `work` with the cipher, the AAD, the text and the tag of every packet that has room for a tag.
+/// Calls `work` with the cipher, the AAD, the text and the tag of every packet that has room for a tag, or `other`
+/// with the packet if its algorithm is another.
 fn for_each_text(
     packets: &mut [Packet<'_>],
+    other: impl Fn(&mut Packet<'_>),
     work: impl Fn(&Cipher, Head<'_>, &[u8], &mut [u8], &mut [u8; TAG_LEN]),
 ) {
     let mut current: Option<(*const Key, Cipher)> = None;
@@ -89,11 +89,15 @@ fn for_each_text(
         if packet.buffer.len() > MAX_BUFFER {
             continue;
         }
+        if packet.key.schedule == Schedule::Interop {
+            other(packet);
+            continue;
+        }
         let Some((text, tag)) = packet.buffer.split_last_chunk_mut() else { continue };
-        let (_, cipher) = match current.take() {
-            Some(same) if std::ptr::eq(same.0, packet.key) => current.insert(same),
-            _ => current.insert((packet.key, Cipher::new(packet.key))),
-        };
+        if !current.as_ref().is_some_and(|(key, _)| std::ptr::eq(*key, packet.key)) {
+            current = Cipher::new(packet.key).map(|cipher| (std::ptr::from_ref(packet.key), cipher));
+        }
+        let Some((_, cipher)) = &current else { continue };
         let aad = packet.aad.get(..packet.aad_len.min(MAX_AAD)).unwrap_or_default();
         work(cipher, Head { nonce: packet.nonce, authentic: &mut packet.authentic }, aad, text, tag);
     }

@@ -115,6 +115,22 @@ fn batch() -> impl Strategy<Value = Vec<Plain>> {
     )
 }
 
+/// Few shapes that take turns in any order, as the packets of some SAs do: an engine may work on alike ones together.
+fn mixed_batch() -> impl Strategy<Value = Vec<Plain>> {
+    let turns = prop::collection::vec((0..8_usize, any::<u8>(), prop::bool::weighted(0.1)), 1..150);
+    (prop::collection::vec(plain(), 1..6), turns).prop_map(|(shapes, turns)| {
+        let packet = |(at, (shape, seed, forged)): (usize, (usize, u8, bool))| {
+            let mut plain = shapes[shape % shapes.len()].clone();
+            plain.seed = seed;
+            plain.headroom = (plain.headroom + at) % 128;
+            plain.nonce[0] = at as u8;
+            plain.forged = forged.then_some((8 * at + seed as usize) % (8 * (plain.len + TAG_LEN)));
+            plain
+        };
+        turns.into_iter().enumerate().map(packet).collect()
+    })
+}
+
 fn seal(engine: Engine, keys: &[Key], batch: &[Plain], frames: &mut [Vec<u8>]) {
     let mut packets: Vec<Packet<'_>> =
         batch.iter().zip(frames).map(|(plain, frame)| plain.packet(keys, frame)).collect();
@@ -165,6 +181,13 @@ proptest! {
     }
 
     #[test]
+    fn alike_packets_among_others_agree_with_the_portable_engine(secrets in secrets(), batch in mixed_batch()) {
+        for engine in engines() {
+            check(engine, &secrets, &batch);
+        }
+    }
+
+    #[test]
     fn engines_take_each_others_keys(secret in any::<(bool, [u8; 32])>(), plain in plain()) {
         let secrets = [Secret { long: secret.0, octets: secret.1 }];
         let batch = [Plain { forged: None, ..plain }];
@@ -181,24 +204,31 @@ proptest! {
     }
 }
 
-/// All lengths, so that no combination of vectors, passes and tails is left to chance.
+/// All lengths, alone and five in a row, so that no combination of vectors, passes and tails is left to chance.
 #[test]
 fn every_engine_agrees_with_the_portable_one_at_every_length() {
     let secrets = [Secret { long: true, octets: [0x3c; 32] }, Secret { long: false, octets: [0xc3; 32] }];
-    let lengths = (0..2_300).chain(16_300..16_385);
-    let batch: Vec<Plain> = lengths
-        .map(|len| Plain {
+    let lengths: Vec<usize> = (0..2_300).chain(4_000..4_200).chain(16_300..16_385).collect();
+    let alone = batch_of(lengths.iter().copied());
+    let in_rows = batch_of(lengths.iter().flat_map(|len| [*len; 5]));
+    for engine in engines() {
+        check(engine, &secrets, &alone);
+        check(engine, &secrets, &in_rows);
+    }
+}
+
+fn batch_of(lengths: impl Iterator<Item = usize>) -> Vec<Plain> {
+    lengths
+        .enumerate()
+        .map(|(at, len)| Plain {
             sa: len / 3,
-            nonce: [len as u8; 12],
+            nonce: [at as u8; 12],
             aad: [0x11; MAX_AAD],
             aad_len: if len % 2 == 0 { 8 } else { 12 },
-            headroom: len % 67,
+            headroom: at % 67,
             len,
-            seed: len as u8,
-            forged: (len % 7 == 0).then_some(8 * len + len % 128),
+            seed: at as u8,
+            forged: (at % 7 == 0).then_some(8 * len + len % 128),
         })
-        .collect();
-    for engine in engines() {
-        check(engine, &secrets, &batch);
-    }
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! Every engine against published vectors: each sealed and opened on its own, and all of them in one batch.
+//! Every engine against published vectors: each sealed on its own and five times in one batch, and all of them opened
+//! in one batch.
 #![expect(
     clippy::indexing_slicing,
     clippy::panic,
@@ -35,11 +36,11 @@ fn octets(value: &Value) -> Vec<u8> {
 }
 
 fn vectors() -> Vec<Vector> {
-    let file: Value = serde_json::from_str(include_str!("data/aes_gcm.json")).unwrap();
-    let vectors: Vec<Vector> = file["tests"]
-        .as_array()
-        .unwrap()
+    let files = [include_str!("data/aes_gcm.json"), include_str!("data/nist_cavp_gcm.json")];
+    let files = files.map(|file| serde_json::from_str::<Value>(file).unwrap());
+    let vectors: Vec<Vector> = files
         .iter()
+        .flat_map(|file| file["tests"].as_array().unwrap())
         .map(|test| {
             let key = octets(&test["key"]);
             Vector {
@@ -54,7 +55,7 @@ fn vectors() -> Vec<Vector> {
             }
         })
         .collect();
-    assert!(vectors.len() > 100 && vectors.iter().any(|vector| !vector.valid));
+    assert!(vectors.len() > 250 && vectors.iter().any(|vector| !vector.valid));
     vectors
 }
 
@@ -79,6 +80,13 @@ fn published_vectors_seal_to_the_published_octets() {
             let mut buffer = [vector.plain.as_slice(), &[0; TAG_LEN]].concat();
             engine.seal(&mut [vector.packet(&key, &mut buffer)]);
             assert_eq!(buffer, vector.sealed, "{}, tcId {}", engine.kind(), vector.id);
+
+            // Engines may work on four of a kind together.
+            let mut buffers = [(); 5].map(|()| [vector.plain.as_slice(), &[0; TAG_LEN]].concat());
+            engine.seal(&mut buffers.each_mut().map(|buffer| vector.packet(&key, buffer)));
+            for buffer in buffers {
+                assert_eq!(buffer, vector.sealed, "{}, tcId {}", engine.kind(), vector.id);
+            }
         }
     }
 }

@@ -133,6 +133,7 @@ struct Properties {
     iv_len: u8,
     icv_len: u8,
     alignment: u8,
+    covers_iv: bool,
 }
 
 impl Properties {
@@ -142,7 +143,8 @@ impl Properties {
             None => cipher.icv_len(),
         };
         let (key_len, iv_len, alignment) = ((bits / 8) as u8, cipher.iv_len(), cipher.alignment());
-        Self { name, cipher, integrity, key_len, iv_len, icv_len, alignment }
+        let covers_iv = integrity.is_some() || matches!(cipher, Cipher::AesGmac);
+        Self { name, cipher, integrity, key_len, iv_len, icv_len, alignment, covers_iv }
     }
 }
 
@@ -262,13 +264,20 @@ impl EspAlgorithm {
         self.properties().iv_len as usize
     }
 
+    /// Whether the IV is part of what the ICV is computed over. That of an AEAD is not: it is in the nonce.
+    #[inline]
+    pub const fn covers_iv(self) -> bool {
+        self.properties().covers_iv
+    }
+
     /// Octets of integrity check value at the end of each packet: 8, 12, 16, 24 or 32.
     #[inline]
     pub const fn icv_len(self) -> usize {
         self.properties().icv_len as usize
     }
 
-    /// Text and its trailer are together a multiple of so many octets (RFC 4303 §2.4): 4 or the cipher's block, 16.
+    /// Text and its trailer are together a multiple of so many octets (RFC 4303 §2.4): 4 or the cipher's block, 16,
+    /// in any case a power of two.
     #[inline]
     pub const fn alignment(self) -> usize {
         self.properties().alignment as usize

@@ -1,22 +1,25 @@
-//! ESP in tunnel mode (RFC 4303) with AES-GCM (RFC 4106), raw or in UDP (RFC 3948), around or off one packet.
+//! ESP in tunnel mode (RFC 4303), raw or in UDP (RFC 3948), around or off one packet.
 //!
-//! [`encapsulate`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate`] are its reverse;
+//! A [`Template`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate`] are its reverse;
 //! between them stands the AEAD engine, which the pipeline calls once per batch with what [`AeadParameters`] says.
-//! Nothing here looks up an SA, counts or decides: sequence numbers, keys and addresses are passed in.
+//! Nothing here looks up an SA, counts or decides: sequence numbers, keys and addresses are passed in. What an algorithm
+//! asks of a packet's layout is said by [`EspAlgorithm`], and which of the engine's algorithms it is, by [`expand`].
 
+mod algorithm;
 mod decapsulate;
 mod ecn;
-mod encapsulate;
+mod template;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 
-use portcullis_aead::{Key, MAX_AAD, MAX_BUFFER, Packet, TAG_LEN};
+use portcullis_aead::{Key, MAX_AAD, MAX_BUFFER, Packet};
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
+pub(crate) use algorithm::expand;
 pub use decapsulate::{EspPacket, decapsulate, parse};
-pub use encapsulate::{Outer, encapsulate, write_udp_checksum};
+pub use template::Template;
 
 use crate::frame::Frame;
 use crate::wire::{ETHERNET_HEADER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN};
@@ -24,23 +27,22 @@ use crate::wire::{ETHERNET_HEADER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEA
 /// Octets of SPI and sequence number.
 pub const ESP_HEADER_LEN: usize = 8;
 
-/// Octets of the explicit IV (RFC 4106 §3.1).
-pub const IV_LEN: usize = 8;
+/// Octets of IV in each packet that reach the nonce, in every algorithm that has one (RFC 4106 §3.1, RFC 3686 §4).
+const NONCE_IV_LEN: usize = 8;
 
 /// Octets of pad length and next header.
 const TRAILER_LEN: usize = 2;
 
-/// Plaintext with its trailer is a multiple of this (RFC 4303 §2.4).
-const ALIGNMENT: usize = 4;
-
-/// Octets that a frame needs free in front of an inner packet for the largest headers that may be put there.
+/// Octets that a frame needs free in front of an inner packet: enough for the largest headers that may be put there,
+/// rounded up to what processors copy well.
 pub const MAX_HEADROOM: usize =
-    ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN + ESP_HEADER_LEN + IV_LEN;
+    (ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN + ESP_HEADER_LEN + EspAlgorithm::MAX_IV_LEN)
+        .next_multiple_of(32);
 
 /// Octets that a frame needs free behind an inner packet.
-pub const MAX_TAILROOM: usize = ALIGNMENT - 1 + TRAILER_LEN + TAG_LEN;
+pub const MAX_TAILROOM: usize = EspAlgorithm::MAX_ALIGNMENT - 1 + TRAILER_LEN + EspAlgorithm::MAX_ICV_LEN;
 
-/// Octets of everything in front of the ciphertext, from the outer IP header on.
+/// Octets of everything in front of IV and ciphertext, from the outer IP header on.
 pub fn header_len(endpoints: &TunnelEndpoints) -> usize {
     let ip = match endpoints.local {
         IpAddr::V4(_) => IPV4_HEADER_LEN,
@@ -50,55 +52,70 @@ pub fn header_len(endpoints: &TunnelEndpoints) -> usize {
         Encapsulation::None => 0,
         Encapsulation::Udp { .. } => UDP_HEADER_LEN,
     };
-    ip + udp + ESP_HEADER_LEN + IV_LEN
+    ip + udp + ESP_HEADER_LEN
 }
 
 /// The largest inner packet, in octets, whose outer packet is not larger than `mtu`; 0 if none is.
 pub fn max_inner_len(mtu: usize, endpoints: &TunnelEndpoints, algorithm: EspAlgorithm) -> usize {
-    let room = mtu.saturating_sub(header_len(endpoints) + algorithm.icv_len());
-    (room - room % ALIGNMENT).saturating_sub(TRAILER_LEN)
+    let room = mtu.saturating_sub(header_len(endpoints) + algorithm.iv_len() + algorithm.icv_len());
+    (room & !(algorithm.alignment() - 1)).saturating_sub(TRAILER_LEN)
 }
 
-/// What the AEAD needs to know of one packet besides its key.
+/// What the engine needs to know of one packet besides its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AeadParameters {
-    nonce: [u8; 12],
-    aad: [u8; MAX_AAD],
-    aad_len: usize,
-    text: usize,
+    salt: [u8; 4],
+    iv: [u8; NONCE_IV_LEN],
+    spi: u32,
+    sequence: u64,
+    esn: bool,
+    buffer: usize,
 }
 
 impl AeadParameters {
-    /// For a packet whose ciphertext starts `text` octets into the frame's packet and ends, ICV included, with it.
-    /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
-    pub fn new(salt: [u8; 4], iv: [u8; IV_LEN], spi: u32, sequence: u64, esn: bool, text: usize) -> Self {
-        let ([n0, n1, n2, n3], [i0, i1, i2, i3, i4, i5, i6, i7]) = (salt, iv);
-        let [s0, s1, s2, s3] = spi.to_be_bytes();
-        let [h0, h1, h2, h3, l0, l1, l2, l3] = sequence.to_be_bytes();
-        let (aad, aad_len) = if esn {
-            ([s0, s1, s2, s3, h0, h1, h2, h3, l0, l1, l2, l3], 12)
-        } else {
-            ([s0, s1, s2, s3, l0, l1, l2, l3, 0, 0, 0, 0], 8)
-        };
-        Self { nonce: [n0, n1, n2, n3, i0, i1, i2, i3, i4, i5, i6, i7], aad, aad_len, text }
+    /// For a packet whose IV starts `iv_at` octets into the frame's packet, and whose ciphertext ends, ICV included,
+    /// with it. `iv` is what of the IV reaches the nonce.
+    #[inline(always)]
+    pub fn new(
+        algorithm: EspAlgorithm,
+        salt: [u8; 4],
+        iv: [u8; NONCE_IV_LEN],
+        spi: u32,
+        sequence: u64,
+        esn: bool,
+        iv_at: usize,
+    ) -> Self {
+        // An AEAD covers the IV as part of its nonce; to all others it is the beginning of what they cover.
+        let buffer = if algorithm.covers_iv() { iv_at } else { iv_at + algorithm.iv_len() };
+        Self { salt, iv, spi, sequence, esn, buffer }
     }
 
-    /// Whether the frame holds text and ICV where this says.
-    pub(super) fn fit(&self, frame: &Frame) -> bool {
-        let len = frame.len().saturating_sub(self.text);
-        (TAG_LEN..=MAX_BUFFER).contains(&len)
-    }
-
-    /// The frame's part in a batch. It must be the frame that [`encapsulate`] or [`parse`] has seen, unchanged;
+    /// The frame's part in a batch. It must be the frame that [`Template::encapsulate`] or [`parse`] has seen, unchanged;
     /// the engine leaves any other alone, and does not call it authentic.
+    ///
+    /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
+    #[inline(always)]
     pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Packet<'a> {
-        Packet {
-            key,
-            nonce: self.nonce,
-            aad: self.aad,
-            aad_len: self.aad_len,
-            buffer: frame.packet_mut().get_mut(self.text..).unwrap_or_default(),
-            authentic: false,
+        let mut nonce = [0; 12];
+        let (salt, iv) = nonce.split_at_mut(4);
+        salt.copy_from_slice(&self.salt);
+        iv.copy_from_slice(&self.iv);
+        let (high, low) = ((self.sequence >> 32) as u32, self.sequence as u32);
+        let (second, third, aad_len) = if self.esn { (high, low, 12) } else { (low, 0, 8) };
+        let mut aad = [0; MAX_AAD];
+        for (octets, word) in aad.as_chunks_mut::<4>().0.iter_mut().zip([self.spi, second, third]) {
+            *octets = word.to_be_bytes();
         }
+        let buffer = frame.packet_mut().get_mut(self.buffer..).unwrap_or_default();
+        Packet { key, nonce, aad, aad_len, buffer, authentic: false }
     }
+}
+
+/// Octets of text and trailer in so many octets from the IV to the end of the ICV; `None` if that is no length that
+/// the algorithm could have, or that the engine takes.
+#[inline(always)]
+fn text_len(algorithm: EspAlgorithm, octets: usize) -> Option<usize> {
+    let len = octets.checked_sub(algorithm.iv_len() + algorithm.icv_len())?;
+    let whole = len >= algorithm.alignment() && len & (algorithm.alignment() - 1) == 0;
+    (whole && octets <= MAX_BUFFER).then_some(len)
 }

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use portcullis_ipsec::{
@@ -43,7 +44,39 @@ pub struct Installer {
 }
 
 /// The pairs by inbound SPI. Taken before the tables' own locks.
-type Pairs = HashMap<Spi, Pair>;
+type Pairs = HashMap<Spi, Pair, SpiHasher>;
+
+/// SPIs are spread evenly by the secret permutation that makes them: a multiplication brings that to all the bits that
+/// a map looks at.
+#[derive(Debug, Clone, Copy, Default)]
+struct SpiHasher;
+
+impl BuildHasher for SpiHasher {
+    type Hasher = SpiHash;
+
+    fn build_hasher(&self) -> SpiHash {
+        SpiHash(0)
+    }
+}
+
+#[derive(Debug)]
+struct SpiHash(u64);
+
+impl Hasher for SpiHash {
+    fn write_u32(&mut self, spi: u32) {
+        self.0 = (self.0 ^ u64::from(spi)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, octets: &[u8]) {
+        for &octet in octets {
+            self.write_u32(u32::from(octet));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 #[derive(Debug, Default)]
 struct Pair {
@@ -132,7 +165,7 @@ impl Installer {
         clock: Box<dyn Fn() -> Coarse + Send + Sync>,
     ) -> Self {
         // All that will ever be needed, so that no install pays for growth.
-        let pairs = Mutex::new(HashMap::with_capacity(sas.capacity()));
+        let pairs = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         Self { sas, policies, events, sink, clock, stopped: AtomicBool::new(false), pairs }
     }
 
@@ -180,22 +213,22 @@ impl Installer {
             algorithm: inbound.algorithm(),
             esn: inbound.esn,
             endpoints: inbound.endpoints.get(),
-            local_ts: inbound.local_ts().to_vec(),
-            remote_ts: inbound.remote_ts().to_vec(),
-            replay_window: inbound.replay.window(),
-            highest_received: inbound.replay.highest(),
+            local_ts: inbound.local_ts(),
+            remote_ts: inbound.remote_ts(),
+            replay_window: inbound.replay().window(),
+            highest_received: inbound.replay().highest(),
             outbound,
             counters: self.read(control, spi, pair),
         })
     }
 
     fn read(&self, control: &SaControl<'_>, spi: Spi, pair: &Pair) -> SaCounters {
-        let inbound = control.inbound(spi).map(|sa| sa.traffic.read()).unwrap_or_default();
+        let inbound = control.inbound(spi).map(|sa| sa.traffic().read()).unwrap_or_default();
         let outbound = match &pair.outbound {
             OutboundState::Ended(counts) => *counts,
             state => {
                 let sa = state.reference().and_then(|reference| control.outbound(reference));
-                sa.map(|sa| sa.traffic.read()).unwrap_or_default()
+                sa.map(|sa| sa.traffic().read()).unwrap_or_default()
             }
         };
         let now = (self.clock)();
@@ -225,7 +258,7 @@ impl Installer {
                 if let Some(pair) = pairs.get_mut(&outbound.pair)
                     && matches!(pair.outbound, OutboundState::Retired { .. })
                 {
-                    pair.outbound = OutboundState::Ended(outbound.traffic.read());
+                    pair.outbound = OutboundState::Ended(outbound.traffic().read());
                 }
             },
         );
@@ -292,7 +325,7 @@ impl SaInstaller for Installer {
         let reference = control.publish_outbound(pair, &sa)?;
         if let Some(state) = pairs.get_mut(&pair) {
             if let Some(sa) = control.outbound(reference) {
-                sa.traffic.limit(&state.limits);
+                sa.limit(&state.limits);
             }
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
         }
@@ -308,7 +341,7 @@ impl SaInstaller for Installer {
         }
         state.limits = limits;
         if let Some(sa) = self.sas.control().inbound(pair) {
-            sa.traffic.limit(&limits);
+            sa.limit(&limits);
         }
         Ok(())
     }

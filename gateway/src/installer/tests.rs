@@ -8,8 +8,8 @@ use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyOrigin};
 use super::*;
 use crate::drop::DropReason;
 use crate::policy::FlowCache;
-use crate::sa::sequence::USAGE_LIMIT;
-use crate::sa::{Guard, Reader, Reclaimer, Traffic};
+use crate::sa::{Guard, Limits, Reader, Reclaimer, Traffic};
+use crate::wire::FlowKey;
 
 /// What the sink was told, in order, and whether the policy table already protected it then.
 #[derive(Default)]
@@ -151,12 +151,12 @@ fn a_pair_is_found_by_spi_and_by_policy() {
     let pair = gateway.pair(policy);
     let guard = gateway.worker.guard();
     let found = gateway.sas.inbound(&guard, pair.get()).unwrap();
-    assert_eq!((found.spi, found.salt(), found.esn, found.replay.window()), (pair, [7; 4], true, 1024));
-    assert!(found.permits(&Flow { src: flow().dst, dst: flow().src, ..flow() }));
-    assert!(!found.permits(&flow()));
+    assert_eq!((found.spi, found.salt(), found.esn, found.replay().window()), (pair, [7; 4], true, 1024));
+    assert!(found.permits(&(&Flow { src: flow().dst, dst: flow().src, ..flow() }).into()));
+    assert!(!found.permits(&(&flow()).into()));
     let found = gateway.outbound(&guard, policy).unwrap();
     assert_eq!((found.spi, found.pair, found.endpoints.get()), (outbound().spi, pair, endpoints(1)));
-    assert!(found.permits(&flow()));
+    assert!(found.permits(&(&flow()).into()));
     for unknown in [0, 1, 255, 256, pair.get() ^ 1, pair.get().wrapping_add(1), u32::MAX] {
         assert!(gateway.sas.inbound(&guard, unknown).is_none(), "{unknown:08x}");
     }
@@ -192,7 +192,9 @@ fn a_rekey_switches_policy_and_caches_at_once_and_leaves_the_old_sa_until_it_is_
     let guard = gateway.worker.guard();
     let current = |cache: &mut FlowCache| {
         let snapshot = gateway.policies.snapshot();
-        let entry = cache.lookup(&snapshot, TenantId(0), &flow()).unwrap();
+        let key = FlowKey::from(&flow());
+        let place = cache.locate(TenantId(0), &key);
+        let entry = cache.lookup(&snapshot, TenantId(0), &key, place).unwrap();
         entry.outbound().and_then(|reference| gateway.sas.outbound(&guard, reference)).map(|sa| sa.pair)
     };
     assert_eq!(current(&mut cache), Some(old));
@@ -251,7 +253,8 @@ fn retiring_stops_sealing_while_opening_goes_on() {
     let pair = gateway.pair(policy);
     {
         let guard = gateway.worker.guard();
-        gateway.outbound(&guard, policy).unwrap().traffic.count(3, 300, Coarse(40));
+        let sa = gateway.outbound(&guard, policy).unwrap();
+        sa.traffic().count(sa.limits(), 3, 300, Coarse(40));
         gateway.installer.retire(pair).unwrap();
         assert!(gateway.outbound(&guard, policy).is_none());
         assert!(gateway.sas.inbound(&guard, pair.get()).is_some());
@@ -280,11 +283,11 @@ fn moving_a_pair_changes_addresses_and_never_the_sequence() {
     let (inbound, outbound) =
         (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
     assert_eq!(outbound.reserve(10, &gateway.events), Ok(1..11));
-    inbound.replay.accept(5).unwrap();
+    inbound.replay().accept(5).unwrap();
     gateway.installer.move_pair(pair, endpoints(9)).unwrap();
     assert_eq!((inbound.endpoints.get(), outbound.endpoints.get()), (endpoints(9), endpoints(9)));
     assert_eq!(gateway.outbound(&guard, policy).unwrap().reserve(1, &gateway.events), Ok(11..12));
-    assert_eq!(inbound.replay.accept(5), Err(DropReason::Replayed));
+    assert_eq!(inbound.replay().accept(5), Err(DropReason::Replayed));
     let mixed = TunnelEndpoints { remote: "2001:db8::1".parse().unwrap(), ..endpoints(1) };
     assert!(gateway.installer.move_pair(pair, mixed).is_err());
     assert_eq!(outbound.endpoints.get(), endpoints(9));
@@ -339,18 +342,18 @@ fn an_acquire_is_told_once_until_read_and_only_if_the_policy_asks_and_has_no_sa(
     let silent = gateway.installer.install_policy(policy("10.3.0.0/16", quiet)).unwrap();
     let entry = gateway.policies.get(trap).unwrap();
     for _ in 0..100 {
-        gateway.events.acquire(&entry, &flow());
-        gateway.events.acquire(&gateway.policies.get(silent).unwrap(), &flow());
+        gateway.events.acquire(&entry, &(&flow()).into());
+        gateway.events.acquire(&gateway.policies.get(silent).unwrap(), &(&flow()).into());
     }
     assert_eq!(gateway.rings.load(Ordering::Relaxed), 1);
     let expected = DataplaneEvent::Acquire { policy: trap, flow: flow() };
     assert_eq!(gateway.installer.take_events(), [expected]);
     assert_eq!(gateway.installer.take_events(), []);
-    gateway.events.acquire(&entry, &flow());
+    gateway.events.acquire(&entry, &(&flow()).into());
     assert_eq!(gateway.rings.load(Ordering::Relaxed), 2);
     gateway.pair(trap);
     assert_eq!(gateway.installer.take_events(), [], "it has got its SA meanwhile");
-    gateway.events.acquire(&entry, &flow());
+    gateway.events.acquire(&entry, &(&flow()).into());
     gateway.installer.remove_policy(trap).unwrap();
     assert_eq!(gateway.installer.take_events(), [], "the policy is gone");
 }
@@ -362,14 +365,15 @@ fn limits_are_told_before_and_at_the_end_of_a_key() {
     let pair = gateway.pair(policy);
     let guard = gateway.worker.guard();
     let sa = gateway.outbound(&guard, policy).unwrap();
+    let limit = sa.algorithm().packet_limit();
     let mut sealed = 0;
     let mut told = Vec::new();
     while let Ok(numbers) = sa.reserve(1 << 30, &gateway.events) {
         sealed = numbers.end - 1;
         told.extend(gateway.installer.take_events().into_iter().map(|event| (sealed, event)));
     }
-    assert_eq!(told, [(3 * (USAGE_LIMIT / 4), DataplaneEvent::SoftLimit { pair })]);
-    assert_eq!(sealed, USAGE_LIMIT);
+    assert_eq!(told, [(3 * (limit / 4), DataplaneEvent::SoftLimit { pair })]);
+    assert_eq!(sealed, limit);
     assert_eq!(gateway.installer.take_events(), [DataplaneEvent::HardLimit { pair }]);
     for _ in 0..3 {
         assert_eq!(sa.reserve(1, &gateway.events), Err(DropReason::SequenceExhausted));
@@ -502,20 +506,24 @@ fn what_a_pair_has_carried_is_told_when_it_comes_to_its_limits_and_once() {
     let guard = gateway.worker.guard();
     let (opener, sealer) =
         (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
-    let count = |traffic: &Traffic, packets, bytes| {
-        gateway.events.milestones(traffic.count(packets, bytes, Coarse(1)));
+    let count = |(traffic, limits): (&Traffic, &Limits), packets, bytes| {
+        gateway.events.milestones(traffic.count(limits, packets, bytes, Coarse(1)));
         gateway.installer.take_events()
     };
-    assert_eq!(count(&opener.traffic, 9, 900), [DataplaneEvent::FirstPacket { pair }]);
-    assert_eq!(count(&opener.traffic, 1, 100), [DataplaneEvent::SoftLimit { pair }]);
-    assert_eq!(count(&opener.traffic, 9, 900), []);
+    assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), [DataplaneEvent::FirstPacket { pair }]);
+    assert_eq!(count((opener.traffic(), opener.limits()), 1, 100), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), []);
     // Each SA counts for itself, and the first of a sealing SA is no news.
-    assert_eq!(count(&sealer.traffic, 1, 4999), []);
-    assert_eq!(count(&sealer.traffic, 1, 1), [DataplaneEvent::SoftLimit { pair }]);
-    assert_eq!(count(&sealer.traffic, 2, 5000), [DataplaneEvent::HardLimit { pair }]);
-    assert_eq!(count(&sealer.traffic, 5, 5000), []);
-    assert_eq!(count(&sealer.traffic, 1, 5000), [DataplaneEvent::SoftLimit { pair }], "packets, this time");
-    assert_eq!(count(&sealer.traffic, 20, 50_000), []);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 1, 4999), []);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 1, 1), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 2, 5000), [DataplaneEvent::HardLimit { pair }]);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 5, 5000), []);
+    assert_eq!(
+        count((sealer.traffic(), sealer.limits()), 1, 5000),
+        [DataplaneEvent::SoftLimit { pair }],
+        "packets, this time"
+    );
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 20, 50_000), []);
 }
 
 #[test]
@@ -525,7 +533,8 @@ fn the_list_tells_what_was_installed_and_no_key() {
     let pair = gateway.pair(policy);
     gateway.installer.allocate_spi().unwrap();
     let guard = gateway.worker.guard();
-    gateway.sas.inbound(&guard, pair.get()).unwrap().traffic.count(2, 200, Coarse(99));
+    let sa = gateway.sas.inbound(&guard, pair.get()).unwrap();
+    sa.traffic().count(sa.limits(), 2, 200, Coarse(99));
     let list = gateway.installer.list();
     let [info] = list.as_slice() else { panic!("{list:?}") };
     assert_eq!((info.pair, info.endpoints, info.replay_window), (pair, endpoints(1), 1024));
@@ -563,14 +572,16 @@ fn a_worker_never_gets_the_sa_of_another_policy_however_fast_they_change() {
                 let snapshot = gateway.policies.snapshot();
                 for dst in [[10, 2, 0, 1], [10, 3, 0, 1]] {
                     let flow = Flow { dst: dst.into(), ..flow() };
-                    let Some(entry) = cache.lookup(&snapshot, TenantId(0), &flow) else { continue };
+                    let key = FlowKey::from(&flow);
+                    let place = cache.locate(TenantId(0), &key);
+                    let Some(entry) = cache.lookup(&snapshot, TenantId(0), &key, place) else { continue };
                     let reference = entry.outbound();
                     let Some(sa) = reference.and_then(|found| gateway.sas.outbound(&guard, found)) else {
                         continue;
                     };
-                    assert!(sa.permits(&flow), "{flow} would leave by {sa:?}");
+                    assert!(sa.permits(&key), "{flow} would leave by {sa:?}");
                     let sealed = sa.reserve(3, &gateway.events).unwrap();
-                    sa.traffic.count(sealed.count() as u64, 0, Coarse(0));
+                    sa.traffic().count(sa.limits(), sealed.count() as u64, 0, Coarse(0));
                 }
             }
             reader.quiescent();

@@ -19,23 +19,33 @@ pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
     }
 }
 
+/// The addresses of an Ethernet header to that next hop, as far as they are known: destination, source.
+pub(super) fn link(context: &Context<'_>, hop: &NextHop) -> (Mac, Mac) {
+    match *hop {
+        NextHop::Port { src_mac, dst_mac, .. } => (dst_mac, src_mac),
+        NextHop::Unresolved { port, .. } => {
+            (UNKNOWN_MAC, context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac))
+        }
+        NextHop::Local | NextHop::Kernel | NextHop::LinkDown | NextHop::None => (UNKNOWN_MAC, UNKNOWN_MAC),
+    }
+}
+
 /// Sends a whole IP packet to its next hop.
 pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
-    match hop {
-        NextHop::Port { port, src_mac, dst_mac, .. } => {
-            if prepend_header(&mut frame, dst_mac, src_mac) {
-                context.out.transmit.push((port, frame));
-            } else {
-                context.drop(frame, DropReason::NoHeadroom);
-            }
-        }
+    let (dst, src) = link(context, &hop);
+    if prepend_header(&mut frame, dst, src) {
+        transmit(context, frame, &hop);
+    } else {
+        context.drop(frame, DropReason::NoHeadroom);
+    }
+}
+
+/// Sends a whole Ethernet frame to its next hop.
+pub(super) fn transmit(context: &mut Context<'_>, frame: Frame, hop: &NextHop) {
+    match *hop {
+        NextHop::Port { port, .. } => context.out.transmit.push(port, frame),
         NextHop::Unresolved { port, ifindex, gateway, .. } => {
-            let src_mac = context.routes.port(port).map_or(UNKNOWN_MAC, |port| port.mac);
-            if prepend_header(&mut frame, UNKNOWN_MAC, src_mac) {
-                context.out.held.push((Waiting { port, ifindex, gateway }, frame));
-            } else {
-                context.drop(frame, DropReason::NoHeadroom);
-            }
+            context.out.held.push((Waiting { port, ifindex, gateway }, frame));
         }
         NextHop::Local | NextHop::Kernel => context.drop(frame, DropReason::NoEgress),
         NextHop::LinkDown => context.drop(frame, DropReason::LinkDown),
@@ -43,26 +53,45 @@ pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
     }
 }
 
+/// Makes a packet that came out of a tunnel ready to be sent, and says by which port; `None`, and nothing done, if
+/// there is more to it than that: see [`send_clear`].
+#[inline(always)]
+pub(super) fn prepare_clear(
+    context: &mut Context<'_>,
+    frame: &mut Frame,
+    about: &Clear,
+) -> Option<PortIndex> {
+    let hop = context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
+    let NextHop::Port { port, src_mac, dst_mac, mtu } = *hop else { return None };
+    let plain = !about.expires() && about.info.total_len() <= mtu as usize;
+    if !plain || !is_inside(context, port) || frame.headroom() < ETHERNET_HEADER_LEN {
+        return None;
+    }
+    decrement_ttl(frame.packet_mut());
+    prepend_header(frame, dst_mac, src_mac).then_some(port)
+}
+
 /// Sends a packet that came out of a tunnel to the host or to an inside network, never to an outside one.
-pub(super) fn send_clear(context: &mut Context<'_>, mut packet: Clear) {
-    let hop = context.routes.resolve(packet.flow.dst);
+#[cold]
+pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Clear) {
+    let hop = *context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
     let (port, mtu) = match hop {
-        NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(packet.frame),
+        NextHop::Local | NextHop::Kernel => return context.out.to_kernel.push(frame),
         NextHop::Port { port, mtu, .. } | NextHop::Unresolved { port, mtu, .. } => (port, mtu as usize),
-        NextHop::LinkDown => return context.drop(packet.frame, DropReason::LinkDown),
-        NextHop::None => return context.drop(packet.frame, DropReason::NoRoute),
+        NextHop::LinkDown => return context.drop(frame, DropReason::LinkDown),
+        NextHop::None => return context.drop(frame, DropReason::NoRoute),
     };
     if !is_inside(context, port) {
-        return context.drop(packet.frame, DropReason::ClearToOutside);
+        return context.drop(frame, DropReason::ClearToOutside);
     }
-    if packet.expires() {
-        return trouble::expired(context, packet);
+    if about.expires() {
+        return trouble::expired(context, frame, about);
     }
-    if packet.info.total_len > mtu {
-        return trouble::too_big_for_link(context, packet, mtu, hop);
+    if about.info.total_len() > mtu {
+        return trouble::too_big_for_link(context, frame, about, mtu, hop);
     }
-    decrement_ttl(packet.frame.packet_mut());
-    send(context, packet.frame, hop);
+    decrement_ttl(frame.packet_mut());
+    send(context, frame, hop);
 }
 
 /// Completes a held frame now that its neighbour has answered, and puts it out to be sent.
@@ -70,13 +99,15 @@ pub fn release(waiting: &Waiting, mac: Mac, mut frame: Frame, out: &mut Output) 
     if let Some(dst) = frame.packet_mut().first_chunk_mut() {
         *dst = mac;
     }
-    out.transmit.push((waiting.port, frame));
+    out.transmit.push(waiting.port, frame);
 }
 
+#[inline]
 fn is_inside(context: &Context<'_>, port: PortIndex) -> bool {
     context.routes.port(port).is_some_and(|port| port.role == Role::Inside)
 }
 
+#[inline(always)]
 fn prepend_header(frame: &mut Frame, dst: Mac, src: Mac) -> bool {
     let header = Ethernet::write(dst, src, EtherType::of_packet(frame.packet()));
     let room = frame.push_front(ETHERNET_HEADER_LEN);

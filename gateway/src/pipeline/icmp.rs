@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use portcullis_ipsec::Flow;
+
 use super::{Clear, Context, Origin, SPARE_START};
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
@@ -30,34 +32,35 @@ impl RateLimit {
 }
 
 /// Tells the packet's sender, if it may be told, there is an address to tell it from, and a frame to do it with.
-pub(super) fn report(context: &mut Context<'_>, packet: &Clear, error: IcmpError) {
-    if !IcmpError::may_answer(&packet.flow, &packet.info) || packet.origin == Origin::Generated {
+pub(super) fn report(context: &mut Context<'_>, offender: &Frame, about: &Clear, error: IcmpError) {
+    let flow = about.flow.flow();
+    if !IcmpError::may_answer(&flow, &about.info) || about.origin == Origin::Generated {
         return;
     }
-    let Some(source) = source(context, packet) else { return };
+    let Some(source) = source(context, about, &flow) else { return };
     if !context.errors.allows(context.now) {
         return;
     }
     let Some(mut frame) = context.spare.take() else { return };
-    if !write(&mut frame, packet, error, source) {
+    if !write(&mut frame, offender, about, &flow, error, source) {
         return context.out.recycled.push(frame);
     }
     WorkerCounters::add(&context.counters.generated, 1);
-    match packet.origin {
-        Origin::Port { port, .. } => context.out.transmit.push((port, frame)),
+    match about.origin {
+        Origin::Port { port, .. } => context.out.transmit.push(port, frame),
         Origin::Kernel => context.out.to_kernel.push(frame),
-        Origin::Tunnel { .. } | Origin::Generated => back_into_tunnel(context, packet, frame),
+        Origin::Tunnel { .. } | Origin::Generated => back_into_tunnel(context, about, frame),
     }
 }
 
 /// Our address, as the sender knows us.
-fn source(context: &Context<'_>, packet: &Clear) -> Option<IpAddr> {
-    let wants_ipv6 = packet.flow.src.is_ipv6();
-    match packet.origin {
+fn source(context: &Context<'_>, about: &Clear, flow: &Flow) -> Option<IpAddr> {
+    let wants_ipv6 = flow.src.is_ipv6();
+    match about.origin {
         Origin::Port { port, .. } => context.routes.address_for(port, wants_ipv6),
         // The host takes no packet from the TUN device that claims to be from the host itself, but one from where
         // it sends through that device.
-        Origin::Kernel => Some(packet.flow.dst),
+        Origin::Kernel => Some(flow.dst),
         Origin::Tunnel { .. } | Origin::Generated => {
             let inside = context.routes.ports().iter().filter(|port| port.role == Role::Inside);
             inside.map(|port| port.index).find_map(|port| context.routes.address_for(port, wants_ipv6))
@@ -66,17 +69,25 @@ fn source(context: &Context<'_>, packet: &Clear) -> Option<IpAddr> {
 }
 
 /// Writes the error, and for a port the link-layer header in front of it: the packet's own, turned round.
-fn write(frame: &mut Frame, packet: &Clear, error: IcmpError, source: IpAddr) -> bool {
+fn write(
+    frame: &mut Frame,
+    offender: &Frame,
+    about: &Clear,
+    flow: &Flow,
+    error: IcmpError,
+    source: IpAddr,
+) -> bool {
     let end = (SPARE_START + MAX_ICMPV6_ERROR).min(frame.chunk().len());
     if !frame.set_range(SPARE_START.min(end), end) {
         return false;
     }
-    let Some(len) = error.write(packet.frame.packet(), &packet.flow, source, frame.packet_mut()) else {
+    let Some(len) = error.write(offender.packet(), flow, source, frame.packet_mut()) else {
         return false;
     };
-    let Origin::Port { l2_len, .. } = packet.origin else { return frame.truncate(len) };
-    let start = packet.frame.start();
-    let Some(header) = packet.frame.chunk().get(start.saturating_sub(l2_len)..start) else { return false };
+    let Origin::Port { l2_len, .. } = about.origin else { return frame.truncate(len) };
+    let l2_len = usize::from(l2_len);
+    let start = offender.start();
+    let Some(header) = offender.chunk().get(start.saturating_sub(l2_len)..start) else { return false };
     let Some(([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], rest)) = header.split_first_chunk() else {
         return false;
     };
@@ -87,16 +98,12 @@ fn write(frame: &mut Frame, packet: &Clear, error: IcmpError, source: IpAddr) ->
 }
 
 /// The sender is behind a tunnel, into which policy must send the error like any other packet.
-fn back_into_tunnel(context: &mut Context<'_>, packet: &Clear, frame: Frame) {
-    match wire::flow(frame.packet()) {
-        Ok((flow, info)) => context.again.clear.push(Clear {
-            frame,
-            origin: Origin::Generated,
-            tenant: packet.tenant,
-            flow,
-            info,
-            policy: None,
-        }),
+fn back_into_tunnel(context: &mut Context<'_>, about: &Clear, frame: Frame) {
+    match wire::read(frame.packet()) {
+        Ok((flow, info)) => {
+            let answer = Clear::new(context, Origin::Generated, about.tenant, flow, info);
+            context.again.clear.push(frame, answer);
+        }
         Err(reason) => context.drop(frame, reason),
     }
 }

@@ -1,132 +1,259 @@
 //! From ESP to the packets in it (RFC 4303 §3.4, RFC 4301 §5.2).
+//!
+//! Frames stay where they are until the last step: every packet's SA is found and its replay window asked; all go through
+//! the engine together; the authentic ones of a run of one SA enter its window together; then each is unpacked and goes
+//! on, or ends.
+
+use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
-use portcullis_ipsec::Flow;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Tally, ingress};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, take};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, AeadParameters, EspPacket};
+use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
-use crate::sa::Inbound;
-use crate::wire::L3Info;
+use crate::sa::{Inbound, InboundRef};
+use crate::wire::{self, FlowKey, L3Info};
 
-/// An ESP packet for us.
+/// An ESP packet for us, whose frame holds it from its outer IP header on.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// Holds the packet from its outer IP header on.
-    pub(super) frame: Frame,
     /// Its outer headers.
-    pub(super) outer: EspPacket,
+    outer: EspPacket,
+    /// Where its SA would be.
+    place: InboundRef,
     /// How many tunnels of ours it has come out of.
-    pub(super) depth: u8,
+    depth: u8,
 }
 
-/// An arrival whose SA was found.
-struct Opening<'a> {
-    arrival: Arrival,
-    sa: &'a Inbound,
-    sequence: u64,
-    parameters: AeadParameters,
+impl Arrival {
+    #[inline(always)]
+    pub(super) fn new(context: &Context<'_>, outer: EspPacket, depth: u8, before: Option<&Self>) -> Self {
+        let place = match before {
+            Some(before) if before.outer.spi == outer.spi => before.place,
+            _ => {
+                let place = context.shared.sas.locate(outer.spi);
+                // On its way into the cache while the rest of the batch is read.
+                context.shared.sas.prefetch_inbound_at(place);
+                place
+            }
+        };
+        Self { outer, place, depth }
+    }
 }
+
+/// An arrival on its way.
+struct Opening<'a> {
+    /// Its SA, and the sequence number that the SA takes it to have; none if it ended before.
+    sa: Option<&'a Inbound>,
+    sequence: u64,
+    verdict: Verdict,
+}
+
+/// How far an arrival has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Worth opening; then opened; then new to the replay window; then unpacked.
+    Good,
+    /// Unpacked, and ESP for us once more.
+    Again,
+    Dropped(DropReason),
+}
+
+type Openings<'a> = ArrayVec<Opening<'a>, BATCH>;
 
 /// Opens up to a batch of `arrivals` and puts what is in them into `clear`.
-pub(super) fn open<'a>(context: &mut Context<'a>, arrivals: &mut Vec<Arrival>, clear: &mut Vec<Clear>) {
-    let mut openings = ArrayVec::<Opening<'a>, BATCH>::new();
-    for mut arrival in arrivals.drain(..arrivals.len().min(BATCH)) {
-        match find(context, &mut arrival) {
-            Ok((sa, sequence, parameters)) => openings.push(Opening { arrival, sa, sequence, parameters }),
-            Err(reason) => context.drop(arrival.frame, reason),
+pub(super) fn open<'a>(
+    context: &mut Context<'a>,
+    arrivals: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
+) {
+    let batch = arrivals.frames.len().min(BATCH);
+    let mut openings = authenticate(context, arrivals);
+    accept(context, arrivals, &mut openings);
+    unpack(context, arrivals, &mut openings, clear);
+    if openings.iter().all(|opening| opening.verdict == Verdict::Good) {
+        take(&mut arrivals.frames, batch, &mut clear.frames);
+    } else {
+        for ((frame, arrival), opening) in arrivals.frames.drain(..batch).zip(&arrivals.about).zip(&openings)
+        {
+            match opening.verdict {
+                Verdict::Good => clear.frames.push(frame),
+                Verdict::Again => again(context, frame, arrival.depth + 1),
+                Verdict::Dropped(reason) => context.drop(frame, reason),
+            }
         }
     }
+    arrivals.about.drain(..batch);
+}
 
-    let authentic = authenticate(context, &mut openings);
-    let mut tally = Tally::new(&context.shared.events);
-    for (opening, authentic) in openings.drain(..).zip(authentic) {
-        let Opening { arrival: Arrival { mut frame, outer, depth }, sa, sequence, .. } = opening;
-        match deliver(context, sa, sequence, authentic, &outer, &mut frame) {
-            Ok((flow, info)) => {
-                tally.count(&sa.traffic, info.total_len, context.now);
-                let origin = Origin::Tunnel { depth: depth + 1 };
-                sort(context, Clear { frame, origin, tenant: sa.tenant, flow, info, policy: None }, clear);
+/// Finds the SAs and opens all in one call. Of each packet says whether its ICV was right.
+fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) -> Openings<'a> {
+    let mut openings = Openings::new();
+    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
+    let mut sas = ArrayVec::<Option<&'a Inbound>, BATCH>::new();
+    let mut last = None;
+    for arrival in arrivals.about.iter().take(BATCH) {
+        // The next packet of a run has the same SA.
+        if last == Some(arrival.place) {
+            sas.push(sas.last().copied().flatten());
+        } else {
+            last = Some(arrival.place);
+            let sa = context.shared.sas.inbound_at(&context.guard, arrival.place);
+            sa.inspect(|sa| sa.prefetch());
+            sas.push(sa);
+        }
+    }
+    for ((frame, arrival), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&sas) {
+        openings.push(match find(*sa, frame, &arrival.outer) {
+            Ok((sa, sequence)) => {
+                let parameters = arrival.outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
+                batch.push(parameters.packet(sa.key(), frame));
+                Opening { sa: Some(sa), sequence, verdict: Verdict::Good }
             }
-            Err(reason) => context.drop(frame, reason),
+            Err(reason) => Opening { sa: None, sequence: 0, verdict: Verdict::Dropped(reason) },
+        });
+    }
+    if !batch.is_empty() {
+        context.shared.sas.engine().open(&mut batch);
+    }
+    let mut packets = batch.iter();
+    for opening in &mut openings {
+        if let Some(sa) = opening.sa
+            && packets.next().is_none_or(|packet| !packet.authentic)
+        {
+            opening.verdict = Verdict::Dropped(forged(sa, opening.sequence));
+        }
+    }
+    openings
+}
+
+/// The SA, and the sequence number that it takes the packet to have. Nothing has been proved yet, and nothing
+/// changes.
+#[inline(always)]
+fn find<'a>(
+    sa: Option<&'a Inbound>,
+    frame: &mut Frame,
+    outer: &EspPacket,
+) -> Result<(&'a Inbound, u64), DropReason> {
+    let sa = sa.ok_or(DropReason::UnknownSpi)?;
+    if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
+        return Err(DropReason::EncapsulationMismatch);
+    }
+    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    sa.replay().check(sequence)?;
+    if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
+        return Err(DropReason::EspTruncated);
+    }
+    Ok((sa, sequence))
+}
+
+/// Why the ICV was wrong, as far as can be known.
+#[cold]
+fn forged(sa: &Inbound, sequence: u64) -> DropReason {
+    // With ESN, a number left of the window was taken for one of the next epoch (RFC 4303 Appendix A2.2).
+    let implausible = sequence.saturating_sub(sa.replay().highest()) > 1 << 31;
+    if implausible { DropReason::ReplayTooOld } else { DropReason::IntegrityFailed }
+}
+
+/// Enters the authentic packets into their replay windows, run by run, and reports a peer that has moved.
+fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Openings<'_>) {
+    let mut opened = 0;
+    let same = |a: &Opening<'_>, b: &Opening<'_>| match (a.sa, b.sa) {
+        (Some(a), Some(b)) => ptr::eq(a, b),
+        _ => false,
+    };
+    let mut first = 0;
+    for run in openings.chunk_by_mut(same) {
+        let arrivals = arrivals.about.get(first..).unwrap_or_default();
+        first += run.len();
+        let Some(sa) = run.first().and_then(|opening| opening.sa) else { continue };
+        let authentic = |opening: &&mut Opening<'_>| opening.verdict == Verdict::Good;
+        let mut numbers = ArrayVec::<u64, BATCH>::new();
+        numbers.extend(run.iter_mut().filter(authentic).map(|opening| opening.sequence));
+        opened += numbers.len() as u64;
+        // From the last to the first, so that those before keep their places.
+        let mut refused = ArrayVec::<(usize, DropReason), BATCH>::new();
+        sa.replay().accept_run(&numbers, |at, reason| refused.push((at, reason)));
+        for (at, reason) in refused.into_iter().rev() {
+            opened -= 1;
+            if let Some(opening) = run.iter_mut().filter(authentic).nth(at) {
+                opening.verdict = Verdict::Dropped(reason);
+            }
+        }
+        report_move(context, sa, run, arrivals);
+    }
+    WorkerCounters::add(&context.counters.opened, opened);
+}
+
+/// Only the newest packet tells where the peer is now (RFC 7296 §2.23).
+fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrivals: &[Arrival]) {
+    let highest = sa.replay().highest();
+    let newest = run
+        .iter()
+        .zip(arrivals)
+        .rev()
+        .find(|(opening, _)| opening.verdict == Verdict::Good && opening.sequence == highest);
+    if let Some((_, Arrival { outer, .. })) = newest
+        && outer.moved_from(&sa.endpoints.get())
+    {
+        context.shared.events.peer_moved(sa, outer.endpoints());
+    }
+}
+
+/// Takes the tunnels off the accepted packets.
+fn unpack(
+    context: &Context<'_>,
+    arrivals: &mut Packets<Arrival>,
+    openings: &mut Openings<'_>,
+    clear: &mut Packets<Clear>,
+) {
+    let mut tally = Tally::new(&context.shared.events);
+    for ((frame, Arrival { outer, depth, .. }), opening) in
+        arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
+    {
+        let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
+        match deliver(sa, outer, frame) {
+            Ok((flow, info)) => {
+                tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
+                if ingress::is_esp_for_us(context, &flow) {
+                    opening.verdict = Verdict::Again;
+                } else {
+                    let origin = Origin::Tunnel { depth: depth + 1 };
+                    clear.about.push(Clear::new(context, origin, sa.tenant, flow, info));
+                }
+            }
+            Err(reason) => opening.verdict = Verdict::Dropped(reason),
         }
     }
     tally.flush(context.now);
 }
 
-/// The SA, and the sequence number that it takes the packet to have. Nothing has been proved yet, and nothing
-/// changes.
-fn find<'a>(
-    context: &Context<'a>,
-    arrival: &mut Arrival,
-) -> Result<(&'a Inbound, u64, AeadParameters), DropReason> {
-    let outer = &arrival.outer;
-    let sa = context.shared.sas.inbound(&context.guard, outer.spi).ok_or(DropReason::UnknownSpi)?;
-    if !outer.fits(&sa.endpoints.get()) {
-        return Err(DropReason::EncapsulationMismatch);
-    }
-    let sequence = sa.replay.infer(outer.sequence_low, sa.esn);
-    sa.replay.check(sequence)?;
-    if !arrival.frame.truncate(outer.end()) {
-        return Err(DropReason::EspTruncated);
-    }
-    Ok((sa, sequence, outer.parameters(sa.salt(), sequence, sa.esn)))
-}
-
-/// Opens all in one call, and says whose ICV was right.
-fn authenticate(context: &Context<'_>, openings: &mut [Opening<'_>]) -> ArrayVec<bool, BATCH> {
-    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    batch.extend(
-        openings
-            .iter_mut()
-            .map(|Opening { arrival, sa, parameters, .. }| parameters.packet(sa.key(), &mut arrival.frame)),
-    );
-    context.shared.sas.engine().open(&mut batch);
-    batch.iter().map(|packet| packet.authentic).collect()
-}
-
-/// Takes the tunnel off a packet that the engine has opened, if that is whom it is from, what it has not seen, and
-/// what the SA is for.
-fn deliver(
-    context: &Context<'_>,
-    sa: &Inbound,
-    sequence: u64,
-    authentic: bool,
-    outer: &EspPacket,
-    frame: &mut Frame,
-) -> Result<(Flow, L3Info), DropReason> {
-    if !authentic {
-        // With ESN, a number left of the window was taken for one of the next epoch (RFC 4303 Appendix A2.2).
-        let implausible = sequence.saturating_sub(sa.replay.highest()) > 1 << 31;
-        let reason = if implausible { DropReason::ReplayTooOld } else { DropReason::IntegrityFailed };
-        return Err(reason);
-    }
-    sa.replay.accept(sequence)?;
-    WorkerCounters::add(&context.counters.opened, 1);
-    // Only the newest packet tells where the peer is now (RFC 7296 §2.23).
-    if sequence == sa.replay.highest() && outer.moved_from(&sa.endpoints.get()) {
-        context.shared.events.peer_moved(sa, outer.endpoints);
-    }
-    let (flow, info) = esp::decapsulate(frame, outer)?;
+/// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
+#[inline(always)]
+fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKey, L3Info), DropReason> {
+    let (flow, info) = esp::decapsulate(frame, outer, sa.algorithm())?;
     if !sa.permits(&flow) {
         return Err(DropReason::SelectorMismatch);
     }
     Ok((flow, info))
 }
 
-/// Sends the packet on to policy, or back to the start if it is ESP for us once more.
-fn sort(context: &mut Context<'_>, packet: Clear, clear: &mut Vec<Clear>) {
-    let Origin::Tunnel { depth } = packet.origin else { return clear.push(packet) };
-    if !ingress::is_esp_for_us(context, &packet.flow) {
-        return clear.push(packet);
-    }
+/// Sends what came out of a tunnel, and is ESP for us once more, back to the start.
+#[cold]
+fn again(context: &mut Context<'_>, frame: Frame, depth: u8) {
     if depth >= MAX_TUNNELS {
-        return context.drop(packet.frame, DropReason::Loop);
+        return context.drop(frame, DropReason::Loop);
     }
-    match esp::parse(packet.frame.packet(), &packet.flow, &packet.info, context.shared.nat_port) {
-        Ok(outer) => context.again.esp.push(Arrival { frame: packet.frame, outer, depth }),
-        Err(reason) => context.drop(packet.frame, reason),
+    let nat_port = context.shared.nat_port;
+    let outer = wire::read(frame.packet())
+        .and_then(|(flow, info)| esp::parse(frame.packet(), &flow, &info, nat_port));
+    match outer {
+        Ok(outer) => {
+            let arrival = Arrival::new(context, outer, depth, None);
+            context.again.esp.push(frame, arrival);
+        }
+        Err(reason) => context.drop(frame, reason),
     }
 }

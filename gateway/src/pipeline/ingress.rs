@@ -1,104 +1,134 @@
 //! Reads what arrives, and tells ESP for us from packets to protect.
 
-use portcullis_ipsec::{Flow, TenantId};
+use arrayvec::ArrayVec;
+use portcullis_ipsec::TenantId;
 
-use super::{Clear, Context, Ingress, Origin, inbound::Arrival};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, take, uniform};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
 use crate::route::{PortInfo, Role};
-use crate::wire::{self, EtherType, Ethernet, L3Info, protocol};
+use crate::wire::{self, EtherType, Ethernet, FlowKey, protocol};
 
-/// Puts every frame into `esp` or `clear`, or drops it.
+/// How many frames ahead of the one that is read the processor is asked for.
+const AHEAD: usize = 8;
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Esp,
+    Clear,
+    Dropped(DropReason),
+}
+
+/// Takes up to a batch of `frames` and puts each into `esp` or `clear`, or drops it. All are read before any is moved:
+/// what was just written into a frame would have to be waited for.
 pub(super) fn sort(
     context: &mut Context<'_>,
     ingress: Ingress,
-    frames: impl Iterator<Item = Frame>,
-    esp: &mut Vec<Arrival>,
-    clear: &mut Vec<Clear>,
+    frames: &mut Vec<Frame>,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
 ) {
-    match ingress {
-        Ingress::Port(index) => {
-            let port = context.routes.port(index);
-            for frame in frames {
-                let Some(port) = port else {
-                    context.drop(frame, DropReason::Unexpected);
-                    continue;
-                };
-                from_port(context, port, frame, esp, clear);
-            }
+    let batch = frames.len().min(BATCH);
+    let mut kinds = ArrayVec::<Kind, BATCH>::new();
+    let port = match ingress {
+        Ingress::Port(index) => context.routes.port(index),
+        Ingress::Kernel => None,
+    };
+    for at in 0..batch {
+        if let Some(later) = frames.get(at + AHEAD) {
+            later.prefetch();
         }
-        Ingress::Kernel => {
-            for frame in frames {
-                match wire::flow(frame.packet()) {
-                    Ok((flow, info)) => clear.push(packet(frame, Origin::Kernel, flow, info)),
-                    Err(reason) => context.drop(frame, reason),
+        let Some(frame) = frames.get_mut(at) else { break };
+        kinds.push(match (ingress, port) {
+            (Ingress::Port(_), Some(port)) => from_port(context, port, frame, esp, clear),
+            (Ingress::Port(_), None) => Kind::Dropped(DropReason::Unexpected),
+            (Ingress::Kernel, _) => from_kernel(context, frame, clear),
+        });
+    }
+    match uniform(&kinds) {
+        Some(Kind::Clear) => take(frames, batch, &mut clear.frames),
+        Some(Kind::Esp) => take(frames, batch, &mut esp.frames),
+        _ => {
+            for (frame, kind) in frames.drain(..batch).zip(&kinds) {
+                match *kind {
+                    Kind::Clear => clear.frames.push(frame),
+                    Kind::Esp => esp.frames.push(frame),
+                    Kind::Dropped(reason) => context.drop(frame, reason),
                 }
             }
         }
     }
 }
 
-fn from_port(
-    context: &mut Context<'_>,
-    port: &PortInfo,
-    mut frame: Frame,
-    esp: &mut Vec<Arrival>,
-    clear: &mut Vec<Clear>,
-) {
-    match read(context, port, &mut frame) {
-        Ok(Read::Esp(outer)) => {
-            // On its way into the cache while the rest of the batch is read.
-            context.shared.sas.prefetch_inbound(outer.spi);
-            esp.push(Arrival { frame, outer, depth: 0 });
+/// Reads a bare IP packet.
+fn from_kernel(context: &Context<'_>, frame: &mut Frame, clear: &mut Packets<Clear>) -> Kind {
+    match wire::read(frame.packet()) {
+        Ok((flow, info)) if frame.truncate(info.total_len()) => {
+            clear.about.push(Clear::new(context, Origin::Kernel, TenantId::default(), flow, info));
+            Kind::Clear
         }
-        Ok(Read::Clear { l2_len, flow, info }) => {
-            clear.push(packet(frame, Origin::Port { port: port.index, l2_len }, flow, info));
-        }
-        Err(reason) => context.drop(frame, reason),
+        Ok(_) => Kind::Dropped(DropReason::Malformed),
+        Err(reason) => Kind::Dropped(reason),
     }
-}
-
-enum Read {
-    Esp(esp::EspPacket),
-    Clear { l2_len: usize, flow: Flow, info: L3Info },
 }
 
 /// Reads an Ethernet frame, and leaves the IP packet in it.
-fn read(context: &Context<'_>, port: &PortInfo, frame: &mut Frame) -> Result<Read, DropReason> {
-    let ethernet = Ethernet::parse(frame.packet())?;
-    if ethernet.dst != port.mac {
-        return Err(DropReason::OtherHost);
-    }
-    if !frame.pull_front(ethernet.header_len) {
-        return Err(DropReason::Malformed);
-    }
-    let (flow, info) = match ethernet.ether_type {
-        EtherType::Ipv4 | EtherType::Ipv6 => wire::flow(frame.packet())?,
-        EtherType::Other(_) => return Err(DropReason::Unexpected),
+#[inline(always)]
+fn from_port(
+    context: &Context<'_>,
+    port: &PortInfo,
+    frame: &mut Frame,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
+) -> Kind {
+    let ethernet = match Ethernet::parse(frame.packet()) {
+        Ok(ethernet) => ethernet,
+        Err(reason) => return Kind::Dropped(reason),
     };
-    if ethernet.ether_type != EtherType::of_packet(frame.packet()) || !frame.truncate(info.total_len) {
-        return Err(DropReason::Malformed);
+    if ethernet.dst != port.mac {
+        return Kind::Dropped(DropReason::OtherHost);
     }
-    if port.role == Role::Outside || is_esp_for_us(context, &flow) {
-        let outer = esp::parse(frame.packet(), &flow, &info, context.shared.nat_port)?;
-        return Ok(Read::Esp(outer));
+    let l2_len = ethernet.header_len;
+    let packet = frame.packet().get(l2_len..).unwrap_or_default();
+    if matches!(ethernet.ether_type, EtherType::Other(_)) {
+        return Kind::Dropped(DropReason::Unexpected);
     }
-    Ok(Read::Clear { l2_len: ethernet.header_len, flow, info })
+    let (flow, info) = match wire::read(packet) {
+        Ok(read) => read,
+        Err(reason) => return Kind::Dropped(reason),
+    };
+    if flow.is_ipv6() != (ethernet.ether_type == EtherType::Ipv6) {
+        return Kind::Dropped(DropReason::Malformed);
+    }
+    let start = frame.start() + l2_len;
+    let kind = if port.role == Role::Outside || is_esp_for_us(context, &flow) {
+        match esp::parse(packet, &flow, &info, context.shared.nat_port) {
+            Ok(outer) => {
+                let arrival = Arrival::new(context, outer, 0, esp.about.last());
+                esp.about.push(arrival);
+                Kind::Esp
+            }
+            Err(reason) => return Kind::Dropped(reason),
+        }
+    } else {
+        let origin = Origin::Port { port: port.index, l2_len: l2_len as u8 };
+        clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
+        Kind::Clear
+    };
+    // It was read from within the frame.
+    let _ = frame.set_range(start, start + info.total_len());
+    kind
 }
 
 /// Whether the packet is ESP, raw or in UDP, to one of our tunnel addresses, and not somebody else's on its way.
-pub(super) fn is_esp_for_us(context: &Context<'_>, flow: &Flow) -> bool {
-    let is_esp = match flow.protocol {
+#[inline(always)]
+pub(super) fn is_esp_for_us(context: &Context<'_>, flow: &FlowKey) -> bool {
+    let is_esp = match flow.protocol() {
         protocol::ESP => true,
-        protocol::UDP => flow.dst_port == Some(context.shared.nat_port),
+        protocol::UDP => flow.dst_port() == Some(context.shared.nat_port),
         _ => false,
     };
-    is_esp && context.routes.is_tunnel_address(flow.dst)
-}
-
-fn packet(mut frame: Frame, origin: Origin, flow: Flow, info: L3Info) -> Clear {
-    // The header was read from this frame, so that it is not shorter.
-    let _ = frame.truncate(info.total_len);
-    Clear { frame, origin, tenant: TenantId::default(), flow, info, policy: None }
+    is_esp && context.routes.is_tunnel_address(flow.dst())
 }

@@ -22,16 +22,17 @@ use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_ipsec::{Flow, TenantId};
+use portcullis_ipsec::TenantId;
 
 use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
 use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
-use crate::route::{PortIndex, RouteTable};
-use crate::sa::{Guard, Reader, SaTable, Traffic};
-use crate::wire::L3Info;
+use crate::route::{HopCache, PortIndex, RouteTable};
+use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::wire::{FlowKey, L3Info};
+use inbound::Arrival;
 
 pub use egress::release;
 
@@ -87,13 +88,58 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Output {
     /// Whole Ethernet frames to send.
-    pub transmit: Vec<(PortIndex, Frame)>,
+    pub transmit: Outgoing,
     /// Bare IP packets for the host.
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// Frames to send, by port, in order.
+#[derive(Debug, Default)]
+pub struct Outgoing(Vec<Vec<Frame>>);
+
+impl Outgoing {
+    /// Adds one.
+    #[inline]
+    pub fn push(&mut self, port: PortIndex, frame: Frame) {
+        self.of(port).push(frame);
+    }
+
+    /// The frames of a port, to be taken.
+    #[inline]
+    pub fn of(&mut self, port: PortIndex) -> &mut Vec<Frame> {
+        let at = usize::from(port.0);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        // There is one now.
+        #[expect(clippy::indexing_slicing, reason = "made on the line above")]
+        &mut self.0[at]
+    }
+
+    /// The ports that may have frames.
+    pub fn ports(&self) -> impl Iterator<Item = PortIndex> + use<> {
+        (0..self.0.len()).map(|at| PortIndex(at as u16))
+    }
+
+    /// Takes all, port by port.
+    pub fn drain(&mut self) -> impl Iterator<Item = (PortIndex, Frame)> {
+        let ports = self.0.iter_mut().enumerate();
+        ports.flat_map(|(at, frames)| frames.drain(..).map(move |frame| (PortIndex(at as u16), frame)))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Vec::is_empty)
+    }
 }
 
 /// Free frames, for what is made here: ICMP errors and fragments.
@@ -106,7 +152,7 @@ pub trait FrameSource {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
     /// By an inside port; `l2_len` octets of link-layer header lie in front of the packet.
-    Port { port: PortIndex, l2_len: usize },
+    Port { port: PortIndex, l2_len: u8 },
     /// From the host, which has done a router's work on it already.
     Kernel,
     /// Out of a tunnel, and so many around it.
@@ -115,17 +161,48 @@ enum Origin {
     Generated,
 }
 
-/// An IP packet in clear on its way to policy.
-#[derive(Debug)]
+/// What is known of an IP packet in clear on its way to policy.
+#[derive(Debug, Clone)]
 struct Clear {
-    /// Holds exactly the packet.
-    frame: Frame,
-    origin: Origin,
-    tenant: TenantId,
-    flow: Flow,
+    flow: FlowKey,
     info: L3Info,
     /// For a fragment made here: the policy of the whole packet, and its TTL is counted down already.
     policy: Option<Arc<PolicyEntry>>,
+    /// Where the worker remembers the flow's policy.
+    place: u32,
+    tenant: TenantId,
+    origin: Origin,
+}
+
+/// Frames, and what is known of the packet in each: two lists that go in step, so that frames change hands and the
+/// rest stays where it is.
+#[derive(Debug)]
+struct Packets<T> {
+    frames: Vec<Frame>,
+    about: Vec<T>,
+}
+
+impl<T> Default for Packets<T> {
+    fn default() -> Self {
+        Self { frames: Vec::with_capacity(BATCH), about: Vec::with_capacity(BATCH) }
+    }
+}
+
+impl<T> Packets<T> {
+    #[inline(always)]
+    fn push(&mut self, frame: Frame, about: T) {
+        self.frames.push(frame);
+        self.about.push(about);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    fn append(&mut self, other: &mut Self) {
+        self.frames.append(&mut other.frames);
+        self.about.append(&mut other.about);
+    }
 }
 
 /// One worker's pipeline.
@@ -135,9 +212,10 @@ pub struct Pipeline {
     counters: Arc<WorkerCounters>,
     reader: Reader,
     flows: FlowCache,
+    hops: HopCache,
     errors: icmp::RateLimit,
-    esp: Vec<inbound::Arrival>,
-    clear: Vec<Clear>,
+    esp: Packets<Arrival>,
+    clear: Packets<Clear>,
     again: Again,
 }
 
@@ -145,9 +223,9 @@ pub struct Pipeline {
 #[derive(Debug, Default)]
 struct Again {
     /// ESP that came out of ESP.
-    esp: Vec<inbound::Arrival>,
+    esp: Packets<Arrival>,
     /// Fragments, and ICMP errors into a tunnel.
-    clear: Vec<Clear>,
+    clear: Packets<Clear>,
 }
 
 /// What one pass over a batch works with.
@@ -159,6 +237,7 @@ struct Context<'a> {
     counters: &'a WorkerCounters,
     now: Coarse,
     flows: &'a mut FlowCache,
+    hops: &'a mut HopCache,
     errors: &'a mut icmp::RateLimit,
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
@@ -174,9 +253,10 @@ impl Pipeline {
             counters,
             reader,
             flows: FlowCache::new(FLOWS, seed),
+            hops: HopCache::new(seed),
             errors: icmp::RateLimit::default(),
-            esp: Vec::with_capacity(BATCH),
-            clear: Vec::with_capacity(BATCH),
+            esp: Packets::default(),
+            clear: Packets::default(),
             again: Again::default(),
         }
     }
@@ -191,9 +271,10 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        let Self { shared, counters, reader, flows, errors, esp, clear, again } = self;
+        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
+        hops.begin(&routes, now);
         let mut context = Context {
             shared: shared.as_ref(),
             guard,
@@ -202,14 +283,14 @@ impl Pipeline {
             counters: counters.as_ref(),
             now,
             flows,
+            hops,
             errors,
             spare,
             again,
             out,
         };
         while !batch.is_empty() {
-            let rest = batch.drain(..batch.len().min(BATCH));
-            ingress::sort(&mut context, ingress, rest, esp, clear);
+            ingress::sort(&mut context, ingress, batch, esp, clear);
             context.run(esp, clear);
         }
         reader.quiescent();
@@ -224,7 +305,7 @@ impl Pipeline {
 impl<'a> Context<'a> {
     /// Opens, seals and sends until nothing is left to do. It ends: only ESP inside ESP goes round, at most
     /// [`MAX_TUNNELS`] times, and packets made here make no others.
-    fn run(&mut self, esp: &mut Vec<inbound::Arrival>, clear: &mut Vec<Clear>) {
+    fn run(&mut self, esp: &mut Packets<Arrival>, clear: &mut Packets<Clear>) {
         while !(esp.is_empty() && clear.is_empty()) {
             inbound::open(self, esp, clear);
             outbound::protect(self, clear);
@@ -233,6 +314,7 @@ impl<'a> Context<'a> {
         }
     }
 
+    #[cold]
     fn drop(&mut self, frame: Frame, reason: DropReason) {
         self.counters.count_drop(reason);
         self.out.recycled.push(frame);
@@ -240,22 +322,48 @@ impl<'a> Context<'a> {
 }
 
 impl Clear {
+    /// What [`wire::read`] says of a packet of that origin.
+    #[inline(always)]
+    fn new(context: &Context<'_>, origin: Origin, tenant: TenantId, flow: FlowKey, info: L3Info) -> Self {
+        let place = context.flows.locate(tenant, &flow) as u32;
+        Self { flow, info, policy: None, place, tenant, origin }
+    }
+
     /// Whether we forward it as a router: neither the host, who does so itself, nor a second time after
     /// fragmentation.
+    #[inline]
     fn counts_down(&self) -> bool {
         matches!(self.origin, Origin::Port { .. } | Origin::Tunnel { .. }) && self.policy.is_none()
     }
 
     /// Whether its TTL or hop limit ends here.
+    #[inline]
     fn expires(&self) -> bool {
-        self.counts_down() && self.info.ttl <= 1
+        self.counts_down() && self.info.ttl() <= 1
     }
+}
+
+/// Moves the first `count` frames to the end of another list.
+#[inline]
+fn take(from: &mut Vec<Frame>, count: usize, to: &mut Vec<Frame>) {
+    if count == from.len() {
+        to.append(from);
+    } else {
+        to.extend(from.drain(..count.min(from.len())));
+    }
+}
+
+/// What all have in common, if they have.
+#[inline]
+fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
+    let first = *all.first()?;
+    all.iter().all(|each| *each == first).then_some(first)
 }
 
 /// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.
 struct Tally<'a> {
     events: &'a EventBoard,
-    run: Option<(&'a Traffic, u64, u64)>,
+    run: Option<(&'a Traffic, &'a Limits, u64, u64)>,
 }
 
 impl<'a> Tally<'a> {
@@ -263,22 +371,22 @@ impl<'a> Tally<'a> {
         Self { events, run: None }
     }
 
-    fn count(&mut self, traffic: &'a Traffic, octets: usize, now: Coarse) {
+    fn count(&mut self, traffic: &'a Traffic, limits: &'a Limits, octets: usize, now: Coarse) {
         match &mut self.run {
-            Some((current, packets, bytes)) if ptr::eq(*current, traffic) => {
+            Some((current, _, packets, bytes)) if ptr::eq(*current, traffic) => {
                 *packets += 1;
                 *bytes += octets as u64;
             }
             _ => {
                 self.flush(now);
-                self.run = Some((traffic, 1, octets as u64));
+                self.run = Some((traffic, limits, 1, octets as u64));
             }
         }
     }
 
     fn flush(&mut self, now: Coarse) {
-        if let Some((traffic, packets, bytes)) = self.run.take() {
-            self.events.milestones(traffic.count(packets, bytes, now));
+        if let Some((traffic, limits, packets, bytes)) = self.run.take() {
+            self.events.milestones(traffic.count(limits, packets, bytes, now));
         }
     }
 }

@@ -1,191 +1,275 @@
 //! From a packet in clear to policy (RFC 4301 §5.1), and through the SA that it names.
+//!
+//! Frames stay where they are until the last step. First every packet gets its [`Fate`], with what the packets of one
+//! SA share found out once per run; then those to be sealed get their headers and go through the engine together; then
+//! each frame goes its way.
 
 use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, Origin, Tally, egress, trouble};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, egress, take, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, AeadParameters, Outer};
+use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::route::NextHop;
-use crate::sa::Outbound;
+use crate::route::{NextHop, PortIndex};
+use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
 
-/// Where the packets of one SA go.
-#[derive(Debug, Clone, Copy)]
-struct Path {
-    outer: Outer,
+/// Packets of one SA that follow each other.
+struct Run<'a> {
+    sa: &'a Outbound,
+    template: Template,
     hop: NextHop,
+    /// Where its sealed packets leave, if nothing but that is left to do.
+    port: Option<PortIndex>,
     /// Octets of the largest inner packet that passes.
     limit: usize,
-}
-
-/// A packet whose SA was found.
-struct Chosen<'a> {
-    packet: Clear,
-    sa: &'a Outbound,
-    path: Path,
+    packets: u32,
+    /// The next packet's sequence number, or why it gets none.
     sequence: Result<u64, DropReason>,
 }
 
-/// A packet that lacks only encryption.
-struct Sealing<'a> {
-    frame: Frame,
-    sa: &'a Outbound,
-    path: Path,
-    parameters: AeadParameters,
+/// What becomes of a packet. Small: every packet has one, written and read a moment later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Sealed, with the run of that number.
+    Seal(u16),
+    /// On in clear: out of a tunnel, and not to go into another.
+    Clear,
+    /// Ready, or so when the engine is done, to be sent by this port.
+    Send(PortIndex),
+    /// Its TTL ends here.
+    Expired,
+    /// More octets than pass the tunnel of the run of that number.
+    TooBig(u16),
+    Dropped(DropReason),
 }
+
+type Runs<'a> = ArrayVec<Run<'a>, BATCH>;
+type Fates = ArrayVec<Fate, BATCH>;
 
 /// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one, or
 /// nowhere.
-pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) {
-    let mut chosen = choose(context, packets);
-    number(&context.shared.events, &mut chosen);
-    let mut sealing = encapsulate(context, &mut chosen);
-    seal(context, &mut sealing);
-    for Sealing { mut frame, path, .. } in sealing.drain(..) {
-        esp::write_udp_checksum(&mut frame, &path.outer.endpoints);
-        egress::send(context, frame, path.hop);
-    }
-}
-
-/// Finds every packet's SA and way; what has none ends here.
-fn choose<'a>(context: &mut Context<'a>, packets: &mut Vec<Clear>) -> ArrayVec<Chosen<'a>, BATCH> {
-    let mut chosen = ArrayVec::<Chosen<'a>, BATCH>::new();
-    for packet in packets.drain(..packets.len().min(BATCH)) {
-        let sa = match decide(context, &packet) {
-            Ok(Decision::Seal(sa)) => sa,
-            Ok(Decision::Clear) => {
-                egress::send_clear(context, packet);
-                continue;
-            }
-            Err(reason) => {
-                context.drop(packet.frame, reason);
-                continue;
-            }
-        };
-        // A run of packets of one SA shares what is found out about its way.
-        let path = match chosen.last() {
-            Some(last) if ptr::eq(last.sa, sa) => Ok(last.path),
-            _ => path(context, sa),
-        };
-        match path {
-            Ok(_) if packet.expires() => trouble::expired(context, packet),
-            Ok(path) if packet.info.total_len > path.limit => {
-                trouble::too_big_for_tunnel(context, packet, path.limit);
-            }
-            Ok(path) => {
-                chosen.push(Chosen { packet, sa, path, sequence: Err(DropReason::SequenceExhausted) })
-            }
-            Err(reason) => context.drop(packet.frame, reason),
+pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
+    let batch = packets.frames.len().min(BATCH);
+    let (mut runs, mut fates) = (Runs::new(), Fates::new());
+    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut runs, &mut fates);
+    number(&context.shared.events, &mut runs);
+    seal(context, packets, &mut runs, &mut fates);
+    if let Some(Fate::Send(port)) = uniform(&fates) {
+        // Most batches by far.
+        take(&mut packets.frames, batch, context.out.transmit.of(port));
+    } else {
+        for ((frame, about), fate) in packets.frames.drain(..batch).zip(&packets.about).zip(&fates) {
+            dispatch(context, frame, about, *fate, &runs);
         }
     }
-    chosen
+    packets.about.drain(..batch);
 }
 
-enum Decision<'a> {
-    Seal(&'a Outbound),
-    /// Out of a tunnel, and not to go into another.
-    Clear,
-}
-
-fn decide<'a>(context: &mut Context<'a>, packet: &Clear) -> Result<Decision<'a>, DropReason> {
-    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
-    // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.routes.is_local(packet.flow.dst) {
-        return Ok(Decision::Clear);
+/// Finds every packet's SA and way.
+fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>, fates: &mut Fates) {
+    let mut references = ArrayVec::<Option<OutboundRef>, BATCH>::new();
+    for packet in packets {
+        let (fate, reference) = match decide(context, packet) {
+            Ok(Some(reference)) => {
+                // On its way into the cache while the rest of the batch is looked up.
+                context.shared.sas.prefetch_outbound(reference);
+                (Fate::Clear, Some(reference))
+            }
+            Ok(None) => (Fate::Clear, None),
+            Err(reason) => (Fate::Dropped(reason), None),
+        };
+        references.push(reference);
+        fates.push(fate);
     }
+    let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
+    let mut last = None;
+    for reference in &references {
+        // The next packet of a run goes the same way.
+        if *reference != last {
+            last = *reference;
+            let sa = reference.and_then(|reference| context.shared.sas.outbound(&context.guard, reference));
+            sa.inspect(|sa| sa.prefetch());
+            sas.push(sa);
+        } else {
+            sas.push(sas.last().copied().flatten());
+        }
+    }
+    for (((packet, reference), sa), fate) in packets.iter().zip(&references).zip(&sas).zip(fates) {
+        if reference.is_some() {
+            *fate = match *sa {
+                Some(sa) => through(context, packet, sa, runs),
+                None => no_sa(context, packet),
+            };
+        }
+    }
+}
+
+/// What policy says: the SA to go through, or none if the packet may go on in clear.
+#[inline(always)]
+fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Option<OutboundRef>, DropReason> {
+    let Clear { flow, tenant, .. } = packet;
+    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
     let policy = match &packet.policy {
         Some(policy) => Some(policy),
-        None => context.flows.lookup(context.policies, packet.tenant, &packet.flow),
+        None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
     };
     let Some(policy) = policy else {
-        return if from_tunnel { Ok(Decision::Clear) } else { Err(DropReason::NoPolicy) };
+        return if from_tunnel { Ok(None) } else { Err(DropReason::NoPolicy) };
     };
-    let sas = &context.shared.sas;
-    let Some(sa) = policy.outbound().and_then(|reference| sas.outbound(&context.guard, reference)) else {
-        context.shared.events.acquire(policy, &packet.flow);
+    // What is for us is not sent on, even by a policy that covers everything.
+    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(None);
+    }
+    let reference = policy.outbound();
+    if reference.is_none() {
+        context.shared.events.acquire(policy, flow);
         return Err(DropReason::NoSa);
-    };
+    }
+    Ok(reference)
+}
+
+/// Puts a packet into the run of its SA.
+#[inline(always)]
+fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs: &mut Runs<'a>) -> Fate {
     if !sa.permits(&packet.flow) {
-        return Err(DropReason::OutsideSa);
+        return Fate::Dropped(DropReason::OutsideSa);
     }
-    Ok(Decision::Seal(sa))
+    if runs.last().is_none_or(|run| !ptr::eq(run.sa, sa)) {
+        match begin(context, sa) {
+            Ok(run) => runs.push(run),
+            Err(reason) => return Fate::Dropped(reason),
+        }
+    }
+    let number = runs.len().wrapping_sub(1) as u16;
+    let Some(run) = runs.last_mut() else { return Fate::Dropped(DropReason::NoSa) };
+    if packet.expires() {
+        Fate::Expired
+    } else if packet.info.total_len() > run.limit {
+        Fate::TooBig(number)
+    } else {
+        run.packets += 1;
+        Fate::Seal(number)
+    }
 }
 
-fn path(context: &Context<'_>, sa: &Outbound) -> Result<Path, DropReason> {
+/// The SA went between the policy's answer and now.
+#[cold]
+fn no_sa(context: &mut Context<'_>, packet: &Clear) -> Fate {
+    let policy = match &packet.policy {
+        Some(policy) => Some(policy),
+        None => context.flows.lookup(context.policies, packet.tenant, &packet.flow, packet.place as usize),
+    };
+    if let Some(policy) = policy {
+        context.shared.events.acquire(policy, &packet.flow);
+    }
+    Fate::Dropped(DropReason::NoSa)
+}
+
+/// Finds out where the packets of an SA go.
+fn begin<'a>(context: &mut Context<'a>, sa: &'a Outbound) -> Result<Run<'a>, DropReason> {
     let endpoints = sa.endpoints.get();
-    let hop = context.routes.resolve(endpoints.remote);
+    let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
+    let mut template = template.ok_or(DropReason::NoSa)?;
+    let hop = context.hops.resolve_addr(endpoints.remote);
     let mtu = egress::mtu(&hop)?;
-    Ok(Path {
-        outer: Outer { endpoints, spi: sa.spi.get(), salt: sa.salt(), esn: sa.esn },
-        hop,
-        limit: esp::max_inner_len(mtu, &endpoints, sa.algorithm()),
-    })
+    let (dst, src) = egress::link(context, &hop);
+    template.set_link(dst, src);
+    let port = match hop {
+        NextHop::Port { port, .. } if !template.needs_finish() => Some(port),
+        _ => None,
+    };
+    let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
+    let sequence = Err(DropReason::SequenceExhausted);
+    Ok(Run { sa, template, hop, port, limit, packets: 0, sequence })
 }
 
-/// Gives every packet its sequence number: one reservation per run of packets of one SA.
-fn number(events: &EventBoard, chosen: &mut [Chosen<'_>]) {
-    for run in chosen.chunk_by_mut(|a, b| ptr::eq(a.sa, b.sa)) {
-        let Some(sa) = run.first().map(|first| first.sa) else { continue };
-        match sa.reserve(run.len() as u32, events) {
-            Ok(numbers) => {
-                run.iter_mut().zip(numbers).for_each(|(chosen, number)| chosen.sequence = Ok(number))
-            }
-            Err(reason) => run.iter_mut().for_each(|chosen| chosen.sequence = Err(reason)),
-        }
+/// Gives every run its sequence numbers: one reservation each.
+fn number(events: &EventBoard, runs: &mut Runs<'_>) {
+    for run in runs.iter_mut().filter(|run| run.packets > 0) {
+        run.sequence = run.sa.reserve(run.packets, events).map(|numbers| numbers.start);
     }
 }
 
-/// Writes all headers and trailers.
-fn encapsulate<'a>(
-    context: &mut Context<'a>,
-    chosen: &mut ArrayVec<Chosen<'a>, BATCH>,
-) -> ArrayVec<Sealing<'a>, BATCH> {
-    let mut sealing = ArrayVec::<Sealing<'a>, BATCH>::new();
+/// Writes all headers and trailers, and encrypts all packets in one call. What goes on in clear is made ready too.
+fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut Runs<'a>, fates: &mut Fates) {
+    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     let mut tally = Tally::new(&context.shared.events);
-    for Chosen { packet, sa, path, sequence } in chosen.drain(..) {
-        let counts_down = packet.counts_down();
-        let Clear { mut frame, flow, info, .. } = packet;
-        if counts_down {
-            decrement_ttl(frame.packet_mut());
-        }
-        let parameters = sequence.and_then(|sequence| {
-            esp::encapsulate(&mut frame, &info, flow.src.is_ipv6(), &path.outer, sequence)
-        });
-        match parameters {
-            Ok(parameters) => {
-                tally.count(&sa.traffic, info.total_len, context.now);
-                sealing.push(Sealing { frame, sa, path, parameters });
+    for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
+        match *fate {
+            Fate::Seal(number) => {
+                let Some(run) = runs.get_mut(usize::from(number)) else { continue };
+                match encapsulate(run, frame, about) {
+                    Ok(parameters) => {
+                        tally.count(run.sa.traffic(), run.sa.limits(), about.info.total_len(), context.now);
+                        batch.push(parameters.packet(run.sa.key(), frame));
+                        if let Some(port) = run.port {
+                            *fate = Fate::Send(port);
+                        }
+                    }
+                    Err(reason) => *fate = Fate::Dropped(reason),
+                }
             }
-            Err(reason) => context.drop(frame, reason),
+            Fate::Clear => {
+                if let Some(port) = egress::prepare_clear(context, frame, about) {
+                    *fate = Fate::Send(port);
+                }
+            }
+            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
         }
     }
     tally.flush(context.now);
-    sealing
+    if !batch.is_empty() {
+        context.shared.sas.engine().seal(&mut batch);
+        WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+    }
 }
 
-/// Encrypts all in one call.
-fn seal(context: &Context<'_>, sealing: &mut [Sealing<'_>]) {
-    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    batch.extend(
-        sealing.iter_mut().map(|Sealing { frame, sa, parameters, .. }| parameters.packet(sa.key(), frame)),
-    );
-    context.shared.sas.engine().seal(&mut batch);
-    WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+#[inline(always)]
+fn encapsulate(
+    run: &mut Run<'_>,
+    frame: &mut Frame,
+    about: &Clear,
+) -> Result<esp::AeadParameters, DropReason> {
+    let sequence = run.sequence?;
+    run.sequence = Ok(sequence + 1);
+    if about.counts_down() {
+        decrement_ttl(frame.packet_mut());
+    }
+    run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence)
+}
+
+fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fate, runs: &Runs<'_>) {
+    match fate {
+        Fate::Send(port) => context.out.transmit.push(port, frame),
+        Fate::Seal(number) => match runs.get(usize::from(number)) {
+            Some(run) => {
+                run.template.finish(&mut frame);
+                egress::transmit(context, frame, &run.hop);
+            }
+            None => context.drop(frame, DropReason::NoSa),
+        },
+        Fate::Clear => egress::send_clear(context, frame, about),
+        Fate::Expired => trouble::expired(context, frame, about),
+        Fate::TooBig(number) => {
+            let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);
+            trouble::too_big_for_tunnel(context, frame, about, limit);
+        }
+        Fate::Dropped(reason) => context.drop(frame, reason),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use portcullis_aead::Engine;
-    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TenantId, TunnelEndpoints};
+    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TunnelEndpoints};
 
     use super::*;
     use crate::sa::sequence::SequenceCounter;
-    use crate::wire;
 
     fn sa(first: u64, last: u64) -> Outbound {
         let endpoints = TunnelEndpoints {
@@ -205,38 +289,21 @@ mod tests {
         Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
     }
 
-    fn chosen(sa: &Outbound) -> Chosen<'_> {
-        let header = wire::Ipv4 {
-            header_len: 20,
-            total_len: 20,
-            tos: 0,
-            id: 0,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: 9,
-            protocol: 17,
-            src: [10, 1, 0, 1].into(),
-            dst: [10, 2, 0, 1].into(),
-        };
-        let (flow, info) = wire::flow(&header.write(&[])).unwrap();
-        let frame = Frame::leaked(64, 64);
-        let packet =
-            Clear { frame, origin: Origin::Kernel, tenant: TenantId::default(), flow, info, policy: None };
-        let outer = Outer { endpoints: sa.endpoints.get(), spi: 4096, salt: sa.salt(), esn: sa.esn };
-        let path = Path { outer, hop: NextHop::None, limit: 1400 };
-        Chosen { packet, sa, path, sequence: Err(DropReason::NoSa) }
+    fn run(sa: &Outbound, packets: u32) -> Run<'_> {
+        let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
+        let sequence = Err(DropReason::NoSa);
+        Run { sa, template, hop: NextHop::None, port: None, limit: 1400, packets, sequence }
     }
 
     #[test]
     fn runs_of_one_sa_are_numbered_upwards_and_an_exhausted_sa_refuses() {
         let events = EventBoard::new(1, 1, Box::new(|| {}));
         let (ending, fresh) = (sa(98, 100), sa(1, 1000));
-        let mut batch: Vec<_> =
-            [&ending, &ending, &fresh, &fresh, &ending, &ending].into_iter().map(chosen).collect();
-        number(&events, &mut batch);
-        let exhausted = Err(DropReason::SequenceExhausted);
-        let numbers: Vec<_> = batch.iter().map(|chosen| chosen.sequence).collect();
-        assert_eq!(numbers, [Ok(98), Ok(99), Ok(1), Ok(2), exhausted, exhausted]);
+        let mut runs: Runs<'_> =
+            [run(&ending, 2), run(&fresh, 0), run(&fresh, 2), run(&ending, 2)].into_iter().collect();
+        number(&events, &mut runs);
+        let numbers: Vec<_> = runs.iter().map(|run| run.sequence).collect();
+        let (unused, exhausted) = (Err(DropReason::NoSa), Err(DropReason::SequenceExhausted));
+        assert_eq!(numbers, [Ok(98), unused, Ok(1), exhausted]);
     }
 }

@@ -7,6 +7,7 @@ use portcullis_ipsec::{Flow, InstallError, Policy, PolicyOrigin, PortRange, Tena
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::FlowKey;
 
 fn ts(text: &str) -> TrafficSelector {
     text.parse().unwrap()
@@ -152,8 +153,10 @@ proptest! {
                     Verdict::NoMatch => None,
                 };
                 prop_assert_eq!(id, expected, "{}", flow);
+                let key = FlowKey::from(flow);
+                let place = cache.locate(*tenant, &key);
                 for _ in 0..2 {
-                    let cached = cache.lookup(&snapshot, *tenant, flow).map(|entry| entry.id());
+                    let cached = cache.lookup(&snapshot, *tenant, &key, place).map(|entry| entry.id());
                     prop_assert_eq!(cached, expected, "cached {}", flow);
                 }
             }

@@ -3,7 +3,9 @@
 //! A [`RouteTable`] is one moment of them, immutable; the mirror (`crate::netlink`) publishes a new one after each change.
 //! It knows the main and default tables, asked in this order as the kernel's own rules have it, and the host's own
 //! addresses. Rules for policy routing are not mirrored: what should go elsewhere than the main table says must leave by
-//! an interface without workers, through the kernel.
+//! an interface without workers, through the kernel. Each worker remembers what it was told in a [`HopCache`].
+
+mod hops;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -11,6 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ipnet::IpNet;
+
+pub use hops::HopCache;
 
 use crate::lpm::Lpm;
 

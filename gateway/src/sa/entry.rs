@@ -7,26 +7,30 @@
 use std::fmt;
 use std::ops::Range;
 
-use portcullis_aead::{Algorithm, Engine, Key};
+use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
-    AddressRange, Encapsulation, EspAlgorithm, EspKey, Flow, InboundSa, InstallError, OutboundSa, Spi,
-    TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Spi, TenantId, TrafficSelector,
+    TunnelEndpoints, UsageLimits,
 };
 
 use super::endpoints::MovableEndpoints;
+use super::place::{SlotState, Slotted};
 use super::replay::ReplayWindow;
+use super::selectors::{Selectors, Side};
 use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
-use crate::sync::{AtomicU64, Line, Ordering};
+use crate::prefetch;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::wire::FlowKey;
 
-/// Most selectors on each side of an SA.
-pub const MAX_SELECTORS: usize = 8;
+pub use super::selectors::MAX_SELECTORS;
 
 /// An SA that we receive on.
 #[repr(C, align(64))]
 pub struct Inbound {
+    state: SlotState,
     /// The SA's own SPI, chosen here.
     pub spi: Spi,
     /// Whose address space the inner packets belong to.
@@ -41,15 +45,22 @@ pub struct Inbound {
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
-    /// What has been received.
-    pub replay: ReplayWindow,
-    /// What has been delivered.
-    pub traffic: Traffic,
+    limits: Limits,
+    received: Received,
+}
+
+/// What changes with every run of packets: what has been delivered, and what has been received. What a window of 64
+/// needs of it is two lines.
+#[repr(C, align(64))]
+struct Received {
+    traffic: Traffic,
+    replay: ReplayWindow,
 }
 
 /// An SA that we send on.
 #[repr(C, align(64))]
 pub struct Outbound {
+    state: SlotState,
     /// The peer's SPI.
     pub spi: Spi,
     /// The inbound SPI that names the pair.
@@ -64,9 +75,15 @@ pub struct Outbound {
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
-    sequence: Line<SequenceCounter>,
-    /// What has been sealed.
-    pub traffic: Traffic,
+    limits: Limits,
+    sent: Sent,
+}
+
+/// What changes with every run of packets, on one line: one worker at a time sends on an SA.
+#[repr(C, align(64))]
+struct Sent {
+    sequence: SequenceCounter,
+    traffic: Traffic,
 }
 
 impl Inbound {
@@ -75,6 +92,7 @@ impl Inbound {
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi,
             tenant: sa.tenant,
             slot,
@@ -84,9 +102,17 @@ impl Inbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
-            replay,
-            traffic: Traffic::new(slot, true),
+            limits: Limits::none(),
+            received: Received { traffic: Traffic::new(slot, true), replay },
         })
+    }
+
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.received);
     }
 
     /// The expanded cipher key.
@@ -106,20 +132,44 @@ impl Inbound {
         self.algorithm
     }
 
+    /// What has been received.
+    #[inline]
+    pub fn replay(&self) -> &ReplayWindow {
+        &self.received.replay
+    }
+
+    /// What has been delivered.
+    #[inline]
+    pub fn traffic(&self) -> &Traffic {
+        &self.received.traffic
+    }
+
+    /// How much it may carry.
+    #[inline]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Limits what is counted from now on.
+    pub(crate) fn limit(&self, limits: &UsageLimits) {
+        self.limits.set(limits);
+        self.received.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
+    }
+
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
     #[inline]
-    pub fn permits(&self, inner: &Flow) -> bool {
-        inner.matches(self.remote_ts(), self.local_ts())
+    pub fn permits(&self, inner: &FlowKey) -> bool {
+        self.selectors.permit(Side::Remote, inner)
     }
 
     /// What a decrypted packet's destination must match.
-    pub fn local_ts(&self) -> &[TrafficSelector] {
-        self.selectors.local.as_slice()
+    pub fn local_ts(&self) -> Vec<TrafficSelector> {
+        self.selectors.list(Side::Local)
     }
 
     /// What a decrypted packet's source must match.
-    pub fn remote_ts(&self) -> &[TrafficSelector] {
-        self.selectors.remote.as_slice()
+    pub fn remote_ts(&self) -> Vec<TrafficSelector> {
+        self.selectors.list(Side::Remote)
     }
 }
 
@@ -133,6 +183,7 @@ impl Outbound {
     ) -> Result<Self, InstallError> {
         check_endpoints(sa.endpoints)?;
         Ok(Self {
+            state: SlotState::outside(),
             spi: sa.spi,
             pair,
             slot,
@@ -142,8 +193,8 @@ impl Outbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
-            sequence: Line(sequence),
-            traffic: Traffic::new(slot, false),
+            limits: Limits::none(),
+            sent: Sent { sequence, traffic: Traffic::new(slot, false) },
         })
     }
 
@@ -151,7 +202,7 @@ impl Outbound {
     /// come to it. A number that is not used is lost, never used later.
     #[inline]
     pub fn reserve(&self, n: u32, events: &EventBoard) -> Result<Range<u64>, DropReason> {
-        match self.sequence.0.reserve(n) {
+        match self.sent.sequence.reserve(n) {
             Ok(reservation) => {
                 if reservation.crossed_soft_limit {
                     events.soft_limit(self);
@@ -167,6 +218,14 @@ impl Outbound {
         }
     }
 
+    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch::rest_to(self, &self.key);
+        prefetch::start(&self.selectors);
+        prefetch::start(&self.sent);
+    }
+
     /// The expanded cipher key.
     #[inline]
     pub fn key(&self) -> &Key {
@@ -184,26 +243,70 @@ impl Outbound {
         self.algorithm
     }
 
+    /// What has been sealed.
+    #[inline]
+    pub fn traffic(&self) -> &Traffic {
+        &self.sent.traffic
+    }
+
+    /// How much it may carry.
+    #[inline]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Limits what is counted from now on.
+    pub(crate) fn limit(&self, limits: &UsageLimits) {
+        self.limits.set(limits);
+        self.sent.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
+    }
+
     /// The next sequence number.
     pub fn next_sequence(&self) -> u64 {
-        self.sequence.0.next()
+        self.sent.sequence.next()
     }
 
     /// Whether an inner packet may go through this SA: it was perhaps negotiated for less than the policy says.
     #[inline]
-    pub fn permits(&self, inner: &Flow) -> bool {
-        inner.matches(self.local_ts(), self.remote_ts())
+    pub fn permits(&self, inner: &FlowKey) -> bool {
+        self.selectors.permit(Side::Local, inner)
     }
 
     /// What an inner packet's source must match.
-    pub fn local_ts(&self) -> &[TrafficSelector] {
-        self.selectors.local.as_slice()
+    pub fn local_ts(&self) -> Vec<TrafficSelector> {
+        self.selectors.list(Side::Local)
     }
 
     /// What an inner packet's destination must match.
-    pub fn remote_ts(&self) -> &[TrafficSelector] {
-        self.selectors.remote.as_slice()
+    pub fn remote_ts(&self) -> Vec<TrafficSelector> {
+        self.selectors.list(Side::Remote)
     }
+}
+
+#[expect(unsafe_code, reason = "promises about the layout above")]
+mod slotted {
+    use std::ops::Range;
+
+    use super::{Inbound, Outbound, Received, ReplayWindow, Slotted};
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`. A new replay window is blank behind its first line,
+    // and what is written of it is what it uses.
+    unsafe impl Slotted for Inbound {
+        #[cfg(not(loom))]
+        const BLANK: Range<usize> = {
+            let start = std::mem::offset_of!(Self, received) + std::mem::offset_of!(Received, replay);
+            start + ReplayWindow::HEAD..start + size_of::<ReplayWindow>()
+        };
+        #[cfg(loom)]
+        const BLANK: Range<usize> = 0..0;
+
+        fn written(&self) -> usize {
+            self.replay().octets_in_use().saturating_sub(ReplayWindow::HEAD)
+        }
+    }
+
+    // SAFETY: `repr(C)`, the state first and never used, no `Drop`.
+    unsafe impl Slotted for Outbound {}
 }
 
 impl fmt::Debug for Inbound {
@@ -219,33 +322,51 @@ impl fmt::Debug for Outbound {
 }
 
 fn expand(engine: &Engine, key: &EspKey) -> Result<Key, InstallError> {
-    let algorithm = match key.algorithm() {
-        EspAlgorithm::Aes128Gcm16 => Algorithm::Aes128Gcm,
-        EspAlgorithm::Aes256Gcm16 => Algorithm::Aes256Gcm,
-        other => return Err(invalid("algorithm", other, "aes128gcm16 or aes256gcm16")),
-    };
-    engine
-        .key(algorithm, key.key())
-        .ok_or_else(|| invalid("key length", key.key().len(), "16 octets for AES-128, 32 for AES-256"))
+    crate::esp::expand(engine, key)
+        .ok_or_else(|| invalid("algorithm", key.algorithm(), "one that the engine has"))
 }
 
 /// Packets and octets, and when last. Counted by any number of workers, once per batch and SA.
 #[derive(Debug)]
-#[repr(C, align(64))]
 pub struct Traffic {
     packets: AtomicU64,
     bytes: AtomicU64,
     /// Seconds, plus one; 0 is never.
     last: AtomicU64,
-    /// Counts at which a limit is reached; never is `u64::MAX`.
-    soft_packets: AtomicU64,
-    hard_packets: AtomicU64,
-    soft_bytes: AtomicU64,
-    hard_bytes: AtomicU64,
     /// The pair's slot, by which the event board knows it.
     slot: u32,
     /// Of an inbound SA.
     inbound: bool,
+    /// Whether it has any [`Limits`], which are on another line.
+    limited: AtomicBool,
+}
+
+/// Counts at which an SA is to be rekeyed and must end; never is `u64::MAX`.
+#[derive(Debug)]
+pub struct Limits {
+    soft_packets: AtomicU64,
+    hard_packets: AtomicU64,
+    soft_bytes: AtomicU64,
+    hard_bytes: AtomicU64,
+}
+
+impl Limits {
+    fn none() -> Self {
+        let never = || AtomicU64::new(u64::MAX);
+        Self { soft_packets: never(), hard_packets: never(), soft_bytes: never(), hard_bytes: never() }
+    }
+
+    fn set(&self, limits: &UsageLimits) {
+        for (limit, value) in [
+            (&self.soft_packets, limits.soft_packets),
+            (&self.hard_packets, limits.hard_packets),
+            (&self.soft_bytes, limits.soft_bytes),
+            (&self.hard_bytes, limits.hard_bytes),
+        ] {
+            // Relaxed: a count that comes a moment earlier may miss it by as much.
+            limit.store(value.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a count has come to.
@@ -264,54 +385,38 @@ pub(crate) struct Milestones {
 impl Traffic {
     /// Of an SA of the pair whose inbound half has that slot.
     pub(crate) fn new(slot: u32, inbound: bool) -> Self {
-        let never = || AtomicU64::new(u64::MAX);
         Self {
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             last: AtomicU64::new(0),
-            soft_packets: never(),
-            hard_packets: never(),
-            soft_bytes: never(),
-            hard_bytes: never(),
             slot,
             inbound,
+            limited: AtomicBool::new(false),
         }
     }
 
-    /// Limits what is counted from now on.
-    pub(crate) fn limit(&self, limits: &UsageLimits) {
-        for (limit, value) in [
-            (&self.soft_packets, limits.soft_packets),
-            (&self.hard_packets, limits.hard_packets),
-            (&self.soft_bytes, limits.soft_bytes),
-            (&self.hard_bytes, limits.hard_bytes),
-        ] {
-            // Relaxed: a count that comes a moment earlier may miss it by as much.
-            limit.store(value.unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a batch: inner packets and their octets. Each milestone is told once.
+    /// Counts a batch of the SA with these limits: inner packets and their octets. Each milestone is told once.
     #[inline]
-    pub(crate) fn count(&self, packets: u64, bytes: u64, now: Coarse) -> Milestones {
+    pub(crate) fn count(&self, limits: &Limits, packets: u64, bytes: u64, now: Coarse) -> Milestones {
         let packets_before = self.packets.fetch_add(packets, Ordering::Relaxed);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::from(now.0) + 1;
         if self.last.load(Ordering::Relaxed) < now {
             self.last.fetch_max(now, Ordering::Relaxed);
         }
-        let reached = |packet_limit: &AtomicU64, byte_limit: &AtomicU64| {
-            let (most_packets, most_bytes) =
-                (packet_limit.load(Ordering::Relaxed), byte_limit.load(Ordering::Relaxed));
-            let by_packets = packets_before < most_packets && most_packets - packets_before <= packets;
-            by_packets | (bytes_before < most_bytes && most_bytes - bytes_before <= bytes)
-        };
-        Milestones {
-            slot: self.slot,
-            first: self.inbound & (packets_before == 0),
-            soft: reached(&self.soft_packets, &self.soft_bytes),
-            hard: reached(&self.hard_packets, &self.hard_bytes),
+        let first = self.inbound & (packets_before == 0);
+        let mut reached = Milestones { slot: self.slot, first, soft: false, hard: false };
+        if self.limited.load(Ordering::Relaxed) {
+            let passes = |limit: &AtomicU64, before: u64, counted: u64| {
+                let limit = limit.load(Ordering::Relaxed);
+                before < limit && limit - before <= counted
+            };
+            reached.soft = passes(&limits.soft_packets, packets_before, packets)
+                | passes(&limits.soft_bytes, bytes_before, bytes);
+            reached.hard = passes(&limits.hard_packets, packets_before, packets)
+                | passes(&limits.hard_bytes, bytes_before, bytes);
         }
+        reached
     }
 
     /// The counts now.
@@ -334,41 +439,6 @@ pub struct TrafficCounts {
     pub bytes: u64,
     /// When the last one was; `None` if none was.
     pub last: Option<Coarse>,
-}
-
-#[derive(Debug)]
-struct Selectors {
-    local: Inline,
-    remote: Inline,
-}
-
-impl Selectors {
-    fn new(local: &[TrafficSelector], remote: &[TrafficSelector]) -> Result<Self, InstallError> {
-        Ok(Self { local: Inline::new("local_ts", local)?, remote: Inline::new("remote_ts", remote)? })
-    }
-}
-
-#[derive(Debug)]
-struct Inline {
-    list: [TrafficSelector; MAX_SELECTORS],
-    len: usize,
-}
-
-impl Inline {
-    fn new(field: &'static str, selectors: &[TrafficSelector]) -> Result<Self, InstallError> {
-        let mut places = selectors.iter().copied();
-        let nothing = TrafficSelector::any(AddressRange::from(std::net::IpAddr::from([0, 0, 0, 0])));
-        let list = std::array::from_fn(|_| places.next().unwrap_or(nothing));
-        if selectors.is_empty() || places.next().is_some() {
-            return Err(invalid(field, format_args!("{} selectors", selectors.len()), "1 to 8 selectors"));
-        }
-        Ok(Self { list, len: selectors.len() })
-    }
-
-    #[inline]
-    fn as_slice(&self) -> &[TrafficSelector] {
-        self.list.get(..self.len).unwrap_or_default()
-    }
 }
 
 /// Refuses outer addresses that no packet could have.
@@ -400,9 +470,8 @@ const _: () = {
     use std::mem::offset_of;
     assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
     assert!(offset_of!(Inbound, key) == 128 && offset_of!(Outbound, key) == 128);
-    assert!(offset_of!(Inbound, replay) % 64 == 0 && offset_of!(Inbound, traffic) % 64 == 0);
-    assert!(offset_of!(Outbound, sequence) % 64 == 0 && offset_of!(Outbound, traffic) % 64 == 0);
-    assert!(size_of::<Traffic>() == 64 && size_of::<Line<SequenceCounter>>() == 64);
-    assert!(size_of::<ReplayWindow>() <= 2048 + 64);
+    assert!(offset_of!(Inbound, received) % 64 == 0 && offset_of!(Outbound, sent) % 64 == 0);
+    assert!(size_of::<Sent>() == 64);
+    assert!(size_of::<Received>() <= 2048 + 64);
     assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);
 };

@@ -1,6 +1,7 @@
 //! Security associations as workers see them: found by index, opened and sealed without a lock.
 //!
-//! - [`table`]: slots and generations; [`reclaim`]: when a slot's memory can be used again.
+//! - [`table`]: slots and generations, in the memory that `slab` maps; [`reclaim`]: when a slot's memory can be used
+//!   again.
 //! - [`spi`]: the name of an inbound slot on the wire.
 //! - [`entry`]: what a slot holds, of [`replay`] windows, [`sequence`] counters and movable [`endpoints`].
 //!
@@ -10,9 +11,12 @@
 
 pub mod endpoints;
 pub mod entry;
+mod place;
 pub mod reclaim;
 pub mod replay;
+mod selectors;
 pub mod sequence;
+mod slab;
 pub mod spi;
 pub mod table;
 
@@ -22,9 +26,10 @@ use portcullis_aead::Engine;
 use portcullis_ipsec::{InboundSa, InstallError, OutboundSa, Spi};
 
 use self::entry::invalid;
-pub use self::entry::{Inbound, Outbound, Traffic, TrafficCounts};
+pub use self::entry::{Inbound, Limits, Outbound, Traffic, TrafficCounts};
 pub use self::reclaim::{Guard, Reader, Reclaimer};
 use self::sequence::SequenceCounter;
+pub use self::slab::Pages;
 use self::spi::{MAX_SLOTS, SpiCodec};
 use self::table::{Handle, SlotTable, SlotWriter};
 
@@ -56,6 +61,11 @@ impl OutboundRef {
     }
 }
 
+/// Where an inbound SPI leads, whether there is an SA or not: what an SPI decodes to, kept from the first look at a
+/// packet to the lookup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InboundRef(Handle);
+
 /// All SAs.
 #[derive(Debug)]
 pub struct SaTable {
@@ -78,18 +88,21 @@ impl SaTable {
         let slots = u32::try_from(capacity).ok().filter(|slots| (1..=MAX_SLOTS).contains(slots));
         let slots = slots.ok_or_else(|| invalid("gateway.max_sas", capacity, "1 to 4194304"))?;
         let codec = SpiCodec::new(slots, spi_key);
-        Ok(Self {
-            inbound: SlotTable::new(slots, codec.generation_bits(), reclaimer.clone()),
-            outbound: SlotTable::new(slots, 32, reclaimer.clone()),
-            codec,
-            engine,
-            reclaimer,
-        })
+        let no_room = |_| invalid("gateway.max_sas", capacity, "as many as the address space has room for");
+        let inbound = SlotTable::new(slots, codec.generation_bits(), reclaimer.clone()).map_err(no_room)?;
+        let outbound = SlotTable::new(slots, 32, reclaimer.clone()).map_err(no_room)?;
+        tracing::info!(capacity, inbound = %inbound.pages(), outbound = %outbound.pages(), "SA table");
+        Ok(Self { inbound, outbound, codec, engine, reclaimer })
     }
 
     /// How many pairs fit.
     pub fn capacity(&self) -> usize {
         self.inbound.capacity()
+    }
+
+    /// What the table's memory is made of, inbound and outbound: a table of few SAs needs no huge pages.
+    pub fn pages(&self) -> [Pages; 2] {
+        [self.inbound.pages(), self.outbound.pages()]
     }
 
     /// The AEAD implementation that the keys are expanded for.
@@ -102,11 +115,23 @@ impl SaTable {
         &self.reclaimer
     }
 
-    /// The inbound SA of an SPI as received (host byte order).
+    /// Where the inbound SA of an SPI as received (host byte order) would be. Every SPI leads somewhere.
+    #[inline]
+    pub fn locate(&self, spi: u32) -> InboundRef {
+        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
+        InboundRef(self.codec.decode(spi))
+    }
+
+    /// The inbound SA there.
+    #[inline]
+    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, at: InboundRef) -> Option<&'g Inbound> {
+        self.inbound.get(guard, at.0)
+    }
+
+    /// The inbound SA of an SPI, in one step.
     #[inline]
     pub fn inbound<'g>(&'g self, guard: &Guard<'g>, spi: u32) -> Option<&'g Inbound> {
-        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
-        self.inbound.get(guard, self.codec.decode(spi))
+        self.inbound_at(guard, self.locate(spi))
     }
 
     /// The outbound SA of that name.
@@ -115,10 +140,16 @@ impl SaTable {
         self.outbound.get(guard, reference.handle())
     }
 
-    /// Brings the start of the SA that a packet a little later in the batch will look up into the cache.
+    /// Asks for the start of an SA that a later pass over the batch will look up ([`prefetch`](crate::prefetch) says how).
+    #[inline]
+    pub fn prefetch_inbound_at(&self, at: InboundRef) {
+        self.inbound.prefetch(at.0.slot);
+    }
+
+    /// The same by SPI.
     #[inline]
     pub fn prefetch_inbound(&self, spi: u32) {
-        self.inbound.prefetch(self.codec.decode(spi).slot);
+        self.prefetch_inbound_at(self.locate(spi));
     }
 
     /// The same for an outbound SA.
@@ -164,7 +195,8 @@ impl SaControl<'_> {
     /// Adds an outbound SA for the pair of that inbound SPI; nothing points to it yet.
     pub fn publish_outbound(&mut self, pair: Spi, sa: &OutboundSa) -> Result<OutboundRef, InstallError> {
         let slot = self.table.codec.decode(pair.get()).slot;
-        let entry = Outbound::new(&self.table.engine, pair, slot, SequenceCounter::new(sa.esn), sa)?;
+        let counter = SequenceCounter::new(sa.key.algorithm(), sa.esn);
+        let entry = Outbound::new(&self.table.engine, pair, slot, counter, sa)?;
         let full = InstallError::TableFull { capacity: self.table.capacity() };
         let (handle, reference) = self.outbound.reserve(OutboundRef::pack).ok_or_else(|| full.clone())?;
         self.outbound.publish(handle, entry).map_err(|_| full)?;
@@ -184,6 +216,10 @@ impl SaControl<'_> {
     /// Frees and wipes what was withdrawn and no worker can see any more. `inbound_freed` is told the slots,
     /// `outbound_ends` shown the SAs, before they go.
     pub fn collect(&mut self, mut inbound_freed: impl FnMut(u32), mut outbound_ends: impl FnMut(&Outbound)) {
+        if self.waiting() == 0 {
+            // Installs alone look at nothing that workers write.
+            return;
+        }
         // One horizon for both, and a pair's outbound SA is withdrawn first: its slot is never taken longer than the
         // inbound one, so that who gets the one gets the other.
         let horizon = self.table.reclaimer.horizon();
@@ -211,3 +247,7 @@ impl SaControl<'_> {
         self.inbound.leaving() + self.outbound.leaving()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

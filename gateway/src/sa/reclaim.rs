@@ -175,9 +175,9 @@ pub struct Limbo<T> {
 }
 
 impl<T> Limbo<T> {
-    /// For values that readers of this reclaimer look at.
-    pub fn new(reclaimer: Reclaimer) -> Self {
-        Self { reclaimer, waiting: VecDeque::new() }
+    /// For values that readers of this reclaimer look at, with room for so many before it must grow.
+    pub fn new(reclaimer: Reclaimer, capacity: usize) -> Self {
+        Self { reclaimer, waiting: VecDeque::with_capacity(capacity) }
     }
 
     /// Keeps `value`, which has just been unpublished.
@@ -218,7 +218,7 @@ mod tests {
         let (mut a, mut b) = (reclaimer.register().unwrap(), reclaimer.register().unwrap());
         a.online();
         b.online();
-        let mut limbo = Limbo::new(reclaimer.clone());
+        let mut limbo = Limbo::new(reclaimer.clone(), 0);
         limbo.push(1);
         a.quiescent();
         limbo.push(2);
@@ -233,7 +233,7 @@ mod tests {
     fn a_reader_that_sleeps_or_is_gone_delays_nobody() {
         let reclaimer = Reclaimer::new(2);
         let (mut asleep, gone) = (reclaimer.register().unwrap(), reclaimer.register().unwrap());
-        let mut limbo = Limbo::new(reclaimer.clone());
+        let mut limbo = Limbo::new(reclaimer.clone(), 0);
         let _ = (asleep.guard(), gone.guard());
         limbo.push(1);
         asleep.offline();
@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn an_old_horizon_says_nothing_about_what_came_after_it() {
         let reclaimer = Reclaimer::new(1);
-        let mut limbo = Limbo::new(reclaimer.clone());
+        let mut limbo = Limbo::new(reclaimer.clone(), 0);
         let nobody_online = reclaimer.horizon();
         limbo.push(1);
         assert_eq!(limbo.release(nobody_online).count(), 0);
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn another_reclaimers_horizon_frees_nothing() {
         let (ours, theirs) = (Reclaimer::new(1), Reclaimer::new(1));
-        let mut limbo = Limbo::new(ours.clone());
+        let mut limbo = Limbo::new(ours.clone(), 0);
         limbo.push(1);
         theirs.stamp();
         assert_eq!(limbo.release(theirs.horizon()).count(), 0);

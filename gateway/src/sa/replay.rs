@@ -21,6 +21,8 @@ pub const MAX_WINDOW: u32 = 8192;
 pub const MIN_WINDOW: u32 = 64;
 
 const BLOCK: u64 = 32;
+/// Most numbers that go into one change: as many as [`Verdicts`] has bits.
+const GROUP: usize = 64;
 #[cfg(not(loom))]
 const MAX_WORDS: usize = MAX_WINDOW as usize / BLOCK as usize;
 /// Models need no more, and pay for each.
@@ -31,7 +33,7 @@ const MIN_WORDS: u32 = 8;
 
 /// The window. Pointer-free; the memory of the largest, of which a smaller one uses the start.
 #[derive(Debug)]
-#[repr(C, align(64))]
+#[repr(C)]
 pub struct ReplayWindow {
     /// The highest number accepted: right edge of the window, and base for inferring the upper half.
     highest: AtomicU64,
@@ -60,6 +62,14 @@ impl ReplayWindow {
     /// Packets covered; 0 is off.
     pub fn window(&self) -> u32 {
         self.window
+    }
+
+    /// Octets at the start that are not only zeros in a new window.
+    pub(super) const HEAD: usize = 64;
+
+    /// Octets from the start that a window of this size ever writes.
+    pub(super) fn octets_in_use(&self) -> usize {
+        std::mem::offset_of!(Self, words) + (self.mask as usize + 1) * size_of::<AtomicU64>()
     }
 
     /// The highest number accepted so far.
@@ -93,40 +103,95 @@ impl ReplayWindow {
     /// Whether a packet with this number is worth opening. Changes nothing.
     #[inline]
     pub fn check(&self, seq: u64) -> Result<(), DropReason> {
-        self.in_window(seq)?;
-        if self.window == 0 {
+        if seq > self.highest() {
             return Ok(());
         }
-        let Some((word, position)) = self.place(seq) else { return Ok(()) };
-        advance(word.load(Ordering::Relaxed), position).map(|_| ())
+        let Some((word, _)) = self.place(seq) else { return Ok(()) };
+        self.step(word.load(Ordering::Relaxed), seq, self.highest()).map(|_| ())
     }
 
     /// Takes note of an authentic packet. Of all callers with the same number, at most one gets `Ok`: it delivers.
-    #[inline]
     pub fn accept(&self, seq: u64) -> Result<(), DropReason> {
-        self.in_window(seq)?;
-        if self.window != 0 {
-            let Some((word, position)) = self.place(seq) else { return Err(DropReason::ReplayTooOld) };
-            // Relaxed: the word is all that is communicated, and a single location has one order of changes.
-            let mut old = word.load(Ordering::Relaxed);
-            loop {
-                let new = advance(old, position)?;
-                match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
-                    Ok(_) => break,
-                    Err(found) => old = found,
+        let mut verdict = Ok(());
+        self.accept_run(&[seq], |_, reason| verdict = Err(reason));
+        verdict
+    }
+
+    /// Takes note of a run of authentic packets: what [`ReplayWindow::accept`] says of one after another, with one
+    /// atomic change per word that they fall to, which for packets in order is one in thirty-two. `refuse` is shown the
+    /// index of each that is refused, in order.
+    #[inline]
+    pub fn accept_run(&self, run: &[u64], mut refuse: impl FnMut(usize, DropReason)) {
+        let mut highest = self.highest();
+        let mut rest = run;
+        while let Some(&first) = rest.first() {
+            let block = first / BLOCK;
+            let same = rest.iter().take(GROUP).take_while(|&&seq| seq / BLOCK == block).count();
+            let (group, others) = rest.split_at_checked(same).unwrap_or((rest, &[]));
+            let verdicts = self.accept_group(group, &mut highest);
+            if verdicts.accepted.count_ones() as usize != group.len() {
+                for offset in 0..group.len() {
+                    if let Err(reason) = verdicts.of(offset) {
+                        refuse(run.len() - rest.len() + offset, reason);
+                    }
                 }
             }
+            rest = others;
         }
         // Mostly in order by one core: a load decides, and the locked instruction is saved for progress.
-        if seq > self.highest() {
-            self.highest.fetch_max(seq, Ordering::Relaxed);
+        if highest > self.highest() {
+            self.highest.fetch_max(highest, Ordering::Relaxed);
         }
-        Ok(())
+    }
+
+    /// Numbers of one block, and so of one word: together in one change, or none if there is nothing new among them.
+    #[inline]
+    fn accept_group(&self, group: &[u64], highest: &mut u64) -> Verdicts {
+        let place = group.first().and_then(|&first| self.place(first));
+        let Some((word, _)) = place else { return Verdicts::default() };
+        // Relaxed: the word is all that is communicated, and a single location has one order of changes.
+        let mut old = word.load(Ordering::Relaxed);
+        loop {
+            let (mut new, mut top, mut verdicts) = (old, *highest, Verdicts::default());
+            for (offset, &seq) in group.iter().enumerate() {
+                match self.step(new, seq, top) {
+                    Ok(next) => {
+                        (new, top) = (next, top.max(seq));
+                        verdicts.accepted |= 1 << offset;
+                    }
+                    Err(DropReason::Replayed) => verdicts.replayed |= 1 << offset,
+                    Err(_) => {}
+                }
+            }
+            let changed = new == old
+                || match word.compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed) {
+                    Ok(_) => true,
+                    Err(found) => {
+                        old = found;
+                        false
+                    }
+                };
+            if changed {
+                *highest = top;
+                return verdicts;
+            }
+        }
+    }
+
+    /// The word after `seq` has been seen, given the highest number so far; as it was if the window is off.
+    #[inline]
+    fn step(&self, word: u64, seq: u64, highest: u64) -> Result<u64, DropReason> {
+        self.in_window(seq, highest)?;
+        match self.place(seq) {
+            Some((_, position)) if self.window != 0 => advance(word, position),
+            _ => Ok(word),
+        }
     }
 
     /// Left of the window? Number 0 is never sent (RFC 4303 §3.3.3).
-    fn in_window(&self, seq: u64) -> Result<(), DropReason> {
-        let too_old = self.window != 0 && seq.saturating_add(u64::from(self.window)) <= self.highest();
+    #[inline]
+    fn in_window(&self, seq: u64, highest: u64) -> Result<(), DropReason> {
+        let too_old = self.window != 0 && seq.saturating_add(u64::from(self.window)) <= highest;
         if seq == 0 || too_old { Err(DropReason::ReplayTooOld) } else { Ok(()) }
     }
 
@@ -136,6 +201,23 @@ impl ReplayWindow {
         let word = self.words.get((block & u64::from(self.mask)) as usize)?;
         let turn = block >> self.mask.trailing_ones();
         Some((word, (turn as u32).wrapping_mul(BLOCK as u32) + (seq % BLOCK) as u32))
+    }
+}
+
+/// What became of the numbers of a group, a bit each; what is in neither is too old.
+#[derive(Debug, Clone, Copy, Default)]
+struct Verdicts {
+    accepted: u64,
+    replayed: u64,
+}
+
+impl Verdicts {
+    fn of(self, offset: usize) -> Result<(), DropReason> {
+        match (self.accepted >> offset & 1, self.replayed >> offset & 1) {
+            (1, _) => Ok(()),
+            (_, 1) => Err(DropReason::Replayed),
+            _ => Err(DropReason::ReplayTooOld),
+        }
     }
 }
 
@@ -199,6 +281,24 @@ mod tests {
                 prop_assert_eq!(real.accept(at), expected, "accept of {}", at);
                 prop_assert_eq!(real.highest(), model.highest);
                 at = if step < -5000 { model.highest } else { at };
+            }
+        }
+
+        #[test]
+        fn a_run_is_accepted_as_its_numbers_one_after_another(
+            window in prop_oneof![Just(0), Just(64), Just(1024)],
+            start in 0..200_u64,
+            runs in prop::collection::vec(prop::collection::vec(prop_oneof![9 => 0..3_i64, 2 => -90..90_i64], 1..90), 1..8),
+        ) {
+            let (whole, single) = (ReplayWindow::new(window).unwrap(), ReplayWindow::new(window).unwrap());
+            let mut at = start;
+            for steps in runs {
+                let run: Vec<u64> = steps.into_iter().map(|step| { at = at.saturating_add_signed(step); at }).collect();
+                let mut refused = Vec::new();
+                whole.accept_run(&run, |index, reason| refused.push((index, reason)));
+                let expected = run.iter().enumerate().filter_map(|(index, &seq)| Some((index, single.accept(seq).err()?)));
+                prop_assert_eq!(refused, expected.collect::<Vec<_>>());
+                prop_assert_eq!(whole.highest(), single.highest());
             }
         }
 
@@ -318,6 +418,28 @@ mod loom_tests {
         race(&[1, 257], &[1, 257], |window, delivered| {
             assert_eq!(delivered, [1, 257]);
             assert_eq!(window.highest(), 257);
+        });
+    }
+
+    #[test]
+    fn runs_with_numbers_in_common_deliver_each_once() {
+        loom::model(|| {
+            let window = Arc::new(ReplayWindow::new(64).unwrap());
+            let run = |window: &ReplayWindow, numbers: &[u64]| {
+                let mut refused = Vec::new();
+                window.accept_run(numbers, |at, _| refused.push(at));
+                let accepted = numbers.iter().enumerate().filter(|(at, _)| !refused.contains(at));
+                accepted.map(|(_, seq)| *seq).collect::<Vec<u64>>()
+            };
+            let other = {
+                let window = Arc::clone(&window);
+                loom::thread::spawn(move || run(&window, &[2, 3, 3]))
+            };
+            let mut delivered = run(&window, &[1, 2, 33]);
+            delivered.extend(other.join().unwrap());
+            delivered.sort_unstable();
+            assert_eq!(delivered, [1, 2, 3, 33]);
+            assert_eq!(window.highest(), 33);
         });
     }
 

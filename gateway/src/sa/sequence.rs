@@ -1,17 +1,15 @@
-//! Outbound sequence numbers, which are the nonces of AES-GCM (RFC 4106 §3.1): each is given out once, upwards,
+//! Outbound sequence numbers, which are the nonces of every cipher (RFC 4106 §3.1): each is given out once, upwards,
 //! whatever number of cores ask, and never one past the end.
 //!
 //! The end is 2^32 - 1 without ESN (RFC 4303 §3.3.3). With ESN the counter would last for 2^64 - 1, which NIST
-//! SP 800-38D §8.3 allows for nonces built this way (its 2^32 is for random ones). But one key's advantage to a
-//! distinguisher grows with the square of the blocks it has encrypted, so an SA ends at [`USAGE_LIMIT`] packets:
-//! at 1500 octets each, 2^42.6 blocks, an advantage of about 2^-44; at ten million packets a second, two hours.
+//! SP 800-38D §8.3 allows for nonces built this way (its 2^32 is for random ones). But an SA ends at its algorithm's
+//! [`EspAlgorithm::packet_limit`] as well: with AES at 2^36, at ten million packets a second two hours.
 
 use std::ops::Range;
 
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use portcullis_ipsec::EspAlgorithm;
 
-/// Most packets sealed under one key.
-pub const USAGE_LIMIT: u64 = 1 << 36;
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 
 /// The next sequence number, and where they end.
 #[derive(Debug)]
@@ -40,10 +38,11 @@ pub struct Exhausted {
 }
 
 impl SequenceCounter {
-    /// For a new SA: numbers from 1 to the end of 32 bits, or with ESN to [`USAGE_LIMIT`]. The soft limit is at
-    /// three quarters.
-    pub fn new(esn: bool) -> Self {
-        Self::starting_at(1, if esn { USAGE_LIMIT } else { u64::from(u32::MAX) })
+    /// For a new SA: numbers from 1 to the end of 32 bits, or with ESN of 64, and no further than the algorithm's
+    /// limit. The soft limit is at three quarters.
+    pub fn new(algorithm: EspAlgorithm, esn: bool) -> Self {
+        let last = if esn { u64::MAX } else { u64::from(u32::MAX) };
+        Self::starting_at(1, last.min(algorithm.packet_limit()))
     }
 
     /// Numbers from `first` to `last` inclusive.
@@ -93,14 +92,14 @@ mod tests {
 
     #[test]
     fn a_new_sa_begins_with_number_1() {
-        let counter = SequenceCounter::new(true);
+        let counter = SequenceCounter::new(EspAlgorithm::Aes256Gcm16, true);
         assert_eq!(counter.reserve(64).unwrap().numbers, 1..65);
         assert_eq!(counter.reserve(1).unwrap().numbers, 65..66);
     }
 
     #[test]
     fn without_esn_the_last_number_is_all_ones_and_is_given_out_once() {
-        let mut counter = SequenceCounter::new(false);
+        let mut counter = SequenceCounter::new(EspAlgorithm::Aes256Gcm16, false);
         assert_eq!(counter.last(), 0xffff_ffff);
         counter.next = AtomicU64::new(0xffff_fffe);
         assert_eq!(counter.reserve(3), Err(Exhausted { first: true }));
@@ -113,9 +112,10 @@ mod tests {
 
     #[test]
     fn with_esn_the_key_is_used_up_before_the_counter() {
-        let mut counter = SequenceCounter::new(true);
-        counter.next = AtomicU64::new(USAGE_LIMIT);
-        assert_eq!(counter.reserve(1).unwrap().numbers, USAGE_LIMIT..USAGE_LIMIT + 1);
+        let mut counter = SequenceCounter::new(EspAlgorithm::Aes256Gcm16, true);
+        let limit = EspAlgorithm::Aes256Gcm16.packet_limit();
+        counter.next = AtomicU64::new(limit);
+        assert_eq!(counter.reserve(1).unwrap().numbers, limit..limit + 1);
         assert_eq!(counter.reserve(1), Err(Exhausted { first: true }));
     }
 

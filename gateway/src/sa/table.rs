@@ -3,20 +3,20 @@
 //! Workers look up without a lock ([`SlotTable::get`]); everything else goes through the one [`SlotWriter`]. A slot
 //! goes round: free, reserved (it has a name, but no value), live, leaving (unpublished, perhaps still looked at),
 //! free again in the next generation. Free slots are used oldest first, so that a name comes again as late as can
-//! be. Entries lie inline and are touched only when used: a large table costs address space, not memory, and
-//! nothing depends on where it lies as long as its entries hold no pointers.
+//! be. Entries lie inline in one [`Slab`] and are touched only when used: a large table costs address space, not memory,
+//! and nothing depends on where it lies as long as its entries hold no pointers.
 
 #![expect(unsafe_code, reason = "entries that readers look at while the writer goes round the slots")]
 
-use std::cell::UnsafeCell;
 use std::collections::VecDeque;
 use std::fmt;
-use std::mem::MaybeUninit;
+use std::io;
 
-use zeroize::Zeroize;
-
+use super::place::{Place, Slotted};
 use super::reclaim::{Guard, Horizon, Limbo, Reclaimer};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering, lock};
+use super::slab::{Pages, Slab};
+use crate::prefetch;
+use crate::sync::{Mutex, MutexGuard, Ordering, lock};
 
 /// Names an entry: stale as soon as the slot moves on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,81 +37,80 @@ const fn word(generation: u32, phase: u64) -> u64 {
     (generation as u64) << 2 | phase
 }
 
-type Entry<T> = UnsafeCell<MaybeUninit<T>>;
+/// Slots that were used once rest until so many rest with them, if there are others: a name comes again late, and
+/// still a large table in which few SAs live takes little memory.
+const RESTING: usize = 4096;
 
 /// The table.
-pub struct SlotTable<T> {
-    /// Written by the writer alone. An entry is initialised exactly while its phase is LIVE or LEAVING.
-    states: Box<[AtomicU64]>,
-    entries: Box<[Entry<T>]>,
+pub struct SlotTable<T: Slotted> {
+    /// States are written by the writer alone. A place holds a value exactly while its phase is LIVE or LEAVING.
+    places: Slab<Place<T>>,
     reclaimer: Reclaimer,
     generation_mask: u32,
     writer: Mutex<WriterState>,
 }
 
 struct WriterState {
+    /// The first slot that was never used; all behind it were not either.
+    fresh: u32,
+    /// Used and free again, oldest first.
     free: VecDeque<u32>,
     leaving: Limbo<u32>,
 }
 
 // SAFETY: readers get `&T` on any thread (`T: Sync`), the writer makes and drops `T` on any thread (`T: Send`);
 // the cells are written only by the lock's holder, and only while no reader can reach them (see the blocks below).
-unsafe impl<T: Send + Sync> Sync for SlotTable<T> {}
+unsafe impl<T: Slotted + Send + Sync> Sync for SlotTable<T> {}
 // SAFETY: the table owns its entries.
-unsafe impl<T: Send> Send for SlotTable<T> {}
+unsafe impl<T: Slotted + Send> Send for SlotTable<T> {}
 
-impl<T> SlotTable<T> {
-    /// A table of `capacity` slots, whose generations count from 1 modulo `2^generation_bits` (at most 32).
-    pub fn new(capacity: u32, generation_bits: u32, reclaimer: Reclaimer) -> Self {
-        let entries = Box::<[Entry<T>]>::new_uninit_slice(capacity as usize);
-        // SAFETY: an `UnsafeCell<MaybeUninit<T>>` needs no initialisation.
-        let entries = unsafe { entries.assume_init() };
-        let leaving = Limbo::new(reclaimer.clone());
-        Self {
-            states: (0..capacity).map(|_| AtomicU64::new(word(0, FREE))).collect(),
-            entries,
+impl<T: Slotted> SlotTable<T> {
+    /// A table of `capacity` slots, whose generations count from 1 modulo `2^generation_bits` (at most 32). Fails if
+    /// the system has no room for it.
+    pub fn new(capacity: u32, generation_bits: u32, reclaimer: Reclaimer) -> io::Result<Self> {
+        // Room for all, that nothing is copied later; untouched, it takes no memory.
+        let free = VecDeque::with_capacity(capacity as usize);
+        let leaving = Limbo::new(reclaimer.clone(), capacity as usize);
+        Ok(Self {
+            places: Slab::new(capacity as usize)?,
             reclaimer,
             generation_mask: u32::MAX.checked_shr(32 - generation_bits.min(32)).unwrap_or(0),
-            writer: Mutex::new(WriterState { free: (0..capacity).collect(), leaving }),
-        }
+            writer: Mutex::new(WriterState { fresh: 0, free, leaving }),
+        })
+    }
+
+    /// What the entries' memory is made of.
+    pub fn pages(&self) -> Pages {
+        self.places.pages()
     }
 
     /// How many slots there are.
     pub fn capacity(&self) -> usize {
-        self.states.len()
+        self.places.len()
     }
 
     /// The live entry of that name. `None` if there is none, or if the guard is another table's.
     #[inline]
     pub fn get<'g>(&'g self, guard: &Guard<'g>, handle: Handle) -> Option<&'g T> {
         // Acquire: pairs with the release in `publish`, so that the whole entry is visible.
-        let state = self.states.get(handle.slot as usize)?.load(Ordering::Acquire);
+        let place = self.places.get(handle.slot as usize)?;
+        let state = place.state().load(Ordering::Acquire);
         if state != word(handle.generation, LIVE) || !guard.is_of(&self.reclaimer) {
             return None;
         }
-        let entry = self.entries.get(handle.slot as usize)?;
-        // SAFETY: LIVE, so initialised. The writer frees an entry only after it stored LEAVING and every reader
+        // SAFETY: LIVE, so there is one. The writer frees an entry only after it stored LEAVING and every reader
         // passed a quiescent point after that; the guard, of this table's reclaimer, borrows this reader, which still
         // saw LIVE, so that it cannot before 'g ends. Nothing else takes `&mut` to it, and 'g is within the table's
         // own life.
-        Some(unsafe { (*entry.get()).assume_init_ref() })
+        Some(unsafe { place.value() })
     }
 
-    /// Asks the processor for an entry that will be looked up soon. Any slot number will do.
+    /// Asks the processor for the line that an entry begins in, its state with it. Any slot number will do.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
-        if let (Some(state), Some(entry)) = (self.states.get(slot as usize), self.entries.get(slot as usize))
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing; SSE is part of x86_64.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(state).cast());
-                _mm_prefetch::<_MM_HINT_T0>(entry.get().cast_const().cast());
-            }
+        if let Some(place) = self.places.get(slot as usize) {
+            prefetch::lines(place.address(), 1);
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-        let _ = slot;
     }
 
     /// The one writer; waits for another thread's to go.
@@ -121,16 +120,16 @@ impl<T> SlotTable<T> {
 }
 
 /// The exclusive right to change the table.
-pub struct SlotWriter<'t, T> {
+pub struct SlotWriter<'t, T: Slotted> {
     table: &'t SlotTable<T>,
     state: MutexGuard<'t, WriterState>,
 }
 
-impl<T> SlotWriter<'_, T> {
+impl<T: Slotted> SlotWriter<'_, T> {
     /// Takes a free slot to the next generation for which `name` has a name. `None` if no slot is free; then
     /// [`SlotWriter::collect`] may help. A slot for which `name` refuses 1024 generations in a row stays free.
     pub fn reserve<N>(&mut self, name: impl Fn(Handle) -> Option<N>) -> Option<(Handle, N)> {
-        let slot = self.state.free.pop_front()?;
+        let slot = self.take_free()?;
         let mut generation = self.generation(slot);
         for _ in 0..1024 {
             generation = generation.wrapping_add(1) & self.table.generation_mask;
@@ -146,14 +145,14 @@ impl<T> SlotWriter<'_, T> {
 
     /// Makes `value` visible under a reserved handle; gives it back if the handle is not reserved.
     pub fn publish(&mut self, handle: Handle, value: T) -> Result<(), T> {
-        let Some(entry) = self.table.entries.get(handle.slot as usize) else { return Err(value) };
+        let Some(place) = self.table.places.get(handle.slot as usize) else { return Err(value) };
         if self.phase(handle) != Some(RESERVED) {
             return Err(value);
         }
-        // SAFETY: RESERVED, so uninitialised and unseen: every reader that saw this slot's last value has passed a
+        // SAFETY: RESERVED, so empty and unseen: every reader that saw this slot's last value has passed a
         // quiescent point, or it would not be free, and none takes a reference while it is not LIVE. Other writers
         // are kept out by the lock.
-        unsafe { (*entry.get()).write(value) };
+        unsafe { place.fill(value) };
         // Release, in `set`: the value is written before it can be seen.
         self.set(handle, LIVE);
         Ok(())
@@ -180,18 +179,16 @@ impl<T> SlotWriter<'_, T> {
     /// Drops and wipes the withdrawn values that no reader can hold any more, and frees their slots; `ending` is
     /// shown each before. Never waits.
     pub fn collect(&mut self, horizon: Horizon<'_>, mut ending: impl FnMut(u32, &T)) {
-        let WriterState { free, leaving } = &mut *self.state;
+        let WriterState { free, leaving, .. } = &mut *self.state;
         for slot in leaving.release(horizon) {
-            if let (Some(entry), Some(state)) =
-                (self.table.entries.get(slot as usize), self.table.states.get(slot as usize))
-            {
-                // SAFETY: the slot is LEAVING, so initialised, and nothing has `&mut` to it.
-                ending(slot, unsafe { (*entry.get()).assume_init_ref() });
-                // SAFETY: initialised, and in limbo once. Every reader passed a quiescent point after it was
-                // unpublished: no reference is left, and none can be had.
-                unsafe { wipe(entry) };
-                let generation = (state.load(Ordering::Relaxed) >> 2) as u32;
-                state.store(word(generation, FREE), Ordering::Relaxed);
+            if let Some(place) = self.table.places.get(slot as usize) {
+                // SAFETY: the slot is LEAVING, so there is a value, and nothing has `&mut` to it.
+                ending(slot, unsafe { place.value() });
+                // SAFETY: there is a value, and it is in limbo once. Every reader passed a quiescent point after it
+                // was unpublished: no reference is left, and none can be had.
+                unsafe { place.wipe() };
+                let generation = (place.state().load(Ordering::Relaxed) >> 2) as u32;
+                place.state().store(word(generation, FREE), Ordering::Relaxed);
                 free.push_back(slot);
             }
         }
@@ -202,14 +199,14 @@ impl<T> SlotWriter<'_, T> {
         if !matches!(self.phase(handle)?, LIVE | LEAVING) {
             return None;
         }
-        let entry = self.table.entries.get(handle.slot as usize)?;
-        // SAFETY: LIVE or LEAVING, so initialised; only the lock's holder ends that, through `&mut self`.
-        Some(unsafe { (*entry.get()).assume_init_ref() })
+        let place = self.table.places.get(handle.slot as usize)?;
+        // SAFETY: LIVE or LEAVING, so there is a value; only the lock's holder ends that, through `&mut self`.
+        Some(unsafe { place.value() })
     }
 
     /// The handle that the slot has now, if it is reserved or live.
     pub fn current(&self, slot: u32) -> Option<Handle> {
-        let state = self.table.states.get(slot as usize)?.load(Ordering::Relaxed);
+        let state = self.table.places.get(slot as usize)?.state().load(Ordering::Relaxed);
         matches!(state & 3, RESERVED | LIVE).then_some(Handle { slot, generation: (state >> 2) as u32 })
     }
 
@@ -220,7 +217,7 @@ impl<T> SlotWriter<'_, T> {
 
     /// How many slots can be reserved now.
     pub fn free_slots(&self) -> usize {
-        self.state.free.len()
+        self.state.free.len() + (self.table.capacity() - self.state.fresh as usize)
     }
 
     /// How many values wait for readers to pass.
@@ -228,52 +225,54 @@ impl<T> SlotWriter<'_, T> {
         self.state.leaving.len()
     }
 
+    fn take_free(&mut self) -> Option<u32> {
+        let WriterState { fresh, free, .. } = &mut *self.state;
+        let unused = (*fresh as usize) < self.table.capacity();
+        let slot = if unused && free.len() < RESTING {
+            *fresh += 1;
+            Some(*fresh - 1)
+        } else {
+            free.pop_front()
+        };
+        // The next one has not been touched for long: on its way into the cache until it is wanted.
+        if let Some(place) = free.front().and_then(|&next| self.table.places.get(next as usize)) {
+            place.prefetch();
+        }
+        slot
+    }
+
     fn generation(&self, slot: u32) -> u32 {
-        let state = self.table.states.get(slot as usize);
-        state.map_or(0, |state| (state.load(Ordering::Relaxed) >> 2) as u32)
+        let place = self.table.places.get(slot as usize);
+        place.map_or(0, |place| (place.state().load(Ordering::Relaxed) >> 2) as u32)
     }
 
     /// The phase of the slot if it is in the handle's generation. Relaxed: the lock orders writers.
     fn phase(&self, handle: Handle) -> Option<u64> {
-        let state = self.table.states.get(handle.slot as usize)?.load(Ordering::Relaxed);
+        let state = self.table.places.get(handle.slot as usize)?.state().load(Ordering::Relaxed);
         (state >> 2 == u64::from(handle.generation)).then_some(state & 3)
     }
 
     fn set(&self, handle: Handle, phase: u64) {
-        if let Some(state) = self.table.states.get(handle.slot as usize) {
-            state.store(word(handle.generation, phase), Ordering::Release);
+        if let Some(place) = self.table.places.get(handle.slot as usize) {
+            place.state().store(word(handle.generation, phase), Ordering::Release);
         }
     }
 }
 
-/// Drops the value, then overwrites its octets: keys among them leave nothing behind.
-///
-/// # Safety
-/// The entry is initialised, nobody refers to it, and it is not read as a `T` again before it is written.
-unsafe fn wipe<T>(entry: &Entry<T>) {
-    // SAFETY: by the contract, the only access to an initialised value.
-    let value = unsafe { &mut *entry.get() };
-    // SAFETY: initialised, and dropped once.
-    unsafe { value.assume_init_drop() };
-    let octets = std::ptr::from_mut(value).cast::<MaybeUninit<u8>>();
-    // SAFETY: the same memory, as octets that may be uninitialised; the exclusive borrow of `value` is not used
-    // again.
-    let octets = unsafe { std::slice::from_raw_parts_mut(octets, size_of::<T>()) };
-    octets.zeroize();
-}
-
-impl<T> Drop for SlotTable<T> {
+impl<T: Slotted> Drop for SlotTable<T> {
     fn drop(&mut self) {
-        for (state, entry) in self.states.iter().zip(&self.entries) {
-            if matches!(state.load(Ordering::Relaxed) & 3, LIVE | LEAVING) {
-                // SAFETY: initialised, by the phase; references borrow the table, which is going.
-                unsafe { wipe(entry) };
+        // Slots never used hold nothing, and are left untouched.
+        let used = lock(&self.writer).fresh as usize;
+        for place in self.places.iter().take(used) {
+            if matches!(place.state().load(Ordering::Relaxed) & 3, LIVE | LEAVING) {
+                // SAFETY: there is a value, by the phase; references borrow the table, which is going.
+                unsafe { place.wipe() };
             }
         }
     }
 }
 
-impl<T> fmt::Debug for SlotTable<T> {
+impl<T: Slotted> fmt::Debug for SlotTable<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SlotTable").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
@@ -286,6 +285,7 @@ mod tests {
     use std::sync::{Arc, Barrier};
     use std::thread;
 
+    use super::super::place::Plain;
     use super::*;
 
     /// Counts its drops.
@@ -301,42 +301,46 @@ mod tests {
         (handle.generation != 0).then_some(())
     }
 
-    fn put<T>(table: &SlotTable<T>, value: T) -> Handle {
+    fn put<V>(table: &SlotTable<Plain<V>>, value: V) -> Handle {
         let mut writer = table.writer();
         let (handle, ()) = writer.reserve(any).unwrap();
-        assert!(writer.publish(handle, value).is_ok());
+        assert!(writer.publish(handle, Plain::new(value)).is_ok());
         handle
     }
 
-    fn collect<T>(table: &SlotTable<T>, reclaimer: &Reclaimer) {
+    fn found<V: Copy>(table: &SlotTable<Plain<V>>, guard: &Guard<'_>, handle: Handle) -> Option<V> {
+        table.get(guard, handle).map(|value| **value)
+    }
+
+    fn collect<V>(table: &SlotTable<Plain<V>>, reclaimer: &Reclaimer) {
         table.writer().collect(reclaimer.horizon(), |_, _| {});
     }
 
     #[test]
     fn a_value_is_found_by_its_own_handle_alone() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let table = SlotTable::new(4, 8, reclaimer.clone()).unwrap();
         let reader = reclaimer.register().unwrap();
         let handle = put(&table, 7);
         let guard = reader.guard();
-        assert_eq!(table.get(&guard, handle), Some(&7));
+        assert_eq!(found(&table, &guard, handle), Some(7));
         for (slot, generation) in [(0, 0), (0, 2), (1, 1), (4, 1), (u32::MAX, 1)] {
-            assert_eq!(table.get(&guard, Handle { slot, generation }), None);
+            assert_eq!(found(&table, &guard, Handle { slot, generation }), None);
         }
     }
 
     #[test]
     fn a_guard_of_another_reclaimer_finds_nothing() {
-        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let table = SlotTable::new(1, 8, Reclaimer::new(1)).unwrap();
         let handle = put(&table, 7);
         let stranger = Reclaimer::new(1).register().unwrap();
-        assert_eq!(table.get(&stranger.guard(), handle), None);
+        assert_eq!(found(&table, &stranger.guard(), handle), None);
     }
 
     #[test]
     fn a_withdrawn_value_is_not_found_but_lives_until_its_reader_has_passed() {
         let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let mut reader = reclaimer.register().unwrap();
         let handle = put(&table, Canary(7, Arc::clone(&drops)));
         let guard = reader.guard();
@@ -354,7 +358,7 @@ mod tests {
     #[test]
     fn a_used_slot_does_not_answer_to_its_old_name() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let reader = reclaimer.register().unwrap();
         let old = put(&table, 1);
         assert!(table.writer().withdraw(old));
@@ -362,13 +366,13 @@ mod tests {
         let new = put(&table, 2);
         assert_eq!(new.slot, old.slot);
         let guard = reader.guard();
-        assert_eq!((table.get(&guard, old), table.get(&guard, new)), (None, Some(&2)));
+        assert_eq!((found(&table, &guard, old), found(&table, &guard, new)), (None, Some(2)));
         assert!(!table.writer().withdraw(old), "the old name cannot end the new value");
     }
 
     #[test]
     fn free_slots_are_used_oldest_first_and_generations_skip_what_has_no_name() {
-        let table = SlotTable::<u8>::new(2, 2, Reclaimer::new(1));
+        let table = SlotTable::<Plain<u8>>::new(2, 2, Reclaimer::new(1)).unwrap();
         let mut order = Vec::new();
         for _ in 0..8 {
             let (handle, ()) = table.writer().reserve(any).unwrap();
@@ -381,31 +385,31 @@ mod tests {
 
     #[test]
     fn a_slot_that_gets_no_name_stays_free() {
-        let table = SlotTable::<u8>::new(1, 2, Reclaimer::new(1));
+        let table = SlotTable::<Plain<u8>>::new(1, 2, Reclaimer::new(1)).unwrap();
         assert!(table.writer().reserve(|_| None::<()>).is_none());
         assert!(table.writer().reserve(any).is_some());
     }
 
     #[test]
     fn nothing_is_published_twice_or_under_a_name_that_was_not_given_out() {
-        let table = SlotTable::new(1, 8, Reclaimer::new(1));
+        let table = SlotTable::new(1, 8, Reclaimer::new(1)).unwrap();
         let handle = put(&table, 1);
         let mut writer = table.writer();
-        assert_eq!(writer.publish(handle, 2), Err(2));
-        assert_eq!(writer.publish(Handle { generation: 9, ..handle }, 2), Err(2));
-        assert_eq!(writer.publish(Handle { slot: 9, ..handle }, 2), Err(2));
-        assert_eq!(writer.get(handle), Some(&1));
+        for wrong in [handle, Handle { generation: 9, ..handle }, Handle { slot: 9, ..handle }] {
+            assert_eq!(writer.publish(wrong, Plain::new(2)).map_err(|value| *value), Err(2));
+        }
+        assert_eq!(writer.get(handle).map(|value| **value), Some(1));
     }
 
     #[test]
     fn a_freed_entry_leaves_no_octet_behind() {
         let reclaimer = Reclaimer::new(1);
-        let table = SlotTable::new(1, 8, reclaimer.clone());
+        let table = SlotTable::new(1, 8, reclaimer.clone()).unwrap();
         let handle = put(&table, [0xaa_u8; 200]);
         assert!(table.writer().withdraw(handle));
-        let octets = |table: &SlotTable<[u8; 200]>| {
+        let octets = |table: &SlotTable<Plain<[u8; 200]>>| {
             // SAFETY: written by `put`, and by the wiping; the writer is not in use.
-            unsafe { *(*table.entries[0].get()).assume_init_ref() }
+            **unsafe { table.places[0].value() }
         };
         assert_eq!(octets(&table), [0xaa; 200]);
         collect(&table, &reclaimer);
@@ -415,7 +419,7 @@ mod tests {
     #[test]
     fn a_table_that_goes_drops_what_is_live_and_what_was_leaving() {
         let (reclaimer, drops) = (Reclaimer::new(1), Arc::new(AtomicUsize::new(0)));
-        let table = SlotTable::new(4, 8, reclaimer.clone());
+        let table = SlotTable::new(4, 8, reclaimer.clone()).unwrap();
         let mut reader = reclaimer.register().unwrap();
         reader.online();
         let first = put(&table, Canary(1, Arc::clone(&drops)));
@@ -431,7 +435,7 @@ mod tests {
         const ROUNDS: u64 = 20_000;
         let (reclaimer, drops) = (Reclaimer::new(2), Arc::new(AtomicUsize::new(0)));
         // Roomy enough not to wait for a sleeping reader at every step.
-        let table = SlotTable::new(64, 20, reclaimer.clone());
+        let table = SlotTable::<Plain<Canary>>::new(64, 20, reclaimer.clone()).unwrap();
         let name = |handle: Handle| u64::from(handle.generation) << 8 | u64::from(handle.slot);
         let (start, current) = (Barrier::new(3), std::sync::atomic::AtomicU64::new(u64::MAX));
         thread::scope(|scope| {
@@ -448,8 +452,8 @@ mod tests {
                             .map(|at| Handle { slot: at as u32 & 0xff, generation: (at >> 8) as u32 })
                         {
                             let guard = reader.guard();
-                            if let Some(Canary(found, _)) = table.get(&guard, handle) {
-                                assert_eq!(*found, name(handle));
+                            if let Some(canary) = table.get(&guard, handle) {
+                                assert_eq!(canary.0, name(handle));
                             }
                         }
                         reader.quiescent();
@@ -466,7 +470,8 @@ mod tests {
                 let mut writer = table.writer();
                 writer.collect(reclaimer.horizon(), |_, _| {});
                 if let Some((handle, ())) = writer.reserve(any) {
-                    assert!(writer.publish(handle, Canary(name(handle), Arc::clone(&drops))).is_ok());
+                    let canary = Canary(name(handle), Arc::clone(&drops));
+                    assert!(writer.publish(handle, Plain::new(canary)).is_ok());
                     current.store(name(handle), SeqCst);
                     live.push_back(handle);
                     made += 1;
@@ -494,6 +499,7 @@ mod loom_tests {
 
     use loom::cell::UnsafeCell;
 
+    use super::super::place::Plain;
     use super::*;
 
     const DEAD: u32 = 0xdead;
@@ -526,16 +532,16 @@ mod loom_tests {
         (handle.generation != 0).then_some(())
     }
 
-    fn put(table: &SlotTable<Canary>, value: u32) -> Option<Handle> {
+    fn put(table: &SlotTable<Plain<Canary>>, value: u32) -> Option<Handle> {
         let mut writer = table.writer();
         let (handle, ()) = writer.reserve(any)?;
-        assert!(writer.publish(handle, Canary::new(value)).is_ok());
+        assert!(writer.publish(handle, Plain::new(Canary::new(value))).is_ok());
         Some(handle)
     }
 
-    fn setup() -> (Reclaimer, Arc<SlotTable<Canary>>) {
+    fn setup() -> (Reclaimer, Arc<SlotTable<Plain<Canary>>>) {
         let reclaimer = Reclaimer::new(1);
-        (reclaimer.clone(), Arc::new(SlotTable::new(1, 8, reclaimer)))
+        (reclaimer.clone(), Arc::new(SlotTable::new(1, 8, reclaimer).unwrap()))
     }
 
     #[test]
@@ -601,7 +607,7 @@ mod loom_tests {
                 loom::thread::spawn(move || {
                     let reader = reclaimer.register().unwrap();
                     let guard = reader.guard();
-                    table.get(&guard, handle).map(Canary::read)
+                    table.get(&guard, handle).map(|canary| canary.read())
                 })
             };
             assert_eq!(put(&table, 1), Some(handle));

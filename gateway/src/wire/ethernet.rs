@@ -65,6 +65,7 @@ pub struct Ethernet {
 
 impl Ethernet {
     /// Reads a frame's header, and steps over up to two VLAN tags (802.1Q, 802.1ad).
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
         let (dst, rest) = frame.split_first_chunk().ok_or(DropReason::Malformed)?;
         let (src, rest) = rest.split_first_chunk().ok_or(DropReason::Malformed)?;
@@ -82,6 +83,7 @@ impl Ethernet {
     }
 
     /// A header without VLAN tags.
+    #[inline]
     pub fn write(dst: Mac, src: Mac, ether_type: EtherType) -> [u8; ETHERNET_HEADER_LEN] {
         let [d0, d1, d2, d3, d4, d5] = dst;
         let [s0, s1, s2, s3, s4, s5] = src;

@@ -1,10 +1,11 @@
 //! An IP packet's selectors (RFC 4301 §4.4.1.1) and the few header fields that forwarding needs or changes.
 
-use std::net::IpAddr;
+use std::fmt;
 
 use portcullis_ipsec::Flow;
 
-use super::{Ipv4, Ipv6, protocol, replace_word};
+use super::key::Ports;
+use super::{FlowKey, IPV4_HEADER_LEN, Ipv4, Ipv6, protocol, replace_word};
 use crate::drop::DropReason;
 
 /// Which piece of a packet this is.
@@ -18,100 +19,194 @@ pub enum Fragment {
     Later,
 }
 
-/// What the pipeline needs of an IP header, whatever its version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct L3Info {
+/// What the pipeline needs of an IP header, whatever its version: one word, since every packet carries it through all
+/// phases.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct L3Info(u64);
+
+impl L3Info {
+    const HEADER_LEN: u32 = 24;
+    const TOS: u32 = 40;
+    const TTL: u32 = 48;
+    const FRAGMENT: u32 = 56;
+    const DONT_FRAGMENT: u64 = 1 << 60;
+
+    /// Of these parts; see the functions of the same names.
+    #[inline(always)]
+    pub fn new(
+        total_len: usize,
+        header_len: usize,
+        tos: u8,
+        ttl: u8,
+        dont_fragment: bool,
+        fragment: Fragment,
+    ) -> Self {
+        let lens = total_len as u64 & 0xff_ffff | (header_len as u64 & 0xffff) << Self::HEADER_LEN;
+        let octets = u64::from(tos) << Self::TOS | u64::from(ttl) << Self::TTL;
+        let flags = (fragment as u64) << Self::FRAGMENT | u64::from(dont_fragment) << 60;
+        Self(lens | octets | flags)
+    }
+
     /// Octets of the packet by its own header; octets behind are padding.
-    pub total_len: usize,
+    #[inline(always)]
+    pub fn total_len(self) -> usize {
+        (self.0 & 0xff_ffff) as usize
+    }
+
     /// Where the upper layer starts: octets of the IPv4 header with options, or of the IPv6 header with its
     /// extension headers.
-    pub header_len: usize,
+    #[inline(always)]
+    pub fn header_len(self) -> usize {
+        usize::from((self.0 >> Self::HEADER_LEN) as u16)
+    }
+
     /// DSCP (upper six bits) and ECN (lower two).
-    pub tos: u8,
+    #[inline(always)]
+    pub fn tos(self) -> u8 {
+        (self.0 >> Self::TOS) as u8
+    }
+
     /// TTL or hop limit.
-    pub ttl: u8,
+    #[inline(always)]
+    pub fn ttl(self) -> u8 {
+        (self.0 >> Self::TTL) as u8
+    }
+
     /// IPv4's DF; true for IPv6, which routers never fragment.
-    pub dont_fragment: bool,
+    #[inline(always)]
+    pub fn dont_fragment(self) -> bool {
+        self.0 & Self::DONT_FRAGMENT != 0
+    }
+
     /// Which piece.
-    pub fragment: Fragment,
+    #[inline(always)]
+    pub fn fragment(self) -> Fragment {
+        match self.0 >> Self::FRAGMENT & 3 {
+            0 => Fragment::Whole,
+            1 => Fragment::First,
+            _ => Fragment::Later,
+        }
+    }
+
+    /// The same with another ECN field (two bits).
+    #[inline(always)]
+    pub fn with_ecn(self, ecn: u8) -> Self {
+        Self(self.0 & !(3 << Self::TOS) | u64::from(ecn & 3) << Self::TOS)
+    }
 }
 
-/// Reads a packet that starts with its IP header. [`Flow::src_port`] and [`Flow::dst_port`] are those of TCP, UDP,
+impl fmt::Debug for L3Info {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("L3Info")
+            .field("total_len", &self.total_len())
+            .field("header_len", &self.header_len())
+            .field("tos", &self.tos())
+            .field("ttl", &self.ttl())
+            .field("dont_fragment", &self.dont_fragment())
+            .field("fragment", &self.fragment())
+            .finish()
+    }
+}
+
+/// Reads a packet that starts with its IP header. [`FlowKey::src_port`] and [`FlowKey::dst_port`] are those of TCP, UDP,
 /// UDP-Lite, SCTP and DCCP. For ICMP both hold `type << 8 | code`, and for the mobility header both hold
 /// `type << 8`, since selectors name these on either side (RFC 7296 §3.13.1). They are `None` for every other
 /// protocol (ESP and AH among them), for fragments but the first, and where the packet ends before them.
-pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => flow_v4(packet),
-        Some(6) => flow_v6(packet),
+#[inline(always)]
+pub fn read(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
+    match packet.first() {
+        Some(0x45) => read_plain_v4(packet),
+        Some(0x46..=0x4f) => read_v4(packet),
+        Some(0x60..=0x6f) => read_v6(packet),
         _ => Err(DropReason::Malformed),
     }
 }
 
-fn flow_v4(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+/// The same with the selectors as a [`Flow`].
+pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+    read(packet).map(|(key, info)| (key.flow(), info))
+}
+
+/// An IPv4 header without options, which nearly all are: what [`Ipv4::parse`] does, and only as much as is needed.
+#[inline(always)]
+fn read_plain_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
+    const LATER: u16 = 0x1fff;
+    const MORE: u16 = 0x2000;
+    const DONT: u16 = 0x4000;
+    let (header, rest) = packet.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(DropReason::Malformed)?;
+    let (words, _) = header.as_chunks::<4>();
+    let &[w0, w1, w2, src, dst] = words else { return Err(DropReason::Malformed) };
+    let sum = [w0, w1, w2, src, dst].iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum::<u64>();
+    let ([_, tos, l0, l1], [_, _, f0, f1], [ttl, protocol, ..]) = (w0, w1, w2);
+    let total_len = usize::from(u16::from_be_bytes([l0, l1]));
+    let payload = total_len.checked_sub(IPV4_HEADER_LEN).and_then(|len| rest.get(..len));
+    let payload = payload.ok_or(DropReason::Malformed)?;
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    if (sum >> 16) + (sum & 0xffff) != 0xffff {
+        return Err(DropReason::HeaderChecksum);
+    }
+    let flags = u16::from_be_bytes([f0, f1]);
+    let fragment = match (flags & LATER, flags & MORE) {
+        (0, 0) => Fragment::Whole,
+        (0, _) => Fragment::First,
+        _ => Fragment::Later,
+    };
+    let info = L3Info::new(total_len, IPV4_HEADER_LEN, tos, ttl, flags & DONT != 0, fragment);
+    let ports = ports(protocol, fragment, payload);
+    Ok((FlowKey::v4(u32::from_be_bytes(src), u32::from_be_bytes(dst), protocol, ports), info))
+}
+
+fn read_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     let header = Ipv4::parse(packet)?;
     let fragment = match (header.fragment_offset, header.more_fragments) {
         (0, false) => Fragment::Whole,
         (0, true) => Fragment::First,
         _ => Fragment::Later,
     };
-    let info = L3Info {
-        total_len: header.total_len,
-        header_len: header.header_len,
-        tos: header.tos,
-        ttl: header.ttl,
-        dont_fragment: header.dont_fragment,
-        fragment,
-    };
-    Ok((selectors(packet, header.src.into(), header.dst.into(), header.protocol, &info), info))
+    let Ipv4 { total_len, header_len, tos, ttl, dont_fragment, .. } = header;
+    let info = L3Info::new(total_len, header_len, tos, ttl, dont_fragment, fragment);
+    let upper = packet.get(info.header_len()..info.total_len()).unwrap_or_default();
+    let ports = ports(header.protocol, fragment, upper);
+    Ok((FlowKey::v4(header.src.to_bits(), header.dst.to_bits(), header.protocol, ports), info))
 }
 
-fn flow_v6(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
+fn read_v6(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     let header = Ipv6::parse(packet)?;
     let upper = header.upper_layer(packet)?;
-    let info = L3Info {
-        total_len: header.total_len(),
-        header_len: upper.offset,
-        tos: header.traffic_class,
-        ttl: header.hop_limit,
-        dont_fragment: true,
-        fragment: upper.fragment,
-    };
-    Ok((selectors(packet, header.src.into(), header.dst.into(), upper.protocol, &info), info))
+    let (tos, ttl) = (header.traffic_class, header.hop_limit);
+    let info = L3Info::new(header.total_len(), upper.offset, tos, ttl, true, upper.fragment);
+    let octets = packet.get(info.header_len()..info.total_len()).unwrap_or_default();
+    let ports = ports(upper.protocol, upper.fragment, octets);
+    Ok((FlowKey::v6(header.src.to_bits(), header.dst.to_bits(), upper.protocol, ports), info))
 }
 
-fn selectors(packet: &[u8], src: IpAddr, dst: IpAddr, protocol: u8, info: &L3Info) -> Flow {
-    let upper = match info.fragment {
-        Fragment::Later => &[],
-        _ => packet.get(info.header_len..info.total_len).unwrap_or_default(),
-    };
-    let (src_port, dst_port) = match (protocol, upper) {
+#[inline(always)]
+fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
+    match (protocol, upper) {
+        _ if fragment == Fragment::Later => Ports::UNSEEN,
         (
             protocol::TCP | protocol::UDP | protocol::SCTP | protocol::DCCP | protocol::UDP_LITE,
             &[s0, s1, d0, d1, ..],
-        ) => (Some(u16::from_be_bytes([s0, s1])), Some(u16::from_be_bytes([d0, d1]))),
-        (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => {
-            let both = Some(u16::from_be_bytes([kind, code]));
-            (both, both)
-        }
-        (protocol::MOBILITY, &[_, _, kind, ..]) => {
-            let both = Some(u16::from_be_bytes([kind, 0]));
-            (both, both)
-        }
-        _ => (None, None),
-    };
-    Flow { src, dst, protocol, src_port, dst_port }
+        ) => Ports::new([s0, s1, d0, d1]),
+        (protocol::ICMP | protocol::ICMPV6, &[kind, code, ..]) => Ports::both([kind, code]),
+        (protocol::MOBILITY, &[_, _, kind, ..]) => Ports::both([kind, 0]),
+        _ => Ports::UNSEEN,
+    }
 }
 
 /// Counts a packet's TTL or hop limit down by one, as every router does, and keeps IPv4's checksum right. The
 /// packet was parsed, and its TTL is not 0.
+#[inline]
 pub fn decrement_ttl(packet: &mut [u8]) {
     match packet {
-        [0x40..=0x4f, _, _, _, _, _, _, _, ttl, protocol, c0, c1, ..] => {
-            let old = u16::from_be_bytes([*ttl, *protocol]);
-            *ttl = ttl.saturating_sub(1);
-            let new = u16::from_be_bytes([*ttl, *protocol]);
-            [*c0, *c1] = replace_word(u16::from_be_bytes([*c0, *c1]), old, new).to_be_bytes();
+        [0x40..=0x4f, _, _, _, _, _, _, _, ttl, _, c0, c1, ..] if *ttl > 0 => {
+            *ttl -= 1;
+            // RFC 1141: as much more as the header's sum is less, with the carry brought round.
+            let (sum, carry) = u16::from_be_bytes([*c0, *c1]).overflowing_add(0x0100);
+            let sum = if carry || sum == 0xffff { sum.wrapping_add(1) } else { sum };
+            [*c0, *c1] = sum.to_be_bytes();
         }
         [0x60..=0x6f, _, _, _, _, _, _, hop_limit, ..] => *hop_limit = hop_limit.saturating_sub(1),
         _ => {}
@@ -204,7 +299,7 @@ mod tests {
         let mut packet = v4(17, 0, false, &[0, 1]);
         packet.extend([0, 2, 0, 0]);
         assert_eq!(ports(&packet), (None, None));
-        assert_eq!(flow(&packet).unwrap().1.total_len, 22);
+        assert_eq!(flow(&packet).unwrap().1.total_len(), 22);
     }
 
     #[test]
@@ -213,14 +308,29 @@ mod tests {
             for ecn in [0, 1, 2, 3] {
                 set_ecn(&mut packet, ecn);
                 let (_, info) = flow(&packet).unwrap();
-                assert_eq!(info.tos, 0x2c | ecn);
+                assert_eq!(info.tos(), 0x2c | ecn);
             }
             decrement_ttl(&mut packet);
-            assert_eq!(flow(&packet).unwrap().1.ttl, 8);
+            assert_eq!(flow(&packet).unwrap().1.ttl(), 8);
         }
     }
 
     proptest! {
+        #[test]
+        fn a_plain_header_is_read_as_the_whole_parser_reads_it(
+            octets in prop::collection::vec(any::<u8>(), 20..80), len in 0..90_u16, right: bool,
+        ) {
+            let mut octets = octets;
+            octets[0] = 0x45;
+            octets[2..4].copy_from_slice(&len.to_be_bytes());
+            if right {
+                octets[10..12].fill(0);
+                let sum = super::super::Checksum::default().octets(&octets[..20]).finish();
+                octets[10..12].copy_from_slice(&sum.to_be_bytes());
+            }
+            prop_assert_eq!(read_plain_v4(&octets), read_v4(&octets));
+        }
+
         #[test]
         fn any_octets_are_read_or_refused(octets in prop::collection::vec(any::<u8>(), 0..200), version in 0u8..2) {
             let mut octets = octets;
@@ -228,7 +338,7 @@ mod tests {
                 *first = if version == 0 { 0x45 } else { 0x60 };
             }
             if let Ok((_, info)) = flow(&octets) {
-                prop_assert!(info.header_len <= info.total_len && info.total_len <= octets.len());
+                prop_assert!(info.header_len() <= info.total_len() && info.total_len() <= octets.len());
             }
         }
     }

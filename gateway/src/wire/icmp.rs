@@ -34,7 +34,7 @@ impl IcmpError {
     /// Whether an error about this packet may be sent at all (RFC 1812 §4.3.2.7, RFC 4443 §2.4 (e)): not about ICMP
     /// errors and redirects, not to or about multicast and broadcast, not about fragments but the first.
     pub fn may_answer(flow: &Flow, info: &L3Info) -> bool {
-        if info.fragment == Fragment::Later {
+        if info.fragment() == Fragment::Later {
             return false;
         }
         match (flow.src, flow.dst) {

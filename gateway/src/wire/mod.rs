@@ -2,7 +2,7 @@
 //!
 //! Every `parse` looks at each octet once, trusts no length, and returns a `Copy` value that the rest of the
 //! pipeline uses instead of the octets; every `write` returns an array of exactly the header's size. Nothing here
-//! keeps state or knows an SA. Start at [`flow`], which turns an IP packet into its selectors.
+//! keeps state or knows an SA. Start at [`read`], which turns an IP packet into its selectors.
 //!
 //! All integers in the values are in host byte order.
 
@@ -12,14 +12,16 @@ mod flow;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod key;
 mod udp;
 
 pub use checksum::{Checksum, replace_word};
 pub use ethernet::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac};
-pub use flow::{Fragment, L3Info, decrement_ttl, flow, set_ecn};
+pub use flow::{Fragment, L3Info, decrement_ttl, flow, read, set_ecn};
 pub use icmp::{IcmpError, MAX_ICMPV4_ERROR, MAX_ICMPV6_ERROR};
 pub use ipv4::{IPV4_HEADER_LEN, Ipv4};
 pub use ipv6::{IPV6_HEADER_LEN, IPV6_MIN_MTU, Ipv6};
+pub use key::FlowKey;
 pub use udp::{UDP_HEADER_LEN, Udp};
 
 /// IP protocol numbers that the data plane tells apart.

@@ -189,10 +189,11 @@ impl Running {
     /// Takes every frame where the pipeline wants it.
     fn deliver(&mut self, now: Coarse) {
         let Self { worker, out, outgoing, held, .. } = self;
-        for (port, frame) in out.transmit.drain(..) {
+        for port in out.transmit.ports() {
+            let frames = out.transmit.of(port);
             match outgoing.get_mut(usize::from(port.0)) {
-                Some(outgoing) => outgoing.push(frame),
-                None => give_up(worker, frame, DropReason::NoEgress),
+                Some(outgoing) => outgoing.append(frames),
+                None => frames.drain(..).for_each(|frame| give_up(worker, frame, DropReason::NoEgress)),
             }
         }
         let mut woken = false;

@@ -367,7 +367,7 @@ impl Rig {
 
         let mut outcome = Outcome::default();
         let mut back = Vec::new();
-        for (port, frame) in self.out.transmit.drain(..) {
+        for (port, frame) in self.out.transmit.drain() {
             outcome.transmit.push((port, frame.packet().to_vec()));
             back.push(frame);
         }

@@ -22,6 +22,7 @@ pub(super) fn expand(key: &mut Key) {
             key.schedule = Schedule::Aes256;
             14
         }
+        Schedule::Interop => return,
     };
     let [first, rest @ ..] = &key.rounds;
     let mut h = load(first);
@@ -44,14 +45,26 @@ fn step(previous: __m128i, assist: __m128i) -> __m128i {
     _mm_xor_si128(sum, assist)
 }
 
-#[target_feature(enable = "aes")]
+/// Which octets make the last word of a key, turned by one octet (RotWord) or not.
+const ROTATED: i32 = 0x0c0f_0e0d;
+const AS_IT_IS: i32 = 0x0f0e_0d0c;
+
+/// SubWord of that last word, and a round constant, in each word. The last round of AES does that to a block of four
+/// equal words: ShiftRows leaves those alone. (It takes the place of AESKEYGENASSIST, which is slower and unknown to Miri.)
+#[target_feature(enable = "aes,ssse3")]
+#[inline]
+fn substituted(key: __m128i, octets: i32, constant: i32) -> __m128i {
+    _mm_aesenclast_si128(_mm_shuffle_epi8(key, _mm_set1_epi32(octets)), _mm_set1_epi32(constant))
+}
+
+#[target_feature(enable = "aes,ssse3")]
 fn schedule_128(rounds: &mut [u128; 15]) {
     let [first, rest @ ..] = rounds;
     let mut key = load(first);
     let mut rest = rest.iter_mut();
     macro_rules! next {
         ($($rcon:literal)*) => {$(
-            key = step(key, _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<$rcon>(key)));
+            key = step(key, substituted(key, ROTATED, $rcon));
             if let Some(word) = rest.next() {
                 store(word, key);
             }
@@ -60,19 +73,19 @@ fn schedule_128(rounds: &mut [u128; 15]) {
     next!(0x01 0x02 0x04 0x08 0x10 0x20 0x40 0x80 0x1b 0x36);
 }
 
-#[target_feature(enable = "aes")]
+#[target_feature(enable = "aes,ssse3")]
 fn schedule_256(rounds: &mut [u128; 15]) {
     let [first, second, rest @ ..] = rounds;
     let (mut even, mut odd) = (load(first), load(second));
     let mut rest = rest.iter_mut();
     macro_rules! next {
         ($($rcon:literal)*) => {$(
-            even = step(even, _mm_shuffle_epi32::<0xff>(_mm_aeskeygenassist_si128::<$rcon>(odd)));
+            even = step(even, substituted(odd, ROTATED, $rcon));
             if let Some(word) = rest.next() {
                 store(word, even);
             }
             // The last odd key has no place: 15 round keys end with an even one.
-            odd = step(odd, _mm_shuffle_epi32::<0xaa>(_mm_aeskeygenassist_si128::<0>(even)));
+            odd = step(odd, substituted(even, AS_IT_IS, 0));
             if let Some(word) = rest.next() {
                 store(word, odd);
             }

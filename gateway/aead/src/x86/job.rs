@@ -34,7 +34,7 @@ pub(super) fn class(packet: &Packet<'_>) -> Option<(usize, usize)> {
     }
     let slots = (octets - 1) / 16 + 2;
     match packet.key.schedule {
-        Schedule::Raw128 | Schedule::Raw256 => None,
+        Schedule::Raw128 | Schedule::Raw256 | Schedule::Interop => None,
         Schedule::Aes128 => Some((10, slots)),
         Schedule::Aes256 => Some((14, slots)),
     }
@@ -135,6 +135,6 @@ impl<'p> Job<'p> {
 
 #[cold]
 #[inline(never)]
-fn wipe(buffer: &mut [u8]) {
+pub(super) fn wipe(buffer: &mut [u8]) {
     buffer.fill(0);
 }

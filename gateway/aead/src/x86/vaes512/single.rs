@@ -1,4 +1,4 @@
-//! AVX-512 with VAES and VPCLMULQDQ: four blocks to a vector.
+//! One packet after another, whatever their keys and lengths.
 //!
 //! A packet is a row of slots of sixteen octets, four to a vector. In the cipher's row, slot s holds counter block
 //! s + 1: slot 0 makes the mask of the tag, slot 1 meets the first sixteen octets of text. In GHASH's row, slot 0
@@ -17,13 +17,14 @@
 
 use std::arch::x86_64::*;
 
-use super::block::{POLYNOMIAL, REVERSE, load};
-use super::job::{Job, class};
+use super::super::block::{REVERSE, load};
+use super::super::job::{Job, class};
+use super::super::other;
+use super::hash::{Sum, reverse};
+use super::picked::Picked;
+use super::{LANES, round_key, unroll};
+use crate::Key;
 use crate::key::POWERS;
-use crate::{Key, Packet};
-
-/// Slots per vector.
-const LANES: usize = 4;
 
 /// Vectors of a packet that is enciphered in one go.
 const SHORT: usize = 8;
@@ -63,43 +64,33 @@ static LENGTHS_INTO: LengthsInto = {
     LengthsInto(words)
 };
 
-/// Unrolls a loop where the optimizer would not, so that vectors stay in registers.
-macro_rules! unroll {
-    ($name:ident in [$($value:literal)*] $body:block) => {
-        $({
-            const $name: usize = $value;
-            $body
-        })*
-    };
-}
-
 /// Seals or opens packets.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-pub(super) fn run<const SEAL: bool>(mut packets: &mut [Packet<'_>]) {
-    while let [packet, ..] = &mut *packets {
-        let done = match class(packet).map(|(rounds, slots)| (rounds, split(slots).1)) {
-            Some((10, 1)) => alike::<1, 10, SEAL>(packets),
-            Some((10, 2)) => alike::<2, 10, SEAL>(packets),
-            Some((10, 3)) => alike::<3, 10, SEAL>(packets),
-            Some((10, 4)) => alike::<4, 10, SEAL>(packets),
-            Some((10, 5)) => alike::<5, 10, SEAL>(packets),
-            Some((10, 6)) => alike::<6, 10, SEAL>(packets),
-            Some((10, 7)) => alike::<7, 10, SEAL>(packets),
-            Some((10, _)) => alike::<8, 10, SEAL>(packets),
-            Some((_, 1)) => alike::<1, 14, SEAL>(packets),
-            Some((_, 2)) => alike::<2, 14, SEAL>(packets),
-            Some((_, 3)) => alike::<3, 14, SEAL>(packets),
-            Some((_, 4)) => alike::<4, 14, SEAL>(packets),
-            Some((_, 5)) => alike::<5, 14, SEAL>(packets),
-            Some((_, 6)) => alike::<6, 14, SEAL>(packets),
-            Some((_, 7)) => alike::<7, 14, SEAL>(packets),
-            Some((_, _)) => alike::<8, 14, SEAL>(packets),
+pub(super) fn run<const SEAL: bool>(mut packets: Picked<'_, '_>) {
+    while let Some(packet) = packets.peek() {
+        match class(packet).map(|(rounds, slots)| (rounds, split(slots).1)) {
+            Some((10, 1)) => alike::<1, 10, SEAL>(&mut packets),
+            Some((10, 2)) => alike::<2, 10, SEAL>(&mut packets),
+            Some((10, 3)) => alike::<3, 10, SEAL>(&mut packets),
+            Some((10, 4)) => alike::<4, 10, SEAL>(&mut packets),
+            Some((10, 5)) => alike::<5, 10, SEAL>(&mut packets),
+            Some((10, 6)) => alike::<6, 10, SEAL>(&mut packets),
+            Some((10, 7)) => alike::<7, 10, SEAL>(&mut packets),
+            Some((10, _)) => alike::<8, 10, SEAL>(&mut packets),
+            Some((_, 1)) => alike::<1, 14, SEAL>(&mut packets),
+            Some((_, 2)) => alike::<2, 14, SEAL>(&mut packets),
+            Some((_, 3)) => alike::<3, 14, SEAL>(&mut packets),
+            Some((_, 4)) => alike::<4, 14, SEAL>(&mut packets),
+            Some((_, 5)) => alike::<5, 14, SEAL>(&mut packets),
+            Some((_, 6)) => alike::<6, 14, SEAL>(&mut packets),
+            Some((_, 7)) => alike::<7, 14, SEAL>(&mut packets),
+            Some((_, _)) => alike::<8, 14, SEAL>(&mut packets),
             None => {
-                super::other::<SEAL>(packet);
-                1
+                if let Some(packet) = packets.next() {
+                    other::<SEAL>(packet);
+                }
             }
-        };
-        packets = packets.get_mut(done..).unwrap_or_default();
+        }
     }
 }
 
@@ -111,24 +102,22 @@ fn split(slots: usize) -> (usize, usize) {
     (steps, vectors - PASS * steps)
 }
 
-/// The packets from the first on whose last step has N vectors, up to one that has not; the first has. Returns how
-/// many those were.
+/// The packets from the first on whose last step has N vectors, up to one that has not.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-fn alike<const N: usize, const ROUNDS: usize, const SEAL: bool>(packets: &mut [Packet<'_>]) -> usize {
+fn alike<const N: usize, const ROUNDS: usize, const SEAL: bool>(packets: &mut Picked<'_, '_>) {
     let mut pending: Option<Pending<'_, N>> = None;
-    let mut done = 0;
-    for packet in packets {
-        // Lengths are known long before any result: where this ends the loop, the processor finds out in time.
-        if !class(packet).is_some_and(|(rounds, slots)| rounds == ROUNDS && split(slots).1 == N) {
-            break;
-        }
+    // Lengths are known long before any result: where this ends the loop, the processor finds out in time.
+    while packets
+        .peek()
+        .and_then(class)
+        .is_some_and(|(rounds, slots)| rounds == ROUNDS && split(slots).1 == N)
+        && let Some(packet) = packets.next()
+    {
         pending = Some(encipher::<N, ROUNDS, SEAL>(Job::new(packet), pending));
-        done += 1;
     }
     if let Some(last) = pending {
         last.complete::<SEAL, 2>();
     }
-    done
 }
 
 /// A packet whose text is done. Left to do: GHASH of the last N vectors, and the tag.
@@ -151,14 +140,14 @@ impl<const N: usize> Pending<'_, N> {
         let mut sum = Sum::none();
         for (v, mut blocks) in hash.into_iter().enumerate() {
             if v == PASS {
-                blocks = _mm512_xor_si512(blocks, _mm512_zextsi128_si512(sum.reduce()));
+                blocks = _mm512_xor_si512(blocks, _mm512_zextsi128_si512(sum.total()));
                 sum = Sum::none();
                 slots -= POWERS;
             }
             let whole_pass = N > PASS && v < PASS;
             sum.add(blocks, powers(job.key, if whole_pass { POWERS } else { slots }, v % PASS));
         }
-        let tag = _mm_xor_si128(_mm_shuffle_epi8(sum.reduce(), load(&REVERSE)), mask);
+        let tag = _mm_xor_si128(_mm_shuffle_epi8(sum.total(), load(&REVERSE)), mask);
         job.finish::<SEAL>(tag);
     }
 }
@@ -259,7 +248,7 @@ impl Row {
                     sum.add(*blocks, powers(of, POWERS, ROUND - 1));
                 }
                 if !FIRST && ROUND == 6 {
-                    hashed = sum.reduce();
+                    hashed = sum.total();
                 }
             }
         });
@@ -317,48 +306,6 @@ impl Row {
     }
 }
 
-/// Sums of products before their reduction, four side by side.
-#[derive(Clone, Copy)]
-struct Sum {
-    low: __m512i,
-    middle: __m512i,
-    high: __m512i,
-}
-
-impl Sum {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-    #[inline]
-    fn none() -> Self {
-        let zero = _mm512_setzero_si512();
-        Self { low: zero, middle: zero, high: zero }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-    #[inline]
-    fn add(&mut self, blocks: __m512i, powers: __m512i) {
-        self.low = _mm512_xor_si512(self.low, _mm512_clmulepi64_epi128::<0x00>(blocks, powers));
-        self.middle = xor3(
-            self.middle,
-            _mm512_clmulepi64_epi128::<0x01>(blocks, powers),
-            _mm512_clmulepi64_epi128::<0x10>(blocks, powers),
-        );
-        self.high = _mm512_xor_si512(self.high, _mm512_clmulepi64_epi128::<0x11>(blocks, powers));
-    }
-
-    /// Reduces each of the four, then adds them up.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-    #[inline]
-    fn reduce(self) -> __m128i {
-        let polynomial = _mm512_broadcast_i32x4(load(&POLYNOMIAL));
-        let folded = _mm512_clmulepi64_epi128::<0x01>(polynomial, self.low);
-        let middle = xor3(self.middle, folded, _mm512_shuffle_epi32::<0x4e>(self.low));
-        let folded = _mm512_clmulepi64_epi128::<0x01>(polynomial, middle);
-        let four = xor3(self.high, folded, _mm512_shuffle_epi32::<0x4e>(middle));
-        let two = _mm256_xor_si256(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
-        _mm_xor_si128(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
-    }
-}
-
 /// The powers of H for that vector of a row of `slots` (at most sixteen) that ends at H^1.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
@@ -369,12 +316,6 @@ fn powers(key: &Key, slots: usize, vector: usize) -> __m512i {
     unsafe { _mm512_loadu_si512(std::ptr::from_ref(key).cast::<u128>().add(first).cast()) }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-fn round_key(key: &Key, round: usize) -> __m512i {
-    _mm512_broadcast_i32x4(load(&key.rounds[round]))
-}
-
 /// The block of lengths put into that lane of a vector of reversed blocks.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
@@ -383,16 +324,4 @@ fn with_lengths(blocks: __m512i, lane: usize, job: &Job<'_>) -> __m512i {
     // SAFETY: a vector of the table, which is aligned to vectors.
     let words = unsafe { _mm512_load_si512(LENGTHS_INTO.0[lane].as_ptr().cast()) };
     _mm512_permutex2var_epi32(blocks, words, lengths)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-fn xor3(a: __m512i, b: __m512i, c: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi64::<0x96>(a, b, c)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-fn reverse(blocks: __m512i) -> __m512i {
-    _mm512_shuffle_epi8(blocks, _mm512_broadcast_i32x4(load(&REVERSE)))
 }

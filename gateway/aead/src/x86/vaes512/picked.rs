@@ -1,0 +1,143 @@
+//! Which packets of a batch go side by side.
+//!
+//! Traffic mixes sizes and SAs; what can be worked on together is alike in key, length and AAD. [`run`] looks at the
+//! batch as vectors of lengths and of keys, so that finding all packets like a given one takes a few comparisons, and
+//! gives up where nothing is alike. Packets stay where they are: a set of them is a bit mask ([`Picked`]).
+#![expect(unsafe_code, reason = "packets are borrowed by the bits of a mask")]
+#![expect(
+    clippy::indexing_slicing,
+    reason = "indices are below the length of a batch, which is at most MOST"
+)]
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::{LANES, four, single};
+use crate::{MAX_AAD, Packet};
+
+/// Packets that are looked at together.
+const MOST: usize = 64;
+
+/// Kinds of packets of which there are too few, before it is no longer worth the search.
+const PATIENCE: u32 = 3;
+
+/// Those packets of a batch that have their bit in a mask, each to be taken once.
+pub(super) struct Picked<'p, 'q> {
+    batch: *mut Packet<'q>,
+    mask: u64,
+    lives: PhantomData<&'p mut Packet<'q>>,
+}
+
+impl<'p, 'q> Picked<'p, 'q> {
+    /// The next one, still to be taken.
+    #[inline]
+    pub(super) fn peek(&self) -> Option<&Packet<'q>> {
+        // SAFETY: the bit's packet is in the batch, and nobody else has it.
+        (self.mask != 0).then(|| unsafe { &*self.batch.add(self.mask.trailing_zeros() as usize) })
+    }
+
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<&'p mut Packet<'q>> {
+        let at = self.mask.trailing_zeros() as usize;
+        if self.mask == 0 {
+            return None;
+        }
+        self.mask &= self.mask - 1;
+        // SAFETY: the bit's packet is in the batch; the bit is gone, so that nobody else gets it.
+        Some(unsafe { &mut *self.batch.add(at) })
+    }
+
+    #[inline]
+    pub(super) fn next_four(&mut self) -> Option<[&'p mut Packet<'q>; LANES]> {
+        if (self.mask.count_ones() as usize) < LANES {
+            return None;
+        }
+        Some([self.next()?, self.next()?, self.next()?, self.next()?])
+    }
+}
+
+/// Seals or opens packets, alike ones four by four.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
+    for batch in packets.chunks_mut(MOST) {
+        let mut left = u64::MAX >> (MOST - batch.len());
+        let mut singles = 0;
+        if batch.len() >= LANES && all_alike(batch) {
+            let mut picked = Picked { batch: batch.as_mut_ptr(), mask: left, lives: PhantomData };
+            // SAFETY: they have one key, and buffers and AADs of one length.
+            unsafe { four::run::<SEAL>(&mut picked) };
+            left = picked.mask;
+        } else if batch.len() >= LANES {
+            let features = Features::of(batch);
+            let mut patience = PATIENCE;
+            while left != 0 && patience > 0 {
+                let alike = features.like(left.trailing_zeros() as usize) & left;
+                left &= !alike;
+                singles |= if (alike.count_ones() as usize) < LANES {
+                    patience -= 1;
+                    alike
+                } else {
+                    let mut picked = Picked { batch: batch.as_mut_ptr(), mask: alike, lives: PhantomData };
+                    // SAFETY: they have one key, and buffers and AADs of one length, unless they are too long for it.
+                    unsafe { four::run::<SEAL>(&mut picked) };
+                    picked.mask
+                };
+            }
+        }
+        single::run::<SEAL>(Picked { batch: batch.as_mut_ptr(), mask: singles | left, lives: PhantomData });
+    }
+}
+
+/// The simplest case, in which there is nothing to sort.
+#[inline]
+fn all_alike(batch: &[Packet<'_>]) -> bool {
+    let Some((first, rest)) = batch.split_first() else { return true };
+    rest.iter().all(|packet| {
+        std::ptr::eq(packet.key, first.key)
+            && packet.buffer.len() == first.buffer.len()
+            && packet.aad_len == first.aad_len
+    })
+}
+
+/// What packets must share to be alike, as vectors.
+#[repr(align(64))]
+struct Features {
+    /// Octets of the buffer (those above [`four::LONGEST`] are all the same), and above them those of the AAD.
+    lengths: [u32; MOST],
+    keys: [u64; MOST],
+    len: usize,
+}
+
+impl Features {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+    #[inline]
+    fn of(batch: &[Packet<'_>]) -> Self {
+        let mut features = Self { lengths: [0; MOST], keys: [0; MOST], len: batch.len() };
+        for ((length, key), packet) in features.lengths.iter_mut().zip(&mut features.keys).zip(batch) {
+            *length = (packet.buffer.len().min(four::LONGEST + 1) | packet.aad_len.min(MAX_AAD) << 24) as u32;
+            *key = std::ptr::from_ref(packet.key).addr() as u64;
+        }
+        features
+    }
+
+    /// The packets that are like that one.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+    #[inline]
+    fn like(&self, at: usize) -> u64 {
+        let length = _mm512_set1_epi32(self.lengths[at].cast_signed());
+        let key = _mm512_set1_epi64(self.keys[at].cast_signed());
+        let mut alike = 0;
+        for sixteen in 0..self.len.div_ceil(16) {
+            // SAFETY: sixteen of each, within the arrays.
+            unsafe {
+                let lengths = _mm512_loadu_si512(self.lengths.as_ptr().add(16 * sixteen).cast());
+                let keys = self.keys.as_ptr().add(16 * sixteen);
+                let low = _mm512_cmpeq_epi64_mask(key, _mm512_loadu_si512(keys.cast()));
+                let high = _mm512_cmpeq_epi64_mask(key, _mm512_loadu_si512(keys.add(8).cast()));
+                let both = (u16::from(high) << 8 | u16::from(low)) & _mm512_cmpeq_epi32_mask(length, lengths);
+                alike |= u64::from(both) << (16 * sixteen);
+            }
+        }
+        alike
+    }
+}

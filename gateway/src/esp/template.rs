@@ -1,0 +1,227 @@
+//! From an inner packet to everything of the outer one but its ciphertext.
+//!
+//! What all packets of one SA on one way share is put together once, as a [`Template`]: Ethernet, IP, UDP and ESP
+//! headers. A packet gets a copy of it in front, and then the few fields that are its own.
+
+use std::net::IpAddr;
+
+use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
+
+use super::{AeadParameters, ESP_HEADER_LEN, MAX_HEADROOM, TRAILER_LEN};
+use crate::drop::DropReason;
+use crate::frame::Frame;
+use crate::wire::{
+    Checksum, ETHERNET_HEADER_LEN, EtherType, Ethernet, IPV4_HEADER_LEN, IPV6_HEADER_LEN, Ipv4, Ipv6, L3Info,
+    Mac, UDP_HEADER_LEN, Udp, protocol,
+};
+
+/// TTL or hop limit of the outer header: its journey begins here (RFC 4301 §5.1.2.1).
+const OUTER_TTL: u8 = 64;
+
+/// The headers that the packets of one outbound SA have in common on their way to one neighbour.
+#[derive(Debug, Clone)]
+pub struct Template {
+    /// Headers, behind whatever is left over in front: the text follows their last octet.
+    octets: [u8; MAX_HEADROOM],
+    /// Where in `octets` the outer IP header starts; the Ethernet header ends there.
+    ip: u8,
+    /// Whether there is a UDP header.
+    udp: bool,
+    v6: bool,
+    esn: bool,
+    algorithm: EspAlgorithm,
+    /// Of the IPv4 header as far as it is in `octets`, its checksum field zero: not folded.
+    sum: u32,
+    salt: [u8; 4],
+    spi: u32,
+}
+
+impl Template {
+    /// For an SA's packets. They leave without an Ethernet header until [`Template::set_link`] gives it its
+    /// addresses. `None` if the endpoints are of two families, which is no tunnel.
+    pub fn new(
+        endpoints: &TunnelEndpoints,
+        spi: u32,
+        algorithm: EspAlgorithm,
+        salt: [u8; 4],
+        esn: bool,
+    ) -> Option<Self> {
+        let iv_len = algorithm.iv_len();
+        let mut octets = [0; MAX_HEADROOM];
+        let mut at = MAX_HEADROOM - iv_len - ESP_HEADER_LEN;
+        put(&mut octets, at, &spi.to_be_bytes());
+        let mut protocol = protocol::ESP;
+        let udp = match endpoints.encapsulation {
+            Encapsulation::Udp { local_port, remote_port } => {
+                at -= UDP_HEADER_LEN;
+                // No checksum (RFC 3948 §2.1); over IPv6, which demands one, it follows the sealing.
+                let header = Udp { src_port: local_port, dst_port: remote_port, len: 0, checksum: 0 };
+                put(&mut octets, at, &header.write());
+                protocol = protocol::UDP;
+                true
+            }
+            Encapsulation::None => false,
+        };
+        let mut sum = 0;
+        let v6 = match (endpoints.local, endpoints.remote) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                at -= IPV4_HEADER_LEN;
+                let header = Ipv4 {
+                    header_len: IPV4_HEADER_LEN,
+                    total_len: 0,
+                    tos: 0,
+                    id: 0,
+                    dont_fragment: false,
+                    more_fragments: false,
+                    fragment_offset: 0,
+                    ttl: OUTER_TTL,
+                    protocol,
+                    src,
+                    dst,
+                };
+                let header = header.write(&[]);
+                put(&mut octets, at, &header);
+                let [.., c0, c1, _, _, _, _, _, _, _, _] = header;
+                sum = u32::from(!u16::from_be_bytes([c0, c1]));
+                false
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                at -= IPV6_HEADER_LEN;
+                let header = Ipv6 {
+                    traffic_class: 0,
+                    // Lets routers spread SAs over paths without tearing one apart (RFC 6438 §2).
+                    flow_label: spi & 0xf_ffff,
+                    payload_len: 0,
+                    next_header: protocol,
+                    hop_limit: OUTER_TTL,
+                    src,
+                    dst,
+                };
+                put(&mut octets, at, &header.write());
+                true
+            }
+            _ => return None,
+        };
+        Some(Self { octets, ip: at as u8, udp, v6, esn, algorithm, sum, salt, spi })
+    }
+
+    /// Sets the Ethernet header's addresses.
+    pub fn set_link(&mut self, dst: Mac, src: Mac) {
+        let ether_type = if self.v6 { EtherType::Ipv6 } else { EtherType::Ipv4 };
+        let at = usize::from(self.ip).saturating_sub(ETHERNET_HEADER_LEN);
+        put(&mut self.octets, at, &Ethernet::write(dst, src, ether_type));
+    }
+
+    /// Puts trailer, ESP header, UDP header, outer IP header and Ethernet header around the inner packet that the frame
+    /// holds. On success the frame holds the whole outer frame, whose text the engine has yet to seal with what is
+    /// returned. On failure it is unchanged.
+    ///
+    /// DSCP and ECN are copied (RFC 4301 §5.1.2.1, RFC 6040 normal mode), IPv4's DF is copied and set for an inner IPv6
+    /// packet.
+    #[inline(always)]
+    pub fn encapsulate(
+        &self,
+        frame: &mut Frame,
+        inner: &L3Info,
+        is_ipv6: bool,
+        sequence: u64,
+    ) -> Result<AeadParameters, DropReason> {
+        let (text, inner_len) = (frame.start(), frame.len());
+        let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (self.algorithm.alignment() - 1);
+        let behind = pad + TRAILER_LEN + self.algorithm.icv_len();
+        let ip = usize::from(self.ip);
+        let outer_len = MAX_HEADROOM - ip + inner_len + behind;
+        if outer_len > usize::from(u16::MAX) {
+            return Err(DropReason::TooBig);
+        }
+        let from = text.checked_sub(MAX_HEADROOM).ok_or(DropReason::NoHeadroom)?;
+        if !frame.set_range(from + ip - ETHERNET_HEADER_LEN, text + inner_len + behind) {
+            return Err(DropReason::NoHeadroom);
+        }
+        let (front, rest) = frame.chunk_mut().split_at_mut_checked(text).ok_or(DropReason::NoHeadroom)?;
+        let headers = front.last_chunk_mut::<MAX_HEADROOM>().ok_or(DropReason::NoHeadroom)?;
+        *headers = self.octets;
+        let next_header = if is_ipv6 { protocol::IPV6 } else { protocol::IPV4 };
+        write_trailer(rest.get_mut(inner_len..).unwrap_or_default(), pad, next_header);
+
+        let iv = sequence.to_be_bytes();
+        let iv_at = MAX_HEADROOM - self.algorithm.iv_len();
+        put(headers, iv_at - 4, &(sequence as u32).to_be_bytes());
+        // Where there is an IV: this, and in front of zeros where it is longer (the engine makes AES-CBC's of it).
+        put(headers, iv_at, &iv);
+        if self.udp {
+            let udp = iv_at - ESP_HEADER_LEN - UDP_HEADER_LEN;
+            let len = (MAX_HEADROOM - udp + inner_len + behind) as u16;
+            put(headers, udp + 4, &len.to_be_bytes());
+        }
+        if self.v6 {
+            let payload_len = (outer_len - IPV6_HEADER_LEN) as u32;
+            let first = 6 << 28 | u32::from(inner.tos()) << 20 | (self.spi & 0xf_ffff);
+            put(headers, ip, &first.to_be_bytes());
+            put(headers, ip + 4, &(payload_len as u16).to_be_bytes());
+        } else {
+            // Version and length, TOS, total length; an identification that is unique among this SA's packets, as far as
+            // 16 bits go (RFC 6864 §4.1), and flags.
+            let first = 0x4500_0000 | u32::from(inner.tos()) << 16 | outer_len as u32;
+            let flags: u32 = if inner.dont_fragment() { 0x4000 } else { 0 };
+            let second = (sequence as u32) << 16 | flags;
+            put(headers, ip, &(u64::from(first) << 32 | u64::from(second)).to_be_bytes());
+            let sum = self.sum + u32::from(inner.tos()) + outer_len as u32 + (second >> 16) + flags;
+            let sum = (sum >> 16) + (sum & 0xffff);
+            let sum = (sum >> 16) + (sum & 0xffff);
+            put(headers, ip + 10, &(!(sum as u16)).to_be_bytes());
+        }
+        let iv_at = iv_at - ip + ETHERNET_HEADER_LEN;
+        Ok(AeadParameters::new(self.algorithm, self.salt, iv, self.spi, sequence, self.esn, iv_at))
+    }
+
+    /// Whether a sealed packet lacks something yet.
+    #[inline]
+    pub fn needs_finish(&self) -> bool {
+        self.udp && self.v6
+    }
+
+    /// Completes a sealed packet whose ESP goes in UDP over IPv6, where the checksum is not optional (RFC 8200 §8.1).
+    /// Leaves every other packet as it is.
+    pub fn finish(&self, frame: &mut Frame) {
+        if self.needs_finish() {
+            write_udp_checksum(frame);
+        }
+    }
+}
+
+/// Copies into the middle; what does not fit, which a template's sizes exclude, is left out.
+#[inline(always)]
+fn put(octets: &mut [u8; MAX_HEADROOM], at: usize, from: &[u8]) {
+    if let Some(place) = octets.get_mut(at..at + from.len()) {
+        place.copy_from_slice(from);
+    }
+}
+
+/// Padding 1, 2, 3, … (RFC 4303 §2.4), its length, and the next header.
+#[inline(always)]
+fn write_trailer(tail: &mut [u8], pad: usize, next_header: u8) {
+    // Of most algorithms, in one go: what it writes behind is where the ICV will be.
+    const SHORT: [u64; 4] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_01];
+    if let (Some(&short), Some(tail)) = (SHORT.get(pad), tail.first_chunk_mut::<8>()) {
+        *tail = (short | u64::from(next_header) << (8 * (pad + 1))).to_le_bytes();
+        return;
+    }
+    let octets = (1..=pad as u8).chain([pad as u8, next_header]);
+    tail.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
+}
+
+#[cold]
+fn write_udp_checksum(frame: &mut Frame) {
+    let Some(packet) = frame.packet_mut().get_mut(ETHERNET_HEADER_LEN..) else { return };
+    let Ok(header) = Ipv6::parse(packet) else { return };
+    let Some(datagram) = packet.get_mut(IPV6_HEADER_LEN..) else { return };
+    let sum = Checksum::default()
+        .pseudo_header(header.src.into(), header.dst.into(), protocol::UDP, datagram.len() as u32)
+        .octets(datagram)
+        .finish();
+    if let [_, _, _, _, _, _, c0, c1, ..] = datagram {
+        // Zero would say "none" (RFC 768).
+        [*c0, *c1] = if sum == 0 { u16::MAX } else { sum }.to_be_bytes();
+    }
+}
