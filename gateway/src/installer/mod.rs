@@ -406,7 +406,13 @@ impl SaInstaller for Installer {
                 let policy = self.policies.get(policy).filter(|entry| entry.outbound().is_none())?;
                 Some(DataplaneEvent::Acquire { policy: policy.id(), flow })
             }
-            Raised::FirstPacket { slot } => pair_of(slot).map(|pair| DataplaneEvent::FirstPacket { pair }),
+            // No news of a pair that we seal with anyway.
+            Raised::FirstPacket { slot } => {
+                let waits = |pair: &Spi| {
+                    pairs.get(pair).is_some_and(|state| matches!(state.outbound, OutboundState::None))
+                };
+                pair_of(slot).filter(waits).map(|pair| DataplaneEvent::FirstPacket { pair })
+            }
             Raised::SoftLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::SoftLimit { pair }),
             Raised::HardLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::HardLimit { pair }),
             Raised::Moved { pair, seen } => {

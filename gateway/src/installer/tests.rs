@@ -502,15 +502,15 @@ fn what_a_pair_has_carried_is_told_when_it_comes_to_its_limits_and_once() {
     assert!(gateway.installer.limit(pair, limits).is_err(), "not before the inbound SA");
     gateway.installer.install_inbound(pair, inbound()).unwrap();
     gateway.installer.limit(pair, limits).unwrap();
-    gateway.installer.activate_outbound(policy, pair, outbound()).unwrap();
     let guard = gateway.worker.guard();
-    let (opener, sealer) =
-        (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
+    let opener = gateway.sas.inbound(&guard, pair.get()).unwrap();
     let count = |(traffic, limits): (&Traffic, &Limits), packets, bytes| {
         gateway.events.milestones(traffic.count(limits, packets, bytes, Coarse(1)));
         gateway.installer.take_events()
     };
     assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), [DataplaneEvent::FirstPacket { pair }]);
+    gateway.installer.activate_outbound(policy, pair, outbound()).unwrap();
+    let sealer = gateway.outbound(&guard, policy).unwrap();
     assert_eq!(count((opener.traffic(), opener.limits()), 1, 100), [DataplaneEvent::SoftLimit { pair }]);
     assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), []);
     // Each SA counts for itself, and the first of a sealing SA is no news.
