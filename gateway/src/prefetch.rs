@@ -4,7 +4,7 @@
 //!
 //! 1. As soon as a packet's SPI or policy is known: [`SaTable::locate`](crate::sa::SaTable::locate) (inbound; outbound, the
 //!    policy's handle names the [`OutboundRef`](crate::sa::OutboundRef)) and
-//!    [`prefetch_inbound_at`](crate::sa::SaTable::prefetch_inbound_at) or
+//!    [`prefetch_inbound`](crate::sa::SaTable::prefetch_inbound) or
 //!    [`prefetch_outbound`](crate::sa::SaTable::prefetch_outbound): one line, with the SA's state and names.
 //! 2. When the whole batch has done that: look every SA up ([`inbound_at`](crate::sa::SaTable::inbound_at),
 //!    [`outbound`](crate::sa::SaTable::outbound)), which touches that line alone, and ask for the rest

@@ -1,4 +1,5 @@
-//! What a reader notices of a writer: the time of each batch of 32 lookups with their keys, as a distribution.
+//! What a reader notices of a writer: the time of each batch of 32 lookups with their keys, as a distribution, alone and
+//! beside a writer that replaces SAs as fast as it can (`portcullis-churned`).
 
 use std::time::Instant;
 
@@ -48,9 +49,9 @@ pub(crate) fn run(
         Ok(())
     })?;
     for (name, part) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("p99.99", 0.9999)] {
-        for (suffix, distribution) in ["", "/churn"].into_iter().zip(&distributions) {
+        for (who, distribution) in ["portcullis", "portcullis-churned"].into_iter().zip(&distributions) {
             let value = Samples::single(distribution.value_at_quantile(part) as f64);
-            report.row(&format!("latency/{name}/{}{suffix}", world.pairs), "portcullis", UNIT, &value);
+            report.row(&format!("latency/{name}/{}", world.pairs), who, UNIT, &value);
         }
     }
     Ok(())

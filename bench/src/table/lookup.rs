@@ -197,7 +197,7 @@ pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], t
     let mut places = [sas.locate(0); BATCH];
     for (place, &spi) in places.iter_mut().zip(batch) {
         *place = sas.locate(spi);
-        sas.prefetch_inbound_at(*place);
+        sas.prefetch_inbound(*place);
     }
     let guard = reader.guard();
     let found = places.iter().take(batch.len()).map(|&place| sas.inbound_at(&guard, place));

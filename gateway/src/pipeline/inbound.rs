@@ -13,7 +13,8 @@ use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress,
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
-use crate::sa::{Inbound, InboundRef};
+use crate::sa::Inbound;
+use crate::sa::table::Handle;
 use crate::wire::{self, FlowKey, L3Info};
 
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
@@ -22,7 +23,7 @@ pub(super) struct Arrival {
     /// Its outer headers.
     outer: EspPacket,
     /// Where its SA would be.
-    place: InboundRef,
+    place: Handle,
     /// How many tunnels of ours it has come out of.
     depth: u8,
 }
@@ -35,7 +36,7 @@ impl Arrival {
             _ => {
                 let place = context.shared.sas.locate(outer.spi);
                 // On its way into the cache while the rest of the batch is read.
-                context.shared.sas.prefetch_inbound_at(place);
+                context.shared.sas.prefetch_inbound(place);
                 place
             }
         };

@@ -79,7 +79,7 @@ pub struct Outbound {
     sent: Sent,
 }
 
-/// What changes with every run of packets, on one line: one worker at a time sends on an SA.
+/// What changes with every run of packets, together: one worker at a time sends on an SA.
 #[repr(C, align(64))]
 struct Sent {
     sequence: SequenceCounter,

@@ -61,11 +61,6 @@ impl OutboundRef {
     }
 }
 
-/// Where an inbound SPI leads, whether there is an SA or not: what an SPI decodes to, kept from the first look at a
-/// packet to the lookup.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InboundRef(Handle);
-
 /// All SAs.
 #[derive(Debug)]
 pub struct SaTable {
@@ -115,17 +110,18 @@ impl SaTable {
         &self.reclaimer
     }
 
-    /// Where the inbound SA of an SPI as received (host byte order) would be. Every SPI leads somewhere.
+    /// The place of an SPI as received (host byte order), whether or not anything is there: worth keeping from the
+    /// first look at a packet to the lookup.
     #[inline]
-    pub fn locate(&self, spi: u32) -> InboundRef {
-        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
-        InboundRef(self.codec.decode(spi))
+    pub fn locate(&self, spi: u32) -> Handle {
+        self.codec.decode(spi)
     }
 
-    /// The inbound SA there.
+    /// The inbound SA in a place.
     #[inline]
-    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, at: InboundRef) -> Option<&'g Inbound> {
-        self.inbound.get(guard, at.0)
+    pub fn inbound_at<'g>(&'g self, guard: &Guard<'g>, place: Handle) -> Option<&'g Inbound> {
+        // What decodes to a live handle is the SPI that was given out: the codec is a bijection.
+        self.inbound.get(guard, place)
     }
 
     /// The inbound SA of an SPI, in one step.
@@ -142,14 +138,8 @@ impl SaTable {
 
     /// Asks for the start of an SA that a later pass over the batch will look up ([`prefetch`](crate::prefetch) says how).
     #[inline]
-    pub fn prefetch_inbound_at(&self, at: InboundRef) {
-        self.inbound.prefetch(at.0.slot);
-    }
-
-    /// The same by SPI.
-    #[inline]
-    pub fn prefetch_inbound(&self, spi: u32) {
-        self.prefetch_inbound_at(self.locate(spi));
+    pub fn prefetch_inbound(&self, place: Handle) {
+        self.inbound.prefetch(place.slot);
     }
 
     /// The same for an outbound SA.

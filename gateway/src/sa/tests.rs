@@ -96,7 +96,7 @@ fn read(table: &SaTable, board: &Board, start: &Barrier) {
         let place = turn % LIVE;
         let spi = board.spis[place].load(SeqCst);
         let at = table.locate(spi);
-        table.prefetch_inbound_at(at);
+        table.prefetch_inbound(at);
         let inbound = table.inbound_at(&guard, at);
         let reference = OutboundRef::from_word(board.references[place].load(SeqCst));
         let outbound = reference.and_then(|reference| table.outbound(&guard, reference));

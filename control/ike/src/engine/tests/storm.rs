@@ -14,7 +14,7 @@ use crate::config::*;
 use crate::engine::*;
 
 /// Seeds of each kind that are tried where nothing else is asked for.
-const SEEDS: u64 = 700;
+const SEEDS: u64 = 500;
 
 fn seeds() -> Box<dyn Iterator<Item = u64>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
