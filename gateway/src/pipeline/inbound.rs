@@ -217,7 +217,7 @@ fn unpack(
         let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
         match deliver(sa, outer, frame) {
             Ok((flow, info)) => {
-                tally.count(sa.traffic(), info.total_len(), context.now);
+                tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
                 if ingress::is_esp_for_us(context, &flow) {
                     opening.verdict = Verdict::Again;
                 } else {
