@@ -108,7 +108,7 @@ impl Machine {
     }
 
     fn examine(&self) -> Report {
-        let (config, _) = Config::parse(&self.config).unwrap();
+        let (config, _) = Config::parse(&self.config, std::path::Path::new("")).unwrap();
         examine(&Host::new(self.root.path(), Box::new(self.kernel.clone())), Some(&config))
     }
 
