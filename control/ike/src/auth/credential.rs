@@ -113,7 +113,7 @@ impl Eq for Credential {}
 
 fn list(candidates: &[Scheme], kind: KeyKind) -> String {
     let names: Vec<String> = candidates.iter().map(Scheme::to_string).collect();
-    if names.is_empty() { format!("nothing that is allowed with a {kind} key") } else { names.join(" or ") }
+    if names.is_empty() { format!("nothing that is allowed with an {kind} key") } else { names.join(" or ") }
 }
 
 /// What a key can sign with under a constraint, the best first: RSA with hashes of its strength, as strongSwan has

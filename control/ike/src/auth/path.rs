@@ -160,7 +160,7 @@ impl Validation<'_> {
         if scheme.hash() == HashAlgorithm::Sha1
             || !self.constraint.allows_in_chain(issuer.key().kind(), scheme)
         {
-            return Err(refused(format!("{scheme} by a {} key", issuer.key().kind())));
+            return Err(refused(format!("{scheme} by an {} key", issuer.key().kind())));
         }
         *signatures += 1;
         if certificate.is_signed_by(issuer.key()) {

@@ -100,12 +100,12 @@ fn check(request: &VerifyRequest, proof: &Proof, key: &PublicKey) -> Result<(), 
     let kind = key.kind();
     if !proof.fits(kind) {
         let found = format!("{}, but its key is {kind}", schemes(&proof.schemes));
-        return Err(Rejection::Method { found, wanted: format!("a signature of a {kind} key") });
+        return Err(Rejection::Method { found, wanted: format!("a signature of an {kind} key") });
     }
     let signed = proof.schemes.iter().find(|scheme| key.verify(**scheme, &request.octets, &proof.signature));
     let constraint = &request.trust.constraint;
     let refused = |scheme: &Scheme| {
-        let found = format!("{scheme} by a {kind} key");
+        let found = format!("{scheme} by an {kind} key");
         let wanted = match scheme.hash() {
             HashAlgorithm::Sha1 => "SHA2-256 or better; `sha1` has to be named in remote.auth".to_owned(),
             _ => format!("remote.auth is {constraint}"),
@@ -173,11 +173,18 @@ fn known_keys(
     source: &dyn RevocationSource,
 ) -> Result<Vec<PublicKey>, Rejection> {
     let mut keys = request.trust.public_keys.clone();
+    let mut unusable = None;
     for certificate in request.trust.certificates.iter().filter(|known| known.contains(&request.id)) {
-        certified(request, certificate, &[], now, source)?;
-        keys.push(certificate.key().clone());
+        match certified(request, certificate, &[], now, source) {
+            Ok(()) => keys.push(certificate.key().clone()),
+            // An old one may lie beside its successor.
+            Err(rejection) => _ = unusable.get_or_insert(rejection),
+        }
     }
-    Ok(keys)
+    match unusable {
+        Some(rejection) if keys.is_empty() => Err(rejection),
+        _ => Ok(keys),
+    }
 }
 
 /// Whether a certificate vouches for the identity and is itself vouched for.

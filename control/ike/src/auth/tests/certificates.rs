@@ -385,8 +385,14 @@ fn pinned_certificates_need_no_ca_and_admit_no_other() {
     assert_eq!(judge(&silent(GW)), Ok(()));
     rejected(judge(&silent("other")), "CERT_MISSING", &["other"]);
     let old = ca.issue(GW, |params| params.not_after = date_time_ymd(2029, 12, 31));
-    let trust = Trust { certificates: vec![Arc::clone(&old.certificate)], ..Trust::default() };
-    rejected(judge(&old.proof(GW, trust, &[])), "CERT_EXPIRED", &[]);
+    let only_old = || Trust { certificates: vec![Arc::clone(&old.certificate)], ..Trust::default() };
+    rejected(judge(&old.proof(GW, only_old(), &[])), "CERT_EXPIRED", &[]);
+    // Nor does an old certificate stand in the way of its successor.
+    let both =
+        Trust { certificates: vec![Arc::clone(&old.certificate), Arc::clone(&gw.certificate)], ..trust(&ca) };
+    let silent = |trust: Trust| VerifyRequest { certificates: Vec::new(), ..gw.proof(GW, trust, &[]) };
+    assert_eq!(judge(&silent(both)), Ok(()));
+    rejected(judge(&silent(only_old())), "CERT_EXPIRED", &[]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod proofs;
+mod random;
 
 use std::sync::Arc;
 
@@ -107,6 +108,11 @@ impl Authority {
         revoked: &[&Certificate],
         change: fn(&mut CertificateRevocationListParams),
     ) -> Arc<Crl> {
+        Arc::new(Crl::from_der(&self.crl_der(revoked, change)).unwrap())
+    }
+
+    /// As [`Authority::crl`], in DER.
+    fn crl_der(&self, revoked: &[&Certificate], change: fn(&mut CertificateRevocationListParams)) -> Vec<u8> {
         let entry = |certificate: &&Certificate| RevokedCertParams {
             serial_number: SerialNumber::from_slice(&certificate.serial),
             revocation_time: date_time_ymd(2029, 6, 1),
@@ -122,8 +128,7 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         change(&mut params);
-        let crl = params.signed_by(&self.issuer()).unwrap();
-        Arc::new(Crl::from_der(crl.der()).unwrap())
+        params.signed_by(&self.issuer()).unwrap().der().to_vec()
     }
 }
 

@@ -183,7 +183,7 @@ fn certificates_weaker_than_the_constraint_are_refused() {
     let strict = |constraint: &str| Trust { constraint: constraint.parse().unwrap(), ..trust(&ca) };
     // The CA's key is on P-256 and signs with SHA-256.
     let result = judge(&gw.proof(GW, strict("ecdsa-384-sha384"), &[]));
-    rejected(result, "CERT_INVALID", &["ECDSA with SHA2-256 by a ECDSA P-256 key"]);
+    rejected(result, "CERT_INVALID", &["ECDSA with SHA2-256 by an ECDSA P-256 key"]);
     assert_eq!(judge(&gw.proof(GW, strict("ike:ecdsa-384-sha384"), &[])), Ok(()));
     let result = judge(&gw.proof(GW, strict("ike:rsa"), &[]));
     rejected(result, "HASH_NOT_SUPPORTED", &["ECDSA P-384", "ike:rsa"]);
