@@ -32,6 +32,27 @@ pub(crate) struct Rig<'p> {
     tolerance: f64,
 }
 
+/// What gives way first when the rate goes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// It loses packets.
+    Gateway,
+    /// Nothing was lost, but fewer packets were sent than should have been.
+    Generator,
+    /// Packets were lost, most of them at the sink's socket.
+    Sink,
+}
+
+impl Limit {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Generator => "generator",
+            Self::Sink => "sink",
+        }
+    }
+}
+
 /// What came of a case.
 #[derive(Debug, Clone)]
 pub(crate) struct Measured {
@@ -39,8 +60,8 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// What came through of a flood.
     pub(crate) flood: f64,
-    /// Above the rate, the generator did not keep up before anything was lost.
-    pub(crate) generator_is_the_limit: bool,
+    /// Why the next higher rate did not pass.
+    pub(crate) limit: Limit,
     /// Of the generator's and sink's core, in the trial at that rate: in which they had nothing to do.
     pub(crate) ends_idle: f64,
     pub(crate) ends_core: cpu::Shares,
@@ -160,7 +181,7 @@ impl<'p> Rig<'p> {
         };
         let flood = observe(None, false)?.trial.throughput();
         anyhow::ensure!(flood > 0.0, "nothing comes through");
-        let (mut best, mut generator_is_the_limit) = (None, false);
+        let (mut best, mut limit) = (None, Limit::Gateway);
         // What comes through of a flood may be less than of a rate that just fits.
         let rate = search::highest(flood * 1.25, |rate| {
             for _ in 0..2 {
@@ -170,7 +191,11 @@ impl<'p> Rig<'p> {
                     best = Some(observed);
                     return Ok(true);
                 }
-                generator_is_the_limit = lossless;
+                limit = match lossless {
+                    true => Limit::Generator,
+                    false if observed.trial.overrun * 2 > observed.trial.lost() => Limit::Sink,
+                    false => Limit::Gateway,
+                };
             }
             Ok(false)
         })?;
@@ -179,7 +204,7 @@ impl<'p> Rig<'p> {
         Ok(Measured {
             rate,
             flood,
-            generator_is_the_limit,
+            limit,
             ends_idle: best.trial.idle,
             ends_core: best.ends_core,
             gateway_core: best.gateway_core,

@@ -2,7 +2,7 @@
 
 use crate::report::{self, Output, Samples};
 
-use super::measure::Measured;
+use super::measure::{Limit, Measured};
 
 /// Collects the rounds, and prints them at the end.
 pub(crate) struct Report {
@@ -96,7 +96,7 @@ impl Report {
                 format!("{:.1}", samples.median() / 1000.0)
             };
             let mpps = |rate: f64| format!("{:.3}", rate / 1e6);
-            let limited = entry.rounds.iter().filter(|round| round.generator_is_the_limit).count();
+            let limit = entry.rounds.last().map_or("-", |round| round.limit.name());
             line([
                 entry.case.clone(),
                 entry.implementation.to_owned(),
@@ -104,7 +104,7 @@ impl Report {
                 mpps(rates.min()),
                 mpps(rates.max()),
                 format!("{:.2}", rates.median() * entry.octets * 8.0 / 1e9),
-                if 2 * limited > entry.rounds.len() { "generator" } else { "gateway" }.to_owned(),
+                limit.to_owned(),
                 quantile(0.5),
                 quantile(0.99),
                 quantile(0.999),
@@ -116,7 +116,7 @@ impl Report {
 
     fn rows(&self) {
         type Get = fn(&Measured) -> f64;
-        let units: [(&'static str, Get); 14] = [
+        let units: [(&'static str, Get); 16] = [
             ("packets_per_second", |round| round.rate),
             ("packets_per_second_of_flood", |round| round.flood),
             ("ns_latency_p50", |round| round.latency.value_at_quantile(0.5) as f64),
@@ -124,8 +124,10 @@ impl Report {
             ("ns_latency_p999", |round| round.latency.value_at_quantile(0.999) as f64),
             ("ns_latency_max", |round| round.latency.max() as f64),
             ("packets_reordered", |round| round.reordered as f64),
-            ("percent_generator_limited", |round| if round.generator_is_the_limit { 100.0 } else { 0.0 }),
+            ("percent_limited_by_the_ends", |round| if round.limit == Limit::Gateway { 0.0 } else { 100.0 }),
             ("percent_worker", |round| 100.0 * round.worker),
+            ("percent_gateway_core_user", |round| 100.0 * round.gateway_core.user),
+            ("percent_gateway_core_system", |round| 100.0 * round.gateway_core.system),
             ("percent_gateway_core_softirq", |round| 100.0 * round.gateway_core.softirq),
             ("percent_gateway_core_idle", |round| 100.0 * round.gateway_core.idle),
             ("percent_ends_core_softirq", |round| 100.0 * round.ends_core.softirq),

@@ -65,6 +65,8 @@ pub(crate) struct Trial {
     pub(crate) broken: u64,
     /// Anything that is not of this trial.
     pub(crate) other: u64,
+    /// Packets that reached the sink's socket and found its ring full.
+    pub(crate) overrun: u64,
     /// How long it has sent.
     pub(crate) sending: Duration,
     /// Whether the generator has kept its rate.
@@ -161,6 +163,13 @@ impl Ends {
         mut chore: Option<Chore<'_>>,
     ) -> anyhow::Result<Trial> {
         let mut tally = Tally::new(matches!(expected, Expected::Foreign))?;
+        let probe = self.rx.probe()?;
+        let overrun = || {
+            probe
+                .statistics()
+                .map(|counts| counts.rx_dropped + counts.rx_ring_full + counts.rx_fill_ring_empty)
+        };
+        let before = overrun()?;
         let clock = Instant::now();
         let (mut idle, mut last_turn, mut was_idle) = (Duration::ZERO, Duration::ZERO, false);
         let mut last_arrival = Duration::ZERO;
@@ -212,6 +221,7 @@ impl Ends {
             reordered: tally.reordered,
             broken: tally.broken,
             other: tally.other,
+            overrun: overrun()? - before,
             sending,
             offered: sent as f64 >= due * OFFERED,
             idle: idle.as_secs_f64() / clock.elapsed().as_secs_f64(),

@@ -6,6 +6,7 @@
 //! process that is killed.
 
 mod config;
+mod cover;
 mod protection;
 mod stats;
 mod threads;

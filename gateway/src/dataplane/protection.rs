@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use ipnet::IpNet;
 use portcullis_ipsec::InstallError;
 
+use super::cover::Cover;
 use super::{DataplaneConfig, StartError, XdpMode, addresses_of, lock};
 use crate::installer::ProtectionSink;
 use crate::io::QueueSocket;
@@ -26,6 +27,8 @@ pub(super) struct Guards {
 struct State {
     xdp: XdpManager,
     routes: ProtectedRoutes,
+    /// The policies' remote prefixes; `wanted` has the widest of them.
+    remote: Cover,
     wanted: Wanted,
     /// By interface index.
     attached: HashMap<u32, Attachment>,
@@ -47,11 +50,15 @@ impl Guards {
         if let Some(parent) = config.pin_dir.parent() {
             xdp::ensure_bpffs(parent)?;
         }
-        let mut wanted = Wanted::default();
+        let (mut wanted, mut remote) = (Wanted::default(), Cover::default());
         for policy in &config.policies {
             wanted.local.extend(policy.local_ts.iter().flat_map(|ts| ts.addrs.prefixes()));
-            wanted.remote.extend(policy.remote_ts.iter().flat_map(|ts| ts.addrs.prefixes()));
         }
+        for policy in &config.policies {
+            let nets: Vec<IpNet> = policy.remote_ts.iter().flat_map(|ts| ts.addrs.prefixes()).collect();
+            remote.add(&nets, &wanted.local);
+        }
+        wanted.remote = remote.widest().clone();
         let protection = Protection {
             local: wanted.local.clone(),
             remote: wanted.remote.clone(),
@@ -71,6 +78,7 @@ impl Guards {
         let state = State {
             xdp,
             routes,
+            remote,
             wanted,
             attached: HashMap::new(),
             requests: requests.collect(),
@@ -216,24 +224,38 @@ impl State {
 impl ProtectionSink for Arc<Guards> {
     fn protect(&self, added: &ProtectedPrefixes) -> Result<(), InstallError> {
         let mut state = lock(&self.state);
-        let mut wanted = state.wanted.clone();
-        wanted.local.extend(added.local.iter().map(IpNet::trunc));
-        wanted.remote.extend(added.remote.iter().map(IpNet::trunc));
-        if wanted == state.wanted {
+        let State { remote, wanted, .. } = &mut *state;
+        let local: Vec<IpNet> =
+            added.local.iter().map(IpNet::trunc).filter(|net| !wanted.local.contains(net)).collect();
+        // Most policies lie within what is protected anyway.
+        if !remote.add(&added.remote, &wanted.local) && local.is_empty() {
             return Ok(());
         }
-        state.change(wanted).map_err(|found| InstallError::InvalidParameter {
-            field: "traffic selectors",
-            found,
-            expected: "prefixes that the XDP program and the kernel's routes take",
+        let mut wanted = wanted.clone();
+        wanted.local.extend(local);
+        remote.settle(&wanted.local);
+        wanted.remote = remote.widest().clone();
+        state.change(wanted).map_err(|found| {
+            let State { remote, wanted, .. } = &mut *state;
+            remote.remove(&added.remote, &wanted.local);
+            InstallError::InvalidParameter {
+                field: "traffic selectors",
+                found,
+                expected: "prefixes that the XDP program and the kernel's routes take",
+            }
         })
     }
 
     fn unprotect(&self, removed: &ProtectedPrefixes) {
         let mut state = lock(&self.state);
-        let mut wanted = state.wanted.clone();
+        let State { remote, wanted, .. } = &mut *state;
+        let local = removed.local.iter().any(|net| wanted.local.contains(net));
+        if !remote.remove(&removed.remote, &wanted.local) && !local {
+            return;
+        }
+        let mut wanted = wanted.clone();
         wanted.local.retain(|net| !removed.local.contains(net));
-        wanted.remote.retain(|net| !removed.remote.contains(net));
+        wanted.remote = remote.widest().clone();
         if let Err(error) = state.change(wanted) {
             tracing::error!(%error, "prefixes that no policy has any more stay blocked");
         }
