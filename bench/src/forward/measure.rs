@@ -6,10 +6,12 @@ use std::time::Duration;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use nix::net::if_::if_nametoindex;
+use portcullis_gateway::io::QueueSocket;
+use portcullis_gateway::wire::Mac;
 
 use super::gateway::{Gateway, Mode};
-use super::lab::Place;
-use super::packets::{Expected, Keys, Source};
+use super::lab::{Macs, Place};
+use super::packets::{Expected, Keys, PeerSa, Source};
 use super::program::Redirect;
 use super::traffic::{Chore, Ends, Plan, Trial};
 use super::{Case, GATEWAY_CORE, TRAFFIC_CORE, cpu, search};
@@ -22,12 +24,12 @@ const PATIENCE: Duration = Duration::from_millis(30);
 
 /// Generator and sink in their place.
 #[derive(Debug)]
-pub(crate) struct Rig<'p> {
-    pub(crate) place: &'p Place,
+pub(crate) struct Rig {
+    macs: Macs,
     ends: Ends,
-    _programs: [Redirect; 2],
-    /// The interface that the generator sends by.
-    sends: &'static str,
+    _programs: Vec<Redirect>,
+    /// The interface that the generator sends by, where it may be either.
+    sends: Option<&'static str>,
     trial: Duration,
     tolerance: f64,
 }
@@ -82,46 +84,53 @@ struct Observed {
     worker: f64,
 }
 
-impl<'p> Rig<'p> {
-    /// With trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
-    pub(crate) fn new(
-        place: &'p Place,
-        trial: Duration,
-        tolerance: f64,
-        urgent: bool,
-    ) -> anyhow::Result<Self> {
+impl Rig {
+    /// In a lab, with trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
+    pub(crate) fn new(place: &Place, trial: Duration, tolerance: f64, urgent: bool) -> anyhow::Result<Self> {
         let (ends, programs) = place.ends.enter(|| -> anyhow::Result<_> {
             let ends = Ends::bind("near", "far", TRAFFIC_CORE, urgent)?;
-            let attach = |name: &str, socket: &portcullis_gateway::io::QueueSocket| -> anyhow::Result<_> {
-                let program =
-                    Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
-                program.set_socket(0, socket.fd())?;
-                Ok(program)
-            };
             let [tx, rx] = ends.sockets();
-            let programs = [attach("near", tx)?, attach("far", rx)?];
+            let programs = vec![attach("near", tx)?, attach("far", rx)?];
             Ok((ends, programs))
         })??;
         anyhow::ensure!(programs.iter().all(Redirect::is_native), "veth runs XDP programs natively");
-        Ok(Self { place, ends, _programs: programs, sends: "near", trial, tolerance })
+        Ok(Self { macs: place.macs, ends, _programs: programs, sends: Some("near"), trial, tolerance })
+    }
+
+    /// Between two interfaces of this network namespace, with the gateway elsewhere; `gateway` is its MAC address on the
+    /// generator's side.
+    pub(crate) fn elsewhere(
+        [tx, rx]: [&str; 2],
+        gateway: Mac,
+        trial: Duration,
+        tolerance: f64,
+    ) -> anyhow::Result<Self> {
+        let ours = mac_of(tx)?;
+        let macs = Macs { near: ours, inside: gateway, outside: gateway, far: ours };
+        let ends = Ends::bind(tx, rx, TRAFFIC_CORE, true)?;
+        let program = attach(rx, ends.sockets()[1])?;
+        if !program.is_native() {
+            eprintln!("the driver of {rx} runs no XDP programs: the sink is slower than it could be");
+        }
+        Ok(Self { macs, ends, _programs: vec![program], sends: None, trial, tolerance })
     }
 
     /// Makes the generator send from where the mode's packets come.
     pub(crate) fn face(&mut self, mode: Mode) {
         let sends = if mode == Mode::Decrypt { "far" } else { "near" };
-        if std::mem::replace(&mut self.sends, sends) != sends {
+        if let Some(now) = &mut self.sends
+            && std::mem::replace(now, sends) != sends
+        {
             self.ends.turn_round();
         }
     }
 
-    /// Packets for the gateway as it is now.
-    pub(crate) fn source(&self, gateway: Option<&Gateway>, case: &Case) -> anyhow::Result<Source> {
-        let macs = self.place.macs;
-        let (link, peers) = match (case.mode, gateway) {
-            (Mode::Decrypt, Some(gateway)) => {
-                ((macs.far, macs.outside), Some((Keys::new()?, gateway.peers())))
-            }
-            _ => ((macs.near, macs.inside), None),
+    /// Packets of a case; what is sealed is for these SAs of the gateway.
+    pub(crate) fn source(&self, case: &Case, peers: Vec<PeerSa>) -> anyhow::Result<Source> {
+        let Macs { near, inside, outside, far } = self.macs;
+        let (link, peers) = match case.mode {
+            Mode::Decrypt => ((far, outside), Some((Keys::new()?, peers))),
+            Mode::Plain | Mode::Encrypt => ((near, inside), None),
         };
         Ok(Source::new(link, &case.mixture.sizes, case.sas, peers))
     }
@@ -134,14 +143,14 @@ impl<'p> Rig<'p> {
         plan: Plan,
         spoilt: Option<u64>,
     ) -> anyhow::Result<Trial> {
-        let mut source = self.source(Some(gateway), case)?;
+        let mut source = self.source(case, gateway.peers())?;
         source.spoilt = spoilt;
         self.ends.run(plan, &mut source, &mut expected(case, true)?, None)
     }
 
     /// Everything about one case of the gateway, which runs already and is faced.
     pub(crate) fn measure(&mut self, gateway: &mut Gateway, case: &Case) -> anyhow::Result<Measured> {
-        let mut source = self.source(Some(gateway), case)?;
+        let mut source = self.source(case, gateway.peers())?;
         let look = |closely| expected(case, closely);
         let gateway = Mutex::new(gateway);
         let mut rekey = |source: &mut Source| -> anyhow::Result<()> {
@@ -238,8 +247,21 @@ impl<'p> Rig<'p> {
     }
 }
 
+/// Makes an interface's packets come to the socket.
+fn attach(name: &str, socket: &QueueSocket) -> anyhow::Result<Redirect> {
+    let program = Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
+    program.set_socket(0, socket.fd())?;
+    Ok(program)
+}
+
+fn mac_of(name: &str) -> anyhow::Result<Mac> {
+    let mut listed = nix::ifaddrs::getifaddrs()?.filter(|interface| interface.interface_name == name);
+    let mac = listed.find_map(|interface| interface.address?.as_link_addr()?.addr());
+    mac.with_context(|| format!("{name} has no MAC address"))
+}
+
 /// What the sink sees of a case; sealed packets are opened if it is to look closely.
-fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
+pub(crate) fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
     let last = vec![0; case.sas as usize];
     Ok(match (case.mode, closely) {
         (Mode::Encrypt, false) => Expected::Sealed(last),

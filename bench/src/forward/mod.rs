@@ -2,6 +2,7 @@
 //!
 //! - [`lab`]: the namespaces and links; [`gateway`]: the data plane between them; [`peers`]: what else is measured there.
 //! - [`packets`]: what is sent and how it is recognised; [`traffic`]: generator and sink in one loop on one core.
+//! - [`elsewhere`]: the same with a gateway that is not ours to start, between real interfaces.
 //! - [`search`]: the highest rate without loss; [`cpu`]: what the cores' time went into; [`report`]: the tables.
 //!
 //! A case is measured in three steps: a flood says how much comes through at most; halving the interval below it finds
@@ -9,6 +10,7 @@
 //! too); half of that rate gives the latencies. The core of generator and sink is one, the worker's the other.
 
 mod cpu;
+mod elsewhere;
 mod gateway;
 mod lab;
 mod measure;
@@ -59,6 +61,15 @@ pub struct Options {
     /// Rekeys per second in the cases with rekeys
     #[arg(long, default_value_t = 1000)]
     rekeys: u32,
+    /// Send by this interface, to a gateway elsewhere
+    #[arg(long, requires_all = ["rx_if", "gateway_mac"])]
+    tx_if: Option<String>,
+    /// Receive by this interface what the gateway has forwarded
+    #[arg(long, requires = "tx_if")]
+    rx_if: Option<String>,
+    /// The gateway's MAC address on the generator's side
+    #[arg(long, requires = "tx_if")]
+    gateway_mac: Option<String>,
 }
 
 impl Options {
@@ -112,6 +123,9 @@ impl Case {
 
 /// Runs and prints it.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    if let (Some(tx), Some(rx)) = (&options.tx_if, &options.rx_if) {
+        return elsewhere::run(options, tx, rx);
+    }
     let place = Place::new()?;
     let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
     let mut report = Report::new(options.output);
@@ -128,12 +142,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 let _ = cpu::thread_named("worker-0").is_some_and(cpu::make_real_time);
                 for case in &cases {
                     let measured = rig.measure(&mut gateway, case)?;
+                    if measured.rate == 0.0 {
+                        eprintln!(
+                            "{}: every trial has lost packets; dropped so far: {:?}",
+                            case.name(),
+                            gateway.drops()
+                        );
+                    }
                     report.add(&case.name(), "portcullis", &case.mixture.sizes, measured);
                 }
                 gateway.stop()?;
             }
         }
-        peers::measure(options, &mut rig, &mut report)?;
+        peers::measure(options, &place, &mut rig, &mut report)?;
     }
     report.print(&notes(options));
     Ok(())

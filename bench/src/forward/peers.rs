@@ -23,14 +23,19 @@ const PLUGINS: &str = "load = random nonce aes sha1 sha2 pem pkcs1 x509 pubkey h
                        kernel-libipsec kernel-netlink socket-default vici updown";
 
 /// Measures both in the cases that they can be compared in.
-pub(crate) fn measure(options: &Options, rig: &mut Rig<'_>, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) fn measure(
+    options: &Options,
+    place: &Place,
+    rig: &mut Rig,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let cases = |mode| {
         let of = |mixture| Case { mode, mixture, sas: 1, rekeys: 0 };
         let cases = mixtures(options.quick).into_iter().map(of);
         cases.filter(|case| options.wants(&case.name())).collect::<Vec<_>>()
     };
     for case in cases(Mode::Plain) {
-        if let Err(error) = linux(rig, &case, report) {
+        if let Err(error) = linux(place, rig, &case, report) {
             report.absent(&case.name(), LINUX, &format!("{error:#}"));
         }
     }
@@ -45,10 +50,10 @@ pub(crate) fn measure(options: &Options, rig: &mut Rig<'_>, report: &mut Report)
     Ok(())
 }
 
-fn linux(rig: &mut Rig<'_>, case: &Case, report: &mut Report) -> anyhow::Result<()> {
-    steer(rig.place, "inside0")?;
+fn linux(place: &Place, rig: &mut Rig, case: &Case, report: &mut Report) -> anyhow::Result<()> {
+    steer(place, "inside0")?;
     rig.face(Mode::Plain);
-    let mut source = rig.source(None, case)?;
+    let mut source = rig.source(case, Vec::new())?;
     let measured = rig.climb(&mut source, |_| Ok(Expected::Clear), None, &mut |_| Ok(()))?;
     report.add(&case.name(), LINUX, &case.mixture.sizes, measured);
     Ok(())
@@ -97,7 +102,7 @@ fn strongswan(options: &Options, cases: &[Case], report: &mut Report) -> anyhow:
     let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
     rig.face(Mode::Encrypt);
     for case in cases {
-        let mut source = rig.source(None, case)?;
+        let mut source = rig.source(case, Vec::new())?;
         match rig.climb(&mut source, |_| Ok(Expected::Foreign), None, &mut |_| Ok(())) {
             Ok(measured) => report.add(&case.name(), STRONGSWAN, &case.mixture.sizes, measured),
             Err(error) => report.absent(&case.name(), STRONGSWAN, &format!("{error:#}")),

@@ -39,8 +39,10 @@ pub use egress::release;
 /// Frames that go through the phases together.
 pub const BATCH: usize = 64;
 
-/// Flows whose policy a worker remembers.
+/// Flows whose policy a worker remembers: twice as many as there are policies, but not fewer, and not more, than these.
+/// A flow that is not remembered costs a walk through both tries, a dozen lines that are not in the cache either.
 const FLOWS: usize = 4096;
+const MOST_FLOWS: usize = 1 << 18;
 
 /// Where the packet starts in a frame taken for an ICMP error or a fragment: leaves room for any encapsulation.
 const SPARE_START: usize = crate::esp::MAX_HEADROOM.next_multiple_of(64);
@@ -248,11 +250,12 @@ impl Pipeline {
     /// For one worker. Looks at `shared` under `reader`; `seed` is random, so that nobody outside can choose flows
     /// that push each other out of the worker's memory.
     pub fn new(shared: Arc<Shared>, counters: Arc<WorkerCounters>, reader: Reader, seed: u64) -> Self {
+        let flows = (2 * shared.policies.capacity()).clamp(FLOWS, MOST_FLOWS);
         Self {
             shared,
             counters,
             reader,
-            flows: FlowCache::new(FLOWS, seed),
+            flows: FlowCache::new(flows, seed),
             hops: HopCache::new(seed),
             errors: icmp::RateLimit::default(),
             esp: Packets::default(),
