@@ -272,14 +272,14 @@ impl<'a> Store<'a> {
                 continue;
             };
             match Credential::certified(key, Arc::clone(leaf), &pool) {
-                Ok(credential) => credentials.push(self.usable(section, span, credential, &constraint)),
+                Ok(credential) => credentials.push(self.usable(section, credential, &constraint)),
                 Err(error) => section.error(span.clone(), "certs", format!("`{}`: {error}", path.display())),
             }
         }
         for Named { path, span, content: public } in &pubkeys {
             match self.private_key(public) {
                 Some(key) => {
-                    credentials.push(self.usable(section, span, Credential::raw(key), &constraint));
+                    credentials.push(self.usable(section, Credential::raw(key), &constraint));
                 }
                 None => section.error(span.clone(), "pubkeys", self.no_private_key(path, public)),
             }
@@ -311,7 +311,7 @@ impl<'a> Store<'a> {
                 path.display(),
                 names(leaf)
             );
-            section.error(section.span(), "id", message);
+            section.error(span_of(section, "id"), "id", message);
         }
         if id.is_none() && leaf.subject().is_empty() {
             section.missing("id", &format!("one of {}: the certificate has no subject", names(leaf)));
@@ -322,7 +322,6 @@ impl<'a> Store<'a> {
     fn usable(
         &self,
         section: &Section<'_>,
-        span: &Range<usize>,
         credential: Credential,
         constraint: &Constraint,
     ) -> Arc<Credential> {
@@ -330,7 +329,7 @@ impl<'a> Store<'a> {
         if credential.choose(constraint, &announced).is_err() {
             let kind = credential.key().public().kind();
             let message = format!("\"{constraint}\" leaves nothing that an {kind} key could sign with");
-            section.error(span.clone(), "auth", message);
+            section.error(span_of(section, "auth"), "auth", message);
         }
         Arc::new(credential)
     }
@@ -405,7 +404,7 @@ impl<'a> Store<'a> {
             let known: Vec<String> = leaves().map(|(_, _, leaf)| names(leaf)).collect();
             let message =
                 format!("`{id}` is in none of the peer's certificates, which are for {}", known.join("; "));
-            section.error(section.span(), "id", message);
+            section.error(span_of(section, "id"), "id", message);
         }
     }
 
@@ -435,9 +434,14 @@ impl<'a> Store<'a> {
                 ),
                 Revocation::Relaxed => continue,
             };
-            section.warning(section.span(), "revocation", message);
+            section.warning(span_of(section, "revocation"), "revocation", message);
         }
     }
+}
+
+/// Where a value stands that was read before.
+fn span_of(section: &Section<'_>, key: &'static str) -> Range<usize> {
+    section.string(key, "a text").map_or_else(|| section.span(), |text| text.span)
 }
 
 /// Whether an entry of `[secrets]` is a private key's, as swanctl names them.
