@@ -267,3 +267,26 @@ fn selectors_that_do_not_overlap_fail_cleanly_as_initiator() -> Result<()> {
 fn selectors_that_do_not_overlap_fail_cleanly_as_responder() -> Result<()> {
     responding_fails("tsr", &other_selectors(), "TS_UNACCEPTABLE", "TS_NO_OVERLAP", true)
 }
+
+#[test]
+fn esp_of_other_algorithms_passes_both_ways() -> Result<()> {
+    for (algorithm, we_initiate) in [
+        ("chacha20poly1305", true),
+        ("aes256-sha256", false),
+        ("aes128ctr-sha512", true),
+        ("aes256gcm12", false),
+    ] {
+        let sites = Sites::new("algo")?;
+        let wire = sites.capture()?;
+        let site = SiteConfig { esp_proposals: algorithm.into(), ..SiteConfig::a() };
+        let swan = StrongSwan::start(&sites.b, &site.mirrored().swanctl())?;
+        let gateway = gateway(&sites.a, &site)?;
+        if we_initiate {
+            gateway.initiate("site/net", SOON)?;
+        } else {
+            swan.initiate("net", SOON)?;
+        }
+        traffic_passes_both_ways(&sites, &wire, &gateway)?;
+    }
+    Ok(())
+}
