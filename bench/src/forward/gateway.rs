@@ -56,6 +56,9 @@ pub(crate) struct Gateway {
     dataplane: Dataplane,
     installer: Arc<dyn SaInstaller>,
     children: Vec<Child>,
+    /// What the peer seals with, by flow. Lent to a [`Source`](super::packets::Source) while that sends, because numbers
+    /// go on from case to case.
+    pub(crate) peers: Vec<PeerSa>,
     /// Replaced pairs that still receive, with when they were replaced.
     retired: VecDeque<(Instant, Spi)>,
     next_rekey: usize,
