@@ -44,6 +44,14 @@ impl Times {
     }
 }
 
+/// Keeps this thread on the first processor: what it measures stays in one core's caches.
+pub(crate) fn stay_on_one_core() -> anyhow::Result<()> {
+    let first = core_affinity::get_core_ids().and_then(|cores| cores.first().copied());
+    let stays = first.is_some_and(core_affinity::set_for_current);
+    anyhow::ensure!(stays, "cannot stay on one processor");
+    Ok(())
+}
+
 /// What a pair of clock readings costs.
 pub(crate) fn clock_overhead() -> Duration {
     (0..1000).map(|_| Instant::now().elapsed()).min().unwrap_or_default()

@@ -1,17 +1,23 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
+mod doctor;
+mod pki;
 mod print;
+mod top;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use anyhow::Context;
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{ChildSa, Drops, IkeSa, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
+use crate::logging::{self, LogFormat};
 
 /// Portcullis, a kernel-bypass IPsec gateway.
 #[derive(Debug, Parser)]
@@ -31,6 +37,9 @@ enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
         config: PathBuf,
+        /// How lines of the log look. `RUST_LOG` chooses which there are.
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        log_format: LogFormat,
     },
     /// Check a configuration whole, reporting every error with its place.
     Check {
@@ -38,8 +47,45 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Ask the running daemon.
+    #[command(flatten)]
+    Ask(Ask),
+    /// A live view: throughput, tunnels, workers' load, drops, recent failures.
+    Top(top::TopArgs),
+    /// Look at the machine before traffic does: every finding with its fix.
+    Doctor(doctor::DoctorArgs),
+    /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
+    Pki(pki::PkiArgs),
+    /// Print what a shell needs to complete this command line.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Write the manual pages, one for each command.
+    Man {
+        /// Where to; made if it is not there.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
+    Detach {
+        /// Say that protected traffic may leave in clear from now on.
+        #[arg(long, required = true)]
+        open: bool,
+        /// The configuration that the daemon ran with.
+        #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
+        config: PathBuf,
+    },
+}
+
+/// What asks a running daemon.
+#[derive(Debug, Subcommand)]
+enum Ask {
     /// How the daemon is: interfaces, packets, recent failures.
     Status(Format),
+    /// Whether everything lives that must: exit code 0 or 1, for probes.
+    Health,
     /// IKE and CHILD SAs, as `swanctl --list-sas` shows them.
     Sas(Format),
     /// Dropped packets by reason.
@@ -52,15 +98,6 @@ enum Command {
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
     Reauthenticate(TargetArgs),
-    /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
-    Detach {
-        /// Say that protected traffic may leave in clear from now on.
-        #[arg(long, required = true)]
-        open: bool,
-        /// The configuration that the daemon ran with.
-        #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
-        config: PathBuf,
-    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -94,10 +131,15 @@ impl TargetArgs {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
-        Command::Run { config } => run(&config),
+        Command::Run { config, log_format } => run(&config, log_format),
         Command::Check { file } => check(&file),
         Command::Detach { open: _, config } => detach(&config),
-        command => ask(&Client::new(&cli.socket), command),
+        Command::Completions { shell } => completions(shell),
+        Command::Man { dir } => man(&dir),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };
     match result {
         Ok(code) => code,
@@ -117,9 +159,10 @@ fn report(error: &anyhow::Error) {
     eprintln!("portcullis: {error:#}");
 }
 
-fn run(path: &Path) -> anyhow::Result<ExitCode> {
+fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
+    logging::init(log_format);
     let config = load(path)?;
-    daemon::run(config)?;
+    daemon::run(config, path)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -140,50 +183,68 @@ fn load(path: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// For bash, zsh and fish as packages install them.
+fn completions(shell: Shell) -> anyhow::Result<ExitCode> {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "portcullis", &mut text);
+    print(&String::from_utf8_lossy(&text))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn man(dir: &Path) -> anyhow::Result<ExitCode> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    clap_mangen::generate_to(Cli::command(), dir)
+        .with_context(|| format!("cannot write manual pages to {}", dir.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn detach(path: &Path) -> anyhow::Result<ExitCode> {
-    daemon::detach_open(&load(path)?)?;
+    daemon::detach_open(&Config::load_gateway(path)?.0)?;
     print("detached: protected traffic may now leave in clear\n")?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(client: &Client, command: Command) -> anyhow::Result<ExitCode> {
+fn ask(client: &Client, question: Ask) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = runtime.block_on(answer(client, command))?;
+    let text = runtime.block_on(answer(client, question))?;
     print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn answer(client: &Client, command: Command) -> Result<String, ClientError> {
-    match command {
-        Command::Status(format) => {
+async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
+    match question {
+        Ask::Status(format) => {
             let status: Status = client.get("/v1/status").await?;
             if format.json { json(&status) } else { Ok(print::status(&status)) }
         }
-        Command::Sas(format) => {
+        Ask::Health => {
+            let () = client.get("/v1/health").await?;
+            Ok("alive\n".to_owned())
+        }
+        Ask::Sas(format) => {
             let sas: Vec<IkeSa> = client.get("/v1/sas").await?;
             if format.json { json(&sas) } else { Ok(print::sas(&sas)) }
         }
-        Command::Drops(format) => {
+        Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
         }
-        Command::Initiate(args) => {
+        Ask::Initiate(args) => {
             let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;
             Ok(print::established(&children))
         }
-        Command::Terminate(args) => {
+        Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
         }
-        Command::Rekey(args) => {
+        Ask::Rekey(args) => {
             let () = client.post("/v1/rekey", &args.target()).await?;
             Ok("rekeying\n".to_owned())
         }
-        Command::Reauthenticate(args) => {
+        Ask::Reauthenticate(args) => {
             let () = client.post("/v1/reauthenticate", &args.target()).await?;
             Ok("reauthenticating\n".to_owned())
         }
-        Command::Run { .. } | Command::Check { .. } | Command::Detach { .. } => Ok(String::new()),
     }
 }
 
@@ -202,7 +263,6 @@ fn print(text: &str) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

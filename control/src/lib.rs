@@ -6,4 +6,8 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
+pub mod logging;
 mod metrics;
+pub mod pki;
+pub mod top;

@@ -1,204 +1,249 @@
-//! Prometheus metrics: what the daemon knows at the moment of the scrape, as OpenMetrics text.
+//! Prometheus metrics: what the daemon knows at the moment of the scrape.
 //!
-//! Names follow the book: base units, `_total` on counters (added by the encoder), labels of bounded cardinality.
+//! Names follow the book: base units, `_total` on counters (added by the encoder), times as timestamps, parts that add
+//! up to a whole under one name. Labels are names of the configuration and fixed words, so that no peer can make a
+//! series. `docs/monitoring.md` lists them.
 
-use std::fmt;
+mod text;
+
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use portcullis_gateway::dataplane::DataplaneStats;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
+use portcullis_gateway::dataplane::{DataplaneStats, WorkerStats};
+use portcullis_ike::config::{LocalMethod, StartAction};
 
 use crate::api::types::IkeSa;
-use crate::daemon::{Daemon, Snapshot, report};
+use crate::config::Config;
+use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
+
+use text::{Family, Format, Value};
 
 /// Answers `GET /metrics`.
 pub(crate) fn router(daemon: Arc<Daemon>) -> Router {
     Router::new().route("/metrics", get(scrape)).with_state(daemon)
 }
 
-async fn scrape(State(daemon): State<Arc<Daemon>>) -> Response {
-    const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match daemon.metrics().await {
-        Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let format = Format::wanted(accept);
+    match daemon.measure().await {
+        Ok(measured) => {
+            let page = text::page(measured.families(), format);
+            ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
+        }
         Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
     }
 }
 
-/// The whole page.
-pub(crate) fn render(snapshot: &Snapshot, sas: &[IkeSa], stats: &DataplaneStats, since: Instant) -> String {
-    let families = vec![
-        Family::gauge("uptime_seconds", "Since the daemon is ready").with(&[], since.elapsed().as_secs()),
-        Family::gauge("aead_engine_info", "The AEAD engine that was chosen at start")
-            .with(&[("engine", stats.engine)], 1),
-        ike(snapshot),
-        Family::counter("ike_sas_established", "IKE SAs established")
-            .with(&[], snapshot.totals.ike_established),
-        Family::counter("child_sas_established", "CHILD SAs installed")
-            .with(&[], snapshot.totals.child_established),
-        Family::counter("ike_sas_rekeyed", "IKE SAs replaced by rekeying")
-            .with(&[], snapshot.totals.ike_rekeyed),
-        Family::counter("child_sas_rekeyed", "CHILD SAs replaced by rekeying")
-            .with(&[], snapshot.totals.child_rekeyed),
-        failures(snapshot),
-        rejected(snapshot),
-        child_sas(sas),
-        child_traffic("child_sa_bytes", "Octets of inner packets", sas, |child| {
-            (child.bytes_in, child.bytes_out)
-        }),
-        child_traffic("child_sa_packets", "Inner packets", sas, |child| {
-            (child.packets_in, child.packets_out)
-        }),
-        packets(stats),
-        drops(stats),
-        frames(stats),
-    ];
-    let mut registry = Registry::with_prefix("portcullis");
-    registry.register_collector(Box::new(Page(families)));
-    let mut text = String::new();
-    // Writing to a `String` cannot fail.
-    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-    text
+/// One count of a worker.
+type Pick = fn(&WorkerStats) -> u64;
+
+/// Everything that a page tells.
+pub(crate) struct Measured<'d> {
+    /// The configuration in force.
+    pub(crate) config: &'d Config,
+    /// When the daemon was ready.
+    pub(crate) started: SystemTime,
+    /// IKE.
+    pub(crate) snapshot: Snapshot,
+    /// SAs, as the admin API lists them.
+    pub(crate) sas: Vec<IkeSa>,
+    /// The data plane.
+    pub(crate) stats: DataplaneStats,
+    /// Rounds of each worker.
+    pub(crate) rounds: Vec<u64>,
+    /// Processor time of each worker.
+    pub(crate) cpu: Vec<std::time::Duration>,
+    /// Traffic by connection.
+    pub(crate) carried: std::collections::BTreeMap<String, Carried>,
 }
 
-fn ike(snapshot: &Snapshot) -> Family {
-    Family::gauge("ike_sas", "IKE SAs by state")
-        .with(&[("state", "established")], snapshot.established() as u64)
-        .with(&[("state", "half_open")], snapshot.half_open as u64)
-}
-
-fn failures(snapshot: &Snapshot) -> Family {
-    let mut family = Family::counter("failures", "Failed exchanges by connection and reason code");
-    for ((connection, code), count) in &snapshot.totals.failures {
-        family = family.with(&[("connection", connection), ("code", code)], *count);
+impl Measured<'_> {
+    fn families(&self) -> Vec<Family> {
+        let mut families = vec![
+            Family::gauge("build_info", "The version that runs, and the AEAD engine chosen at start")
+                .with(&[("engine", self.stats.engine), ("version", env!("CARGO_PKG_VERSION"))], 1_u64),
+            Family::gauge("start_time_seconds", "When the daemon was ready, since the epoch")
+                .with(&[], timestamp(self.started)),
+        ];
+        families.extend(self.ike());
+        families.extend(self.connections());
+        families.extend(self.packets());
+        families.extend(self.resources());
+        families
     }
-    family
-}
 
-fn rejected(snapshot: &Snapshot) -> Family {
-    let mut family = Family::counter("ike_datagrams_rejected", "IKE datagrams dropped, by reason");
-    for (label, count) in &snapshot.totals.rejected {
-        family = family.with(&[("reason", label)], *count);
-    }
-    family
-}
-
-fn child_sas(sas: &[IkeSa]) -> Family {
-    let mut family = Family::gauge("child_sas", "CHILD SAs by connection");
-    for (connection, count) in per_connection(sas, |ike| ike.children.len() as u64) {
-        family = family.with(&[("connection", &connection)], count);
-    }
-    family
-}
-
-/// Inner traffic of the SAs that exist now, by connection: it starts anew with them.
-fn child_traffic(
-    name: &'static str,
-    help: &'static str,
-    sas: &[IkeSa],
-    count: impl Fn(&crate::api::types::ChildSa) -> (u64, u64),
-) -> Family {
-    let mut family = Family::gauge(name, help);
-    for (direction, pick) in [("in", 0), ("out", 1)] {
-        let sum = |ike: &IkeSa| -> u64 {
-            let counts = ike.children.iter().map(&count);
-            counts.map(|(inward, outward)| if pick == 0 { inward } else { outward }).sum()
+    /// Negotiations.
+    fn ike(&self) -> Vec<Family> {
+        let totals = &self.snapshot.totals;
+        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason code");
+        for ((connection, code), count) in &totals.failures {
+            failures = failures.with(&[("connection", connection), ("code", code)], *count);
+        }
+        let mut last =
+            Family::gauge("last_failure_timestamp_seconds", "When an exchange last failed, since the epoch");
+        for (connection, when) in &totals.last_failures {
+            last = last.with(&[("connection", connection)], timestamp(*when));
+        }
+        let mut rejected = Family::counter("ike_datagrams_rejected", "IKE datagrams dropped, by reason");
+        for (label, count) in &totals.rejected {
+            rejected = rejected.with(&[("reason", label)], *count);
+        }
+        let histogram = |histogram: &Histogram| {
+            let (sum, count, buckets) = histogram.parts();
+            Value::Histogram(sum, count, buckets)
         };
-        for (connection, sum) in per_connection(sas, sum) {
-            family = family.with(&[("connection", &connection), ("direction", direction)], sum);
-        }
-    }
-    family
-}
-
-fn per_connection(sas: &[IkeSa], count: impl Fn(&IkeSa) -> u64) -> Vec<(String, u64)> {
-    let mut sums = std::collections::BTreeMap::new();
-    for ike in sas {
-        if let Some(connection) = &ike.connection {
-            *sums.entry(connection.clone()).or_insert(0) += count(ike);
-        }
-    }
-    sums.into_iter().collect()
-}
-
-fn packets(stats: &DataplaneStats) -> Family {
-    let balance = report::balance(stats);
-    Family::counter("packets", "Packets through the workers; received + from_kernel + generated = the rest")
-        .with(&[("path", "received")], balance.received)
-        .with(&[("path", "from_kernel")], balance.from_kernel)
-        .with(&[("path", "generated")], balance.generated)
-        .with(&[("path", "transmitted")], balance.transmitted)
-        .with(&[("path", "to_kernel")], balance.to_kernel)
-        .with(&[("path", "dropped")], balance.dropped)
-        .with(&[("path", "opened")], balance.opened)
-        .with(&[("path", "sealed")], balance.sealed)
-}
-
-fn drops(stats: &DataplaneStats) -> Family {
-    let mut family = Family::counter("drops", "Dropped packets by reason");
-    for (reason, count) in report::drops(stats) {
-        family = family.with(&[("reason", &reason)], count);
-    }
-    family
-}
-
-fn frames(stats: &DataplaneStats) -> Family {
-    let usage = report::frames(stats);
-    Family::gauge("frames", "Frames of packet memory")
-        .with(&[("state", "total")], usage.total)
-        .with(&[("state", "free")], usage.free)
-}
-
-/// One metric with all its label sets.
-#[derive(Debug)]
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    kind: MetricType,
-    samples: Vec<(Vec<(String, String)>, u64)>,
-}
-
-impl Family {
-    fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: MetricType::Counter, samples: Vec::new() }
+        vec![
+            Family::gauge("ike_sas", "IKE SAs by state")
+                .with(&[("state", "established")], self.snapshot.established())
+                .with(&[("state", "half_open")], self.snapshot.half_open),
+            Family::counter("ike_sas_established", "IKE SAs established").with(&[], totals.ike_established),
+            Family::counter("child_sas_established", "CHILD SAs installed")
+                .with(&[], totals.child_established),
+            Family::counter("ike_sas_rekeyed", "IKE SAs replaced by rekeying").with(&[], totals.ike_rekeyed),
+            Family::counter("child_sas_rekeyed", "CHILD SAs replaced by rekeying")
+                .with(&[], totals.child_rekeyed),
+            Family::histogram(
+                "ike_handshake_duration_seconds",
+                "From the first IKE_SA_INIT message to the established IKE SA",
+            )
+            .with(&[("role", "initiator")], histogram(&totals.initiated))
+            .with(&[("role", "responder")], histogram(&totals.answered)),
+            failures,
+            last,
+            rejected,
+        ]
     }
 
-    fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: MetricType::Gauge, samples: Vec::new() }
-    }
-
-    fn with(mut self, labels: &[(&str, &str)], value: u64) -> Self {
-        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        self.samples.push((labels.collect(), value));
-        self
-    }
-}
-
-#[derive(Debug)]
-struct Page(Vec<Family>);
-
-impl Collector for Page {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for family in &self.0 {
-            let mut metric = encoder.encode_descriptor(family.name, family.help, None, family.kind)?;
-            for (labels, value) in &family.samples {
-                let mut metric = metric.encode_family(labels)?;
-                match family.kind {
-                    MetricType::Counter => {
-                        metric.encode_counter::<[(String, String); 0], _, u64>(value, None)?
-                    }
-                    _ => metric.encode_gauge(&(*value as i64))?,
+    /// What each connection of the configuration has; one without an SA has zeros.
+    fn connections(&self) -> Vec<Family> {
+        let mut configured =
+            Family::gauge("children_configured", "Children of the configuration by start_action");
+        let mut sas = Family::gauge("child_sas", "CHILD SAs by connection");
+        let mut bytes =
+            Family::counter("connection_bytes", "Octets of inner packets, over all SAs of a connection");
+        let mut packets =
+            Family::counter("connection_packets", "Inner packets, over all SAs of a connection");
+        for connection in &self.config.engine.connections {
+            let name = connection.name.as_str();
+            for (action, label) in
+                [(StartAction::None, "none"), (StartAction::Trap, "trap"), (StartAction::Start, "start")]
+            {
+                let children =
+                    connection.children.iter().filter(|child| child.start_action == action).count();
+                if children > 0 {
+                    configured = configured.with(&[("connection", name), ("start_action", label)], children);
                 }
             }
+            let ours = self.sas.iter().filter(|ike| ike.connection.as_deref() == Some(name));
+            sas = sas.with(&[("connection", name)], ours.map(|ike| ike.children.len()).sum::<usize>());
+            let carried = self.carried.get(name).copied().unwrap_or_default();
+            for (direction, octets, count) in [
+                ("in", carried.bytes_in, carried.packets_in),
+                ("out", carried.bytes_out, carried.packets_out),
+            ] {
+                let labels = [("connection", name), ("direction", direction)];
+                bytes = bytes.with(&labels, octets);
+                packets = packets.with(&labels, count);
+            }
         }
-        Ok(())
+        vec![configured, sas, bytes, packets, self.certificates()]
     }
+
+    /// When the first of our own certificates ends, by connection.
+    fn certificates(&self) -> Family {
+        let mut ends = Family::gauge(
+            "certificate_expiry_timestamp_seconds",
+            "When the first of our own certificates of a connection ends, since the epoch",
+        );
+        for connection in &self.config.engine.connections {
+            let methods = connection.local.iter().map(|round| &round.auth);
+            let credentials = methods.flat_map(|method| match method {
+                LocalMethod::Psk => [].as_slice(),
+                LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
+            });
+            let first =
+                credentials.filter_map(|credential| Some(credential.certificate()?.not_after().0)).min();
+            if let Some(end) = first {
+                ends = ends.with(&[("connection", connection.name.as_str())], end);
+            }
+        }
+        ends
+    }
+
+    /// Packets by their way and end.
+    fn packets(&self) -> Vec<Family> {
+        let mut packets = Family::counter(
+            "packets",
+            "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held",
+        );
+        let mut held = Family::gauge("packets_held", "Packets that wait for a neighbour");
+        let ways: [(&str, Pick); 8] = [
+            ("received", |worker| worker.received),
+            ("from_kernel", |worker| worker.from_kernel),
+            ("generated", |worker| worker.generated),
+            ("transmitted", |worker| worker.transmitted),
+            ("to_kernel", |worker| worker.to_kernel),
+            ("dropped", |worker| worker.dropped),
+            ("opened", |worker| worker.opened),
+            ("sealed", |worker| worker.sealed),
+        ];
+        for (index, worker) in self.stats.workers.iter().enumerate() {
+            let index = index.to_string();
+            for (path, pick) in ways {
+                packets = packets.with(&[("path", path), ("worker", &index)], pick(worker));
+            }
+            held = held.with(&[("worker", &index)], worker.held);
+        }
+        let mut drops = Family::counter("drops", "Dropped packets by reason");
+        for (reason, count) in report::drops(&self.stats) {
+            drops = drops.with(&[("reason", &reason)], count);
+        }
+        vec![packets, held, drops]
+    }
+
+    /// What can run out.
+    fn resources(&self) -> Vec<Family> {
+        let mut cpu = Family::counter("worker_cpu_seconds", "Processor time of the workers");
+        let mut rounds =
+            Family::counter("worker_rounds", "Rounds of the workers: one that makes none is stuck");
+        for (index, (time, made)) in self.cpu.iter().zip(&self.rounds).enumerate() {
+            let index = index.to_string();
+            cpu = cpu.with(&[("worker", &index)], time.as_secs_f64());
+            rounds = rounds.with(&[("worker", &index)], *made);
+        }
+        let mut interfaces =
+            Family::gauge("interface_queues", "Receive queues served, and the mode that the driver gave");
+        for interface in &self.stats.interfaces {
+            let role = report::role(interface.role);
+            let labels = [("interface", interface.name.as_str()), ("mode", &interface.mode), ("role", role)];
+            interfaces = interfaces.with(&labels, u64::from(interface.queues));
+        }
+        let stats = &self.stats;
+        let used = stats.frames_total.saturating_sub(stats.frames_free + stats.frames_in_kernel);
+        vec![
+            cpu,
+            rounds,
+            interfaces,
+            Family::gauge("frames", "Frames of packet memory by where they are")
+                .with(&[("state", "free")], stats.frames_free)
+                .with(&[("state", "kernel")], stats.frames_in_kernel)
+                .with(&[("state", "worker")], used),
+            Family::gauge("sa_pairs", "Pairs of SAs in the table").with(&[], self.snapshot.child_sas()),
+            Family::gauge("sa_pairs_limit", "Pairs of SAs that the table holds (gateway.max_sas)")
+                .with(&[], self.config.gateway.max_sas),
+            Family::gauge("half_open_limit", "Half-open IKE SAs that are kept (ike.half_open_limit)")
+                .with(&[], self.config.engine.half_open_limit),
+        ]
+    }
+}
+
+/// Seconds since the epoch.
+fn timestamp(when: SystemTime) -> f64 {
+    when.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

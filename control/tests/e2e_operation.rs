@@ -118,14 +118,14 @@ fn prometheus_finds_the_tunnel_and_the_drops() -> Result<()> {
     for line in [
         "portcullis_ike_sas{state=\"established\"} 1",
         "portcullis_child_sas{connection=\"site\"} 1",
-        "portcullis_child_sa_packets{connection=\"site\",direction=\"out\"} 5",
+        "portcullis_connection_packets_total{connection=\"site\",direction=\"out\"} 5",
         "portcullis_drops_total{reason=\"no_sa\"} 1",
-        "portcullis_packets_total{path=\"sealed\"} 5",
-        "# TYPE portcullis_packets counter",
+        "portcullis_packets_total{path=\"sealed\",worker=\"0\"} 5",
+        "portcullis_ike_handshake_duration_seconds_count{role=\"initiator\"} 1",
+        "# TYPE portcullis_packets_total counter",
     ] {
         assert!(page.contains(line), "`{line}` is missing in\n{page}");
     }
-    assert!(page.trim_end().ends_with("# EOF"), "the page is whole");
     Ok(())
 }
 

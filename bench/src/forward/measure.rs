@@ -265,7 +265,7 @@ pub(crate) fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
     let last = vec![0; case.sas as usize];
     Ok(match (case.mode, closely) {
         (Mode::Encrypt, false) => Expected::Sealed(last),
-        (Mode::Encrypt, true) => Expected::Opened(Keys::new()?, last),
+        (Mode::Encrypt, true) => Expected::Opened(Box::new(Keys::new()?), last),
         (Mode::Decrypt | Mode::Plain, _) => Expected::Clear,
     })
 }

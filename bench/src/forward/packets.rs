@@ -166,7 +166,7 @@ fn choose(flows: u32, random: &mut u64) -> u32 {
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;
-    ((*random >> 32) * u64::from(flows) >> 32) as u32
+    (((*random >> 32) * u64::from(flows)) >> 32) as u32
 }
 
 /// Headers of a packet in clear.
@@ -258,7 +258,7 @@ pub(crate) enum Expected {
     /// The gateway's ESP: SPIs and sequence numbers are checked, by flow the last ones seen.
     Sealed(Vec<u64>),
     /// The same, and every packet is opened, for its number and time.
-    Opened(Keys, Vec<u64>),
+    Opened(Box<Keys>, Vec<u64>),
     /// ESP of a peer whose keys are not known, in UDP or not, from one SA.
     Foreign,
 }

@@ -58,6 +58,7 @@ pub struct Options {
 
 /// Runs and prints it.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    steady::stay_on_one_core()?;
     let wanted = options.engine.as_deref();
     let kind =
         wanted.map(|name| EngineKind::from_name(name).with_context(|| format!("no engine is called {name}")));

@@ -3,8 +3,8 @@
 //!
 //! A lookup is timed in batches of 32, as the pipeline makes them, with what it is made for: the entry's first line
 //! (`line`), or the eight lines of the key as well (`key`). Beside it stands `bare-memory`: the same lines of the same
-//! entries, prefetched in the same passes by address, with no table in between; no table can be faster than that. A sample is 4096 lookups of names that lie in random order
-//! in an array of their own; implementations take turns sample by sample, with a writer beside them on another core
+//! entries, prefetched in the same passes by address, with no table in between; no table can be faster than that. A sample
+//! is 4096 lookups of names that lie in random order in an array of their own; implementations take turns sample by sample, with a writer beside them on another core
 //! (`churn`) and without. A sample during which the thread was preempted is thrown away.
 //!
 //! - `world`: the SA table filled, and the two tables that a naive gateway would have; `lookup`: the timing of readers.
@@ -17,10 +17,10 @@ mod lookup;
 mod memory;
 mod world;
 
-use anyhow::Context;
 use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::report::{Output, Report};
+use crate::steady::stay_on_one_core;
 
 /// Lookups between two quiescent points.
 pub(crate) const BATCH: usize = 32;
@@ -50,8 +50,7 @@ impl Options {
 /// Runs and prints it.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
-    let reader = *cores.first().context("no processor to run on")?;
-    anyhow::ensure!(core_affinity::set_for_current(reader), "cannot stay on one processor");
+    stay_on_one_core()?;
     let mut report = Report::new("table", options.output).with_baseline("portcullis");
     if options.wants("memory") {
         memory::run(&mut report, if options.quick { 20_000 } else { 100_000 })?;

@@ -2,23 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_ipsec::TrafficSelector;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::auth::{Constraint, Credential, Trust};
 use crate::proposal::{EspProposal, IkeProposal};
 
-pub use crate::identity::{Identity, IdentityError};
-
-/// What the peer's identity must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdentityMatch {
-    /// `%any`, or not configured.
-    Any,
-    /// Exactly this one.
-    Exactly(Identity),
-}
+pub use crate::identity::{Identity, IdentityError, IdentityMatch};
 
 /// Octets of a pre-shared key. Zeroized on drop, never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -30,19 +23,36 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// One round of authentication. There is one kind for now; `local` and `remote` are lists of rounds all the same.
+/// How we prove who we are, in one round of authentication. `local` and `remote` are lists of rounds, even while there
+/// is one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AuthMethod {
+pub enum LocalMethod {
     /// Shared Key Message Integrity Code (RFC 7296 §2.15).
     Psk,
+    /// A signature.
+    Pubkey {
+        /// Keys with their certificates, never empty: the first that one of the peer's CAs vouches for is used.
+        credentials: Vec<Arc<Credential>>,
+        /// Keys and signatures that may be used.
+        constraint: Constraint,
+    },
+}
+
+/// How the peer must prove who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RemoteMethod {
+    /// Shared Key Message Integrity Code.
+    Psk,
+    /// A signature of a key that we trust.
+    Pubkey(Arc<Trust>),
 }
 
 /// How we authenticate ourselves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalAuth {
     /// The method.
-    pub auth: AuthMethod,
-    /// IDi or IDr that we send; `None`: our address of the IKE SA.
+    pub auth: LocalMethod,
+    /// IDi or IDr that we send; `None`: the subject of our certificate, else our address of the IKE SA.
     pub id: Option<Identity>,
 }
 
@@ -50,7 +60,7 @@ pub struct LocalAuth {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteAuth {
     /// The method.
-    pub auth: AuthMethod,
+    pub auth: RemoteMethod,
     /// What its identity must be.
     pub id: IdentityMatch,
 }

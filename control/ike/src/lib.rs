@@ -3,9 +3,11 @@
 //! - [`message`]: octets to typed payloads and back, the encrypted payload included. Never panics, never trusts a length.
 //! - [`crypto`]: key exchange, PRF, key derivation, the SK payload's AEAD, AUTH octets.
 //! - [`proposal`]: transforms, strongSwan's notation (`aes256gcm16-prfsha384-ecp384`), selection.
+//! - [`auth`]: certificates, raw public keys, signatures.
 //! - [`config`]: what a connection and its children want.
 //! - [`engine`]: the state machine. Start there.
 
+pub mod auth;
 pub mod config;
 pub mod crypto;
 pub mod engine;

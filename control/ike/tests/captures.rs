@@ -27,6 +27,8 @@ fn outline(received: &Received) -> String {
             Payload::Ke { .. } => 34,
             Payload::IdI(_) => 35,
             Payload::IdR(_) => 36,
+            Payload::Cert { .. } => 37,
+            Payload::CertReq { .. } => 38,
             Payload::Auth { .. } => 39,
             Payload::Nonce(_) => 40,
             Payload::Notify(_) => 41,

@@ -57,6 +57,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
 pub fn router(daemon: Arc<Daemon>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
         .route("/v1/initiate", post(initiate))
@@ -68,6 +69,13 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
 
 async fn status(State(daemon): State<Arc<Daemon>>) -> Result<Json<Status>, Refusal> {
     Ok(Json(daemon.status().await?))
+}
+
+async fn health(State(daemon): State<Arc<Daemon>>) -> Result<Json<()>, Refusal> {
+    match daemon.stuck() {
+        stuck if stuck.is_empty() => Ok(Json(())),
+        stuck => Err(Refusal::Stuck(stuck.join(", "))),
+    }
 }
 
 async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refusal> {
@@ -134,6 +142,9 @@ pub enum Refusal {
     /// The daemon is stopping.
     #[error(transparent)]
     Stopping(#[from] Stopping),
+    /// A thread that must live does not answer.
+    #[error("no answer from {0}; under systemd the watchdog restarts the daemon")]
+    Stuck(String),
     /// The exchange failed.
     #[error("{}", .0.explanation)]
     Failed(Box<Failure>),
@@ -155,6 +166,7 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code) = match &self {
             Self::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
+            Self::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "STUCK"),
             Self::Failed(failure) => (StatusCode::CONFLICT, failure.code),
             Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),

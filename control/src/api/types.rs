@@ -16,6 +16,9 @@ pub struct Status {
     pub aead_engine: String,
     /// Worker threads.
     pub workers: usize,
+    /// What each worker does.
+    #[serde(default)]
+    pub worker_threads: Vec<WorkerStatus>,
     /// UMEM frames, and how many are free.
     pub frames: FrameUsage,
     /// Interfaces and what their driver gave.
@@ -30,6 +33,21 @@ pub struct Status {
     pub packets: PacketBalance,
     /// Newest failures first.
     pub failures: Vec<FailureReport>,
+}
+
+/// A worker thread.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// The core that it is pinned to.
+    pub core: usize,
+    /// Processor time that it has used.
+    pub cpu_seconds: f64,
+    /// Frames taken from RX rings.
+    pub received: u64,
+    /// Frames put into TX rings.
+    pub transmitted: u64,
+    /// Packets dropped, for any reason.
+    pub dropped: u64,
 }
 
 /// UMEM frames.

@@ -6,13 +6,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, AuthMethod, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, RemoteAuth,
-    SharedKey, StartAction, Unique,
+    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
+    RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
 
+use super::credentials::Store;
 use super::lifetime;
 use super::reader::Section;
 
@@ -43,21 +45,8 @@ const LATER_CONNECTION: &[&str] = &[
     "cacerts",
     "ocsp",
 ];
-const LATER_AUTH: &[&str] = &[
-    "round",
-    "certs",
-    "cert",
-    "pubkeys",
-    "eap_id",
-    "aaa_id",
-    "xauth_id",
-    "ca_id",
-    "groups",
-    "cert_policy",
-    "cacerts",
-    "cacert",
-    "revocation",
-];
+const LATER_AUTH: &[&str] =
+    &["round", "cert", "eap_id", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
@@ -90,15 +79,20 @@ const LATER_CHILD: &[&str] = &[
 ];
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
-pub(super) fn from_root(root: &Section<'_>, secrets: Option<&[SharedKey]>) -> Vec<ConnectionConfig> {
+pub(super) fn from_root(
+    root: &Section<'_>,
+    secrets: Option<&[SharedKey]>,
+    store: &Store<'_>,
+) -> Vec<ConnectionConfig> {
     let sections = root.named_sections("connections");
-    sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets)).collect()
+    sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets, store)).collect()
 }
 
 fn connection(
     name: String,
     section: &Section<'_>,
     secrets: Option<&[SharedKey]>,
+    store: &Store<'_>,
 ) -> Option<ConnectionConfig> {
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
@@ -109,8 +103,8 @@ fn connection(
     let policies =
         [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
     let unique = section.choice("unique", &policies).unwrap_or_default();
-    let local = rounds(section, "local");
-    let remote = rounds(section, "remote");
+    let local = rounds(section, "local", |round| local_auth(round, store));
+    let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let children = children(section);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
@@ -118,11 +112,8 @@ fn connection(
         local_addrs: local_addrs?,
         remote_addrs: remote_addrs?,
         proposals: proposals?,
-        local: local?.into_iter().map(|(auth, id)| LocalAuth { auth, id }).collect(),
-        remote: remote?
-            .into_iter()
-            .map(|(auth, id)| RemoteAuth { auth, id: id.map_or(IdentityMatch::Any, IdentityMatch::Exactly) })
-            .collect(),
+        local: local?,
+        remote: remote?,
         encap,
         dpd_delay,
         lifetime,
@@ -130,6 +121,7 @@ fn connection(
         children: children?,
     };
     check_peer_address(section, &connection);
+    check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
         check_secret(section, &connection, secrets);
     }
@@ -161,12 +153,30 @@ fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
     }
 }
 
+/// A peer that we call should be the one that is meant, not just somebody with a certificate.
+fn check_peer_identity(section: &Section<'_>, connection: &ConnectionConfig) {
+    let anyone = connection.remote.iter().any(|round| match (&round.auth, &round.id) {
+        (RemoteMethod::Pubkey(trust), IdentityMatch::Any) => trust.certificates.is_empty(),
+        _ => false,
+    });
+    if anyone && connection.children.iter().any(|child| child.start_action != StartAction::None) {
+        let message =
+            "names no `id`: everybody whom the CAs have certified is taken for the peer that we initiate to";
+        section.warning(section.span(), "remote", message);
+    }
+}
+
 /// A connection whose ends no secret fits can never come up.
 fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &[SharedKey]) {
+    let shares = connection.local.iter().any(|round| round.auth == LocalMethod::Psk)
+        || connection.remote.iter().any(|round| round.auth == RemoteMethod::Psk);
+    if !shares {
+        return;
+    }
     let local = connection.local.first().and_then(|round| round.id.as_ref());
     let remote = connection.remote.first().and_then(|round| match &round.id {
         IdentityMatch::Exactly(id) => Some(id),
-        IdentityMatch::Any => None,
+        IdentityMatch::Pattern(_) | IdentityMatch::Any => None,
     });
     let fits = |key: &SharedKey| {
         let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
@@ -237,7 +247,11 @@ where
 }
 
 /// `local` and `remote`: one table, or an array of them, a round each.
-fn rounds(section: &Section<'_>, key: &'static str) -> Option<Vec<(AuthMethod, Option<Identity>)>> {
+fn rounds<T>(
+    section: &Section<'_>,
+    key: &'static str,
+    round: impl Fn(&Section<'_>) -> Option<T>,
+) -> Option<Vec<T>> {
     let sections = section.sections(key);
     if sections.is_empty() {
         section.missing(key, "{ auth = \"psk\", id = \"gw.example\" }");
@@ -250,38 +264,87 @@ fn rounds(section: &Section<'_>, key: &'static str) -> Option<Vec<(AuthMethod, O
             "more than one round of authentication is not supported by this version",
         );
     }
-    Some(sections.iter().filter_map(|round| auth_round(round, key)).collect())
+    let count = sections.len();
+    let rounds: Vec<T> = sections.iter().filter_map(round).collect();
+    (rounds.len() == count).then_some(rounds)
 }
 
-fn auth_round(section: &Section<'_>, side: &str) -> Option<(AuthMethod, Option<Identity>)> {
-    const EXPECTED: &str = "\"psk\"";
-    let auth = match section.string("auth", EXPECTED) {
-        Some(text) if text.value == "psk" => Some(AuthMethod::Psk),
-        Some(text) => {
-            let known = ["pubkey", "eap", "rsa", "ecdsa", "ed25519", "ike", "xauth", "any"];
-            let known = known.iter().any(|name| text.value.starts_with(name));
-            let what = if known { "is not supported by this version" } else { "is not known" };
-            section.error(text.span, "auth", format!("\"{}\" {what} (expected {EXPECTED})", text.value));
-            None
-        }
-        None => {
-            section.missing("auth", EXPECTED);
-            None
-        }
-    };
-    let id = match section.string("id", "an identity, e.g. \"gw.example\"") {
-        Some(text) if text.value == "%any" && side == "remote" => Ok(None),
-        Some(_) => section
-            .parsed::<Identity>(
-                "id",
-                "an identity, e.g. \"gw.example\", \"admin@example.org\" or \"192.0.2.1\"",
-            )
-            .map(|id| Some(id.value))
-            .ok_or(()),
-        None => Ok(None),
+/// What `auth` says.
+enum Auth {
+    Psk,
+    Pubkey(Constraint),
+}
+
+fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
+    let auth = auth(section, &["certs", "pubkeys"]);
+    let id = identity::<Identity>(section);
+    let auth = match auth? {
+        Auth::Psk => Some(LocalMethod::Psk),
+        // The identity is compared with the certificate, so it has to be read first.
+        Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
     };
     section.finish(LATER_AUTH);
-    Some((auth?, id.ok()?))
+    Some(LocalAuth { auth: auth?, id: id.ok()? })
+}
+
+fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
+    let auth = auth(section, &["certs", "cacerts", "pubkeys", "revocation"]);
+    let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
+    let auth = match auth? {
+        Auth::Psk => Some(RemoteMethod::Psk),
+        Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
+    };
+    section.finish(LATER_AUTH);
+    Some(RemoteAuth { auth: auth?, id: id.ok()? })
+}
+
+/// `auth`, and whether keys that belong to public keys stand beside it.
+fn auth(section: &Section<'_>, with_pubkey: &[&'static str]) -> Option<Auth> {
+    const EXPECTED: &str = "\"psk\", \"pubkey\", or e.g. \"ecdsa-384-sha384\"";
+    const OTHERS: [&str; 5] = ["eap", "xauth", "any", "null", "psk-"];
+    let Some(text) = section.string("auth", EXPECTED) else {
+        section.missing("auth", EXPECTED);
+        return None;
+    };
+    if text.value == "psk" {
+        for key in with_pubkey.iter().filter(|key| section.has(key)) {
+            section.error(text.span.clone(), key, "belongs to public keys, but `auth` is \"psk\"");
+        }
+        return Some(Auth::Psk);
+    }
+    match text.value.parse::<Constraint>() {
+        Ok(constraint) => {
+            if constraint.names_sha1() {
+                let message = "accepts signatures with SHA-1, for which collisions can be made";
+                section.warning(text.span, "auth", message);
+            }
+            Some(Auth::Pubkey(constraint))
+        }
+        Err(_) if OTHERS.iter().any(|other| text.value.starts_with(other)) => {
+            let message =
+                format!("\"{}\" is not supported by this version (expected {EXPECTED})", text.value);
+            section.error(text.span, "auth", message);
+            None
+        }
+        Err(error) => {
+            section.error(text.span, "auth", format!("{error} (expected {EXPECTED})"));
+            None
+        }
+    }
+}
+
+/// `id`; `Ok(None)` if it is left out.
+fn identity<I>(section: &Section<'_>) -> Result<Option<I>, ()>
+where
+    I: FromStr,
+    I::Err: fmt::Display,
+{
+    const EXPECTED: &str =
+        "an identity, e.g. \"gw.example\", \"admin@example.org\", \"192.0.2.1\" or \"C=CH, O=Acme, CN=gw\"";
+    if !section.has("id") {
+        return Ok(None);
+    }
+    section.parsed::<I>("id", EXPECTED).map(|id| Some(id.value)).ok_or(())
 }
 
 fn children(section: &Section<'_>) -> Option<Vec<ChildConfig>> {

@@ -1,12 +1,13 @@
 //! `[gateway]`: interfaces, cores and the data plane; and `[ike]`: timers and limits of the IKE engine.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, XdpMode};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
 
+use super::credentials::Directories;
 use super::reader::Section;
 
 /// `[gateway]`.
@@ -38,6 +39,8 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// Where certificates and keys are looked for.
+    pub credentials: Directories,
 }
 
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
@@ -47,7 +50,7 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 impl GatewayConfig {
-    pub(super) fn from_section(section: Section<'_>) -> Option<Self> {
+    pub(super) fn from_section(section: Section<'_>, base: &Path) -> Option<Self> {
         let interfaces = interfaces(&section);
         let workers = workers(&section);
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
@@ -66,6 +69,7 @@ impl GatewayConfig {
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
             interfaces: interfaces?,
@@ -81,6 +85,7 @@ impl GatewayConfig {
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            credentials,
         })
     }
 }

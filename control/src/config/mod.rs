@@ -5,7 +5,9 @@
 //! describes every option.
 
 mod connection;
+mod credentials;
 mod diagnostic;
+pub(crate) mod files;
 mod gateway;
 mod lifetime;
 mod reader;
@@ -17,9 +19,11 @@ use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
 use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
 use toml_edit::Document;
 
+pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use credentials::Store;
 use reader::{Findings, Section};
 
 /// A whole configuration.
@@ -54,21 +58,40 @@ pub enum ConfigError {
     },
 }
 
+/// Makes a configuration of a document in a directory.
+type Build = fn(Section<'_>, &Path) -> Option<Config>;
+
 impl Config {
     /// Reads and parses a file. On success the findings are warnings only.
     pub fn load(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_as(path, Self::from_root)
+    }
+
+    /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
+    /// certificate stands in its way. There are no connections in what comes out.
+    pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_as(path, Self::gateway_from_root)
+    }
+
+    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
-        Self::parse(&text).map_err(|findings| ConfigError::Invalid {
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self::parse_as(&text, base, build).map_err(|findings| ConfigError::Invalid {
             path: name,
             errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
             findings,
         })
     }
 
-    /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings.
-    pub fn parse(text: &str) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+    /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings. Certificates and keys are looked
+    /// for from `base`, where the file lies.
+    pub fn parse(text: &str, base: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        Self::parse_as(text, base, Self::from_root)
+    }
+
+    fn parse_as(text: &str, base: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let findings = Findings::new(text);
         let document = match Document::parse(text) {
             Ok(document) => document,
@@ -79,25 +102,28 @@ impl Config {
             }
         };
         let root = Section::new(&findings, document.as_table(), "", 0..0);
-        let config = Self::from_root(root);
+        let config = build(root, base);
         match config {
             Some(config) if findings.errors() == 0 => Ok((config, findings.into_sorted())),
             _ => Err(findings.into_sorted()),
         }
     }
 
-    fn from_root(root: Section<'_>) -> Option<Self> {
-        let gateway = match root.section("gateway") {
-            Some(section) => GatewayConfig::from_section(section),
-            None => {
-                root.missing("gateway", "a table `[gateway]` with `interfaces`");
-                None
-            }
-        };
+    fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
+        let gateway = gateway(&root, base);
         let shared_keys = secrets::from_root(&root);
-        let connections = connection::from_root(&root, shared_keys.as_deref());
+        let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
+        let directories = directories.unwrap_or_else(|| Directories::beside(base));
+        let store = Store::new(&root, base, directories);
+        let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
         let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
         root.finish(&["authorities", "pools", "include"]);
+        Some(Self { gateway: gateway?, engine })
+    }
+
+    fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
+        let gateway = gateway(&root, base);
+        let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
         Some(Self { gateway: gateway?, engine })
     }
 
@@ -126,6 +152,16 @@ impl Config {
     /// The connection of that name.
     pub fn connection(&self, name: &str) -> Option<&ConnectionConfig> {
         self.engine.connections.iter().find(|connection| connection.name == name)
+    }
+}
+
+fn gateway(root: &Section<'_>, base: &Path) -> Option<GatewayConfig> {
+    match root.section("gateway") {
+        Some(section) => GatewayConfig::from_section(section, base),
+        None => {
+            root.missing("gateway", "a table `[gateway]` with `interfaces`");
+            None
+        }
     }
 }
 

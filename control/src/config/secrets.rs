@@ -1,15 +1,29 @@
-//! `[secrets.NAME]`: pre-shared keys and whom they are for. Secrets are never echoed, in no error and no `Debug`.
+//! `[secrets.NAME]`: pre-shared keys and whom they are for, and where private keys are. Secrets are never echoed, in no error and no `Debug`.
 
 use portcullis_ike::config::{Identity, Secret, SharedKey};
 
+use super::credentials::is_private_key;
 use super::reader::Section;
 
 /// All of them; `None` if one cannot be read.
 pub(super) fn from_root(root: &Section<'_>) -> Option<Vec<SharedKey>> {
     let sections = root.named_sections("secrets");
+    let (private, shared): (Vec<_>, Vec<_>) =
+        sections.into_iter().partition(|(name, _)| is_private_key(name));
+    for (_, section) in private {
+        check_private_key(&section);
+    }
     let keys: Vec<Option<SharedKey>> =
-        sections.into_iter().map(|(name, section)| shared_key(name, section)).collect();
+        shared.into_iter().map(|(name, section)| shared_key(name, section)).collect();
     keys.into_iter().collect()
+}
+
+/// `[secrets.private-NAME]`: where a private key is, to be read when a connection wants one.
+fn check_private_key(section: &Section<'_>) {
+    if section.string("file", "a private key's file").is_none() && !section.has("file") {
+        section.missing("file", "a private key's file, in `private` or by its path");
+    }
+    section.finish(&["secret"]);
 }
 
 fn shared_key(name: String, section: Section<'_>) -> Option<SharedKey> {

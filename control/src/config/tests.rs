@@ -1,3 +1,5 @@
+mod credentials;
+
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
 use portcullis_ike::config::{AddressMatch, IdentityMatch, Limit, Unique};
@@ -41,8 +43,12 @@ ids = ["a.example", "b.example"]
 secret = "0x000102030405060708090a0b0c0d0e0f"
 "#;
 
+fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    Config::parse(text, Path::new(""))
+}
+
 fn errors(text: &str) -> Vec<String> {
-    let findings = Config::parse(text).expect_err("this configuration must not be accepted");
+    let findings = parse(text).expect_err("this configuration must not be accepted");
     findings.iter().map(ToString::to_string).collect()
 }
 
@@ -54,7 +60,7 @@ fn with(from: &str, to: &str) -> String {
 
 #[test]
 fn every_option_arrives_where_it_belongs() {
-    let (config, warnings) = Config::parse(WHOLE).unwrap();
+    let (config, warnings) = parse(WHOLE).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(config.gateway.workers, [1]);
     assert_eq!(config.gateway.on_stop, OnStop::Open);
@@ -95,7 +101,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
     let text = with("workers = [1]", "workers = [0, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
         .replace("192.0.2.1", "gw.example.com")
-        .replace("auth = \"psk\", id = \"a.", "auth = \"pubkey\", id = \"a.")
+        .replace("auth = \"psk\", id = \"a.", "auth = \"eap\", id = \"a.")
         .replace("10.1.0.0/24", "10.1.0.9/24")
         .replace("\"trap\"", "7");
     let errors = errors(&text);
@@ -103,7 +109,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
         "3:15: error: gateway.workers: names more than one core",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
         "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
-        "26:18: error: connections.site.local.auth: \"pubkey\" is not supported by this version",
+        "26:18: error: connections.site.local.auth: \"eap\" is not supported by this version",
         "30:13: error: connections.site.children.net.local_ts: `10.1.0.9/24` is not a traffic selector",
         "33:16: error: connections.site.children.net.start_action: is a whole number",
     ];
@@ -164,7 +170,7 @@ fn no_line_that_may_hold_a_secret_is_shown() {
 
 #[test]
 fn a_short_secret_is_a_warning() {
-    let (_, warnings) = Config::parse(&with("0x000102030405060708090a0b0c0d0e0f", "short")).unwrap();
+    let (_, warnings) = parse(&with("0x000102030405060708090a0b0c0d0e0f", "short")).unwrap();
     assert_eq!(warnings.len(), 1);
     assert_eq!(warnings[0].severity, Severity::Warning);
     assert!(!warnings[0].to_string().contains("\"short\""));
@@ -174,7 +180,7 @@ fn a_short_secret_is_a_warning() {
 fn dynamic_selectors_are_the_ends_own_addresses() {
     let text = with("local_ts = [\"10.1.0.0/24\"]\n", "")
         .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "");
-    let (config, _) = Config::parse(&text).unwrap();
+    let (config, _) = parse(&text).unwrap();
     let policies = config.policies();
     assert_eq!(policies[0].1.local_ts, ["192.0.2.1".parse().unwrap()]);
     assert_eq!(policies[0].1.remote_ts, ["192.0.2.2".parse().unwrap()]);
@@ -184,7 +190,7 @@ fn dynamic_selectors_are_the_ends_own_addresses() {
 fn proposals_left_out_are_the_defaults() {
     let text = with("proposals = [\"aes256gcm16-prfsha384-x25519\"]\n", "")
         .replace("esp_proposals = [\"aes256gcm16-esn\"]\n", "");
-    let (config, _) = Config::parse(&text).unwrap();
+    let (config, _) = parse(&text).unwrap();
     let site = config.connection("site").unwrap();
     assert_eq!(site.proposals, portcullis_ike::proposal::IkeProposal::defaults());
     assert_eq!(site.children[0].esp_proposals, portcullis_ike::proposal::EspProposal::defaults());
@@ -196,7 +202,7 @@ fn seconds(seconds: u64) -> std::time::Duration {
 
 #[test]
 fn lifetimes_left_out_are_swanctls() {
-    let (config, _) = Config::parse(WHOLE).unwrap();
+    let (config, _) = parse(WHOLE).unwrap();
     let site = config.connection("site").unwrap();
     let ike = site.lifetime;
     assert_eq!((ike.rekey_time, ike.reauth_time), (seconds(14_400), seconds(0)));
@@ -213,7 +219,7 @@ fn lifetimes_follow_from_those_that_are_given() {
                  rekey_packets = 2000\nrand_packets = 7";
     let text = with("start_action = \"trap\"", child)
         .replace("dpd_delay = \"30s\"", "reauth_time = \"3h\"\nover_time = \"5m\"\nunique = \"keep\"");
-    let (config, _) = Config::parse(&text).unwrap();
+    let (config, _) = parse(&text).unwrap();
     let site = config.connection("site").unwrap();
     assert_eq!((site.lifetime.rekey_time, site.lifetime.reauth_time), (seconds(0), seconds(10_800)));
     assert_eq!((site.lifetime.over_time, site.lifetime.rand_time), (seconds(300), seconds(300)));
@@ -230,4 +236,16 @@ fn lifetimes_that_contradict_one_another_are_errors() {
     assert!(short[0].contains("children.net.life_time: is 1800s, but `rekey_time` is 3600s"), "{short:?}");
     let random = errors(&with("dpd_delay = \"30s\"", "rekey_time = \"1h\"\nrand_time = \"1h\""));
     assert!(random[0].contains("connections.site.rand_time: is 3600s"), "{random:?}");
+}
+
+#[test]
+fn the_emergency_exit_does_not_ask_about_connections() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("portcullis.toml");
+    let text = with("local = { auth = \"psk\"", "local = { auth = \"pubkey\", certs = \"gone.pem\"");
+    std::fs::write(&file, text).unwrap();
+    assert!(matches!(Config::load(&file), Err(ConfigError::Invalid { errors: 1.., .. })));
+    let (config, findings) = Config::load_gateway(&file).unwrap();
+    assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
+    assert_eq!(findings, []);
 }

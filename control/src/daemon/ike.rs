@@ -3,18 +3,22 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_ike::config::{EngineConfig, StartAction};
 use portcullis_ike::engine::{
-    Command, CommandId, Datagram, Engine, Event, Failure, IkeSaStatus, IkeState, JobId, JobResult,
+    Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
+    JobResult,
 };
 use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::crls::CrlStore;
+use super::handshake::{Handshakes, Histogram};
 use super::jobs;
 use super::sockets::Sockets;
+use super::traffic::Traffic;
 
 /// Failures kept for `portcullis status`.
 const FAILURES_KEPT: usize = 32;
@@ -25,6 +29,7 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
+    Ping { reply: oneshot::Sender<()> },
 }
 
 /// The engine as seen at one moment.
@@ -53,6 +58,12 @@ pub struct Totals {
     pub child_rekeyed: u64,
     /// Failed exchanges by connection (empty where unknown) and code.
     pub failures: HashMap<(String, &'static str), u64>,
+    /// When an exchange last failed, by connection.
+    pub last_failures: HashMap<String, SystemTime>,
+    /// How long our own handshakes took.
+    pub initiated: Histogram,
+    /// How long handshakes of peers took.
+    pub answered: Histogram,
     /// Datagrams dropped by label.
     pub rejected: HashMap<&'static str, u64>,
 }
@@ -82,6 +93,13 @@ impl IkeHandle {
         self.requests.send(Request::Snapshot { reply }).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
     }
+
+    /// Returns when the engine's task has come to it.
+    pub(super) async fn ping(&self) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Ping { reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
 }
 
 /// What the engine's task stands on.
@@ -94,10 +112,14 @@ pub(super) struct Shell {
     pub(super) sockets: Sockets,
     /// The data plane.
     pub(super) installer: Arc<dyn SaInstaller>,
+    /// CRLs that peers' certificates are looked up in.
+    pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
     pub(super) children: HashMap<PolicyId, (String, String)>,
     /// Changes whenever the data plane has events.
     pub(super) events: watch::Receiver<u64>,
+    /// Traffic by connection.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Shell {
@@ -114,7 +136,10 @@ impl Shell {
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
+            crls: self.crls,
             children: self.children,
+            traffic: self.traffic,
+            handshakes: Handshakes::default(),
             finished,
             waiting: HashMap::new(),
             next_command: 0,
@@ -130,7 +155,10 @@ struct Task {
     engine: Engine,
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
+    crls: Arc<CrlStore>,
     children: HashMap<PolicyId, (String, String)>,
+    traffic: Arc<Traffic>,
+    handshakes: Handshakes,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
     next_command: u64,
@@ -195,15 +223,26 @@ impl Task {
 
     fn received(&mut self, datagram: std::io::Result<Option<Datagram>>) {
         match datagram {
-            Ok(Some(datagram)) => self.engine.handle_datagram(Instant::now(), datagram),
+            Ok(Some(datagram)) => {
+                self.observe(&datagram);
+                self.engine.handle_datagram(Instant::now(), datagram);
+            }
             Ok(None) => *self.totals.rejected.entry("not_ike").or_default() += 1,
             Err(error) => tracing::warn!(%error, "receiving IKE failed"),
+        }
+    }
+
+    fn observe(&mut self, datagram: &Datagram) {
+        if let DatagramPayload::Ike(message) = &datagram.payload {
+            self.handshakes.saw(Instant::now(), message);
         }
     }
 
     fn request(&mut self, request: Request) {
         match request {
             Request::Command { command, reply } => self.command(command, Some(reply)),
+            // Whoever asked may have gone.
+            Request::Ping { reply } => drop(reply.send(())),
             Request::Snapshot { reply } => {
                 let snapshot = Snapshot {
                     ike_sas: self.engine.status(),
@@ -238,15 +277,18 @@ impl Task {
                 },
                 DataplaneEvent::FirstPacket { pair } => self.command(Command::FirstPacket { pair }, None),
                 DataplaneEvent::SoftLimit { pair } => {
-                    tracing::info!(%pair, "the SA has carried what it should, and is rekeyed");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::info!(%connection, spi_in = %pair, "the SA has carried what it should, and is rekeyed");
                     self.command(Command::SoftLimit { pair }, None);
                 }
                 DataplaneEvent::HardLimit { pair } => {
-                    tracing::warn!(%pair, "the SA has carried all that it may, and ends");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
                     self.command(Command::HardLimit { pair }, None);
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
-                    tracing::info!(%pair, address = %seen.remote, "authenticated ESP comes from another address");
+                    let connection = self.traffic.connection_of(pair);
+                    tracing::info!(%connection, spi_in = %pair, address = %seen.remote, "authenticated ESP comes from another address");
                     self.command(Command::PeerMoved { pair, seen }, None);
                 }
             }
@@ -256,16 +298,21 @@ impl Task {
     /// Takes everything that the engine has to say.
     fn drain(&mut self) {
         while let Some(datagram) = self.engine.poll_transmit() {
+            self.observe(&datagram);
             if let Err(error) = self.sockets.send(&datagram) {
                 tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
             }
         }
         while let Some((id, job)) = self.engine.poll_job() {
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
-            let mark = self.sockets.mark();
+            let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
+            let crls = Arc::clone(&self.crls);
             tokio::task::spawn_blocking(move || {
+                if let Job::RemoveChild { pair, .. } = &job {
+                    traffic.closing(*pair, installer.as_ref());
+                }
                 // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer, mark)));
+                let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
             });
         }
         while let Some(event) = self.engine.poll_event() {
@@ -282,13 +329,23 @@ impl Task {
             }
             Event::IkeEstablished { ike } => {
                 self.totals.ike_established += 1;
+                if let Some(took) = self.handshakes.established(Instant::now(), ike.initiator_spi) {
+                    let histogram =
+                        if ike.initiator { &mut self.totals.initiated } else { &mut self.totals.answered };
+                    histogram.observe(took);
+                }
                 let connection = ike.connection.unwrap_or_default();
                 let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
                 let proposal = ike.proposal.unwrap_or_default();
-                tracing::info!(%connection, remote = %ike.remote, %remote_id, %proposal, "IKE SA established");
+                let hex = |spi: &[u8]| data_encoding::HEXLOWER.encode(spi);
+                tracing::info!(
+                    %connection, ike = ike.id.0, spi_i = %hex(&ike.initiator_spi), spi_r = %hex(&ike.responder_spi),
+                    remote = %ike.remote, %remote_id, %proposal, "IKE SA established"
+                );
             }
             Event::ChildEstablished { connection, child } => {
                 self.totals.child_established += 1;
+                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
@@ -297,6 +354,7 @@ impl Task {
             }
             Event::ChildRekeyed { connection, child, replaced } => {
                 self.totals.child_rekeyed += 1;
+                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"
@@ -319,6 +377,7 @@ impl Task {
                     let remote = failure.remote;
                     tracing::warn!(%connection, ?remote, code = failure.code, unlogged, "{}", failure.explanation);
                 }
+                self.totals.last_failures.insert(connection.clone(), SystemTime::now());
                 *self.totals.failures.entry((connection, failure.code)).or_default() += 1;
                 self.failures.push_front((Instant::now(), failure));
                 self.failures.truncate(FAILURES_KEPT);

@@ -2,16 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::crls::CrlStore;
+
 /// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
-pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32) -> JobResult {
+pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crls: &CrlStore) -> JobResult {
     match job {
         Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
         Job::GenerateKe { method, seed } => {
@@ -19,6 +23,8 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32) -> 
             JobResult::KeGenerated(crypto::generate(method, &mut rng))
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
+        Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+        Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls)),
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
         Job::ActivateChild { pair, activation } => {
@@ -35,6 +41,11 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32) -> 
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }
     }
+}
+
+/// What certificates are compared with.
+fn now() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 /// The address that the kernel sends from: that of a connected socket. Nothing is sent.
@@ -215,7 +226,7 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer, 0);
+        let result = perform(job, &installer, 0, &CrlStore::new("/nonexistent".into()));
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }

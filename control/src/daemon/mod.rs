@@ -2,16 +2,23 @@
 //!
 //! Protection comes first: when IKE sends its first octet, every configured policy already blocks clear text.
 
+mod crls;
 mod dataplane;
+mod handshake;
 mod ike;
 mod jobs;
+mod liveness;
 pub(crate) mod report;
+mod service;
 mod sockets;
+mod threads;
+mod traffic;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
@@ -24,12 +31,14 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 pub use dataplane::detach_open;
+pub use handshake::Histogram;
 pub use ike::{Snapshot, Stopping};
+pub use traffic::Carried;
 
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, Status, Target};
 use crate::config::Config;
-use crate::metrics;
+use crate::metrics::{self, Measured};
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -39,21 +48,25 @@ pub struct Daemon {
     config: Config,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    traffic: Arc<traffic::Traffic>,
+    /// What did not answer when it was last looked.
+    stuck: Mutex<Vec<String>>,
     since: Instant,
+    started: SystemTime,
 }
 
-/// Runs the gateway until SIGTERM or SIGINT.
-pub fn run(config: Config) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+/// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from; SIGHUP checks it
+/// again.
+pub fn run(config: Config, source: &Path) -> anyhow::Result<()> {
+    service::harden().context("cannot keep secrets out of core dumps")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, source))
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
@@ -69,27 +82,46 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
+    let traffic = Arc::new(traffic::Traffic::default());
     let shell = ike::Shell {
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         sockets,
         installer: dataplane.installer(),
+        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
         children,
         events: dataplane::watch_events(&dataplane)?,
+        traffic: Arc::clone(&traffic),
     };
     let (ike, engine_task) = shell.start();
-    let daemon = Arc::new(Daemon { config, dataplane, ike, since: Instant::now() });
+    let daemon = Arc::new(Daemon {
+        config,
+        dataplane,
+        ike,
+        traffic,
+        stuck: Mutex::default(),
+        since: Instant::now(),
+        started: SystemTime::now(),
+    });
     let mut servers = vec![spawn(axum::serve(admin, server::router(Arc::clone(&daemon))))];
     if let Some(listener) = metrics {
         servers.push(spawn(axum::serve(listener, metrics::router(Arc::clone(&daemon)))));
     }
+    let liveness = tokio::spawn(liveness::watch(Arc::clone(&daemon)));
     tracing::info!("portcullis is ready");
+    service::ready();
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => service::check_again(source, &daemon.config),
+        }
     }
     tracing::info!("stopping");
+    service::stopping();
+    liveness.abort();
+    let _ = liveness.await;
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
@@ -147,9 +179,17 @@ impl Daemon {
         }
     }
 
+    /// What did not answer when it was last looked; nothing: all is well. For probes.
+    pub(crate) fn stuck(&self) -> Vec<String> {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// For `portcullis status`.
     pub async fn status(&self) -> Result<Status, Stopping> {
-        Ok(report::status(&self.ike.snapshot().await?, &self.dataplane.stats(), self.since))
+        let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
+        let times = threads::worker_cpu_times(stats.workers.len());
+        let workers = report::workers(&self.config.gateway.workers, &stats, &times);
+        Ok(report::status(&snapshot, &stats, workers, self.since))
     }
 
     /// For `portcullis sas`.
@@ -164,10 +204,19 @@ impl Daemon {
     }
 
     /// For `/metrics`.
-    pub(crate) async fn metrics(&self) -> Result<String, Stopping> {
-        let snapshot = self.ike.snapshot().await?;
-        let sas = report::sas(&snapshot, self.dataplane.installer().as_ref());
-        Ok(metrics::render(&snapshot, &sas, &self.dataplane.stats(), self.since))
+    pub(crate) async fn measure(&self) -> Result<Measured<'_>, Stopping> {
+        let (snapshot, installer) = (self.ike.snapshot().await?, self.dataplane.installer());
+        let stats = self.dataplane.stats();
+        Ok(Measured {
+            config: &self.config,
+            started: self.started,
+            sas: report::sas(&snapshot, installer.as_ref()),
+            carried: self.traffic.totals(installer.as_ref()),
+            rounds: self.dataplane.heartbeat(),
+            cpu: threads::worker_cpu_times(stats.workers.len()),
+            snapshot,
+            stats,
+        })
     }
 }
 

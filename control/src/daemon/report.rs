@@ -1,6 +1,6 @@
 //! Puts what the engine and the data plane know into the admin API's words.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
@@ -8,17 +8,19 @@ use portcullis_ipsec::{Encapsulation, SaInstaller};
 
 use super::ike::Snapshot;
 use crate::api::types::{
-    ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status,
+    ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status, WorkerStatus,
 };
 
 /// For `portcullis status`.
-pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant) -> Status {
+pub(super) fn status(
+    snapshot: &Snapshot,
+    stats: &DataplaneStats,
+    workers: Vec<WorkerStatus>,
+    since: Instant,
+) -> Status {
     let interface = |interface: &InterfaceStats| InterfaceStatus {
         name: interface.name.clone(),
-        role: match interface.role {
-            Role::Outside => "outside".to_owned(),
-            Role::Inside => "inside".to_owned(),
-        },
+        role: role(interface.role).to_owned(),
         mode: interface.mode.clone(),
         queues: interface.queues,
     };
@@ -27,6 +29,7 @@ pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant
         uptime_seconds: since.elapsed().as_secs(),
         aead_engine: stats.engine.to_owned(),
         workers: stats.workers.len(),
+        worker_threads: workers,
         frames: frames(stats),
         interfaces: stats.interfaces.iter().map(interface).collect(),
         ike_sas: snapshot.established(),
@@ -35,6 +38,19 @@ pub(super) fn status(snapshot: &Snapshot, stats: &DataplaneStats, since: Instant
         packets: balance(stats),
         failures: snapshot.failures.iter().map(|(when, failure)| failure_report(*when, failure)).collect(),
     }
+}
+
+/// By worker: its core, its time and its packets.
+pub(super) fn workers(cores: &[usize], stats: &DataplaneStats, times: &[Duration]) -> Vec<WorkerStatus> {
+    let workers = stats.workers.iter().zip(cores).zip(times);
+    let status = |((worker, core), time): ((&WorkerStats, &usize), &Duration)| WorkerStatus {
+        core: *core,
+        cpu_seconds: time.as_secs_f64(),
+        received: worker.received,
+        transmitted: worker.transmitted,
+        dropped: worker.dropped,
+    };
+    workers.map(status).collect()
 }
 
 fn failure_report(when: Instant, failure: &portcullis_ike::engine::Failure) -> FailureReport {
@@ -99,6 +115,14 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
         bytes_out: counters.bytes_out,
         idle_in_seconds: counters.idle_in.map(|idle| idle.as_secs()),
         idle_out_seconds: counters.idle_out.map(|idle| idle.as_secs()),
+    }
+}
+
+/// As the configuration writes it.
+pub(crate) fn role(role: Role) -> &'static str {
+    match role {
+        Role::Outside => "outside",
+        Role::Inside => "inside",
     }
 }
 

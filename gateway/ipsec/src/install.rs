@@ -89,7 +89,7 @@ pub enum DataplaneEvent {
         /// The packet's own selectors.
         flow: Flow,
     },
-    /// The first packet was opened on the inbound SA of a pair: the peer uses it.
+    /// The first packet was opened on the inbound SA of a pair that has no outbound SA yet: the peer uses it.
     FirstPacket {
         /// The inbound SPI that names the pair.
         pair: Spi,

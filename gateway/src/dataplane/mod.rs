@@ -283,6 +283,15 @@ impl Dataplane {
         stats::collect(self)
     }
 
+    /// Wakes every worker, and says how many rounds each has made so far: of one that lives, a later call says more.
+    pub fn heartbeat(&self) -> Vec<u64> {
+        let beat = |worker: &threads::RunningWorker| {
+            worker.waker.wake();
+            worker.gauges.rounds.load(std::sync::atomic::Ordering::Relaxed)
+        };
+        self.threads.workers().iter().map(beat).collect()
+    }
+
     /// Stops workers and threads. What is left behind, `on_stop` says; frames are accounted for.
     pub fn stop(mut self) -> Result<(), StartError> {
         self.installer.stop();

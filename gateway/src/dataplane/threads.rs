@@ -26,7 +26,7 @@ pub(super) struct Threads {
 /// A worker's thread, and what it lets others see.
 pub(super) struct RunningWorker {
     thread: JoinHandle<Finished>,
-    waker: Waker,
+    pub(super) waker: Waker,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) gauges: Arc<FrameGauges>,
 }

@@ -328,7 +328,7 @@ impl SaInstaller for Installer {
         let reference = control.publish_outbound(pair, &sa)?;
         if let Some(state) = pairs.get_mut(&pair) {
             if let Some(sa) = control.outbound(reference) {
-                sa.traffic().limit(&state.limits);
+                sa.limit(&state.limits);
             }
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
         }
@@ -344,7 +344,7 @@ impl SaInstaller for Installer {
         }
         state.limits = limits;
         if let Some(sa) = self.sas.control().inbound(pair) {
-            sa.traffic().limit(&limits);
+            sa.limit(&limits);
         }
         Ok(())
     }
@@ -409,7 +409,13 @@ impl SaInstaller for Installer {
                 let policy = self.policies.get(policy).filter(|entry| entry.outbound().is_none())?;
                 Some(DataplaneEvent::Acquire { policy: policy.id(), flow })
             }
-            Raised::FirstPacket { slot } => pair_of(slot).map(|pair| DataplaneEvent::FirstPacket { pair }),
+            // No news of a pair that we seal with anyway.
+            Raised::FirstPacket { slot } => {
+                let waits = |pair: &Spi| {
+                    pairs.get(pair).is_some_and(|state| matches!(state.outbound, OutboundState::None))
+                };
+                pair_of(slot).filter(waits).map(|pair| DataplaneEvent::FirstPacket { pair })
+            }
             Raised::SoftLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::SoftLimit { pair }),
             Raised::HardLimit { slot } => pair_of(slot).map(|pair| DataplaneEvent::HardLimit { pair }),
             Raised::Moved { pair, seen } => {

@@ -8,7 +8,7 @@ use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin};
 use super::*;
 use crate::drop::DropReason;
 use crate::policy::FlowCache;
-use crate::sa::{Guard, Reader, Reclaimer, Traffic};
+use crate::sa::{Guard, Limits, Reader, Reclaimer, Traffic};
 use crate::wire::FlowKey;
 
 /// What the sink was told, in order, and whether the policy table already protected it then.
@@ -270,7 +270,8 @@ fn retiring_stops_sealing_while_opening_goes_on() {
     let pair = gateway.pair(policy);
     {
         let guard = gateway.worker.guard();
-        gateway.outbound(&guard, policy).unwrap().traffic().count(3, 300, Coarse(40));
+        let sa = gateway.outbound(&guard, policy).unwrap();
+        sa.traffic().count(sa.limits(), 3, 300, Coarse(40));
         gateway.installer.retire(pair).unwrap();
         assert!(gateway.outbound(&guard, policy).is_none());
         assert!(gateway.sas.inbound(&guard, pair.get()).is_some());
@@ -518,24 +519,28 @@ fn what_a_pair_has_carried_is_told_when_it_comes_to_its_limits_and_once() {
     assert!(gateway.installer.limit(pair, limits).is_err(), "not before the inbound SA");
     gateway.installer.install_inbound(pair, inbound()).unwrap();
     gateway.installer.limit(pair, limits).unwrap();
-    gateway.installer.activate_outbound(policy, pair, outbound()).unwrap();
     let guard = gateway.worker.guard();
-    let (opener, sealer) =
-        (gateway.sas.inbound(&guard, pair.get()).unwrap(), gateway.outbound(&guard, policy).unwrap());
-    let count = |traffic: &Traffic, packets, bytes| {
-        gateway.events.milestones(traffic.count(packets, bytes, Coarse(1)));
+    let opener = gateway.sas.inbound(&guard, pair.get()).unwrap();
+    let count = |(traffic, limits): (&Traffic, &Limits), packets, bytes| {
+        gateway.events.milestones(traffic.count(limits, packets, bytes, Coarse(1)));
         gateway.installer.take_events()
     };
-    assert_eq!(count(opener.traffic(), 9, 900), [DataplaneEvent::FirstPacket { pair }]);
-    assert_eq!(count(opener.traffic(), 1, 100), [DataplaneEvent::SoftLimit { pair }]);
-    assert_eq!(count(opener.traffic(), 9, 900), []);
+    assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), [DataplaneEvent::FirstPacket { pair }]);
+    gateway.installer.activate_outbound(policy, pair, outbound()).unwrap();
+    let sealer = gateway.outbound(&guard, policy).unwrap();
+    assert_eq!(count((opener.traffic(), opener.limits()), 1, 100), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count((opener.traffic(), opener.limits()), 9, 900), []);
     // Each SA counts for itself, and the first of a sealing SA is no news.
-    assert_eq!(count(sealer.traffic(), 1, 4999), []);
-    assert_eq!(count(sealer.traffic(), 1, 1), [DataplaneEvent::SoftLimit { pair }]);
-    assert_eq!(count(sealer.traffic(), 2, 5000), [DataplaneEvent::HardLimit { pair }]);
-    assert_eq!(count(sealer.traffic(), 5, 5000), []);
-    assert_eq!(count(sealer.traffic(), 1, 5000), [DataplaneEvent::SoftLimit { pair }], "packets, this time");
-    assert_eq!(count(sealer.traffic(), 20, 50_000), []);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 1, 4999), []);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 1, 1), [DataplaneEvent::SoftLimit { pair }]);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 2, 5000), [DataplaneEvent::HardLimit { pair }]);
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 5, 5000), []);
+    assert_eq!(
+        count((sealer.traffic(), sealer.limits()), 1, 5000),
+        [DataplaneEvent::SoftLimit { pair }],
+        "packets, this time"
+    );
+    assert_eq!(count((sealer.traffic(), sealer.limits()), 20, 50_000), []);
 }
 
 #[test]
@@ -545,7 +550,8 @@ fn the_list_tells_what_was_installed_and_no_key() {
     let pair = gateway.pair(policy);
     gateway.installer.allocate_spi().unwrap();
     let guard = gateway.worker.guard();
-    gateway.sas.inbound(&guard, pair.get()).unwrap().traffic().count(2, 200, Coarse(99));
+    let sa = gateway.sas.inbound(&guard, pair.get()).unwrap();
+    sa.traffic().count(sa.limits(), 2, 200, Coarse(99));
     let list = gateway.installer.list();
     let [info] = list.as_slice() else { panic!("{list:?}") };
     assert_eq!((info.pair, info.endpoints, info.replay_window), (pair, endpoints(1), 1024));
@@ -592,7 +598,7 @@ fn a_worker_never_gets_the_sa_of_another_policy_however_fast_they_change() {
                     };
                     assert!(sa.permits(&key), "{flow} would leave by {sa:?}");
                     let sealed = sa.reserve(3, &gateway.events).unwrap();
-                    sa.traffic().count(sealed.count() as u64, 0, Coarse(0));
+                    sa.traffic().count(sa.limits(), sealed.count() as u64, 0, Coarse(0));
                 }
             }
             reader.quiescent();

@@ -142,11 +142,11 @@ fn find<'a>(
     if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
         return Err(DropReason::EncapsulationMismatch);
     }
-    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
-    sa.replay().check(sequence)?;
     if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
         return Err(DropReason::EspTruncated);
     }
+    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    sa.replay().check(sequence)?;
     Ok((sa, sequence))
 }
 
@@ -217,7 +217,7 @@ fn unpack(
         let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
         match deliver(sa, outer, frame) {
             Ok((flow, info)) => {
-                tally.count(sa.traffic(), info.total_len(), context.now);
+                tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
                 if ingress::is_esp_for_us(context, &flow) {
                     opening.verdict = Verdict::Again;
                 } else {

@@ -30,7 +30,7 @@ use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
-use crate::sa::{Guard, Reader, SaTable, Traffic};
+use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 
@@ -366,7 +366,7 @@ fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
 /// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.
 struct Tally<'a> {
     events: &'a EventBoard,
-    run: Option<(&'a Traffic, u64, u64)>,
+    run: Option<(&'a Traffic, &'a Limits, u64, u64)>,
 }
 
 impl<'a> Tally<'a> {
@@ -374,22 +374,22 @@ impl<'a> Tally<'a> {
         Self { events, run: None }
     }
 
-    fn count(&mut self, traffic: &'a Traffic, octets: usize, now: Coarse) {
+    fn count(&mut self, traffic: &'a Traffic, limits: &'a Limits, octets: usize, now: Coarse) {
         match &mut self.run {
-            Some((current, packets, bytes)) if ptr::eq(*current, traffic) => {
+            Some((current, _, packets, bytes)) if ptr::eq(*current, traffic) => {
                 *packets += 1;
                 *bytes += octets as u64;
             }
             _ => {
                 self.flush(now);
-                self.run = Some((traffic, 1, octets as u64));
+                self.run = Some((traffic, limits, 1, octets as u64));
             }
         }
     }
 
     fn flush(&mut self, now: Coarse) {
-        if let Some((traffic, packets, bytes)) = self.run.take() {
-            self.events.milestones(traffic.count(packets, bytes, now));
+        if let Some((traffic, limits, packets, bytes)) = self.run.take() {
+            self.events.milestones(traffic.count(limits, packets, bytes, now));
         }
     }
 }

@@ -219,7 +219,7 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
                 let Some(run) = runs.get_mut(usize::from(number)) else { continue };
                 match encapsulate(run, frame, about) {
                     Ok(parameters) => {
-                        tally.count(run.sa.traffic(), about.info.total_len(), context.now);
+                        tally.count(run.sa.traffic(), run.sa.limits(), about.info.total_len(), context.now);
                         batch.push(parameters.packet(run.sa.key(), frame));
                         if let Some(port) = run.port {
                             *fate = Fate::Send(port);

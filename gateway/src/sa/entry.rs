@@ -22,7 +22,7 @@ use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
 use crate::prefetch;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wire::FlowKey;
 
 pub use super::selectors::MAX_SELECTORS;
@@ -45,6 +45,7 @@ pub struct Inbound {
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
+    limits: Limits,
     received: Received,
 }
 
@@ -74,6 +75,7 @@ pub struct Outbound {
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
+    limits: Limits,
     sent: Sent,
 }
 
@@ -100,6 +102,7 @@ impl Inbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
+            limits: Limits::none(),
             received: Received { traffic: Traffic::new(slot, true), replay },
         })
     }
@@ -141,6 +144,18 @@ impl Inbound {
         &self.received.traffic
     }
 
+    /// How much it may carry.
+    #[inline]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Limits what is counted from now on.
+    pub(crate) fn limit(&self, limits: &UsageLimits) {
+        self.limits.set(limits);
+        self.received.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
+    }
+
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
@@ -178,6 +193,7 @@ impl Outbound {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
+            limits: Limits::none(),
             sent: Sent { sequence, traffic: Traffic::new(slot, false) },
         })
     }
@@ -231,6 +247,18 @@ impl Outbound {
     #[inline]
     pub fn traffic(&self) -> &Traffic {
         &self.sent.traffic
+    }
+
+    /// How much it may carry.
+    #[inline]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Limits what is counted from now on.
+    pub(crate) fn limit(&self, limits: &UsageLimits) {
+        self.limits.set(limits);
+        self.sent.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
     }
 
     /// The next sequence number.
@@ -305,15 +333,40 @@ pub struct Traffic {
     bytes: AtomicU64,
     /// Seconds, plus one; 0 is never.
     last: AtomicU64,
-    /// Counts at which a limit is reached; never is `u64::MAX`.
-    soft_packets: AtomicU64,
-    hard_packets: AtomicU64,
-    soft_bytes: AtomicU64,
-    hard_bytes: AtomicU64,
     /// The pair's slot, by which the event board knows it.
     slot: u32,
     /// Of an inbound SA.
     inbound: bool,
+    /// Whether it has any [`Limits`], which are on another line.
+    limited: AtomicBool,
+}
+
+/// Counts at which an SA is to be rekeyed and must end; never is `u64::MAX`.
+#[derive(Debug)]
+pub struct Limits {
+    soft_packets: AtomicU64,
+    hard_packets: AtomicU64,
+    soft_bytes: AtomicU64,
+    hard_bytes: AtomicU64,
+}
+
+impl Limits {
+    fn none() -> Self {
+        let never = || AtomicU64::new(u64::MAX);
+        Self { soft_packets: never(), hard_packets: never(), soft_bytes: never(), hard_bytes: never() }
+    }
+
+    fn set(&self, limits: &UsageLimits) {
+        for (limit, value) in [
+            (&self.soft_packets, limits.soft_packets),
+            (&self.hard_packets, limits.hard_packets),
+            (&self.soft_bytes, limits.soft_bytes),
+            (&self.hard_bytes, limits.hard_bytes),
+        ] {
+            // Relaxed: a count that comes a moment earlier may miss it by as much.
+            limit.store(value.unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a count has come to.
@@ -332,54 +385,38 @@ pub(crate) struct Milestones {
 impl Traffic {
     /// Of an SA of the pair whose inbound half has that slot.
     pub(crate) fn new(slot: u32, inbound: bool) -> Self {
-        let never = || AtomicU64::new(u64::MAX);
         Self {
             packets: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             last: AtomicU64::new(0),
-            soft_packets: never(),
-            hard_packets: never(),
-            soft_bytes: never(),
-            hard_bytes: never(),
             slot,
             inbound,
+            limited: AtomicBool::new(false),
         }
     }
 
-    /// Limits what is counted from now on.
-    pub(crate) fn limit(&self, limits: &UsageLimits) {
-        for (limit, value) in [
-            (&self.soft_packets, limits.soft_packets),
-            (&self.hard_packets, limits.hard_packets),
-            (&self.soft_bytes, limits.soft_bytes),
-            (&self.hard_bytes, limits.hard_bytes),
-        ] {
-            // Relaxed: a count that comes a moment earlier may miss it by as much.
-            limit.store(value.unwrap_or(u64::MAX), Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a batch: inner packets and their octets. Each milestone is told once.
+    /// Counts a batch of the SA with these limits: inner packets and their octets. Each milestone is told once.
     #[inline]
-    pub(crate) fn count(&self, packets: u64, bytes: u64, now: Coarse) -> Milestones {
+    pub(crate) fn count(&self, limits: &Limits, packets: u64, bytes: u64, now: Coarse) -> Milestones {
         let packets_before = self.packets.fetch_add(packets, Ordering::Relaxed);
         let bytes_before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let now = u64::from(now.0) + 1;
         if self.last.load(Ordering::Relaxed) < now {
             self.last.fetch_max(now, Ordering::Relaxed);
         }
-        let reached = |packet_limit: &AtomicU64, byte_limit: &AtomicU64| {
-            let (most_packets, most_bytes) =
-                (packet_limit.load(Ordering::Relaxed), byte_limit.load(Ordering::Relaxed));
-            let by_packets = packets_before < most_packets && most_packets - packets_before <= packets;
-            by_packets | (bytes_before < most_bytes && most_bytes - bytes_before <= bytes)
-        };
-        Milestones {
-            slot: self.slot,
-            first: self.inbound & (packets_before == 0),
-            soft: reached(&self.soft_packets, &self.soft_bytes),
-            hard: reached(&self.hard_packets, &self.hard_bytes),
+        let first = self.inbound & (packets_before == 0);
+        let mut reached = Milestones { slot: self.slot, first, soft: false, hard: false };
+        if self.limited.load(Ordering::Relaxed) {
+            let passes = |limit: &AtomicU64, before: u64, counted: u64| {
+                let limit = limit.load(Ordering::Relaxed);
+                before < limit && limit - before <= counted
+            };
+            reached.soft = passes(&limits.soft_packets, packets_before, packets)
+                | passes(&limits.soft_bytes, bytes_before, bytes);
+            reached.hard = passes(&limits.hard_packets, packets_before, packets)
+                | passes(&limits.hard_bytes, bytes_before, bytes);
         }
+        reached
     }
 
     /// The counts now.
@@ -434,7 +471,7 @@ const _: () = {
     assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
     assert!(offset_of!(Inbound, key) == 128 && offset_of!(Outbound, key) == 128);
     assert!(offset_of!(Inbound, received) % 64 == 0 && offset_of!(Outbound, sent) % 64 == 0);
-    assert!(size_of::<Sent>() <= 128);
-    assert!(size_of::<Received>() <= 2048 + 128);
+    assert!(size_of::<Sent>() == 64);
+    assert!(size_of::<Received>() <= 2048 + 64);
     assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);
 };

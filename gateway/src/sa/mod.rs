@@ -26,7 +26,7 @@ use portcullis_aead::Engine;
 use portcullis_ipsec::{InboundSa, InstallError, OutboundSa, Spi};
 
 use self::entry::invalid;
-pub use self::entry::{Inbound, Outbound, Traffic, TrafficCounts};
+pub use self::entry::{Inbound, Limits, Outbound, Traffic, TrafficCounts};
 pub use self::reclaim::{Guard, Reader, Reclaimer};
 use self::sequence::SequenceCounter;
 pub use self::slab::Pages;

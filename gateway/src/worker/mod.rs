@@ -44,6 +44,8 @@ pub struct FrameGauges {
     pub free: AtomicU64,
     /// In the rings, with the kernel.
     pub in_kernel: AtomicU64,
+    /// Rounds that the worker has made: what shows that it lives.
+    pub rounds: AtomicU64,
 }
 
 /// A worker before it runs.
@@ -270,6 +272,7 @@ impl Running {
         let in_kernel: usize = sockets.map(QueueSocket::in_kernel).sum();
         gauges.in_kernel.store(in_kernel as u64, Ordering::Relaxed);
         self.worker.counters.held.store(self.held.len() as u64, Ordering::Relaxed);
+        WorkerCounters::add(&gauges.rounds, 1);
     }
 
     /// Waits in `poll` for something to do.

@@ -9,6 +9,7 @@ use portcullis_ipsec::{
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
+use crate::auth::{Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
 
@@ -63,6 +64,10 @@ pub enum Job {
         /// The peer's public value, as received.
         peer_public: Vec<u8>,
     },
+    /// Sign our AUTH: [`crate::auth::sign`].
+    Sign(Box<SignRequest>),
+    /// Judge the peer's certificate and AUTH: [`crate::auth::verify`], with the time of day and the CRLs of the moment.
+    VerifyPeer(Box<VerifyRequest>),
     /// [`portcullis_ipsec::SaInstaller::allocate_spi`].
     AllocateSpi,
     /// Installs a CHILD SA: `install_inbound`, `limit`, then, if it is to be sealed with at once, what
@@ -117,6 +122,12 @@ impl fmt::Debug for Job {
             }
             Self::DeriveKe { secret, .. } => {
                 f.debug_struct("DeriveKe").field("secret", secret).finish_non_exhaustive()
+            }
+            Self::Sign(request) => {
+                f.debug_struct("Sign").field("scheme", &request.scheme).finish_non_exhaustive()
+            }
+            Self::VerifyPeer(request) => {
+                f.debug_struct("VerifyPeer").field("id", &request.id).finish_non_exhaustive()
             }
             Self::AllocateSpi => f.write_str("AllocateSpi"),
             Self::InstallChild(install) => f.debug_tuple("InstallChild").field(install).finish(),
@@ -177,6 +188,10 @@ pub enum JobResult {
     KeGenerated(Result<(KeSecret, Vec<u8>), KeyExchangeError>),
     /// Of [`Job::DeriveKe`].
     KeDerived(Result<SharedSecret, KeyExchangeError>),
+    /// Of [`Job::Sign`]: the data of the AUTH payload; `None` if the key refuses.
+    Signed(Option<Vec<u8>>),
+    /// Of [`Job::VerifyPeer`].
+    PeerVerified(Result<(), Box<Rejection>>),
     /// Of [`Job::AllocateSpi`].
     SpiAllocated(Result<Spi, InstallError>),
     /// Of [`Job::InstallChild`]: the policy that now leads to it, if any does.

@@ -292,9 +292,10 @@ impl Engine {
             base.doomed = true;
             match state {
                 // The peer may believe the SA to be up already, or knows it is: it is told.
-                state @ (State::AwaitingAuthResponse(_) | State::Established(_) | State::Deleting(_)) => {
-                    Ok(state)
-                }
+                state @ (State::AwaitingAuthResponse(_)
+                | State::VerifyingResponder(_)
+                | State::Established(_)
+                | State::Deleting(_)) => Ok(state),
                 _ => Err(Closed::because("terminated")),
             }
         });

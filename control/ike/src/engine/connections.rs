@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::context::Context;
-use crate::config::{AddressMatch, ConnectionConfig, Identity, IdentityMatch, SharedKey};
+use crate::config::{
+    AddressMatch, ConnectionConfig, Identity, IdentityMatch, LocalMethod, RemoteMethod, SharedKey,
+};
 
 /// Connections that allow both addresses, the most specific first; among equals the order of the configuration.
 pub(super) fn candidates(connections: &[ConnectionConfig], local: IpAddr, remote: IpAddr) -> Vec<usize> {
@@ -44,9 +46,27 @@ pub(super) fn address_identity(addr: IpAddr) -> Identity {
     }
 }
 
-/// Who we are on a connection.
+/// Who we are on a connection: what is configured, the subject of our certificate, or our address.
 pub(super) fn local_identity(connection: &ConnectionConfig, local: IpAddr) -> Identity {
-    connection.local.first().and_then(|auth| auth.id.clone()).unwrap_or_else(|| address_identity(local))
+    let auth = connection.local.first();
+    let subject = || match auth.map(|auth| &auth.auth) {
+        Some(LocalMethod::Pubkey { credentials, .. }) => {
+            let subject = credentials.first()?.certificate()?.subject();
+            (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
+        }
+        _ => None,
+    };
+    auth.and_then(|auth| auth.id.clone()).or_else(subject).unwrap_or_else(|| address_identity(local))
+}
+
+/// How a connection's peer must authenticate.
+pub(super) fn remote_method(connection: &ConnectionConfig) -> &RemoteMethod {
+    connection.remote.first().map_or(&RemoteMethod::Psk, |auth| &auth.auth)
+}
+
+/// How we authenticate ourselves on a connection.
+pub(super) fn local_method(connection: &ConnectionConfig) -> &LocalMethod {
+    connection.local.first().map_or(&LocalMethod::Psk, |auth| &auth.auth)
 }
 
 /// Whom a connection expects.
@@ -54,26 +74,8 @@ pub(super) fn remote_match(connection: &ConnectionConfig) -> &IdentityMatch {
     connection.remote.first().map_or(&IdentityMatch::Any, |auth| &auth.id)
 }
 
-/// Whether an identity is the expected one.
-pub(super) fn accepts(wanted: &IdentityMatch, found: &Identity) -> bool {
-    match wanted {
-        IdentityMatch::Any => true,
-        IdentityMatch::Exactly(id) => same_identity(id, found),
-    }
-}
-
-/// Names are compared without regard to case (RFC 4343), everything else octet by octet.
-fn same_identity(a: &Identity, b: &Identity) -> bool {
-    match (a, b) {
-        (Identity::Fqdn(a), Identity::Fqdn(b)) | (Identity::Rfc822(a), Identity::Rfc822(b)) => {
-            a.eq_ignore_ascii_case(b)
-        }
-        _ => a == b,
-    }
-}
-
-/// The candidate that the identities of an IKE_AUTH request choose: one that names the peer before one that takes
-/// anyone. `asked` is the IDr that the peer wants us to be, if it says so (RFC 7296 §3.5).
+/// The candidate that the identities of an IKE_AUTH request choose: one that names the peer before one with a pattern
+/// for it, and that before one that takes anyone. `asked` is the IDr that the peer wants us to be, if it says so (RFC 7296 §3.5).
 pub(super) fn choose_by_identity(
     cx: &Context,
     candidates: &[usize],
@@ -84,14 +86,17 @@ pub(super) fn choose_by_identity(
     let fits = |index: usize| {
         let connection = cx.connection(index)?;
         let ours = local_identity(connection, local);
-        if asked.is_some_and(|asked| !same_identity(asked, &ours)) {
+        if asked.is_some_and(|asked| !asked.same(&ours)) {
             return None;
         }
         let wanted = remote_match(connection);
-        accepts(wanted, peer).then_some(matches!(wanted, IdentityMatch::Exactly(_)))
+        wanted.accepts(peer).then_some(match wanted {
+            IdentityMatch::Exactly(_) => 2,
+            IdentityMatch::Pattern(_) => 1,
+            IdentityMatch::Any => 0,
+        })
     };
-    let named = candidates.iter().find(|index| fits(**index) == Some(true));
-    named.or_else(|| candidates.iter().find(|index| fits(**index) == Some(false))).copied()
+    (0..=2).rev().find_map(|rank| candidates.iter().find(|index| fits(**index) == Some(rank))).copied()
 }
 
 /// The pre-shared key for two identities: the one that names most of them; among equals the first. A key that
@@ -103,7 +108,7 @@ pub(super) fn shared_key<'a>(
 ) -> Option<&'a SharedKey> {
     let mut best: Option<(u8, &SharedKey)> = None;
     for key in keys {
-        let names = |id: &Identity| key.ids.iter().any(|own| same_identity(own, id));
+        let names = |id: &Identity| key.ids.iter().any(|own| own.same(id));
         let score = match (names(remote), names(local)) {
             (true, true) => 3,
             (true, false) => 2,
@@ -127,8 +132,8 @@ pub(super) fn shared_key_towards<'a>(
 ) -> Option<&'a SharedKey> {
     match wanted {
         IdentityMatch::Exactly(id) => shared_key(keys, local, id),
-        IdentityMatch::Any => shared_key(keys, local, &address_identity(remote))
-            .or_else(|| keys.iter().find(|key| key.ids.iter().any(|id| same_identity(id, local)))),
+        IdentityMatch::Pattern(_) | IdentityMatch::Any => shared_key(keys, local, &address_identity(remote))
+            .or_else(|| keys.iter().find(|key| key.ids.iter().any(|id| id.same(local)))),
     }
 }
 

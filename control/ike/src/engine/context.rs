@@ -12,6 +12,7 @@ use rand_core::CryptoRng;
 use super::api::*;
 use super::index::Index;
 use super::sa::{Base, Estate, State};
+use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
 use crate::crypto::{KeMethod, KeSecret};
 
@@ -179,6 +180,14 @@ impl Context {
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
         self.start(owner, Job::DeriveKe { secret, peer_public })
+    }
+
+    pub(super) fn sign(&mut self, owner: IkeSaId, request: SignRequest) -> JobId {
+        self.start(owner, Job::Sign(Box::new(request)))
+    }
+
+    pub(super) fn verify_peer(&mut self, owner: IkeSaId, request: VerifyRequest) -> JobId {
+        self.start(owner, Job::VerifyPeer(Box::new(request)))
     }
 
     pub(super) fn allocate_spi(&mut self, owner: IkeSaId) -> JobId {

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use portcullis_ipsec::{InstallError, TrafficSelector};
 
 use super::api::Failure;
-use crate::config::{ConnectionConfig, Identity, IdentityMatch};
+use crate::auth::{HashAlgorithm, Rejection};
+use crate::config::{ConnectionConfig, Identity, IdentityMatch, RemoteMethod};
 use crate::crypto::KeyExchangeError;
 use crate::message::{MessageError, notify};
 
@@ -160,30 +161,91 @@ impl About {
         self.fail("PSK_MISMATCH", format!("the peer `{remote_id}` authenticated with another pre-shared key than ours for it and `{local_id}`; make [secrets] `{key}` the same on both sides (mind spaces and line ends)"))
     }
 
+    /// `with`: the name of our pre-shared key, if it was one.
     pub(super) fn authentication_refused(
         &self,
-        key: &str,
+        with: Option<&str>,
         local_id: &Identity,
         asked_remote: &str,
     ) -> Failure {
         let line = self.line();
         let peer = self.peer();
-        self.fail("AUTHENTICATION_FAILED", format!("{peer} rejected our authentication as `{local_id}` towards {asked_remote}: either the pre-shared keys differ ([secrets] `{key}`), or the peer expects another identity of us ({line}.local.id) or has another itself ({line}.remote.id); its log says which"))
+        let proof = match with {
+            Some(key) => format!("the pre-shared keys differ ([secrets] `{key}`)"),
+            None => format!("it does not trust our certificate or key ({line}.local.certs)"),
+        };
+        self.fail("AUTHENTICATION_FAILED", format!("{peer} rejected our authentication as `{local_id}` towards {asked_remote}: either {proof}, or the peer expects another identity of us ({line}.local.id) or has another itself ({line}.remote.id); its log says which"))
     }
 
     pub(super) fn authentication_withdrawn(&self, local_id: &Identity) -> Failure {
         let peer = self.peer();
-        self.fail("AUTHENTICATION_FAILED", format!("{peer} began the IKE SA and then rejected our own authentication as `{local_id}`: the pre-shared keys differ, or it expects another identity of us; its log says which"))
+        self.fail("AUTHENTICATION_FAILED", format!("{peer} began the IKE SA and then rejected our own authentication as `{local_id}`: the pre-shared keys differ, or it does not trust our certificate, or it expects another identity of us; its log says which"))
+    }
+
+    /// The peer's proof was judged and found wanting.
+    pub(super) fn peer_rejected(&self, rejection: &Rejection) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        let advice = match rejection {
+            Rejection::NoCertificate { .. } => {
+                format!("have the peer send its certificate, or name it in {line}.remote.certs")
+            }
+            Rejection::Encoding { .. } | Rejection::Unusable { .. } => {
+                "the peer has to send another".to_owned()
+            }
+            Rejection::Expired { .. } => "the peer needs a new one, unless our clock is wrong".to_owned(),
+            Rejection::NotYetValid { .. } => "compare the clocks of both sides".to_owned(),
+            Rejection::NoIssuer { .. } => format!(
+                "add the CA to {line}.remote.cacerts or gateway.x509ca, or have the peer send its intermediate certificates"
+            ),
+            Rejection::OtherIssuer { .. } | Rejection::ChainSignature { .. } => {
+                "there may be two CAs of one name, an old and a new one: compare them on both sides"
+                    .to_owned()
+            }
+            Rejection::ChainScheme { .. } | Rejection::NotAllowed { .. } => {
+                "the CA has to issue another certificate".to_owned()
+            }
+            Rejection::Revoked { .. } => "the peer needs a new one".to_owned(),
+            Rejection::StatusUnknown { .. } => {
+                format!("put the CA's current CRL into gateway.x509crl, or relax {line}.remote.revocation")
+            }
+            Rejection::NotPinned { .. } => format!("add it to {line}.remote.certs if it is meant to be"),
+            Rejection::KeyNotPinned { .. } => format!("add it to {line}.remote.pubkeys if it is meant to be"),
+            Rejection::IdNotInCertificate { .. } => {
+                "give the peer one of these identities, or a certificate with the other in its subjectAltName"
+                    .to_owned()
+            }
+            Rejection::Method { .. } => format!("compare {line}.remote.auth with what the peer does"),
+            Rejection::Hash { .. } => format!("change {line}.remote.auth, or the peer's signature scheme"),
+            Rejection::Signature { .. } => "compare the peer's private key with its certificate".to_owned(),
+        };
+        self.fail(rejection.code(), format!("{peer} was not authenticated: {rejection}; {advice}"))
+    }
+
+    /// We have no key that could sign so that the peer can verify it.
+    pub(super) fn no_common_hash(&self, ours: &str, announced: &[HashAlgorithm]) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        let theirs = match announced {
+            [] => "none at all (it does not know RFC 7427)".to_owned(),
+            _ => join(announced.iter()),
+        };
+        self.fail("HASH_NOT_SUPPORTED", format!("we would sign with {ours}, but of hash algorithms for signatures {peer} announced {theirs}; change {line}.local.auth, use another key, or update the peer"))
+    }
+
+    pub(super) fn not_signed(&self) -> Failure {
+        let line = self.line();
+        self.fail(
+            "SIGNING_FAILED",
+            format!(
+                "our own private key refused to sign; see whether the key of {line}.local.certs is intact"
+            ),
+        )
     }
 
     pub(super) fn unexpected_identity(&self, found: &Identity, wanted: &IdentityMatch) -> Failure {
         let line = self.line();
         self.fail(
             "ID_UNEXPECTED",
-            format!(
-                "the peer says it is `{found}`, but {line}.remote.id is {}; make the two agree",
-                match_text(wanted)
-            ),
+            format!("the peer says it is `{found}`, but {line}.remote.id is {}; make the two agree", wanted),
         )
     }
 
@@ -196,7 +258,7 @@ impl About {
         let mut wanted = String::new();
         for connection in candidates {
             let remote =
-                connection.remote.first().map_or_else(|| "anyone".to_owned(), |auth| match_text(&auth.id));
+                connection.remote.first().map_or_else(|| "anyone".to_owned(), |auth| auth.id.to_string());
             let local = match connection.local.first().and_then(|auth| auth.id.as_ref()) {
                 Some(id) => format!("`{id}`"),
                 None => "our address".to_owned(),
@@ -208,9 +270,15 @@ impl About {
         self.fail("ID_UNEXPECTED", format!("the peer says it is `{found}`{asked}, but no connection for its address fits ({wanted}); change remote.id or local.id of the right one, or the peer's"))
     }
 
-    pub(super) fn other_auth_method(&self, found: &str) -> Failure {
+    pub(super) fn other_auth_method(&self, found: &str, wanted: &RemoteMethod) -> Failure {
         let line = self.line();
-        self.fail("AUTH_METHOD_MISMATCH", format!("the peer authenticates with {found}, but {line}.remote.auth is psk; configure a pre-shared key on both sides"))
+        let (wanted, advice) = match wanted {
+            RemoteMethod::Psk => ("psk".to_owned(), "configure a pre-shared key on both sides"),
+            RemoteMethod::Pubkey(trust) => {
+                (trust.constraint.to_string(), "configure a certificate on both sides")
+            }
+        };
+        self.fail("AUTH_METHOD_MISMATCH", format!("the peer authenticates with {found}, but {line}.remote.auth is {wanted}; {advice}, or change {line}.remote.auth"))
     }
 
     pub(super) fn silent(&self, exchange: &str, tries: u32) -> Failure {
@@ -291,13 +359,6 @@ impl About {
             CLOSED_EARLY,
             format!("{} was not up yet when its IKE SA or child ended: {reason}", self.line()),
         )
-    }
-}
-
-fn match_text(wanted: &IdentityMatch) -> String {
-    match wanted {
-        IdentityMatch::Any => "anyone".to_owned(),
-        IdentityMatch::Exactly(id) => format!("`{id}`"),
     }
 }
 

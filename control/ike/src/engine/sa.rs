@@ -8,7 +8,9 @@
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
-//! AwaitingAuthResponse   IKE_AUTH
+//! SigningRequest         our signature           VerifyingInitiator   whether its signature is good
+//! AwaitingAuthResponse   IKE_AUTH                SigningResponse      our signature
+//! VerifyingResponder     whether its signature is good
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -28,8 +30,12 @@ use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
 use super::established::Established;
 use super::failure::{About, is_refusal};
-use super::ike_auth::initiator::{AllocatingFirstSpi, AwaitingAuthResponse};
-use super::ike_auth::responder::{AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth};
+use super::ike_auth::initiator::{
+    AllocatingFirstSpi, AwaitingAuthResponse, SigningRequest, VerifyingResponder,
+};
+use super::ike_auth::responder::{
+    AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
+};
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
 use super::ike_sa_init::responder::Answering;
 use super::informational::Deleting;
@@ -436,11 +442,15 @@ pub(super) enum State {
     AwaitingInitResponse(AwaitingInitResponse),
     DerivingKeys(DerivingKeys),
     AllocatingFirstSpi(AllocatingFirstSpi),
+    SigningRequest(SigningRequest),
     AwaitingAuthResponse(AwaitingAuthResponse),
+    VerifyingResponder(VerifyingResponder),
     Answering(Answering),
     AwaitingFirstAuth(AwaitingFirstAuth),
     DerivingForAuth(DerivingForAuth),
     AwaitingAuthRequest(AwaitingAuthRequest),
+    VerifyingInitiator(VerifyingInitiator),
+    SigningResponse(SigningResponse),
     Established(Box<Established>),
     Deleting(Deleting),
 }
@@ -465,8 +475,12 @@ impl State {
             | Self::GeneratingKe(_)
             | Self::DerivingKeys(_)
             | Self::AllocatingFirstSpi(_)
+            | Self::SigningRequest(_)
+            | Self::VerifyingResponder(_)
             | Self::Answering(_)
-            | Self::DerivingForAuth(_)) => Ok(state),
+            | Self::DerivingForAuth(_)
+            | Self::VerifyingInitiator(_)
+            | Self::SigningResponse(_)) => Ok(state),
         }
     }
 
@@ -476,8 +490,12 @@ impl State {
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
+            Self::SigningRequest(state) => state.handle_job(cx, base, now, done),
+            Self::VerifyingResponder(state) => state.handle_job(cx, base, now, done),
             Self::Answering(state) => state.handle_job(cx, base, done),
             Self::DerivingForAuth(state) => state.handle_job(cx, base, now, done),
+            Self::VerifyingInitiator(state) => state.handle_job(cx, base, now, done),
+            Self::SigningResponse(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
             state @ (Self::AwaitingInitResponse(_)
             | Self::AwaitingAuthResponse(_)
@@ -523,6 +541,8 @@ impl State {
                 | Self::AwaitingFirstAuth(_)
                 | Self::DerivingForAuth(_)
                 | Self::AwaitingAuthRequest(_)
+                | Self::VerifyingInitiator(_)
+                | Self::SigningResponse(_)
         )
     }
 

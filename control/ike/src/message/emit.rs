@@ -99,6 +99,10 @@ fn body(payload: &Payload) -> Vec<u8> {
             octets.extend(data);
         }
         Payload::IdI(id) | Payload::IdR(id) => octets = id.body(),
+        Payload::Cert { encoding, data } | Payload::CertReq { encoding, authorities: data } => {
+            octets.push(*encoding);
+            octets.extend(data);
+        }
         Payload::Auth { method, data } => {
             octets.extend([*method, 0, 0, 0]);
             octets.extend(data);

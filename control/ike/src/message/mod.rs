@@ -203,6 +203,20 @@ pub enum Payload {
     IdI(IdPayload),
     /// 36.
     IdR(IdPayload),
+    /// 37.
+    Cert {
+        /// Encoding; 4 is X.509 Certificate - Signature.
+        encoding: u8,
+        /// Data.
+        data: Vec<u8>,
+    },
+    /// 38.
+    CertReq {
+        /// Encoding.
+        encoding: u8,
+        /// SHA-1 hashes of the public keys of trusted CAs, one behind another (RFC 7296 §3.7).
+        authorities: Vec<u8>,
+    },
     /// 39: method and data.
     Auth {
         /// Auth method; 2 is Shared Key Message Integrity Code.
@@ -227,7 +241,7 @@ pub enum Payload {
     TsI(Vec<Option<TrafficSelector>>),
     /// 45.
     TsR(Vec<Option<TrafficSelector>>),
-    /// Known by number (CERT, CERTREQ, CP, EAP, SKF, …) or unknown and not critical: kept unread.
+    /// Known by number (CP, EAP, SKF, …) or unknown and not critical: kept unread.
     Unread {
         /// Payload type.
         payload_type: u8,
@@ -310,6 +324,8 @@ impl Payload {
             Self::Ke { .. } => types::KE,
             Self::IdI(_) => types::ID_I,
             Self::IdR(_) => types::ID_R,
+            Self::Cert { .. } => types::CERT,
+            Self::CertReq { .. } => types::CERTREQ,
             Self::Auth { .. } => types::AUTH,
             Self::Nonce(_) => types::NONCE,
             Self::Notify(_) => types::NOTIFY,

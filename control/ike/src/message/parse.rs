@@ -162,6 +162,14 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         }
         types::ID_I => Payload::IdI(identification(&mut reader)?),
         types::ID_R => Payload::IdR(identification(&mut reader)?),
+        types::CERT => {
+            let encoding = reader.u8("the CERT payload")?;
+            Payload::Cert { encoding, data: reader.rest().to_vec() }
+        }
+        types::CERTREQ => {
+            let encoding = reader.u8("the CERTREQ payload")?;
+            Payload::CertReq { encoding, authorities: reader.rest().to_vec() }
+        }
         types::AUTH => {
             let method = reader.u8("the AUTH payload")?;
             reader.array::<3>("the AUTH payload")?;
@@ -180,7 +188,7 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         types::VENDOR_ID => Payload::VendorId(reader.rest().to_vec()),
         types::TS_I => Payload::TsI(selectors(&mut reader)?),
         types::TS_R => Payload::TsR(selectors(&mut reader)?),
-        types::CERT | types::CERTREQ | types::CP | types::EAP => return Ok(unread(raw)),
+        types::CP | types::EAP => return Ok(unread(raw)),
         // Only a message as a whole is encrypted; never a part of what was.
         types::SK | types::SKF => {
             let found = u64::from(raw.payload_type);

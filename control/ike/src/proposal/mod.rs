@@ -1,6 +1,7 @@
 //! Proposals and their transforms (RFC 7296 §3.3): what we propose or accept, strongSwan's notation for it
 //! (`notation`), its form on the wire, and the choice (`selection`).
 
+mod esp;
 mod notation;
 mod selection;
 #[cfg(test)]
@@ -99,10 +100,15 @@ impl EspProposal {
     /// As an SA payload offers it; `number` counts from 1. Key exchange is offered only `with_ke`, which IKE_AUTH
     /// never is.
     pub fn offer(&self, number: u8, spi: Spi, with_ke: bool) -> WireProposal {
-        let encr = self.encr.iter().map(|encr| esp_encr(*encr));
-        let ke = self.ke.iter().filter(|_| with_ke).map(|ke| transform(transform_type::KE, ke.id()));
-        let esn = self.esn.iter().map(|esn| transform(transform_type::ESN, u16::from(*esn)));
-        let transforms = encr.chain(ke).chain(esn).collect();
+        let mut transforms = Vec::new();
+        self.encr.iter().for_each(|encr| notation::once(&mut transforms, esp_encr(*encr)));
+        self.encr
+            .iter()
+            .filter_map(|encr| esp_integ(*encr))
+            .for_each(|integ| notation::once(&mut transforms, integ));
+        transforms
+            .extend(self.ke.iter().filter(|_| with_ke).map(|ke| transform(transform_type::KE, ke.id())));
+        transforms.extend(self.esn.iter().map(|esn| transform(transform_type::ESN, u16::from(*esn))));
         WireProposal { number, protocol: Protocol::Esp, spi: spi.get().to_be_bytes().to_vec(), transforms }
     }
 }
@@ -138,4 +144,9 @@ fn ike_encr(encr: IkeAead) -> Transform {
 fn esp_encr(encr: EspAlgorithm) -> Transform {
     let key_length = encr.cipher().has_key_length().then_some((encr.key_len() * 8) as u16);
     Transform { key_length, ..transform(transform_type::ENCR, encr.cipher().transform_id()) }
+}
+
+/// The integrity transform beside it; none for an AEAD.
+fn esp_integ(encr: EspAlgorithm) -> Option<Transform> {
+    encr.integrity().map(|integrity| transform(transform_type::INTEG, integrity.transform_id()))
 }

@@ -3,9 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use portcullis_ipsec::EspAlgorithm;
-
-use super::{EspProposal, EspSuite, IkeProposal, IkeSuite, transform_type as types};
+use super::{EspProposal, EspSuite, IkeProposal, IkeSuite, esp, transform_type as types};
 use crate::crypto::{IkeAead, KeMethod, Prf};
 use crate::message::Transform;
 
@@ -164,10 +162,14 @@ impl FromStr for EspProposal {
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
         let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new() };
+        let mut words = esp::Words::default();
         for word in text.split('-') {
+            if words.take(word) {
+                continue;
+            }
             match keyword(word)? {
-                Keyword::Encr128 => once(&mut proposal.encr, EspAlgorithm::Aes128Gcm16),
-                Keyword::Encr256 => once(&mut proposal.encr, EspAlgorithm::Aes256Gcm16),
+                // Taken by the words above.
+                Keyword::Encr128 | Keyword::Encr256 => {}
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
                 Keyword::Esn(esn) => once(&mut proposal.esn, esn),
                 Keyword::Prf(_) => {
@@ -177,7 +179,7 @@ impl FromStr for EspProposal {
                 }
             }
         }
-        complete(text, &[(proposal.encr.is_empty(), "an encryption algorithm", "aes256gcm16")])?;
+        proposal.encr = words.algorithms(text)?;
         if proposal.esn.is_empty() {
             // As strongSwan reads it.
             proposal.esn.push(false);
@@ -186,7 +188,7 @@ impl FromStr for EspProposal {
     }
 }
 
-fn once<T: PartialEq>(list: &mut Vec<T>, value: T) {
+pub(super) fn once<T: PartialEq>(list: &mut Vec<T>, value: T) {
     if !list.contains(&value) {
         list.push(value);
     }
@@ -251,7 +253,7 @@ impl fmt::Display for IkeProposal {
 
 impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let encr = self.encr.iter().map(|encr| encr.name());
+        let encr = esp::words(&self.encr).into_iter();
         let ke = self.ke.iter().map(|ke| ke_name(*ke));
         let esn = self.esn.iter().map(|esn| esn_name(*esn));
         join(f, encr.chain(ke).chain(esn))

@@ -5,9 +5,10 @@ use std::fmt;
 
 use portcullis_ipsec::{EspAlgorithm, Spi};
 
-use super::notation::transform_name;
+use super::notation::{once, transform_name};
 use super::{
-    EspProposal, EspSuite, IkeProposal, IkeSuite, esp_encr, ike_encr, transform, transform_type as types,
+    EspProposal, EspSuite, IkeProposal, IkeSuite, esp_encr, esp_integ, ike_encr, transform,
+    transform_type as types,
 };
 use crate::crypto::{IkeAead, KeMethod, Prf};
 use crate::message::{Protocol, Transform, WireProposal};
@@ -153,8 +154,7 @@ fn fit_esp(ours: &EspProposal, theirs: &WireProposal, with_ke: bool) -> Result<E
     let ke_of = |ke: KeMethod| transform(types::KE, ke.id());
     let esn_of = |esn: bool| transform(types::ESN, u16::from(esn));
     fit.known_types(&[types::ENCR, types::INTEG, types::KE, types::ESN])?;
-    let encr: EspAlgorithm = fit.choose(types::ENCR, &ours.encr, esp_encr)?;
-    fit.no_integrity()?;
+    let encr = fit.esp_algorithm(&ours.encr)?;
     let ke = fit.optional_ke(with_ke, &ours.ke, ke_of)?;
     let esn = fit.choose(types::ESN, &ours.esn, esn_of)?;
     Ok(EspSuite { encr, ke, esn })
@@ -189,6 +189,32 @@ impl Fit<'_> {
             None => {
                 let configured = names(ours.iter().map(|ours| wire(*ours)));
                 Err(self.miss(kind_name(kind), kind, configured))
+            }
+        }
+    }
+
+    /// A cipher that is offered, with the integrity algorithm that it needs, if it does: in our order.
+    fn esp_algorithm(&mut self, ours: &[EspAlgorithm]) -> Result<EspAlgorithm, Miss> {
+        let first = self.choose(types::ENCR, ours, esp_encr)?;
+        if first.integrity().is_none() {
+            self.no_integrity()?;
+            return Ok(first);
+        }
+        let offered = |transform: &Transform| self.theirs.transforms.contains(transform);
+        let whole = |algorithm: &&EspAlgorithm| {
+            offered(&esp_encr(**algorithm)) && esp_integ(**algorithm).as_ref().is_some_and(offered)
+        };
+        match ours.iter().find(whole) {
+            Some(algorithm) => {
+                self.fitted += 1;
+                Ok(*algorithm)
+            }
+            None => {
+                let mut configured = Vec::new();
+                ours.iter()
+                    .filter_map(|algorithm| esp_integ(*algorithm))
+                    .for_each(|integ| once(&mut configured, integ));
+                Err(self.miss(kind_name(types::INTEG), types::INTEG, names(configured.into_iter())))
             }
         }
     }

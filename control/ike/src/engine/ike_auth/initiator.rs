@@ -8,8 +8,11 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
-use super::{AuthPayloads, SHARED_KEY_MIC, auth_data, method_name, verify};
-use crate::config::{IdentityMatch, Unique};
+use super::certificates;
+use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::{SignRequest, VerifyRequest};
+use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
@@ -67,43 +70,132 @@ impl AllocatingFirstSpi {
         }
     }
 
-    fn request(mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
+    fn request(self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
         let config = cx.config.clone();
         let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone())
         else {
             return Err(Closed::because("no child is wanted any more"));
         };
         let local_id = connections::local_identity(connection, base.local.ip());
-        let wanted = connections::remote_match(connection);
-        let Some(key) =
-            connections::shared_key_towards(&config.shared_keys, &local_id, wanted, base.remote.ip())
-        else {
-            let expected = match wanted {
-                IdentityMatch::Exactly(id) => id.clone(),
-                IdentityMatch::Any => connections::address_identity(base.remote.ip()),
-            };
-            return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
-        };
         let Some(offer) = Offer::new(cx, base, &goal, spi, false) else {
             return Err(Closed::because("no child is wanted any more"));
         };
         let id = IdPayload::from(local_id.clone());
-        let data = auth_data(&self.channel, &self.record, Role::Initiator, &id, &key.secret);
-        let mut payloads = vec![Payload::IdI(id)];
-        if let IdentityMatch::Exactly(id) = wanted {
-            payloads.push(Payload::IdR(id.clone().into()));
+        base.local_id = Some(local_id.clone());
+        let (channel, record) = (&self.channel, &self.record);
+        match connections::local_method(connection) {
+            LocalMethod::Psk => {
+                let wanted = connections::remote_match(connection);
+                let keys = &config.shared_keys;
+                let Some(key) = connections::shared_key_towards(keys, &local_id, wanted, base.remote.ip())
+                else {
+                    let expected = expected_identity(wanted, base);
+                    return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
+                };
+                let data = auth_data(channel, record, Role::Initiator, &id, &key.secret);
+                let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
+                let request = Request { id, certificates: Vec::new(), offer, key: Some(key.name.clone()) };
+                Ok(request.send(cx, base, now, self.channel, self.record, auth))
+            }
+            LocalMethod::Pubkey { credentials, constraint } => {
+                let peer = &record.peer;
+                let (credential, scheme) = certificates::choose(credentials, constraint, peer)
+                    .map_err(|ours| Closed::failed(base.about(cx).no_common_hash(&ours, &peer.hashes)))?;
+                let certificates = certificates::sent(&credential, peer);
+                let octets = signed_octets(channel, record, Role::Initiator, &id);
+                let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                Ok(State::SigningRequest(SigningRequest {
+                    job,
+                    method: scheme.method(),
+                    channel: self.channel,
+                    record: self.record,
+                    request: Request { id, certificates, offer, key: None },
+                }))
+            }
         }
-        payloads.push(Payload::Auth { method: SHARED_KEY_MIC, data });
-        if !cx.has_established(base.connection) && connection.unique != Unique::Never {
+    }
+}
+
+/// Whose key was looked for.
+fn expected_identity(wanted: &IdentityMatch, base: &Base) -> Identity {
+    match wanted {
+        IdentityMatch::Exactly(id) => id.clone(),
+        IdentityMatch::Pattern(_) | IdentityMatch::Any => connections::address_identity(base.remote.ip()),
+    }
+}
+
+/// A request that lacks our AUTH.
+#[derive(Debug)]
+struct Request {
+    id: IdPayload,
+    certificates: Vec<Payload>,
+    offer: Offer,
+    /// The name of the pre-shared key that we prove ourselves with, if it is one.
+    key: Option<String>,
+}
+
+impl Request {
+    fn send(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut channel: Channel,
+        record: InitRecord,
+        auth: Payload,
+    ) -> State {
+        let mut payloads = vec![Payload::IdI(self.id)];
+        payloads.extend(self.certificates);
+        if let Some(connection) = cx.connection(base.connection) {
+            payloads.extend(certificates::requests([connection]));
+            if let IdentityMatch::Exactly(id) = connections::remote_match(connection) {
+                payloads.push(Payload::IdR(id.clone().into()));
+            }
+        }
+        payloads.push(auth);
+        let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
+        if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
-        payloads.push(Payload::Sa(offer.proposals()));
-        payloads.extend(offer.selector_payloads());
-        base.local_id = Some(local_id);
-        self.channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        let state =
-            AwaitingAuthResponse { channel: self.channel, record: self.record, offer, key: key.name.clone() };
-        Ok(State::AwaitingAuthResponse(state))
+        payloads.push(Payload::Sa(self.offer.proposals()));
+        payloads.extend(self.offer.selector_payloads());
+        channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
+        let state = AwaitingAuthResponse { channel, record, offer: self.offer, key: self.key };
+        State::AwaitingAuthResponse(state)
+    }
+}
+
+/// Awaits our signature.
+#[derive(Debug)]
+pub(in crate::engine) struct SigningRequest {
+    job: JobId,
+    method: u8,
+    channel: Channel,
+    record: InitRecord,
+    request: Request,
+}
+
+impl SigningRequest {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::Signed(Some(data)) if done.id == self.job => {
+                let auth = Payload::Auth { method: self.method, data };
+                Ok(self.request.send(cx, base, now, self.channel, self.record, auth))
+            }
+            JobResult::Signed(None) if done.id == self.job => {
+                Err(Closed::failed(base.about(cx).not_signed()))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::SigningRequest(self))
+            }
+        }
     }
 }
 
@@ -113,8 +205,8 @@ pub(in crate::engine) struct AwaitingAuthResponse {
     pub(in crate::engine) channel: Channel,
     record: InitRecord,
     pub(in crate::engine) offer: Offer,
-    /// The name of the key that we proved ourselves with.
-    key: String,
+    /// The name of the pre-shared key that we proved ourselves with, if it was one.
+    key: Option<String>,
 }
 
 impl AwaitingAuthResponse {
@@ -130,7 +222,7 @@ impl AwaitingAuthResponse {
             return Ok(State::AwaitingAuthResponse(self));
         }
         match self.channel.receive(cx, base, inbound) {
-            Incoming::Response(payloads) => self.handle_response(cx, base, now, &payloads),
+            Incoming::Response(payloads) => self.handle_response(cx, base, now, payloads),
             Incoming::BadResponse(error) => {
                 let failure = base.about(cx).malformed("IKE_AUTH", &error);
                 Ok(Deleting::reject(cx, base, now, self.channel, failure, None))
@@ -139,16 +231,35 @@ impl AwaitingAuthResponse {
         }
     }
 
-    fn handle_response(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
-        let found = AuthPayloads::parse(payloads);
-        if let (None, Some(error)) = (found.auth, error_notification(payloads)) {
+    fn handle_response(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        let found = AuthPayloads::parse(&payloads);
+        if let (None, Some(error)) = (found.auth, error_notification(&payloads)) {
             return Err(Closed::failed(self.refusal(cx, base, error.notify_type)));
         }
-        if let Err(failure) = self.authenticate(cx, base, &found) {
-            let told = Some(notify::AUTHENTICATION_FAILED);
-            return Ok(Deleting::reject(cx, base, now, self.channel, failure, told));
+        match self.authenticate(cx, base, &found, &payloads) {
+            Ok(None) => self.establish(cx, base, now, &payloads),
+            Ok(Some(request)) => {
+                let job = cx.verify_peer(base.id, request);
+                Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
+            }
+            Err(failure) => Ok(self.reject(cx, base, now, failure)),
         }
-        base.remote_id = found.id_r.map(|id| id.identity.clone());
+    }
+
+    fn reject(self, cx: &mut Context, base: &mut Base, now: Instant, failure: Failure) -> State {
+        let told = Some(notify::AUTHENTICATION_FAILED);
+        Deleting::reject(cx, base, now, self.channel, failure, told)
+    }
+
+    /// The peer is who it says it is.
+    fn establish(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        base.remote_id = AuthPayloads::parse(payloads).id_r.map(|id| id.identity.clone());
         let Self { channel, record, offer, .. } = self;
         let mut established = Established::begin(cx, base, now, channel);
         match child::accept(cx, base, &offer, payloads, None) {
@@ -172,13 +283,20 @@ impl AwaitingAuthResponse {
                     Some(IdentityMatch::Exactly(id)) => format!("`{id}`"),
                     _ => "it".to_owned(),
                 };
-                about.authentication_refused(&self.key, local_id, &asked)
+                about.authentication_refused(self.key.as_deref(), local_id, &asked)
             }
             _ => about.refused("IKE_AUTH", notify_type),
         }
     }
 
-    fn authenticate(&self, cx: &Context, base: &Base, found: &AuthPayloads<'_>) -> Result<(), Failure> {
+    /// Whether the peer is who it says it is; `Some` if a job has to say so.
+    fn authenticate(
+        &self,
+        cx: &Context,
+        base: &Base,
+        found: &AuthPayloads<'_>,
+        payloads: &[Payload],
+    ) -> Result<Option<VerifyRequest>, Failure> {
         let about = base.about(cx);
         let (Some(connection), Some(local_id)) = (cx.connection(base.connection), &base.local_id) else {
             return Err(about.closed_early("it is not configured any more"));
@@ -187,18 +305,25 @@ impl AwaitingAuthResponse {
         let id = &sent.identity;
         let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
         let wanted = connections::remote_match(connection);
-        if !connections::accepts(wanted, id) {
+        if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
-        if method != SHARED_KEY_MIC {
-            return Err(about.other_auth_method(&method_name(Some(method))));
-        }
-        let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
-            .ok_or_else(|| about.no_shared_key(local_id, id))?;
-        if verify(&self.channel, &self.record, Role::Responder, sent, &key.secret, data) {
-            Ok(())
-        } else {
-            Err(about.shared_key_mismatch(&key.name, local_id, id))
+        let (channel, record) = (&self.channel, &self.record);
+        match connections::remote_method(connection) {
+            RemoteMethod::Psk if method == SHARED_KEY_MIC => {
+                let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
+                    .ok_or_else(|| about.no_shared_key(local_id, id))?;
+                if verify(channel, record, Role::Responder, sent, &key.secret, data) {
+                    Ok(None)
+                } else {
+                    Err(about.shared_key_mismatch(&key.name, local_id, id))
+                }
+            }
+            RemoteMethod::Pubkey(trust) if is_signature(method) => {
+                let proof = (method, data);
+                Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
+            }
+            wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }
 
@@ -218,5 +343,37 @@ impl AwaitingAuthResponse {
 
     pub(in crate::engine) fn deadline(&self) -> Option<Instant> {
         self.channel.due()
+    }
+}
+
+/// Awaits the judgement of the responder's proof.
+#[derive(Debug)]
+pub(in crate::engine) struct VerifyingResponder {
+    job: JobId,
+    awaiting: AwaitingAuthResponse,
+    payloads: Vec<Payload>,
+}
+
+impl VerifyingResponder {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
+                self.awaiting.establish(cx, base, now, &self.payloads)
+            }
+            JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
+                let failure = base.about(cx).peer_rejected(&rejection);
+                Ok(self.awaiting.reject(cx, base, now, failure))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::VerifyingResponder(self))
+            }
+        }
     }
 }

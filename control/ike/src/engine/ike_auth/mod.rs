@@ -1,20 +1,43 @@
-//! IKE_AUTH (RFC 7296 §1.2, §2.15): who both ends are, proven with a pre-shared key over the IKE_SA_INIT messages,
-//! and the first CHILD SA.
+//! IKE_AUTH (RFC 7296 §1.2, §2.15): who both ends are, proven over the IKE_SA_INIT messages with a pre-shared key or a
+//! signature, and the first CHILD SA.
 
+pub(super) mod certificates;
 pub(super) mod initiator;
 pub(super) mod responder;
+
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq as _;
 
 use super::channel::Channel;
 use super::sa::Role;
+use crate::auth::method;
+use crate::auth::{Trust, VerifyRequest};
 use crate::config::Secret;
 use crate::crypto::psk_auth;
 use crate::engine::ike_sa_init::InitRecord;
 use crate::message::{IdPayload, Payload};
 
-/// Auth Method 2, Shared Key Message Integrity Code (RFC 7296 §3.8).
-const SHARED_KEY_MIC: u8 = 2;
+pub(super) use certificates::SignatureSupport;
+
+/// What an end's AUTH covers: its IKE_SA_INIT message, the other end's nonce, its key for this.
+fn signer_inputs<'a>(
+    channel: &'a Channel,
+    record: &'a InitRecord,
+    signer: Role,
+) -> (&'a [u8], &'a [u8], &'a [u8]) {
+    match signer {
+        Role::Initiator => (&record.request, &record.nonce_r, &channel.keys.sk_pi),
+        Role::Responder => (&record.response, &record.nonce_i, &channel.keys.sk_pr),
+    }
+}
+
+/// The octets that an end signs (RFC 7296 §2.15).
+fn signed_octets(channel: &Channel, record: &InitRecord, signer: Role, id: &IdPayload) -> Vec<u8> {
+    let (message, peer_nonce, sk_p) = signer_inputs(channel, record, signer);
+    let maced_id = channel.suite.prf.compute(sk_p, &[&id.body()]);
+    [message, peer_nonce, &maced_id].concat()
+}
 
 /// The AUTH data of one end: `signer` sends `id` and shares `secret`.
 fn auth_data(
@@ -24,10 +47,7 @@ fn auth_data(
     id: &IdPayload,
     secret: &Secret,
 ) -> Vec<u8> {
-    let (message, peer_nonce, sk_p) = match signer {
-        Role::Initiator => (&record.request, &record.nonce_r, &channel.keys.sk_pi),
-        Role::Responder => (&record.response, &record.nonce_i, &channel.keys.sk_pr),
-    };
+    let (message, peer_nonce, sk_p) = signer_inputs(channel, record, signer);
     psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id.body())
 }
 
@@ -40,6 +60,34 @@ fn verify(
     found: &[u8],
 ) -> bool {
     auth_data(channel, record, signer, id, secret).ct_eq(found).into()
+}
+
+/// A peer's signature, to be judged by a job.
+fn verify_request(
+    channel: &Channel,
+    record: &InitRecord,
+    signer: Role,
+    trust: &Arc<Trust>,
+    id: &IdPayload,
+    (method, auth): (u8, &[u8]),
+    payloads: &[Payload],
+) -> VerifyRequest {
+    VerifyRequest {
+        trust: Arc::clone(trust),
+        id: id.identity.clone(),
+        certificates: certificates::received(payloads),
+        method,
+        auth: auth.to_vec(),
+        octets: signed_octets(channel, record, signer, id),
+    }
+}
+
+/// Whether it is the number of a method that signs.
+fn is_signature(method: u8) -> bool {
+    matches!(
+        method,
+        method::RSA | method::ECDSA_256 | method::ECDSA_384 | method::ECDSA_521 | method::DIGITAL_SIGNATURE
+    )
 }
 
 /// The authentication payloads of either message.
@@ -69,10 +117,11 @@ impl<'a> AuthPayloads<'a> {
 fn method_name(method: Option<u8>) -> String {
     match method {
         None => "EAP".to_owned(),
-        Some(1) => "an RSA signature".to_owned(),
-        Some(9..=11) => "an ECDSA signature".to_owned(),
+        Some(method::RSA) => "an RSA signature".to_owned(),
+        Some(method::SHARED_KEY_MIC) => "a pre-shared key".to_owned(),
+        Some(method::ECDSA_256..=method::ECDSA_521) => "an ECDSA signature".to_owned(),
         Some(13) => "NULL authentication".to_owned(),
-        Some(14) => "a digital signature (RFC 7427)".to_owned(),
+        Some(method::DIGITAL_SIGNATURE) => "a digital signature (RFC 7427)".to_owned(),
         Some(other) => format!("authentication method {other}"),
     }
 }

@@ -4,8 +4,11 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{AuthPayloads, SHARED_KEY_MIC, auth_data, method_name, verify};
-use crate::config::Unique;
+use super::certificates;
+use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::{SignRequest, VerifyRequest};
+use crate::config::{Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
@@ -136,7 +139,9 @@ impl AwaitingAuthRequest {
     ) -> Next {
         match self.channel.receive(cx, base, inbound) {
             Incoming::Request(ExchangeType::IkeAuth, payloads) => {
-                self.handle_request(cx, base, now, &payloads)
+                let about = About { connection: None, remote: Some(base.remote) };
+                let candidates = self.candidates(cx, base);
+                self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
             }
             Incoming::Request(..) => {
                 let failure = base.about(cx).missing("first protected", "the IKE_AUTH exchange type");
@@ -158,20 +163,102 @@ impl AwaitingAuthRequest {
         }
     }
 
+    /// Connections that the peer may mean. The addresses may have changed since IKE_SA_INIT, and another than the
+    /// first guess may be meant: any that would have led to the same IKE SA.
+    fn candidates(&self, cx: &Context, base: &Base) -> Vec<usize> {
+        let suite = self.channel.suite;
+        let allows =
+            |index: &usize| cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite));
+        let candidates = connections::candidates(&cx.config.connections, base.local.ip(), base.remote.ip());
+        candidates.into_iter().filter(allows).collect()
+    }
+
     fn handle_request(
         mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        payloads: &[Payload],
+        mut attempt: Attempt,
     ) -> Next {
-        let identified = match self.authenticate(cx, base, payloads) {
-            Ok(identified) => identified,
+        match self.authenticate(cx, base, &attempt) {
+            Ok((identified, None)) => self.prove(cx, base, now, identified, attempt.payloads),
+            Ok((identified, Some(request))) => {
+                let job = cx.verify_peer(base.id, request);
+                attempt.candidates.retain(|candidate| *candidate != identified.connection);
+                let state = VerifyingInitiator { job, request: self, attempt, identified };
+                Ok(State::VerifyingInitiator(state))
+            }
             Err((notify_type, failure)) => {
-                return Err(self.refuse(cx, base, notify_type, Vec::new(), failure));
+                // What the connection said that the peer named most exactly.
+                let failure = attempt.rejection.take().unwrap_or(failure);
+                Err(self.refuse(cx, base, notify_type, Vec::new(), failure))
+            }
+        }
+    }
+
+    /// The peer is who it says it is: now it is our turn.
+    fn prove(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        identified: Identified,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        let config = cx.config.clone();
+        let about =
+            About { connection: Some(cx.connection_name(identified.connection)), remote: Some(base.remote) };
+        let Some(connection) = config.connections.get(identified.connection) else {
+            return Err(Closed::because("it is not configured any more"));
+        };
+        let (local_id, remote_id) = (&identified.local_id, &identified.remote_id);
+        let id = IdPayload::from(local_id.clone());
+        let failure = match connections::local_method(connection) {
+            LocalMethod::Psk => match connections::shared_key(&config.shared_keys, local_id, remote_id) {
+                Some(key) => {
+                    let data = auth_data(&self.channel, &self.record, Role::Responder, &id, &key.secret);
+                    let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
+                    let answer = vec![Payload::IdR(id), auth];
+                    return self.establish(cx, base, now, identified, answer, &payloads);
+                }
+                None => about.no_shared_key(local_id, remote_id),
+            },
+            LocalMethod::Pubkey { credentials, constraint } => {
+                self.record.peer.add(&payloads);
+                let peer = &self.record.peer;
+                match certificates::choose(credentials, constraint, peer) {
+                    Ok((credential, scheme)) => {
+                        let mut answer = vec![Payload::IdR(id.clone())];
+                        answer.extend(certificates::sent(&credential, peer));
+                        let octets = signed_octets(&self.channel, &self.record, Role::Responder, &id);
+                        let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                        return Ok(State::SigningResponse(SigningResponse {
+                            job,
+                            method: scheme.method(),
+                            request: self,
+                            identified,
+                            answer,
+                            payloads,
+                        }));
+                    }
+                    Err(ours) => about.no_common_hash(&ours, &peer.hashes),
+                }
             }
         };
-        let Identified { connection, local_id, remote_id, auth } = identified;
+        Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
+    }
+
+    /// Both are proven.
+    fn establish(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        identified: Identified,
+        answer: Vec<Payload>,
+        payloads: &[Payload],
+    ) -> Next {
+        let Identified { connection, local_id, remote_id } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         let others = cx.index.of_identities(&(local_id.clone(), remote_id.clone()));
@@ -185,13 +272,11 @@ impl AwaitingAuthRequest {
         if initial && unique != Unique::Never {
             cx.effects.push_back(Effect::InitialContact {
                 kept: base.id,
-                local_id: local_id.clone(),
+                local_id,
                 remote_id,
                 before: base.created,
             });
         }
-        let answer =
-            vec![Payload::IdR(local_id.into()), Payload::Auth { method: SHARED_KEY_MIC, data: auth }];
         let mut established = Established::begin(cx, base, now, self.channel);
         established.answer_first_child(cx, base, answer, payloads, &self.record);
         Box::new(established).pump(cx, base, now)
@@ -209,61 +294,156 @@ impl AwaitingAuthRequest {
         Closed::failed(failure).lingering(self.channel.linger())
     }
 
+    /// Who the peer is; with a request if a job has to say whether that is true.
     fn authenticate(
         &self,
         cx: &Context,
         base: &Base,
-        payloads: &[Payload],
-    ) -> Result<Identified, (u16, Failure)> {
+        attempt: &Attempt,
+    ) -> Result<(Identified, Option<VerifyRequest>), (u16, Failure)> {
+        let Attempt { about, candidates, payloads, .. } = attempt;
         let found = AuthPayloads::parse(payloads);
-        let about = About { connection: None, remote: Some(base.remote) };
         let Some(sent) = found.id_i else {
             return Err((notify::INVALID_SYNTAX, about.missing("IKE_AUTH", "an IDi payload")));
         };
+        let refused = |failure| Err((notify::AUTHENTICATION_FAILED, failure));
         let (peer, asked) = (&sent.identity, found.id_r.map(|id| &id.identity));
-        // The addresses may have changed since IKE_SA_INIT, and another connection than the first guess may be
-        // meant: any that would have led to the same IKE SA.
-        let suite = self.channel.suite;
-        let candidates: Vec<usize> =
-            connections::candidates(&cx.config.connections, base.local.ip(), base.remote.ip())
-                .into_iter()
-                .filter(|index| {
-                    cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite))
-                })
-                .collect();
         let local_ip = base.local.ip();
-        let Some(connection) = connections::choose_by_identity(cx, &candidates, local_ip, peer, asked) else {
+        // Those that take the peer's method first; the others only to say what they would have taken.
+        let fits = |index: &&usize| {
+            let wanted = cx.connection(**index).map(connections::remote_method);
+            wanted.is_some_and(|wanted| takes(wanted, found.auth.map(|(method, _)| method)))
+        };
+        let fitting: Vec<usize> = candidates.iter().filter(fits).copied().collect();
+        let chosen = connections::choose_by_identity(cx, &fitting, local_ip, peer, asked)
+            .or_else(|| connections::choose_by_identity(cx, candidates, local_ip, peer, asked));
+        let Some((index, connection)) = chosen.and_then(|index| Some((index, cx.connection(index)?))) else {
             let all: Vec<_> = candidates.iter().filter_map(|index| cx.connection(*index)).collect();
-            return Err((notify::AUTHENTICATION_FAILED, about.no_connection_for_identity(peer, asked, &all)));
+            return refused(about.no_connection_for_identity(peer, asked, &all));
         };
-        let about = About { connection: Some(cx.connection_name(connection)), ..about };
-        let local_id = cx.connection(connection).map_or_else(
-            || connections::address_identity(local_ip),
-            |c| connections::local_identity(c, local_ip),
-        );
-        let Some((SHARED_KEY_MIC, data)) = found.auth else {
-            let method = method_name(found.auth.map(|(method, _)| method));
-            return Err((notify::AUTHENTICATION_FAILED, about.other_auth_method(&method)));
-        };
-        let Some(key) = connections::shared_key(&cx.config.shared_keys, &local_id, peer) else {
-            return Err((notify::AUTHENTICATION_FAILED, about.no_shared_key(&local_id, peer)));
-        };
-        if !verify(&self.channel, &self.record, Role::Initiator, sent, &key.secret, data) {
-            return Err((
-                notify::AUTHENTICATION_FAILED,
-                about.shared_key_mismatch(&key.name, &local_id, peer),
-            ));
+        let about = About { connection: Some(connection.name.clone()), ..about.clone() };
+        let local_id = connections::local_identity(connection, local_ip);
+        let identified = Identified { connection: index, local_id, remote_id: peer.clone() };
+        match (connections::remote_method(connection), found.auth) {
+            (RemoteMethod::Psk, Some((SHARED_KEY_MIC, data))) => {
+                let local_id = &identified.local_id;
+                let Some(key) = connections::shared_key(&cx.config.shared_keys, local_id, peer) else {
+                    return refused(about.no_shared_key(local_id, peer));
+                };
+                if !verify(&self.channel, &self.record, Role::Initiator, sent, &key.secret, data) {
+                    return refused(about.shared_key_mismatch(&key.name, local_id, peer));
+                }
+                Ok((identified, None))
+            }
+            (RemoteMethod::Pubkey(trust), Some((method, data))) if is_signature(method) => {
+                let (channel, record, proof) = (&self.channel, &self.record, (method, data));
+                let request = verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads);
+                Ok((identified, Some(request)))
+            }
+            (wanted, found) => {
+                let method = method_name(found.map(|(method, _)| method));
+                refused(about.other_auth_method(&method, wanted))
+            }
         }
-        let id = IdPayload::from(local_id.clone());
-        let auth = auth_data(&self.channel, &self.record, Role::Responder, &id, &key.secret);
-        Ok(Identified { connection, local_id, remote_id: peer.clone(), auth })
     }
 }
 
-/// An authenticated initiator, and our own proof.
+/// Whether a peer may authenticate with that AUTH method.
+fn takes(wanted: &RemoteMethod, method: Option<u8>) -> bool {
+    method.is_some_and(|method| match wanted {
+        RemoteMethod::Psk => method == SHARED_KEY_MIC,
+        RemoteMethod::Pubkey(_) => is_signature(method),
+    })
+}
+
+/// A request that is being judged.
+#[derive(Debug)]
+struct Attempt {
+    about: About,
+    /// Connections that it may mean and that have not rejected it yet.
+    candidates: Vec<usize>,
+    payloads: Vec<Payload>,
+    /// What the first connection that rejected it said.
+    rejection: Option<Failure>,
+}
+
+/// An initiator that a connection was found for.
+#[derive(Debug)]
 struct Identified {
     connection: usize,
-    local_id: crate::config::Identity,
-    remote_id: crate::config::Identity,
-    auth: Vec<u8>,
+    local_id: Identity,
+    remote_id: Identity,
+}
+
+/// Awaits the judgement of the initiator's proof. A connection that rejects it makes way for the next that the
+/// identities fit: they may trust different CAs.
+#[derive(Debug)]
+pub(in crate::engine) struct VerifyingInitiator {
+    job: JobId,
+    request: AwaitingAuthRequest,
+    attempt: Attempt,
+    identified: Identified,
+}
+
+impl VerifyingInitiator {
+    pub(in crate::engine) fn handle_job(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
+                self.request.prove(cx, base, now, self.identified, self.attempt.payloads)
+            }
+            JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
+                let name = cx.connection_name(self.identified.connection);
+                let about = About { connection: Some(name), remote: Some(base.remote) };
+                self.attempt.rejection.get_or_insert_with(|| about.peer_rejected(&rejection));
+                self.request.handle_request(cx, base, now, self.attempt)
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::VerifyingInitiator(self))
+            }
+        }
+    }
+}
+
+/// Awaits our signature.
+#[derive(Debug)]
+pub(in crate::engine) struct SigningResponse {
+    job: JobId,
+    method: u8,
+    request: AwaitingAuthRequest,
+    identified: Identified,
+    /// What precedes AUTH.
+    answer: Vec<Payload>,
+    payloads: Vec<Payload>,
+}
+
+impl SigningResponse {
+    pub(in crate::engine) fn handle_job(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::Signed(Some(data)) if done.id == self.job => {
+                self.answer.push(Payload::Auth { method: self.method, data });
+                self.request.establish(cx, base, now, self.identified, self.answer, &self.payloads)
+            }
+            JobResult::Signed(None) if done.id == self.job => {
+                let failure = base.about(cx).not_signed();
+                Err(self.request.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::SigningResponse(self))
+            }
+        }
+    }
 }

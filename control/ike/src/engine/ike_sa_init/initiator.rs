@@ -17,6 +17,7 @@ use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::context::Context;
 use crate::engine::failure::join;
 use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
+use crate::engine::ike_auth::{SignatureSupport, certificates};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
@@ -121,6 +122,7 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
     payloads.push(Payload::Nonce(attempt.nonce.to_vec()));
     let spis = (base.spi_i, [0; 8]);
     payloads.extend(nat::announce(spis, base.local, base.remote, nat::is_forced(cx, base)));
+    payloads.extend(connection.and_then(|connection| certificates::announce_hashes([connection])));
     Message { header: header(base, ExchangeType::IkeSaInit, false, 0), payloads }.emit()
 }
 
@@ -170,6 +172,7 @@ impl AwaitingInitResponse {
                     response: inbound.octets.to_vec(),
                     nonce_i: self.attempt.nonce.to_vec(),
                     nonce_r: accepted.nonce_r,
+                    peer: SignatureSupport::parse(payloads),
                 };
                 base.lowest_nonce = record.lowest_nonce();
                 let job = cx.derive_ke(base.id, self.secret, accepted.ke_public);

@@ -6,6 +6,7 @@ pub(super) mod initiator;
 pub(super) mod nat;
 pub(super) mod responder;
 
+use super::ike_auth::SignatureSupport;
 use crate::message::{Notify, Payload, Protocol, WireProposal};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
@@ -18,6 +19,8 @@ pub(super) struct InitRecord {
     pub(super) response: Vec<u8>,
     pub(super) nonce_i: Vec<u8>,
     pub(super) nonce_r: Vec<u8>,
+    /// What the peer said beforehand about signatures and certificates.
+    pub(super) peer: SignatureSupport,
 }
 
 impl InitRecord {

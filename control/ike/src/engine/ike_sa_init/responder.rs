@@ -13,6 +13,7 @@ use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::failure::About;
 use crate::engine::ike_auth::responder::AwaitingFirstAuth;
+use crate::engine::ike_auth::{SignatureSupport, certificates};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
@@ -40,6 +41,10 @@ pub(in crate::engine) struct Admitted {
     number: u8,
     peer_public: Vec<u8>,
     nonce_i: Vec<u8>,
+    /// What the initiator said about signatures.
+    peer: SignatureSupport,
+    /// What we say about signatures and certificates.
+    authentication: Vec<Payload>,
 }
 
 /// Judges a request that belongs to no IKE SA yet. `cookies` is given when the initiator must show one.
@@ -88,6 +93,8 @@ pub(in crate::engine) fn admit(
             number,
             peer_public: init.ke_public.to_vec(),
             nonce_i: init.nonce.to_vec(),
+            peer: SignatureSupport::parse(payloads),
+            authentication: authentication(cx, &candidates, payloads),
         }),
         Some(Choice::OtherGroup(method)) => {
             let wanted = method.id().to_be_bytes().to_vec();
@@ -99,6 +106,15 @@ pub(in crate::engine) fn admit(
             Admission::Refused(octets, about.ike_proposal_mismatch(&mismatch))
         }
     }
+}
+
+/// Hash algorithms, to an initiator that has told us its own (RFC 7427 §4), and CAs, for whichever connection it may
+/// turn out to mean.
+fn authentication(cx: &Context, candidates: &[usize], payloads: &[Payload]) -> Vec<Payload> {
+    let connections = || candidates.iter().filter_map(|index| cx.connection(*index));
+    let asked = notifications(payloads).any(|found| found.notify_type == notify::SIGNATURE_HASH_ALGORITHMS);
+    let hashes = if asked { certificates::announce_hashes(connections()) } else { None };
+    hashes.into_iter().chain(certificates::requests(connections())).collect()
 }
 
 enum Choice {
@@ -176,8 +192,13 @@ impl Answering {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(base, public, nonce_r.clone());
                 send(cx, base.local, base.remote, response.clone());
-                let record =
-                    InitRecord { request: self.request, response, nonce_i: self.admitted.nonce_i, nonce_r };
+                let record = InitRecord {
+                    request: self.request,
+                    response,
+                    nonce_i: self.admitted.nonce_i,
+                    nonce_r,
+                    peer: self.admitted.peer,
+                };
                 base.lowest_nonce = record.lowest_nonce();
                 let state = AwaitingFirstAuth {
                     suite: self.admitted.suite,
@@ -205,6 +226,7 @@ impl Answering {
         ];
         let spis = (base.spi_i, base.spi_r);
         payloads.extend(nat::announce(spis, base.local, base.remote, base.nat.forced));
+        payloads.extend(self.admitted.authentication.iter().cloned());
         Message { header: header(base, ExchangeType::IkeSaInit, true, 0), payloads }.emit()
     }
 }

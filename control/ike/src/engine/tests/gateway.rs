@@ -1,6 +1,7 @@
 //! A data plane that only remembers, and can tell whether a packet would have passed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use portcullis_ipsec::{
     EspKey, InboundSa, InstallError, OutboundSa, PolicyId, SaCounters, Spi, TunnelEndpoints, UsageLimits,
@@ -9,6 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 
 use super::world::{A, B, address};
+use crate::auth;
 use crate::crypto;
 use crate::engine::*;
 
@@ -25,6 +27,7 @@ pub(super) struct Gateway {
     pub(super) counters: HashMap<Spi, SaCounters>,
     pub(super) full: bool,
     pub(super) refuses: bool,
+    pub(super) crls: Vec<Arc<auth::Crl>>,
 }
 
 /// A CHILD SA.
@@ -109,6 +112,10 @@ impl Gateway {
             }
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
+            }
+            Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+            Job::VerifyPeer(request) => {
+                JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
             Job::AllocateSpi if self.full => {
                 JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))

@@ -54,6 +54,9 @@ fn payload() -> impl Strategy<Value = Payload> {
         (any::<u16>(), octets(0..=96)).prop_map(|(method, data)| Payload::Ke { method, data }),
         identity().prop_map(Payload::IdI),
         identity().prop_map(Payload::IdR),
+        (any::<u8>(), octets(0..=64)).prop_map(|(encoding, data)| Payload::Cert { encoding, data }),
+        (any::<u8>(), octets(0..=64))
+            .prop_map(|(encoding, authorities)| Payload::CertReq { encoding, authorities }),
         (any::<u8>(), octets(0..=64)).prop_map(|(method, data)| Payload::Auth { method, data }),
         octets(16..=256).prop_map(Payload::Nonce),
         notify,
@@ -62,7 +65,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         octets(0..=40).prop_map(Payload::VendorId),
         vec(selector(), 0..=4).prop_map(Payload::TsI),
         vec(selector(), 0..=4).prop_map(Payload::TsR),
-        (prop_oneof![Just(37_u8), Just(47), Just(48), 54..=255_u8], octets(0..=40))
+        (prop_oneof![Just(47_u8), Just(48), 54..=255_u8], octets(0..=40))
             .prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
     ]
 }

@@ -1,0 +1,161 @@
+//! What we prove ourselves with, and how: a private key, its certificate with the chain above it, the AUTH method
+//! that the peer can verify.
+
+use std::sync::Arc;
+
+use super::certificate::Certificate;
+use super::constraint::Constraint;
+use super::key::{KeyKind, PrivateKey};
+use super::method::AuthScheme;
+use super::scheme::{HashAlgorithm, Scheme};
+
+/// Certificates of a chain that are followed upwards.
+const MAX_CHAIN: usize = 8;
+
+/// A key of ours and what certifies it.
+#[derive(Debug)]
+pub struct Credential {
+    key: PrivateKey,
+    certificate: Option<Arc<Certificate>>,
+    /// Above the certificate, in order, without the self-signed root: what is sent along.
+    intermediates: Vec<Arc<Certificate>>,
+    /// Hashes of the keys of every authority above it.
+    authorities: Vec<[u8; 20]>,
+}
+
+/// A certificate that is for another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the certificate is for another key than the private key's")]
+pub struct KeyMismatch;
+
+impl Credential {
+    /// A key with its certificate; the chain above it is found among `pool`.
+    pub fn certified(
+        key: PrivateKey,
+        certificate: Arc<Certificate>,
+        pool: &[Arc<Certificate>],
+    ) -> Result<Self, KeyMismatch> {
+        if key.public() != certificate.key() {
+            return Err(KeyMismatch);
+        }
+        let mut intermediates: Vec<Arc<Certificate>> = Vec::new();
+        let mut authorities = Vec::new();
+        let mut last = Arc::clone(&certificate);
+        while !last.is_self_issued() && intermediates.len() < MAX_CHAIN {
+            let issues = |above: &&Arc<Certificate>| {
+                above.is_authority() && last.names_issuer(above) && last.is_signed_by(above.key())
+            };
+            let Some(above) = pool.iter().find(issues).cloned() else { break };
+            authorities.push(above.key().hash());
+            if !above.is_self_issued() {
+                intermediates.push(Arc::clone(&above));
+            }
+            last = above;
+        }
+        Ok(Self { key, certificate: Some(certificate), intermediates, authorities })
+    }
+
+    /// A key alone, whose public half the peer knows.
+    pub fn raw(key: PrivateKey) -> Self {
+        Self { key, certificate: None, intermediates: Vec::new(), authorities: Vec::new() }
+    }
+
+    /// The certificate; `None` of a raw public key.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_deref()
+    }
+
+    /// What is sent along with the certificate, the nearest first.
+    pub fn intermediates(&self) -> &[Arc<Certificate>] {
+        &self.intermediates
+    }
+
+    /// The key.
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// Whether one of these authorities, by the hashes of a CERTREQ, vouches for it.
+    pub fn is_vouched_for_by(&self, hashes: &[[u8; 20]]) -> bool {
+        self.authorities.iter().any(|authority| hashes.contains(authority))
+    }
+
+    /// How to sign for a peer that announced these hashes (SIGNATURE_HASH_ALGORITHMS; empty: none, so that it knows
+    /// only the older methods). `Err` names what we could sign with.
+    pub fn choose(&self, constraint: &Constraint, announced: &[HashAlgorithm]) -> Result<AuthScheme, String> {
+        let kind = self.key.public().kind();
+        let candidates = candidates(kind, constraint);
+        if announced.is_empty() {
+            let older = candidates.iter().find_map(|scheme| match (kind, scheme) {
+                (KeyKind::Rsa(_), Scheme::RsaPkcs1(hash)) => Some(AuthScheme::Rsa(*hash)),
+                (KeyKind::Ecdsa(curve), _) => Some(AuthScheme::Ecdsa(curve)),
+                _ => None,
+            });
+            return older.ok_or_else(|| format!("{} (RFC 7427)", list(&candidates, kind)));
+        }
+        let common = candidates.iter().find(|scheme| announced.contains(&scheme.hash()));
+        match (common, kind) {
+            (Some(scheme), _) => Ok(AuthScheme::Digital(*scheme)),
+            // These need no announcement.
+            (None, KeyKind::Ecdsa(curve)) if !candidates.is_empty() => Ok(AuthScheme::Ecdsa(curve)),
+            (None, _) => Err(list(&candidates, kind)),
+        }
+    }
+}
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.certificate == other.certificate && self.key.public() == other.key.public()
+    }
+}
+
+impl Eq for Credential {}
+
+fn list(candidates: &[Scheme], kind: KeyKind) -> String {
+    let names: Vec<String> = candidates.iter().map(Scheme::to_string).collect();
+    if names.is_empty() { format!("nothing that is allowed with an {kind} key") } else { names.join(" or ") }
+}
+
+/// What a key can sign with under a constraint, the best first: RSA with hashes of its strength, as strongSwan has
+/// it, ECDSA with its curve's own.
+fn candidates(kind: KeyKind, constraint: &Constraint) -> Vec<Scheme> {
+    use HashAlgorithm::{Sha1, Sha256, Sha384, Sha512};
+    let schemes: Vec<Scheme> =
+        match kind {
+            KeyKind::Rsa(bits) => {
+                let by_strength = match bits {
+                    0..=3072 => [Sha256, Sha384, Sha512],
+                    3073..=7680 => [Sha384, Sha512, Sha256],
+                    _ => [Sha512, Sha384, Sha256],
+                };
+                let named = constraint.hashes();
+                let hashes = if named.is_empty() { &by_strength[..] } else { named };
+                let hashes = hashes.iter().filter(|hash| **hash != Sha1 && **hash != HashAlgorithm::Identity);
+                hashes
+                    .map(|hash| {
+                        if constraint.prefers_pss() { Scheme::RsaPss(*hash) } else { Scheme::RsaPkcs1(*hash) }
+                    })
+                    .collect()
+            }
+            KeyKind::Ecdsa(curve) => vec![Scheme::Ecdsa(curve.hash())],
+            KeyKind::Ed25519 => vec![Scheme::Ed25519],
+        };
+    schemes.into_iter().filter(|scheme| constraint.allows(kind, *scheme)).collect()
+}
+
+/// A signature to be made.
+#[derive(Debug, Clone)]
+pub struct SignRequest {
+    /// With what.
+    pub credential: Arc<Credential>,
+    /// How.
+    pub scheme: AuthScheme,
+    /// What (RFC 7296 §2.15).
+    pub octets: Vec<u8>,
+}
+
+/// Makes the data of an AUTH payload; `None` if the key refuses. Takes up to milliseconds.
+pub fn sign(request: &SignRequest) -> Option<Vec<u8>> {
+    let signature = request.credential.key.sign(request.scheme.scheme(), &request.octets)?;
+    request.scheme.encode(signature)
+}

@@ -1,0 +1,232 @@
+//! Certificate revocation lists (RFC 5280 §5), and what becomes of a certificate by them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use der::asn1::ObjectIdentifier;
+use der::{Decode as _, Encode as _};
+use x509_cert::crl::{RevokedCert, TbsCertList};
+use x509_cert::ext::pkix::CrlReason;
+use x509_cert::ext::pkix::crl::dp::IssuingDistributionPoint;
+use x509_cert::time::Time;
+
+use super::certificate::{Certificate, Signed, UnixTime};
+use super::dn::DistinguishedName;
+use super::rejection::Rejection;
+use super::scheme::HashAlgorithm;
+
+/// What is asked of the status of certificates, with swanctl's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Revocation {
+    /// A certificate of unknown status is refused.
+    Strict,
+    /// A certificate of unknown status is refused if it says where its CRL is to be had.
+    IfUri,
+    /// Only what is known to be revoked is refused.
+    #[default]
+    Relaxed,
+}
+
+/// Where CRLs come from. Asked by a job, so it may take its time.
+pub trait RevocationSource {
+    /// The CRLs of an issuer, those of others not excluded.
+    fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>>;
+}
+
+impl RevocationSource for Vec<Arc<Crl>> {
+    fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>> {
+        self.iter().filter(|crl| crl.issuer.same(issuer)).cloned().collect()
+    }
+}
+
+/// A CRL.
+pub struct Crl {
+    signed: Signed,
+    issuer: DistinguishedName,
+    this_update: UnixTime,
+    next_update: Option<UnixTime>,
+    /// By serial number.
+    revoked: HashMap<Vec<u8>, Revoked>,
+    scope: Scope,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Revoked {
+    since: UnixTime,
+    reason: Option<CrlReason>,
+}
+
+/// Which certificates a CRL speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Scope {
+    All,
+    UserCertificates,
+    AuthorityCertificates,
+    /// It must not be used, for a reason.
+    Unusable(String),
+}
+
+/// Octets that are no CRL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is not an X.509 CRL: {0}")]
+pub struct CrlError(String);
+
+const ISSUING_DISTRIBUTION_POINT: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.28");
+const CRL_REASON: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.21");
+
+impl Crl {
+    /// From DER.
+    pub fn from_der(der: &[u8]) -> Result<Self, CrlError> {
+        let malformed = |error: der::Error| CrlError(error.to_string());
+        let signed = Signed::parse(der).map_err(malformed)?;
+        let list = TbsCertList::from_der(&signed.content).map_err(malformed)?;
+        let issuer = DistinguishedName::from_der(&list.issuer.to_der().map_err(malformed)?)
+            .ok_or_else(|| CrlError("the issuer's name cannot be read".to_owned()))?;
+        let mut scope = scope(&list);
+        let mut revoked = HashMap::new();
+        for entry in list.revoked_certificates.unwrap_or_default() {
+            match entry_reason(&entry) {
+                Ok(reason) => {
+                    let serial = entry.serial_number.as_bytes().to_vec();
+                    revoked.insert(serial, Revoked { since: unix(entry.revocation_date), reason });
+                }
+                Err(why) => scope = Scope::Unusable(why),
+            }
+        }
+        let (this_update, next_update) = (unix(list.this_update), list.next_update.map(unix));
+        Ok(Self { signed, issuer, this_update, next_update, revoked, scope })
+    }
+
+    /// Who has issued it.
+    pub fn issuer(&self) -> &DistinguishedName {
+        &self.issuer
+    }
+
+    /// When a newer one was promised.
+    pub fn next_update(&self) -> Option<UnixTime> {
+        self.next_update
+    }
+
+    /// Whether it speaks of a certificate.
+    fn covers(&self, certificate: &Certificate) -> Result<(), String> {
+        match &self.scope {
+            Scope::All => Ok(()),
+            Scope::UserCertificates if !certificate.is_authority() => Ok(()),
+            Scope::AuthorityCertificates if certificate.is_authority() => Ok(()),
+            Scope::UserCertificates => Err("the CRL is about end-entity certificates only".to_owned()),
+            Scope::AuthorityCertificates => Err("the CRL is about CA certificates only".to_owned()),
+            Scope::Unusable(why) => Err(why.clone()),
+        }
+    }
+
+    /// Whether the issuer of `certificate` has signed it and may.
+    fn is_authentic(&self, issuer: &Certificate) -> Result<(), String> {
+        if issuer.ext.key_usage.as_ref().is_some_and(|usage| !usage.crl_sign()) {
+            return Err("the CA's certificate is not for signing CRLs (keyUsage lacks cRLSign)".to_owned());
+        }
+        if self.signed.scheme.as_ref().is_ok_and(|scheme| scheme.hash() == HashAlgorithm::Sha1) {
+            return Err("the CRL is signed with SHA-1".to_owned());
+        }
+        if !self.signed.verify(issuer.key()) {
+            return Err("the CRL's signature is not the CA's".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Crl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Crl(\"{}\", {} revoked)", self.issuer, self.revoked.len())
+    }
+}
+
+fn unix(time: Time) -> UnixTime {
+    UnixTime(time.to_unix_duration().as_secs())
+}
+
+/// RFC 5280 §5.2: a CRL with a critical extension that is not understood must not be used.
+fn scope(list: &TbsCertList) -> Scope {
+    let mut scope = Scope::All;
+    for extension in list.crl_extensions.iter().flatten() {
+        if extension.extn_id == ISSUING_DISTRIBUTION_POINT {
+            let Ok(point) = IssuingDistributionPoint::from_der(extension.extn_value.as_bytes()) else {
+                return Scope::Unusable("the CRL's issuingDistributionPoint is malformed".to_owned());
+            };
+            if point.indirect_crl || point.only_some_reasons.is_some() || point.only_contains_attribute_certs
+            {
+                return Scope::Unusable("the CRL is indirect or of limited scope".to_owned());
+            }
+            scope = match (point.only_contains_user_certs, point.only_contains_ca_certs) {
+                (false, false) => Scope::All,
+                (true, false) => Scope::UserCertificates,
+                (false, true) => Scope::AuthorityCertificates,
+                (true, true) => return Scope::Unusable("the CRL is about nothing".to_owned()),
+            };
+        } else if extension.critical {
+            return Scope::Unusable(format!(
+                "the CRL has the critical extension {}, which is not understood",
+                extension.extn_id
+            ));
+        }
+    }
+    scope
+}
+
+fn entry_reason(entry: &RevokedCert) -> Result<Option<CrlReason>, String> {
+    let mut reason = None;
+    for extension in entry.crl_entry_extensions.iter().flatten() {
+        if extension.extn_id == CRL_REASON {
+            reason = CrlReason::from_der(extension.extn_value.as_bytes()).ok();
+        } else if extension.critical {
+            return Err(format!(
+                "an entry of the CRL has the critical extension {}, which is not understood",
+                extension.extn_id
+            ));
+        }
+    }
+    Ok(reason)
+}
+
+/// Asks the CRLs of `issuer` about a certificate that it has issued.
+pub(super) fn check(
+    certificate: &Certificate,
+    issuer: &Certificate,
+    policy: Revocation,
+    now: UnixTime,
+    source: &dyn RevocationSource,
+) -> Result<(), Rejection> {
+    let mut doubt = "no CRL of its issuer is at hand".to_owned();
+    let mut known_good = false;
+    for crl in source.crls(issuer.subject()) {
+        if let Err(why) = crl.covers(certificate).and_then(|()| crl.is_authentic(issuer)) {
+            doubt = why;
+            continue;
+        }
+        // Even a stale CRL knows what was revoked.
+        if let Some(found) = crl.revoked.get(&certificate.serial) {
+            return Err(Rejection::Revoked {
+                subject: certificate.subject().clone(),
+                serial: certificate.serial(),
+                since: found.since,
+                reason: found.reason.map(|reason| format!("{reason:?}")),
+            });
+        }
+        match crl.next_update {
+            _ if crl.this_update > now => {
+                doubt = format!("the CRL of its issuer begins only at {}", crl.this_update)
+            }
+            Some(next) if next < now => doubt = format!("the CRL of its issuer has expired at {next}"),
+            _ => known_good = true,
+        }
+    }
+    let needed = match policy {
+        Revocation::Strict => true,
+        Revocation::IfUri => !certificate.crl_uris().is_empty(),
+        Revocation::Relaxed => false,
+    };
+    if known_good || !needed {
+        return Ok(());
+    }
+    Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt })
+}

@@ -1,0 +1,62 @@
+//! The CRLs of `gateway.x509crl`, read again whenever a file there has changed, so that a new CRL counts without a
+//! restart.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource};
+
+use crate::config::files;
+
+/// The CRLs of a directory.
+pub(super) struct CrlStore {
+    directory: PathBuf,
+    read: Mutex<Read>,
+}
+
+#[derive(Default)]
+struct Read {
+    /// The directory when they were read.
+    seen: Vec<Seen>,
+    crls: Vec<Arc<Crl>>,
+}
+
+/// What tells a changed file from an unchanged one.
+#[derive(PartialEq)]
+struct Seen {
+    path: PathBuf,
+    len: u64,
+    modified: Option<SystemTime>,
+}
+
+impl CrlStore {
+    /// The CRLs of `directory`, read when they are first asked for.
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory, read: Mutex::default() }
+    }
+
+    fn look(&self) -> Vec<Seen> {
+        let files = files::files_in(&self.directory).unwrap_or_default();
+        let look = |path: PathBuf| {
+            let metadata = std::fs::metadata(&path).ok()?;
+            Some(Seen { len: metadata.len(), modified: metadata.modified().ok(), path })
+        };
+        files.into_iter().filter_map(look).collect()
+    }
+}
+
+impl RevocationSource for CrlStore {
+    fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>> {
+        let seen = self.look();
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.seen != seen {
+            let (crls, problems) = files::crls_in(&self.directory);
+            for (path, problem) in problems {
+                tracing::warn!(path = %path.display(), %problem, "a file in gateway.x509crl is not used");
+            }
+            *read = Read { seen, crls };
+        }
+        read.crls.crls(issuer)
+    }
+}

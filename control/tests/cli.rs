@@ -1,0 +1,162 @@
+//! What is generated from the command line's own definition, judged by the shells and by groff; and logs as a collector
+//! of logs reads them.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "where a test cannot go on it fails")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use portcullis_lab::{Gateway, GatewayConfig, Result, SiteConfig, Sites, Stream};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
+fn portcullis(arguments: &[&str]) -> String {
+    let output = Command::new(BINARY).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a shell on a script; what it printed.
+fn shell(shell: &str, arguments: &[&str]) -> String {
+    let output = Command::new(shell).args(arguments).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{shell}: {error} (./dev setup test installs it)"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && errors.is_empty(), "{shell} {arguments:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_shell_accepts_its_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["bash", "zsh", "fish"] {
+        let file = dir.path().join(name);
+        let script = portcullis(&["completions", name]);
+        assert!(script.contains("doctor"), "{name}");
+        fs::write(&file, script).unwrap();
+        shell(name, &["-n", file.to_str().unwrap()]);
+    }
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("portcullis");
+    fs::write(&file, portcullis(&["completions", "bash"])).unwrap();
+    // As bash calls it: the command, the word to be completed, and the one before.
+    let complete = |words: &[&str]| {
+        let [.., before, current] = words else { panic!("{words:?}") };
+        let script = format!(
+            "source {}; COMP_WORDS=({}); COMP_CWORD={}; _portcullis portcullis '{current}' '{before}'; \
+             echo \"${{COMPREPLY[@]}}\"",
+            file.display(),
+            words.join(" "),
+            words.len() - 1
+        );
+        shell("bash", &["-c", &script]).trim().to_owned()
+    };
+    assert_eq!(complete(&["portcullis", "doc"]), "doctor");
+    assert_eq!(complete(&["portcullis", "doctor", "--str"]), "--strict");
+    assert_eq!(complete(&["portcullis", "pki", "rev"]), "revoke");
+    assert_eq!(complete(&["portcullis", "run", "--log-format", "j"]), "json");
+}
+
+#[test]
+fn fish_completes_commands() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("portcullis.fish");
+    fs::write(&file, portcullis(&["completions", "fish"])).unwrap();
+    let script = format!("source {}; complete -C'portcullis doc'", file.display());
+    assert!(shell("fish", &["--no-config", "-c", &script]).starts_with("doctor"));
+}
+
+#[test]
+fn every_command_has_a_manual_page_that_groff_formats_without_a_complaint() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("man1");
+    portcullis(&["man", to.to_str().unwrap()]);
+    let mut names: Vec<_> =
+        fs::read_dir(&to).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    for expected in [
+        "portcullis.1",
+        "portcullis-run.1",
+        "portcullis-doctor.1",
+        "portcullis-pki-revoke.1",
+        "portcullis-top.1",
+    ] {
+        assert!(names.iter().any(|name| name == expected), "{expected} is missing: {names:?}");
+    }
+    for name in names {
+        let page = to.join(&name);
+        let text = shell("groff", &["-man", "-Tutf8", "-ww", "-P-cbou", page.to_str().unwrap()]);
+        assert!(text.contains("NAME") && text.contains("SYNOPSIS"), "{name}: {text}");
+    }
+}
+
+#[test]
+fn json_logs_are_one_object_a_line_with_connection_and_sa() -> Result<()> {
+    let sites = Sites::new("logs")?;
+    let peer =
+        Gateway::start(&sites.b, Path::new(BINARY), &GatewayConfig::new(SiteConfig::a().mirrored().toml()))?;
+    let mut text = format!(
+        "[gateway]\nframes = 8192\npin_dir = \"{}\"\nadmin_socket = \"{}\"\n",
+        sites.a.pin_dir().display(),
+        sites.a.dir().join("admin.sock").display()
+    );
+    for (name, role) in [("outside0", "outside"), ("inside0", "inside")] {
+        text += &format!("[[gateway.interfaces]]\nname = \"{name}\"\nrole = \"{role}\"\n");
+    }
+    text += &SiteConfig { start_action: "start", ..SiteConfig::a() }.toml();
+    let file = sites.a.dir().join("logs.toml");
+    fs::write(&file, text).unwrap();
+    let words = [BINARY, "run", "--log-format", "json", "--config", file.to_str().unwrap()];
+    let mut daemon = sites.a.spawn_words(words)?;
+    let soon = Duration::from_secs(60);
+    daemon.wait_line("CHILD SA established", soon)?;
+    drop(peer);
+    daemon.terminate(soon)?;
+    let log = daemon.output(Stream::Stderr);
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let find = |message: &str| lines.iter().find(|line| line["message"] == message).unwrap();
+    let ike = find("IKE SA established");
+    for field in
+        ["connection", "ike", "spi_i", "spi_r", "remote", "remote_id", "proposal", "timestamp", "level"]
+    {
+        assert!(!ike[field].is_null(), "{field}: {ike}");
+    }
+    let child = find("CHILD SA established");
+    for field in ["connection", "child", "spi_in", "spi_out"] {
+        assert!(!child[field].is_null(), "{field}: {child}");
+    }
+    Ok(())
+}
+
+#[test]
+fn top_without_a_terminal_says_what_to_use_instead() {
+    let output = Command::new(BINARY).arg("top").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("portcullis status --json"));
+}
+
+#[test]
+fn top_draws_the_tunnels_and_leaves_when_told_to() -> Result<()> {
+    let sites = Sites::new("top")?;
+    let start = |host, config: String| Gateway::start(host, Path::new(BINARY), &GatewayConfig::new(config));
+    let a = start(&sites.a, SiteConfig::a().toml())?;
+    let _b = start(&sites.b, SiteConfig::a().mirrored().toml())?;
+    let soon = Duration::from_secs(60);
+    a.initiate("site/net", soon)?;
+    let socket = sites.a.dir().join("admin.sock");
+    // A terminal, which a pipe is not.
+    let inside = format!("stty rows 40 cols 120; exec {BINARY} --socket {} top", socket.display());
+    let mut top = sites.a.spawn_words(["script", "-q", "-e", "-c", &inside, "/dev/null"])?;
+    top.write_line("q")?;
+    assert!(top.wait_exit(soon)?.success(), "{}", top.tail());
+    let screen = top.output(Stream::Stdout);
+    for expected in ["site/net", "192.0.2.2:500", "workers", "recent", "q: quit"] {
+        assert!(screen.contains(expected), "`{expected}` is missing in {screen:?}");
+    }
+    Ok(())
+}

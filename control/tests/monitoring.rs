@@ -1,0 +1,296 @@
+//! What Prometheus gets, and what stands on it: alert rules, runbooks and the dashboard, judged by promtool and by a
+//! Prometheus that scrapes a gateway with traffic.
+
+#![expect(clippy::expect_used, reason = "where a test cannot go on it fails")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use portcullis_lab::{Gateway, GatewayConfig, Host, LabError, Process, Result, SiteConfig, Sites};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(60);
+const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+const RULES: &str = "deploy/prometheus/portcullis.rules.yml";
+const TESTS: &str = "deploy/prometheus/portcullis.tests.yml";
+const DASHBOARD: &str = "deploy/grafana/portcullis.json";
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> Result<String> {
+    fs::read_to_string(repository().join(path)).map_err(LabError::io(format!("read {path}")))
+}
+
+/// Two gateways with a tunnel that has carried packets, has lost some, and has failed before it was up.
+struct Busy {
+    a: Gateway,
+    _b: Gateway,
+    sites: Sites,
+}
+
+impl Busy {
+    fn new(name: &str) -> Result<Self> {
+        let sites = Sites::new(name)?;
+        let impatient = "[ike]\nretransmit_timeout = \"100ms\"\nretransmit_tries = 1\n\n";
+        let ours = SiteConfig { start_action: "start", ..SiteConfig::a() };
+        let start = |host: &Host, connections: String| {
+            Gateway::start(host, Path::new(BINARY), &GatewayConfig::new(connections))
+        };
+        let a = start(&sites.a, format!("{impatient}{}", ours.toml()))?;
+        // Nobody answers yet: a failure.
+        a.process().wait_line("PEER_SILENT", SOON)?;
+        sites.client.ping(Sites::SERVER, 1)?;
+        let b = start(&sites.b, ours.mirrored().toml())?;
+        sites.b.run(["bash", "-c", "echo no IKE message > /dev/udp/192.0.2.1/500"])?;
+        a.initiate("site/net", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 5)?.complete());
+        Ok(Self { a, _b: b, sites })
+    }
+
+    fn page(&self, accept: &str) -> Result<String> {
+        let get = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, 9464))?;
+            let request =
+                format!("GET /metrics HTTP/1.1\r\nHost: gw\r\nAccept: {accept}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        self.sites.a.enter(get)?.map_err(LabError::io("scrape the metrics"))
+    }
+
+    /// Without the head, and with chunks put together: the lines that are neither.
+    fn body(&self) -> Result<String> {
+        let answer = self.page("*/*")?;
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        Ok(body.to_owned())
+    }
+}
+
+fn promtool(arguments: &[&str], input: Option<&str>) -> (bool, String) {
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(repository())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is missing: ./dev setup test installs it");
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.unwrap_or_default().as_bytes()).expect("promtool reads");
+    }
+    let output = child.wait_with_output().expect("promtool ends");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.success(), text.into_owned())
+}
+
+/// Every name that begins as ours do.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    for (at, _) in text.match_indices("portcullis_") {
+        let rest = text.get(at..).unwrap_or_default();
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        names.insert(rest.get(..end).unwrap_or_default().to_owned());
+    }
+    names
+}
+
+/// Every query of the dashboard: of panels, annotations and variables.
+fn queries(dashboard: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    match dashboard {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(text) if key == "expr" => found.push(text.clone()),
+                    Value::String(text) if key == "query" && text.starts_with("label_values(") => {
+                        let inner = text.trim_start_matches("label_values(");
+                        found.extend(inner.rsplit_once(',').map(|(series, _)| series.to_owned()));
+                    }
+                    other => found.extend(queries(other)),
+                }
+            }
+        }
+        Value::Array(values) => found.extend(values.iter().flat_map(queries)),
+        _ => {}
+    }
+    found
+}
+
+fn dashboard() -> Result<Value> {
+    serde_json::from_str(&read(DASHBOARD)?).map_err(|error| LabError::Answer {
+        tool: "the dashboard",
+        reason: error.to_string(),
+        answer: DASHBOARD.to_owned(),
+    })
+}
+
+#[test]
+fn promtool_has_no_complaint_about_the_metrics() -> Result<()> {
+    let busy = Busy::new("promtool")?;
+    let (good, text) = promtool(&["check", "metrics"], Some(&busy.body()?));
+    assert!(good && text.trim().is_empty(), "{text}");
+    let newer = busy.page("application/openmetrics-text")?;
+    assert!(newer.contains("application/openmetrics-text; version=1.0.0"), "{newer}");
+    assert!(newer.contains("# TYPE portcullis_packets counter") && newer.contains("# EOF"), "{newer}");
+    Ok(())
+}
+
+#[test]
+fn rules_and_dashboard_ask_only_for_metrics_that_there_are() -> Result<()> {
+    let busy = Busy::new("names")?;
+    let page = busy.body()?;
+    // Samples, and families that have none on this gateway, which has no certificates.
+    let told = page.lines().filter(|line| line.starts_with("portcullis_") || line.starts_with("# TYPE "));
+    let there: BTreeSet<String> = metric_names(&told.collect::<Vec<_>>().join("\n"));
+    assert!(there.len() > 20, "{page}");
+    let dashboard = queries(&dashboard()?);
+    assert!(dashboard.len() > 20, "{dashboard:?}");
+    for (file, text) in [(RULES, read(RULES)?), (TESTS, read(TESTS)?), (DASHBOARD, dashboard.join("\n"))] {
+        let mut asked = metric_names(&text);
+        // The name of the rules' file.
+        asked.remove("portcullis_");
+        let missing: Vec<_> = asked.difference(&there).collect();
+        assert!(missing.is_empty(), "{file} asks for {missing:?}; there are {there:?}");
+    }
+    let docs = metric_names(&read("docs/monitoring.md")?);
+    let families: BTreeSet<String> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|line| line.split(' ').next().map(str::to_owned))
+        .collect();
+    assert_eq!(
+        families.difference(&docs).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "not in docs/monitoring.md"
+    );
+    assert_eq!(
+        docs.difference(&families).collect::<Vec<_>>(),
+        Vec::<&String>::new(),
+        "only in docs/monitoring.md"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_alert_is_tested_and_has_a_runbook() -> Result<()> {
+    let (good, text) = promtool(&["check", "rules", RULES], None);
+    assert!(good, "{text}");
+    let (good, text) = promtool(&["test", "rules", TESTS], None);
+    assert!(good, "{text}");
+    let (rules, tests) = (read(RULES)?, read(TESTS)?);
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() >= 10, "{alerts:?}");
+    let pages = repository().join("docs/runbooks");
+    let mut written: BTreeSet<String> = fs::read_dir(&pages)
+        .map_err(LabError::io("list the runbooks"))?
+        .filter_map(|page| page.ok()?.file_name().into_string().ok())
+        .collect();
+    written.remove("README.md");
+    for alert in alerts {
+        assert!(rules.contains(&format!("/runbooks/{alert}.md")), "{alert} names no runbook");
+        assert!(tests.contains(&format!("{alert} fires")), "{alert} is not seen to fire");
+        assert!(tests.contains(&format!("{alert} is quiet")), "{alert} is not seen to be quiet");
+        assert!(written.remove(&format!("{alert}.md")), "{alert} has no page");
+    }
+    assert!(written.is_empty(), "pages of no alert: {written:?}");
+    Ok(())
+}
+
+/// A Prometheus on the host that scrapes its gateway twice a second.
+fn prometheus(host: &Host) -> Result<Process> {
+    let dir = host.dir().join("prometheus");
+    fs::create_dir_all(&dir).map_err(LabError::io("make a directory"))?;
+    let rules = repository().join(RULES);
+    let config = format!(
+        "global:\n  scrape_interval: 500ms\n  evaluation_interval: 1s\nrule_files: [{}]\nscrape_configs:\n\
+         - job_name: portcullis\n  static_configs:\n  - targets: ['127.0.0.1:9464']\n",
+        rules.display()
+    );
+    let file = dir.join("prometheus.yml");
+    fs::write(&file, config).map_err(LabError::io("write its configuration"))?;
+    let process = host.spawn_words([
+        "prometheus".to_owned(),
+        format!("--config.file={}", file.display()),
+        format!("--storage.tsdb.path={}", dir.join("data").display()),
+        "--web.listen-address=127.0.0.1:9090".to_owned(),
+    ])?;
+    process.wait_line("Server is ready to receive web requests", SOON)?;
+    Ok(process)
+}
+
+fn query(host: &Host, query: &str) -> Result<String> {
+    host.run(["promtool", "query", "instant", "http://127.0.0.1:9090", query]).map(|output| output.stdout)
+}
+
+#[test]
+fn every_query_of_the_dashboard_returns_data_from_a_prometheus_that_scrapes_a_gateway() -> Result<()> {
+    let busy = Busy::new("dashboard")?;
+    let host = &busy.sites.a;
+    let _prometheus = prometheus(host)?;
+    let samples = |query_text: &str, wanted: u32| -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        let enough = format!("count_over_time({query_text}[1m]) >= {wanted}");
+        while query(host, &enough)?.trim().is_empty() {
+            assert!(Instant::now() < deadline, "Prometheus does not get {query_text}");
+        }
+        Ok(())
+    };
+    samples("portcullis_build_info", 2)?;
+    // Something to see between two scrapes: packets that pass, and packets without an SA.
+    assert!(busy.sites.client.ping(Sites::SERVER, 3)?.complete());
+    busy.a.terminate("site")?;
+    busy.sites.client.ping(Sites::SERVER, 3)?;
+    busy.a.initiate("site/net", SOON)?;
+    samples("portcullis_build_info", 6)?;
+    let mut empty = Vec::new();
+    for asked in queries(&dashboard()?) {
+        let asked_now = asked
+            .replace("$__rate_interval", "1m")
+            .replace("$instance", ".*")
+            .replace("$connection", ".*")
+            .replace(
+                "changes(portcullis_start_time_seconds{instance=~\".*\"}[2m]) > 0",
+                "portcullis_start_time_seconds",
+            );
+        if query(host, &asked_now)?.trim().is_empty() {
+            empty.push(asked);
+        }
+    }
+    assert!(empty.is_empty(), "these return nothing: {empty:#?}");
+    let firing = query(host, "ALERTS{alertstate=\"firing\"}")?;
+    assert!(firing.trim().is_empty(), "a gateway in order raises {firing}");
+    Ok(())
+}
+
+#[test]
+fn traffic_of_a_connection_is_counted_beyond_the_end_of_its_sas() -> Result<()> {
+    let busy = Busy::new("carried")?;
+    let carried = || -> Result<u64> {
+        let page = busy.body()?;
+        let name = "portcullis_connection_packets_total{connection=\"site\",direction=\"out\"} ";
+        Ok(page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok()).unwrap_or(0))
+    };
+    assert_eq!(carried()?, 5);
+    busy.a.terminate("site")?;
+    busy.a.wait_children("none", SOON, <[_]>::is_empty)?;
+    assert_eq!(carried()?, 5, "what a former SA has carried still counts");
+    busy.a.initiate("site/net", SOON)?;
+    assert!(busy.sites.client.ping(Sites::SERVER, 4)?.complete());
+    assert_eq!(carried()?, 9);
+    let former = busy.a.children()?.remove(0).spi_in;
+    busy.a.portcullis(&["rekey", "site/net"])?;
+    busy.a.wait_children("a rekeyed SA alone", SOON, |all| matches!(all, [one] if one.spi_in != former))?;
+    assert!(busy.sites.client.ping(Sites::SERVER, 2)?.complete());
+    assert_eq!(carried()?, 11, "over a rekeying too");
+    Ok(())
+}
