@@ -56,6 +56,9 @@ pub(crate) struct Gateway {
     dataplane: Dataplane,
     installer: Arc<dyn SaInstaller>,
     children: Vec<Child>,
+    /// What the peer seals with, by flow. Lent to a [`Source`](super::packets::Source) while that sends, because numbers
+    /// go on from case to case.
+    pub(crate) peers: Vec<PeerSa>,
     /// Replaced pairs that still receive, with when they were replaced.
     retired: VecDeque<(Instant, Spi)>,
     next_rekey: usize,
@@ -67,15 +70,23 @@ impl Gateway {
         let config = config(place, flows, core)?;
         let (dataplane, _) = place.gateway.enter(|| Dataplane::start(config))??;
         let installer = dataplane.installer();
-        let mut gateway =
-            Self { dataplane, installer, children: Vec::new(), retired: VecDeque::new(), next_rekey: 0 };
+        let mut gateway = Self {
+            dataplane,
+            installer,
+            children: Vec::new(),
+            peers: Vec::new(),
+            retired: VecDeque::new(),
+            next_rekey: 0,
+        };
         let action = if mode == Mode::Plain { PolicyAction::Bypass } else { PolicyAction::Protect };
         for flow in 0..flows {
             let policy = policy(&format!("flow/{flow}"), host(flow)?, PolicyOrigin::Negotiated, action)?;
             let policy = gateway.installer.install_policy(policy)?;
             let mut child = Child { policy, pair: None, generation: 0 };
             if mode != Mode::Plain {
-                child.pair = Some(gateway.install(flow, child)?);
+                let pair = gateway.install(flow, child)?;
+                child.pair = Some(pair);
+                gateway.peers.push(PeerSa { spi: pair.get(), next: 1 });
             }
             gateway.children.push(child);
         }
@@ -131,12 +142,6 @@ impl Gateway {
             *child = Child { pair: Some(pair), ..next };
         }
         Ok(Some((flow, PeerSa { spi: pair.get(), next: 1 })))
-    }
-
-    /// What the peer seals with, by flow.
-    pub(crate) fn peers(&self) -> Vec<PeerSa> {
-        let spis = self.children.iter().filter_map(|child| child.pair);
-        spis.map(|pair| PeerSa { spi: pair.get(), next: 1 }).collect()
     }
 
     /// Why it has dropped packets, as far as it has.

@@ -138,19 +138,19 @@ impl Rig {
     /// One trial alone, of the gateway as it runs, looking closely.
     pub(crate) fn once(
         &mut self,
-        gateway: &Gateway,
+        gateway: &mut Gateway,
         case: &Case,
         plan: Plan,
         spoilt: Option<u64>,
     ) -> anyhow::Result<Trial> {
-        let mut source = self.source(case, gateway.peers())?;
+        let mut source = self.source(case, std::mem::take(&mut gateway.peers))?;
         source.spoilt = spoilt;
         self.ends.run(plan, &mut source, &mut expected(case, true)?, None)
     }
 
     /// Everything about one case of the gateway, which runs already and is faced.
     pub(crate) fn measure(&mut self, gateway: &mut Gateway, case: &Case) -> anyhow::Result<Measured> {
-        let mut source = self.source(case, gateway.peers())?;
+        let mut source = self.source(case, std::mem::take(&mut gateway.peers))?;
         let look = |closely| expected(case, closely);
         let gateway = Mutex::new(gateway);
         let mut rekey = |source: &mut Source| -> anyhow::Result<()> {
@@ -164,7 +164,11 @@ impl Rig {
             Ok(())
         };
         let every = (case.rekeys > 0).then(|| Duration::from_secs_f64(1.0 / f64::from(case.rekeys)));
-        self.climb(&mut source, look, every, &mut rekey)
+        let measured = self.climb(&mut source, look, every, &mut rekey)?;
+        if let Ok(gateway) = gateway.into_inner() {
+            gateway.peers = source.into_peers();
+        }
+        Ok(measured)
     }
 
     /// Flood, search, latencies.

@@ -181,13 +181,13 @@ pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow:
     let place = Place::new()?;
     let mut rig = Rig::new(&place, Duration::ZERO, 0.0, false)?;
     rig.face(mode);
-    let gateway = Gateway::start(&place, mode, 3, GATEWAY_CORE)?;
+    let mut gateway = Gateway::start(&place, mode, 3, GATEWAY_CORE)?;
     let mixture = Mixture { name: "any", sizes: vec![64, 65, 66, 67, 512, 1424] };
     let case = Case { mode, mixture, sas: 3, rekeys: 0 };
     // The time is only a limit; the last packet is waited for no longer than one that cannot come.
     let patience = Duration::from_secs(if spoilt.is_some() { 1 } else { 20 });
     let plan = Plan { rate: Some(rate), time: Duration::from_secs(60), packets, patience };
-    let trial = rig.once(&gateway, &case, plan, spoilt)?;
+    let trial = rig.once(&mut gateway, &case, plan, spoilt)?;
     let drops = gateway.drops();
     gateway.stop()?;
     let traffic::Trial { sent, received, reordered, broken, .. } = trial;

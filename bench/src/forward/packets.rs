@@ -122,6 +122,11 @@ impl Source {
         Self { sizes, flows, ethernet, peers, next: 0, random: 0x9e37_79b9_7f4a_7c15, spoilt: None }
     }
 
+    /// The SAs as they are now, for whoever sends next.
+    pub(crate) fn into_peers(self) -> Vec<PeerSa> {
+        self.peers.map(|(_, peers)| peers).unwrap_or_default()
+    }
+
     /// Packets made so far.
     pub(crate) fn made(&self) -> u64 {
         self.next

@@ -39,7 +39,9 @@ impl Report {
 
     /// What could not be measured, and why.
     pub(crate) fn absent(&mut self, case: &str, implementation: &'static str, why: &str) {
-        self.entry(case, implementation, 0.0).absent = Some(why.to_owned());
+        // What a peer's tools have to say may be long.
+        let why = why.lines().next().unwrap_or_default().replace('|', "/");
+        self.entry(case, implementation, 0.0).absent = Some(why);
     }
 
     fn entry(&mut self, case: &str, implementation: &'static str, octets: f64) -> &mut Entry {
@@ -112,6 +114,11 @@ impl Report {
                 of(|round| 100.0 * round.ends_idle),
             ]);
         }
+        println!();
+        for (case, plain, added) in self.added() {
+            let (plain, added) = (plain.median(), added.median());
+            println!("{case}: sealing adds {added:.0} ns a packet to the {plain:.0} of plain forwarding");
+        }
     }
 
     fn rows(&self) {
@@ -144,6 +151,27 @@ impl Report {
                 report.row(&entry.case, entry.implementation, unit, &entry.samples(get));
             }
         }
+        for (case, _, added) in self.added() {
+            report.row(&case, "portcullis-sealing", "ns_per_packet", &added);
+        }
+    }
+}
+
+impl Report {
+    /// By case with encryption: nanoseconds per packet of plain forwarding, and what sealing adds to them, round by round.
+    fn added(&self) -> Vec<(String, Samples, Samples)> {
+        let each = |round: &Measured| 1e9 / round.rate.max(1.0);
+        let pairs = self.entries.iter().filter_map(|sealed| {
+            let other = format!("plain/{}", sealed.case.strip_prefix("encrypt/")?);
+            let same = |entry: &&Entry| entry.case == other && entry.implementation == sealed.implementation;
+            let plain = self.entries.iter().find(same)?;
+            let mut added = Samples::new();
+            for (sealed, plain) in sealed.rounds.iter().zip(&plain.rounds) {
+                added.record((each(sealed) - each(plain)).max(0.0));
+            }
+            Some((sealed.case.clone(), plain.samples(each), added))
+        });
+        pairs.filter(|(.., added)| !added.is_empty()).collect()
     }
 }
 
