@@ -1,6 +1,7 @@
 //! What else is measured in the gateway's place: the kernel's own forwarding, without XDP, beside plain forwarding, and
 //! strongSwan with its ESP in user space beside encryption. Both get the gateway's core: the kernel by receive packet
-//! steering, charon by its affinity, with the same real-time priority.
+//! steering, charon by its affinity. Its priority stays what it is: a higher one, of real time or short of it, makes its
+//! threads wait for each other, and everything several times slower.
 
 use std::process::Command;
 use std::time::Duration;
@@ -96,9 +97,7 @@ fn strongswan(options: &Options, cases: &[Case], report: &mut Report) -> anyhow:
     place.gateway.ip("link set ipsec0 mtu 1500")?;
     steer(&place, "inside0")?;
     let pid = charon.process().pid().to_string();
-    for words in [["taskset", "-a", "-p", "2", &pid].as_slice(), &["chrt", "-a", "-f", "-p", "1", &pid]] {
-        place.gateway.run(words)?;
-    }
+    place.gateway.run(["taskset", "-a", "-p", &format!("{:x}", 1 << GATEWAY_CORE), &pid])?;
     let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
     rig.face(Mode::Encrypt);
     for case in cases {
