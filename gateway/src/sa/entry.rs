@@ -287,14 +287,14 @@ impl Outbound {
 mod slotted {
     use std::ops::Range;
 
-    use super::{Inbound, Outbound, Received, ReplayWindow, Slotted};
+    use super::{Inbound, Outbound, ReplayWindow, Slotted};
 
     // SAFETY: `repr(C)`, the state first and never used, no `Drop`. A new replay window is blank behind its first line,
     // and what is written of it is what it uses.
     unsafe impl Slotted for Inbound {
         #[cfg(not(loom))]
         const BLANK: Range<usize> = {
-            let start = std::mem::offset_of!(Self, received) + std::mem::offset_of!(Received, replay);
+            let start = std::mem::offset_of!(Self, received) + std::mem::offset_of!(super::Received, replay);
             start + ReplayWindow::HEAD..start + size_of::<ReplayWindow>()
         };
         #[cfg(loom)]
