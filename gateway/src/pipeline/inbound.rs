@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, take};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -93,19 +93,11 @@ pub(super) fn open<'a>(
 fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) -> Openings<'a> {
     let mut openings = Openings::new();
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    let mut sas = ArrayVec::<Option<&'a Inbound>, BATCH>::new();
-    let mut last = None;
-    for arrival in arrivals.about.iter().take(BATCH) {
-        // The next packet of a run has the same SA.
-        if last == Some(arrival.place) {
-            sas.push(sas.last().copied().flatten());
-        } else {
-            last = Some(arrival.place);
-            let sa = context.shared.sas.inbound_at(&context.guard, arrival.place);
-            sa.inspect(|sa| sa.prefetch());
-            sas.push(sa);
-        }
-    }
+    let places = arrivals.about.iter().take(BATCH).map(|arrival| arrival.place);
+    let sas = look_up(places, |place| {
+        let sa = context.shared.sas.inbound_at(&context.guard, place);
+        sa.inspect(|sa| sa.prefetch())
+    });
     for ((frame, arrival), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&sas) {
         openings.push(match find(*sa, frame, &arrival.outer) {
             Ok((sa, sequence)) => {

@@ -22,6 +22,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use arrayvec::ArrayVec;
 use portcullis_ipsec::TenantId;
 
 use crate::coarse::Coarse;
@@ -332,6 +333,15 @@ impl Clear {
         Self { flow, info, policy: None, place, tenant, origin }
     }
 
+    /// The policy that covers it, as the worker remembers it.
+    #[inline(always)]
+    fn policy<'p>(&'p self, flows: &'p mut FlowCache, policies: &Snapshot) -> Option<&'p Arc<PolicyEntry>> {
+        match &self.policy {
+            Some(policy) => Some(policy),
+            None => flows.lookup(policies, self.tenant, &self.flow, self.place as usize),
+        }
+    }
+
     /// Whether we forward it as a router: neither the host, who does so itself, nor a second time after
     /// fragmentation.
     #[inline]
@@ -344,6 +354,27 @@ impl Clear {
     fn expires(&self) -> bool {
         self.counts_down() && self.info.ttl() <= 1
     }
+}
+
+/// What is found under each name of a batch, looked up once for names that follow each other.
+#[inline(always)]
+fn look_up<N: Copy + PartialEq, T: Copy>(
+    names: impl Iterator<Item = N>,
+    mut find: impl FnMut(N) -> Option<T>,
+) -> ArrayVec<Option<T>, BATCH> {
+    let mut found = ArrayVec::new();
+    let mut last = None;
+    for name in names {
+        match last {
+            Some((before, value)) if before == name => found.push(value),
+            _ => {
+                let value = find(name);
+                found.push(value);
+                last = Some((name, value));
+            }
+        }
+    }
+    found
 }
 
 /// Moves the first `count` frames to the end of another list.

@@ -11,7 +11,7 @@ use portcullis_aead as aead;
 use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, take, trouble, uniform};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, look_up, take, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -88,19 +88,10 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
         references.push(reference);
         fates.push(fate);
     }
-    let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
-    let mut last = None;
-    for reference in &references {
-        // The next packet of a run goes the same way.
-        if *reference != last {
-            last = *reference;
-            let sa = reference.and_then(|reference| context.shared.sas.outbound(&context.guard, reference));
-            sa.inspect(|sa| sa.prefetch());
-            sas.push(sa);
-        } else {
-            sas.push(sas.last().copied().flatten());
-        }
-    }
+    let sas = look_up(references.iter().copied(), |reference| {
+        let sa = context.shared.sas.outbound(&context.guard, reference?);
+        sa.inspect(|sa| sa.prefetch())
+    });
     for (((packet, reference), sa), fate) in packets.iter().zip(&references).zip(&sas).zip(fates) {
         if reference.is_some() {
             *fate = match *sa {
@@ -120,13 +111,9 @@ enum Way {
 
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
-    let Clear { flow, tenant, .. } = packet;
+    let flow = &packet.flow;
     let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
-    let policy = match &packet.policy {
-        Some(policy) => Some(policy),
-        None => context.flows.lookup(context.policies, *tenant, flow, packet.place as usize),
-    };
-    let Some(policy) = policy else {
+    let Some(policy) = packet.policy(context.flows, context.policies) else {
         return if from_tunnel { Ok(Way::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
@@ -174,11 +161,7 @@ fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs
 /// The SA went between the policy's answer and now.
 #[cold]
 fn no_sa(context: &mut Context<'_>, packet: &Clear) -> Fate {
-    let policy = match &packet.policy {
-        Some(policy) => Some(policy),
-        None => context.flows.lookup(context.policies, packet.tenant, &packet.flow, packet.place as usize),
-    };
-    if let Some(policy) = policy {
+    if let Some(policy) = packet.policy(context.flows, context.policies) {
         context.shared.events.acquire(policy, &packet.flow);
     }
     Fate::Dropped(DropReason::NoSa)

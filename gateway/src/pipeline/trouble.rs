@@ -18,8 +18,7 @@ pub(super) fn expired(context: &mut Context<'_>, frame: Frame, about: &Clear) {
 pub(super) fn too_big_for_tunnel(context: &mut Context<'_>, frame: Frame, about: &Clear, limit: usize) {
     let Clear { origin, tenant, .. } = *about;
     // The pieces may lack what the policy looks at.
-    let known = context.flows.lookup(context.policies, tenant, &about.flow, about.place as usize).cloned();
-    let policy = about.policy.clone().or(known);
+    let policy = about.policy(context.flows, context.policies).cloned();
     for frame in pieces(context, frame, about, limit) {
         match wire::read(frame.packet()) {
             Ok((flow, info)) => {
