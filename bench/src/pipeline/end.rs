@@ -11,15 +11,15 @@ use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
-use portcullis_gateway::installer::{Installer, ProtectionSink};
+use portcullis_gateway::installer::Installer;
 use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared};
-use portcullis_gateway::policy::{PolicyTable, ProtectedPrefixes};
+use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::Mac;
 use portcullis_ipsec::{
-    AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Policy,
-    PolicyAction, PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
+    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub(crate) const OUTSIDE: PortIndex = PortIndex(0);
@@ -64,16 +64,6 @@ impl FrameSource for NoFrames {
     }
 }
 
-struct NoSink;
-
-impl ProtectionSink for NoSink {
-    fn protect(&self, _: &ProtectedPrefixes) -> Result<(), InstallError> {
-        Ok(())
-    }
-
-    fn unprotect(&self, _: &ProtectedPrefixes) {}
-}
-
 impl End {
     pub(crate) fn new(side: Side, engine: Engine, sas: u32) -> anyhow::Result<Self> {
         let reclaimer = Reclaimer::new(1);
@@ -91,7 +81,7 @@ impl End {
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().context("a place for the one worker")?;
         let pipeline = Pipeline::new(Arc::new(shared), Arc::clone(&counters), reader, 42);
-        let installer = Installer::new(table, policies, events, Box::new(NoSink), Box::new(|| Coarse(0)));
+        let installer = Installer::new(table, policies, events, Box::new(()), Box::new(|| Coarse(0)));
         Ok(Self { side, installer, pipeline, counters, out: Output::default() })
     }
 

@@ -7,8 +7,8 @@ use std::time::Instant;
 use portcullis_aead::{Algorithm, Engine};
 use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::events::EventBoard;
-use portcullis_gateway::installer::{Installer, ProtectionSink};
-use portcullis_gateway::policy::{PolicyTable, ProtectedPrefixes};
+use portcullis_gateway::installer::Installer;
+use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::sa::{OutboundRef, SaTable};
 use portcullis_ipsec::{
     InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin, SaInstaller, Spi,
@@ -153,23 +153,13 @@ struct ThroughInstaller {
     next: usize,
 }
 
-struct NoSink;
-
-impl ProtectionSink for NoSink {
-    fn protect(&self, _added: &ProtectedPrefixes) -> Result<(), InstallError> {
-        Ok(())
-    }
-
-    fn unprotect(&self, _removed: &ProtectedPrefixes) {}
-}
-
 impl ThroughInstaller {
     fn new(pairs: usize) -> anyhow::Result<Self> {
         const POLICIES: usize = 256;
         let sas = Arc::new(world::table(pairs)?);
         let policies = Arc::new(PolicyTable::new(POLICIES)?);
         let events = Arc::new(EventBoard::new(pairs, POLICIES, Box::new(|| {})));
-        let installer = Installer::new(sas, policies, events, Box::new(NoSink), Box::new(|| Coarse(1)));
+        let installer = Installer::new(sas, policies, events, Box::new(()), Box::new(|| Coarse(1)));
         let policies = (0..POLICIES)
             .map(|number| {
                 let InboundSa { local_ts, remote_ts, .. } = world::inbound(number);

@@ -32,6 +32,15 @@ pub trait ProtectionSink: Send + Sync {
     fn unprotect(&self, removed: &ProtectedPrefixes);
 }
 
+/// Nobody is told: there is nothing beside the workers.
+impl ProtectionSink for () {
+    fn protect(&self, _: &ProtectedPrefixes) -> Result<(), InstallError> {
+        Ok(())
+    }
+
+    fn unprotect(&self, _: &ProtectedPrefixes) {}
+}
+
 /// Installs SAs and policies. Shared by the control plane, the dataplane's housekeeping and its status.
 pub struct Installer {
     sas: Arc<SaTable>,

@@ -21,15 +21,15 @@ use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
-use portcullis_gateway::installer::{Installer, ProtectionSink};
+use portcullis_gateway::installer::Installer;
 use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, Waiting};
-use portcullis_gateway::policy::{PolicyTable, ProtectedPrefixes};
+use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
+    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -101,16 +101,6 @@ impl std::fmt::Debug for Outcome {
         let (held, drops) = (self.held.len(), &self.drops);
         write!(f, "sent {lengths:?}, to the kernel {to_kernel:?}, held {held}, dropped {drops:?}")
     }
-}
-
-struct NoSink;
-
-impl ProtectionSink for NoSink {
-    fn protect(&self, _: &ProtectedPrefixes) -> Result<(), InstallError> {
-        Ok(())
-    }
-
-    fn unprotect(&self, _: &ProtectedPrefixes) {}
 }
 
 /// One CHILD SA as one end sees it.
@@ -286,7 +276,7 @@ impl Rig {
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
         let pipeline = Pipeline::new(Arc::new(shared), Arc::clone(&counters), reader, 42);
-        let installer = Installer::new(sas, policies, events, Box::new(NoSink), Box::new(|| Coarse(0)));
+        let installer = Installer::new(sas, policies, events, Box::new(()), Box::new(|| Coarse(0)));
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
