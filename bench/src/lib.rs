@@ -3,6 +3,7 @@
 
 pub mod crypto;
 pub mod forward;
+mod mixture;
 pub mod pipeline;
 pub mod report;
 mod steady;

@@ -21,6 +21,24 @@ pub struct Output {
     pub markdown: bool,
 }
 
+/// How much of a bench runs: flatten it into its options, beside [`Output`].
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Scope {
+    /// Fewer or shorter samples, and fewer cases: under a minute
+    #[arg(long)]
+    pub quick: bool,
+    /// Only cases whose name contains this
+    #[arg(long)]
+    pub only: Option<String>,
+}
+
+impl Scope {
+    /// Whether a case of that name is to run.
+    pub fn wants(&self, case: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| case.contains(only.as_str()))
+    }
+}
+
 /// The samples of one implementation in one case, and how many were not used.
 #[derive(Debug, Clone)]
 pub struct Samples {

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use portcullis_aead::{Algorithm, Engine, EngineKind};
 
-use crate::report::{Output, Report};
+use crate::mixture::Mixture;
+use crate::report::{Output, Report, Scope};
 use crate::steady::{Times, clock_overhead, frame, usual};
 pub(crate) use batch::Batch;
 pub(crate) use peers::{Absent, Peer};
@@ -34,29 +35,16 @@ const UNIT: &str = "ns_per_packet";
 pub struct Options {
     #[command(flatten)]
     output: Output,
-    /// Fewer samples: under a minute
-    #[arg(long)]
-    quick: bool,
-    /// Only cases that contain this, such as `seal/aes256gcm/64`
-    #[arg(long)]
-    only: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Measure the engine of these instructions beside aws-lc-rs, which the environment restricts
     #[arg(long, hide = true)]
     restricted: Option<Restriction>,
 }
 
-/// A mixture of packet sizes: octets of text, in the order in which they come.
-pub(crate) struct Mixture {
-    pub(crate) name: String,
-    pub(crate) sizes: Vec<usize>,
-}
-
-pub(crate) fn mixtures() -> Vec<Mixture> {
-    let single = |size: usize| Mixture { name: size.to_string(), sizes: vec![size] };
-    let mut mixtures: Vec<Mixture> = [64, 128, 256, 512, 1024, 1424, 8960].into_iter().map(single).collect();
-    let imix = vec![64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 64, 576];
-    mixtures.push(Mixture { name: "imix".into(), sizes: imix });
-    mixtures
+/// The sizes that texts are measured in.
+pub(crate) fn mixtures() -> impl Iterator<Item = Mixture> {
+    [64, 128, 256, 512, 1024, 1424, 8960].into_iter().map(Mixture::single).chain([Mixture::imix()])
 }
 
 /// Runs and prints it.
@@ -83,11 +71,11 @@ fn measure_all(
     report: &mut Report,
     peers: impl Fn(Algorithm) -> anyhow::Result<Vec<Result<Box<dyn Peer>, peers::Absent>>>,
 ) -> anyhow::Result<()> {
-    let turns = if options.quick { 1_500 } else { 10_000 };
+    let turns = if options.scope.quick { 1_500 } else { 10_000 };
     for (algorithm, name) in [(Algorithm::Aes256Gcm, "aes256gcm"), (Algorithm::Aes128Gcm, "aes128gcm")] {
         for mixture in mixtures() {
             let cases = ["seal", "open"].map(|way| format!("{prefix}{way}/{name}/{}", mixture.name));
-            if options.only.as_ref().is_some_and(|only| !cases.iter().any(|case| case.contains(only))) {
+            if !cases.iter().any(|case| options.scope.wants(case)) {
                 continue;
             }
             let peers = peers(algorithm).context("setting the peers up")?;

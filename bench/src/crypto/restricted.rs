@@ -65,10 +65,10 @@ impl Restriction {
         let switches = [
             (options.output.json, "--json"),
             (options.output.markdown, "--markdown"),
-            (options.quick, "--quick"),
+            (options.scope.quick, "--quick"),
         ];
         command.args(switches.into_iter().filter_map(|(set, name)| set.then_some(name)));
-        if let Some(only) = &options.only {
+        if let Some(only) = &options.scope.only {
             command.args(["--only", only]);
         }
         let status =

@@ -20,10 +20,10 @@ pub(crate) fn run(options: &Options, tx: &str, rx: &str) -> anyhow::Result<()> {
     let mut report = Report::new(options.output);
     for _ in 0..options.rounds() {
         for mode in Mode::ALL {
-            for mixture in mixtures(options.quick) {
+            for mixture in mixtures(options.scope.quick) {
                 let case = Case { mode, mixture, sas: 1, rekeys: 0 };
                 let name = case.name();
-                if !options.wants(&name) {
+                if !options.scope.wants(&name) {
                     continue;
                 }
                 let peers = vec![PeerSa { spi: spi_of(0, 0), next: 1 }];

@@ -32,7 +32,8 @@ use measure::Rig;
 use report::Report;
 use traffic::Plan;
 
-use crate::report::Output;
+use crate::mixture::Mixture;
+use crate::report::{Output, Scope};
 
 /// Cores of generator and sink, and of the worker.
 pub(crate) const TRAFFIC_CORE: usize = 0;
@@ -43,12 +44,8 @@ pub(crate) const GATEWAY_CORE: usize = 1;
 pub struct Options {
     #[command(flatten)]
     output: Output,
-    /// Fewer cases and shorter trials: under a minute
-    #[arg(long)]
-    quick: bool,
-    /// Only cases that contain this, such as `encrypt/64/1sa`
-    #[arg(long)]
-    only: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Length of a trial in milliseconds [default: 500, with --quick 200]
     #[arg(long)]
     trial: Option<u64>,
@@ -74,31 +71,20 @@ pub struct Options {
 
 impl Options {
     fn trial(&self) -> Duration {
-        Duration::from_millis(self.trial.unwrap_or(if self.quick { 200 } else { 500 }))
+        Duration::from_millis(self.trial.unwrap_or(if self.scope.quick { 200 } else { 500 }))
     }
 
     fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
-    }
-
-    fn wants(&self, case: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| case.contains(only))
+        self.rounds.unwrap_or(if self.scope.quick { 1 } else { 3 })
     }
 }
 
-/// A mixture of packet sizes: octets of the IP packet in clear, in the order in which they come.
-#[derive(Debug, Clone)]
-pub(crate) struct Mixture {
-    pub(crate) name: &'static str,
-    pub(crate) sizes: Vec<usize>,
-}
-
+/// The sizes that IP packets are sent in.
 fn mixtures(quick: bool) -> Vec<Mixture> {
-    let mixture = |name, sizes: &[usize]| Mixture { name, sizes: sizes.to_vec() };
-    let mut mixtures = vec![mixture("64", &[64]), mixture("1424", &[1424])];
+    let mut mixtures = vec![Mixture::single(64), Mixture::single(1424)];
     if !quick {
-        mixtures.insert(1, mixture("512", &[512]));
-        mixtures.push(mixture("imix", &[64, 576, 64, 64, 576, 64, 1424, 64, 576, 64, 64, 576]));
+        mixtures.insert(1, Mixture::single(512));
+        mixtures.push(Mixture::imix());
     }
     mixtures
 }
@@ -182,7 +168,7 @@ pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow:
     let mut rig = Rig::new(&place, Duration::ZERO, 0.0, false)?;
     rig.face(mode);
     let mut gateway = Gateway::start(&place, mode, 3, GATEWAY_CORE)?;
-    let mixture = Mixture { name: "any", sizes: vec![64, 65, 66, 67, 512, 1424] };
+    let mixture = Mixture { name: "any".into(), sizes: vec![64, 65, 66, 67, 512, 1424] };
     let case = Case { mode, mixture, sas: 3, rekeys: 0 };
     // The time is only a limit; the last packet is waited for no longer than one that cannot come.
     let patience = Duration::from_secs(if spoilt.is_some() { 1 } else { 20 });
@@ -196,14 +182,14 @@ pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow:
 
 fn cases(options: &Options, mode: Mode, sas: u32) -> Vec<Case> {
     let mut cases = Vec::new();
-    for mixture in mixtures(options.quick) {
+    for mixture in mixtures(options.scope.quick) {
         for rekeys in [0, options.rekeys] {
             let case = Case { mode, mixture: mixture.clone(), sas, rekeys };
             // There is nothing to rekey; and in a hurry the many SAs and the rekeys are shown once.
             let pointless = rekeys > 0 && mode == Mode::Plain;
             let dear = (sas > 1 && !(sas == 1_000 && mode == Mode::Encrypt && mixture.name == "64"))
                 || (rekeys > 0 && sas == 1);
-            if !(pointless || options.quick && dear) && options.wants(&case.name()) {
+            if !(pointless || options.scope.quick && dear) && options.scope.wants(&case.name()) {
                 cases.push(case);
             }
         }

@@ -32,8 +32,8 @@ pub(crate) fn measure(
 ) -> anyhow::Result<()> {
     let cases = |mode| {
         let of = |mixture| Case { mode, mixture, sas: 1, rekeys: 0 };
-        let cases = mixtures(options.quick).into_iter().map(of);
-        cases.filter(|case| options.wants(&case.name())).collect::<Vec<_>>()
+        let cases = mixtures(options.scope.quick).into_iter().map(of);
+        cases.filter(|case| options.scope.wants(&case.name())).collect::<Vec<_>>()
     };
     for case in cases(Mode::Plain) {
         if let Err(error) = linux(place, rig, &case, report) {

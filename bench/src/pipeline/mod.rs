@@ -19,8 +19,9 @@ use portcullis_gateway::frame::Frame;
 use portcullis_gateway::route::PortIndex;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4};
 
-use crate::crypto::{BATCH, Batch, Mixture, ipsec_mb, mixtures};
-use crate::report::{Output, Report};
+use crate::crypto::{BATCH, Batch, ipsec_mb, mixtures};
+use crate::mixture::Mixture;
+use crate::report::{Output, Report, Scope};
 use crate::steady::{self, Times};
 use end::{End, INSIDE, OUTSIDE, SOURCE, Side, destination};
 
@@ -42,12 +43,8 @@ const BATCHES: usize = 4;
 pub struct Options {
     #[command(flatten)]
     output: Output,
-    /// Fewer samples and SAs: under a minute
-    #[arg(long)]
-    quick: bool,
-    /// Only cases that contain this, such as `encrypt/64/1`
-    #[arg(long)]
-    only: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Only with so many SAs
     #[arg(long)]
     sas: Option<u32>,
@@ -63,14 +60,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let kind =
         wanted.map(|name| EngineKind::from_name(name).with_context(|| format!("no engine is called {name}")));
     let engine = Engine::select(kind.transpose()?)?;
-    let counts: &[u32] = if options.quick { &[1, 1_000, 100_000] } else { &[1, 1_000, 100_000, 1_000_000] };
-    let turns = if options.quick { 1_000 } else { 5_000 };
+    let counts: &[u32] =
+        if options.scope.quick { &[1, 1_000, 100_000] } else { &[1, 1_000, 100_000, 1_000_000] };
+    let turns = if options.scope.quick { 1_000 } else { 5_000 };
     let mut report = Report::new("pipeline", options.output).with_baseline("ipsec-mb");
     for &sas in options.sas.as_ref().map_or(counts, std::slice::from_ref) {
         let mut ends = None;
         for mixture in mixtures() {
             let cases = ["encrypt", "decrypt"].map(|way| format!("{way}/{}/{sas}", mixture.name));
-            if options.only.as_ref().is_some_and(|only| !cases.iter().any(|case| case.contains(only))) {
+            if !cases.iter().any(|case| options.scope.wants(case)) {
                 continue;
             }
             let ends = match &mut ends {

@@ -125,8 +125,12 @@ fn subjects(world: &World) -> anyhow::Result<Vec<Subject<'_>>> {
     let mut prefetching = reader()?;
     let prefetched = Box::new(move |touch| ours_prefetched(world, &mut prefetching, spis.next(), touch));
     let mut spis = Walk::new(&world.spis, 1);
-    let mut plain = reader()?;
-    let unprefetched = Box::new(move |touch| ours_plain(world, &mut plain, spis.next(), touch));
+    let mut alone = reader()?;
+    let unprefetched = Box::new(move |touch| {
+        plain(&mut alone, spis.next(), |guard, spi| {
+            world.sas.inbound(guard, spi).map(|sa| read_entry(sa.spi.get(), sa.key(), touch))
+        })
+    });
     let mut spis = Walk::new(&world.spis, 2);
     let locked = Box::new(move |touch| locked(world, spis.next(), touch));
     let mut spis = Walk::new(&world.spis, 3);
@@ -146,8 +150,12 @@ fn subjects(world: &World) -> anyhow::Result<Vec<Subject<'_>>> {
     let outbound =
         Box::new(move |touch| outbound_prefetched(world, &mut prefetching, references.next(), touch));
     let mut references = Walk::new(&world.references, 5);
-    let mut plain = reader()?;
-    let outbound_plain = Box::new(move |touch| outbound_plain(world, &mut plain, references.next(), touch));
+    let mut alone = reader()?;
+    let outbound_plain = Box::new(move |touch| {
+        plain(&mut alone, references.next(), |guard, reference| {
+            world.sas.outbound(guard, reference).map(|sa| read_entry(sa.spi.get(), sa.key(), touch))
+        })
+    });
     Ok(vec![
         subject("inbound", "portcullis", ours, prefetched),
         subject("inbound", "portcullis-unprefetched", ours, unprefetched),
@@ -191,7 +199,7 @@ fn ours_prefetched(world: &World, reader: &mut Reader, spis: &[u32], touch: Touc
     sum
 }
 
-/// A batch as the pipeline looks it up (see `sa::prefetch`), and a quiescent point.
+/// A batch as the pipeline looks it up (see [`prefetch`]), and a quiescent point.
 pub(crate) fn inbound_batch(world: &World, reader: &mut Reader, batch: &[u32], touch: Touch) -> u64 {
     let sas = &world.sas;
     let mut places = [sas.locate(0); BATCH];
@@ -235,22 +243,21 @@ fn use_all<'a, T: 'a>(
     sum
 }
 
-fn ours_plain(world: &World, reader: &mut Reader, spis: &[u32], touch: Touch) -> u64 {
+/// One after another, nothing asked for before: `find` looks up, and gives back what it has read.
+fn plain<N: Copy>(reader: &mut Reader, names: &[N], find: impl Fn(&Guard<'_>, N) -> Option<u64>) -> u64 {
     let mut sum = 0;
-    for batch in spis.chunks(BATCH) {
+    for batch in names.chunks(BATCH) {
         let guard = reader.guard();
-        for &spi in batch {
-            if let Some(sa) = world.sas.inbound(&guard, spi) {
-                sum += u64::from(sa.spi.get());
-                if touch == Touch::Key {
-                    sum += read_key(sa.key());
-                }
-            }
-        }
+        sum += batch.iter().filter_map(|&name| find(&guard, name)).sum::<u64>();
         reader.quiescent();
     }
     reader.offline();
     sum
+}
+
+/// Reads a word of an entry's first line, and the key if that is to be touched.
+fn read_entry(word: u32, key: &Key, touch: Touch) -> u64 {
+    u64::from(word) + if touch == Touch::Key { read_key(key) } else { 0 }
 }
 
 fn outbound_prefetched(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
@@ -262,24 +269,6 @@ fn outbound_prefetched(world: &World, reader: &mut Reader, references: &[Outboun
         let guard = reader.guard();
         let found = batch.iter().map(|&reference| sas.outbound(&guard, reference));
         sum += use_all(found, touch, |sa| (u64::from(sa.spi.get()), sa.key()));
-        reader.quiescent();
-    }
-    reader.offline();
-    sum
-}
-
-fn outbound_plain(world: &World, reader: &mut Reader, references: &[OutboundRef], touch: Touch) -> u64 {
-    let mut sum = 0;
-    for batch in references.chunks(BATCH) {
-        let guard = reader.guard();
-        for &reference in batch {
-            if let Some(sa) = world.sas.outbound(&guard, reference) {
-                sum += u64::from(sa.spi.get());
-                if touch == Touch::Key {
-                    sum += read_key(sa.key());
-                }
-            }
-        }
         reader.quiescent();
     }
     reader.offline();

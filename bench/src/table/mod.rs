@@ -19,7 +19,7 @@ mod world;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::report::{Output, Report};
+use crate::report::{Output, Report, Scope};
 use crate::steady::stay_on_one_core;
 
 /// Lookups between two quiescent points.
@@ -30,21 +30,11 @@ pub(crate) const BATCH: usize = 32;
 pub struct Options {
     #[command(flatten)]
     output: Output,
-    /// Fewer samples: under a minute
-    #[arg(long)]
-    quick: bool,
-    /// Only the parts whose name contains this: lookup, latency, install, memory
-    #[arg(long)]
-    only: Option<String>,
+    #[command(flatten)]
+    scope: Scope,
     /// Numbers of SAs, in place of 1, 1,000, 100,000 and 1,000,000
     #[arg(long, value_delimiter = ',')]
     sas: Vec<usize>,
-}
-
-impl Options {
-    fn wants(&self, part: &str) -> bool {
-        self.only.as_ref().is_none_or(|only| part.contains(only.as_str()))
-    }
 }
 
 /// Runs and prints it.
@@ -52,23 +42,33 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     stay_on_one_core()?;
     let mut report = Report::new("table", options.output).with_baseline("portcullis");
-    if options.wants("memory") {
-        memory::run(&mut report, if options.quick { 20_000 } else { 100_000 })?;
+    if options.scope.wants("memory") {
+        memory::run(&mut report, if options.scope.quick { 20_000 } else { 100_000 })?;
     }
-    if options.wants("install") {
-        install::run(&mut report, options.quick)?;
+    if options.scope.wants("install") {
+        install::run(&mut report, options.scope.quick)?;
     }
     let sizes = if options.sas.is_empty() { vec![1, 1_000, 100_000, 1_000_000] } else { options.sas.clone() };
     for sas in sizes {
-        if !options.wants("lookup") && !options.wants("latency") {
+        if !options.scope.wants("lookup") && !options.scope.wants("latency") {
             break;
         }
         let world = world::World::new(sas)?;
-        if options.wants("lookup") {
-            lookup::run(&mut report, &world, cores.get(1).copied(), if options.quick { 60 } else { 400 })?;
+        if options.scope.wants("lookup") {
+            lookup::run(
+                &mut report,
+                &world,
+                cores.get(1).copied(),
+                if options.scope.quick { 60 } else { 400 },
+            )?;
         }
-        if options.wants("latency") {
-            latency::run(&mut report, &world, cores.get(1).copied(), if options.quick { 10 } else { 60 })?;
+        if options.scope.wants("latency") {
+            latency::run(
+                &mut report,
+                &world,
+                cores.get(1).copied(),
+                if options.scope.quick { 10 } else { 60 },
+            )?;
         }
     }
     Ok(())
