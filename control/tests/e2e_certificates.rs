@@ -135,6 +135,23 @@ fn carries_traffic(sites: &Sites) -> Result<()> {
     Ok(())
 }
 
+/// Two sites under one CA, each with a key of that kind and a certificate: ours has the serial number 1, theirs 2.
+fn enrolled(name: &str, algorithm: &'static SignatureAlgorithm) -> Result<(Sites, Authority)> {
+    let (sites, root) = (Sites::new(name)?, Authority::root());
+    root.enroll(&sites.a, algorithm, A, 1);
+    root.enroll(&sites.b, algorithm, B, 2);
+    Ok((sites, root))
+}
+
+/// A tunnel brought up by us, taken down, and brought up by strongSwan.
+fn comes_up_from_both_ends(sites: &Sites, gateway: &Gateway, swan: &StrongSwan) -> Result<()> {
+    gateway.initiate("site/net", SOON)?;
+    carries_traffic(sites)?;
+    gateway.terminate("site")?;
+    swan.initiate("net", SOON)?;
+    carries_traffic(sites)
+}
+
 /// Whom the gateway takes its only peer for.
 fn remote_id(gateway: &Gateway) -> Result<Option<String>> {
     Ok(gateway.sas()?.into_iter().find_map(|sa| sa.remote_id))
@@ -142,10 +159,7 @@ fn remote_id(gateway: &Gateway) -> Result<Option<String>> {
 
 /// A tunnel with keys of one kind on both sides, brought up by us, taken down, and brought up by strongSwan.
 fn both_ways(name: &str, algorithm: &'static SignatureAlgorithm) -> Result<()> {
-    let sites = Sites::new(name)?;
-    let root = Authority::root();
-    root.enroll(&sites.a, algorithm, A, 1);
-    root.enroll(&sites.b, algorithm, B, 2);
+    let (sites, _) = enrolled(name, algorithm)?;
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, REMOTE))?;
     gateway.initiate("site/net", SOON)?;
@@ -189,17 +203,10 @@ fn constrained(
     theirs: (&str, &str),
     charon: &str,
 ) -> Result<()> {
-    let sites = Sites::new(name)?;
-    let root = Authority::root();
-    root.enroll(&sites.a, algorithm, A, 1);
-    root.enroll(&sites.b, algorithm, B, 2);
+    let (sites, _) = enrolled(name, algorithm)?;
     let swan = StrongSwan::start_with(&sites.b, &swanctl(theirs.0, theirs.1), charon)?;
     let gateway = gateway(&sites.a, toml(ours.0, ours.1))?;
-    gateway.initiate("site/net", SOON)?;
-    carries_traffic(&sites)?;
-    gateway.terminate("site")?;
-    swan.initiate("net", SOON)?;
-    carries_traffic(&sites)
+    comes_up_from_both_ends(&sites, &gateway, &swan)
 }
 
 #[test]
@@ -231,19 +238,12 @@ fn an_intermediate_ca_is_sent_along_both_ways() -> Result<()> {
     }
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, "auth = \"pubkey\", cacerts = \"root.pem\""))?;
-    gateway.initiate("site/net", SOON)?;
-    carries_traffic(&sites)?;
-    gateway.terminate("site")?;
-    swan.initiate("net", SOON)?;
-    carries_traffic(&sites)
+    comes_up_from_both_ends(&sites, &gateway, &swan)
 }
 
 #[test]
 fn a_subject_is_an_identity_both_ways() -> Result<()> {
-    let sites = Sites::new("subject")?;
-    let root = Authority::root();
-    root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
-    root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
+    let (sites, _) = enrolled("subject", &rcgen::PKCS_ECDSA_P256_SHA256)?;
     let named = |text: String| {
         text.replace("\"a.example\"", "\"C=CH, CN=a.example\"")
             .replace("\"b.example\"", "\"c=ch, cn=*\"")
@@ -262,10 +262,7 @@ fn a_subject_is_an_identity_both_ways() -> Result<()> {
 
 #[test]
 fn raw_public_keys_authenticate_both_ways() -> Result<()> {
-    let sites = Sites::new("rawkeys")?;
-    let root = Authority::root();
-    root.enroll(&sites.a, &rcgen::PKCS_ED25519, A, 1);
-    root.enroll(&sites.b, &rcgen::PKCS_ED25519, B, 2);
+    let (sites, _) = enrolled("rawkeys", &rcgen::PKCS_ED25519)?;
     for (host, other) in [(&sites.a, &sites.b), (&sites.b, &sites.a)] {
         put(host, "pubkey/peer.pub", &fs::read_to_string(other.dir().join("pubkey/own.pub")).unwrap());
         fs::remove_dir_all(host.dir().join("x509ca")).unwrap();
@@ -274,11 +271,7 @@ fn raw_public_keys_authenticate_both_ways() -> Result<()> {
     let swan = StrongSwan::start(&sites.b, &theirs)?;
     let ours = toml("auth = \"pubkey\", pubkeys = \"own.pub\"", "auth = \"pubkey\", pubkeys = \"peer.pub\"");
     let gateway = gateway(&sites.a, ours)?;
-    gateway.initiate("site/net", SOON)?;
-    carries_traffic(&sites)?;
-    gateway.terminate("site")?;
-    swan.initiate("net", SOON)?;
-    carries_traffic(&sites)
+    comes_up_from_both_ends(&sites, &gateway, &swan)
 }
 
 /// Both sides try; ours must say `code`, and no SA may be left.
@@ -297,10 +290,7 @@ fn is_refused(sites: &Sites, gateway: &Gateway, swan: &StrongSwan, code: &str) -
 
 #[test]
 fn a_revoked_certificate_is_refused_as_soon_as_the_crl_is_there() -> Result<()> {
-    let sites = Sites::new("revoked")?;
-    let root = Authority::root();
-    root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
-    root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
+    let (sites, root) = enrolled("revoked", &rcgen::PKCS_ECDSA_P256_SHA256)?;
     put(&sites.a, "x509crl/root.crl", &root.crl(3));
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, "auth = \"pubkey\", revocation = \"strict\""))?;
@@ -314,10 +304,7 @@ fn a_revoked_certificate_is_refused_as_soon_as_the_crl_is_there() -> Result<()> 
 
 #[test]
 fn our_own_revoked_certificate_is_refused_by_strongswan_and_we_say_so() -> Result<()> {
-    let sites = Sites::new("revokedus")?;
-    let root = Authority::root();
-    root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
-    root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
+    let (sites, root) = enrolled("revokedus", &rcgen::PKCS_ECDSA_P256_SHA256)?;
     put(&sites.b, "x509crl/root.crl", &root.crl(1));
     let _swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, REMOTE))?;

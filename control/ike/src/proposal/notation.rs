@@ -19,21 +19,23 @@ pub struct ProposalError {
 
 #[derive(Clone, Copy)]
 enum Keyword {
-    Encr128,
-    Encr256,
     Prf(Prf),
     Ke(KeMethod),
     Esn(bool),
 }
 
-/// The first keyword of each meaning is the one that is printed.
+/// Encryption in an IKE SA; ESP's is in [`esp`].
+const IKE_ENCR: &[(&str, IkeAead)] = &[
+    ("aes128gcm16", IkeAead::Aes128Gcm16),
+    ("aes128gcm", IkeAead::Aes128Gcm16),
+    ("aes128gcm128", IkeAead::Aes128Gcm16),
+    ("aes256gcm16", IkeAead::Aes256Gcm16),
+    ("aes256gcm", IkeAead::Aes256Gcm16),
+    ("aes256gcm128", IkeAead::Aes256Gcm16),
+];
+
+/// What IKE and ESP have in common. The first keyword of each meaning is the one that is printed.
 const KEYWORDS: &[(&str, Keyword)] = &[
-    ("aes128gcm16", Keyword::Encr128),
-    ("aes128gcm", Keyword::Encr128),
-    ("aes128gcm128", Keyword::Encr128),
-    ("aes256gcm16", Keyword::Encr256),
-    ("aes256gcm", Keyword::Encr256),
-    ("aes256gcm128", Keyword::Encr256),
     ("prfsha256", Keyword::Prf(Prf::HmacSha256)),
     ("prfsha384", Keyword::Prf(Prf::HmacSha384)),
     ("prfsha512", Keyword::Prf(Prf::HmacSha512)),
@@ -78,7 +80,7 @@ fn keyword(text: &str) -> Result<Keyword, ProposalError> {
     if let Some((_, keyword)) = KEYWORDS.iter().find(|(name, _)| *name == text) {
         return Ok(*keyword);
     }
-    let names = KEYWORDS.iter().map(|(name, _)| *name);
+    let names = IKE_ENCR.iter().map(|(name, _)| *name).chain(KEYWORDS.iter().map(|(name, _)| *name));
     let nearest = names.map(|name| (strsim::damerau_levenshtein(text, name), name)).min();
     match nearest {
         Some((distance, name)) if distance <= 2 && !is_strongswans(text) => {
@@ -135,9 +137,11 @@ impl FromStr for IkeProposal {
     fn from_str(text: &str) -> Result<Self, ProposalError> {
         let mut proposal = Self { encr: Vec::new(), prf: Vec::new(), ke: Vec::new() };
         for word in text.split('-') {
+            if let Some((_, encr)) = IKE_ENCR.iter().find(|(name, _)| *name == word) {
+                once(&mut proposal.encr, *encr);
+                continue;
+            }
             match keyword(word)? {
-                Keyword::Encr128 => once(&mut proposal.encr, IkeAead::Aes128Gcm16),
-                Keyword::Encr256 => once(&mut proposal.encr, IkeAead::Aes256Gcm16),
                 Keyword::Prf(prf) => once(&mut proposal.prf, prf),
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
                 Keyword::Esn(_) => {
@@ -168,8 +172,6 @@ impl FromStr for EspProposal {
                 continue;
             }
             match keyword(word)? {
-                // Taken by the words above.
-                Keyword::Encr128 | Keyword::Encr256 => {}
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
                 Keyword::Esn(esn) => once(&mut proposal.esn, esn),
                 Keyword::Prf(_) => {

@@ -115,10 +115,7 @@ impl Answering {
         if base.doomed || base.superseded.is_some() || established.rekeys_ike() {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
         }
-        let syntax = |missing| {
-            let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
-            Refused::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure))
-        };
+        let syntax = |missing| Refused::lacking(cx, base, missing);
         let found =
             ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
         let nonce_i = found.nonce.ok_or("a nonce").map_err(syntax)?.to_vec();
@@ -326,6 +323,12 @@ impl Refused {
     pub(in crate::engine) fn with(notify_type: u16, data: Vec<u8>, failure: Option<Failure>) -> Box<Self> {
         let notify = Notify { protocol: Protocol::Other(0), spi: Vec::new(), notify_type, data };
         Box::new(Self { notify, failure })
+    }
+
+    /// For a request that lacks this.
+    pub(in crate::engine) fn lacking(cx: &Context, base: &Base, missing: &'static str) -> Box<Self> {
+        let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
+        Self::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure))
     }
 
     /// Answers with it.

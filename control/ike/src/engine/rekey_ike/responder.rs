@@ -63,10 +63,7 @@ impl Answering {
         if base.doomed || base.superseded.is_some() || established.has_half_open_children() {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
         }
-        let syntax = |missing| {
-            let failure = base.about(cx).missing("CREATE_CHILD_SA", missing);
-            Refused::with(notify::INVALID_SYNTAX, Vec::new(), Some(failure))
-        };
+        let syntax = |missing| Refused::lacking(cx, base, missing);
         let found = InitPayloads::parse(payloads).map_err(syntax)?;
         let ours = cx.connection(base.connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
         let (suite, number) =
