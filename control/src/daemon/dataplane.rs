@@ -21,6 +21,8 @@ pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
     let (names, policies): (Vec<_>, Vec<_>) = config.policies().into_iter().unzip();
     let mut wanted = translate(config);
     wanted.policies = policies;
+    // Behind those that belong to children with SAs, so that numbers and names go in step.
+    wanted.policies.extend_from_slice(&config.shunts);
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
     Ok((dataplane, ids.into_iter().zip(names).collect()))
 }
@@ -34,7 +36,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         frames: gateway.frames,
         frame_size: gateway.frame_size,
         max_sas: gateway.max_sas,
-        max_policies: children + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
+        max_policies: children + config.shunts.len() + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
         tun: gateway.tun.clone(),
         pin_dir: gateway.pin_dir.clone(),
         engine: gateway.aead_engine,
