@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,6 +167,8 @@ pub struct ChildConfig {
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.
     pub lifetime: ChildLifetime,
+    /// Precedence of its policies: lower goes first; `None`: by their selectors.
+    pub priority: Option<NonZeroU32>,
 }
 
 /// A connection (swanctl's `connections.NAME`).

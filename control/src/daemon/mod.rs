@@ -82,8 +82,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ),
         None => None,
     };
-    let (started, children) = dataplane::start(&config)?;
-    let in_force = InForce::new(source, text, &config, &children);
+    let (started, policies) = dataplane::start(&config)?;
+    let in_force = InForce::new(source, text, policies);
+    let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);

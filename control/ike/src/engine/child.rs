@@ -441,6 +441,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
             remote_ts: remote.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: cx.child(base.connection, agreed.child).and_then(|child| child.priority),
         }),
     }
 }

@@ -113,6 +113,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         start_action: StartAction::None,
         replay_window: 64,
         lifetime: ChildLifetime::default(),
+        priority: None,
     }
 }
 
