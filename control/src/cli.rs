@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod explain;
 mod pki;
 mod print;
 mod top;
@@ -50,6 +51,8 @@ enum Command {
     /// Ask the running daemon.
     #[command(flatten)]
     Ask(Ask),
+    /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
+    Explain(explain::ExplainArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Man { dir } => man(&dir),
         Command::Doctor(args) => doctor::run(&args),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };
@@ -156,7 +160,10 @@ fn report(error: &anyhow::Error) {
             eprintln!("{finding}");
         }
     }
-    eprintln!("portcullis: {error:#}");
+    match error.downcast_ref().and_then(explain::of_error) {
+        Some(verdict) => eprint!("{verdict}"),
+        None => eprintln!("portcullis: {error:#}"),
+    }
 }
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {

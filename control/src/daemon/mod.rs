@@ -13,6 +13,7 @@ mod service;
 mod sockets;
 mod threads;
 mod traffic;
+mod verdicts;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
@@ -36,7 +37,7 @@ pub use ike::{Snapshot, Stopping};
 pub use traffic::Carried;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target};
+use crate::api::types::{Drops, IkeSa, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::metrics::{self, Measured};
 
@@ -153,6 +154,11 @@ impl Daemon {
     /// Gives the IKE engine a command and waits until it is done.
     pub async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
         self.ike.command(command).await
+    }
+
+    /// Verdicts about a connection or an address, or all of them; newest first.
+    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Stopping> {
+        Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
     }
 
     /// Whether a connection and child of that name are configured.
