@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod doctor;
 pub mod explain;
+pub mod import;
 pub mod logging;
 mod metrics;
 pub mod pki;

@@ -30,6 +30,7 @@
 
 mod agenda;
 mod api;
+mod authorization;
 mod channel;
 mod child;
 mod children;
@@ -61,6 +62,7 @@ use std::time::{Duration, Instant};
 use portcullis_ipsec::Spi;
 
 pub use api::*;
+pub use authorization::Authorization;
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
