@@ -150,7 +150,7 @@ fn draw_failures(frame: &mut Frame<'_>, area: Rect, top: &Top) {
     let lines = failures.flat_map(|failure| {
         let verdict = &failure.verdict;
         let connection = verdict.connection.as_deref().unwrap_or("-");
-        let peer = verdict.peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
+        let peer = verdict.peer.map(|peer| peer.to_string()).unwrap_or_default();
         [
             Line::from(vec![
                 Span::raw(format!("{:>5} ago ", duration(failure.seconds_ago))),

@@ -346,6 +346,13 @@ impl About {
             .fix(Fix::libreswan("ikev2", "yes"))
     }
 
+    pub(super) fn older_version(&self, major: u8) -> Verdict {
+        let peer = self.peer();
+        self.fail(Reason::VersionMismatch, format!("{peer} began with IKEv{major}, and we speak IKEv2 alone"))
+            .fix(Fix::strongswan("", "version", "2"))
+            .fix(Fix::libreswan("ikev2", "yes"))
+    }
+
     pub(super) fn not_installed(&self, child: &str, error: &InstallError) -> Verdict {
         self.fail(
             Reason::InstallFailed,

@@ -519,7 +519,7 @@ impl State {
             Self::Established(state) => state.handle_timeout(cx, base, now),
             Self::Deleting(state) => state.handle_timeout(cx, base, now),
             state if state.half_open() && base.half_open_deadline(cx) <= now => {
-                Err(Closed::failed(base.about(cx).half_open_expired(&base)))
+                Err(Closed::failed(base.about(cx).half_open_expired(base)))
             }
             state => Ok(state),
         }
