@@ -217,7 +217,7 @@ fn yes(condition: bool) -> &'static str {
 
 /// Connections and their addresses.
 impl About {
-    pub(super) fn no_connection_for(&self, local: SocketAddr, connections: &[ConnectionConfig]) -> Verdict {
+    pub(super) fn no_connection_for(&self, local: SocketAddr, connections: &[&ConnectionConfig]) -> Verdict {
         let (peer, local) = (self.remote.map(|remote| remote.ip()), local.ip());
         let allows = |allowed: &[AddressMatch], addr| {
             allowed.is_empty() || allowed.iter().any(|own| own.contains(addr))

@@ -15,7 +15,7 @@
 //! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -46,6 +46,7 @@ mod index;
 mod informational;
 mod lifetime;
 mod negotiation;
+mod reconfigure;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -63,6 +64,7 @@ use portcullis_ipsec::Spi;
 
 pub use api::*;
 pub use authorization::Authorization;
+pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
@@ -330,7 +332,7 @@ impl Engine {
 
     /// It is not answered, but a peer of ours that speaks IKEv1 is a misconfiguration that somebody looks for.
     fn an_older_version(&mut self, local: SocketAddr, remote: SocketAddr, major: u8) {
-        let candidates = connections::candidates(&self.cx.config.connections, local.ip(), remote.ip());
+        let candidates = connections::candidates(&self.cx, local.ip(), remote.ip());
         let Some(connection) = candidates.first().map(|index| self.cx.connection_name(*index)) else {
             return;
         };
@@ -406,6 +408,7 @@ impl Engine {
                 Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
                     self.give_way(now, connection, child, remote);
+                    self.end_if_outdated_child(now, connection, child);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -416,7 +419,10 @@ impl Engine {
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
                     self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
-                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::Authenticated { id } => {
+                    self.authenticated(now, id);
+                    self.end_if_outdated(now, id);
+                }
                 Effect::Born { base, state, replaced } => {
                     let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
                     let id = sa.base.id;

@@ -81,11 +81,12 @@ pub(in crate::engine) fn admit(
             return Admission::Answered(answer(found, notify::COOKIE, cookie));
         }
     }
-    let candidates = connections::candidates(&cx.config.connections, inbound.local.ip(), inbound.remote.ip());
+    let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
     match choose(cx, &candidates, &init) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-            Admission::Refused(octets, about.no_connection_for(inbound.local, &cx.config.connections))
+            let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
+            Admission::Refused(octets, about.no_connection_for(inbound.local, &connections))
         }
         Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
