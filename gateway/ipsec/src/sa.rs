@@ -16,6 +16,9 @@ impl Spi {
         if value > 255 { Some(Self(value)) } else { None }
     }
 
+    /// The lowest that is not reserved.
+    pub const MIN: Self = Self(256);
+
     /// The value in host byte order.
     pub const fn get(self) -> u32 {
         self.0
