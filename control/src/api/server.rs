@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::types::{ApiError, ChildSa, Drops, IkeSa, Status, Target};
+use super::types::{ApiError, ChildSa, Drops, IkeSa, PoolStatus, Status, Target};
 use crate::daemon::{Daemon, Stopping};
 
 /// Waited for a command unless the caller says otherwise.
@@ -60,6 +60,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
@@ -84,6 +85,10 @@ async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refu
 
 async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
 }
 
 async fn initiate(

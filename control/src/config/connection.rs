@@ -11,17 +11,18 @@ use portcullis_ike::config::{
     AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
     RemoteMethod, SharedKey, StartAction, Unique,
 };
+use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
 
 use super::credentials::Store;
 use super::lifetime;
+use super::pools;
 use super::reader::Section;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
     "version",
-    "vips",
     "aggressive",
     "pull",
     "dscp",
@@ -34,7 +35,6 @@ const LATER_CONNECTION: &[&str] = &[
     "ppk_id",
     "ppk_required",
     "keyingtries",
-    "pools",
     "if_id_in",
     "if_id_out",
     "mediation",
@@ -83,9 +83,11 @@ pub(super) fn from_root(
     root: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
+    pools: &[PoolConfig],
 ) -> Vec<ConnectionConfig> {
     let sections = root.named_sections("connections");
-    sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets, store)).collect()
+    let connection = |(name, section)| connection(name, &section, secrets, store, pools);
+    sections.into_iter().filter_map(connection).collect()
 }
 
 fn connection(
@@ -93,6 +95,7 @@ fn connection(
     section: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
+    pools: &[PoolConfig],
 ) -> Option<ConnectionConfig> {
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
@@ -105,6 +108,8 @@ fn connection(
     let unique = section.choice("unique", &policies).unwrap_or_default();
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
+    let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
+    let vips = pools::vips(section);
     let children = children(section);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
@@ -118,8 +123,11 @@ fn connection(
         dpd_delay,
         lifetime,
         unique,
+        pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
+        vips,
         children: children?,
     };
+    pools::check(section, &connection, &named_pools, pools);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
@@ -448,15 +456,22 @@ pub(super) fn known_selectors(
     selectors: &[Option<TrafficSelector>],
     addrs: &[AddressMatch],
 ) -> Option<Vec<TrafficSelector>> {
-    let mut known = Vec::new();
-    for selector in selectors {
-        match selector {
-            Some(selector) => known.push(*selector),
-            None => known.extend(addrs.iter().filter_map(|addr| match addr {
-                AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
-                _ => None,
-            })),
-        }
-    }
+    let fixed = addrs.iter().filter_map(|addr| match addr {
+        AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
+        _ => None,
+    });
+    filled(selectors, &fixed.collect::<Vec<_>>())
+}
+
+/// The selectors with `dynamic` replaced by others; `None` if nothing is left.
+pub(super) fn filled(
+    selectors: &[Option<TrafficSelector>],
+    dynamic: &[TrafficSelector],
+) -> Option<Vec<TrafficSelector>> {
+    let fill = |selector: &Option<TrafficSelector>| match selector {
+        Some(selector) => vec![*selector],
+        None => dynamic.to_vec(),
+    };
+    let known: Vec<TrafficSelector> = selectors.iter().flat_map(fill).collect();
     (!known.is_empty()).then_some(known)
 }

@@ -7,6 +7,7 @@ mod dataplane;
 mod handshake;
 mod ike;
 mod jobs;
+mod leases;
 mod liveness;
 pub(crate) mod report;
 mod service;
@@ -36,7 +37,7 @@ pub use ike::{Snapshot, Stopping};
 pub use traffic::Carried;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target};
+use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target};
 use crate::config::Config;
 use crate::metrics::{self, Measured};
 
@@ -48,6 +49,7 @@ pub struct Daemon {
     config: Config,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
@@ -92,12 +94,15 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         children,
         events: dataplane::watch_events(&dataplane)?,
         traffic: Arc::clone(&traffic),
+        pools: (config.pools.clone(), config.gateway.state_dir.clone()),
+        tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let (ike, engine_task) = shell.start();
+    let (ike, leases, engine_task) = shell.start()?;
     let daemon = Arc::new(Daemon {
         config,
         dataplane,
         ike,
+        leases,
         traffic,
         stuck: Mutex::default(),
         since: Instant::now(),
@@ -198,6 +203,11 @@ impl Daemon {
         Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref()))
     }
 
+    /// For `portcullis pools`.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        report::pools(&self.leases.usage(), &self.leases.leases())
+    }
+
     /// For `portcullis drops`.
     pub fn drops(&self) -> Drops {
         report::drops(&self.dataplane.stats())
@@ -211,6 +221,7 @@ impl Daemon {
             config: &self.config,
             started: self.started,
             sas: report::sas(&snapshot, installer.as_ref()),
+            pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),

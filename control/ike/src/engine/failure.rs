@@ -1,6 +1,8 @@
 //! Failures in plain words: what the peer asked for, what we would have taken, the difference, what to change.
 //! One function a cause, so that every text is found in one place.
 
+mod addresses;
+
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 
