@@ -11,8 +11,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use portcullis_ipsec::AddressRange;
 
-use crate::config::Identity;
-
 /// A pool (swanctl's `pools.NAME`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolConfig {
@@ -55,8 +53,6 @@ impl Attributes {
 pub struct Grant {
     /// Addresses for this peer; one of each family counts.
     pub addresses: Vec<IpAddr>,
-    /// Pools to take addresses from instead of the connection's.
-    pub pools: Vec<String>,
     /// What it is told besides.
     pub attributes: Attributes,
 }
@@ -64,8 +60,8 @@ pub struct Grant {
 /// A peer asks for addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddressRequest {
-    /// Who asks.
-    pub identity: Identity,
+    /// Who asks: its identity as [`crate::config::Identity`] prints it, or its name within EAP.
+    pub identity: String,
     /// Names of the pools, in order of preference.
     pub pools: Vec<String>,
     /// What it asks for, one of each family at most: an address, unspecified if it takes any.
@@ -101,7 +97,7 @@ pub struct Binding {
     pub pool: String,
     /// The address.
     pub address: IpAddr,
-    /// Whose; as [`Identity`] prints it.
+    /// Whose; see [`AddressRequest::identity`].
     pub identity: String,
 }
 
@@ -158,9 +154,7 @@ impl Pools {
     /// Gives a peer what it asks for, as far as that goes.
     pub fn assign(&mut self, request: &AddressRequest) -> Assignment {
         let AddressRequest { identity, pools, wanted, grant } = request;
-        let names = if grant.pools.is_empty() { pools } else { &grant.pools };
         let mut assignment = Assignment { attributes: grant.attributes.clone(), ..Assignment::default() };
-        let identity = identity.to_string();
         for wanted in wanted {
             let same_family = |addr: &IpAddr| addr.is_ipv4() == wanted.is_ipv4();
             if assignment.leases.iter().any(|lease| same_family(&lease.address)) {
@@ -174,13 +168,13 @@ impl Pools {
                 .filter(|index| {
                     let config = self.pools.get(*index).map(|pool| &pool.config);
                     config.is_some_and(|config| {
-                        names.contains(&config.name) && same_family(&config.addrs.start())
+                        pools.contains(&config.name) && same_family(&config.addrs.start())
                     })
                 })
                 .collect();
-            for index in self.by_preference(fitting, names, &identity) {
+            for index in self.by_preference(fitting, pools, identity) {
                 let Some(pool) = self.pools.get_mut(index) else { continue };
-                match pool.lease(&identity, *wanted) {
+                match pool.lease(identity, *wanted) {
                     Some((address, new)) => {
                         let name = pool.config.name.clone();
                         if new {
@@ -196,7 +190,7 @@ impl Pools {
         }
         // What a pool tells goes with its address, but a name server of the other family is of use too.
         for pool in &self.pools {
-            if names.contains(&pool.config.name) {
+            if request.pools.contains(&pool.config.name) {
                 assignment.attributes.add(&pool.config.attributes);
             }
         }
@@ -407,7 +401,7 @@ mod tests {
 
     fn request(identity: &str, wanted: &[&str]) -> AddressRequest {
         AddressRequest {
-            identity: Identity::Fqdn(identity.to_owned()),
+            identity: identity.to_owned(),
             pools: vec!["ra".to_owned(), "ra6".to_owned()],
             wanted: wanted.iter().map(|addr| addr.parse().unwrap()).collect(),
             grant: Grant::default(),

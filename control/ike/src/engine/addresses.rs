@@ -26,8 +26,6 @@ pub(super) struct Addresses {
     pub(super) leases: Vec<Lease>,
     /// Ours, from the peer.
     pub(super) own: Vec<IpAddr>,
-    /// What the peer's authentication brought.
-    pub(super) grant: Grant,
 }
 
 impl Addresses {
@@ -39,7 +37,6 @@ impl Addresses {
     pub(super) fn add(&mut self, other: Self) {
         self.leases.extend(other.leases);
         self.own.extend(other.own);
-        self.grant = other.grant;
     }
 
     /// The IKE SA has ended.
@@ -175,8 +172,8 @@ impl Wish {
         let (Some(connection), Some(identity)) = (cx.connection(base.connection), &base.remote_id) else {
             return Self::None;
         };
-        let grant = &base.addresses.grant;
-        if connection.pools.is_empty() && grant.addresses.is_empty() && grant.pools.is_empty() {
+        let authorization = &base.authorization;
+        if connection.pools.is_empty() && authorization.addresses.is_empty() {
             return Self::None;
         }
         let wanted = find(payloads, ConfigurationType::Request).map(wanted).unwrap_or_default();
@@ -184,10 +181,13 @@ impl Wish {
             return if needs_address(connection) { Self::Missing } else { Self::None };
         }
         Self::Asks(Box::new(AddressRequest {
-            identity: identity.clone(),
+            identity: authorization.eap_id.clone().unwrap_or_else(|| identity.to_string()),
             pools: connection.pools.clone(),
             wanted,
-            grant: grant.clone(),
+            grant: Grant {
+                addresses: authorization.addresses.clone(),
+                attributes: Attributes { dns: authorization.dns.clone(), ..Attributes::default() },
+            },
         }))
     }
 }

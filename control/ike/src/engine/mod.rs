@@ -12,11 +12,11 @@
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
 //! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
-//! they share of message IDs and encryption, `addresses` what a peer is given out of
-//! our pools and what it gives us, `child` how a CHILD SA is agreed on and installed, `children` what becomes
+//! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
+//! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -32,6 +32,7 @@
 mod addresses;
 mod agenda;
 mod api;
+mod authorization;
 mod channel;
 mod child;
 mod children;
@@ -47,6 +48,7 @@ mod index;
 mod informational;
 mod lifetime;
 mod negotiation;
+mod reconfigure;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -64,6 +66,8 @@ use portcullis_ipsec::Spi;
 
 pub use addresses::any_or_exactly;
 pub use api::*;
+pub use authorization::Authorization;
+pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
@@ -393,6 +397,7 @@ impl Engine {
                 Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
                     self.give_way(now, connection, child, remote);
+                    self.end_if_outdated_child(now, connection, child);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -409,7 +414,10 @@ impl Engine {
                     }
                     Ok(state)
                 }),
-                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::Authenticated { id } => {
+                    self.authenticated(now, id);
+                    self.end_if_outdated(now, id);
+                }
                 Effect::Born { base, state, replaced } => {
                     let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
                     let id = sa.base.id;

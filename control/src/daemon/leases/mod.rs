@@ -152,7 +152,6 @@ fn lock(pools: &Mutex<Pools>) -> MutexGuard<'_, Pools> {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_ike::config::Identity;
     use portcullis_ike::pools::{AddressRequest, Attributes, Grant};
     use portcullis_ipsec::AddressRange;
 
@@ -165,7 +164,7 @@ mod tests {
 
     fn assign(owner: &mut Owner, identity: &str) -> String {
         let request = AddressRequest {
-            identity: Identity::Fqdn(identity.to_owned()),
+            identity: identity.to_owned(),
             pools: vec!["ra".to_owned()],
             wanted: vec![[0, 0, 0, 0].into()],
             grant: Grant::default(),

@@ -138,7 +138,7 @@ fn a_full_pool_refuses_the_child_and_is_named() {
     let mut world = world(5);
     for identity in ["x", "y"] {
         let request = crate::pools::AddressRequest {
-            identity: id(identity),
+            identity: identity.to_owned(),
             pools: vec!["ra".to_owned(), "ra6".to_owned()],
             wanted: vec![addr("0.0.0.0"), addr("::")],
             grant: Default::default(),
