@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::{Constraint, Credential, Trust};
@@ -166,6 +166,8 @@ pub struct ChildConfig {
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.
     pub lifetime: ChildLifetime,
+    /// Its mode, and how its packets are treated.
+    pub options: SaOptions,
 }
 
 /// A connection (swanctl's `connections.NAME`).

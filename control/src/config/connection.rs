@@ -15,8 +15,8 @@ use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
 
 use super::credentials::Store;
-use super::lifetime;
 use super::reader::Section;
+use super::{lifetime, options};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -69,11 +69,7 @@ const LATER_CHILD: &[&str] = &[
     "if_id_out",
     "label",
     "label_mode",
-    "tfc_padding",
     "hw_offload",
-    "copy_df",
-    "copy_ecn",
-    "copy_dscp",
     "close_action",
     "per_cpu_sas",
 ];
@@ -368,11 +364,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\"");
-    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!("\"{}\" is not supported by this version (expected \"tunnel\")", mode.value);
-        section.error(mode.span, "mode", message);
-    }
+    let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
             let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
@@ -390,6 +382,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         start_action,
         replay_window,
         lifetime,
+        options,
     })
 }
 

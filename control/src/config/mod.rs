@@ -10,6 +10,7 @@ mod diagnostic;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
 mod reader;
 mod secrets;
 

@@ -29,7 +29,7 @@ use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -110,6 +110,7 @@ pub struct Child {
     pub esn: bool,
     pub udp: bool,
     pub outer_v6: bool,
+    pub options: SaOptions,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
 }
@@ -122,6 +123,7 @@ impl Child {
             esn: true,
             udp: false,
             outer_v6: false,
+            options: SaOptions::default(),
             local_ts: networks(a),
             remote_ts: networks(b),
         }
@@ -320,6 +322,7 @@ impl Rig {
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: child.options,
         };
         self.installer.install_inbound(spi, sa).unwrap();
         spi
@@ -333,6 +336,7 @@ impl Rig {
             endpoints: child.endpoints(self.number, peer),
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
+            options: child.options,
         };
         self.installer.activate_outbound(policy, pair, sa).unwrap();
     }

@@ -4,7 +4,7 @@
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 
-use portcullis_ipsec::{InstallError, TrafficSelector};
+use portcullis_ipsec::{InstallError, Mode, TrafficSelector};
 
 use super::api::Failure;
 use crate::auth::{HashAlgorithm, Rejection};
@@ -136,6 +136,23 @@ impl About {
         let line = self.line();
         let peer = self.peer();
         self.fail("TS_NO_OVERLAP", format!("{peer} accepts none of the traffic of child `{child}`: {} on our side to {} on its side; compare {line}.children.{child}.local_ts with the peer's remote_ts, and remote_ts with its local_ts", list(local), list(remote)))
+    }
+
+    pub(super) fn mode_refused(&self, child: &str, asked: Mode) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        match asked {
+            Mode::Transport => self.fail("CHILD_MODE_MISMATCH", format!("{peer} agreed to child `{child}` in tunnel mode alone, and {line}.children.{child}.mode asks for transport mode; set it to \"tunnel\", or the peer's mode to transport (both ends' selectors must be single addresses)")),
+            Mode::Tunnel => self.fail("PEER_MISBEHAVED", format!("{peer} answered for child `{child}` with transport mode, for which we did not ask; the peer is at fault")),
+        }
+    }
+
+    pub(super) fn mode_mismatch(&self, child: &str, asked: Mode) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        let asked = match asked {
+            Mode::Tunnel => "asks for tunnel mode",
+            Mode::Transport => "asks for transport mode with selectors that are not one address on each side",
+        };
+        self.fail("CHILD_MODE_MISMATCH", format!("{peer} {asked}, and {line}.children.{child}.mode is \"transport\"; set it to \"tunnel\", or the peer's mode to transport between single addresses"))
     }
 
     pub(super) fn selectors_wider_than_asked(

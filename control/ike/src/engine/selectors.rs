@@ -149,6 +149,7 @@ mod tests {
             start_action: StartAction::None,
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
+            options: portcullis_ipsec::SaOptions::default(),
         }
     }
 

@@ -14,6 +14,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod modes;
 mod nat;
 mod refusals;
 mod rekey_child;
