@@ -70,7 +70,7 @@ mod tests {
     fn segment(flags: u8, options: &[u8]) -> Vec<u8> {
         assert_eq!(options.len() % 4, 0);
         let mut segment = vec![0x12; 20];
-        segment[12] = ((20 + options.len()) / 4 << 4) as u8;
+        segment[12] = (((20 + options.len()) / 4) << 4) as u8;
         segment[13] = flags;
         segment[16..18].fill(0);
         segment.extend(options);

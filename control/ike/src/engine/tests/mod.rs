@@ -16,6 +16,7 @@ mod liveness;
 mod lossy;
 mod modes;
 mod nat;
+mod reconfigure;
 mod refusals;
 mod rekey_child;
 mod rekey_ike;
