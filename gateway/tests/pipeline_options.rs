@@ -10,9 +10,7 @@ use portcullis_gateway::drop::DropReason;
 use portcullis_gateway::pipeline::Ingress;
 use portcullis_gateway::route::NextHop;
 use portcullis_gateway::wire::{Checksum, Ipv4, Ipv6, decrement_ttl, flow, set_ecn, set_tos};
-use portcullis_ipsec::{
-    CopyDf, CopyDscp, EspAlgorithm, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding, TrafficSelector,
-};
+use portcullis_ipsec::{CopyDf, CopyDscp, EspAlgorithm, Fragmentation, MssClamp, SaOptions, TfcPadding};
 
 const FAMILIES: [bool; 2] = [false, true];
 
@@ -140,15 +138,9 @@ fn padding_hides_the_length_of_every_packet_and_comes_off_again() {
 
 /// The two gateways as hosts that talk to each other in transport mode.
 fn hosts(outer_v6: bool, udp: bool, algorithm: EspAlgorithm) -> (Rig, Rig) {
-    let own = |rig| vec![TrafficSelector::any(outside_address(rig, outer_v6))];
-    let options = SaOptions { mode: Mode::Transport, ..SaOptions::default() };
-    let child = Child { algorithm, udp, local_ts: own(1), remote_ts: own(2), ..child(outer_v6, options) };
     let (a, b) = (Rig::new(1), Rig::new(2));
-    for (rig, number) in [(&a, 1), (&b, 2)] {
-        let own = FAMILIES.map(|v6| TrafficSelector::any(outside_address(number, v6)).to_string());
-        rig.set_routes(&own.each_ref().map(|own| (own.as_str(), NextHop::Local)));
-    }
-    connect(&child, &a, &b);
+    let child = Child { algorithm, udp, ..child(outer_v6, SaOptions::default()) };
+    connect(&common::between_hosts(&child, &a, &b), &a, &b);
     (a, b)
 }
 

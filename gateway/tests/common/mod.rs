@@ -28,8 +28,8 @@ use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, Route
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, Mode, OutboundSa, Policy, PolicyAction, PolicyId,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Outcome {
 }
 
 /// One CHILD SA as one end sees it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Child {
     pub algorithm: EspAlgorithm,
     pub esn: bool,
@@ -448,6 +448,21 @@ pub fn connect(child: &Child, a: &Rig, b: &Rig) -> (Spi, Spi, PolicyId) {
     a.activate(child, b.number, a_policy, a_spi, b_spi, 1);
     b.activate(&mirrored, a.number, b_policy, b_spi, a_spi, 0);
     (a_spi, b_spi, a_policy)
+}
+
+/// A child in transport mode between the outside addresses of two rigs, which are then the hosts' own.
+pub fn between_hosts(child: &Child, a: &Rig, b: &Rig) -> Child {
+    let own = |rig: &Rig, v6| TrafficSelector::any(outside_address(rig.number, v6));
+    for rig in [a, b] {
+        let own = [false, true].map(|v6| own(rig, v6).to_string());
+        rig.set_routes(&own.each_ref().map(|own| (own.as_str(), NextHop::Local)));
+    }
+    Child {
+        local_ts: vec![own(a, child.outer_v6)],
+        remote_ts: vec![own(b, child.outer_v6)],
+        options: SaOptions { mode: Mode::Transport, ..child.options },
+        ..child.clone()
+    }
 }
 
 /// The fields of a test packet that tests care about.
