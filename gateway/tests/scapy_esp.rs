@@ -2,7 +2,12 @@
 //! ways, all four combinations of address families, raw and in UDP, with and without ESN, with every algorithm; in tunnel
 //! mode with every option of the outer header, and in transport mode with IPv4 options and IPv6 extension headers.
 
-#![expect(clippy::expect_used, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "where a test cannot go on it fails"
+)]
 
 mod common;
 
@@ -253,7 +258,7 @@ fn scapy_and_we_agree_on_transport_mode_both_ways() {
             let packet = Packet { src: us, dst: them, ..Packet::between(US, SCAPY, false, 100) };
             let packet = Packet { len: sizes.next(child.outer_v6), ..packet };
             let ours = with_options(&packet, number);
-            let sealed = rig.feed(Ingress::Kernel, &[ours.clone()]).only_sent(OUTSIDE).remove(0);
+            let sealed = rig.feed(Ingress::Kernel, std::slice::from_ref(&ours)).only_sent(OUTSIDE).remove(0);
             assert_eq!(scapy.ask("open", 2 * at, 0, &sealed), ours, "{child:?}");
             let theirs = with_options(&Packet { src: them, dst: us, ..packet }, number);
             let sealed = scapy.ask("seal", 2 * at + 1, number as u64 + 1, &theirs);
