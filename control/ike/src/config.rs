@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::{Constraint, Credential, Trust};
@@ -191,6 +191,8 @@ pub struct ChildConfig {
     pub lifetime: ChildLifetime,
     /// Precedence of its policies: lower goes first; `None`: by their selectors.
     pub priority: Option<NonZeroU32>,
+    /// Its mode, and how its packets are treated.
+    pub options: SaOptions,
 }
 
 /// A connection (swanctl's `connections.NAME`).

@@ -16,10 +16,8 @@ use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
-use super::lifetime;
-use super::pools;
 use super::reader::Section;
-use super::shunt;
+use super::{lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -68,11 +66,7 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "if_id_out",
     "label",
     "label_mode",
-    "tfc_padding",
     "hw_offload",
-    "copy_df",
-    "copy_ecn",
-    "copy_dscp",
     "close_action",
     "per_cpu_sas",
 ];
@@ -415,14 +409,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\", \"pass\" or \"drop\"");
-    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!(
-            "\"{}\" is not supported by this version (expected \"tunnel\", \"pass\" or \"drop\")",
-            mode.value
-        );
-        section.error(mode.span, "mode", message);
-    }
+    let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
             let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
@@ -442,6 +429,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         replay_window,
         lifetime,
         priority,
+        options,
     })
 }
 

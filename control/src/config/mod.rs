@@ -11,6 +11,7 @@ mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
 mod pools;
 mod reader;
 mod secrets;

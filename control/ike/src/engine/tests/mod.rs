@@ -15,6 +15,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod modes;
 mod nat;
 mod reconfigure;
 mod refusals;
