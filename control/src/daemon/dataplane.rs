@@ -46,6 +46,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
         policies: Vec::new(),
+        trap: gateway.trap,
         on_stop: gateway.on_stop,
     }
 }
