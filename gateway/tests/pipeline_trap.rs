@@ -26,8 +26,7 @@ fn come_up(a: &Rig, b: &Rig, child: &Child, remote_ts: &[TrafficSelector]) {
         action: PolicyAction::Protect,
         priority: None,
     };
-    let policy = a.installer.install_policy(policy).unwrap();
-    a.activate(&narrowed, b.number, policy, a_spi, b_spi, 1);
+    a.activate(&narrowed, b.number, a.install(policy), a_spi, b_spi, 1);
 }
 
 fn packets(count: usize) -> Vec<Packet> {
@@ -121,7 +120,7 @@ fn a_policy_that_asks_for_nothing_holds_nothing() {
         action: PolicyAction::Protect,
         priority: None,
     };
-    a.installer.install_policy(policy).unwrap();
+    a.install(policy);
     a.inside(&octets(&packets(2))).only_dropped(DropReason::NoSa, 2);
 }
 

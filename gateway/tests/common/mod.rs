@@ -333,6 +333,10 @@ impl Rig {
             action,
             priority: NonZeroU32::new(priority),
         };
+        self.install(policy)
+    }
+
+    pub fn install(&self, policy: Policy) -> PolicyId {
         self.installer.install_policy(policy).unwrap()
     }
 
