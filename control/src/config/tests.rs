@@ -128,7 +128,8 @@ fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
         ("site/never", PolicyAction::Discard, 10)
     );
     assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
-    assert_eq!(config.policies().len(), 1);
+    let in_force: Vec<String> = config.policies().into_iter().map(|(_, policy)| policy.name).collect();
+    assert_eq!(in_force, ["site/net", "site/never", "shunts/ssh"]);
 }
 
 #[test]
