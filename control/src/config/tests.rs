@@ -82,6 +82,20 @@ fn every_option_arrives_where_it_belongs() {
     assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
 }
 
+#[test]
+fn packets_wait_for_the_sa_that_they_ask_for_unless_told_otherwise() {
+    let trap =
+        |text: &str| parse(&with("on_stop = ", &format!("{text}\non_stop = "))).unwrap().0.gateway.trap;
+    let default = trap("");
+    assert_eq!((default.per_policy, default.in_all, default.seconds), (16, 1024, 5));
+    assert_eq!(trap("trap_packets = 0").per_policy, 0);
+    // At most a sixteenth of the frames.
+    let few = trap("frames = 512\ntrap_packets = 200\ntrap_time = \"30s\"");
+    assert_eq!((few.per_policy, few.in_all, few.seconds), (200, 32, 30));
+    let errors = errors(&with("on_stop = ", "trap_time = \"2m\"\non_stop = "));
+    assert!(errors[0].contains("trap_time: is out of range"), "{errors:?}");
+}
+
 const SHUNTS: &str = r#"
 [connections.shunts.children.ssh]
 local_ts = "10.1.0.0/24[tcp]"
@@ -115,7 +129,8 @@ fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
         ("site/never", PolicyAction::Discard, 10)
     );
     assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
-    assert_eq!(config.policies().len(), 1);
+    let in_force: Vec<String> = config.policies().into_iter().map(|(_, policy)| policy.name).collect();
+    assert_eq!(in_force, ["site/net", "site/never", "shunts/ssh"]);
 }
 
 #[test]
