@@ -52,7 +52,8 @@ fn a_flow_known_by_one_sa_is_refused_by_another_that_is_not_for_it() {
 fn a_known_flow_obeys_the_next_policy() {
     let mut pair = known();
     let (from, to) = ([ts("10.1.0.0/16")], [ts("10.2.0.0/16")]);
-    let discard = pair.b.policy_to(PolicyAction::Discard, &from, &to);
+    // One that goes before those that protect drops the way back, and with it the way there.
+    let discard = pair.b.policy_with(PolicyAction::Discard, 1, &to, &from);
     through(&mut pair, &[packet()]).only_dropped(DropReason::Discarded, 1);
     pair.b.installer.remove_policy(discard).unwrap();
     for _ in 0..3 {

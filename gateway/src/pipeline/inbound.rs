@@ -11,7 +11,7 @@ use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
 use super::egress::{self, Link, Reach};
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, take};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, special, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -278,15 +278,20 @@ fn unpack(
 ) -> Straight {
     let mut straight = Straight::default();
     let Openings { sas, verdicts, .. } = openings;
-    // Nothing overtakes what waits to be asked policy about.
-    let direct = clear.is_empty();
-    let tally = Tally::new(&context.shared.events);
+    // Nothing overtakes what waits to be asked policy about; and a policy that drops the way back is asked every time.
+    let direct = clear.is_empty() && !context.policies.discards_first();
+    let shared = context.shared;
+    let tally = Tally::new(&shared.events);
     let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
     for (((frame, arrival), sa), verdict) in
         arrivals.frames.iter_mut().zip(&arrivals.about).zip(&*sas).zip(verdicts)
     {
         let (Some(sa), Verdict::Good) = (sa, *verdict) else { continue };
-        *verdict = match esp::decapsulate_plain(frame, &arrival.outer, sa.algorithm()) {
+        let plain = match sa.special {
+            false => esp::decapsulate_plain(frame, &arrival.outer, sa.algorithm()),
+            true => None,
+        };
+        *verdict = match plain {
             Some((flow, info)) => deliveries.deliver(context, sa, arrival, frame, flow, info),
             None => deliveries.deliver_any(context, sa, arrival, frame),
         };
@@ -325,7 +330,11 @@ impl<'a> Deliveries<'a, '_> {
         arrival: &Arrival,
         frame: &mut Frame,
     ) -> Verdict {
-        match esp::decapsulate(frame, &arrival.outer, sa.algorithm()) {
+        let unpacked = match sa.special {
+            false => esp::decapsulate(frame, &arrival.outer, sa.algorithm()),
+            true => special::deliver(context, sa, &arrival.outer, frame),
+        };
+        match unpacked {
             Ok((flow, info)) => self.deliver(context, sa, arrival, frame, flow, info),
             Err(reason) => Verdict::Dropped(reason),
         }
@@ -375,7 +384,7 @@ impl<'a> Deliveries<'a, '_> {
         {
             return None;
         }
-        let link = egress::find_link(context, flow, Reach::Inside)?;
+        let link = egress::find_link(context, flow, Reach::Inside(DropReason::ClearToOutside))?;
         self.last = Some((*flow, arrival.place, link));
         Some(link)
     }

@@ -9,26 +9,31 @@ use portcullis_aead as aead;
 use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
-use super::{BATCH, Clear, Context, Origin, Packets, Straight, take, trouble};
+use super::special::{self, Narrow};
+use super::{BATCH, Clear, Context, Origin, Packets, Straight, cut, take, trapped, trouble};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::policy::FlowCache;
+use crate::policy::{FlowCache, Verdict};
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
 
 /// Packets of one SA that follow each other.
-struct Run<'a> {
-    sa: &'a Outbound,
+pub(super) struct Run<'a> {
+    pub(super) sa: &'a Outbound,
     reference: OutboundRef,
-    template: Template,
+    pub(super) template: Template,
+    /// Its packets are not simply put into the tunnel: see [`special`].
+    pub(super) special: bool,
     hop: NextHop,
     /// Where its sealed packets leave, if nothing but that is left to do.
     port: Option<PortIndex>,
+    /// Octets of the largest packet that passes the way to the peer.
+    mtu: usize,
     /// Octets of the largest inner packet that passes.
-    limit: usize,
+    pub(super) limit: usize,
     /// The next packet's sequence number, or why it gets none.
     sequence: Result<u64, DropReason>,
     /// What has been sealed, and its octets.
@@ -45,10 +50,14 @@ enum Fate {
         /// Known to lie within the SA's selectors.
         permitted: bool,
     },
+    /// Sealed with the run of that number, and then to be cut into fragments.
+    SealedToCut(u8),
     /// On in clear: out of a tunnel and not to go into another, or bypassed.
     Clear(Reach),
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
+    /// Kept until the SA that it has asked for comes up.
+    Trapped,
     /// Its TTL ends here.
     Expired,
     /// More octets than pass the tunnel of the run of that number.
@@ -105,6 +114,7 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
                 Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
             }
             Ok(Way::Clear(reach)) => Fate::Clear(reach),
+            Ok(Way::Trapped) => Fate::Trapped,
             Err(reason) => Fate::Dropped(reason),
         });
     }
@@ -120,6 +130,9 @@ fn look_ahead(context: &Context<'_>, packets: &[Clear]) {
     context.policies.prefetch(&wanted);
 }
 
+/// Where a packet goes that was let in, and that no policy takes further.
+const INSIDE: Reach = Reach::Inside(DropReason::ClearToOutside);
+
 /// What policy says of a packet that may go on.
 enum Way {
     /// Through this SA, if its selectors permit it, as may be known.
@@ -128,22 +141,28 @@ enum Way {
         permitted: bool,
     },
     Clear(Reach),
+    /// None yet: an SA was asked for.
+    Trapped,
 }
 
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
     let Clear { flow, place, tenant, .. } = packet;
+    // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
+    let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
+    if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
+        return Err(DropReason::Discarded);
+    }
     let recalled = match packet.pinned {
         None => context.flows.recall(context.policies, *tenant, flow, *place as usize),
         Some(pinned) => context.again.pinned(pinned).map(|policy| (Some(policy), 0)),
     };
-    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
     let Some((Some(policy), permitted)) = recalled else {
-        return if from_tunnel { Ok(Way::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
+        return if admitted { Ok(Way::Clear(INSIDE)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(Way::Clear(Reach::Inside));
+    if admitted && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(Way::Clear(INSIDE));
     }
     // Only a policy that protects is ever given an SA.
     if let Some(reference) = policy.outbound() {
@@ -152,10 +171,22 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
     match policy.action() {
         PolicyAction::Protect => {
             context.shared.events.acquire(policy, flow);
-            Err(DropReason::NoSa)
+            // A pinned policy is known for this batch alone.
+            let may_wait = policy.wants_sa() && packet.pinned.is_none();
+            if may_wait { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
         }
         PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
+        PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
         PolicyAction::Discard => Err(DropReason::Discarded),
+    }
+}
+
+/// Whether a policy that goes before those that protect drops the way back of a packet that came in.
+#[cold]
+fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
+    match context.policies.lookup(packet.tenant, &packet.flow.flow().reversed()) {
+        Verdict::Covered(policy) => policy.action() == PolicyAction::Discard,
+        Verdict::NoMatch => false,
     }
 }
 
@@ -190,8 +221,14 @@ impl<'a> Run<'a> {
             _ => None,
         };
         let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
-        let sequence = Err(DropReason::SequenceExhausted);
-        Ok(Self { sa, reference, template, hop, port, limit, sequence, packets: 0, octets: 0 })
+        let (special, sequence) = (false, Err(DropReason::SequenceExhausted));
+        let (packets, octets) = (0, 0);
+        let mut run =
+            Self { sa, reference, template, special, hop, port, mtu, limit, sequence, packets, octets };
+        if sa.special {
+            special::begin(&mut run, mtu);
+        }
+        Ok(run)
     }
 
     /// Takes sequence numbers for all its packets in one reservation. Those that are not sealed leave some unused, which
@@ -216,9 +253,9 @@ fn seal<'a>(
             Fate::Seal { run: number, permitted } => {
                 *fate = match runs.get_mut(usize::from(number)) {
                     Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
-                        Ok(parameters) => {
+                        Ok((parameters, sealed)) => {
                             batch.push(parameters.packet(run.sa.key(), frame));
-                            run.port.map_or(*fate, Fate::Send)
+                            sealed
                         }
                         Err(fate) => fate,
                     },
@@ -233,7 +270,8 @@ fn seal<'a>(
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped => {}
+            Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
         }
         if let Fate::Send(port) = *fate {
             straight.add(port);
@@ -251,7 +289,8 @@ fn seal<'a>(
     straight
 }
 
-/// Puts all headers around a packet that may go through the SA of a run; else says what becomes of it.
+/// Puts all headers around a packet that may go through the SA of a run, and says what becomes of it when it is sealed; or
+/// what becomes of it otherwise.
 #[inline(always)]
 fn encapsulate(
     flows: &mut FlowCache,
@@ -260,7 +299,7 @@ fn encapsulate(
     permitted: bool,
     frame: &mut Frame,
     about: &Clear,
-) -> Result<esp::AeadParameters, Fate> {
+) -> Result<(esp::AeadParameters, Fate), Fate> {
     if !permitted {
         if !run.sa.permits(&about.flow) {
             return Err(Fate::Dropped(DropReason::OutsideSa));
@@ -270,9 +309,11 @@ fn encapsulate(
     if about.expires() {
         return Err(Fate::Expired);
     }
-    if about.info.total_len() > run.limit {
-        return Err(Fate::TooBig(number));
-    }
+    let sealed = if about.info.total_len() > run.limit {
+        too_big(run, about, number)?
+    } else {
+        run.port.map_or(Fate::Seal { run: number, permitted }, Fate::Send)
+    };
     let sequence = run.sequence.map_err(Fate::Dropped)?;
     run.sequence = Ok(sequence + 1);
     run.packets += 1;
@@ -280,12 +321,27 @@ fn encapsulate(
     if about.counts_down() {
         decrement_ttl(frame.packet_mut());
     }
-    let parameters = run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence);
-    parameters.map_err(|reason| {
-        run.packets -= 1;
-        run.octets -= about.info.total_len() as u64;
-        Fate::Dropped(reason)
-    })
+    let encapsulated = match run.special {
+        false => run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence),
+        true => special::encapsulate(run, frame, about, sequence),
+    };
+    match encapsulated {
+        Ok(parameters) => Ok((parameters, sealed)),
+        Err(reason) => {
+            run.packets -= 1;
+            run.octets -= about.info.total_len() as u64;
+            Err(Fate::Dropped(reason))
+        }
+    }
+}
+
+/// What becomes of a packet that the tunnel is too narrow for: it is cut on one side of the engine or the other, if at all.
+#[cold]
+fn too_big(run: &Run<'_>, packet: &Clear, number: u8) -> Result<Fate, Fate> {
+    match special::narrow(&run.sa.options, run.limit, packet) {
+        Narrow::Before => Err(Fate::TooBig(number)),
+        Narrow::After => Ok(Fate::SealedToCut(number)),
+    }
 }
 
 /// The packet's run could not begin: perhaps its SA went between the policy's answer and now.
@@ -310,7 +366,15 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             }
             _ => context.drop(frame, DropReason::NoSa),
         },
+        Fate::SealedToCut(number) => match runs.get(usize::from(number)) {
+            Some(Ok(run)) => {
+                run.template.finish(&mut frame);
+                cut::send_in_pieces(context, frame, run.mtu, &run.hop);
+            }
+            _ => context.drop(frame, DropReason::NoSa),
+        },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
+        Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {
             let run = runs.get(usize::from(number)).and_then(|run| run.as_ref().ok());
@@ -324,7 +388,9 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
 #[cfg(test)]
 mod tests {
     use portcullis_aead::Engine;
-    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TunnelEndpoints};
+    use portcullis_ipsec::{
+        Encapsulation, EspAlgorithm, EspKey, OutboundSa, SaOptions, Spi, TunnelEndpoints,
+    };
 
     use super::*;
     use crate::sa::sequence::SequenceCounter;
@@ -342,6 +408,7 @@ mod tests {
             endpoints,
             local_ts: vec!["10.1.0.0/16".parse().unwrap()],
             remote_ts: vec!["10.2.0.0/16".parse().unwrap()],
+            options: SaOptions::default(),
         };
         let counter = SequenceCounter::starting_at(first, last);
         Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
@@ -350,8 +417,9 @@ mod tests {
     fn run(sa: &Outbound) -> Run<'_> {
         let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
         let (reference, sequence) = (OutboundRef::from_word(1 << 32).unwrap(), Err(DropReason::NoSa));
-        let (hop, port) = (NextHop::None, None);
-        Run { sa, reference, template, hop, port, limit: 1400, sequence, packets: 0, octets: 0 }
+        let (hop, port, packets, octets) = (NextHop::None, None, 0, 0);
+        let (special, mtu, limit) = (false, 1500, 1400);
+        Run { sa, reference, template, special, hop, port, mtu, limit, sequence, packets, octets }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use ipnet::IpNet;
-use portcullis_ipsec::{Flow, PolicyOrigin, PortRange, TenantId, TrafficSelector};
+use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin, PortRange, TenantId, TrafficSelector};
 
 use super::PolicyEntry;
 use crate::lpm::Lpm;
@@ -35,14 +35,29 @@ pub enum Verdict<'a> {
 pub struct Snapshot {
     /// Differs from that of every other snapshot of the same table.
     generation: u64,
-    tenants: BTreeMap<TenantId, Precedence>,
+    /// How many of them bypass.
+    bypassing: usize,
+    /// How many of them drop by a priority of their own.
+    discarding_first: usize,
+    tenants: BTreeMap<TenantId, Tiers>,
 }
 
-/// Negotiated policies go before configured ones.
-#[derive(Debug, Clone, Default)]
-struct Precedence {
-    negotiated: Lpm<Sources>,
-    configured: Lpm<Sources>,
+/// Policies of one precedence together, the first to be asked first. There are as many as there are different
+/// priorities: two where nobody has configured any.
+type Tiers = BTreeMap<Tier, Lpm<Sources>>;
+
+/// Lower goes first; of one priority, negotiated policies before configured ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tier {
+    priority: u32,
+    configured: bool,
+}
+
+impl Tier {
+    fn of(policy: &Policy) -> Self {
+        let configured = matches!(policy.origin, PolicyOrigin::Configured { .. });
+        Self { priority: policy.precedence(), configured }
+    }
 }
 
 /// More rules than these for one destination prefix are looked up in a trie.
@@ -153,12 +168,25 @@ impl Snapshot {
         self.generation
     }
 
-    /// The policy that covers a packet: negotiated before configured; then the longest destination prefix, the
-    /// longest source prefix, the narrower protocol and ports, and the one installed first.
+    /// Whether any policy bypasses anything.
+    #[inline(always)]
+    pub fn bypasses(&self) -> bool {
+        self.bypassing > 0
+    }
+
+    /// Whether any policy may drop what another one protects.
+    #[inline(always)]
+    pub fn discards_first(&self) -> bool {
+        self.discarding_first > 0
+    }
+
+    /// The policy that covers a packet: the lowest priority (see [`Policy::precedence`]); negotiated before configured;
+    /// then the longest destination prefix, the longest source prefix, the narrower protocol and ports, and the one
+    /// installed first.
     pub fn lookup(&self, tenant: TenantId, flow: &Flow) -> Verdict<'_> {
-        let Some(precedence) = self.tenants.get(&tenant) else { return Verdict::NoMatch };
-        let found = [&precedence.negotiated, &precedence.configured]
-            .into_iter()
+        let Some(tiers) = self.tenants.get(&tenant) else { return Verdict::NoMatch };
+        let found = tiers
+            .values()
             .find_map(|tries| tries.matches(flow.dst).find_map(|(_, sources)| sources.find(flow)));
         found.map_or(Verdict::NoMatch, |rule| Verdict::Covered(&rule.entry))
     }
@@ -168,8 +196,10 @@ impl Snapshot {
     pub(crate) fn prefetch<const N: usize>(&self, wanted: &ArrayVec<(TenantId, IpAddr), N>) {
         let mut ways = ArrayVec::<_, N>::new();
         for (tenant, dst) in wanted {
-            let Some(Precedence { negotiated, configured }) = self.tenants.get(tenant) else { continue };
-            let tries = if negotiated.is_empty() { configured } else { negotiated };
+            // Those that are asked first; the next tiers are asked of what these have nothing for.
+            let Some(tries) = self.tenants.get(tenant).and_then(|tiers| tiers.values().next()) else {
+                continue;
+            };
             ways.push((tries, *dst, tries.way(*dst)));
         }
         while ways.iter_mut().fold(false, |more, (_, _, way)| way.step() | more) {}
@@ -186,6 +216,8 @@ impl Snapshot {
     /// The next snapshot, with a policy that was installed as the `order`th.
     pub(super) fn with(&self, entry: &Arc<PolicyEntry>, order: u64) -> Self {
         let mut next = self.next();
+        next.bypassing += usize::from(entry.action() == PolicyAction::Bypass);
+        next.discarding_first += usize::from(discards_first(entry));
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, local, remote| {
             let rule = Rule::new(entry, order, local, remote);
@@ -202,6 +234,8 @@ impl Snapshot {
     /// The next snapshot, without the policy.
     pub(super) fn without(&self, entry: &Arc<PolicyEntry>) -> Self {
         let mut next = self.next();
+        next.bypassing -= usize::from(entry.action() == PolicyAction::Bypass);
+        next.discarding_first -= usize::from(discards_first(entry));
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, _, _| {
             let Some(sources) = tries.get_mut(destination) else { return };
@@ -210,22 +244,26 @@ impl Snapshot {
                 tries.remove(destination);
             }
         });
-        next.tenants
-            .retain(|_, precedence| !(precedence.negotiated.is_empty() && precedence.configured.is_empty()));
+        next.tenants.retain(|_, tiers| {
+            tiers.retain(|_, tries| !tries.is_empty());
+            !tiers.is_empty()
+        });
         next
     }
 
     fn next(&self) -> Self {
-        Self { generation: self.generation + 1, tenants: self.tenants.clone() }
+        Self { generation: self.generation + 1, ..self.clone() }
     }
 
     fn tries(&mut self, entry: &PolicyEntry) -> &mut Lpm<Sources> {
-        let precedence = self.tenants.entry(entry.policy().tenant).or_default();
-        match entry.policy().origin {
-            PolicyOrigin::Negotiated => &mut precedence.negotiated,
-            PolicyOrigin::Configured { .. } => &mut precedence.configured,
-        }
+        let tiers = self.tenants.entry(entry.policy().tenant).or_default();
+        tiers.entry(Tier::of(entry.policy())).or_default()
     }
+}
+
+/// Left to its action, it comes after everything that is protected.
+fn discards_first(entry: &PolicyEntry) -> bool {
+    entry.action() == PolicyAction::Discard && entry.policy().priority.is_some()
 }
 
 impl Rule {

@@ -12,10 +12,11 @@
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
 //! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
-//! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
+//! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
+//! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -28,8 +29,10 @@
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod addresses;
 mod agenda;
 mod api;
+mod authorization;
 mod channel;
 mod child;
 mod children;
@@ -45,6 +48,7 @@ mod index;
 mod informational;
 mod lifetime;
 mod negotiation;
+mod reconfigure;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -60,12 +64,16 @@ use std::time::{Duration, Instant};
 
 use portcullis_ipsec::Spi;
 
+pub use addresses::any_or_exactly;
 pub use api::*;
+pub use authorization::Authorization;
+pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
 use channel::{Linger, RequestDigest, digest, send};
 use context::{Context, Effect};
+use failure::About;
 use ike_sa_init::cookie::Cookies;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
@@ -299,6 +307,9 @@ impl Engine {
             _ => "malformed",
         };
         self.reject(remote, label, error.to_string());
+        if let MessageError::Version { major: major @ 1, .. } = error {
+            self.an_older_version(local, remote, *major);
+        }
         let Ok((header, ..)) = Header::parse(octets) else { return };
         if header.response {
             return;
@@ -320,6 +331,16 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// It is not answered, but a peer of ours that speaks IKEv1 is a misconfiguration that somebody looks for.
+    fn an_older_version(&mut self, local: SocketAddr, remote: SocketAddr, major: u8) {
+        let candidates = connections::candidates(&self.cx, local.ip(), remote.ip());
+        let Some(connection) = candidates.first().map(|index| self.cx.connection_name(*index)) else {
+            return;
+        };
+        let about = About { connection: Some(connection), remote: Some(remote) };
+        self.cx.event(Event::Failed(about.older_version(major)));
     }
 
     fn reject(&mut self, remote: SocketAddr, label: &'static str, detail: String) {
@@ -390,6 +411,7 @@ impl Engine {
                 Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
                     self.give_way(now, connection, child, remote);
+                    self.end_if_outdated_child(now, connection, child);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -400,7 +422,16 @@ impl Engine {
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
                     self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
-                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::AssignAddresses { id } => self.step(now, id, |mut state, cx, base| {
+                    if let State::Established(established) = &mut state {
+                        established.assign_addresses(cx, base);
+                    }
+                    Ok(state)
+                }),
+                Effect::Authenticated { id } => {
+                    self.authenticated(now, id);
+                    self.end_if_outdated(now, id);
+                }
                 Effect::Born { base, state, replaced } => {
                     let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
                     let id = sa.base.id;
