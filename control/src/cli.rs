@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod explain;
 mod import;
 mod pki;
 mod print;
@@ -52,6 +53,8 @@ enum Command {
     /// Ask the running daemon.
     #[command(flatten)]
     Ask(Ask),
+    /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
+    Explain(explain::ExplainArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
@@ -149,6 +152,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };
@@ -167,7 +171,10 @@ fn report(error: &anyhow::Error) {
             eprintln!("{finding}");
         }
     }
-    eprintln!("portcullis: {error:#}");
+    match error.downcast_ref().and_then(explain::of_error) {
+        Some(verdict) => eprint!("{verdict}"),
+        None => eprintln!("portcullis: {error:#}"),
+    }
 }
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {

@@ -81,9 +81,9 @@ impl Measured {
     /// Negotiations.
     fn ike(&self) -> Vec<Family> {
         let totals = &self.snapshot.totals;
-        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason code");
-        for ((connection, code), count) in &totals.failures {
-            failures = failures.with(&[("connection", connection), ("code", code)], *count);
+        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason");
+        for ((connection, reason), count) in &totals.failures {
+            failures = failures.with(&[("connection", connection), ("reason", reason.code())], *count);
         }
         let mut last =
             Family::gauge("last_failure_timestamp_seconds", "When an exchange last failed, since the epoch");

@@ -143,8 +143,8 @@ pub struct GatewayStatus {
     pub interfaces: Vec<InterfaceStatus>,
     /// The packet balance of all workers.
     pub packets: PacketBalance,
-    /// Failed exchanges, newest first.
-    pub failures: Vec<Failure>,
+    /// Verdicts of failed exchanges, newest first.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// An interface of a running gateway.
@@ -185,13 +185,17 @@ impl PacketBalance {
     }
 }
 
-/// A failed exchange.
+/// A failed exchange, as `portcullis explain --json` shows it.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Failure {
-    /// Its stable code.
-    pub code: String,
-    /// What happened and what to change.
-    pub explanation: String,
+pub struct Verdict {
+    /// Its stable reason.
+    pub reason: String,
+    /// The connection, where known.
+    pub connection: Option<String>,
+    /// The peer's address and port, where known.
+    pub peer: Option<String>,
+    /// What happened.
+    pub sentence: String,
 }
 
 impl Gateway {

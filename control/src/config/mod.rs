@@ -14,6 +14,7 @@ mod lifetime;
 mod options;
 mod reader;
 mod secrets;
+mod shunt;
 
 use std::path::Path;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[ike]`, `[connections]` and `[secrets]`.
     pub engine: EngineConfig,
+    /// Policies that pass or drop (`mode` of a child), in the order of the file.
+    pub shunts: Vec<Policy>,
 }
 
 /// A configuration that cannot be used.
@@ -129,15 +132,16 @@ impl Config {
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
         let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
-        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
+        let connection::Connections { negotiated, shunts } = connections;
+        let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
         root.finish(&["authorities", "pools", "include"]);
-        Some(Self { gateway: gateway?, engine })
+        Some(Self { gateway: gateway?, engine, shunts })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine })
+        Some(Self { gateway: gateway?, engine, shunts: Vec::new() })
     }
 
     /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
@@ -156,10 +160,17 @@ impl Config {
                 remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
                 action: PolicyAction::Protect,
+                priority: child.priority,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
         policies.collect()
+    }
+
+    /// Every configured policy: those of [`Config::policies`], and those without an SA.
+    pub fn all_policies(&self) -> impl Iterator<Item = Policy> {
+        let protecting = self.policies().into_iter().map(|(_, policy)| policy);
+        protecting.chain(self.shunts.iter().cloned())
     }
 
     /// The connection of that name.

@@ -14,6 +14,7 @@ mod service;
 mod sockets;
 mod threads;
 mod traffic;
+mod verdicts;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
@@ -40,7 +41,7 @@ pub use traffic::Carried;
 use reload::InForce;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target};
+use crate::api::types::{Drops, IkeSa, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::metrics::{self, Measured};
 
@@ -82,8 +83,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ),
         None => None,
     };
-    let (started, children) = dataplane::start(&config)?;
-    let in_force = InForce::new(source, text, &config, &children);
+    let (started, policies) = dataplane::start(&config)?;
+    let in_force = InForce::new(source, text, policies);
+    let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);
@@ -170,6 +172,11 @@ impl Daemon {
     /// Gives the IKE engine a command and waits until it is done.
     pub async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
         self.ike.command(command).await
+    }
+
+    /// Verdicts about a connection or an address, or all of them; newest first.
+    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Stopping> {
+        Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
     }
 
     /// Whether a connection and child of that name are configured.

@@ -148,6 +148,7 @@ mod tests {
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
             options: portcullis_ipsec::SaOptions::default(),
+            priority: None,
         }
     }
 

@@ -53,7 +53,7 @@ fn who_asks_for_transport_mode_and_gets_a_tunnel_deletes_it_and_says_so() {
     let mut world = World::new(1, between_hosts(A, Mode::Transport), between_hosts(B, Mode::Tunnel));
     let command = world.initiate(A);
     world.run(60);
-    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code, "CHILD_MODE_MISMATCH");
+    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code(), "CHILD_MODE_MISMATCH");
     assert!([A, B].iter().all(|end| world.ends[*end].gateway.in_use().is_empty()), "{}", world.report());
 }
 
