@@ -96,7 +96,7 @@ fn connection(
 ) -> Option<ConnectionConfig> {
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
-    let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
+    let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
     let lifetime = lifetime::of_connection(section);
@@ -223,6 +223,7 @@ fn proposals<P>(
     key: &'static str,
     expected: &str,
     defaults: fn() -> Vec<P>,
+    weak: fn(&P) -> Vec<String>,
 ) -> Option<Vec<P>>
 where
     P: FromStr,
@@ -236,7 +237,17 @@ where
             continue;
         }
         match text.value.parse() {
-            Ok(proposal) => proposals.push(proposal),
+            Ok(proposal) => {
+                let weak = weak(&proposal);
+                if !weak.is_empty() {
+                    let message = format!(
+                        "has algorithms that are too weak by today's measure ({}): only for peers that have nothing better",
+                        weak.join(", ")
+                    );
+                    section.warning(text.span.clone(), key, message);
+                }
+                proposals.push(proposal);
+            }
             Err(error) => section.error(text.span.clone(), key, format!("{error} ({expected})")),
         }
     }
@@ -365,7 +376,8 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     if let (Some(local), Some(remote)) = (&local_ts, &remote_ts) {
         check_families(section, local, remote);
     }
-    let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
+    let esp_proposals =
+        proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults, EspProposal::weak);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
     let mode = section.string("mode", "\"tunnel\"");

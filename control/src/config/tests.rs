@@ -249,3 +249,13 @@ fn the_emergency_exit_does_not_ask_about_connections() {
     assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
     assert_eq!(findings, []);
 }
+
+#[test]
+fn weak_algorithms_are_a_warning_where_they_are_named() {
+    let named = WHOLE.replace("[connections.site]\n", "[connections.site]\nproposals = \"aes256-sha1-modp1024\"\n");
+    let (config, warnings) = parse(&named).unwrap();
+    assert_eq!(config.engine.connections[0].proposals[0].to_string(), "aes256-sha1-prfsha1-modp1024");
+    let text = warnings[0].to_string();
+    assert_eq!((warnings.len(), warnings[0].severity), (1, Severity::Warning), "{text}");
+    assert!(text.contains("sha1, prfsha1, modp1024"), "{text}");
+}

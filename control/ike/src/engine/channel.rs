@@ -11,7 +11,7 @@ use super::context::Context;
 use super::sa::{Base, Inbound, Role};
 use crate::config::Retransmission;
 use crate::crypto::IkeKeys;
-use crate::message::{ExchangeType, Header, Message, MessageError, Payload, open};
+use crate::message::{ExchangeType, Header, Message, MessageError, Payload, Sealing, open};
 use crate::proposal::IkeSuite;
 
 /// SHA-256 of a request: tells a retransmission, which is the same octet by octet, from another message.
@@ -122,8 +122,8 @@ pub(super) enum Incoming {
 pub(super) struct Channel {
     pub(super) suite: IkeSuite,
     pub(super) keys: IkeKeys,
-    /// The next explicit IV of our direction's key. Counts, so that it never repeats (RFC 5282 §3.1).
-    iv: u64,
+    /// Messages sealed with our direction's keys so far: from it come IVs that never repeat (RFC 5282 §3.1).
+    sealed: u64,
     next_request: u32,
     outstanding: Option<(u32, ExchangeType, Outstanding)>,
     expected_request: u32,
@@ -141,7 +141,7 @@ impl Channel {
         Self {
             suite,
             keys,
-            iv: 0,
+            sealed: 0,
             next_request,
             outstanding: None,
             expected_request,
@@ -291,11 +291,7 @@ impl Channel {
     /// Decrypts; `Ok(None)` if the message is not protected, which is nothing to an SA that has keys.
     fn open(&self, base: &Base, inbound: &Inbound<'_>) -> Result<Option<Vec<Payload>>, MessageError> {
         let Some(encrypted) = &inbound.received.encrypted else { return Ok(None) };
-        let key = match base.role {
-            Role::Initiator => &self.keys.sk_er,
-            Role::Responder => &self.keys.sk_ei,
-        };
-        open(encrypted, self.suite.encr, key).map(Some)
+        open(encrypted, self.sealing(base.role.other())).map(Some)
     }
 
     fn seal(
@@ -306,15 +302,20 @@ impl Channel {
         id: u32,
         payloads: Vec<Payload>,
     ) -> Option<Vec<u8>> {
-        let key = match base.role {
-            Role::Initiator => &self.keys.sk_ei,
-            Role::Responder => &self.keys.sk_er,
-        };
-        let iv = self.iv;
+        let number = self.sealed;
         // 2^64 messages do not happen; were they to, silence is better than a nonce used twice.
-        self.iv = self.iv.checked_add(1)?;
+        self.sealed = self.sealed.checked_add(1)?;
         let message = Message { header: header(base, exchange, response, id), payloads };
-        Some(message.emit_sealed(self.suite.encr, key, iv.to_be_bytes()))
+        Some(message.emit_sealed(self.sealing(base.role), number))
+    }
+
+    /// What the messages of an end are sealed with.
+    fn sealing(&self, of: Role) -> Sealing<'_> {
+        let keys = match of {
+            Role::Initiator => self.keys.of_initiator(),
+            Role::Responder => self.keys.of_responder(),
+        };
+        Sealing { protection: self.suite.protection, keys }
     }
 }
 
@@ -338,6 +339,8 @@ pub(super) fn exchange_name(exchange: ExchangeType) -> &'static str {
         ExchangeType::IkeAuth => "IKE_AUTH",
         ExchangeType::CreateChildSa => "CREATE_CHILD_SA",
         ExchangeType::Informational => "INFORMATIONAL",
+        ExchangeType::IkeIntermediate => "IKE_INTERMEDIATE",
+        ExchangeType::IkeFollowupKe => "IKE_FOLLOWUP_KE",
         ExchangeType::Other(_) => "unknown",
     }
 }

@@ -283,7 +283,7 @@ pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> [Payload; 3] {
 /// The keying material of both directions (RFC 7296 §2.17).
 pub(super) fn keymat(
     channel: &Channel,
-    shared: Option<&SharedSecret>,
+    shared: &[SharedSecret],
     nonce_i: &[u8],
     nonce_r: &[u8],
     agreed: &Agreed,

@@ -316,7 +316,7 @@ impl Established {
             // RFC 7296 §2.21.3: an authentic request that makes no sense is answered so.
             Incoming::Request(exchange, _) => {
                 let error =
-                    MessageError::Invalid { what: "the exchange type", found: exchange_number(exchange) };
+                    MessageError::Invalid { what: "the exchange type", found: exchange.number().into() };
                 return self.handle_bad_request(cx, base, exchange, &error);
             }
             Incoming::BadRequest(exchange, error) => {
@@ -643,15 +643,5 @@ impl Theirs {
             Self::Child(theirs) => theirs.awaits(id),
             Self::Ike(theirs) => theirs.awaits(id),
         }
-    }
-}
-
-fn exchange_number(exchange: ExchangeType) -> u64 {
-    match exchange {
-        ExchangeType::IkeSaInit => 34,
-        ExchangeType::IkeAuth => 35,
-        ExchangeType::CreateChildSa => 36,
-        ExchangeType::Informational => 37,
-        ExchangeType::Other(other) => other.into(),
     }
 }

@@ -51,6 +51,16 @@ pub(super) enum Role {
     Responder,
 }
 
+impl Role {
+    /// The peer's.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
+}
+
 /// What NAT detection found (RFC 7296 §2.23).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Nat {

@@ -2,6 +2,7 @@
 //! (`notation`), its form on the wire, and the choice (`selection`).
 
 mod esp;
+mod ike;
 mod notation;
 mod selection;
 #[cfg(test)]
@@ -9,18 +10,20 @@ mod tests;
 
 use portcullis_ipsec::{EspAlgorithm, Spi};
 
-use crate::crypto::{IkeAead, KeMethod, Prf};
+use crate::crypto::{AesKey, IkeEncr, IkeInteg, KeMethod, Prf, Protection};
 use crate::message::{Protocol, Transform, WireProposal};
 
 pub use notation::ProposalError;
 pub use selection::{Mismatch, accepted_esp, accepted_ike, select_esp, select_ike};
 
 /// What we propose or accept for an IKE SA: any combination of one of each list. Lists are in order of
-/// preference and never empty.
+/// preference and, but for integrity algorithms, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IkeProposal {
-    /// Encryption.
-    pub encr: Vec<IkeAead>,
+    /// Encryption: AEADs alone, or none.
+    pub encr: Vec<IkeEncr>,
+    /// Integrity algorithms; empty with AEADs, and only then.
+    pub integ: Vec<IkeInteg>,
     /// Pseudorandom functions.
     pub prf: Vec<Prf>,
     /// Key exchange methods.
@@ -41,8 +44,8 @@ pub struct EspProposal {
 /// The one combination that was chosen for an IKE SA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IkeSuite {
-    /// Encryption.
-    pub encr: IkeAead,
+    /// Encryption and integrity.
+    pub protection: Protection,
     /// Pseudorandom function.
     pub prf: Prf,
     /// Key exchange.
@@ -61,29 +64,75 @@ pub struct EspSuite {
 }
 
 impl IkeProposal {
-    /// What is proposed when nothing is configured: comes up against an untouched strongSwan.
+    /// What is proposed when nothing is configured: AEADs first, and what comes up against the untouched defaults of
+    /// peers that have none.
     pub fn defaults() -> Vec<Self> {
-        vec![Self {
-            encr: vec![IkeAead::Aes256Gcm16, IkeAead::Aes128Gcm16],
-            prf: vec![Prf::HmacSha384, Prf::HmacSha256, Prf::HmacSha512],
-            ke: KeMethod::ALL.to_vec(),
-        }]
+        use AesKey::{Aes128, Aes192, Aes256};
+        let ke = vec![
+            KeMethod::X25519,
+            KeMethod::Ecp384,
+            KeMethod::Ecp256,
+            KeMethod::Ecp521,
+            KeMethod::Modp3072,
+            KeMethod::Modp4096,
+            KeMethod::Modp2048,
+        ];
+        let prf = vec![Prf::HmacSha384, Prf::HmacSha256, Prf::HmacSha512];
+        let aeads = Self {
+            encr: vec![
+                IkeEncr::AesGcm16(Aes256),
+                IkeEncr::AesGcm16(Aes128),
+                IkeEncr::ChaCha20Poly1305,
+                IkeEncr::AesGcm16(Aes192),
+            ],
+            integ: Vec::new(),
+            prf: prf.clone(),
+            ke: ke.clone(),
+        };
+        let others = Self {
+            encr: vec![IkeEncr::AesCbc(Aes256), IkeEncr::AesCbc(Aes128), IkeEncr::AesCbc(Aes192)],
+            integ: vec![IkeInteg::HmacSha384, IkeInteg::HmacSha256, IkeInteg::HmacSha512],
+            prf,
+            ke,
+        };
+        vec![aeads, others]
+    }
+
+    /// Keywords of what is too weak to be proposed unless somebody names it.
+    pub fn weak(&self) -> Vec<String> {
+        let integ = self.integ.iter().filter(|integ| **integ == IkeInteg::HmacSha1);
+        let prf = self.prf.iter().filter(|prf| **prf == Prf::HmacSha1);
+        let names = integ.map(|integ| notation::integ_name(*integ)).chain(prf.map(|prf| notation::prf_name(*prf)));
+        names.chain(weak_groups(&self.ke)).map(str::to_owned).collect()
     }
 
     /// As an SA payload offers it; `number` counts from 1.
     pub fn offer(&self, number: u8) -> WireProposal {
         let encr = self.encr.iter().map(|encr| ike_encr(*encr));
         let prf = self.prf.iter().map(|prf| transform(transform_type::PRF, prf.id()));
+        let integ = self.integ.iter().map(|integ| transform(transform_type::INTEG, integ.id()));
         let ke = self.ke.iter().map(|ke| transform(transform_type::KE, ke.id()));
-        let transforms = encr.chain(prf).chain(ke).collect();
+        let transforms = encr.chain(prf).chain(integ).chain(ke).collect();
         WireProposal { number, protocol: Protocol::Ike, spi: Vec::new(), transforms }
     }
+}
+
+/// Groups that can be broken with effort.
+fn weak_groups(ke: &[KeMethod]) -> impl Iterator<Item = &'static str> {
+    let weak = ke.iter().filter(|ke| matches!(ke, KeMethod::Modp1024 | KeMethod::Modp1536));
+    weak.map(|ke| notation::ke_name(*ke))
 }
 
 impl IkeSuite {
     /// As the responder's answer names it.
     pub fn answer(self, number: u8) -> WireProposal {
-        IkeProposal { encr: vec![self.encr], prf: vec![self.prf], ke: vec![self.ke] }.offer(number)
+        IkeProposal {
+            encr: vec![self.protection.encr()],
+            integ: self.protection.integ().into_iter().collect(),
+            prf: vec![self.prf],
+            ke: vec![self.ke],
+        }
+        .offer(number)
     }
 }
 
@@ -95,6 +144,11 @@ impl EspProposal {
             ke: Vec::new(),
             esn: vec![true, false],
         }]
+    }
+
+    /// Keywords of what is too weak to be proposed unless somebody names it.
+    pub fn weak(&self) -> Vec<String> {
+        weak_groups(&self.ke).map(str::to_owned).collect()
     }
 
     /// As an SA payload offers it; `number` counts from 1. Key exchange is offered only `with_ke`, which IKE_AUTH
@@ -130,15 +184,12 @@ pub(crate) mod transform_type {
     pub(crate) const ESN: u8 = 5;
 }
 
-/// ENCR_AES_GCM_16 (RFC 4106, RFC 5282).
-const AES_GCM_16: u16 = 20;
-
 fn transform(transform_type: u8, id: u16) -> Transform {
     Transform { transform_type, id, key_length: None, unknown_attribute: false }
 }
 
-fn ike_encr(encr: IkeAead) -> Transform {
-    Transform { key_length: Some(encr.key_bits()), ..transform(transform_type::ENCR, AES_GCM_16) }
+fn ike_encr(encr: IkeEncr) -> Transform {
+    Transform { key_length: encr.key_bits(), ..transform(transform_type::ENCR, encr.id()) }
 }
 
 fn esp_encr(encr: EspAlgorithm) -> Transform {

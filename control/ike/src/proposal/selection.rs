@@ -10,7 +10,7 @@ use super::{
     EspProposal, EspSuite, IkeProposal, IkeSuite, esp_encr, esp_integ, ike_encr, transform,
     transform_type as types,
 };
-use crate::crypto::{IkeAead, KeMethod, Prf};
+use crate::crypto::{KeMethod, Prf, Protection};
 use crate::message::{Protocol, Transform, WireProposal};
 
 /// No offered proposal goes together with a configured one: the nearest miss.
@@ -142,11 +142,10 @@ fn fit_ike(ours: &IkeProposal, theirs: &WireProposal) -> Result<IkeSuite, Miss> 
     let prf_of = |prf: Prf| transform(types::PRF, prf.id());
     let ke_of = |ke: KeMethod| transform(types::KE, ke.id());
     fit.known_types(&[types::ENCR, types::INTEG, types::PRF, types::KE])?;
-    let encr: IkeAead = fit.choose(types::ENCR, &ours.encr, ike_encr)?;
-    fit.no_integrity()?;
+    let protection = fit.protection(ours)?;
     let prf = fit.choose(types::PRF, &ours.prf, prf_of)?;
     let ke = fit.choose(types::KE, &ours.ke, ke_of)?;
-    Ok(IkeSuite { encr, prf, ke })
+    Ok(IkeSuite { protection, prf, ke })
 }
 
 fn fit_esp(ours: &EspProposal, theirs: &WireProposal, with_ke: bool) -> Result<EspSuite, Miss> {
@@ -191,6 +190,19 @@ impl Fit<'_> {
                 Err(self.miss(kind_name(kind), kind, configured))
             }
         }
+    }
+
+    /// The encryption of an IKE SA, with an integrity algorithm where it is no AEAD.
+    fn protection(&mut self, ours: &IkeProposal) -> Result<Protection, Miss> {
+        let encr = self.choose(types::ENCR, &ours.encr, ike_encr)?;
+        let integ = if encr.is_aead() {
+            self.no_integrity()?;
+            None
+        } else {
+            Some(self.choose(types::INTEG, &ours.integ, |integ| transform(types::INTEG, integ.id()))?)
+        };
+        // What is configured has been checked to go together.
+        Protection::new(encr, integ).ok_or_else(|| self.miss("combination", types::ENCR, "another".to_owned()))
     }
 
     /// A cipher that is offered, with the integrity algorithm that it needs, if it does: in our order.

@@ -265,7 +265,7 @@ impl AwaitingAuthResponse {
         match child::accept(cx, base, &offer, payloads, None) {
             Ok(agreed) => {
                 let keymat =
-                    child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
+                    child::keymat(&established.channel, &[], &record.nonce_i, &record.nonce_r, &agreed);
                 established.install(cx, base, now, Purpose::Goal, agreed, &keymat);
             }
             Err(refusal) => {

@@ -97,7 +97,7 @@ impl DerivingForAuth {
                     spi_i: base.spi_i,
                     spi_r: base.spi_r,
                 };
-                let keys = derive_ike_keys(self.suite.prf, self.suite.encr, &shared, input);
+                let keys = derive_ike_keys(self.suite.prf, self.suite.protection, &shared, input);
                 let channel = Channel::new(self.suite, keys, Role::Responder);
                 let Held { local, remote, octets, received } = self.held;
                 let held = Inbound { local, remote, octets: &octets, received };

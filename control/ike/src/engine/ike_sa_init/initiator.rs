@@ -301,7 +301,7 @@ impl DerivingKeys {
                     spi_i: base.spi_i,
                     spi_r: base.spi_r,
                 };
-                let keys = derive_ike_keys(self.suite.prf, self.suite.encr, &shared, input);
+                let keys = derive_ike_keys(self.suite.prf, self.suite.protection, &shared, input);
                 float(cx, base);
                 let channel = Channel::new(self.suite, keys, Role::Initiator);
                 Ok(State::AllocatingFirstSpi(AllocatingFirstSpi::begin(cx, base, channel, self.record)))

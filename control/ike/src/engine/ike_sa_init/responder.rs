@@ -182,7 +182,7 @@ impl Answering {
         base.suite = Some(admitted.suite);
         let payloads = &inbound.received.message.payloads;
         base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
-        let job = cx.generate_ke(base.id, admitted.suite.ke);
+        let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
         Self { job, admitted, request: inbound.octets.to_vec() }
     }
 

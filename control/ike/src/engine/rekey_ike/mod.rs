@@ -75,7 +75,14 @@ fn successor(
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };
     let keys =
-        derive_rekeyed_ike_keys(channel.suite.prf, &channel.keys.sk_d, suite.prf, suite.encr, shared, input);
+        derive_rekeyed_ike_keys(
+        channel.suite.prf,
+        &channel.keys.sk_d,
+        suite.prf,
+        suite.protection,
+        std::slice::from_ref(shared),
+        input,
+    );
     (base, Channel::after_rekeying(suite, keys))
 }
 

@@ -85,7 +85,8 @@ impl Answering {
             nonce_i,
             nonce_r: cx.random::<32>().to_vec(),
         };
-        let step = Step::GeneratingKe { job: cx.generate_ke(base.id, suite.ke), peer_public };
+        let job = cx.answer_ke(base.id, suite.ke, peer_public.clone());
+        let step = Step::GeneratingKe { job, peer_public };
         Ok(Self { agreed, number, step })
     }
 

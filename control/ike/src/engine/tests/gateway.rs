@@ -107,8 +107,12 @@ impl Gateway {
                 let local = if remote == address(B) { address(A) } else { address(B) };
                 JobResult::SourceAddress(Some(local))
             }
-            Job::GenerateKe { method, seed } => {
-                JobResult::KeGenerated(crypto::generate(method, &mut ChaCha20Rng::from_seed(seed)))
+            Job::GenerateKe { method, peer_public, seed } => {
+                let mut rng = ChaCha20Rng::from_seed(seed);
+                JobResult::KeGenerated(match peer_public {
+                    None => crypto::generate(method, &mut rng),
+                    Some(public) => crypto::answer(method, &public, &mut rng),
+                })
             }
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
