@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod import;
 mod pki;
 mod print;
 mod top;
@@ -54,6 +55,8 @@ enum Command {
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
     Doctor(doctor::DoctorArgs),
+    /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
+    Import(import::ImportArgs),
     /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
     Pki(pki::PkiArgs),
     /// Print what a shell needs to complete this command line.
@@ -137,6 +140,7 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
