@@ -310,11 +310,8 @@ fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
     let listed = |index: fn(&(&'static str, &'static str, bool)) -> &'static str| {
         cases.iter().map(index).collect::<Vec<_>>().join("\", \"")
     };
-    let all = SiteConfig {
-        proposals: listed(|(ike, ..)| ike),
-        esp_proposals: listed(|(_, esp, _)| esp),
-        ..ours()
-    };
+    let all =
+        SiteConfig { proposals: listed(|(ike, ..)| ike), esp_proposals: listed(|(_, esp, _)| esp), ..ours() };
     let gateway = gateway(&sites.a, &all)?;
     for (ike, esp, we_initiate) in cases {
         let one = SiteConfig { proposals: ike.into(), esp_proposals: esp.into(), ..ours() };
@@ -329,7 +326,7 @@ fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
             true => gateway.rekey("site/net")?,
             false => swan.rekey_child("net")?,
         };
-        let child = before.children[0].spi_in;
+        let child = before.children[0].spi_in.clone();
         let children = gateway.wait_children("another CHILD SA", SOON, |children| match children {
             [child_now] => child_now.spi_in != child,
             _ => false,
@@ -348,5 +345,47 @@ fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
         assert!(sites.client.ping(Sites::SERVER, 2)?.complete(), "{ike}");
         gateway.terminate("site")?;
     }
+    Ok(())
+}
+
+/// A post-quantum pre-shared key (RFC 8784), mixed into the keys by both, whoever begins; strongSwan requires it.
+#[test]
+fn a_post_quantum_pre_shared_key_is_mixed_in_whoever_initiates() -> Result<()> {
+    const SECRET: &str = "0x00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let sites = Sites::new("ppk")?;
+    let key = format!("secrets {{\n ppk-lab {{\n id = lab\n secret = {SECRET}\n }}\n");
+    let text = theirs().swanctl();
+    let text = text.replacen("site {\n", "site {\n ppk_id = lab\n ppk_required = yes\n", 1);
+    let swan = StrongSwan::start(&sites.b, &text.replacen("secrets {\n", &key, 1))?;
+    let ours = ours().toml();
+    let at = ours.find("[secrets").unwrap_or(ours.len());
+    let with = |lines: &str, id: &str| {
+        let connection =
+            ours[..at].replacen("[connections.site]\n", &format!("[connections.site]\n{lines}"), 1);
+        format!("{connection}[secrets.ppk-lab]\nids = [\"{id}\"]\nsecret = \"{SECRET}\"\n\n{}", &ours[at..])
+    };
+    let start = |text: String| {
+        Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(text))
+    };
+    {
+        let gateway = start(with("ppk_id = \"lab\"\nppk_required = true\n", "lab"))?;
+        let mark = swan.mark();
+        gateway.initiate("site/net", SOON)?;
+        swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+        let mark = swan.mark();
+        swan.initiate("net", SOON)?;
+        swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+    }
+    // Without it strongSwan will have nothing to do with us.
+    let gateway = start(with("", "another"))?;
+    let refused = gateway.initiate("site/net", SOON);
+    assert!(
+        matches!(&refused, Err(LabError::Failed { output, .. }) if output.contains("AUTHENTICATION_FAILED")),
+        "{refused:?}"
+    );
     Ok(())
 }

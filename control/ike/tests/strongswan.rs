@@ -129,7 +129,7 @@ fn the_sealed_messages_open_and_hold_strongswans_auth() {
                 _ => None,
             });
             let prf: Prf = negotiation.suite.prf;
-            let computed = psk_auth(prf, psk, init_message, peer_nonce, sk_p, &id.unwrap().body());
+            let computed = psk_auth(prf, psk, init_message, peer_nonce, sk_p, &id.unwrap().body(), &[]);
             assert_eq!(Some(computed.clone()), auth, "AUTH of side {side} with {}", negotiation.suite);
             assert_eq!(computed, negotiation.secret("AUTH", side));
         }
@@ -166,7 +166,11 @@ fn a_sealed_message_changed_anywhere_does_not_open() {
             changed[index] ^= 1;
             let Ok(received) = Message::parse(&changed) else { continue };
             let Some(encrypted) = received.encrypted else { continue };
-            assert!(open(&encrypted, negotiation.sealing(2)).is_err(), "{}, octet {index}", negotiation.suite);
+            assert!(
+                open(&encrypted, negotiation.sealing(2)).is_err(),
+                "{}, octet {index}",
+                negotiation.suite
+            );
         }
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
-    RemoteMethod, SharedKey, StartAction, Unique,
+    AddressMatch, ChildConfig, ConnectionConfig, Fragmentation, Identity, IdentityMatch, LocalAuth,
+    LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::TrafficSelector;
@@ -17,6 +17,7 @@ use portcullis_ipsec::TrafficSelector;
 use super::credentials::Store;
 use super::lifetime;
 use super::reader::Section;
+use super::secrets::Secrets;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -26,12 +27,9 @@ const LATER_CONNECTION: &[&str] = &[
     "dscp",
     "mobike",
     "dpd_timeout",
-    "fragmentation",
     "childless",
     "send_certreq",
     "send_cert",
-    "ppk_id",
-    "ppk_required",
     "keyingtries",
     "pools",
     "if_id_in",
@@ -80,7 +78,7 @@ const LATER_CHILD: &[&str] = &[
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
 pub(super) fn from_root(
     root: &Section<'_>,
-    secrets: Option<&[SharedKey]>,
+    secrets: Option<&Secrets>,
     store: &Store<'_>,
 ) -> Vec<ConnectionConfig> {
     let sections = root.named_sections("connections");
@@ -90,7 +88,7 @@ pub(super) fn from_root(
 fn connection(
     name: String,
     section: &Section<'_>,
-    secrets: Option<&[SharedKey]>,
+    secrets: Option<&Secrets>,
     store: &Store<'_>,
 ) -> Option<ConnectionConfig> {
     check_version(section);
@@ -103,6 +101,16 @@ fn connection(
     let policies =
         [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
     let unique = section.choice("unique", &policies).unwrap_or_default();
+    let modes = [
+        ("yes", Fragmentation::Yes),
+        ("accept", Fragmentation::Accept),
+        ("force", Fragmentation::Yes),
+        ("no", Fragmentation::No),
+    ];
+    let fragmentation = section.choice("fragmentation", &modes).unwrap_or_default();
+    let ppk_id =
+        section.parsed::<Identity>("ppk_id", "the name of a post-quantum pre-shared key").map(|id| id.value);
+    let ppk_required = section.boolean("ppk_required").unwrap_or(false);
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let children = children(section);
@@ -118,12 +126,15 @@ fn connection(
         dpd_delay,
         lifetime,
         unique,
+        fragmentation,
+        ppk: Ppk { id: ppk_id, required: ppk_required },
         children: children?,
     };
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
-        check_secret(section, &connection, secrets);
+        check_secret(section, &connection, &secrets.shared_keys);
+        check_ppk(section, &connection, &secrets.ppks);
     }
     Some(connection)
 }
@@ -202,6 +213,21 @@ fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &
         );
         section.error(section.span(), "local", message);
     }
+}
+
+/// A post-quantum pre-shared key that is named, or required, has to be there.
+fn check_ppk(section: &Section<'_>, connection: &ConnectionConfig, ppks: &[SharedKey]) {
+    let wanted = match &connection.ppk.id {
+        Some(id) if !ppks.iter().any(|key| key.ids.contains(id)) => format!("ids = [\"{id}\"]"),
+        None if connection.ppk.required && ppks.is_empty() => "its name among its `ids`".to_owned(),
+        _ => return,
+    };
+    let key = if connection.ppk.id.is_some() { "ppk_id" } else { "ppk_required" };
+    section.error(
+        section.span(),
+        key,
+        format!("has no secret (expected a `[secrets.ppk-NAME]` with {wanted})"),
+    );
 }
 
 /// `%any`, an address or a prefix.

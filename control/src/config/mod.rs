@@ -111,12 +111,12 @@ impl Config {
 
     fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let shared_keys = secrets::from_root(&root);
+        let secrets = secrets::from_root(&root);
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
-        let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
-        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
+        let connections = connection::from_root(&root, secrets.as_ref(), &store);
+        let engine = gateway::engine_from_root(&root, connections, secrets.unwrap_or_default());
         root.finish(&["authorities", "pools", "include"]);
         Some(Self { gateway: gateway?, engine })
     }

@@ -52,6 +52,12 @@ pub struct IkeKeys {
 }
 
 impl IkeKeys {
+    /// The keys with a post-quantum pre-shared key mixed in (RFC 8784 §3): each of three with prf+, the rest as they are.
+    pub fn with_ppk(&self, prf: Prf, ppk: &[u8]) -> Self {
+        let mixed = |key: &Vec<u8>| prf.plus(ppk, &[key], key.len()).to_vec();
+        Self { sk_d: mixed(&self.sk_d), sk_pi: mixed(&self.sk_pi), sk_pr: mixed(&self.sk_pr), ..self.clone() }
+    }
+
     /// What the initiator protects with.
     pub fn of_initiator(&self) -> DirectionKeys<'_> {
         DirectionKeys { sk_e: &self.sk_ei, sk_a: &self.sk_ai }
@@ -136,7 +142,8 @@ pub fn derive_child_keymat(
 }
 
 /// The AUTH octets of a shared key (RFC 7296 §2.15): `prf(prf(key, "Key Pad for IKEv2"), signed octets)`, where
-/// the signed octets are `message | nonce | prf(SK_p, ID payload without its header)`.
+/// the signed octets are `message | nonce | prf(SK_p, ID payload without its header)`, and behind them what AUTH covers of
+/// IKE_INTERMEDIATE exchanges (RFC 9242 §3.3.2), if there were any.
 pub fn psk_auth(
     prf: Prf,
     secret: &[u8],
@@ -144,10 +151,11 @@ pub fn psk_auth(
     peer_nonce: &[u8],
     sk_p: &[u8],
     id_payload_body: &[u8],
+    int_auth: &[u8],
 ) -> Vec<u8> {
     let key = Zeroizing::new(prf.compute(secret, &[b"Key Pad for IKEv2"]));
     let maced_id = prf.compute(sk_p, &[id_payload_body]);
-    prf.compute(&key, &[init_message, peer_nonce, &maced_id])
+    prf.compute(&key, &[init_message, peer_nonce, &maced_id, int_auth])
 }
 
 #[cfg(test)]
@@ -215,9 +223,8 @@ mod tests {
         ] {
             let protection = Protection::new(encr, integ).unwrap();
             let keys = derive_ike_keys(prf, protection, &shared, input);
-            let all = [
-                &keys.sk_d, &keys.sk_ai, &keys.sk_ar, &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr,
-            ];
+            let all =
+                [&keys.sk_d, &keys.sk_ai, &keys.sk_ar, &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr];
             assert_eq!(all.map(|key| key.len()), lens);
             let keymat = ike_keymat(prf, &skeyseed(prf, &shared, input), input, lens.iter().sum());
             assert_eq!(all.map(|key| key.clone()).concat(), *keymat);

@@ -5,7 +5,9 @@
 use std::fmt;
 
 use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey, UnparsedPublicKey};
-use aws_lc_rs::kem::{self, Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_512, ML_KEM_768, ML_KEM_1024};
+use aws_lc_rs::kem::{
+    self, Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_512, ML_KEM_768, ML_KEM_1024,
+};
 use rand_core::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -306,7 +308,8 @@ mod tests {
     /// A half with a known private value, and its public value.
     fn known(method: KeMethod, private: &str) -> (KeSecret, Vec<u8>) {
         let private = hex(private);
-        let curve = |algorithm, form| curve_half(PrivateKey::from_private_key(algorithm, &private).unwrap(), form);
+        let curve =
+            |algorithm, form| curve_half(PrivateKey::from_private_key(algorithm, &private).unwrap(), form);
         let (half, public) = match method.kind() {
             Kind::Modp(group) => {
                 let public = group.public(&private).unwrap();
@@ -448,10 +451,13 @@ mod tests {
             (KeMethod::Ecp521, ecdh::TestName::EcdhSecp521r1Ecpoint),
         ] {
             let coordinate = method.public_len() / 2;
-            for test in ecdh::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests) {
+            for test in
+                ecdh::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests)
+            {
                 // IKE has no other form than both coordinates.
                 let Some(public) = test.public_key.strip_prefix(UNCOMPRESSED) else { continue };
-                let private: Vec<u8> = test.private_key.iter().copied().skip_while(|octet| *octet == 0).collect();
+                let private: Vec<u8> =
+                    test.private_key.iter().copied().skip_while(|octet| *octet == 0).collect();
                 let private = HEXLOWER.encode(&[vec![0; coordinate - private.len()], private].concat());
                 let shared = derive(&known(method, &private).0, public).map(|shared| shared.0.clone());
                 let wanted = (test.result != TestResult::Invalid).then(|| test.shared_secret.to_vec());
@@ -459,8 +465,11 @@ mod tests {
                 tried += 1;
             }
         }
-        for test in
-            xdh::TestSet::load(xdh::TestName::X25519).unwrap().test_groups.into_iter().flat_map(|group| group.tests)
+        for test in xdh::TestSet::load(xdh::TestName::X25519)
+            .unwrap()
+            .test_groups
+            .into_iter()
+            .flat_map(|group| group.tests)
         {
             let private = HEXLOWER.encode(&test.private_key);
             let shared = derive(&known(KeMethod::X25519, &private).0, &test.public_key);
@@ -495,7 +504,8 @@ mod tests {
             ),
         ] {
             let Kind::MlKem(algorithm, ..) = method.kind() else { panic!() };
-            let tests = |name| mlkem::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|g| g.tests);
+            let tests =
+                |name| mlkem::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|g| g.tests);
             let (mut good, mut bad) = (0, 0);
             for test in tests(encapsulation) {
                 let made = answer(method, &test.encaps_key.unwrap(), &mut rng);

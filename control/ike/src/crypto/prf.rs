@@ -24,14 +24,8 @@ pub enum Prf {
 
 impl Prf {
     /// Every PRF that is supported.
-    pub const ALL: [Self; 6] = [
-        Self::HmacSha256,
-        Self::HmacSha384,
-        Self::HmacSha512,
-        Self::AesXcbc,
-        Self::AesCmac,
-        Self::HmacSha1,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512, Self::AesXcbc, Self::AesCmac, Self::HmacSha1];
 
     /// The transform ID.
     pub fn id(self) -> u16 {

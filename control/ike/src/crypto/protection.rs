@@ -26,14 +26,8 @@ pub enum IkeInteg {
 
 impl IkeInteg {
     /// Every one that is supported.
-    pub const ALL: [Self; 6] = [
-        Self::HmacSha256,
-        Self::HmacSha384,
-        Self::HmacSha512,
-        Self::AesXcbc,
-        Self::AesCmac,
-        Self::HmacSha1,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512, Self::AesXcbc, Self::AesCmac, Self::HmacSha1];
 
     /// The transform ID.
     pub fn id(self) -> u16 {
@@ -134,13 +128,7 @@ impl Protection {
 
     /// Seals the content of a message whose octets up to here are `head`. `number` must never repeat under these keys.
     /// `None` only if the keys are of another length.
-    pub fn seal(
-        self,
-        keys: DirectionKeys<'_>,
-        number: u64,
-        head: &[u8],
-        content: &[u8],
-    ) -> Option<Vec<u8>> {
+    pub fn seal(self, keys: DirectionKeys<'_>, number: u64, head: &[u8], content: &[u8]) -> Option<Vec<u8>> {
         let len = (content.len() + 1).next_multiple_of(self.encr.block_len());
         let mut text = content.to_vec();
         text.resize(len - 1, 0);
@@ -170,12 +158,7 @@ impl Protection {
     }
 
     /// Opens what stands behind `head`: the content, with its padding and pad length.
-    pub fn open(
-        self,
-        keys: DirectionKeys<'_>,
-        head: &[u8],
-        body: &[u8],
-    ) -> Result<Vec<u8>, IntegrityError> {
+    pub fn open(self, keys: DirectionKeys<'_>, head: &[u8], body: &[u8]) -> Result<Vec<u8>, IntegrityError> {
         let sealed = body.len().checked_sub(self.icv_len()).and_then(|len| body.split_at_checked(len));
         let (covered, icv) = sealed.ok_or(IntegrityError)?;
         if let Some(integ) = self.integ

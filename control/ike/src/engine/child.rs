@@ -97,7 +97,7 @@ impl Offer {
             name: config.name.clone(),
             spi,
             selectors: Selectors { local: old.status.local_ts.clone(), remote: old.status.remote_ts.clone() },
-            esp_proposals: config.esp_proposals.clone(),
+            esp_proposals: negotiation::offered_esp(&config.esp_proposals, Some(old.status.algorithm)),
             with_ke: true,
             replaces: Some(old.status.spi_in),
         })
@@ -115,7 +115,7 @@ impl Offer {
                 Some(flow) => selectors.led_by(flow),
                 None => selectors,
             },
-            esp_proposals: config.esp_proposals.clone(),
+            esp_proposals: negotiation::offered_esp(&config.esp_proposals, None),
             with_ke,
             replaces: None,
         })

@@ -161,6 +161,26 @@ impl About {
         self.fail("PSK_MISMATCH", format!("the peer `{remote_id}` authenticated with another pre-shared key than ours for it and `{local_id}`; make [secrets] `{key}` the same on both sides (mind spaces and line ends)"))
     }
 
+    /// We have no PPK of that name.
+    pub(super) fn no_ppk(&self, id: &str) -> Failure {
+        let line = self.line();
+        self.fail("NO_PPK", format!("{line}.ppk_id is `{id}`, but no [secrets.ppk-*] has it among its ids; add the post-quantum pre-shared key that the peer has under this name"))
+    }
+
+    pub(super) fn ppk_not_supported(&self) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        self.fail("PPK_REQUIRED", format!("{line}.ppk_required is true, but {peer} does not use post-quantum pre-shared keys (RFC 8784), or {line}.ppk_id is missing; configure one on both sides, or set ppk_required to false"))
+    }
+
+    pub(super) fn ppk_not_used(&self) -> Failure {
+        let (line, peer) = (self.line(), self.peer());
+        self.fail("PPK_REQUIRED", format!("{line}.ppk_required is true, but {peer} used no post-quantum pre-shared key that we know of; give both sides the same [secrets.ppk-*] under the same id, or set ppk_required to false"))
+    }
+
+    pub(super) fn ppk_mismatch(&self, key: &str, remote_id: &Identity) -> Failure {
+        self.fail("PPK_MISMATCH", format!("the peer `{remote_id}` named a post-quantum pre-shared key that we have, but its authentication does not fit: the secrets of [secrets.ppk-*] differ, or those of [secrets] `{key}` do; make both the same on both sides"))
+    }
+
     /// `with`: the name of our pre-shared key, if it was one.
     pub(super) fn authentication_refused(
         &self,

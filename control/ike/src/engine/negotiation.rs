@@ -1,7 +1,7 @@
 //! Proposals as the exchanges need them: offered, chosen from an offer, answered. The rules of the choice are in
 //! [`crate::proposal`].
 
-use portcullis_ipsec::Spi;
+use portcullis_ipsec::{EspAlgorithm, Spi};
 
 use crate::message::WireProposal;
 use crate::proposal::{
@@ -11,6 +11,12 @@ use crate::proposal::{
 /// Our offer for an IKE SA.
 pub(super) fn offer_ike(ours: &[IkeProposal]) -> Vec<WireProposal> {
     ours.iter().zip(1..).map(|(proposal, number)| proposal.offer(number)).collect()
+}
+
+/// What of our proposals for a CHILD SA we propose ourselves; for the successor of one also what that has.
+pub(super) fn offered_esp(ours: &[EspProposal], of_old: Option<EspAlgorithm>) -> Vec<EspProposal> {
+    let has = |proposal: &EspProposal| of_old.is_some_and(|algorithm| proposal.encr.contains(&algorithm));
+    ours.iter().filter(|proposal| !proposal.accepted_only || has(proposal)).cloned().collect()
 }
 
 /// Our offer for a CHILD SA.

@@ -6,8 +6,7 @@ use portcullis_ipsec::TrafficSelector;
 
 use super::parse::{FLAG_INITIATOR, FLAG_RESPONSE, FRAGMENT_HEADER_LEN, HEADER_LEN, PAYLOAD_HEADER_LEN};
 use super::{
-    Fragment, Header, IdPayload, Message, Payload, Protocol, Transform, WireProposal,
-    payload_type as types,
+    Fragment, Header, IdPayload, Message, Payload, Protocol, Transform, WireProposal, payload_type as types,
 };
 use crate::crypto::{DirectionKeys, Protection};
 
@@ -70,6 +69,27 @@ impl Message {
     fn first_payload(&self) -> u8 {
         self.payloads.first().map_or(types::NONE, Payload::payload_type)
     }
+}
+
+/// The same of a message that has come: `head` is what stood before the encrypted part ([`super::Encrypted::aad`]), of the
+/// first fragment if it came in fragments, and `content` what was inside.
+pub fn authenticated_later(head: &[u8], fragmented: bool, content: &[u8]) -> Vec<u8> {
+    const NEXT_PAYLOAD: usize = 16;
+    let mut octets = head.to_vec();
+    if fragmented {
+        // As if it had come whole (RFC 9242 §3.3.2). Nothing stands before the payload then.
+        octets.truncate(head.len().saturating_sub(FRAGMENT_HEADER_LEN));
+        octets.get_mut(NEXT_PAYLOAD).into_iter().for_each(|next| *next = types::SK);
+    }
+    let length = u32::try_from(octets.len() + content.len()).unwrap_or(u32::MAX);
+    if let Some(field) = octets.get_mut(HEADER_LEN - 4..HEADER_LEN) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+    if let Some(field) = octets.last_chunk_mut::<2>() {
+        *field = u16_len(PAYLOAD_HEADER_LEN + content.len());
+    }
+    octets.extend(content);
+    octets
 }
 
 /// A message whose one payload is encrypted. With keys of another length than we derive nothing leaves unsealed: the

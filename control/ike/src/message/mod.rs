@@ -14,7 +14,7 @@ use portcullis_ipsec::TrafficSelector;
 use crate::config::Identity;
 use crate::crypto::IntegrityError;
 
-pub use emit::Sealing;
+pub use emit::{Sealing, authenticated_later};
 pub use parse::{decrypt, open, payloads};
 
 /// Exchange types (RFC 7296 §3.1).

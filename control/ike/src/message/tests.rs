@@ -192,6 +192,14 @@ fn what_is_authenticated_later_is_the_message_without_its_encryption() {
     let mut clear = super::tests::message(46, &part(43, 0, &part(0, 0, &[5, 6])));
     clear[28] = 43;
     assert_eq!(octets, clear);
+    // The same at the other end, however it came.
+    for datagrams in [vec![message.emit_sealed(sealing(), 0)], message.emit_within(sealing(), 0, 66)] {
+        let fragmented = datagrams.len() > 1;
+        let parts = datagrams.iter().map(|octets| Message::parse(octets).unwrap().encrypted.unwrap());
+        let parts: Vec<Encrypted> = parts.collect();
+        let content: Vec<u8> = parts.iter().flat_map(|part| decrypt(part, sealing()).unwrap()).collect();
+        assert_eq!(authenticated_later(&parts[0].aad, fragmented, &content), octets);
+    }
 }
 
 #[test]

@@ -7,6 +7,8 @@ mod notation;
 mod selection;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vendors;
 
 use portcullis_ipsec::{EspAlgorithm, Spi};
 
@@ -28,7 +30,13 @@ pub struct IkeProposal {
     pub prf: Vec<Prf>,
     /// Key exchange methods.
     pub ke: Vec<KeMethod>,
+    /// Additional key exchanges (RFC 9370).
+    pub additional: Additional<Vec<Option<KeMethod>>>,
 }
+
+/// Something of each of the seven additional key exchanges (RFC 9370 §2.2.1), ADDKE1 first. For what is proposed: the
+/// methods in order of preference, `None` if it may be left out; empty if it is not proposed.
+pub type Additional<T> = [T; 7];
 
 /// What we propose or accept for a CHILD SA.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +47,8 @@ pub struct EspProposal {
     pub ke: Vec<KeMethod>,
     /// Extended sequence numbers, in order of preference: `[true]`, `[false]` or both. Never empty.
     pub esn: Vec<bool>,
+    /// It is taken of a peer that proposes it, and not proposed. Such ones come last.
+    pub accepted_only: bool,
 }
 
 /// The one combination that was chosen for an IKE SA.
@@ -50,6 +60,8 @@ pub struct IkeSuite {
     pub prf: Prf,
     /// Key exchange.
     pub ke: KeMethod,
+    /// Additional key exchanges.
+    pub additional: Additional<Option<KeMethod>>,
 }
 
 /// The one combination that was chosen for a CHILD SA.
@@ -88,12 +100,14 @@ impl IkeProposal {
             integ: Vec::new(),
             prf: prf.clone(),
             ke: ke.clone(),
+            additional: Additional::default(),
         };
         let others = Self {
             encr: vec![IkeEncr::AesCbc(Aes256), IkeEncr::AesCbc(Aes128), IkeEncr::AesCbc(Aes192)],
             integ: vec![IkeInteg::HmacSha384, IkeInteg::HmacSha256, IkeInteg::HmacSha512],
             prf,
             ke,
+            additional: Additional::default(),
         };
         vec![aeads, others]
     }
@@ -102,7 +116,8 @@ impl IkeProposal {
     pub fn weak(&self) -> Vec<String> {
         let integ = self.integ.iter().filter(|integ| **integ == IkeInteg::HmacSha1);
         let prf = self.prf.iter().filter(|prf| **prf == Prf::HmacSha1);
-        let names = integ.map(|integ| notation::integ_name(*integ)).chain(prf.map(|prf| notation::prf_name(*prf)));
+        let names =
+            integ.map(|integ| notation::integ_name(*integ)).chain(prf.map(|prf| notation::prf_name(*prf)));
         names.chain(weak_groups(&self.ke)).map(str::to_owned).collect()
     }
 
@@ -112,9 +127,20 @@ impl IkeProposal {
         let prf = self.prf.iter().map(|prf| transform(transform_type::PRF, prf.id()));
         let integ = self.integ.iter().map(|integ| transform(transform_type::INTEG, integ.id()));
         let ke = self.ke.iter().map(|ke| transform(transform_type::KE, ke.id()));
-        let transforms = encr.chain(prf).chain(integ).chain(ke).collect();
+        let additional = offer_additional(&self.additional);
+        let transforms = encr.chain(prf).chain(integ).chain(ke).chain(additional).collect();
         WireProposal { number, protocol: Protocol::Ike, spi: Vec::new(), transforms }
     }
+}
+
+fn offer_additional(additional: &Additional<Vec<Option<KeMethod>>>) -> impl Iterator<Item = Transform> {
+    let kinds = additional.iter().zip(transform_type::ADDITIONAL_KE);
+    kinds.flat_map(|(methods, kind)| methods.iter().map(move |method| additional_ke(kind, *method)))
+}
+
+fn additional_ke(kind: u8, method: Option<KeMethod>) -> Transform {
+    const NONE: u16 = 0;
+    transform(kind, method.map_or(NONE, KeMethod::id))
 }
 
 /// Groups that can be broken with effort.
@@ -124,6 +150,11 @@ fn weak_groups(ke: &[KeMethod]) -> impl Iterator<Item = &'static str> {
 }
 
 impl IkeSuite {
+    /// The additional key exchanges, in their order.
+    pub fn additional(self) -> impl Iterator<Item = KeMethod> {
+        self.additional.into_iter().flatten()
+    }
+
     /// As the responder's answer names it.
     pub fn answer(self, number: u8) -> WireProposal {
         IkeProposal {
@@ -131,19 +162,31 @@ impl IkeSuite {
             integ: self.protection.integ().into_iter().collect(),
             prf: vec![self.prf],
             ke: vec![self.ke],
+            additional: self.additional.map(|method| method.into_iter().map(Some).collect()),
         }
         .offer(number)
     }
 }
 
 impl EspProposal {
-    /// What is proposed when nothing is configured. Peers without ESN find theirs as well.
+    /// What is proposed when nothing is configured, and what is taken besides: AES-CBC is slow here, but all that some
+    /// peers propose (iOS and macOS). Peers without ESN find theirs as well.
     pub fn defaults() -> Vec<Self> {
-        vec![Self {
-            encr: vec![EspAlgorithm::Aes256Gcm16, EspAlgorithm::Aes128Gcm16],
-            ke: Vec::new(),
-            esn: vec![true, false],
-        }]
+        let of = |encr, accepted_only| Self { encr, ke: Vec::new(), esn: vec![true, false], accepted_only };
+        vec![
+            of(vec![EspAlgorithm::Aes256Gcm16, EspAlgorithm::Aes128Gcm16], false),
+            of(
+                vec![
+                    EspAlgorithm::Aes256CbcSha256,
+                    EspAlgorithm::Aes256CbcSha384,
+                    EspAlgorithm::Aes256CbcSha512,
+                    EspAlgorithm::Aes128CbcSha256,
+                    EspAlgorithm::Aes128CbcSha384,
+                    EspAlgorithm::Aes128CbcSha512,
+                ],
+                true,
+            ),
+        ]
     }
 
     /// Keywords of what is too weak to be proposed unless somebody names it.
@@ -171,7 +214,8 @@ impl EspSuite {
     /// As the responder's answer names it, with the responder's SPI.
     pub fn answer(self, number: u8, spi: Spi) -> WireProposal {
         let ke: Vec<KeMethod> = self.ke.into_iter().collect();
-        EspProposal { encr: vec![self.encr], ke, esn: vec![self.esn] }.offer(number, spi, true)
+        EspProposal { encr: vec![self.encr], ke, esn: vec![self.esn], accepted_only: false }
+            .offer(number, spi, true)
     }
 }
 
@@ -182,6 +226,8 @@ pub(crate) mod transform_type {
     pub(crate) const INTEG: u8 = 3;
     pub(crate) const KE: u8 = 4;
     pub(crate) const ESN: u8 = 5;
+    /// ADDKE1 to ADDKE7 (RFC 9370).
+    pub(crate) const ADDITIONAL_KE: std::ops::RangeInclusive<u8> = 6..=12;
 }
 
 fn transform(transform_type: u8, id: u16) -> Transform {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{EspProposal, EspSuite, IkeProposal, IkeSuite, esp, ike, transform_type as types};
+use super::{Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, esp, ike, transform_type as types};
 use crate::crypto::{IkeInteg, KeMethod, Prf};
 use crate::message::Transform;
 
@@ -63,8 +63,6 @@ const LATER: &[&str] = &[
     "des",
     "ecp",
     "frodo",
-    "ke1_",
-    "ke2_",
     "md5",
     "mlkem",
     "modp",
@@ -85,7 +83,9 @@ fn keyword(text: &str) -> Result<Keyword, ProposalError> {
     let names = ike::names().chain(KEYWORDS.iter().map(|(name, _)| (*name).to_owned()));
     let nearest = names.map(|name| (strsim::damerau_levenshtein(text, &name), name)).min();
     match nearest {
-        Some((0, _)) => Err(error("is known to strongSwan, but not supported by this version for ESP".to_owned())),
+        Some((0, _)) => {
+            Err(error("is known to strongSwan, but not supported by this version for ESP".to_owned()))
+        }
         Some((distance, name)) if distance <= 2 && !is_strongswans(text) => {
             Err(error(format!("is not known, did you mean `{name}`?")))
         }
@@ -134,8 +134,20 @@ impl FromStr for IkeProposal {
     type Err = ProposalError;
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let mut proposal = Self { encr: Vec::new(), integ: Vec::new(), prf: Vec::new(), ke: Vec::new() };
+        let mut proposal = Self {
+            encr: Vec::new(),
+            integ: Vec::new(),
+            prf: Vec::new(),
+            ke: Vec::new(),
+            additional: Additional::default(),
+        };
         for word in text.split('-') {
+            if let Some((place, method)) = additional(word)? {
+                if let Some(methods) = proposal.additional.get_mut(place) {
+                    once(methods, method);
+                }
+                continue;
+            }
             if let Some(encr) = ike::encr(word) {
                 once(&mut proposal.encr, encr);
                 continue;
@@ -173,15 +185,39 @@ impl FromStr for IkeProposal {
     }
 }
 
+/// An additional key exchange: which, counted from zero, and its method.
+fn additional(word: &str) -> Result<Option<(usize, Option<KeMethod>)>, ProposalError> {
+    let parts = word.strip_prefix("ke").and_then(|rest| rest.split_once('_'));
+    let Some((number, method)) = parts else { return Ok(None) };
+    let wrong = |problem: &str| Err(ProposalError { found: word.to_owned(), problem: problem.to_owned() });
+    let place = match number.parse::<usize>() {
+        Ok(number @ 1..=7) => number - 1,
+        _ => return wrong("is no additional key exchange: they are `ke1_` to `ke7_` (RFC 9370)"),
+    };
+    if method == "none" {
+        return Ok(Some((place, None)));
+    }
+    match keyword(method) {
+        Ok(Keyword::Ke(method)) => Ok(Some((place, Some(method)))),
+        Ok(_) => wrong("names no key exchange method"),
+        Err(error) => Err(error),
+    }
+}
+
 impl FromStr for EspProposal {
     type Err = ProposalError;
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new() };
+        let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new(), accepted_only: false };
         let mut words = esp::Words::default();
         for word in text.split('-') {
             if words.take(word) {
                 continue;
+            }
+            if additional(word)?.is_some() {
+                let problem =
+                    "is for IKE SAs alone in this version: CHILD SAs get their keys from theirs".to_owned();
+                return Err(ProposalError { found: word.to_owned(), problem });
             }
             match keyword(word)? {
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
@@ -235,6 +271,10 @@ pub(super) fn ke_name(ke: KeMethod) -> &'static str {
 
 pub(super) use ike::integ_name;
 
+fn additional_name(number: usize, method: Option<KeMethod>) -> String {
+    format!("ke{number}_{}", method.map_or("none", ke_name))
+}
+
 fn esn_name(esn: bool) -> &'static str {
     if esn { "esn" } else { "noesn" }
 }
@@ -251,7 +291,13 @@ impl fmt::Display for IkeProposal {
         let integ = self.integ.iter().map(|integ| integ_name(*integ));
         let prf = self.prf.iter().map(|prf| prf_name(*prf));
         let ke = self.ke.iter().map(|ke| ke_name(*ke));
-        join(f, encr.iter().map(String::as_str).chain(integ).chain(prf).chain(ke))
+        let additional =
+            self.additional.iter().zip(1..).flat_map(|(methods, number)| {
+                methods.iter().map(move |method| additional_name(number, *method))
+            });
+        let additional: Vec<String> = additional.collect();
+        let names = encr.iter().map(String::as_str).chain(integ).chain(prf).chain(ke);
+        join(f, names.chain(additional.iter().map(String::as_str)))
     }
 }
 
@@ -268,8 +314,12 @@ impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encr = ike::encr_name(self.protection.encr());
         let integ = self.protection.integ().map(integ_name);
-        let names = [encr.as_str()].into_iter().chain(integ);
-        join(f, names.chain([prf_name(self.prf), ke_name(self.ke)]))
+        let additional = self.additional.iter().zip(1..);
+        let additional: Vec<String> = additional
+            .filter_map(|(method, number)| method.map(|method| additional_name(number, Some(method))))
+            .collect();
+        let names = [encr.as_str()].into_iter().chain(integ).chain([prf_name(self.prf), ke_name(self.ke)]);
+        join(f, names.chain(additional.iter().map(String::as_str)))
     }
 }
 
@@ -322,9 +372,6 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::KE, 32, "x448"),
 ];
 
-/// Transform types of additional key exchanges (RFC 9370).
-const ADDITIONAL_KE: std::ops::RangeInclusive<u8> = 6..=12;
-
 /// A transform in strongSwan's notation, as far as it has one.
 pub(super) fn transform_name(transform: Transform) -> String {
     let Transform { transform_type, id, key_length, unknown_attribute } = transform;
@@ -346,8 +393,8 @@ pub(super) fn transform_name(transform: Transform) -> String {
 }
 
 fn registered_name(transform_type: u8, id: u16) -> Option<String> {
-    if ADDITIONAL_KE.contains(&transform_type) {
-        let number = transform_type - ADDITIONAL_KE.start() + 1;
+    if types::ADDITIONAL_KE.contains(&transform_type) {
+        let number = transform_type - types::ADDITIONAL_KE.start() + 1;
         return registered_name(types::KE, id).map(|name| format!("ke{number}_{name}"));
     }
     let ours = match transform_type {

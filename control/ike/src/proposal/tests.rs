@@ -40,7 +40,9 @@ fn a_wrong_proposal_is_told_what_is_wrong() {
         ("aes256gcm16-prfsha384-modp768", "`modp768` is known to strongSwan, but not supported"),
         ("aes256gcm16-prfsha384-x448", "`x448` is known to strongSwan, but not supported"),
         ("aes128ccm16-prfsha384-x25519", "`aes128ccm16` is known to strongSwan, but not supported"),
-        ("aes256gcm16-prfsha384-x25519-ke1_mlkem768", "`ke1_mlkem768` is known to strongSwan"),
+        ("aes256gcm16-prfsha384-x25519-ke1_mlkem786", "`mlkem786` is not known, did you mean `mlkem768`?"),
+        ("aes256gcm16-prfsha384-x25519-ke8_mlkem768", "they are `ke1_` to `ke7_`"),
+        ("aes256gcm16-prfsha384-x25519-ke1_prfsha384", "names no key exchange method"),
         ("banana", "`banana` is not known"),
         (
             "aes256gcm16-x25519",
@@ -105,11 +107,11 @@ fn an_offer_with_what_we_do_not_know_is_named_in_words() {
 #[test]
 fn a_proposal_with_an_unknown_kind_of_transform_is_not_taken() {
     let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
-    offered.transforms.push(transform(6, 36));
+    offered.transforms.push(transform(13, 36));
     let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
     assert_eq!(
         miss.to_string(),
-        "no kind of transform in common: offered ke1_mlkem768, configured none of it"
+        "no kind of transform in common: offered transform 13/36, configured none of it"
     );
 }
 
@@ -285,7 +287,10 @@ fn a_cipher_of_an_ike_sa_needs_an_integrity_algorithm_in_common() {
     let (suite, _) = select_ike(&ours, &[ike("aes128-sha256-sha384-prfsha256-x25519").offer(1)]).unwrap();
     assert_eq!(suite.to_string(), "aes128-sha256-prfsha256-x25519");
     let miss = select_ike(&ours, &[ike("aes256-sha384-prfsha256-x25519").offer(1)]).unwrap_err();
-    assert_eq!(miss.to_string(), "no integrity algorithm in common: offered sha384, configured sha512, sha256");
+    assert_eq!(
+        miss.to_string(),
+        "no integrity algorithm in common: offered sha384, configured sha512, sha256"
+    );
     let answer = suite.answer(1);
     assert_eq!(accepted_ike(&ours, std::slice::from_ref(&answer)).unwrap(), suite);
     let mut without = answer;
@@ -300,4 +305,25 @@ fn what_is_weak_is_offered_only_where_it_is_named() {
     }
     assert_eq!(ike("aes256-sha1-modp1024-modp2048").weak(), ["sha1", "prfsha1", "modp1024"]);
     assert_eq!(esp("aes256gcm16-modp1536-x25519").weak(), ["modp1536"]);
+}
+
+#[test]
+fn additional_key_exchanges_are_written_as_strongswan_does() {
+    let text = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none-ke3_ecp384";
+    let proposal = ike(text);
+    assert_eq!(proposal.to_string(), text);
+    let wire = proposal.offer(1);
+    let of = |kind: u8| wire.transforms.iter().filter(move |transform| transform.transform_type == kind);
+    assert_eq!(of(6).map(|transform| transform.id).collect::<Vec<_>>(), [36, 0], "ML-KEM-768, or none");
+    assert_eq!(of(8).map(|transform| transform.id).collect::<Vec<_>>(), [20]);
+    let both =
+        select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_none-ke1_mlkem768-ke3_ecp384")], &[wire.clone()]);
+    assert_eq!(both.unwrap().0.to_string(), "aes256gcm16-prfsha384-x25519-ke3_ecp384", "our preference");
+    let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_mlkem1024")], &[wire]).unwrap_err();
+    assert_eq!(
+        miss.to_string(),
+        "no additional key exchange in common: offered ke1_mlkem768, ke1_none, configured ke1_mlkem1024"
+    );
+    let error = "aes256gcm16-x25519-ke1_mlkem768".parse::<EspProposal>().unwrap_err().to_string();
+    assert!(error.contains("`ke1_mlkem768` is for IKE SAs alone"), "{error}");
 }

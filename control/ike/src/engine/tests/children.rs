@@ -141,10 +141,8 @@ fn refusal_of(world: &mut World, exchange: ExchangeType, payloads: Vec<Payload>)
         panic!()
     };
     let channel = &established.channel;
-    let sealing = crate::message::Sealing {
-        protection: channel.suite.protection,
-        keys: channel.keys.of_responder(),
-    };
+    let sealing =
+        crate::message::Sealing { protection: channel.suite.protection, keys: channel.keys.of_responder() };
     let payloads = crate::message::open(&received.encrypted.unwrap(), sealing).unwrap();
     world.run(1);
     ike_sa_init::notifications(&payloads).map(|notify| notify.notify_type).collect()

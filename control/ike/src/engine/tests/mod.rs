@@ -1,12 +1,14 @@
 //! The engine against itself in a simulated world ([`world`]): what both ends must agree on, whatever the network
 //! does. That other implementations agree too is shown elsewhere.
 
+mod additional;
 mod certificates;
 mod children;
 mod collide_child;
 mod collide_ike;
 mod deletes;
 mod establish;
+mod fragmentation;
 mod gateway;
 mod hands;
 mod hostile;
@@ -15,6 +17,7 @@ mod lifetimes;
 mod liveness;
 mod lossy;
 mod nat;
+mod ppk;
 mod reconfigure;
 mod refusals;
 mod rekey_child;

@@ -137,6 +137,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
+            fragmentation: Fragmentation::Yes,
+            ppk: Ppk::default(),
             children: vec![child("lan", nets[end], nets[peer])],
         }],
         shared_keys: vec![SharedKey {
@@ -144,11 +146,13 @@ pub(super) fn config(end: usize) -> EngineConfig {
             ids: vec![id("a.example"), id("b.example")],
             secret: Secret(b"correct horse battery staple".to_vec()),
         }],
+        ppks: Vec::new(),
         retransmission: Retransmission::default(),
         cookie_threshold: 100,
         half_open_limit: 1000,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
+        fragment_size: 1280,
         port: 500,
         nat_port: 4500,
     }
