@@ -5,6 +5,7 @@
 //! - [`proposal`]: transforms, strongSwan's notation (`aes256gcm16-prfsha384-ecp384`), selection.
 //! - [`auth`]: certificates, raw public keys, signatures.
 //! - [`config`]: what a connection and its children want.
+//! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
 //! - [`engine`]: the state machine. Start there.
 
 pub mod auth;
@@ -14,3 +15,4 @@ pub mod engine;
 mod identity;
 pub mod message;
 pub mod proposal;
+pub mod verdict;

@@ -54,8 +54,13 @@ pub struct IkeKeys {
 impl IkeKeys {
     /// The keys with a post-quantum pre-shared key mixed in (RFC 8784 §3): each of three with prf+, the rest as they are.
     pub fn with_ppk(&self, prf: Prf, ppk: &[u8]) -> Self {
-        let mixed = |key: &Vec<u8>| prf.plus(ppk, &[key], key.len()).to_vec();
-        Self { sk_d: mixed(&self.sk_d), sk_pi: mixed(&self.sk_pi), sk_pr: mixed(&self.sk_pr), ..self.clone() }
+        let mixed = |key: &[u8]| prf.plus(ppk, &[key], key.len()).to_vec();
+        let mut keys = self.clone();
+        for key in [&mut keys.sk_d, &mut keys.sk_pi, &mut keys.sk_pr] {
+            let plain = Zeroizing::new(std::mem::take(key));
+            *key = mixed(&plain);
+        }
+        keys
     }
 
     /// What the initiator protects with.

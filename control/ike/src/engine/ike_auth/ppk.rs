@@ -32,7 +32,7 @@ pub(super) fn of_initiator<'c>(
     match (&ppk.id, agreed) {
         (Some(id), true) => match named(config, |known| known == id) {
             Some(key) => Ok(Some(key)),
-            None => Err(about.no_ppk(&id.to_string())),
+            None => Err(about.no_ppk(id)),
         },
         (_, false) if ppk.required => Err(about.ppk_not_supported()),
         _ => Ok(None),

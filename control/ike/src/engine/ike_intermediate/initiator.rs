@@ -117,8 +117,8 @@ impl Exchanging {
         now: Instant,
     ) -> Next {
         match self.channel.retransmit(cx, base, now) {
-            (Retransmitted::GivenUp(times), exchange) => {
-                Err(Closed::failed(base.about(cx).silent(exchange, times)))
+            (Retransmitted::GivenUp(request), exchange) => {
+                Err(Closed::failed(base.about(cx).silent(exchange, request, base)))
             }
             _ => Ok(State::Exchanging(self)),
         }

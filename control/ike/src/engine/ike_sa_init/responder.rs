@@ -18,7 +18,7 @@ use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
-use crate::proposal::{IkeSuite, Mismatch};
+use crate::proposal::IkeSuite;
 
 /// What becomes of a request without an IKE SA.
 #[derive(Debug)]
@@ -89,7 +89,8 @@ pub(in crate::engine) fn admit(
     match choose(cx, &candidates, &init, intermediate) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-            Admission::Refused(octets, about.no_connection_for(inbound.local))
+            let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
+            Admission::Refused(octets, about.no_connection_for(inbound.local, &connections))
         }
         Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
@@ -105,10 +106,11 @@ pub(in crate::engine) fn admit(
             let wanted = method.id().to_be_bytes().to_vec();
             Admission::Answered(answer(found, notify::INVALID_KE_PAYLOAD, wanted))
         }
-        Some(Choice::Nothing { connection, mismatch }) => {
+        Some(Choice::Nothing { connection }) => {
             let about = About { connection: Some(cx.connection_name(connection)), ..about };
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-            Admission::Refused(octets, about.ike_proposal_mismatch(&mismatch))
+            let ours = cx.connection(connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
+            Admission::Refused(octets, about.ike_proposal_mismatch(ours, init.proposals))
         }
     }
 }
@@ -132,32 +134,27 @@ enum Choice {
     OtherGroup(KeMethod),
     Nothing {
         connection: usize,
-        mismatch: Mismatch,
     },
 }
 
 /// The first candidate whose proposals go with the public value that came; else the first whose proposals go with
-/// the offer.
-/// Additional key exchanges need IKE_INTERMEDIATE.
+/// the offer. Without `intermediate` there can be no additional key exchanges.
 fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermediate: bool) -> Option<Choice> {
     let mut other_group = None;
     let mut mismatch = None;
     for &connection in candidates {
         let Some(config) = cx.connection(connection) else { continue };
-        match negotiation::choose_ike(&config.proposals, init.proposals, init.ke_method) {
-            Ok((suite, _)) if suite.additional().next().is_some() && !intermediate => {
-                let why = Mismatch {
-                    kind: "exchange for additional key exchanges",
-                    offered: "no IKE_INTERMEDIATE".to_owned(),
-                    configured: suite.to_string(),
-                };
-                mismatch.get_or_insert(Choice::Nothing { connection, mismatch: why });
-            }
+        let ours = if intermediate {
+            config.proposals.clone()
+        } else {
+            negotiation::without_additional(&config.proposals)
+        };
+        match negotiation::choose_ike(&ours, init.proposals, init.ke_method) {
             Ok((suite, number)) if suite.ke.id() == init.ke_method => {
                 return Some(Choice::Suite { connection, suite, number });
             }
             Ok((suite, _)) => _ = other_group.get_or_insert(Choice::OtherGroup(suite.ke)),
-            Err(why) => _ = mismatch.get_or_insert(Choice::Nothing { connection, mismatch: why }),
+            Err(_) => _ = mismatch.get_or_insert(Choice::Nothing { connection }),
         }
     }
     other_group.or(mismatch)

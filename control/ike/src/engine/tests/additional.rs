@@ -65,8 +65,8 @@ fn a_peer_without_additional_key_exchanges_is_met_by_another_proposal_or_not_at_
         let mut world = World::new(1, proposing(A, &[a]), proposing(B, &[b]));
         let command = world.initiate(A);
         world.run(60);
-        assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code, "PROPOSAL_MISMATCH");
-        assert!(world.failures(B).contains(&"PROPOSAL_MISMATCH"));
+        assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code(), "PROPOSAL_REFUSED");
+        assert!(world.failures(B).contains(&"PROPOSAL_KE_MISMATCH"));
     }
 }
 

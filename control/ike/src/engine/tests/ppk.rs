@@ -68,15 +68,15 @@ fn without_a_required_key_there_is_no_ike_sa_and_either_end_says_why() {
         let command = world.initiate(A);
         world.run(120);
         let failed = world.ends[A].done[&command].as_ref().unwrap_err();
-        assert!(["PPK_REQUIRED", "AUTHENTICATION_FAILED"].contains(&failed.code), "{failed:?}");
-        [A, B].map(|end| world.assert_empty(end));
+        assert!(["PPK_REQUIRED", "AUTHENTICATION_FAILED"].contains(&failed.code()), "{failed:?}");
+        [A, B].into_iter().for_each(|end| world.assert_empty(end));
     }
     // B requires it, and A uses none.
     let mut world = World::new(1, with(A, None, false, None), with(B, None, true, Some(SECRET)));
     world.initiate(A);
     world.run(120);
     assert!(world.failures(B).contains(&"PPK_REQUIRED"), "{}", world.report());
-    [A, B].map(|end| world.assert_empty(end));
+    [A, B].into_iter().for_each(|end| world.assert_empty(end));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn two_keys_of_one_name_are_told_apart() {
     world.initiate(A);
     world.run(120);
     assert!(world.failures(B).contains(&"PPK_MISMATCH"), "{}", world.report());
-    [A, B].map(|end| world.assert_empty(end));
+    [A, B].into_iter().for_each(|end| world.assert_empty(end));
 }
 
 #[test]
