@@ -12,6 +12,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 use crate::auth::{Constraint, Credential, Trust};
 use crate::proposal::{EspProposal, IkeProposal};
 
+pub use crate::engine::any_or_exactly;
 pub use crate::identity::{Identity, IdentityError, IdentityMatch};
 
 /// Octets of a pre-shared key. Zeroized on drop, never printed.
@@ -240,6 +241,10 @@ pub struct ConnectionConfig {
     pub fragmentation: Fragmentation,
     /// A secret that is mixed into the keys.
     pub ppk: Ppk,
+    /// Names of the pools that the peer gets its inner addresses from, in order of preference.
+    pub pools: Vec<String>,
+    /// Inner addresses that we ask of the peer as initiator, one of each family at most; unspecified: any.
+    pub vips: Vec<IpAddr>,
     /// Its children, never empty.
     pub children: Vec<ChildConfig>,
 }

@@ -342,3 +342,46 @@ fn fragmentation_is_asked_for_as_swanctl_does() {
     assert_eq!(parse(&sized("0")).unwrap().0.engine.fragment_size, 0);
     assert!(errors(&sized("100"))[0].contains("expected 0, or 256 to 65535 octets"));
 }
+
+#[test]
+fn pools_and_vips_arrive_and_what_they_stand_for_is_protected_beforehand() {
+    let text =
+        with("local_addrs = [\"192.0.2.1\"]", "local_addrs = [\"192.0.2.1\"]\npools = [\"ra\", \"ra6\"]");
+    let text = text.replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "")
+        + "\n[pools.ra]\naddrs = \"10.9.0.0/30\"\ndns = \"10.1.0.53\"\nsplit_include = [\"10.1.0.0/24\"]\ndomains = \"acme.example\"\n\
+           [pools.ra6]\naddrs = \"2001:db8:9::1-2001:db8:9::2\"\n";
+    let text = text.replace("start_action = \"trap\"", "start_action = \"none\"");
+    let (config, warnings) = parse(&text).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.connection("site").unwrap().pools, ["ra", "ra6"]);
+    assert_eq!(config.pools[0].addrs.to_string(), "10.9.0.1-10.9.0.2");
+    assert_eq!(config.pools[0].attributes.domains, ["acme.example"]);
+    let remote: Vec<String> = config.policies()[0].1.remote_ts.iter().map(ToString::to_string).collect();
+    assert_eq!(remote, ["10.9.0.1-10.9.0.2", "2001:db8:9::1-2001:db8:9::2"]);
+
+    let roadwarrior = |remote: &str| {
+        with("local_addrs = [\"192.0.2.1\"]", "vips = \"0.0.0.0\"")
+            .replace("local_ts = [\"10.1.0.0/24\"]\n", "")
+            .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]", remote)
+    };
+    let (config, _) = parse(&roadwarrior("remote_ts = \"10.2.0.0/24\"")).unwrap();
+    assert_eq!(config.policies()[0].1.local_ts, ["0.0.0.0/0".parse().unwrap()]);
+    let (config, _) = parse(&roadwarrior("remote_ts = \"0.0.0.0/0\"")).unwrap();
+    assert!(config.policies().is_empty());
+}
+
+#[test]
+fn pools_that_cannot_be_are_refused() {
+    let pool = |lines: &str| format!("{WHOLE}\n{lines}");
+    for (text, expected) in [
+        (pool("[pools.a]\naddrs = \"10.9.0.1/24\""), "bits set behind its prefix"),
+        (pool("[pools.a]\ndns = \"10.9.0.1\""), "`addrs` is missing"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\n[pools.b]\naddrs = \"10.9.0.9\""), "overlaps with"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\ndhcp = \"10.1.0.1\""), "this version does not support"),
+        (with("dpd_delay = \"30s\"", "pools = \"nowhere\""), "there is no `[pools.nowhere]`"),
+        (with("dpd_delay = \"30s\"", "vips = [\"0.0.0.0\", \"10.1.1.1\"]"), "the second of its family"),
+    ] {
+        let found = errors(&text).join("\n");
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
+}

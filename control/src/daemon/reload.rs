@@ -170,6 +170,10 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
         let keys = settings.iter().filter(|line| line.starts_with("gateway"));
         return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
     }
+    if running.pools != new.pools {
+        let keys = settings.iter().filter(|line| line.starts_with("pools"));
+        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+    }
     let (before, after) = (dataplane::tunnel_addresses(running), dataplane::tunnel_addresses(new));
     if before != after {
         let list = |addresses: Vec<std::net::IpAddr>| match addresses.as_slice() {

@@ -35,6 +35,7 @@ use crate::installer::Installer;
 use crate::io::{
     CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
 };
+use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
@@ -271,6 +272,11 @@ impl Dataplane {
     /// Where SAs and policies go.
     pub fn installer(&self) -> Arc<dyn SaInstaller> {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
+    }
+
+    /// The addresses that peers give this host.
+    pub fn tun_addresses(&self) -> Result<TunAddresses, StartError> {
+        Ok(TunAddresses::open(self.tun.ifindex())?)
     }
 
     /// Readable when [`SaInstaller::take_events`] has something to give.

@@ -9,6 +9,8 @@ mod children;
 mod ppk;
 mod proposals;
 
+mod addresses;
+
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 

@@ -13,6 +13,7 @@ use super::world::{A, B, address};
 use crate::auth;
 use crate::crypto;
 use crate::engine::*;
+use crate::pools::Pools;
 
 #[derive(Debug, Default)]
 pub(super) struct Gateway {
@@ -30,6 +31,7 @@ pub(super) struct Gateway {
     pub(super) crls: Vec<Arc<auth::Crl>>,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
+    pub(super) pools: Pools,
 }
 
 /// A CHILD SA.
@@ -128,6 +130,13 @@ impl Gateway {
             Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
             Job::VerifyPeer(request) => {
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
+            }
+            Job::AssignAddresses(request) => {
+                JobResult::AddressesAssigned(Box::new(self.pools.assign(&request)))
+            }
+            Job::ReleaseAddresses { leases } => {
+                self.pools.release(&leases);
+                JobResult::AddressesReleased
             }
             Job::AllocateSpi if self.full => {
                 JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))
