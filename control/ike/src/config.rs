@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::{Constraint, Credential, Trust};
@@ -174,7 +174,7 @@ pub enum Unique {
 
 /// Whether IKE messages that are too long for the path go in fragments (RFC 7383; swanctl's `fragmentation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Fragmentation {
+pub enum IkeFragmentation {
     /// Both ways.
     #[default]
     Yes,
@@ -212,6 +212,8 @@ pub struct ChildConfig {
     pub lifetime: ChildLifetime,
     /// Precedence of its policies: lower goes first; `None`: by their selectors.
     pub priority: Option<NonZeroU32>,
+    /// Its mode, and how its packets are treated.
+    pub options: SaOptions,
 }
 
 /// A connection (swanctl's `connections.NAME`).
@@ -238,7 +240,7 @@ pub struct ConnectionConfig {
     /// What becomes of other IKE SAs of the same two identities.
     pub unique: Unique,
     /// Whether long IKE messages go in fragments.
-    pub fragmentation: Fragmentation,
+    pub fragmentation: IkeFragmentation,
     /// A secret that is mixed into the keys.
     pub ppk: Ppk,
     /// Names of the pools that the peer gets its inner addresses from, in order of preference.

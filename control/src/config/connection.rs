@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, ConnectionConfig, Fragmentation, Identity, IdentityMatch, LocalAuth,
+    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation, LocalAuth,
     LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
@@ -16,11 +16,9 @@ use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
-use super::lifetime;
-use super::pools;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::shunt;
+use super::{lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -66,11 +64,7 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "if_id_out",
     "label",
     "label_mode",
-    "tfc_padding",
     "hw_offload",
-    "copy_df",
-    "copy_ecn",
-    "copy_dscp",
     "close_action",
     "per_cpu_sas",
 ];
@@ -134,10 +128,10 @@ fn connection(
         [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
     let unique = section.choice("unique", &policies).unwrap_or_default();
     let modes = [
-        ("yes", Fragmentation::Yes),
-        ("accept", Fragmentation::Accept),
-        ("force", Fragmentation::Yes),
-        ("no", Fragmentation::No),
+        ("yes", IkeFragmentation::Yes),
+        ("accept", IkeFragmentation::Accept),
+        ("force", IkeFragmentation::Yes),
+        ("no", IkeFragmentation::No),
     ];
     let fragmentation = section.choice("fragmentation", &modes).unwrap_or_default();
     let ppk_id =
@@ -453,14 +447,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults, EspProposal::weak);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\", \"pass\" or \"drop\"");
-    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!(
-            "\"{}\" is not supported by this version (expected \"tunnel\", \"pass\" or \"drop\")",
-            mode.value
-        );
-        section.error(mode.span, "mode", message);
-    }
+    let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
             let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
@@ -480,6 +467,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         replay_window,
         lifetime,
         priority,
+        options,
     })
 }
 

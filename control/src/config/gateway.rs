@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, XdpMode};
+use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// How many packets may wait for SAs that they have asked for, and how long.
+    pub trap: TrapLimits,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -73,6 +75,7 @@ impl GatewayConfig {
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let trap = trap(&section, frames);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -90,9 +93,20 @@ impl GatewayConfig {
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            trap,
             credentials,
         })
     }
+}
+
+/// At most one frame in 16 waits, whatever the number of policies.
+fn trap(section: &Section<'_>, frames: u32) -> TrapLimits {
+    let per_policy = section.integer("trap_packets", 0..=256).map_or(16, |packets| packets.value as usize);
+    let time = section.duration("trap_time").unwrap_or(Duration::from_secs(5));
+    if !(1..=60).contains(&time.as_secs()) {
+        section.error(section.span(), "trap_time", "is out of range (expected \"1s\" to \"60s\")");
+    }
+    TrapLimits { per_policy, in_all: (frames as usize / 16).min(1024), seconds: time.as_secs() }
 }
 
 /// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'

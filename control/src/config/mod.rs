@@ -11,6 +11,7 @@ mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
 mod pools;
 mod reader;
 mod secrets;
@@ -148,8 +149,9 @@ impl Config {
         Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
     }
 
-    /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
-    /// are known without a peer. `(connection, child)` goes with each.
+    /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
+    /// drops, and one for each other child whose selectors are known without a peer. `(connection, child)` goes with
+    /// each.
     pub fn policies(&self) -> Vec<((String, String), Policy)> {
         let children = self
             .engine
@@ -168,13 +170,11 @@ impl Config {
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
-        policies.collect()
-    }
-
-    /// Every configured policy: those of [`Config::policies`], and those without an SA.
-    pub fn all_policies(&self) -> impl Iterator<Item = Policy> {
-        let protecting = self.policies().into_iter().map(|(_, policy)| policy);
-        protecting.chain(self.shunts.iter().cloned())
+        let shunts = self.shunts.iter().filter_map(|policy| {
+            let (connection, child) = policy.name.split_once('/')?;
+            Some(((connection.to_owned(), child.to_owned()), policy.clone()))
+        });
+        policies.chain(shunts).collect()
     }
 
     /// What a child may send from, as far as that is known without a peer. An address that a peer will give us may be

@@ -142,7 +142,7 @@ mod tests {
 
     use portcullis_ipsec::{
         DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
-        PolicyOrigin, SaCounters, TenantId, TunnelEndpoints, UsageLimits,
+        PolicyOrigin, SaCounters, SaOptions, TenantId, TunnelEndpoints, UsageLimits,
     };
 
     use super::*;
@@ -224,8 +224,17 @@ mod tests {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             tenant,
+            options: SaOptions::default(),
         };
-        let outbound = OutboundSa { spi: pair, key, esn: true, endpoints, local_ts, remote_ts };
+        let outbound = OutboundSa {
+            spi: pair,
+            key,
+            esn: true,
+            endpoints,
+            local_ts,
+            remote_ts,
+            options: SaOptions::default(),
+        };
         let activation = at_once.then_some(Activation { policy: PolicyRef::New(policy), outbound });
         Box::new(ChildInstall { pair, inbound, limits: UsageLimits::default(), activation })
     }

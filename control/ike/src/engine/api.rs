@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
+    EspAlgorithm, Flow, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyId, SaCounters, Spi,
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
@@ -481,6 +481,8 @@ pub struct ChildSaStatus {
     pub local_ts: Vec<TrafficSelector>,
     /// The peer's side, as negotiated.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Tunnel or transport mode.
+    pub mode: Mode,
     /// When it was installed.
     pub established: Instant,
     /// Whether we asked for it.

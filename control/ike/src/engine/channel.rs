@@ -12,7 +12,7 @@ use super::context::Context;
 use super::ike_sa_init::InitRecord;
 use super::reassembly::{Reassembly, Whole};
 use super::sa::{Base, Inbound, Role};
-use crate::config::{Fragmentation, Retransmission, Secret};
+use crate::config::{IkeFragmentation, Retransmission, Secret};
 use crate::crypto::{IkeKeys, KdfInput, SharedSecret, derive_rekeyed_ike_keys};
 use crate::message::{
     ExchangeType, Header, Message, MessageError, Payload, Sealing, authenticated_later, decrypt, payloads,
@@ -493,7 +493,7 @@ impl Whole {
 fn fragment_size(cx: &Context, base: &Base, local: SocketAddr, remote: SocketAddr) -> usize {
     let mode = cx.connection(base.connection).map(|connection| connection.fragmentation);
     match mode {
-        Some(Fragmentation::Yes) if base.fragmentation => largest_message(cx, local, remote),
+        Some(IkeFragmentation::Yes) if base.fragmentation => largest_message(cx, local, remote),
         _ => usize::MAX,
     }
 }

@@ -116,6 +116,7 @@ reasons! {
     ChildProposalMismatch, "CHILD_PROPOSAL_MISMATCH", Configuration, "the ESP proposals differ in several kinds of transform";
     ChildProposalRefused, "CHILD_PROPOSAL_REFUSED", Configuration, "the peer refused our ESP proposals";
     TsNoOverlap, "TS_NO_OVERLAP", Configuration, "the traffic selectors of both ends have nothing in common";
+    ChildModeMismatch, "CHILD_MODE_MISMATCH", Configuration, "one end wants transport mode, the other a tunnel";
     // Inner addresses.
     PoolExhausted, "POOL_EXHAUSTED", Configuration, "no address of the pools is free";
     PoolFamily, "POOL_FAMILY", Configuration, "no pool has addresses of the family that the peer asks for";

@@ -8,7 +8,7 @@ pub(super) mod responder;
 
 use super::context::Context;
 use super::ike_auth::SignatureSupport;
-use crate::config::{ConnectionConfig, Fragmentation};
+use crate::config::{ConnectionConfig, IkeFragmentation};
 use crate::message::{Notify, Payload, Protocol, WireProposal, notify};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
@@ -67,7 +67,7 @@ impl<'a> InitPayloads<'a> {
 
 /// That we take messages in fragments (RFC 7383 §2.3).
 fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
-    let takes = connection.fragmentation != Fragmentation::No;
+    let takes = connection.fragmentation != IkeFragmentation::No;
     takes.then(|| notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()))
 }
 

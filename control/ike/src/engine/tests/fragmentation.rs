@@ -12,7 +12,7 @@ use crate::message::Fragment;
 const SIZE: usize = 200;
 const LARGEST: usize = SIZE - 28;
 
-fn cut(end: usize, mode: Fragmentation) -> EngineConfig {
+fn cut(end: usize, mode: IkeFragmentation) -> EngineConfig {
     let mut config = config(end);
     config.fragment_size = SIZE;
     config.connections[0].fragmentation = mode;
@@ -20,7 +20,7 @@ fn cut(end: usize, mode: Fragmentation) -> EngineConfig {
 }
 
 fn both() -> (EngineConfig, EngineConfig) {
-    (cut(A, Fragmentation::Yes), cut(B, Fragmentation::Yes))
+    (cut(A, IkeFragmentation::Yes), cut(B, IkeFragmentation::Yes))
 }
 
 fn fragment(octets: &[u8]) -> Option<Fragment> {
@@ -48,7 +48,9 @@ fn what_is_too_long_goes_in_fragments_both_ways_and_no_packet_is_longer_than_it_
 
 #[test]
 fn an_end_that_does_not_take_fragments_gets_none() {
-    for (a, b) in [(Fragmentation::No, Fragmentation::Yes), (Fragmentation::Yes, Fragmentation::No)] {
+    for (a, b) in
+        [(IkeFragmentation::No, IkeFragmentation::Yes), (IkeFragmentation::Yes, IkeFragmentation::No)]
+    {
         let world = World::new(1, cut(A, a), cut(B, b)).established();
         for end in [A, B] {
             assert!(protected(&world, end).iter().all(|(_, fragment)| fragment.is_none()));
@@ -58,7 +60,7 @@ fn an_end_that_does_not_take_fragments_gets_none() {
 
 #[test]
 fn an_end_that_only_accepts_fragments_sends_none() {
-    let world = World::new(1, cut(A, Fragmentation::Accept), cut(B, Fragmentation::Yes)).established();
+    let world = World::new(1, cut(A, IkeFragmentation::Accept), cut(B, IkeFragmentation::Yes)).established();
     assert!(protected(&world, A).iter().all(|(_, fragment)| fragment.is_none()));
     assert!(protected(&world, B).iter().any(|(_, fragment)| fragment.is_some()));
 }

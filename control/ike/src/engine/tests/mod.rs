@@ -17,6 +17,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod modes;
 mod nat;
 mod ppk;
 mod reconfigure;

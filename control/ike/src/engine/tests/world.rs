@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{Spi, TrafficSelector};
+use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
@@ -114,6 +114,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,
+        options: SaOptions::default(),
     }
 }
 
@@ -138,7 +139,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
-            fragmentation: Fragmentation::Yes,
+            fragmentation: IkeFragmentation::Yes,
             ppk: Ppk::default(),
             pools: Vec::new(),
             vips: Vec::new(),
