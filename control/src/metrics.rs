@@ -180,16 +180,18 @@ impl Measured<'_> {
     fn packets(&self) -> Vec<Family> {
         let mut packets = Family::counter(
             "packets",
-            "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held",
+            "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held, for all workers together: between them, packets go from handed_over to taken_over",
         );
         let mut held = Family::gauge("packets_held", "Packets that wait for a neighbour");
-        let ways: [(&str, Pick); 8] = [
+        let ways: [(&str, Pick); 10] = [
             ("received", |worker| worker.received),
             ("from_kernel", |worker| worker.from_kernel),
             ("generated", |worker| worker.generated),
             ("transmitted", |worker| worker.transmitted),
             ("to_kernel", |worker| worker.to_kernel),
             ("dropped", |worker| worker.dropped),
+            ("handed_over", |worker| worker.handed_over),
+            ("taken_over", |worker| worker.taken_over),
             ("opened", |worker| worker.opened),
             ("sealed", |worker| worker.sealed),
         ];

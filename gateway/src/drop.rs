@@ -82,6 +82,10 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour_unresolved",
     /// The ring to the slow path is full.
     KernelQueueFull = "kernel_queue_full",
+    /// The ring to the worker that owns the SA is full.
+    HandoverFull = "handover_full",
+    /// In the hands of a worker when it panicked.
+    WorkerPanic = "worker_panic",
     /// The TX ring stayed full.
     TxFull = "tx_full",
     /// Received where nothing of the kind is expected.
@@ -107,6 +111,10 @@ pub struct WorkerCounters {
     pub transmitted: AtomicU64,
     /// Packets given to the host through the slow path.
     pub to_kernel: AtomicU64,
+    /// Packets handed to the worker that owns their SA.
+    pub handed_over: AtomicU64,
+    /// Packets taken over from others, because this worker owns their SA.
+    pub taken_over: AtomicU64,
     /// Packets waiting for a neighbour now.
     pub held: AtomicU64,
     /// Packets opened.
@@ -124,6 +132,8 @@ impl Default for WorkerCounters {
             generated: AtomicU64::new(0),
             transmitted: AtomicU64::new(0),
             to_kernel: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            taken_over: AtomicU64::new(0),
             held: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             sealed: AtomicU64::new(0),

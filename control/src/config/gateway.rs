@@ -90,17 +90,17 @@ impl GatewayConfig {
     }
 }
 
-/// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'
-/// replay windows take.
+/// A core for each worker, and no core for two.
 fn workers(section: &Section<'_>) -> Vec<usize> {
     let Some(cores) = section.integers("workers", 0..=1023) else { return vec![0] };
-    match cores.as_slice() {
-        [] => section.error(section.span(), "workers", "is empty (expected a core, e.g. [0])"),
-        [_] => {}
-        [_, second, ..] => {
-            let message = "names more than one core, which this version does not support: one worker serves every queue \
-                           (expected e.g. [0])";
-            section.error(second.span.clone(), "workers", message);
+    if cores.is_empty() {
+        section.error(section.span(), "workers", "is empty (expected a core for each worker, e.g. [0, 1])");
+    }
+    for (index, core) in cores.iter().enumerate() {
+        if cores.iter().take(index).any(|earlier| earlier.value == core.value) {
+            let message =
+                format!("names core {} twice (expected a core of its own for each worker)", core.value);
+            section.error(core.span.clone(), "workers", message);
         }
     }
     cores.iter().map(|core| core.value as usize).collect()

@@ -98,7 +98,7 @@ fn an_option_that_only_swanctl_has_is_refused_by_name() {
 
 #[test]
 fn every_error_is_reported_at_once_in_the_order_of_the_file() {
-    let text = with("workers = [1]", "workers = [0, 1]")
+    let text = with("workers = [1]", "workers = [1, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
         .replace("192.0.2.1", "gw.example.com")
         .replace("auth = \"psk\", id = \"a.", "auth = \"eap\", id = \"a.")
@@ -106,7 +106,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
         .replace("\"trap\"", "7");
     let errors = errors(&text);
     let expected = [
-        "3:15: error: gateway.workers: names more than one core",
+        "3:15: error: gateway.workers: names core 1 twice",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
         "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
         "26:18: error: connections.site.local.auth: \"eap\" is not supported by this version",

@@ -31,6 +31,7 @@ use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
+use crate::handover;
 use crate::installer::Installer;
 use crate::io::{
     CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
@@ -228,21 +229,22 @@ impl Dataplane {
             nat_port: config.nat_port,
         });
         let mut threads = Threads::default();
-        let mut pools = split(frames, config.workers.len());
-        for (index, ports) in ports.into_iter().enumerate() {
+        let pools = split(frames, config.workers.len());
+        let exchanges = handover::mesh(slow.workers().iter().map(|worker| worker.waker().clone()).collect());
+        let parts = ports.into_iter().zip(pools).zip(exchanges).zip(slow.workers()).zip(&config.workers);
+        for (index, ((((ports, frames), exchange), slow), &core)) in (0_u16..).zip(parts) {
             let Some(reader) = reclaimer.register() else { break };
-            let (Some(&core), Some(slow)) = (config.workers.get(index), slow.workers().get(index)) else {
-                break;
-            };
             let counters = Arc::new(WorkerCounters::default());
             let seed = u64::from_ne_bytes(random().map_err(system("get random numbers"))?);
             let worker = Worker {
                 ports,
-                pool: FramePool::new(pools.pop().unwrap_or_default()),
-                pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, seed),
+                pool: FramePool::new(frames),
+                pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, seed)
+                    .of_worker(index),
                 counters,
                 gauges: Arc::new(FrameGauges::default()),
                 slow: slow.clone(),
+                exchange,
                 routes: Arc::clone(&routes),
                 since,
                 stop: threads.stop_flag(),
@@ -471,14 +473,10 @@ fn bind_as(
     Ok(Bound { memory, frames, ports, interfaces })
 }
 
-fn split(frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
-    let mut pools: Vec<Vec<Frame>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, frame) in frames.into_iter().enumerate() {
-        if let Some(pool) = pools.get_mut(index % workers.max(1)) {
-            pool.push(frame);
-        }
-    }
-    pools
+/// As many frames for each worker, side by side.
+fn split(mut frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
+    let shares = (1..=workers).rev().map(|left| frames.split_off(frames.len() - frames.len() / left));
+    shares.collect()
 }
 
 /// The addresses of a port.

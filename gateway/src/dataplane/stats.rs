@@ -9,8 +9,8 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::route::Role;
 use crate::xdp::{Disposition, Outcome};
 
-/// One worker's packet balance: received + from_kernel + generated = transmitted + to_kernel + dropped + held, and what
-/// is on its way between two reads.
+/// One worker's packet balance: received + from_kernel + generated + taken_over = transmitted + to_kernel + dropped +
+/// handed_over + held, and what is on its way between two reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerStats {
     /// Frames taken from RX rings.
@@ -25,6 +25,10 @@ pub struct WorkerStats {
     pub to_kernel: u64,
     /// For any reason.
     pub dropped: u64,
+    /// Handed to the worker that owns their SA.
+    pub handed_over: u64,
+    /// Taken over from other workers.
+    pub taken_over: u64,
     /// Waiting for a neighbour.
     pub held: u64,
     /// ESP packets opened.
@@ -69,6 +73,8 @@ pub struct DataplaneStats {
     pub frames_free: u64,
     /// Ones in the rings, with the kernel.
     pub frames_in_kernel: u64,
+    /// Ones on their way from one worker to another.
+    pub frames_handed: u64,
 }
 
 pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
@@ -121,6 +127,7 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
         frames_total: dataplane.memory.frames() as u64,
         frames_free: gauge(|gauges| &gauges.free),
         frames_in_kernel: gauge(|gauges| &gauges.in_kernel),
+        frames_handed: gauge(|gauges| &gauges.handed),
     }
 }
 
@@ -136,6 +143,8 @@ fn worker_stats(counters: &WorkerCounters) -> WorkerStats {
         transmitted: load(&counters.transmitted),
         to_kernel: load(&counters.to_kernel),
         dropped: counters.total_drops(),
+        handed_over: load(&counters.handed_over),
+        taken_over: load(&counters.taken_over),
         held: load(&counters.held),
         opened: load(&counters.opened),
         sealed: load(&counters.sealed),

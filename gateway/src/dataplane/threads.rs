@@ -86,14 +86,15 @@ impl Threads {
     pub(super) fn end(&mut self) -> usize {
         self.stop.store(true, Ordering::Release);
         self.workers.iter().for_each(|worker| worker.waker.wake());
-        let mut frames = 0;
-        for worker in self.workers.drain(..) {
-            // A worker that panicked has ended the process already.
-            if let Ok(finished) = worker.thread.join() {
-                let sockets = finished.ports.iter().flat_map(|port| &port.sockets);
-                frames += finished.pool.len() + sockets.map(QueueSocket::in_kernel).sum::<usize>();
-            }
-        }
+        // A worker that panicked has ended the process already.
+        let finished: Vec<Finished> =
+            self.workers.drain(..).filter_map(|worker| worker.thread.join().ok()).collect();
+        // Only now does none of them hand anything over any more.
+        let frames = finished.iter().map(|Finished { ports, pool, exchange }| {
+            let sockets = ports.iter().flat_map(|port| &port.sockets);
+            pool.len() + sockets.map(QueueSocket::in_kernel).sum::<usize>() + exchange.waiting()
+        });
+        let frames = frames.sum();
         if let Some(housekeeper) = self.housekeeper.take() {
             housekeeper.thread().unpark();
             let _ = housekeeper.join();

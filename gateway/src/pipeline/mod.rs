@@ -96,8 +96,51 @@ pub struct Output {
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
+    /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
+    pub handed: HandedOver,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// A packet on its way to another worker's pipeline, and what this one knows of it.
+#[derive(Debug)]
+pub struct Handed {
+    frame: Frame,
+    about: Clear,
+}
+
+impl Handed {
+    /// The frame that holds the packet.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The frame alone, of a packet that is given up.
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// Packets for other workers, by worker, in order.
+#[derive(Debug, Default)]
+pub struct HandedOver(Vec<Vec<Handed>>);
+
+impl HandedOver {
+    fn push(&mut self, worker: u16, packet: Handed) {
+        let at = usize::from(worker);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        if let Some(packets) = self.0.get_mut(at) {
+            packets.push(packet);
+        }
+    }
+
+    /// The packets of each worker that has any, to be taken.
+    pub fn each(&mut self) -> impl Iterator<Item = (u16, &mut Vec<Handed>)> {
+        let workers = (0_u16..).zip(&mut self.0);
+        workers.filter(|(_, packets)| !packets.is_empty())
+    }
 }
 
 /// Frames to send, by port, in order.
@@ -220,6 +263,7 @@ pub struct Pipeline {
     esp: Packets<Arrival>,
     clear: Packets<Clear>,
     again: Again,
+    worker: u16,
 }
 
 /// Packets that a pass has made and that need another.
@@ -245,6 +289,8 @@ struct Context<'a> {
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
     out: &'a mut Output,
+    /// Which worker this is.
+    worker: u16,
 }
 
 impl Pipeline {
@@ -262,7 +308,14 @@ impl Pipeline {
             esp: Packets::default(),
             clear: Packets::default(),
             again: Again::default(),
+            worker: 0,
         }
+    }
+
+    /// The same for the worker of that number, where there are several.
+    #[must_use]
+    pub fn of_worker(self, worker: u16) -> Self {
+        Self { worker, ..self }
     }
 
     /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
@@ -275,7 +328,40 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again } = self;
+        self.pass(now, spare, out, |context, esp, clear| {
+            while !batch.is_empty() {
+                ingress::sort(context, ingress, batch, esp, clear);
+                context.run(esp, clear);
+            }
+        });
+    }
+
+    /// Goes on with packets that another worker has handed over, in order.
+    pub fn resume(
+        &mut self,
+        now: Coarse,
+        handed: &mut Vec<Handed>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
+        self.pass(now, spare, out, |context, esp, clear| {
+            for Handed { frame, mut about } in handed.drain(..) {
+                about.place = context.flows.locate(about.tenant, &about.flow) as u32;
+                clear.push(frame, about);
+            }
+            context.run(esp, clear);
+        });
+    }
+
+    #[inline(always)]
+    fn pass(
+        &mut self,
+        now: Coarse,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+        work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
+    ) {
+        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, worker } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);
@@ -292,11 +378,9 @@ impl Pipeline {
             spare,
             again,
             out,
+            worker: *worker,
         };
-        while !batch.is_empty() {
-            ingress::sort(&mut context, ingress, batch, esp, clear);
-            context.run(esp, clear);
-        }
+        work(&mut context, esp, clear);
         reader.quiescent();
     }
 

@@ -11,7 +11,7 @@ use portcullis_aead as aead;
 use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, look_up, take, trouble, uniform};
+use super::{BATCH, Clear, Context, Handed, Origin, Packets, Tally, look_up, take, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -47,6 +47,8 @@ enum Fate {
     Expired,
     /// More octets than pass the tunnel of the run of that number.
     TooBig(u16),
+    /// Its SA is that worker's.
+    Elsewhere(u16),
     Dropped(DropReason),
 }
 
@@ -141,6 +143,10 @@ fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs
         return Fate::Dropped(DropReason::OutsideSa);
     }
     if runs.last().is_none_or(|run| !ptr::eq(run.sa, sa)) {
+        let owner = sa.owner(context.worker);
+        if owner != context.worker {
+            return Fate::Elsewhere(owner);
+        }
         match begin(context, sa) {
             Ok(run) => runs.push(run),
             Err(reason) => return Fate::Dropped(reason),
@@ -216,7 +222,7 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
         }
     }
     tally.flush(context.now);
@@ -256,6 +262,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);
             trouble::too_big_for_tunnel(context, frame, about, limit);
         }
+        Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: about.clone() }),
         Fate::Dropped(reason) => context.drop(frame, reason),
     }
 }

@@ -2,7 +2,8 @@
 //! through its [`Pipeline`]. Start at [`Worker::run`].
 //!
 //! It sleeps in `poll` when there is nothing to do, offline for the SA table's reclamation, so that it delays nobody. It
-//! is woken by packets, by the slow path, and by a new route table (a held packet's neighbour may have answered).
+//! is woken by packets, by the slow path, by other workers that hand packets over ([`handover`](crate::handover)), and by a
+//! new route table (a held packet's neighbour may have answered).
 //! A panic of a worker ends the process: what it protected stays blocked until the supervisor has started the next.
 
 mod held;
@@ -18,8 +19,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
 use crate::frame::Frame;
+use crate::handover::Exchange;
 use crate::io::{FramePool, QueueSocket, RING};
-use crate::pipeline::{BATCH, FrameSource, Ingress, Output, Pipeline};
+use crate::pipeline::{BATCH, FrameSource, Handed, Ingress, Output, Pipeline};
 use crate::route::{PortIndex, RouteTable};
 use crate::slowpath::WorkerEnd;
 
@@ -44,6 +46,8 @@ pub struct FrameGauges {
     pub free: AtomicU64,
     /// In the rings, with the kernel.
     pub in_kernel: AtomicU64,
+    /// In the rings from other workers.
+    pub handed: AtomicU64,
     /// Rounds that the worker has made: what shows that it lives.
     pub rounds: AtomicU64,
 }
@@ -63,6 +67,8 @@ pub struct Worker {
     pub gauges: Arc<FrameGauges>,
     /// Its end of the slow path, with what wakes it.
     pub slow: WorkerEnd,
+    /// What it shares with the other workers.
+    pub exchange: Exchange,
     /// Next hops.
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// The clock's origin.
@@ -81,6 +87,7 @@ impl Worker {
             worker: self,
             out: Output::default(),
             batch: Vec::with_capacity(BATCH),
+            handed: Vec::with_capacity(BATCH),
         };
         while !running.worker.stop.load(Ordering::Acquire) {
             let now = running.now();
@@ -115,12 +122,16 @@ pub struct Finished {
     pub ports: Vec<PortSockets>,
     /// Its free frames.
     pub pool: FramePool,
+    /// What others have handed it since, or may yet.
+    pub exchange: Exchange,
 }
 
 struct Running {
     worker: Worker,
     out: Output,
     batch: Vec<Frame>,
+    /// Packets that others have handed over.
+    handed: Vec<Handed>,
     /// By port: frames to send.
     outgoing: Vec<Vec<Frame>>,
     held: Held,
@@ -139,8 +150,11 @@ impl Running {
             busy |= self.receive(now, port);
         }
         busy |= self.receive_from_host(now);
+        busy |= self.receive_handed(now);
         self.release_held(now);
         self.transmit();
+        self.balance_frames();
+        self.worker.exchange.ring();
         busy
     }
 
@@ -182,6 +196,28 @@ impl Running {
         busy
     }
 
+    /// Takes what other workers have handed over through the pipeline.
+    fn receive_handed(&mut self, now: Coarse) -> bool {
+        let Self { worker, out, handed, .. } = self;
+        let count = worker.exchange.take(BATCH, handed);
+        if count == 0 {
+            return false;
+        }
+        WorkerCounters::add(&worker.counters.taken_over, count as u64);
+        worker.pipeline.resume(now, handed, &mut worker.pool, out);
+        self.deliver(now);
+        true
+    }
+
+    /// Takes back frames that others owe, and gives back what is owed.
+    fn balance_frames(&mut self) {
+        let Worker { exchange, pool, .. } = &mut self.worker;
+        exchange.take_frames(pool);
+        if exchange.owed() > 0 {
+            exchange.give_back(pool);
+        }
+    }
+
     fn process(&mut self, now: Coarse, ingress: Ingress) {
         let Self { worker, out, batch, .. } = self;
         worker.pipeline.process(now, ingress, batch, &mut worker.pool, out);
@@ -197,6 +233,13 @@ impl Running {
                 Some(outgoing) => outgoing.append(frames),
                 None => frames.drain(..).for_each(|frame| give_up(worker, frame, DropReason::NoEgress)),
             }
+        }
+        for (owner, packets) in out.handed.each() {
+            let count = worker.exchange.hand(owner, packets);
+            WorkerCounters::add(&worker.counters.handed_over, count as u64);
+            packets
+                .drain(..)
+                .for_each(|packet| give_up(worker, packet.into_frame(), DropReason::HandoverFull));
         }
         let mut woken = false;
         for frame in out.to_kernel.drain(..) {
@@ -271,6 +314,7 @@ impl Running {
         let sockets = self.worker.ports.iter().flat_map(|port| &port.sockets);
         let in_kernel: usize = sockets.map(QueueSocket::in_kernel).sum();
         gauges.in_kernel.store(in_kernel as u64, Ordering::Relaxed);
+        gauges.handed.store(self.worker.exchange.waiting() as u64, Ordering::Relaxed);
         self.worker.counters.held.store(self.held.len() as u64, Ordering::Relaxed);
         WorkerCounters::add(&gauges.rounds, 1);
     }
@@ -283,6 +327,11 @@ impl Running {
         const MORE_TO_COME: u8 = 100;
         self.worker.pipeline.offline();
         let Self { worker, held, .. } = self;
+        let bell = worker.exchange.bell().clone();
+        bell.going_to_sleep();
+        if worker.exchange.waiting() > 0 {
+            return bell.awake();
+        }
         let mut longest = (!held.is_empty()).then_some(MORE_TO_COME);
         for socket in worker.ports.iter_mut().flat_map(|port| &mut port.sockets) {
             if socket.unsent() {
@@ -294,10 +343,10 @@ impl Running {
         let sockets = worker.ports.iter().flat_map(|port| &port.sockets);
         let mut fds: Vec<PollFd<'_>> =
             sockets.map(|socket| PollFd::new(socket.fd(), PollFlags::POLLIN)).collect();
-        fds.push(PollFd::new(worker.slow.waker().as_fd(), PollFlags::POLLIN));
+        fds.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
         // Interrupted: the next round looks at everything.
         let _ = poll(&mut fds, longest.map_or(PollTimeout::NONE, PollTimeout::from));
-        worker.slow.waker().lower();
+        bell.awake();
     }
 
     fn finish(mut self) -> Finished {
@@ -305,7 +354,8 @@ impl Running {
             give_up(&mut self.worker, frame, DropReason::NeighbourUnresolved);
         }
         self.publish();
-        Finished { ports: self.worker.ports, pool: self.worker.pool }
+        let Worker { ports, pool, exchange, .. } = self.worker;
+        Finished { ports, pool, exchange }
     }
 }
 

@@ -143,7 +143,8 @@ impl Gateway {
             let stats = self.stats();
             let held: u64 = stats.workers.iter().map(|worker| worker.held).sum();
             // Free ones and those with the kernel are read one after the other, while a frame may go from one to the other.
-            if stats.frames_free + stats.frames_in_kernel + held == stats.frames_total {
+            let owned = stats.frames_free + stats.frames_in_kernel + stats.frames_handed + held;
+            if owned == stats.frames_total {
                 assert!(stats.frames_free > 0 && stats.frames_in_kernel > 0, "{stats:?}");
                 return;
             }
@@ -155,12 +156,16 @@ impl Gateway {
 /// Packets that came and have gone nowhere yet; none when nothing moves.
 pub(crate) fn in_flight(stats: &DataplaneStats) -> i128 {
     let came = |worker: &portcullis_gateway::dataplane::WorkerStats| {
-        i128::from(worker.received) + i128::from(worker.from_kernel) + i128::from(worker.generated)
+        i128::from(worker.received)
+            + i128::from(worker.from_kernel)
+            + i128::from(worker.generated)
+            + i128::from(worker.taken_over)
     };
     let gone = |worker: &portcullis_gateway::dataplane::WorkerStats| {
         i128::from(worker.transmitted)
             + i128::from(worker.to_kernel)
             + i128::from(worker.dropped)
+            + i128::from(worker.handed_over)
             + i128::from(worker.held)
     };
     stats.workers.iter().map(|worker| came(worker) - gone(worker)).sum()
