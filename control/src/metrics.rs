@@ -219,6 +219,11 @@ impl Measured<'_> {
             cpu = cpu.with(&[("worker", &index)], time.as_secs_f64());
             rounds = rounds.with(&[("worker", &index)], *made);
         }
+        let mut restarts =
+            Family::counter("worker_restarts", "How often a worker has panicked and was started anew");
+        for (index, worker) in self.stats.workers.iter().enumerate() {
+            restarts = restarts.with(&[("worker", &index.to_string())], worker.restarts);
+        }
         let mut interfaces =
             Family::gauge("interface_queues", "Receive queues served, and the mode that the driver gave");
         for interface in &self.stats.interfaces {
@@ -227,14 +232,17 @@ impl Measured<'_> {
             interfaces = interfaces.with(&labels, u64::from(interface.queues));
         }
         let stats = &self.stats;
-        let used = stats.frames_total.saturating_sub(stats.frames_free + stats.frames_in_kernel);
+        let elsewhere = stats.frames_free + stats.frames_in_kernel + stats.frames_handed;
+        let used = stats.frames_total.saturating_sub(elsewhere);
         vec![
             cpu,
             rounds,
+            restarts,
             interfaces,
             Family::gauge("frames", "Frames of packet memory by where they are")
                 .with(&[("state", "free")], stats.frames_free)
                 .with(&[("state", "kernel")], stats.frames_in_kernel)
+                .with(&[("state", "handed_over")], stats.frames_handed)
                 .with(&[("state", "worker")], used),
             Family::gauge("sa_pairs", "Pairs of SAs in the table").with(&[], self.snapshot.child_sas()),
             Family::gauge("sa_pairs_limit", "Pairs of SAs that the table holds (gateway.max_sas)")

@@ -150,9 +150,23 @@ impl WorkerCounters {
 
     /// Counts a drop.
     pub fn count_drop(&self, reason: DropReason) {
+        self.count_drops(reason, 1);
+    }
+
+    /// Counts several.
+    pub fn count_drops(&self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
-            Self::add(counter, 1);
+            Self::add(counter, packets);
         }
+    }
+
+    /// Packets that came and have gone nowhere: those that the worker has in its hands, the held ones included.
+    pub fn in_hands(&self) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let came = [&self.received, &self.from_kernel, &self.generated, &self.taken_over].map(load);
+        let gone = [&self.transmitted, &self.to_kernel, &self.handed_over].map(load);
+        let gone = gone.iter().sum::<u64>() + self.total_drops();
+        came.iter().sum::<u64>().saturating_sub(gone)
     }
 
     /// How many packets were dropped for this reason.

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -11,7 +12,7 @@ use common::{Child, INSIDE, OUTSIDE, Packet, Rig, connect, ethernet, port_mac};
 use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::handover::{Exchange, mesh};
-use portcullis_gateway::io::FramePool;
+use portcullis_gateway::io::{FrameMemory, FramePool, Ledger};
 use portcullis_gateway::pipeline::{Ingress, Output, Pipeline};
 use portcullis_gateway::route::PortIndex;
 use portcullis_gateway::slowpath::Waker;
@@ -27,15 +28,18 @@ struct Worker {
     pipeline: Pipeline,
     exchange: Exchange,
     pool: FramePool,
+    /// The frames that it answers for.
+    mine: Ledger,
     out: Output,
     /// What it has sent, in order.
     sent: Vec<(PortIndex, Vec<u8>)>,
 }
 
 impl Worker {
-    fn new(pipeline: Pipeline, exchange: Exchange) -> Self {
-        let frames = (0..FRAMES).map(|_| Frame::leaked(2048, 256)).collect();
-        Self { pipeline, exchange, pool: FramePool::new(frames), out: Output::default(), sent: Vec::new() }
+    fn new(pipeline: Pipeline, exchange: Exchange, frames: Vec<Frame>, mut mine: Ledger) -> Self {
+        frames.iter().for_each(|frame| mine.enter(frame));
+        let (pool, out, sent) = (FramePool::new(frames), Output::default(), Vec::new());
+        Self { pipeline, exchange, pool, mine, out, sent }
     }
 
     fn receive(&mut self, port: PortIndex, packets: &[Vec<u8>]) {
@@ -53,7 +57,7 @@ impl Worker {
 
     fn take_over(&mut self) -> usize {
         let mut handed = Vec::new();
-        let count = self.exchange.take(64, &mut handed);
+        let count = self.exchange.take(64, &mut handed, &mut self.mine);
         let Self { pipeline, pool, out, .. } = self;
         pipeline.resume(Coarse(1), &mut handed, pool, out);
         self.deliver();
@@ -63,7 +67,7 @@ impl Worker {
     fn deliver(&mut self) {
         for (worker, packets) in self.out.handed.each() {
             // The other one takes some out meanwhile.
-            while self.exchange.hand(worker, packets) == 0 {
+            while self.exchange.hand(worker, packets, &mut self.mine) == 0 {
                 thread::yield_now();
             }
             assert!(packets.is_empty());
@@ -73,8 +77,8 @@ impl Worker {
             self.pool.put(frame);
         }
         self.pool.put_all(&mut self.out.recycled);
-        self.exchange.take_frames(&mut self.pool);
-        self.exchange.give_back(&mut self.pool);
+        self.exchange.take_frames(&mut self.pool, &mut self.mine);
+        self.exchange.give_back(&mut self.pool, &mut self.mine);
     }
 }
 
@@ -90,15 +94,23 @@ fn series_and_number(packet: &[u8]) -> (u16, u16) {
 }
 
 fn two_workers(rig: Rig) -> [Worker; 2] {
-    let exchanges = mesh((0..2).map(|_| Waker::new().unwrap()).collect());
-    let second = rig.second_pipeline();
-    let mut workers = [rig.pipeline, second].into_iter().zip(exchanges);
-    [(); 2].map(|()| workers.next().map(|(pipeline, exchange)| Worker::new(pipeline, exchange)).unwrap())
+    let (memory, mut frames) = FrameMemory::new(2 * FRAMES as u32, 2048).unwrap();
+    let others = frames.split_off(FRAMES);
+    let [first, second] =
+        <[Exchange; 2]>::try_from(mesh((0..2).map(|_| Waker::new().unwrap()).collect())).unwrap();
+    let pipeline = rig.second_pipeline();
+    let workers = [
+        Worker::new(rig.pipeline, first, frames, memory.ledger()),
+        Worker::new(pipeline, second, others, memory.ledger()),
+    ];
+    // Frames must not outlive it.
+    std::mem::forget(memory);
+    workers
 }
 
 /// Gives each worker its own packets, and lets both go on until all are through.
 fn run(workers: [Worker; 2], port: PortIndex, packets: [Vec<Vec<u8>>; 2]) -> [Worker; 2] {
-    let (start, done) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (start, done) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
     let running = workers.into_iter().zip(packets).map(|(mut worker, packets)| {
         let (start, done) = (Arc::clone(&start), Arc::clone(&done));
         thread::spawn(move || {
@@ -111,8 +123,12 @@ fn run(workers: [Worker; 2], port: PortIndex, packets: [Vec<Vec<u8>>; 2]) -> [Wo
                     thread::yield_now();
                 }
             }
-            // From here on nobody receives: what is handed over now is the last.
-            done.wait();
+            done.fetch_add(1, Ordering::AcqRel);
+            // The other one may need its frames back yet.
+            while done.load(Ordering::Acquire) < 2 {
+                worker.take_over();
+                thread::yield_now();
+            }
             while worker.take_over() > 0 {}
             worker
         })
@@ -134,6 +150,9 @@ fn one_worker_seals_for_both_in_order_and_frames_come_back() {
     let left: usize =
         [&first, &second].map(|worker| worker.pool.len() + worker.exchange.waiting()).iter().sum();
     assert_eq!(left, 2 * FRAMES);
+    for worker in [&first, &second] {
+        assert_eq!(worker.mine.len(), worker.pool.len());
+    }
     // Whoever was first owns the SA.
     let (owner, other) = if first.sent.is_empty() { (second, first) } else { (first, second) };
     assert!(other.sent.is_empty());

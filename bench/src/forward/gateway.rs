@@ -202,6 +202,8 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
+        spin: Duration::from_micros(50),
+        stall: Duration::from_secs(60),
         policies: vec![everything],
         on_stop: OnStop::Open,
     })

@@ -39,6 +39,10 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// For how long an idle worker looks for packets before it sleeps, at most.
+    pub spin: Duration,
+    /// How long a worker may stand still.
+    pub watchdog: Duration,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -48,6 +52,13 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
 
 /// Where Prometheus scrapes unless `gateway.metrics` says otherwise.
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// For how long an idle worker looks for packets unless `gateway.spin` says otherwise: about what it takes to sleep and to
+/// be woken.
+const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+
+/// How long a worker may stand still unless `gateway.watchdog` says otherwise.
+const DEFAULT_WATCHDOG: Duration = Duration::from_secs(10);
 
 impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>, base: &Path) -> Option<Self> {
@@ -69,6 +80,9 @@ impl GatewayConfig {
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let spin =
+            section.duration_within("spin", Duration::ZERO..=Duration::from_secs(1)).unwrap_or(DEFAULT_SPIN);
+        let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -85,6 +99,8 @@ impl GatewayConfig {
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            spin,
+            watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             credentials,
         })
     }

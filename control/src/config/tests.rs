@@ -91,6 +91,18 @@ fn an_unknown_key_is_told_the_nearest_known_name_and_its_place() {
 }
 
 #[test]
+fn a_duration_out_of_its_range_is_told_the_range() {
+    let errors = errors(&with("workers = [1]", "workers = [1]\nspin = \"2s\"\nwatchdog = \"500ms\""));
+    assert!(errors[0].starts_with("4:8: error: gateway.spin: is 2s (expected 0ns to 1s)"), "{errors:?}");
+    assert!(
+        errors[1].starts_with("5:12: error: gateway.watchdog: is 500ms (expected 1s to 600s)"),
+        "{errors:?}"
+    );
+    let config = load(&with("workers = [1]", "workers = [1]\nspin = \"20us\"")).unwrap();
+    assert_eq!(config.gateway.spin, std::time::Duration::from_micros(20));
+}
+
+#[test]
 fn an_option_that_only_swanctl_has_is_refused_by_name() {
     let errors = errors(&with("dpd_delay = ", "mobike = true\ndpd_delay = "));
     assert!(errors[0].contains("connections.site.mobike: is an option of swanctl.conf"), "{errors:?}");

@@ -43,6 +43,8 @@ fn translate(config: &Config) -> DataplaneConfig {
         route_table: gateway.route_table,
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
+        spin: gateway.spin,
+        stall: gateway.watchdog,
         policies: Vec::new(),
         on_stop: gateway.on_stop,
     }

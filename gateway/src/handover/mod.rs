@@ -13,7 +13,7 @@ mod bell;
 mod ring;
 
 use crate::frame::Frame;
-use crate::io::FramePool;
+use crate::io::{FramePool, Ledger};
 use crate::pipeline::Handed;
 use crate::slowpath::Waker;
 
@@ -76,29 +76,38 @@ pub fn mesh(wakers: Vec<Waker>) -> Vec<Exchange> {
 }
 
 impl Exchange {
-    /// Hands packets to a worker, in order, as far as there is room for them; says how many. The others stay.
-    pub fn hand(&mut self, worker: u16, packets: &mut Vec<Handed>) -> usize {
+    /// Hands packets to a worker, in order, as far as there is room for them; says how many. The others stay. `mine` has the
+    /// frames that are not handed over.
+    pub fn hand(&mut self, worker: u16, packets: &mut Vec<Handed>, mine: &mut Ledger) -> usize {
         let Some(Some(peer)) = self.peers.get_mut(usize::from(worker)) else { return 0 };
+        packets.iter().for_each(|packet| mine.strike(packet.frame()));
         let count = peer.out.push_all(packets);
+        packets.iter().for_each(|packet| mine.enter(packet.frame()));
         peer.silent |= count > 0;
         count
     }
 
-    /// Takes what others have handed over, at most `most` of each; says how many.
-    pub fn take(&mut self, most: usize, packets: &mut Vec<Handed>) -> usize {
-        let mut all = 0;
+    /// Takes what others have handed over, at most `most` of each; says how many. `mine` gets their frames.
+    pub fn take(&mut self, most: usize, packets: &mut Vec<Handed>, mine: &mut Ledger) -> usize {
+        let (mut all, before) = (0, packets.len());
         for peer in self.peers.iter_mut().flatten() {
             let count = peer.come.pop_into(most, packets);
             peer.owed += count;
             all += count;
         }
+        packets.iter().skip(before).for_each(|packet| mine.enter(packet.frame()));
         all
     }
 
     /// Takes the frames that others have given back; says how many.
-    pub fn take_frames(&mut self, pool: &mut FramePool) -> usize {
+    pub fn take_frames(&mut self, pool: &mut FramePool, mine: &mut Ledger) -> usize {
         let frames = pool.frames_mut();
-        self.peers.iter_mut().flatten().map(|peer| peer.frames_come.pop_into(usize::MAX, frames)).sum()
+        let before = frames.len();
+        for peer in self.peers.iter_mut().flatten() {
+            peer.frames_come.pop_into(usize::MAX, frames);
+        }
+        frames.iter().skip(before).for_each(|frame| mine.enter(frame));
+        frames.len() - before
     }
 
     /// How many frames the others are owed.
@@ -107,15 +116,15 @@ impl Exchange {
     }
 
     /// Gives back frames that are owed, as many as there are; says how many.
-    pub fn give_back(&mut self, pool: &mut FramePool) -> usize {
+    pub fn give_back(&mut self, pool: &mut FramePool, mine: &mut Ledger) -> usize {
         let before = pool.len();
         for peer in self.peers.iter_mut().flatten().filter(|peer| peer.owed > 0) {
             let frames = pool.frames_mut();
             let keep = frames.len() - peer.owed.min(peer.frames_out.room()).min(frames.len());
             self.returned.extend(frames.drain(keep..));
+            self.returned.iter().for_each(|frame| mine.strike(frame));
             let given = peer.frames_out.push_all(&mut self.returned);
-            // There was room for all of them.
-            frames.append(&mut self.returned);
+            debug_assert!(self.returned.is_empty(), "there was room for all of them");
             peer.owed -= given;
             peer.silent |= given > 0;
         }

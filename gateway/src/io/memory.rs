@@ -8,6 +8,8 @@ use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 use xsk_rs::{FrameDesc, Umem};
 
 use super::descriptor::AddressField;
+use super::ledger::Ledger;
+use super::socket::QueueSocket;
 use crate::frame::Frame;
 
 /// Entries of each ring.
@@ -57,6 +59,8 @@ pub struct FrameMemory {
     descriptors: Vec<FrameDesc>,
     base: NonNull<u8>,
     frame_size: usize,
+    /// Of the frame size, a power of two.
+    shift: u32,
     address_field: AddressField,
 }
 
@@ -92,8 +96,8 @@ impl FrameMemory {
         let data = unsafe { umem.data(first) };
         let start = data.contents().as_ptr().cast_mut().wrapping_sub(first.addr());
         let base = NonNull::new(start).ok_or(MemoryError::Descriptors)?;
-        let memory =
-            Arc::new(Self { umem, descriptors, base, frame_size: frame_size as usize, address_field });
+        let (frame_size, shift) = (frame_size as usize, frame_size.trailing_zeros());
+        let memory = Arc::new(Self { umem, descriptors, base, frame_size, shift, address_field });
         let frames = (0..frames as usize).filter_map(|index| {
             // SAFETY: each frame is given out here once, before any ring knows it.
             unsafe { memory.frame(index * memory.frame_size, 0) }
@@ -107,6 +111,27 @@ impl FrameMemory {
         self.descriptors.len()
     }
 
+    /// A ledger of its frames, empty.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.frames(), self.frame_size)
+    }
+
+    /// The frames that `mine` has and the kernel was not lent by any of the sockets, after whoever held them has lost them.
+    ///
+    /// # Safety
+    /// No [`Frame`] of those exists any more, and `sockets` are all that frames of `mine` were put into.
+    pub unsafe fn recover<'s>(
+        &self,
+        mine: &Ledger,
+        sockets: impl Iterator<Item = &'s QueueSocket>,
+    ) -> Vec<Frame> {
+        let mut lost = self.ledger();
+        lost.enter_all(mine);
+        sockets.for_each(|socket| lost.strike_all(socket.lent()));
+        // SAFETY: by this function's contract, nobody owns these frames.
+        lost.addresses().filter_map(|address| unsafe { self.frame(address, 0) }).collect()
+    }
+
     pub(super) fn umem(&self) -> &Umem {
         &self.umem
     }
@@ -116,7 +141,7 @@ impl FrameMemory {
     /// # Safety
     /// Nobody owns that frame, in user space or in the kernel.
     pub(super) unsafe fn frame(&self, address: usize, len: usize) -> Option<Frame> {
-        let index = address / self.frame_size;
+        let index = address >> self.shift;
         self.descriptors.get(index)?;
         let start = index * self.frame_size;
         // SAFETY: `index` is that of a frame, so its octets lie within the mapped region, which starts at `base`.
@@ -130,7 +155,7 @@ impl FrameMemory {
 
     /// A descriptor of the frame's packet for the TX ring; `None` if the packet is longer than a ring takes.
     pub(super) fn descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
-        let index = frame.address() as usize / self.frame_size;
+        let index = frame.address() as usize >> self.shift;
         let mut descriptor = *self.descriptors.get(index)?;
         {
             // SAFETY: the frame is ours (we were lent it), and this descriptor's data lies within it. Only its length
@@ -147,7 +172,7 @@ impl FrameMemory {
 
     /// A descriptor for the fill ring, of which the kernel takes only which frame it is.
     pub(super) fn empty_descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
-        self.descriptors.get(frame.address() as usize / self.frame_size).copied()
+        self.descriptors.get(frame.address() as usize >> self.shift).copied()
     }
 }
 

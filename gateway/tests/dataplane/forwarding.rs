@@ -12,7 +12,7 @@ use crate::gateway::{A, B, Gateway, config, in_flight};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Demands that nothing in clear has crossed the wire, ever.
-fn nothing_in_clear(wire: &Capture) {
+pub(crate) fn nothing_in_clear(wire: &Capture) {
     let counts = wire.settle().unwrap();
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
     assert_eq!(counts.lost, 0, "{counts}");

@@ -1,6 +1,7 @@
 //! A gateway of [`Sites`]: a real data plane in its namespace, with SAs installed by hand instead of by IKE.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
@@ -30,7 +31,12 @@ pub(crate) const A: (&[&str], &[&str]) =
 pub(crate) const B: (&[&str], &[&str]) = (A.1, A.0);
 
 /// One configured policy, one worker.
-pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> DataplaneConfig {
+pub(crate) fn config(host: &Host, networks: (&[&str], &[&str])) -> DataplaneConfig {
+    config_at(host.pin_dir(), networks)
+}
+
+/// The same, pinned there.
+pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str])) -> DataplaneConfig {
     let interface =
         |name: &str, role| InterfaceConfig { name: name.to_owned(), role, queues: None, mode: XdpMode::Auto };
     DataplaneConfig {
@@ -41,13 +47,15 @@ pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> 
         max_sas: 64,
         max_policies: 64,
         tun: "portcullis0".to_owned(),
-        pin_dir: host.pin_dir().to_owned(),
+        pin_dir: pin_dir.to_owned(),
         engine: None,
         ike_port: 500,
         nat_port: 4500,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
+        spin: Duration::from_micros(20),
+        stall: Duration::from_secs(20),
         policies: vec![policy(local_ts, remote_ts)],
         on_stop: OnStop::Closed,
     }
@@ -87,6 +95,11 @@ impl Gateway {
         let a = Self::start(&sites.a, Sites::A_OUTSIDE, config(&sites.a, A));
         let b = Self::start(&sites.b, Sites::B_OUTSIDE, config(&sites.b, B));
         (a, b)
+    }
+
+    /// Listens on another address from now on.
+    pub(crate) fn at(self, outer: IpAddr) -> Self {
+        Self { outer, ..self }
     }
 
     pub(crate) fn installer(&self) -> std::sync::Arc<dyn SaInstaller> {
@@ -150,6 +163,15 @@ impl Gateway {
             }
             assert!(Instant::now() < deadline, "frames are missing: {stats:?}");
         }
+    }
+}
+
+/// Waits until it holds.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
     }
 }
 
