@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod import;
 mod pki;
 mod print;
 mod top;
@@ -12,9 +13,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -54,6 +56,8 @@ enum Command {
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
     Doctor(doctor::DoctorArgs),
+    /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
+    Import(import::ImportArgs),
     /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
     Pki(pki::PkiArgs),
     /// Print what a shell needs to complete this command line.
@@ -94,6 +98,12 @@ enum Ask {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Put the configuration on disk in force, whole or not at all; what did not change is left alone.
+    Reload {
+        /// Only print what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
@@ -137,6 +147,7 @@ pub fn main() -> ExitCode {
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
@@ -161,26 +172,26 @@ fn report(error: &anyhow::Error) {
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
     logging::init(log_format);
-    let config = load(path)?;
-    daemon::run(config, path)?;
+    let (config, text) = load(path)?;
+    daemon::run(config, path, text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = load(path)?;
+    let (config, _) = load(path)?;
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
     print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads a configuration and prints its warnings.
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let (config, warnings) = Config::load(path)?;
+/// Loads a configuration, with its text, and prints its warnings.
+fn load(path: &Path) -> anyhow::Result<(Config, Zeroizing<String>)> {
+    let (config, warnings, text) = Config::load_text(path)?;
     for warning in warnings {
         eprintln!("{}:{warning}", path.display());
     }
-    Ok(config)
+    Ok((config, text))
 }
 
 /// For bash, zsh and fish as packages install them.
@@ -236,6 +247,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
+        }
+        Ask::Reload { dry_run } => {
+            let done: Reloaded = client.post("/v1/reload", &Reload { dry_run }).await?;
+            Ok(print::reloaded(&done))
         }
         Ask::Rekey(args) => {
             let () = client.post("/v1/rekey", &args.target()).await?;

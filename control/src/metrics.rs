@@ -44,9 +44,9 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
 type Pick = fn(&WorkerStats) -> u64;
 
 /// Everything that a page tells.
-pub(crate) struct Measured<'d> {
+pub(crate) struct Measured {
     /// The configuration in force.
-    pub(crate) config: &'d Config,
+    pub(crate) config: Arc<Config>,
     /// When the daemon was ready.
     pub(crate) started: SystemTime,
     /// IKE.
@@ -63,7 +63,7 @@ pub(crate) struct Measured<'d> {
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
 }
 
-impl Measured<'_> {
+impl Measured {
     fn families(&self) -> Vec<Family> {
         let mut families = vec![
             Family::gauge("build_info", "The version that runs, and the AEAD engine chosen at start")

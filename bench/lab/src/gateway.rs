@@ -209,6 +209,16 @@ impl Gateway {
         Ok(Self { host: host.clone(), binary: binary.into(), config: file, socket, process })
     }
 
+    /// Writes another configuration and has the daemon put it in force, or say what that would mean (`--dry-run`).
+    ///
+    /// # Errors
+    /// With what `portcullis reload` prints when it is refused.
+    pub fn reload(&self, config: &GatewayConfig, arguments: &[&str]) -> Result<Output> {
+        fs::write(&self.config, config.toml(&self.socket, self.host.pin_dir()))
+            .map_err(LabError::io(format!("write {}", self.config.display())))?;
+        self.portcullis(&[&["reload"], arguments].concat())
+    }
+
     /// Starts the daemon again after [`Gateway::kill9`] or [`Gateway::stop`], with the same configuration.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill();

@@ -35,6 +35,24 @@ pub struct Status {
     pub failures: Vec<FailureReport>,
 }
 
+/// `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Only say what it would mean.
+    pub dry_run: bool,
+}
+
+/// What a reload did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Settings that differ, a line each.
+    pub settings: Vec<String>,
+    /// What that means for connections and children, a line each.
+    pub effects: Vec<String>,
+}
+
 /// A worker thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {

@@ -2,13 +2,30 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, Reloaded, Status};
 
 /// Writing to a `String` cannot fail.
 macro_rules! line {
     ($out:expr, $($args:tt)*) => {
         let _ = writeln!($out, $($args)*);
     };
+}
+
+pub(super) fn reloaded(done: &Reloaded) -> String {
+    let mut out = String::new();
+    done.settings.iter().for_each(|setting| {
+        line!(out, "  {setting}");
+    });
+    done.effects.iter().for_each(|effect| {
+        line!(out, "{effect}");
+    });
+    let end = match (done.settings.is_empty() && done.effects.is_empty(), done.applied) {
+        (true, _) => "nothing has changed",
+        (false, true) => "in force",
+        (false, false) => "not applied (--dry-run)",
+    };
+    line!(out, "{end}");
+    out
 }
 
 pub(super) fn status(status: &Status) -> String {

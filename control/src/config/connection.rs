@@ -20,7 +20,6 @@ use super::reader::Section;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
-    "version",
     "vips",
     "aggressive",
     "pull",
@@ -94,6 +93,7 @@ fn connection(
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
 ) -> Option<ConnectionConfig> {
+    check_version(section);
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
@@ -126,6 +126,14 @@ fn connection(
         check_secret(section, &connection, secrets);
     }
     Some(connection)
+}
+
+/// `version`, which swanctl.conf needs to tell IKEv1 from IKEv2; both values that allow IKEv2 mean it here.
+fn check_version(section: &Section<'_>) {
+    if let Some(version) = section.integer("version", 0..=2).filter(|version| version.value == 1) {
+        let message = "is 1, but IKEv1 (RFC 2409, obsolete since 2005) is not spoken here (expected 2)";
+        section.error(version.span, "version", message);
+    }
 }
 
 fn addresses(section: &Section<'_>, key: &'static str) -> Option<Vec<AddressMatch>> {

@@ -7,6 +7,7 @@
 mod connection;
 mod credentials;
 mod diagnostic;
+mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
@@ -18,9 +19,11 @@ use std::path::Path;
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
 use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
 use toml_edit::Document;
+use zeroize::Zeroizing;
 
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
+pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
 use credentials::Store;
@@ -64,25 +67,34 @@ type Build = fn(Section<'_>, &Path) -> Option<Config>;
 impl Config {
     /// Reads and parses a file. On success the findings are warnings only.
     pub fn load(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_text(path).map(|(config, warnings, _)| (config, warnings))
+    }
+
+    /// As [`Config::load`], with the text of the file.
+    pub fn load_text(path: &Path) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         Self::load_as(path, Self::from_root)
     }
 
     /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
     /// certificate stands in its way. There are no connections in what comes out.
     pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
-        Self::load_as(path, Self::gateway_from_root)
+        Self::load_as(path, Self::gateway_from_root).map(|(config, warnings, _)| (config, warnings))
     }
 
-    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
             .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::parse_as(&text, base, build).map_err(|findings| ConfigError::Invalid {
-            path: name,
-            errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
-            findings,
-        })
+        match Self::parse_as(&text, base, build) {
+            Ok((config, warnings)) => Ok((config, warnings, text)),
+            Err(findings) => Err(ConfigError::Invalid {
+                path: name,
+                errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
+                findings,
+            }),
+        }
     }
 
     /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings. Certificates and keys are looked

@@ -15,6 +15,8 @@ use crate::config::Config;
 
 /// Policies beside the configured ones: one for each CHILD SA.
 const NEGOTIATED_POLICIES_PER_SA: usize = 1;
+/// Room for children that a reload adds.
+const POLICIES_ADDED_LATER: usize = 4096;
 
 /// Starts it, with every configured policy in force, and says which policy is which child's.
 pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
@@ -34,7 +36,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         frames: gateway.frames,
         frame_size: gateway.frame_size,
         max_sas: gateway.max_sas,
-        max_policies: children + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
+        max_policies: children + POLICIES_ADDED_LATER + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
         tun: gateway.tun.clone(),
         pin_dir: gateway.pin_dir.clone(),
         engine: gateway.aead_engine,
@@ -52,7 +54,7 @@ fn translate(config: &Config) -> DataplaneConfig {
 
 /// The addresses that ESP comes to; none: every address of the outside interfaces, because some connection accepts
 /// any of ours.
-fn tunnel_addresses(config: &Config) -> Vec<IpAddr> {
+pub(super) fn tunnel_addresses(config: &Config) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for connection in &config.engine.connections {
         let fixed = connection.local_addrs.iter().filter_map(|addr| match addr {

@@ -10,10 +10,11 @@ use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
 };
-use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
+use portcullis_ipsec::{DataplaneEvent, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
 use super::jobs;
@@ -29,6 +30,7 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
+    Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
 }
 
@@ -94,6 +96,14 @@ impl IkeHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Gives another configuration, with the children that the configured policies belong to.
+    pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Reconfigure { config: Box::new(config), children, reply };
+        self.requests.send(request).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         let (reply, answer) = oneshot::channel();
@@ -115,7 +125,7 @@ pub(super) struct Shell {
     /// CRLs that peers' certificates are looked up in.
     pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
-    pub(super) children: HashMap<PolicyId, (String, String)>,
+    pub(super) children: Children,
     /// Changes whenever the data plane has events.
     pub(super) events: watch::Receiver<u64>,
     /// Traffic by connection.
@@ -156,7 +166,7 @@ struct Task {
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
     crls: Arc<CrlStore>,
-    children: HashMap<PolicyId, (String, String)>,
+    children: Children,
     traffic: Arc<Traffic>,
     handshakes: Handshakes,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
@@ -243,6 +253,12 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Reconfigure { config, children, reply } => {
+                self.children = children;
+                self.engine.handle_config(Instant::now(), *config);
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Request::Snapshot { reply } => {
                 let snapshot = Snapshot {
                     ike_sas: self.engine.status(),

@@ -123,7 +123,7 @@ pub enum PolicyAction {
 }
 
 /// What is done with a packet from one of `local_ts` to one of `remote_ts`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// `connection/child`, for people.
     pub name: String,

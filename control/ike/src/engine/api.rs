@@ -9,6 +9,7 @@ use portcullis_ipsec::{
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
+use super::authorization::Authorization;
 use crate::auth::{Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
@@ -396,6 +397,8 @@ pub struct IkeSaStatus {
     pub local_id: Option<Identity>,
     /// The peer's identity, once authenticated.
     pub remote_id: Option<Identity>,
+    /// What the peer may have, once it is authenticated.
+    pub authorization: Authorization,
     /// The negotiated proposal in strongSwan's notation.
     pub proposal: Option<String>,
     /// A NAT was detected before us.

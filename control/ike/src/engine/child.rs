@@ -247,13 +247,13 @@ pub(super) fn choose(
     with_ke: bool,
 ) -> Result<Choice, (u16, Failure)> {
     let about = base.about(cx);
-    let children = cx.connection(base.connection).map(|c| c.children.as_slice()).unwrap_or_default();
     let asked = found.selectors_of_responder();
-    let fitting = matching_children(children, base.local.ip(), base.remote.ip(), &asked);
+    let fitting =
+        matching_children(cx.live_children(base.connection), base.local.ip(), base.remote.ip(), &asked);
     let group = found.ke.map(|(method, _)| method);
     let mut mismatch = None;
     for (index, selectors) in fitting {
-        let Some(config) = children.get(index) else { continue };
+        let Some(config) = cx.child(base.connection, index) else { continue };
         match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
             Ok(esp) => return Ok(Choice { child: index, name: config.name.clone(), esp, selectors }),
             Err(why) => _ = mismatch.get_or_insert_with(|| about.child_proposal_mismatch(&config.name, &why)),
@@ -262,7 +262,7 @@ pub(super) fn choose(
     match mismatch {
         Some(failure) => Err((notify::NO_PROPOSAL_CHOSEN, failure)),
         None => {
-            let ours = join(children.iter().map(|child| {
+            let ours = join(cx.live_children(base.connection).map(|(_, child)| {
                 let own = Selectors::of_child(child, base.local.ip(), base.remote.ip());
                 format!("`{}` has {} to {}", child.name, join(own.local.iter()), join(own.remote.iter()))
             }));

@@ -59,14 +59,15 @@ impl Engine {
     /// Indices of a connection and of the children meant.
     fn find(&self, connection: &str, child: Option<&str>) -> Result<(usize, Vec<usize>), Failure> {
         let about = About { connection: Some(connection.to_owned()), remote: None };
-        let config = &self.cx.config;
-        let found = config.connections.iter().enumerate().find(|(_, config)| config.name == connection);
-        let (index, config) = found.ok_or_else(|| about.unknown_connection(connection))?;
-        let Some(name) = child else { return Ok((index, (0..config.children.len()).collect())) };
-        match config.children.iter().position(|child| child.name == name) {
-            Some(child) => Ok((index, vec![child])),
+        let found = self.cx.live_connections().find(|(_, config)| config.name == connection);
+        let (index, _) = found.ok_or_else(|| about.unknown_connection(connection))?;
+        let mut children = self.cx.live_children(index);
+        let Some(name) = child else { return Ok((index, children.map(|(child, _)| child).collect())) };
+        match children.find(|(_, child)| child.name == name) {
+            Some((child, _)) => Ok((index, vec![child])),
             None => {
-                let names = failure::join(config.children.iter().map(|child| format!("`{}`", child.name)));
+                let children = self.cx.live_children(index);
+                let names = failure::join(children.map(|(_, child)| format!("`{}`", child.name)));
                 Err(about.unknown_child(name, &names))
             }
         }
@@ -262,8 +263,8 @@ impl Engine {
         self.cx.begin_command(id, sas.len() + 1);
         for sa in &sas {
             found |= match (child.is_some(), children.first()) {
-                (true, Some(child)) => self.terminate_child(now, *sa, *child, id),
-                _ => self.terminate_sa(now, *sa, id),
+                (true, Some(child)) => self.terminate_child(now, *sa, *child, Some(id)),
+                _ => self.terminate_sa(now, *sa, Some(id)),
             };
         }
         let about = About { connection: Some(name.to_owned()), remote: None };
@@ -281,14 +282,14 @@ impl Engine {
         }
         self.cx.begin_command(id, sas.len());
         for sa in sas {
-            self.terminate_sa(now, sa, id);
+            self.terminate_sa(now, sa, Some(id));
         }
     }
 
     /// Ends an IKE SA; `command` is told when it has ended.
-    fn terminate_sa(&mut self, now: Instant, id: IkeSaId, command: CommandId) -> bool {
+    pub(super) fn terminate_sa(&mut self, now: Instant, id: IkeSaId, command: Option<CommandId>) -> bool {
         self.step(now, id, |state, _, base| {
-            base.terminators.push(command);
+            base.terminators.extend(command);
             base.doomed = true;
             match state {
                 // The peer may believe the SA to be up already, or knows it is: it is told.
@@ -304,7 +305,13 @@ impl Engine {
     }
 
     /// Ends one child of an IKE SA; `command` is told when the peer knows.
-    fn terminate_child(&mut self, now: Instant, id: IkeSaId, child: usize, command: CommandId) -> bool {
+    pub(super) fn terminate_child(
+        &mut self,
+        now: Instant,
+        id: IkeSaId,
+        child: usize,
+        command: Option<CommandId>,
+    ) -> bool {
         let mut found = false;
         let mut waits = false;
         self.step(now, id, |mut state, cx, base| {
@@ -323,11 +330,11 @@ impl Engine {
                 && established.close_child(cx, base, child, "terminated")
             {
                 (found, waits) = (true, true);
-                base.deleters.push(command);
+                base.deleters.extend(command);
             }
             Ok(state)
         });
-        if !waits {
+        if let Some(command) = command.filter(|_| !waits) {
             self.cx.end_goal(command, Ok(()));
         }
         self.nudge(now, id);

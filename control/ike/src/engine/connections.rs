@@ -8,17 +8,16 @@ use crate::config::{
 };
 
 /// Connections that allow both addresses, the most specific first; among equals the order of the configuration.
-pub(super) fn candidates(connections: &[ConnectionConfig], local: IpAddr, remote: IpAddr) -> Vec<usize> {
-    let mut fitting: Vec<_> = connections
-        .iter()
-        .enumerate()
+pub(super) fn candidates(cx: &Context, local: IpAddr, remote: IpAddr) -> Vec<usize> {
+    let mut fitting: Vec<_> = cx
+        .live_connections()
         .filter_map(|(index, connection)| {
             let local = specificity(&connection.local_addrs, local)?;
             let remote = specificity(&connection.remote_addrs, remote)?;
             Some((remote, local, index))
         })
         .collect();
-    fitting.sort_by_key(|(remote, local, index)| (std::cmp::Reverse((*remote, *local)), *index));
+    fitting.sort_by_key(|(remote, local, _)| std::cmp::Reverse((*remote, *local)));
     fitting.into_iter().map(|(_, _, index)| index).collect()
 }
 

@@ -11,13 +11,16 @@ use rand_core::CryptoRng;
 
 use super::api::*;
 use super::index::Index;
+use super::reconfigure::Roster;
 use super::sa::{Base, Estate, State};
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
 use crate::crypto::{KeMethod, KeSecret};
 
 pub(super) struct Context {
+    /// Connections and children by number; [`Context::live_connections`] says which are in force.
     pub(super) config: Arc<EngineConfig>,
+    pub(super) roster: Roster,
     rng: Box<dyn CryptoRng + Send>,
     pub(super) transmit: VecDeque<Datagram>,
     pub(super) events: VecDeque<Event>,
@@ -85,6 +88,7 @@ impl Context {
     pub(super) fn new(config: EngineConfig, rng: Box<dyn CryptoRng + Send>) -> Self {
         Self {
             config: Arc::new(config),
+            roster: Roster::default(),
             rng,
             transmit: VecDeque::new(),
             events: VecDeque::new(),
@@ -101,6 +105,11 @@ impl Context {
 
     pub(super) fn fresh_id(&mut self) -> IkeSaId {
         self.next_sa += 1;
+        IkeSaId(self.next_sa)
+    }
+
+    /// The IKE SA that began last.
+    pub(super) fn youngest(&self) -> IkeSaId {
         IkeSaId(self.next_sa)
     }
 

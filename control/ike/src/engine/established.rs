@@ -637,6 +637,16 @@ impl Established {
     }
 }
 
+impl Established {
+    /// The child that an exchange of the peer's is about, while it is under way.
+    pub(super) fn child_under_way(&self) -> Option<usize> {
+        match &self.theirs {
+            Some(Theirs::Child(theirs)) => Some(theirs.child()),
+            Some(Theirs::Ike(_)) | None => None,
+        }
+    }
+}
+
 impl Theirs {
     fn awaits(&self, id: JobId) -> bool {
         match self {

@@ -15,7 +15,7 @@
 //! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -30,6 +30,7 @@
 
 mod agenda;
 mod api;
+mod authorization;
 mod channel;
 mod child;
 mod children;
@@ -45,6 +46,7 @@ mod index;
 mod informational;
 mod lifetime;
 mod negotiation;
+mod reconfigure;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -61,6 +63,8 @@ use std::time::{Duration, Instant};
 use portcullis_ipsec::Spi;
 
 pub use api::*;
+pub use authorization::Authorization;
+pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
@@ -390,6 +394,7 @@ impl Engine {
                 Effect::ChildUp { connection, child, remote } => {
                     self.upkeep.up(connection, child);
                     self.give_way(now, connection, child, remote);
+                    self.end_if_outdated_child(now, connection, child);
                 }
                 Effect::ChildDown { connection, child, refused } => {
                     let [dice] = self.cx.random();
@@ -400,7 +405,10 @@ impl Engine {
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
                     self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
-                Effect::Authenticated { id } => self.authenticated(now, id),
+                Effect::Authenticated { id } => {
+                    self.authenticated(now, id);
+                    self.end_if_outdated(now, id);
+                }
                 Effect::Born { base, state, replaced } => {
                     let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
                     let id = sa.base.id;

@@ -25,6 +25,7 @@ use std::time::Instant;
 use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
 use super::api::*;
+use super::authorization::Authorization;
 use super::channel::Linger;
 use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
@@ -118,6 +119,8 @@ pub(super) struct Base {
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
+    /// What the peer may have, from whoever authenticated it.
+    pub(super) authorization: Authorization,
     /// When both ends were authenticated.
     pub(super) established: Option<Instant>,
     /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
@@ -185,6 +188,7 @@ impl Base {
             suite: None,
             local_id: None,
             remote_id: None,
+            authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
             children: Vec::new(),
@@ -588,6 +592,7 @@ impl Base {
             remote: self.remote,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            authorization: self.authorization.clone(),
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,
             nat_remote: self.nat.remote,

@@ -94,15 +94,13 @@ struct Fitness {
 
 /// The children that an offer may be for, best first, each with what is left of the offer. Among equals the
 /// order of the configuration decides.
-pub(super) fn matching_children(
-    children: &[ChildConfig],
+pub(super) fn matching_children<'a>(
+    children: impl Iterator<Item = (usize, &'a ChildConfig)>,
     local: IpAddr,
     remote: IpAddr,
     offer: &Selectors,
 ) -> Vec<(usize, Selectors)> {
     let mut fitting: Vec<_> = children
-        .iter()
-        .enumerate()
         .filter_map(|(index, child)| {
             let ours = Selectors::of_child(child, local, remote);
             Some((ours.fitness(offer)?, index, ours.narrow(offer)?))
@@ -202,7 +200,10 @@ mod tests {
         let local = "192.0.2.1".parse().unwrap();
         let remote = "192.0.2.2".parse().unwrap();
         let order = |offer: &Selectors| -> Vec<usize> {
-            matching_children(&children, local, remote, offer).into_iter().map(|(index, _)| index).collect()
+            matching_children(children.iter().enumerate(), local, remote, offer)
+                .into_iter()
+                .map(|(index, _)| index)
+                .collect()
         };
         assert_eq!(order(&selectors(&["10.1.0.0/16"], &["10.2.0.0/16"])), [1, 0]);
         assert_eq!(order(&selectors(&["0.0.0.0/0"], &["0.0.0.0/0"])), [0, 1]);

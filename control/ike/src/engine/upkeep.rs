@@ -35,6 +35,11 @@ impl Upkeep {
         self.wanted.remove(&(connection, child)).is_some()
     }
 
+    /// No child of a connection is wanted any more.
+    pub(super) fn unwant_all(&mut self, connection: usize) {
+        self.wanted.retain(|(wanted, _), _| *wanted != connection);
+    }
+
     pub(super) fn is_wanted(&self, connection: usize, child: usize) -> bool {
         self.wanted.contains_key(&(connection, child))
     }

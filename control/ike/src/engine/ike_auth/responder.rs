@@ -169,7 +169,7 @@ impl AwaitingAuthRequest {
         let suite = self.channel.suite;
         let allows =
             |index: &usize| cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite));
-        let candidates = connections::candidates(&cx.config.connections, base.local.ip(), base.remote.ip());
+        let candidates = connections::candidates(cx, base.local.ip(), base.remote.ip());
         candidates.into_iter().filter(allows).collect()
     }
 

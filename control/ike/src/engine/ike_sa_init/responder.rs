@@ -81,7 +81,7 @@ pub(in crate::engine) fn admit(
             return Admission::Answered(answer(found, notify::COOKIE, cookie));
         }
     }
-    let candidates = connections::candidates(&cx.config.connections, inbound.local.ip(), inbound.remote.ip());
+    let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
     match choose(cx, &candidates, &init) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());

@@ -13,13 +13,13 @@ use crate::message::{Message, Payload, notify};
 const NAMES: [&str; 2] = ["a.example", "b.example"];
 
 /// One CA, and an entity for each end.
-struct Pki {
+pub(super) struct Pki {
     ca: Authority,
     ends: [Entity; 2],
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with(&rcgen::PKCS_ECDSA_P256_SHA256)
     }
 
@@ -38,7 +38,7 @@ impl Pki {
     }
 
     /// The configuration of one end, with certificates both ways.
-    fn config(&self, end: usize) -> EngineConfig {
+    pub(super) fn config(&self, end: usize) -> EngineConfig {
         let mut config = config(end);
         config.connections[0].local[0].auth = self.local(end);
         config.connections[0].remote[0].auth = self.remote();

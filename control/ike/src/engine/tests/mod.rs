@@ -15,6 +15,7 @@ mod lifetimes;
 mod liveness;
 mod lossy;
 mod nat;
+mod reconfigure;
 mod refusals;
 mod rekey_child;
 mod rekey_ike;

@@ -207,6 +207,13 @@ impl World {
         id
     }
 
+    /// Gives an end another configuration.
+    pub(super) fn reconfigure(&mut self, end: usize, config: EngineConfig) {
+        self.note(end, "another configuration".to_owned());
+        self.ends[end].engine.handle_config(self.now, config);
+        self.collect(end);
+    }
+
     pub(super) fn initiate(&mut self, end: usize) -> CommandId {
         self.command(end, Command::Initiate { connection: "net".to_owned(), child: None })
     }
