@@ -98,7 +98,7 @@ fn a_duration_out_of_its_range_is_told_the_range() {
         errors[1].starts_with("5:12: error: gateway.watchdog: is 500ms (expected 1s to 600s)"),
         "{errors:?}"
     );
-    let config = load(&with("workers = [1]", "workers = [1]\nspin = \"20us\"")).unwrap();
+    let (config, _) = parse(&with("workers = [1]", "workers = [1]\nspin = \"20us\"")).unwrap();
     assert_eq!(config.gateway.spin, std::time::Duration::from_micros(20));
 }
 

@@ -142,6 +142,8 @@ pub(super) struct Interfaces {
     pub(super) guards: Arc<Guards>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
     pub(super) tun: Arc<Tun>,
+    /// The first socket of the memory, while others are to be bound.
+    pub(super) _anchor: Option<QueueSocket>,
     pub(super) board: Board,
     pub(super) workers: Vec<(Arc<Orders>, Waker)>,
     /// What was complained about last, by port and matter: once is enough.

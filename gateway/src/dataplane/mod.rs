@@ -168,8 +168,6 @@ pub struct Dataplane {
     slow: SlowPath,
     interfaces: Board,
     memory: Arc<FrameMemory>,
-    /// Holds the packet memory open, see [`bind_as`].
-    _anchor: Option<QueueSocket>,
 }
 
 impl Dataplane {
@@ -281,6 +279,7 @@ impl Dataplane {
             guards: Arc::clone(&guards),
             routes,
             tun: Arc::clone(&tun),
+            _anchor: anchor,
             board: Arc::clone(&interfaces),
             workers: threads.workers().iter().map(|w| (Arc::clone(&w.orders), w.waker.clone())).collect(),
             complaints: HashMap::new(),
@@ -302,7 +301,6 @@ impl Dataplane {
             slow,
             interfaces,
             memory,
-            _anchor: anchor,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
