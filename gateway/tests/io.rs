@@ -260,3 +260,15 @@ fn a_queue_has_one_socket() {
     bind(&other, 0, CopyMode::Copy).unwrap();
     released.join().unwrap();
 }
+
+#[test]
+fn a_socket_that_busy_polls_receives_and_sends_as_others_do() {
+    let bench = Bench::new("busy");
+    let mut ports = bench.ports();
+    ports.sockets[0].busy_poll(Duration::from_micros(20)).unwrap();
+    ports.refill(64);
+    bench.left.send_frame("eth0", &datagram(1)).unwrap();
+    let frames = ports.receive(0, 1);
+    assert_eq!(frames[0].packet(), datagram(1));
+    ports.account(&frames);
+}

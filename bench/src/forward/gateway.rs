@@ -203,6 +203,7 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
         spin: Duration::from_micros(50),
+        busy_poll: None,
         stall: Duration::from_secs(60),
         policies: vec![everything],
         on_stop: OnStop::Open,

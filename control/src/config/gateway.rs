@@ -41,6 +41,8 @@ pub struct GatewayConfig {
     pub mark: u32,
     /// For how long an idle worker looks for packets before it sleeps, at most.
     pub spin: Duration,
+    /// For how long drivers work when a worker asks for packets; `None`: they work by interrupts.
+    pub busy_poll: Option<Duration>,
     /// How long a worker may stand still.
     pub watchdog: Duration,
     /// Where certificates and keys are looked for.
@@ -82,6 +84,7 @@ impl GatewayConfig {
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         let spin =
             section.duration_within("spin", Duration::ZERO..=Duration::from_secs(1)).unwrap_or(DEFAULT_SPIN);
+        let busy_poll = section.duration_within("busy_poll", Duration::ZERO..=Duration::from_millis(10));
         let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
@@ -100,6 +103,7 @@ impl GatewayConfig {
             route_table,
             mark,
             spin,
+            busy_poll: busy_poll.filter(|busy_poll| !busy_poll.is_zero()),
             watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             credentials,
         })

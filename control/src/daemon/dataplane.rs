@@ -46,6 +46,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
         spin: gateway.spin,
+        busy_poll: gateway.busy_poll,
         stall: gateway.watchdog,
         policies: Vec::new(),
         on_stop: gateway.on_stop,

@@ -75,6 +75,8 @@ pub struct DataplaneConfig {
     pub tunnel_addresses: Vec<IpAddr>,
     /// For how long a worker looks for more packets before it sleeps, at most; it adapts to the traffic. Zero: not at all.
     pub spin: Duration,
+    /// Have drivers work when workers ask for packets, for so long at a time (preferred busy polling).
+    pub busy_poll: Option<Duration>,
     /// How long a worker may make no round before the process is aborted, for its supervisor to start the next.
     pub stall: Duration,
     /// Policies that are in force from the start.

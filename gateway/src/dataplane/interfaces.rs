@@ -61,13 +61,14 @@ pub(super) struct NewSockets {
 
 /// Binds a socket to each queue of an interface that is served, and has the XDP program use it.
 pub(super) fn serve(
+    config: &DataplaneConfig,
     interface: &InterfaceConfig,
-    workers: usize,
     port: &PortInfo,
     memory: &Arc<FrameMemory>,
     mode: CopyMode,
     guards: &Guards,
 ) -> Result<NewSockets, StartError> {
+    let workers = config.workers.len();
     let queues = receive_queues(&interface.name)
         .map_err(|source| StartError::System { what: "count receive queues", source })?;
     let queues = match queues {
@@ -82,7 +83,10 @@ pub(super) fn serve(
     for worker in 0..workers {
         let mut sockets = Vec::new();
         for queue in (worker as u32..queues).step_by(workers) {
-            let socket = QueueSocket::bind(Arc::clone(memory), &interface.name, queue, mode)?;
+            let mut socket = QueueSocket::bind(Arc::clone(memory), &interface.name, queue, mode)?;
+            if let Some(for_long) = config.busy_poll {
+                socket.busy_poll(for_long)?;
+            }
             guards.set_socket(port, queue, &socket)?;
             probes.push(socket.probe());
             got = socket.mode();
@@ -253,8 +257,7 @@ impl Interfaces {
     fn serve(&mut self, at: usize, port: &PortInfo) -> Result<(), StartError> {
         let Some(interface) = self.config.interfaces.get(at) else { return Ok(()) };
         self.guards.cover(port)?;
-        let workers = self.workers.len();
-        let new = serve(interface, workers, port, &self.memory, self.mode, &self.guards)?;
+        let new = serve(&self.config, interface, port, &self.memory, self.mode, &self.guards)?;
         if let Some(served) = lock(&self.board).get_mut(at) {
             let before = served.stats.sockets;
             *served = new.served;

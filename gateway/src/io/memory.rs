@@ -12,6 +12,9 @@ use super::ledger::Ledger;
 use super::socket::QueueSocket;
 use crate::frame::Frame;
 
+/// Octets of a huge page.
+const HUGE_PAGE: u64 = 2 << 20;
+
 /// Entries of each ring.
 pub const RING: u32 = 2048;
 
@@ -61,6 +64,7 @@ pub struct FrameMemory {
     frame_size: usize,
     /// Of the frame size, a power of two.
     shift: u32,
+    huge_pages: bool,
     address_field: AddressField,
 }
 
@@ -85,11 +89,14 @@ impl FrameMemory {
             .frame_headroom(HEADROOM)
             .build()
             .map_err(|error| layout(error.to_string()))?;
-        let (umem, descriptors) = Umem::new(config, count, false).map_err(|error| MemoryError::Register {
-            frames,
-            frame_size,
-            source: source(&error),
-        })?;
+        // Of huge pages the processor remembers more, and the kernel pins fewer. Only a whole number of them can be unmapped.
+        let octets = u64::from(frames) * u64::from(frame_size);
+        let huge = octets.is_multiple_of(HUGE_PAGE).then(|| Umem::new(config, count, true).ok()).flatten();
+        let huge_pages = huge.is_some();
+        let made = huge.map_or_else(|| Umem::new(config, count, false), Ok);
+        let (umem, descriptors) =
+            made.map_err(|error| MemoryError::Register { frames, frame_size, source: source(&error) })?;
+        tracing::info!(frames, frame_size, huge_pages, "packet memory");
         let address_field = AddressField::find(&descriptors).ok_or(MemoryError::Descriptors)?;
         let first = descriptors.first().ok_or(MemoryError::Descriptors)?;
         // SAFETY: a descriptor of this UMEM, whose frame nobody uses yet.
@@ -97,7 +104,7 @@ impl FrameMemory {
         let start = data.contents().as_ptr().cast_mut().wrapping_sub(first.addr());
         let base = NonNull::new(start).ok_or(MemoryError::Descriptors)?;
         let (frame_size, shift) = (frame_size as usize, frame_size.trailing_zeros());
-        let memory = Arc::new(Self { umem, descriptors, base, frame_size, shift, address_field });
+        let memory = Arc::new(Self { umem, descriptors, base, frame_size, shift, huge_pages, address_field });
         let frames = (0..frames as usize).filter_map(|index| {
             // SAFETY: each frame is given out here once, before any ring knows it.
             unsafe { memory.frame(index * memory.frame_size, 0) }
@@ -109,6 +116,11 @@ impl FrameMemory {
     /// How many frames there are.
     pub fn frames(&self) -> usize {
         self.descriptors.len()
+    }
+
+    /// Whether it lies in huge pages, which it does if enough were set aside.
+    pub fn huge_pages(&self) -> bool {
+        self.huge_pages
     }
 
     /// A ledger of its frames, empty.
@@ -201,6 +213,22 @@ mod tests {
             let same = unsafe { memory.frame(descriptor.addr(), 100) }.unwrap();
             assert_eq!((same.address(), same.packet()), (frame.address(), frame.packet()));
         }
+    }
+
+    #[test]
+    fn huge_pages_are_taken_where_enough_were_set_aside() {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let free = field("HugePages_Free:").saturating_sub(field("HugePages_Rsvd:"));
+        let (memory, frames) = FrameMemory::new(1024, 4096).unwrap();
+        // Others may take them meanwhile, or give some back.
+        assert!(memory.huge_pages() || free < 16, "{free} were free");
+        assert_eq!(frames.len(), 1024);
+        // Half a huge page.
+        assert!(!FrameMemory::new(256, 4096).unwrap().0.huge_pages());
     }
 
     #[test]

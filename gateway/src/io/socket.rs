@@ -49,6 +49,9 @@ pub enum SocketError {
         /// The queue.
         queue: u32,
     },
+    /// The kernel does not poll on our behalf.
+    #[error("the kernel does not busy-poll: {0} (Linux 5.11 and CAP_NET_ADMIN, or no `gateway.busy_poll`)")]
+    BusyPoll(io::Error),
     /// Packet memory is wanting.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -121,6 +124,8 @@ pub struct QueueSocket {
     lent: Ledger,
     /// The same socket, for probes.
     probed: Arc<OwnedFd>,
+    /// Whether the driver works when we ask for packets, see [`QueueSocket::busy_poll`].
+    busy_polls: bool,
     /// Frames in the fill ring, with the driver, or in the RX ring.
     filled: usize,
     /// Frames in the TX ring, with the driver, or in the completion ring.
@@ -166,7 +171,20 @@ impl QueueSocket {
             queue,
             source,
         })?);
-        Ok(Self { tx, rx, fill, completion, memory, mode, lent, probed, filled: 0, sent: 0, scratch })
+        Ok(Self {
+            tx,
+            rx,
+            fill,
+            completion,
+            memory,
+            mode,
+            lent,
+            probed,
+            busy_polls: false,
+            filled: 0,
+            sent: 0,
+            scratch,
+        })
     }
 
     fn try_bind(
@@ -345,8 +363,45 @@ impl QueueSocket {
         }
     }
 
-    /// Wakes a driver that sleeps until it is told that the fill ring has frames again.
+    /// Has the driver work on this core when we ask for packets, and not by interrupts, as long as we ask often enough
+    /// (preferred busy polling, Linux 5.11): `for_long` at a time, [`STEP`] packets at most.
+    pub fn busy_poll(&mut self, for_long: Duration) -> Result<(), SocketError> {
+        let micros = libc::c_int::try_from(for_long.as_micros()).unwrap_or(libc::c_int::MAX);
+        for (option, value) in [
+            (libc::SO_PREFER_BUSY_POLL, 1),
+            (libc::SO_BUSY_POLL, micros),
+            (libc::SO_BUSY_POLL_BUDGET, STEP as libc::c_int),
+        ] {
+            let len = size_of::<libc::c_int>() as libc::socklen_t;
+            // SAFETY: the kernel reads `len` octets, all of `value`.
+            let failed = unsafe {
+                libc::setsockopt(
+                    self.rx.fd().as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const value).cast(),
+                    len,
+                )
+            } != 0;
+            if failed {
+                return Err(SocketError::BusyPoll(io::Error::last_os_error()));
+            }
+        }
+        self.busy_polls = true;
+        Ok(())
+    }
+
+    /// Wakes a driver that sleeps until it is told that the fill ring has frames again, or has it work.
     pub fn wake_receiver(&mut self) {
+        if self.busy_polls {
+            // What it may say (nothing is there, link down) changes nothing.
+            let _ = nix::sys::socket::recv(
+                self.rx.fd().as_raw_fd(),
+                &mut [],
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            );
+            return;
+        }
         if self.fill.needs_wakeup() {
             // What it may say (interrupted, link down) changes nothing: the next round tells it again.
             let _ = self.rx.poll(0);

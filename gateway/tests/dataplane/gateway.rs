@@ -55,6 +55,7 @@ pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str]
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
         spin: Duration::from_micros(20),
+        busy_poll: None,
         stall: Duration::from_secs(20),
         policies: vec![policy(local_ts, remote_ts)],
         on_stop: OnStop::Closed,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis_gateway::dataplane::DataplaneConfig;
 use portcullis_ipsec::Encapsulation;
-use portcullis_lab::{Chatter, Sites};
+use portcullis_lab::{Chatter, LinkOptions, Sites};
 
 use crate::forwarding::nothing_in_clear;
 use crate::gateway::{A, B, Gateway, config, in_flight, until};
@@ -17,12 +17,33 @@ fn chatter(sites: &Sites) -> [Chatter; 2] {
         .map(|(host, from, to)| Chatter::start(host, from, to, 4).unwrap())
 }
 
-fn carries(sites: &Sites, a: &Gateway) {
+/// Waits until packets pass.
+pub(crate) fn carries(sites: &Sites, a: &Gateway) {
     for to in [Sites::SERVER, Sites::SERVER_V6] {
         until(&format!("packets pass to {to}: {:?}", a.stats()), || {
             sites.client.ping(to, 1).is_ok_and(portcullis_lab::Ping::complete)
         });
     }
+}
+
+/// Makes gateway `a`'s outside interface anew, after it was removed.
+pub(crate) fn plug_outside(sites: &Sites, options: LinkOptions) {
+    sites.lab.plug_with(options, &sites.wire, &sites.a, "outside0").unwrap();
+    sites.a.address("outside0", "192.0.2.1/24").unwrap();
+    sites.a.address("outside0", "2001:db8:f::1/64").unwrap();
+    sites.a.route("default", "192.0.2.2").unwrap();
+    sites.a.route("default", "2001:db8:f::2").unwrap();
+}
+
+/// The same for its inside interface, and the client's, which goes with it.
+pub(crate) fn plug_inside(sites: &Sites, options: LinkOptions) {
+    sites.lab.link_with(options, &sites.client, "eth0", &sites.a, "inside0").unwrap();
+    for (host, interface, number) in [(&sites.a, "inside0", "1"), (&sites.client, "eth0", "10")] {
+        host.address(interface, &format!("10.1.0.{number}/24")).unwrap();
+        host.address(interface, &format!("2001:db8:1::{number}/64")).unwrap();
+    }
+    sites.client.route("default", "10.1.0.1").unwrap();
+    sites.client.route("default", "2001:db8:1::1").unwrap();
 }
 
 fn mode(gateway: &Gateway, port: usize) -> String {
@@ -41,24 +62,14 @@ fn interfaces_that_are_removed_and_made_anew_are_guarded_and_served_again() {
         sites.a.ip("link del outside0").unwrap();
         until("the outside interface is missed", || mode(&a, 0) == "gone");
         flows[0].wait_more(20, SOON).unwrap();
-        sites.lab.plug(&sites.wire, &sites.a, "outside0").unwrap();
-        sites.a.address("outside0", "192.0.2.1/24").unwrap();
-        sites.a.address("outside0", "2001:db8:f::1/64").unwrap();
-        sites.a.route("default", "192.0.2.2").unwrap();
-        sites.a.route("default", "2001:db8:f::2").unwrap();
+        plug_outside(&sites, LinkOptions::default());
         until("the outside interface is served", || mode(&a, 0) == "native, copy");
         carries(&sites, &a);
 
         sites.a.ip("link del inside0").unwrap();
         until("the inside interface is missed", || mode(&a, 1) == "gone");
         flows[1].wait_more(20, SOON).unwrap();
-        sites.lab.link(&sites.client, "eth0", &sites.a, "inside0").unwrap();
-        for (host, interface, number) in [(&sites.a, "inside0", "1"), (&sites.client, "eth0", "10")] {
-            host.address(interface, &format!("10.1.0.{number}/24")).unwrap();
-            host.address(interface, &format!("2001:db8:1::{number}/64")).unwrap();
-        }
-        sites.client.route("default", "10.1.0.1").unwrap();
-        sites.client.route("default", "2001:db8:1::1").unwrap();
+        plug_inside(&sites, LinkOptions::default());
         until("the inside interface is served", || mode(&a, 1) == "native, copy");
         carries(&sites, &a);
         assert_eq!(b.drops("replayed") + b.drops("integrity_failed"), 0, "round {round}");

@@ -14,3 +14,4 @@ mod gateway;
 mod host;
 mod interfaces;
 mod life;
+mod soak;
