@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,7 +14,9 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::types::{ApiError, ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
+use super::types::{
+    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+};
 use crate::daemon::{Daemon, ReloadError, Stopping};
 
 /// Waited for a command unless the caller says otherwise.
@@ -60,6 +62,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
+        .route("/v1/verdicts", get(verdicts))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
@@ -85,6 +89,23 @@ async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refu
 
 async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
+}
+
+/// What `GET /v1/verdicts` may be asked for.
+#[derive(Debug, serde::Deserialize)]
+struct About {
+    peer: Option<String>,
+}
+
+async fn verdicts(
+    State(daemon): State<Arc<Daemon>>,
+    Query(about): Query<About>,
+) -> Result<Json<Vec<VerdictReport>>, Refusal> {
+    Ok(Json(daemon.verdicts(about.peer).await?))
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
 }
 
 async fn initiate(
@@ -154,7 +175,7 @@ pub enum Refusal {
     #[error("no answer from {0}; under systemd the watchdog restarts the daemon")]
     Stuck(String),
     /// The exchange failed.
-    #[error("{}", .0.explanation)]
+    #[error("{}", .0.in_one_line())]
     Failed(Box<Failure>),
     /// Not configured.
     #[error("{0}")]
@@ -178,14 +199,19 @@ impl IntoResponse for Refusal {
         let (status, code) = match &self {
             Self::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "STUCK"),
-            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code),
+            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code()),
             Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
             Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
             Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
-        let error = ApiError { code: code.to_owned(), explanation: self.to_string() };
+        let explanation = self.to_string();
+        let verdict = match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        };
+        let error = ApiError { code: code.to_owned(), explanation, verdict };
         (status, Json(error)).into_response()
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use portcullis_aead::EngineKind;
 use portcullis_ipsec::Policy;
 
+use crate::pipeline::TrapLimits;
 use crate::route::Role;
 
 /// How the XDP program is attached.
@@ -81,6 +82,8 @@ pub struct DataplaneConfig {
     pub stall: Duration,
     /// Policies that are in force from the start.
     pub policies: Vec<Policy>,
+    /// How many packets of a worker may wait for SAs that they have asked for, and how long.
+    pub trap: TrapLimits,
     /// What stays when it stops.
     pub on_stop: OnStop,
 }

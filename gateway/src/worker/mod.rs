@@ -130,7 +130,7 @@ impl Worker {
                     let Self { ports, exchange, orders, .. } = self;
                     return Finished { ports, pool, exchange, orders };
                 }
-                Err(_) => drop(running),
+                Err(_) => running.abandon(),
             }
             frames = self.recover(&mine);
             let pause = match last {

@@ -89,8 +89,17 @@ impl<'w> Running<'w> {
         for frame in self.held.take_all() {
             give_up(&self.worker.counters, &mut self.pool, frame, DropReason::NeighbourUnresolved);
         }
+        for frame in self.pipeline.give_up_trapped() {
+            give_up(&self.worker.counters, &mut self.pool, frame, DropReason::TrapTimeout);
+        }
         self.publish();
         self.pool
+    }
+
+    /// Drops all that it holds, after a panic. The frames are found otherwise.
+    pub(super) fn abandon(mut self) {
+        // Others are told how many wait.
+        drop(self.pipeline.give_up_trapped());
     }
 
     fn now(&self) -> Coarse {
@@ -127,6 +136,7 @@ impl<'w> Running<'w> {
         }
         busy |= self.receive_from_host(now);
         busy |= self.receive_handed(now);
+        self.release_trapped(now);
         self.release_held(now);
         self.transmit();
         self.balance_frames();
@@ -256,6 +266,15 @@ impl<'w> Running<'w> {
         pool.put_all(&mut out.recycled);
     }
 
+    /// Sends what waited for an SA that has come up, and gives up what has waited too long.
+    fn release_trapped(&mut self, now: Coarse) {
+        if self.pipeline.trapped() > 0 {
+            let Self { pipeline, pool, out, .. } = self;
+            pipeline.release_trapped(now, pool, out);
+            self.deliver(now);
+        }
+    }
+
     /// Sends what waited for a neighbour that has answered, and gives up what has waited too long.
     fn release_held(&mut self, now: Coarse) {
         if self.held.is_empty() {
@@ -307,7 +326,8 @@ impl<'w> Running<'w> {
         let in_kernel: usize = sockets.map(QueueSocket::in_kernel).sum();
         gauges.in_kernel.store(in_kernel as u64, Ordering::Relaxed);
         gauges.handed.store(self.worker.exchange.waiting() as u64, Ordering::Relaxed);
-        self.worker.counters.held.store(self.held.len() as u64, Ordering::Relaxed);
+        let held = self.held.len() + self.pipeline.trapped();
+        self.worker.counters.held.store(held as u64, Ordering::Relaxed);
         WorkerCounters::add(&gauges.rounds, 1);
     }
 
@@ -318,13 +338,14 @@ impl<'w> Running<'w> {
         // Frames that the driver sends come back without an event; held packets grow too old without one.
         const MORE_TO_COME: u8 = 100;
         self.pipeline.offline();
-        let Self { worker, held, spin, .. } = self;
+        let Self { worker, pipeline, held, spin, .. } = self;
         let bell = worker.exchange.bell().clone();
         bell.going_to_sleep();
         if worker.exchange.waiting() > 0 {
             return bell.awake();
         }
-        let mut longest = (!held.is_empty()).then_some(MORE_TO_COME);
+        let waiting = !held.is_empty() || pipeline.trapped() > 0;
+        let mut longest = waiting.then_some(MORE_TO_COME);
         for socket in worker.ports.iter_mut().flat_map(|port| &mut port.sockets) {
             if socket.unsent() {
                 longest = Some(AGAIN);

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
+    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, TrapLimits,
+    XdpMode,
 };
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 use portcullis_lab::{Host, Sites};
 
@@ -51,6 +52,7 @@ pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str]
         engine: None,
         ike_port: 500,
         nat_port: 4500,
+        trap: TrapLimits::OFF,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
@@ -70,6 +72,7 @@ pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
         remote_ts: selectors(remote_ts),
         origin: PolicyOrigin::Configured { acquire: true },
         action: PolicyAction::Protect,
+        priority: None,
     }
 }
 
@@ -136,6 +139,7 @@ impl Gateway {
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         let outbound_sa = OutboundSa {
             spi: outbound.0,
@@ -144,6 +148,7 @@ impl Gateway {
             endpoints,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
+            options: SaOptions::default(),
         };
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();
