@@ -117,8 +117,51 @@ pub struct Output {
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
+    /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
+    pub handed: HandedOver,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// A packet on its way to another worker's pipeline, and what this one knows of it.
+#[derive(Debug)]
+pub struct Handed {
+    frame: Frame,
+    about: Clear,
+}
+
+impl Handed {
+    /// The frame that holds the packet.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The frame alone, of a packet that is given up.
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// Packets for other workers, by worker, in order.
+#[derive(Debug, Default)]
+pub struct HandedOver(Vec<Vec<Handed>>);
+
+impl HandedOver {
+    fn push(&mut self, worker: u16, packet: Handed) {
+        let at = usize::from(worker);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        if let Some(packets) = self.0.get_mut(at) {
+            packets.push(packet);
+        }
+    }
+
+    /// The packets of each worker that has any, to be taken.
+    pub fn each(&mut self) -> impl Iterator<Item = (u16, &mut Vec<Handed>)> {
+        let workers = (0_u16..).zip(&mut self.0);
+        workers.filter(|(_, packets)| !packets.is_empty())
+    }
 }
 
 /// Frames to send, by port, in order.
@@ -255,6 +298,7 @@ pub struct Pipeline {
     clear: Packets<Clear>,
     again: Again,
     isa: Isa,
+    worker: u16,
     trapped: Trapped,
 }
 
@@ -296,6 +340,8 @@ struct Context<'a> {
     again: &'a mut Again,
     trapped: &'a mut Trapped,
     out: &'a mut Output,
+    /// Which worker this is.
+    worker: u16,
 }
 
 impl Pipeline {
@@ -314,8 +360,15 @@ impl Pipeline {
             clear: Packets::default(),
             again: Again::default(),
             isa: Isa::detect(),
+            worker: 0,
             trapped: Trapped::default(),
         }
+    }
+
+    /// The same for the worker of that number, where there are several.
+    #[must_use]
+    pub fn of_worker(self, worker: u16) -> Self {
+        Self { worker, ..self }
     }
 
     /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
@@ -348,6 +401,23 @@ impl Pipeline {
         });
     }
 
+    /// Goes on with packets that another worker has handed over, in order.
+    pub fn resume(
+        &mut self,
+        now: Coarse,
+        handed: &mut Vec<Handed>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
+        self.pass(now, spare, out, |context, esp, clear| {
+            for Handed { frame, mut about } in handed.drain(..) {
+                about.place = context.flows.locate(about.tenant, &about.flow) as u32;
+                clear.push(frame, about);
+            }
+            context.run(esp, clear);
+        });
+    }
+
     /// Packets that wait for SAs.
     pub fn trapped(&self) -> usize {
         self.trapped.len()
@@ -376,7 +446,20 @@ impl Pipeline {
         out: &mut Output,
         work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped, isa: _ } = self;
+        let Self {
+            shared,
+            counters,
+            reader,
+            flows,
+            hops,
+            errors,
+            esp,
+            clear,
+            again,
+            trapped,
+            isa: _,
+            worker,
+        } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);
@@ -394,6 +477,7 @@ impl Pipeline {
             again,
             trapped,
             out,
+            worker: *worker,
         };
         work(&mut context, esp, clear);
         context.again.policies.clear();
