@@ -240,7 +240,7 @@ fn a_wrong_secret_fails_cleanly_as_responder() -> Result<()> {
 
 #[test]
 fn a_wrong_ike_proposal_fails_cleanly_as_initiator() -> Result<()> {
-    initiating_fails("ikei", &wrong_proposal(), "PROPOSAL_MISMATCH", false)
+    initiating_fails("ikei", &wrong_proposal(), "PROPOSAL_REFUSED", false)
 }
 
 #[test]
@@ -250,12 +250,13 @@ fn a_wrong_ike_proposal_fails_cleanly_as_responder() -> Result<()> {
 
 #[test]
 fn a_wrong_esp_proposal_fails_cleanly_as_initiator() -> Result<()> {
-    initiating_fails("espi", &wrong_esp_proposal(), "CHILD_PROPOSAL_MISMATCH", true)
+    initiating_fails("espi", &wrong_esp_proposal(), "CHILD_PROPOSAL_REFUSED", true)
 }
 
 #[test]
 fn a_wrong_esp_proposal_fails_cleanly_as_responder() -> Result<()> {
-    responding_fails("espr", &wrong_esp_proposal(), "NO_PROPOSAL_CHOSEN", "CHILD_PROPOSAL_MISMATCH", true)
+    let code = "CHILD_PROPOSAL_ENCR_MISMATCH";
+    responding_fails("espr", &wrong_esp_proposal(), "NO_PROPOSAL_CHOSEN", code, true)
 }
 
 #[test]
