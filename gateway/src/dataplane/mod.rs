@@ -39,6 +39,7 @@ use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
 use crate::pipeline::{Pipeline, Shared};
+use crate::pmtu::Listener;
 use crate::policy::PolicyTable;
 use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
@@ -161,6 +162,8 @@ pub struct Dataplane {
     // Dropped in this order: workers use the slow path, the mirror calls into the guards and wakes the workers.
     threads: Threads,
     mirror: Option<Mirror>,
+    /// None where the host gives no raw sockets.
+    _path_mtu: Option<Listener>,
     slow: SlowPath,
     interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
     memory: Arc<FrameMemory>,
@@ -250,6 +253,7 @@ impl Dataplane {
             threads.start_worker(worker, core).map_err(system("start a worker"))?;
         }
         threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
+        let path_mtu = listen_for_path_mtu(Arc::clone(&installer));
         let dataplane = Self {
             config,
             engine,
@@ -260,6 +264,7 @@ impl Dataplane {
             tun,
             threads,
             mirror: Some(mirror),
+            _path_mtu: path_mtu,
             slow,
             interfaces,
             memory,
@@ -344,6 +349,23 @@ impl Dataplane {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
             );
+        }
+    }
+}
+
+/// Without it the tunnels work, but nobody learns of a narrow way between the gateways.
+fn listen_for_path_mtu(installer: Arc<Installer>) -> Option<Listener> {
+    let tell = move |said: crate::pmtu::TooBig| {
+        if installer.path_too_big(&said) {
+            let spi = format_args!("{:08x}", said.spi);
+            tracing::info!(remote = %said.remote, %spi, mtu = said.mtu, "a router on the way to the peer takes no larger packets");
+        }
+    };
+    match Listener::start(tell) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, "no raw sockets for ICMP (run as root, or with CAP_NET_RAW): path MTUs are not learned");
+            None
         }
     }
 }

@@ -21,6 +21,7 @@ use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
+use crate::pmtu::PathMtu;
 use crate::prefetch;
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::wire::FlowKey;
@@ -81,6 +82,8 @@ pub struct Outbound {
     pub esn: bool,
     /// Whether its options are not the default ones.
     pub special: bool,
+    /// What is known of the way to the peer.
+    pub path_mtu: PathMtu,
     /// The outer addresses to write.
     pub endpoints: MovableEndpoints,
     key: Key,
@@ -209,6 +212,7 @@ impl Outbound {
             algorithm: sa.key.algorithm(),
             esn: sa.esn,
             special: sa.options != SaOptions::default(),
+            path_mtu: PathMtu::unknown(),
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
