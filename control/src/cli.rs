@@ -17,7 +17,7 @@ use clap_complete::Shell;
 use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -97,6 +97,8 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Address pools: how full they are; with `--leases` also whose each address is.
+    Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
@@ -118,6 +120,15 @@ struct Format {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PoolsArgs {
+    /// List every lease.
+    #[arg(long)]
+    leases: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -246,6 +257,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
+        }
+        Ask::Pools(args) => {
+            let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
+            if args.format.json { json(&pools) } else { Ok(print::pools(&pools, args.leases)) }
         }
         Ask::Initiate(args) => {
             let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;

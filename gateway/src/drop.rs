@@ -58,6 +58,10 @@ drop_reasons! {
     EcnNotCapable = "ecn_not_capable",
     /// Protected traffic, but no SA to seal it with.
     NoSa = "no_sa",
+    /// Protected traffic that has asked for an SA (`start_action = "trap"`), while enough packets wait for it already.
+    TrapQueueFull = "trap_queue_full",
+    /// Protected traffic that has asked for an SA, which did not come up in time.
+    TrapTimeout = "trap_timeout",
     /// Handed to a worker, but no policy covers it.
     NoPolicy = "no_policy",
     /// Its policy discards it (RFC 4301 §4.4.1).
@@ -111,7 +115,7 @@ pub struct WorkerCounters {
     pub transmitted: AtomicU64,
     /// Packets given to the host through the slow path.
     pub to_kernel: AtomicU64,
-    /// Packets waiting for a neighbour now.
+    /// Packets waiting for a neighbour or an SA now.
     pub held: AtomicU64,
     /// Packets opened.
     pub opened: AtomicU64,

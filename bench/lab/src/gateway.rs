@@ -103,6 +103,12 @@ pub struct IkeSa {
     pub remote_id: Option<String>,
     /// The negotiated algorithms, once known.
     pub proposal: Option<String>,
+    /// Our inner addresses, from the peer.
+    #[serde(default)]
+    pub local_vips: Vec<String>,
+    /// The peer's inner addresses, from our pools.
+    #[serde(default)]
+    pub remote_vips: Vec<String>,
     /// Its child SAs.
     pub children: Vec<ChildSa>,
 }

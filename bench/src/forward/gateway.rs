@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, XdpMode};
+use portcullis_gateway::dataplane::{
+    Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+};
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId,
     PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
@@ -202,6 +204,7 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         engine: None,
         ike_port: 500,
         nat_port: 4500,
+        trap: TrapLimits::OFF,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),

@@ -12,7 +12,7 @@ use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::Installer;
-use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared};
+use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, TrapLimits};
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
@@ -77,6 +77,8 @@ impl End {
             routes: Arc::new(ArcSwap::from_pointee(side.routes())),
             events: Arc::clone(&events),
             nat_port: 4500,
+            trap: TrapLimits::OFF,
+            trap_signal: Arc::default(),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().context("a place for the one worker")?;

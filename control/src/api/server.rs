@@ -14,7 +14,9 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::types::{ApiError, ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target, VerdictReport};
+use super::types::{
+    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+};
 use crate::daemon::{Daemon, ReloadError, Stopping};
 
 /// Waited for a command unless the caller says otherwise.
@@ -61,6 +63,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
         .route("/v1/verdicts", get(verdicts))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
@@ -99,6 +102,10 @@ async fn verdicts(
     Query(about): Query<About>,
 ) -> Result<Json<Vec<VerdictReport>>, Refusal> {
     Ok(Json(daemon.verdicts(about.peer).await?))
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
 }
 
 async fn initiate(

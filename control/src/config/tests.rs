@@ -82,6 +82,20 @@ fn every_option_arrives_where_it_belongs() {
     assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
 }
 
+#[test]
+fn packets_wait_for_the_sa_that_they_ask_for_unless_told_otherwise() {
+    let trap =
+        |text: &str| parse(&with("on_stop = ", &format!("{text}\non_stop = "))).unwrap().0.gateway.trap;
+    let default = trap("");
+    assert_eq!((default.per_policy, default.in_all, default.seconds), (16, 1024, 5));
+    assert_eq!(trap("trap_packets = 0").per_policy, 0);
+    // At most a sixteenth of the frames.
+    let few = trap("frames = 512\ntrap_packets = 200\ntrap_time = \"30s\"");
+    assert_eq!((few.per_policy, few.in_all, few.seconds), (200, 32, 30));
+    let errors = errors(&with("on_stop = ", "trap_time = \"2m\"\non_stop = "));
+    assert!(errors[0].contains("trap_time: is out of range"), "{errors:?}");
+}
+
 const SHUNTS: &str = r#"
 [connections.shunts.children.ssh]
 local_ts = "10.1.0.0/24[tcp]"
@@ -115,7 +129,8 @@ fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
         ("site/never", PolicyAction::Discard, 10)
     );
     assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
-    assert_eq!(config.policies().len(), 1);
+    let in_force: Vec<String> = config.policies().into_iter().map(|(_, policy)| policy.name).collect();
+    assert_eq!(in_force, ["site/net", "site/never", "shunts/ssh"]);
 }
 
 #[test]
@@ -371,4 +386,47 @@ fn the_emergency_exit_does_not_ask_about_connections() {
     let (config, findings) = Config::load_gateway(&file).unwrap();
     assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
     assert_eq!(findings, []);
+}
+
+#[test]
+fn pools_and_vips_arrive_and_what_they_stand_for_is_protected_beforehand() {
+    let text =
+        with("local_addrs = [\"192.0.2.1\"]", "local_addrs = [\"192.0.2.1\"]\npools = [\"ra\", \"ra6\"]");
+    let text = text.replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "")
+        + "\n[pools.ra]\naddrs = \"10.9.0.0/30\"\ndns = \"10.1.0.53\"\nsplit_include = [\"10.1.0.0/24\"]\ndomains = \"acme.example\"\n\
+           [pools.ra6]\naddrs = \"2001:db8:9::1-2001:db8:9::2\"\n";
+    let text = text.replace("start_action = \"trap\"", "start_action = \"none\"");
+    let (config, warnings) = parse(&text).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.connection("site").unwrap().pools, ["ra", "ra6"]);
+    assert_eq!(config.pools[0].addrs.to_string(), "10.9.0.1-10.9.0.2");
+    assert_eq!(config.pools[0].attributes.domains, ["acme.example"]);
+    let remote: Vec<String> = config.policies()[0].1.remote_ts.iter().map(ToString::to_string).collect();
+    assert_eq!(remote, ["10.9.0.1-10.9.0.2", "2001:db8:9::1-2001:db8:9::2"]);
+
+    let roadwarrior = |remote: &str| {
+        with("local_addrs = [\"192.0.2.1\"]", "vips = \"0.0.0.0\"")
+            .replace("local_ts = [\"10.1.0.0/24\"]\n", "")
+            .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]", remote)
+    };
+    let (config, _) = parse(&roadwarrior("remote_ts = \"10.2.0.0/24\"")).unwrap();
+    assert_eq!(config.policies()[0].1.local_ts, ["0.0.0.0/0".parse().unwrap()]);
+    let (config, _) = parse(&roadwarrior("remote_ts = \"0.0.0.0/0\"")).unwrap();
+    assert!(config.policies().is_empty());
+}
+
+#[test]
+fn pools_that_cannot_be_are_refused() {
+    let pool = |lines: &str| format!("{WHOLE}\n{lines}");
+    for (text, expected) in [
+        (pool("[pools.a]\naddrs = \"10.9.0.1/24\""), "bits set behind its prefix"),
+        (pool("[pools.a]\ndns = \"10.9.0.1\""), "`addrs` is missing"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\n[pools.b]\naddrs = \"10.9.0.9\""), "overlaps with"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\ndhcp = \"10.1.0.1\""), "this version does not support"),
+        (with("dpd_delay = \"30s\"", "pools = \"nowhere\""), "there is no `[pools.nowhere]`"),
+        (with("dpd_delay = \"30s\"", "vips = [\"0.0.0.0\", \"10.1.1.1\"]"), "the second of its family"),
+    ] {
+        let found = errors(&text).join("\n");
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
 }

@@ -37,6 +37,9 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         Job::RemoveChild { pair, policy } => {
             JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref()))
         }
+        // Of the thread that owns the pools: `super::leases`.
+        Job::AssignAddresses(_) => JobResult::AddressesAssigned(Box::default()),
+        Job::ReleaseAddresses { .. } => JobResult::AddressesReleased,
         Job::QueryCounters { pairs } => {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }

@@ -7,6 +7,7 @@ mod dataplane;
 mod handshake;
 mod ike;
 mod jobs;
+mod leases;
 mod liveness;
 mod reload;
 pub(crate) mod report;
@@ -41,7 +42,7 @@ pub use traffic::Carried;
 use reload::InForce;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target, VerdictReport};
+use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::metrics::{self, Measured};
 
@@ -54,6 +55,7 @@ pub struct Daemon {
     in_force: tokio::sync::Mutex<InForce>,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
@@ -100,14 +102,17 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         children,
         events: dataplane::watch_events(&dataplane)?,
         traffic: Arc::clone(&traffic),
+        pools: (config.pools.clone(), config.gateway.state_dir.clone()),
+        tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let (ike, engine_task) = shell.start();
+    let (ike, leases, engine_task) = shell.start()?;
     let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
         config: Mutex::new(Arc::new(config)),
         in_force: tokio::sync::Mutex::new(in_force),
         dataplane,
         ike,
+        leases,
         traffic,
         stuck: Mutex::default(),
         since: Instant::now(),
@@ -223,6 +228,11 @@ impl Daemon {
         Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref()))
     }
 
+    /// For `portcullis pools`.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        report::pools(&self.leases.usage(), &self.leases.leases())
+    }
+
     /// For `portcullis drops`.
     pub fn drops(&self) -> Drops {
         report::drops(&self.dataplane.stats())
@@ -236,6 +246,7 @@ impl Daemon {
             config: self.config(),
             started: self.started,
             sas: report::sas(&snapshot, installer.as_ref()),
+            pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),

@@ -108,7 +108,7 @@ impl Daemon {
         }
         let installer = self.dataplane.installer();
         let mut policies: HashMap<String, Policy> =
-            config.all_policies().map(|policy| (policy.name.clone(), policy)).collect();
+            config.policies().into_iter().map(|(_, policy)| (policy.name.clone(), policy)).collect();
         let outdated = |(name, (id, policy)): (&String, &(PolicyId, Policy))| {
             (policies.get(name) != Some(policy)).then(|| (name.clone(), *id))
         };
@@ -168,6 +168,10 @@ fn install(
 fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<(), ReloadError> {
     if running.gateway != new.gateway {
         let keys = settings.iter().filter(|line| line.starts_with("gateway"));
+        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+    }
+    if running.pools != new.pools {
+        let keys = settings.iter().filter(|line| line.starts_with("pools"));
         return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
     }
     let (before, after) = (dataplane::tunnel_addresses(running), dataplane::tunnel_addresses(new));

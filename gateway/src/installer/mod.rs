@@ -50,6 +50,7 @@ pub struct Installer {
     events: Arc<EventBoard>,
     sink: Box<dyn ProtectionSink>,
     clock: Box<dyn Fn() -> Coarse + Send + Sync>,
+    activated: Box<dyn Fn() + Send + Sync>,
     stopped: AtomicBool,
     pairs: Mutex<Pairs>,
     /// Outbound SAs by their SPI, which peers choose: several may have the same. Taken after `pairs`, and nothing after it.
@@ -180,7 +181,15 @@ impl Installer {
         // All that will ever be needed, so that no install pays for growth.
         let pairs = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         let outbound = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
-        Self { sas, policies, events, sink, clock, stopped: AtomicBool::new(false), pairs, outbound }
+        let activated = Box::new(|| {});
+        let stopped = AtomicBool::new(false);
+        Self { sas, policies, events, sink, clock, activated, stopped, pairs, outbound }
+    }
+
+    /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
+    #[must_use]
+    pub fn telling(self, activated: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self { activated, ..self }
     }
 
     /// Frees, and wipes, what was removed and no worker can see any more. Every call that changes something does
@@ -380,6 +389,7 @@ impl SaInstaller for Installer {
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
         }
         entry.activate(reference);
+        (self.activated)();
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, cut, look_up, take, trouble, uniform};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, cut, look_up, take, trapped, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -51,6 +51,8 @@ enum Fate {
     Clear(Reach),
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
+    /// Kept until the SA that it has asked for comes up.
+    Trapped,
     /// Its TTL ends here.
     Expired,
     /// More octets than pass the tunnel of the run of that number.
@@ -91,6 +93,7 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
                 (Fate::Dropped(DropReason::NoSa), Some(reference))
             }
             Ok(Way::Clear(reach)) => (Fate::Clear(reach), None),
+            Ok(Way::Trapped) => (Fate::Trapped, None),
             Err(reason) => (Fate::Dropped(reason), None),
         };
         references.push(reference);
@@ -118,6 +121,8 @@ enum Way {
     /// Through this SA.
     Sealed(OutboundRef),
     Clear(Reach),
+    /// None yet: an SA was asked for.
+    Trapped,
 }
 
 #[inline(always)]
@@ -142,7 +147,7 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
     match policy.action() {
         PolicyAction::Protect => {
             context.shared.events.acquire(policy, flow);
-            Err(DropReason::NoSa)
+            if policy.wants_sa() { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
         }
         PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
         PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
@@ -257,7 +262,7 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Send(_) | Fate::Trapped | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
         }
     }
     tally.flush(context.now);
@@ -302,6 +307,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             None => context.drop(frame, DropReason::NoSa),
         },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
+        Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {
             let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);

@@ -23,7 +23,9 @@ use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::Installer;
-use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, Waiting};
+use portcullis_gateway::pipeline::{
+    FrameSource, Ingress, Output, Pipeline, Shared, TrapLimits, TrapSignal, Waiting,
+};
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
@@ -262,7 +264,13 @@ pub fn route_table(rig: u8, hops: &[(ipnet::IpNet, NextHop)]) -> RouteTable {
 }
 
 impl Rig {
+    /// Nothing waits for an SA.
     pub fn new(number: u8) -> Self {
+        Self::with_trap(number, TrapLimits::OFF)
+    }
+
+    pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
+        let trap_signal = Arc::new(TrapSignal::default());
         let reclaimer = Reclaimer::new(1);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
@@ -275,11 +283,16 @@ impl Rig {
             routes: Arc::clone(&routes),
             events: Arc::clone(&events),
             nat_port: 4500,
+            trap,
+            trap_signal: Arc::clone(&trap_signal),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
         let pipeline = Pipeline::new(Arc::new(shared), Arc::clone(&counters), reader, 42);
         let installer = Installer::new(sas, policies, events, Box::new(()), Box::new(|| Coarse(0)));
+        let installer = installer.telling(Box::new(move || {
+            trap_signal.activated();
+        }));
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
@@ -322,6 +335,10 @@ impl Rig {
             action,
             priority: NonZeroU32::new(priority),
         };
+        self.install(policy)
+    }
+
+    pub fn install(&self, policy: Policy) -> PolicyId {
         self.installer.install_policy(policy).unwrap()
     }
 
@@ -376,12 +393,27 @@ impl Rig {
 
     /// Feeds frames as they are, and checks that none is lost.
     pub fn feed_frames(&mut self, ingress: Ingress, frames: &[Vec<u8>]) -> Outcome {
-        let (drops_before, generated_before) = (self.drops(), self.generated());
         let mut batch: Vec<_> = frames.iter().map(|octets| self.frame(octets)).collect();
-        let Self { pipeline, pool, out, .. } = self;
-        pipeline.process(self.now, ingress, &mut batch, pool, out);
-        assert!(batch.is_empty());
+        self.run(frames.len(), |rig| {
+            let Self { pipeline, pool, out, .. } = rig;
+            pipeline.process(rig.now, ingress, &mut batch, pool, out);
+            assert!(batch.is_empty());
+        })
+    }
 
+    /// Lets go what waited for an SA.
+    pub fn release_trapped(&mut self) -> Outcome {
+        self.run(0, |rig| {
+            let Self { pipeline, pool, out, .. } = rig;
+            pipeline.release_trapped(rig.now, pool, out);
+        })
+    }
+
+    /// Does it, and checks that no frame is lost and that the packet balance holds.
+    fn run(&mut self, frames: usize, work: impl FnOnce(&mut Self)) -> Outcome {
+        let (drops_before, generated_before) = (self.drops(), self.generated());
+        let trapped_before = self.pipeline.trapped();
+        work(self);
         let mut outcome = Outcome::default();
         let mut back = Vec::new();
         for (port, frame) in self.out.transmit.drain() {
@@ -401,15 +433,16 @@ impl Rig {
             assert!(self.pool.taken.remove(&frame.address()), "a frame came out twice");
             self.pool.free.push(frame);
         }
-        assert!(self.pool.taken.is_empty(), "frames were lost");
+        assert_eq!(self.pool.taken.len(), self.pipeline.trapped(), "frames were lost");
 
         outcome.drops = self.drops();
         outcome.drops.retain(|label, count| {
             *count -= drops_before[label];
             *count > 0
         });
-        let came = frames.len() as u64 + self.generated() - generated_before;
-        let listed = outcome.transmit.len() + outcome.to_kernel.len() + outcome.held.len();
+        let came = (frames + trapped_before) as u64 + self.generated() - generated_before;
+        let waiting = outcome.held.len() + self.pipeline.trapped();
+        let listed = outcome.transmit.len() + outcome.to_kernel.len() + waiting;
         let went = listed as u64 + outcome.drops.values().sum::<u64>();
         assert_eq!(came, went, "the packet balance is off: {outcome:?}");
         outcome

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
+    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, TrapLimits,
+    XdpMode,
 };
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
@@ -45,6 +46,7 @@ pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> 
         engine: None,
         ike_port: 500,
         nat_port: 4500,
+        trap: TrapLimits::OFF,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),

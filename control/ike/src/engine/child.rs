@@ -120,7 +120,7 @@ impl Offer {
     /// `with_ke`: in CREATE_CHILD_SA a key exchange is offered as configured, in IKE_AUTH never (RFC 7296 §1.2).
     pub(super) fn new(cx: &Context, base: &Base, goal: &Goal, spi: Spi, with_ke: bool) -> Option<Self> {
         let config = cx.child(base.connection, goal.child)?;
-        let selectors = Selectors::of_child(config, base.local.ip(), base.remote.ip());
+        let selectors = Selectors::of_child(config, &base.dynamic(cx));
         Some(Self {
             child: goal.child,
             name: config.name.clone(),
@@ -264,6 +264,18 @@ pub(super) fn accept(
         };
         return Err(wrong(about.selectors_wider_than_asked(name, answered, asked)));
     }
+    // Asked for before we knew our inner address: what is for another is not ours to send.
+    let selectors = match (base.addresses.own.is_empty(), cx.child(base.connection, offer.child)) {
+        (false, Some(config)) => {
+            let ours = Selectors::of_child(config, &base.dynamic(cx));
+            let narrowed = ours.narrow(&selectors);
+            narrowed.ok_or_else(|| {
+                let failure = about.selectors_wider_than_asked(name, &selectors.local, &ours.local);
+                wrong(failure)
+            })?
+        }
+        _ => selectors,
+    };
     Ok(Agreed {
         child: offer.child,
         name: offer.name.clone(),
@@ -298,8 +310,8 @@ pub(super) fn choose(
 ) -> Result<Choice, (u16, Failure)> {
     let about = base.about(cx);
     let asked = behind_nat(base, found.mode, found.selectors_of_responder());
-    let fitting =
-        matching_children(cx.live_children(base.connection), base.local.ip(), base.remote.ip(), &asked);
+    let dynamic = base.dynamic(cx);
+    let fitting = matching_children(cx.live_children(base.connection), &dynamic, &asked);
     let group = found.ke.map(|(method, _)| method);
     let mut mismatch = None;
     for (index, selectors) in fitting {
@@ -323,7 +335,7 @@ pub(super) fn choose(
         Some(failure) => Err((notify::NO_PROPOSAL_CHOSEN, failure)),
         None => {
             let ours = cx.live_children(base.connection).map(|(_, child)| {
-                let own = Selectors::of_child(child, base.local.ip(), base.remote.ip());
+                let own = Selectors::of_child(child, &dynamic);
                 (child.name.clone(), own)
             });
             let ours: Vec<_> = ours.collect();
