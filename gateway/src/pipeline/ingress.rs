@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use portcullis_ipsec::{PolicyAction, TenantId};
 
-use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, take, uniform};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly, take, uniform};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
@@ -19,6 +19,8 @@ const AHEAD: usize = 8;
 enum Kind {
     Esp,
     Clear,
+    /// A piece of an ESP packet.
+    Fragment,
     Dropped(DropReason),
 }
 
@@ -56,9 +58,12 @@ pub(super) fn sort(
                 match *kind {
                     Kind::Clear => clear.frames.push(frame),
                     Kind::Esp => esp.frames.push(frame),
+                    Kind::Fragment => reassembly::take(context, frame),
                     Kind::Dropped(reason) => context.drop(frame, reason),
                 }
             }
+            // What fragments have completed.
+            esp.append(&mut context.again.esp);
         }
     }
 }
@@ -119,6 +124,7 @@ fn from_port(
             Err(DropReason::Unexpected) if port.role == Role::Outside && !is_esp_for_us(context, &flow) => {
                 return Kind::Dropped(DropReason::ClearInbound);
             }
+            Err(DropReason::OuterFragment) => Kind::Fragment,
             Err(reason) => return Kind::Dropped(reason),
         }
     } else {
