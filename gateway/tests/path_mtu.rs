@@ -1,7 +1,7 @@
 //! A narrow way between the gateways: what routers say of it is read from raw sockets, believed as far as it must be, and
 //! passed on to the senders behind the gateway, both families.
 
-#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+#![expect(clippy::indexing_slicing, reason = "where a test cannot go on it fails")]
 
 mod common;
 
