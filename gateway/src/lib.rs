@@ -8,6 +8,7 @@
 //! - [`installer`]: how the control plane changes both; [`events`]: what workers tell it.
 //! - [`lpm`]: longest-prefix match, for policies and routes.
 //! - [`route`]: next hops, mirrored from the kernel.
+//! - [`pmtu`]: what routers say about the way to a peer.
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
 //! - `handover`: packets from the worker that received them to the owner of their SA.
@@ -28,6 +29,7 @@ pub mod io;
 pub mod lpm;
 pub mod netlink;
 pub mod pipeline;
+pub mod pmtu;
 pub mod policy;
 pub mod prefetch;
 pub mod route;

@@ -42,6 +42,7 @@ use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
 use crate::pipeline::{Pipeline, Shared, TrapSignal};
+use crate::pmtu::Listener;
 use crate::policy::PolicyTable;
 use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
@@ -167,6 +168,8 @@ pub struct Dataplane {
     keeper: Option<Keeper>,
     threads: Threads,
     mirror: Option<Mirror>,
+    /// None where the host gives no raw sockets.
+    _path_mtu: Option<Listener>,
     slow: SlowPath,
     interfaces: Board,
     memory: Arc<FrameMemory>,
@@ -298,6 +301,7 @@ impl Dataplane {
         let keeper = Keeper::start(keeper, signal).map_err(system("watch over the interfaces"))?;
         threads.start_watchdog(config.stall).map_err(system("start the watchdog"))?;
         threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
+        let path_mtu = listen_for_path_mtu(Arc::clone(&installer));
         let dataplane = Self {
             config,
             engine,
@@ -309,6 +313,7 @@ impl Dataplane {
             keeper: Some(keeper),
             threads,
             mirror: Some(mirror),
+            _path_mtu: path_mtu,
             slow,
             interfaces,
             memory,
@@ -408,6 +413,23 @@ impl Dataplane {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
             );
+        }
+    }
+}
+
+/// Without it the tunnels work, but nobody learns of a narrow way between the gateways.
+fn listen_for_path_mtu(installer: Arc<Installer>) -> Option<Listener> {
+    let tell = move |said: crate::pmtu::TooBig| {
+        if installer.path_too_big(&said) {
+            let spi = format_args!("{:08x}", said.spi);
+            tracing::info!(remote = %said.remote, %spi, mtu = said.mtu, "a router on the way to the peer takes no larger packets");
+        }
+    };
+    match Listener::start(tell) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, "no raw sockets for ICMP (run as root, or with CAP_NET_RAW): path MTUs are not learned");
+            None
         }
     }
 }

@@ -6,7 +6,7 @@
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
 //! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
-//! [`fragment`] and, of what is sealed, [`cut`].
+//! [`fragment`] and, of what is sealed, [`cut`], of what arrives so, [`reassembly`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
@@ -18,6 +18,7 @@ mod inbound;
 mod ingress;
 mod isa;
 mod outbound;
+mod reassembly;
 mod special;
 mod trapped;
 mod trouble;
@@ -40,6 +41,7 @@ use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use isa::Isa;
+use reassembly::Reassembly;
 use trapped::Trapped;
 
 pub use egress::release;
@@ -300,12 +302,13 @@ pub struct Pipeline {
     isa: Isa,
     worker: u16,
     trapped: Trapped,
+    reassembly: Reassembly,
 }
 
 /// Packets that a pass has made and that need another.
 #[derive(Debug, Default)]
 struct Again {
-    /// ESP that came out of ESP.
+    /// ESP that came out of ESP, or was put together.
     esp: Packets<Arrival>,
     /// Fragments, and ICMP errors into a tunnel.
     clear: Packets<Clear>,
@@ -339,6 +342,7 @@ struct Context<'a> {
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
     trapped: &'a mut Trapped,
+    reassembly: &'a mut Reassembly,
     out: &'a mut Output,
     /// Which worker this is.
     worker: u16,
@@ -362,6 +366,7 @@ impl Pipeline {
             isa: Isa::detect(),
             worker: 0,
             trapped: Trapped::default(),
+            reassembly: Reassembly::default(),
         }
     }
 
@@ -418,13 +423,14 @@ impl Pipeline {
         });
     }
 
-    /// Packets that wait for SAs.
+    /// Packets that wait for SAs, and fragments that wait for others.
     pub fn trapped(&self) -> usize {
-        self.trapped.len()
+        self.trapped.len() + self.reassembly.len()
     }
 
     /// Sends what waited for an SA that has come up, and gives up what has waited too long. Cheap while there is neither.
     pub fn release_trapped(&mut self, now: Coarse, spare: &mut dyn FrameSource, out: &mut Output) {
+        self.reassembly.expire(now, &self.counters, out);
         if self.trapped.due(&self.shared.trap_signal, self.shared.trap, now) {
             self.pass(now, spare, out, |context, esp, clear| {
                 trapped::release(context, clear);
@@ -433,9 +439,9 @@ impl Pipeline {
         }
     }
 
-    /// Gives up what waits for SAs: the worker ends.
+    /// Gives up what waits: the worker ends.
     pub fn give_up_trapped(&mut self) -> impl Iterator<Item = Frame> + use<> {
-        self.trapped.take_all(&self.shared.trap_signal)
+        self.trapped.take_all(&self.shared.trap_signal).chain(self.reassembly.take_all())
     }
 
     #[inline(always)]
@@ -457,6 +463,7 @@ impl Pipeline {
             clear,
             again,
             trapped,
+            reassembly,
             isa: _,
             worker,
         } = self;
@@ -476,6 +483,7 @@ impl Pipeline {
             spare,
             again,
             trapped,
+            reassembly,
             out,
             worker: *worker,
         };
