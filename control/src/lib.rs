@@ -10,5 +10,6 @@ pub mod doctor;
 pub mod import;
 pub mod logging;
 mod metrics;
+pub mod pcapng;
 pub mod pki;
 pub mod top;

@@ -14,6 +14,7 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
+use super::trace;
 use super::types::{ApiError, ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
 use crate::daemon::{Daemon, ReloadError, Stopping};
 
@@ -65,6 +66,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
         .route("/v1/reload", post(reload))
+        .route("/v1/trace", post(trace::open))
+        .route("/v1/trace/{id}", get(trace::read).delete(trace::close))
         .with_state(daemon)
 }
 
@@ -162,6 +165,20 @@ pub enum Refusal {
     /// The configuration on disk was not put in force.
     #[error(transparent)]
     Reload(#[from] ReloadError),
+    /// No such session, or no longer.
+    #[error("this trace has ended: nobody has read it for a while, or the daemon was restarted")]
+    NoSuchTrace,
+    /// As many as there may be.
+    #[error("too many traces and captures run already")]
+    TooManyTraces,
+    /// Words that are no filter.
+    #[error("{0}")]
+    BadFilter(String),
+    /// What ESP protects is not shown to everybody who may ask.
+    #[error(
+        "this configuration lets nobody see what ESP protects (set `allow_decrypted_capture = true` in `[gateway]`)"
+    )]
+    NotAllowed,
     /// Not done in time.
     #[error("not done after {} s; the attempt goes on: see `portcullis sas`", .0.as_secs())]
     Timeout(Duration),
@@ -183,6 +200,10 @@ impl IntoResponse for Refusal {
             Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
             Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
+            Self::NoSuchTrace => (StatusCode::NOT_FOUND, "NO_SUCH_TRACE"),
+            Self::TooManyTraces => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES"),
+            Self::BadFilter(_) => (StatusCode::BAD_REQUEST, "BAD_FILTER"),
+            Self::NotAllowed => (StatusCode::FORBIDDEN, "DECRYPTED_CAPTURE_NOT_ALLOWED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
         let error = ApiError { code: code.to_owned(), explanation: self.to_string() };

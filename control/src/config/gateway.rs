@@ -41,6 +41,8 @@ pub struct GatewayConfig {
     pub mark: u32,
     /// How many packets may wait for SAs that they have asked for, and how long.
     pub trap: TrapLimits,
+    /// Whether `portcullis capture` may show what ESP protects.
+    pub allow_decrypted_capture: bool,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -72,6 +74,7 @@ impl GatewayConfig {
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         let trap = trap(&section, frames);
+        let allow_decrypted_capture = section.boolean("allow_decrypted_capture").unwrap_or(false);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -89,6 +92,7 @@ impl GatewayConfig {
             route_table,
             mark,
             trap,
+            allow_decrypted_capture,
             credentials,
         })
     }

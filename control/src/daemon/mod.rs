@@ -13,6 +13,7 @@ pub(crate) mod report;
 mod service;
 mod sockets;
 mod threads;
+mod trace;
 mod traffic;
 
 use std::collections::HashMap;
@@ -54,6 +55,7 @@ pub struct Daemon {
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
     traffic: Arc<traffic::Traffic>,
+    traces: Arc<trace::Traces>,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -104,6 +106,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let daemon = Arc::new(Daemon {
         config: Mutex::new(Arc::new(config)),
         in_force: tokio::sync::Mutex::new(in_force),
+        traces: Arc::new(trace::Traces::new(Arc::clone(dataplane.trace()))),
         dataplane,
         ike,
         traffic,
@@ -159,7 +162,7 @@ where
 
 impl Daemon {
     /// The configuration in force.
-    fn config(&self) -> Arc<Config> {
+    pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -200,6 +203,11 @@ impl Daemon {
     /// What did not answer when it was last looked; nothing: all is well. For probes.
     pub(crate) fn stuck(&self) -> Vec<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who looks at packets.
+    pub(crate) fn traces(&self) -> &Arc<trace::Traces> {
+        &self.traces
     }
 
     /// For `portcullis status`.

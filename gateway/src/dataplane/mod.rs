@@ -45,6 +45,7 @@ use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
+use crate::trace::Hub;
 use crate::tun::{Tun, TunError};
 use crate::worker::{FrameGauges, PortSockets, Worker, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
@@ -165,6 +166,7 @@ pub struct Dataplane {
     slow: SlowPath,
     interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
     memory: Arc<FrameMemory>,
+    trace: Arc<Hub>,
 }
 
 impl Dataplane {
@@ -207,7 +209,7 @@ impl Dataplane {
             Arc::new(EventBoard::new(config.max_sas, config.max_policies, Box::new(move || bell.wake())));
         let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
         let slow = slow.map_err(system("start the slow path"))?;
-        let trap_signal = Arc::new(TrapSignal::default());
+        let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let (signal, wakers) = (Arc::clone(&trap_signal), slow.workers().to_vec());
         let installer = Installer::new(
             Arc::clone(&sas),
@@ -236,7 +238,9 @@ impl Dataplane {
             nat_port: config.nat_port,
             trap: config.trap,
             trap_signal,
+            trace: Arc::clone(&trace),
         });
+
         let mut threads = Threads::default();
         let mut pools = split(frames, config.workers.len());
         for (index, ports) in ports.into_iter().enumerate() {
@@ -273,6 +277,7 @@ impl Dataplane {
             slow,
             interfaces,
             memory,
+            trace,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
@@ -286,6 +291,11 @@ impl Dataplane {
     /// Readable when [`SaInstaller::take_events`] has something to give.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+
+    /// Where sessions are opened that look at packets.
+    pub fn trace(&self) -> &Arc<Hub> {
+        &self.trace
     }
 
     /// Counts and states, as of now.

@@ -13,8 +13,8 @@ use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress,
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
-use crate::sa::Inbound;
 use crate::sa::table::Handle;
+use crate::sa::{Inbound, SaTable};
 use crate::wire::{self, FlowKey, L3Info};
 
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
@@ -221,6 +221,25 @@ fn unpack(
         }
     }
     tally.flush(context.now);
+}
+
+/// What is in a copy of a packet, if it is authentic and what its SA is for. Nothing but the copy changes.
+#[cold]
+pub(super) fn look_into(
+    sas: &SaTable,
+    sa: &Inbound,
+    frame: &mut Frame,
+    outer: &EspPacket,
+) -> Option<(FlowKey, L3Info)> {
+    let (sa, sequence) = find(Some(sa), frame, outer).ok()?;
+    let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
+    let mut batch = [parameters.packet(sa.key(), frame)];
+    sas.engine().open(&mut batch);
+    let [packet] = &batch;
+    if !packet.authentic {
+        return None;
+    }
+    deliver(sa, outer, frame).ok()
 }
 
 /// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.

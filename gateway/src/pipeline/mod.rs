@@ -15,6 +15,7 @@ mod icmp;
 mod inbound;
 mod ingress;
 mod outbound;
+mod traced;
 mod trapped;
 mod trouble;
 
@@ -33,6 +34,7 @@ use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::trace::Hub;
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use trapped::Trapped;
@@ -71,6 +73,8 @@ pub struct Shared {
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
     pub trap_signal: Arc<TrapSignal>,
+    /// Who looks on.
+    pub trace: Arc<Hub>,
 }
 
 /// Where a batch comes from.
@@ -235,6 +239,7 @@ pub struct Pipeline {
     clear: Packets<Clear>,
     again: Again,
     trapped: Trapped,
+    looked: traced::Looked,
 }
 
 /// Packets that a pass has made and that need another.
@@ -279,12 +284,29 @@ impl Pipeline {
             clear: Packets::default(),
             again: Again::default(),
             trapped: Trapped::default(),
+            looked: traced::Looked::default(),
         }
     }
 
     /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
     /// quiescent point. What was received is counted by the worker; what is dropped, made, opened and sealed, here.
     pub fn process(
+        &mut self,
+        now: Coarse,
+        ingress: Ingress,
+        batch: &mut Vec<Frame>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
+        if self.shared.trace.is_on() {
+            self.process_traced(now, ingress, batch, spare, out);
+        } else {
+            self.process_batch(now, ingress, batch, spare, out);
+        }
+    }
+
+    #[inline(always)]
+    fn process_batch(
         &mut self,
         now: Coarse,
         ingress: Ingress,
@@ -328,7 +350,7 @@ impl Pipeline {
         out: &mut Output,
         work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped } = self;
+        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped, .. } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);

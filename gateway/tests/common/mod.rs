@@ -29,6 +29,7 @@ use portcullis_gateway::pipeline::{
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
+use portcullis_gateway::trace::Hub;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
@@ -50,6 +51,7 @@ pub struct Rig {
     pub now: Coarse,
     pub pool: Pool,
     pub out: Output,
+    pub trace: Arc<Hub>,
 }
 
 /// Free frames.
@@ -268,7 +270,7 @@ impl Rig {
     }
 
     pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
-        let trap_signal = Arc::new(TrapSignal::default());
+        let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let reclaimer = Reclaimer::new(1);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
@@ -283,6 +285,7 @@ impl Rig {
             nat_port: 4500,
             trap,
             trap_signal: Arc::clone(&trap_signal),
+            trace: Arc::clone(&trace),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
@@ -294,7 +297,7 @@ impl Rig {
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
-        Self { number, installer, pipeline, counters, routes, now, pool, out }
+        Self { number, installer, pipeline, counters, routes, now, pool, out, trace }
     }
 
     /// Routes that come before the usual ones.
