@@ -1,6 +1,8 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod explain;
+mod explain_flow;
 mod import;
 mod pki;
 mod print;
@@ -17,7 +19,7 @@ use clap_complete::Shell;
 use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -53,6 +55,8 @@ enum Command {
     /// Ask the running daemon.
     #[command(flatten)]
     Ask(Ask),
+    /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
+    Explain(explain::ExplainArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Follow packets: received on, policy, SA, verdict, sent on, a line each. Costs something only while it runs.
@@ -99,6 +103,8 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Address pools: how full they are; with `--leases` also whose each address is.
+    Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
@@ -120,6 +126,15 @@ struct Format {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PoolsArgs {
+    /// List every lease.
+    #[arg(long)]
+    leases: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +169,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
@@ -176,7 +192,10 @@ fn report(error: &anyhow::Error) {
             eprintln!("{finding}");
         }
     }
-    eprintln!("portcullis: {error:#}");
+    match error.downcast_ref().and_then(explain::of_error) {
+        Some(verdict) => eprint!("{verdict}"),
+        None => eprintln!("portcullis: {error:#}"),
+    }
 }
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
@@ -248,6 +267,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
+        }
+        Ask::Pools(args) => {
+            let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
+            if args.format.json { json(&pools) } else { Ok(print::pools(&pools, args.leases)) }
         }
         Ask::Initiate(args) => {
             let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use portcullis_gateway::dataplane::{DataplaneStats, WorkerStats};
 use portcullis_ike::config::{LocalMethod, StartAction};
+use portcullis_ike::pools::PoolUsage;
 
 use crate::api::types::IkeSa;
 use crate::config::Config;
@@ -59,6 +60,8 @@ pub(crate) struct Measured {
     pub(crate) rounds: Vec<u64>,
     /// Processor time of each worker.
     pub(crate) cpu: Vec<std::time::Duration>,
+    /// Address pools.
+    pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
 }
@@ -73,6 +76,7 @@ impl Measured {
         ];
         families.extend(self.ike());
         families.extend(self.connections());
+        families.push(self.pools());
         families.extend(self.packets());
         families.extend(self.resources());
         families
@@ -81,9 +85,9 @@ impl Measured {
     /// Negotiations.
     fn ike(&self) -> Vec<Family> {
         let totals = &self.snapshot.totals;
-        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason code");
-        for ((connection, code), count) in &totals.failures {
-            failures = failures.with(&[("connection", connection), ("code", code)], *count);
+        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason");
+        for ((connection, reason), count) in &totals.failures {
+            failures = failures.with(&[("connection", connection), ("reason", reason.code())], *count);
         }
         let mut last =
             Family::gauge("last_failure_timestamp_seconds", "When an exchange last failed, since the epoch");
@@ -153,6 +157,21 @@ impl Measured {
             }
         }
         vec![configured, sas, bytes, packets, self.certificates()]
+    }
+
+    /// Addresses of each pool; the states add up to its size.
+    fn pools(&self) -> Family {
+        let mut addresses = Family::gauge("pool_addresses", "Addresses of each pool by state");
+        for pool in &self.pools {
+            let taken = (pool.online + pool.offline) as u128;
+            let free = u64::try_from(pool.size.saturating_sub(taken)).unwrap_or(u64::MAX);
+            let name = pool.name.as_str();
+            addresses = addresses
+                .with(&[("pool", name), ("state", "online")], pool.online)
+                .with(&[("pool", name), ("state", "offline")], pool.offline)
+                .with(&[("pool", name), ("state", "free")], free);
+        }
+        addresses
     }
 
     /// When the first of our own certificates ends, by connection.

@@ -68,6 +68,8 @@ drop_reasons! {
     Discarded = "discarded",
     /// The policy's SA was negotiated for narrower selectors.
     OutsideSa = "outside_sa",
+    /// A fragment, which transport mode does not protect (RFC 4303 §3.1.1).
+    TransportFragment = "transport_fragment",
     /// The outbound SA's sequence numbers are used up.
     SequenceExhausted = "sequence_exhausted",
     /// Too big for the tunnel, and not to be fragmented; the sender was told by ICMP, if that could be.

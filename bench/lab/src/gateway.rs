@@ -103,6 +103,12 @@ pub struct IkeSa {
     pub remote_id: Option<String>,
     /// The negotiated algorithms, once known.
     pub proposal: Option<String>,
+    /// Our inner addresses, from the peer.
+    #[serde(default)]
+    pub local_vips: Vec<String>,
+    /// The peer's inner addresses, from our pools.
+    #[serde(default)]
+    pub remote_vips: Vec<String>,
     /// Its child SAs.
     pub children: Vec<ChildSa>,
 }
@@ -143,8 +149,8 @@ pub struct GatewayStatus {
     pub interfaces: Vec<InterfaceStatus>,
     /// The packet balance of all workers.
     pub packets: PacketBalance,
-    /// Failed exchanges, newest first.
-    pub failures: Vec<Failure>,
+    /// Verdicts of failed exchanges, newest first.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// An interface of a running gateway.
@@ -185,13 +191,17 @@ impl PacketBalance {
     }
 }
 
-/// A failed exchange.
+/// A failed exchange, as `portcullis explain --json` shows it.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Failure {
-    /// Its stable code.
-    pub code: String,
-    /// What happened and what to change.
-    pub explanation: String,
+pub struct Verdict {
+    /// Its stable reason.
+    pub reason: String,
+    /// The connection, where known.
+    pub connection: Option<String>,
+    /// The peer's address and port, where known.
+    pub peer: Option<String>,
+    /// What happened.
+    pub sentence: String,
 }
 
 impl Gateway {

@@ -11,7 +11,7 @@ use portcullis_gateway::dataplane::{
 };
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 use super::lab::{FAR_GATEWAY, FAR_HOST, LOCAL, Place, REMOTE};
@@ -113,10 +113,12 @@ impl Gateway {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         self.installer.install_inbound(pair, inbound)?;
         let spi = Spi::new(spi_of(flow, child.generation)).context("an SPI above 255")?;
-        let outbound = OutboundSa { spi, key, esn: true, endpoints, local_ts, remote_ts };
+        let outbound =
+            OutboundSa { spi, key, esn: true, endpoints, local_ts, remote_ts, options: SaOptions::default() };
         self.installer.activate_outbound(child.policy, pair, outbound)?;
         Ok(pair)
     }

@@ -19,7 +19,7 @@ use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::Mac;
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub(crate) const OUTSIDE: PortIndex = PortIndex(0);
@@ -102,7 +102,15 @@ impl End {
             priority: None,
         })?;
         let endpoints = self.side.endpoints();
-        let sa = OutboundSa { spi, key: key(n)?, esn: true, endpoints, local_ts, remote_ts };
+        let sa = OutboundSa {
+            spi,
+            key: key(n)?,
+            esn: true,
+            endpoints,
+            local_ts,
+            remote_ts,
+            options: SaOptions::default(),
+        };
         Ok(self.installer.activate_outbound(policy, pair, sa)?)
     }
 
@@ -126,6 +134,7 @@ impl End {
             local_ts: local_ts.to_vec(),
             remote_ts: remote_ts.to_vec(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         self.installer.install_inbound(spi, sa)?;
         Ok(spi)

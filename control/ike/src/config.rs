@@ -6,12 +6,13 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::{Constraint, Credential, Trust};
 use crate::proposal::{EspProposal, IkeProposal};
 
+pub use crate::engine::any_or_exactly;
 pub use crate::identity::{Identity, IdentityError, IdentityMatch};
 
 /// Octets of a pre-shared key. Zeroized on drop, never printed.
@@ -87,6 +88,27 @@ pub enum AddressMatch {
     Address(IpAddr),
     /// A prefix; can be matched, not initiated to.
     Network(ipnet::IpNet),
+}
+
+impl AddressMatch {
+    /// Whether it accepts an address.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Address(own) => *own == addr,
+            Self::Network(net) => net.contains(&addr),
+        }
+    }
+}
+
+impl fmt::Display for AddressMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("%any"),
+            Self::Address(addr) => addr.fmt(f),
+            Self::Network(net) => net.fmt(f),
+        }
+    }
 }
 
 /// When a child is brought up.
@@ -169,6 +191,8 @@ pub struct ChildConfig {
     pub lifetime: ChildLifetime,
     /// Precedence of its policies: lower goes first; `None`: by their selectors.
     pub priority: Option<NonZeroU32>,
+    /// Its mode, and how its packets are treated.
+    pub options: SaOptions,
 }
 
 /// A connection (swanctl's `connections.NAME`).
@@ -194,6 +218,10 @@ pub struct ConnectionConfig {
     pub lifetime: IkeLifetime,
     /// What becomes of other IKE SAs of the same two identities.
     pub unique: Unique,
+    /// Names of the pools that the peer gets its inner addresses from, in order of preference.
+    pub pools: Vec<String>,
+    /// Inner addresses that we ask of the peer as initiator, one of each family at most; unspecified: any.
+    pub vips: Vec<IpAddr>,
     /// Its children, never empty.
     pub children: Vec<ChildConfig>,
 }

@@ -4,7 +4,9 @@
 //! - [`crypto`]: key exchange, PRF, key derivation, the SK payload's AEAD, AUTH octets.
 //! - [`proposal`]: transforms, strongSwan's notation (`aes256gcm16-prfsha384-ecp384`), selection.
 //! - [`auth`]: certificates, raw public keys, signatures.
+//! - [`pools`]: address pools and their leases, shared by all engines.
 //! - [`config`]: what a connection and its children want.
+//! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
 //! - [`engine`]: the state machine. Start there.
 
 pub mod auth;
@@ -13,4 +15,6 @@ pub mod crypto;
 pub mod engine;
 mod identity;
 pub mod message;
+pub mod pools;
 pub mod proposal;
+pub mod verdict;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -15,8 +15,11 @@ use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
 use super::trace;
-use super::types::{ApiError, ChildSa, Drops, IkeSa, Reload, Reloaded, Status, Target};
+use super::types::{
+    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+};
 use crate::daemon::{Daemon, ReloadError, Stopping};
+use crate::explain::flow::{FlowQuestion, FlowReport};
 
 /// Waited for a command unless the caller says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,11 +64,14 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
+        .route("/v1/verdicts", get(verdicts))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
         .route("/v1/reload", post(reload))
+        .route("/v1/explain/flow", post(explain_flow))
         .route("/v1/trace", post(trace::open))
         .route("/v1/trace/{id}", get(trace::read).delete(trace::close))
         .with_state(daemon)
@@ -88,6 +94,34 @@ async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refu
 
 async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
+}
+
+/// What `GET /v1/verdicts` may be asked for.
+#[derive(Debug, serde::Deserialize)]
+struct About {
+    peer: Option<String>,
+}
+
+async fn verdicts(
+    State(daemon): State<Arc<Daemon>>,
+    Query(about): Query<About>,
+) -> Result<Json<Vec<VerdictReport>>, Refusal> {
+    Ok(Json(daemon.verdicts(about.peer).await?))
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
+}
+
+async fn explain_flow(
+    State(daemon): State<Arc<Daemon>>,
+    Json(question): Json<FlowQuestion>,
+) -> Result<Json<FlowReport>, Refusal> {
+    if question.src.is_ipv4() != question.dst.is_ipv4() {
+        let why = format!("{} and {} are of two families: no packet has both", question.src, question.dst);
+        return Err(Refusal::BadRequest(why));
+    }
+    Ok(Json(daemon.explain(question.into())))
 }
 
 async fn initiate(
@@ -157,7 +191,7 @@ pub enum Refusal {
     #[error("no answer from {0}; under systemd the watchdog restarts the daemon")]
     Stuck(String),
     /// The exchange failed.
-    #[error("{}", .0.explanation)]
+    #[error("{}", .0.in_one_line())]
     Failed(Box<Failure>),
     /// Not configured.
     #[error("{0}")]
@@ -171,9 +205,9 @@ pub enum Refusal {
     /// As many as there may be.
     #[error("too many traces and captures run already")]
     TooManyTraces,
-    /// Words that are no filter.
+    /// Words that are no filter, or addresses that are no packet's.
     #[error("{0}")]
-    BadFilter(String),
+    BadRequest(String),
     /// What ESP protects is not shown to everybody who may ask.
     #[error(
         "this configuration lets nobody see what ESP protects (set `allow_decrypted_capture = true` in `[gateway]`)"
@@ -195,18 +229,23 @@ impl IntoResponse for Refusal {
         let (status, code) = match &self {
             Self::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "STUCK"),
-            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code),
+            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code()),
             Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
             Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
             Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
             Self::NoSuchTrace => (StatusCode::NOT_FOUND, "NO_SUCH_TRACE"),
             Self::TooManyTraces => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES"),
-            Self::BadFilter(_) => (StatusCode::BAD_REQUEST, "BAD_FILTER"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST"),
             Self::NotAllowed => (StatusCode::FORBIDDEN, "DECRYPTED_CAPTURE_NOT_ALLOWED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
-        let error = ApiError { code: code.to_owned(), explanation: self.to_string() };
+        let explanation = self.to_string();
+        let verdict = match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        };
+        let error = ApiError { code: code.to_owned(), explanation, verdict };
         (status, Json(error)).into_response()
     }
 }

@@ -121,7 +121,7 @@ pub(super) async fn open(
     State(daemon): State<Arc<Daemon>>,
     Json(request): Json<TraceRequest>,
 ) -> Result<Json<TraceOpened>, Refusal> {
-    let filter = request.filter.parse().map_err(|error| Refusal::BadFilter(format!("{error}")))?;
+    let filter = request.filter.parse().map_err(|error| Refusal::BadRequest(format!("{error}")))?;
     let octets = match request.octets {
         WantedOctets::None => Octets::None,
         WantedOctets::Outer => Octets::Outer,

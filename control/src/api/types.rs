@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use portcullis_ike::verdict::{Kind, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`.
@@ -31,8 +32,8 @@ pub struct Status {
     pub child_sas: usize,
     /// Packets in, out and dropped, over all workers.
     pub packets: PacketBalance,
-    /// Newest failures first.
-    pub failures: Vec<FailureReport>,
+    /// Verdicts of failed exchanges, newest first.
+    pub verdicts: Vec<VerdictReport>,
 }
 
 /// `POST /v1/reload`.
@@ -113,18 +114,21 @@ pub struct PacketBalance {
     pub sealed: u64,
 }
 
-/// A failed exchange.
+/// A verdict of `GET /v1/verdicts`, newest first; `?peer=` asks for those of a connection or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureReport {
-    /// Stable code.
-    pub code: String,
-    /// The connection, where known.
-    pub connection: Option<String>,
-    /// The peer, where known.
-    pub remote: Option<String>,
-    /// What happened and what to change.
-    pub explanation: String,
-    /// Seconds since it happened.
+pub struct VerdictReport {
+    /// Reason, sentence, evidence, fixes.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// On whose account.
+    pub kind: Kind,
+    /// Where the reason is explained, below the documentation's root.
+    pub page: String,
+    /// How often it was the same in a row.
+    pub times: u64,
+    /// When it last happened, in seconds since the epoch.
+    pub timestamp_seconds: u64,
+    /// The same, before the answer was given.
     pub seconds_ago: u64,
 }
 
@@ -157,6 +161,12 @@ pub struct IkeSa {
     pub nat_local: bool,
     /// A NAT is before the peer.
     pub nat_remote: bool,
+    /// Our inner addresses, from the peer.
+    #[serde(default)]
+    pub local_vips: Vec<String>,
+    /// The peer's inner addresses, from our pools.
+    #[serde(default)]
+    pub remote_vips: Vec<String>,
     /// Seconds since it was established.
     pub established_seconds: Option<u64>,
     /// CHILD SAs.
@@ -168,7 +178,7 @@ pub struct IkeSa {
 pub struct ChildSa {
     /// Name of the child.
     pub name: String,
-    /// `TUNNEL` or `TUNNEL-in-UDP`.
+    /// `TUNNEL` or `TRANSPORT`, with `-in-UDP` where it is.
     pub mode: String,
     /// Our SPI.
     pub spi_in: String,
@@ -196,6 +206,34 @@ pub struct ChildSa {
     pub idle_out_seconds: Option<u64>,
 }
 
+/// A pool of `GET /v1/pools`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Name.
+    pub name: String,
+    /// Prefix or range.
+    pub addrs: String,
+    /// Addresses in it; 2^64 - 1 if there are more.
+    pub size: u64,
+    /// Addresses in use.
+    pub online: usize,
+    /// Addresses kept for identities that are not connected.
+    pub offline: usize,
+    /// Every lease.
+    pub leases: Vec<LeaseReport>,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// The address.
+    pub address: String,
+    /// Whose.
+    pub identity: String,
+    /// Whether it is in use.
+    pub online: bool,
+}
+
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.
 pub type Drops = BTreeMap<String, u64>;
 
@@ -217,4 +255,7 @@ pub struct ApiError {
     pub code: String,
     /// What happened and what to change.
     pub explanation: String,
+    /// The whole verdict, if an exchange has failed.
+    #[serde(default)]
+    pub verdict: Option<Box<Verdict>>,
 }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, Reloaded, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reloaded, Status};
+use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
 macro_rules! line {
@@ -62,15 +63,17 @@ pub(super) fn status(status: &Status) -> String {
         packets.held
     );
     line!(out, "  ESP  {} opened, {} sealed", packets.opened, packets.sealed);
-    if !status.failures.is_empty() {
-        line!(out, "recent failures:");
+    if !status.verdicts.is_empty() {
+        line!(out, "recent failures (`portcullis explain peer NAME` says more):");
     }
-    for failure in &status.failures {
-        let connection = failure.connection.as_deref().unwrap_or("-");
-        let remote = failure.remote.as_deref().unwrap_or("-");
-        let ago = duration(failure.seconds_ago);
-        line!(out, "  {ago} ago  {}  connection {connection}, peer {remote}", failure.code);
-        line!(out, "    {}", failure.explanation);
+    for report in &status.verdicts {
+        let verdict = &report.verdict;
+        let connection = verdict.connection.as_deref().unwrap_or("-");
+        let peer = verdict.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+        let ago = duration(report.seconds_ago);
+        let times = if report.times > 1 { format!(", {} times", report.times) } else { String::new() };
+        line!(out, "  {ago} ago  {}  connection {connection}, peer {peer}{times}", verdict.reason);
+        line!(out, "    {}", verdict.sentence);
     }
     out
 }
@@ -84,8 +87,13 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
         line!(out, "{connection}: #{}, {}, IKEv2, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
         let nat = |nat| if nat { ", behind NAT" } else { "" };
         let id = |id: &Option<String>| id.as_deref().unwrap_or("%any").to_owned();
-        line!(out, "  local  '{}' @ {}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
-        line!(out, "  remote '{}' @ {}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
+        let vips = |vips: &[String]| match vips {
+            [] => String::new(),
+            vips => format!(" [{}]", vips.join(" ")),
+        };
+        let (local, remote) = (vips(&ike.local_vips), vips(&ike.remote_vips));
+        line!(out, "  local  '{}' @ {}{local}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
+        line!(out, "  remote '{}' @ {}{remote}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
         if let Some(proposal) = &ike.proposal {
             line!(out, "  {proposal}");
         }
@@ -98,6 +106,22 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
     }
     if sas.is_empty() {
         line!(out, "no IKE SAs");
+    }
+    out
+}
+
+pub(super) fn pools(pools: &[PoolStatus], leases: bool) -> String {
+    let mut out = String::new();
+    for pool in pools {
+        let PoolStatus { name, addrs, size, online, offline, .. } = pool;
+        line!(out, "{name}: {addrs}, {online} of {size} in use, {offline} kept");
+        for lease in pool.leases.iter().filter(|_| leases) {
+            let state = if lease.online { "online" } else { "offline" };
+            line!(out, "  {:<39}  {state:<7}  '{}'", lease.address, lease.identity);
+        }
+    }
+    if pools.is_empty() {
+        line!(out, "no pools");
     }
     out
 }
@@ -135,13 +159,4 @@ pub(super) fn established(children: &[ChildSa]) -> String {
 
 fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
 }

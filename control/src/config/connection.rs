@@ -11,17 +11,16 @@ use portcullis_ike::config::{
     AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
     RemoteMethod, SharedKey, StartAction, Unique,
 };
+use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
 use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
-use super::lifetime;
 use super::reader::Section;
-use super::shunt;
+use super::{lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
-    "vips",
     "aggressive",
     "pull",
     "dscp",
@@ -34,7 +33,6 @@ const LATER_CONNECTION: &[&str] = &[
     "ppk_id",
     "ppk_required",
     "keyingtries",
-    "pools",
     "if_id_in",
     "if_id_out",
     "mediation",
@@ -68,11 +66,7 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "if_id_out",
     "label",
     "label_mode",
-    "tfc_padding",
     "hw_offload",
-    "copy_df",
-    "copy_ecn",
-    "copy_dscp",
     "close_action",
     "per_cpu_sas",
 ];
@@ -87,10 +81,15 @@ pub(super) struct Connections {
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
-pub(super) fn from_root(root: &Section<'_>, secrets: Option<&[SharedKey]>, store: &Store<'_>) -> Connections {
+pub(super) fn from_root(
+    root: &Section<'_>,
+    secrets: Option<&[SharedKey]>,
+    store: &Store<'_>,
+    pools: &[PoolConfig],
+) -> Connections {
     let mut connections = Connections::default();
     for (name, section) in root.named_sections("connections") {
-        let negotiated = connection(name, &section, secrets, store, &mut connections.shunts);
+        let negotiated = connection(name, &section, secrets, store, pools, &mut connections.shunts);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -101,6 +100,7 @@ fn connection(
     section: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
+    pools: &[PoolConfig],
     shunts: &mut Vec<Policy>,
 ) -> Option<ConnectionConfig> {
     check_version(section);
@@ -131,6 +131,8 @@ fn connection(
     let unique = section.choice("unique", &policies).unwrap_or_default();
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
+    let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
+    let vips = pools::vips(section);
     let children = self::children(section, children);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
@@ -144,8 +146,11 @@ fn connection(
         dpd_delay,
         lifetime,
         unique,
+        pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
+        vips,
         children: children?,
     };
+    pools::check(section, &connection, &named_pools, pools);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
@@ -404,14 +409,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\", \"pass\" or \"drop\"");
-    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!(
-            "\"{}\" is not supported by this version (expected \"tunnel\", \"pass\" or \"drop\")",
-            mode.value
-        );
-        section.error(mode.span, "mode", message);
-    }
+    let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
             let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
@@ -431,6 +429,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         replay_window,
         lifetime,
         priority,
+        options,
     })
 }
 
@@ -489,15 +488,22 @@ pub(super) fn known_selectors(
     selectors: &[Option<TrafficSelector>],
     addrs: &[AddressMatch],
 ) -> Option<Vec<TrafficSelector>> {
-    let mut known = Vec::new();
-    for selector in selectors {
-        match selector {
-            Some(selector) => known.push(*selector),
-            None => known.extend(addrs.iter().filter_map(|addr| match addr {
-                AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
-                _ => None,
-            })),
-        }
-    }
+    let fixed = addrs.iter().filter_map(|addr| match addr {
+        AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
+        _ => None,
+    });
+    filled(selectors, &fixed.collect::<Vec<_>>())
+}
+
+/// The selectors with `dynamic` replaced by others; `None` if nothing is left.
+pub(super) fn filled(
+    selectors: &[Option<TrafficSelector>],
+    dynamic: &[TrafficSelector],
+) -> Option<Vec<TrafficSelector>> {
+    let fill = |selector: &Option<TrafficSelector>| match selector {
+        Some(selector) => vec![*selector],
+        None => dynamic.to_vec(),
+    };
+    let known: Vec<TrafficSelector> = selectors.iter().flat_map(fill).collect();
     (!known.is_empty()).then_some(known)
 }

@@ -29,6 +29,8 @@ pub struct GatewayConfig {
     pub pin_dir: PathBuf,
     /// The admin API's socket.
     pub admin_socket: PathBuf,
+    /// Where leases are kept over restarts.
+    pub state_dir: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// AEAD engine; `None`: the fastest that this processor runs.
@@ -68,6 +70,7 @@ impl GatewayConfig {
         };
         let pin_dir = path("pin_dir", "/sys/fs/bpf/portcullis");
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
+        let state_dir = path("state_dir", "/var/lib/portcullis");
         let metrics = metrics(&section);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
@@ -86,6 +89,7 @@ impl GatewayConfig {
             tun: tun.unwrap_or_else(|| "portcullis0".to_owned()),
             pin_dir,
             admin_socket,
+            state_dir,
             metrics,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),

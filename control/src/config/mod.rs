@@ -11,14 +11,17 @@ mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
+mod pools;
 mod reader;
 mod secrets;
 mod shunt;
 
 use std::path::Path;
 
-use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
+use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
+use portcullis_ike::pools::PoolConfig;
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
 use toml_edit::Document;
 use zeroize::Zeroizing;
 
@@ -39,6 +42,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// `[pools]`.
+    pub pools: Vec<PoolConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -130,17 +135,18 @@ impl Config {
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
-        let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
+        let pools = pools::from_root(&root);
+        let connections = connection::from_root(&root, shared_keys.as_deref(), &store, &pools);
         let connection::Connections { negotiated, shunts } = connections;
         let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
-        root.finish(&["authorities", "pools", "include"]);
-        Some(Self { gateway: gateway?, engine, shunts })
+        root.finish(&["authorities", "include"]);
+        Some(Self { gateway: gateway?, engine, shunts, pools })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts: Vec::new() })
+        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
@@ -156,8 +162,8 @@ impl Config {
             let policy = Policy {
                 name: format!("{}/{}", connection.name, child.name),
                 tenant: TenantId::default(),
-                local_ts: connection::known_selectors(&child.local_ts, &connection.local_addrs)?,
-                remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
+                local_ts: self.known_local(connection, child)?,
+                remote_ts: self.known_remote(connection, child)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
                 action: PolicyAction::Protect,
                 priority: child.priority,
@@ -169,6 +175,38 @@ impl Config {
             Some(((connection.to_owned(), child.to_owned()), policy.clone()))
         });
         policies.chain(shunts).collect()
+    }
+
+    /// What a child may send from, as far as that is known without a peer. An address that a peer will give us may be
+    /// any; but nothing is kept from everywhere just because it has not come yet.
+    fn known_local(
+        &self,
+        connection: &ConnectionConfig,
+        child: &ChildConfig,
+    ) -> Option<Vec<TrafficSelector>> {
+        if connection.vips.is_empty() {
+            return connection::known_selectors(&child.local_ts, &connection.local_addrs);
+        }
+        let inner: Vec<TrafficSelector> = connection.vips.iter().map(|vip| any_or_exactly(*vip)).collect();
+        let everywhere = |ts: &Option<TrafficSelector>| {
+            ts.is_some_and(|ts| ts.addrs.prefixes().iter().any(|net| net.prefix_len() == 0))
+        };
+        let known = !child.remote_ts.iter().any(everywhere);
+        known.then(|| connection::filled(&child.local_ts, &inner)).flatten()
+    }
+
+    /// What a child may send to: peers' addresses out of pools are protected before anybody has them.
+    fn known_remote(
+        &self,
+        connection: &ConnectionConfig,
+        child: &ChildConfig,
+    ) -> Option<Vec<TrafficSelector>> {
+        if connection.pools.is_empty() {
+            return connection::known_selectors(&child.remote_ts, &connection.remote_addrs);
+        }
+        let pools = self.pools.iter().filter(|pool| connection.pools.contains(&pool.name));
+        let inner: Vec<TrafficSelector> = pools.map(|pool| TrafficSelector::any(pool.addrs)).collect();
+        connection::filled(&child.remote_ts, &inner)
     }
 
     /// The connection of that name.

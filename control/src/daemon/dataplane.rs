@@ -8,9 +8,10 @@ use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig};
 use portcullis_ike::config::AddressMatch;
+use portcullis_ipsec::{Policy, PolicyId};
 use tokio::sync::watch;
 
-use super::{Children, Daemon};
+use super::Daemon;
 use crate::config::Config;
 
 /// Policies beside the configured ones: one for each CHILD SA.
@@ -18,13 +19,12 @@ const NEGOTIATED_POLICIES_PER_SA: usize = 1;
 /// Room for children that a reload adds.
 const POLICIES_ADDED_LATER: usize = 4096;
 
-/// Starts it, with every configured policy in force, and says which policy is which child's.
-pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
-    let (names, policies): (Vec<_>, Vec<_>) = config.policies().into_iter().unzip();
-    let mut wanted = translate(config);
-    wanted.policies = policies;
+/// Starts it, with every configured policy in force, and says which numbers they have.
+pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId, Policy)>)> {
+    let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
+    let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
-    Ok((dataplane, ids.into_iter().zip(names).collect()))
+    Ok((dataplane, ids.into_iter().zip(policies).collect()))
 }
 
 fn translate(config: &Config) -> DataplaneConfig {

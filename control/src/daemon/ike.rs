@@ -1,15 +1,19 @@
 //! The shell around the IKE engine: one task owns the engine and connects it to sockets, clock, jobs, the data
 //! plane's events and the admin API. It holds no protocol state of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use portcullis_gateway::netlink::addresses::TunAddresses;
 use portcullis_ike::config::{EngineConfig, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
 };
+use portcullis_ike::pools::PoolConfig;
+use portcullis_ike::verdict::Reason;
 use portcullis_ipsec::{DataplaneEvent, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,11 +22,13 @@ use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
 use super::jobs;
+use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
+use super::verdicts::{Entry, Verdicts};
 
-/// Failures kept for `portcullis status`.
-const FAILURES_KEPT: usize = 32;
+/// Verdicts that `portcullis status` shows.
+const SHOWN: usize = 32;
 /// Requests that wait for the engine's task.
 const REQUESTS: usize = 64;
 
@@ -32,6 +38,7 @@ enum Request {
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
+    Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
 
 /// The engine as seen at one moment.
@@ -42,7 +49,7 @@ pub struct Snapshot {
     /// IKE SAs not yet authenticated that we answer for.
     pub half_open: usize,
     /// Newest first.
-    pub failures: Vec<(Instant, Failure)>,
+    pub verdicts: Vec<Entry>,
     /// What happened since start.
     pub totals: Totals,
 }
@@ -58,8 +65,8 @@ pub struct Totals {
     pub ike_rekeyed: u64,
     /// CHILD SAs replaced by rekeying.
     pub child_rekeyed: u64,
-    /// Failed exchanges by connection (empty where unknown) and code.
-    pub failures: HashMap<(String, &'static str), u64>,
+    /// Failed exchanges by connection (empty where unknown) and reason.
+    pub failures: HashMap<(String, Reason), u64>,
     /// When an exchange last failed, by connection.
     pub last_failures: HashMap<String, SystemTime>,
     /// How long our own handshakes took.
@@ -104,6 +111,13 @@ impl IkeHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Verdicts about a connection or an address, or all of them; newest first.
+    pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Verdicts { peer, reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         let (reply, answer) = oneshot::channel();
@@ -130,13 +144,19 @@ pub(super) struct Shell {
     pub(super) events: watch::Receiver<u64>,
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
+    /// Pools of addresses and where they are kept.
+    pub(super) pools: (Vec<PoolConfig>, PathBuf),
+    /// Addresses that peers give us.
+    pub(super) tun_addresses: TunAddresses,
 }
 
 impl Shell {
     /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
-    pub(super) fn start(self) -> (IkeHandle, tokio::task::JoinHandle<()>) {
+    pub(super) fn start(self) -> anyhow::Result<(IkeHandle, Leases, tokio::task::JoinHandle<()>)> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (finished, results) = mpsc::unbounded_channel();
+        let (pools, state_dir) = self.pools;
+        let leases = Leases::start(pools, &state_dir, finished.clone())?;
         let started = self.config.connections.iter().flat_map(|connection| {
             let started = connection.children.iter().filter(|child| child.start_action == StartAction::Start);
             started.map(|child| (connection.name.clone(), child.name.clone()))
@@ -150,14 +170,17 @@ impl Shell {
             children: self.children,
             traffic: self.traffic,
             handshakes: Handshakes::default(),
+            leases: leases.clone(),
+            tun_addresses: self.tun_addresses,
             finished,
             waiting: HashMap::new(),
             next_command: 0,
-            failures: VecDeque::new(),
+            verdicts: Verdicts::default(),
             totals: Totals::default(),
             log_limit: LogLimit::default(),
         };
-        (IkeHandle { requests }, tokio::spawn(task.run(inbox, results, self.events, started)))
+        let task = tokio::spawn(task.run(inbox, results, self.events, started));
+        Ok((IkeHandle { requests }, leases, task))
     }
 }
 
@@ -169,10 +192,12 @@ struct Task {
     children: Children,
     traffic: Arc<Traffic>,
     handshakes: Handshakes,
+    leases: Leases,
+    tun_addresses: TunAddresses,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
     next_command: u64,
-    failures: VecDeque<(Instant, Failure)>,
+    verdicts: Verdicts,
     totals: Totals,
     log_limit: LogLimit,
 }
@@ -259,11 +284,18 @@ impl Task {
                 // Whoever asked may have gone.
                 let _ = reply.send(());
             }
+            Request::Verdicts { peer, reply } => {
+                let found = match peer {
+                    Some(peer) => self.verdicts.about(&peer),
+                    None => self.verdicts.iter().cloned().collect(),
+                };
+                drop(reply.send(found));
+            }
             Request::Snapshot { reply } => {
                 let snapshot = Snapshot {
                     ike_sas: self.engine.status(),
                     half_open: self.engine.half_open(),
-                    failures: self.failures.iter().cloned().collect(),
+                    verdicts: self.verdicts.iter().take(SHOWN).cloned().collect(),
                     totals: self.totals.clone(),
                 };
                 // Whoever asked may have gone.
@@ -320,6 +352,7 @@ impl Task {
             }
         }
         while let Some((id, job)) = self.engine.poll_job() {
+            let Some(job) = self.leases.submit(id, job) else { continue };
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
             let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
             let crls = Arc::clone(&self.crls);
@@ -387,16 +420,38 @@ impl Task {
             Event::IkeClosed { ike, connection, reason } => {
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
             }
+            Event::AddressesAssigned { ike, connection, identity, addresses } => {
+                tracing::info!(%connection, ike = ike.0, %identity, ?addresses, "the peer has inner addresses");
+            }
+            Event::AddressesReleased { ike, connection, addresses } => {
+                tracing::info!(%connection, ike = ike.0, ?addresses, "the peer's inner addresses are free");
+            }
+            Event::AddressesAcquired { connection, addresses, attributes } => {
+                tracing::info!(%connection, ?addresses, ?attributes, "the peer gives us inner addresses");
+                for addr in addresses {
+                    if let Err(error) = self.tun_addresses.add(addr) {
+                        tracing::error!(%connection, %addr, %error, "the host cannot use its inner address");
+                    }
+                }
+            }
+            Event::AddressesLost { connection, addresses } => {
+                tracing::info!(%connection, ?addresses, "our inner addresses are gone");
+                for addr in addresses {
+                    if let Err(error) = self.tun_addresses.remove(addr) {
+                        tracing::error!(%connection, %addr, %error, "an inner address stays on the host");
+                    }
+                }
+            }
             Event::Failed(failure) => {
                 let connection = failure.connection.clone().unwrap_or_default();
                 if let Some(unlogged) = self.log_limit.pass(Instant::now()) {
-                    let remote = failure.remote;
-                    tracing::warn!(%connection, ?remote, code = failure.code, unlogged, "{}", failure.explanation);
+                    let (remote, reason) = (failure.peer, failure.reason);
+                    tracing::warn!(%connection, ?remote, %reason, kind = %reason.kind(), unlogged, "{}", failure.in_one_line());
                 }
-                self.totals.last_failures.insert(connection.clone(), SystemTime::now());
-                *self.totals.failures.entry((connection, failure.code)).or_default() += 1;
-                self.failures.push_front((Instant::now(), failure));
-                self.failures.truncate(FAILURES_KEPT);
+                let at = SystemTime::now();
+                self.totals.last_failures.insert(connection.clone(), at);
+                *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
+                self.verdicts.push(failure, Instant::now(), at);
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

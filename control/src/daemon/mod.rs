@@ -7,6 +7,7 @@ mod dataplane;
 mod handshake;
 mod ike;
 mod jobs;
+mod leases;
 mod liveness;
 mod reload;
 pub(crate) mod report;
@@ -15,6 +16,7 @@ mod sockets;
 mod threads;
 mod trace;
 mod traffic;
+mod verdicts;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
@@ -41,8 +43,9 @@ pub use traffic::Carried;
 use reload::InForce;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target};
+use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
+use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
@@ -54,6 +57,7 @@ pub struct Daemon {
     in_force: tokio::sync::Mutex<InForce>,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     traces: Arc<trace::Traces>,
     /// What did not answer when it was last looked.
@@ -84,8 +88,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ),
         None => None,
     };
-    let (started, children) = dataplane::start(&config)?;
-    let in_force = InForce::new(source, text, &config, &children);
+    let (started, policies) = dataplane::start(&config)?;
+    let in_force = InForce::new(source, text, policies);
+    let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);
@@ -100,8 +105,10 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         children,
         events: dataplane::watch_events(&dataplane)?,
         traffic: Arc::clone(&traffic),
+        pools: (config.pools.clone(), config.gateway.state_dir.clone()),
+        tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let (ike, engine_task) = shell.start();
+    let (ike, leases, engine_task) = shell.start()?;
     let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
         config: Mutex::new(Arc::new(config)),
@@ -109,6 +116,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         traces: Arc::new(trace::Traces::new(Arc::clone(dataplane.trace()))),
         dataplane,
         ike,
+        leases,
         traffic,
         stuck: Mutex::default(),
         since: Instant::now(),
@@ -175,6 +183,11 @@ impl Daemon {
         self.ike.command(command).await
     }
 
+    /// Verdicts about a connection or an address, or all of them; newest first.
+    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Stopping> {
+        Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
+    }
+
     /// Whether a connection and child of that name are configured.
     pub fn check_target(&self, target: &Target) -> Result<(), Refusal> {
         let names = |names: Vec<&str>| names.join(", ");
@@ -210,6 +223,11 @@ impl Daemon {
         &self.traces
     }
 
+    /// For `portcullis explain flow`.
+    pub(crate) fn explain(&self, flow: portcullis_ipsec::Flow) -> FlowReport {
+        crate::explain::flow::report(&self.dataplane.walk(&flow), &flow, &self.config())
+    }
+
     /// For `portcullis status`.
     pub async fn status(&self) -> Result<Status, Stopping> {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
@@ -222,6 +240,11 @@ impl Daemon {
     pub async fn sas(&self) -> Result<Vec<IkeSa>, Stopping> {
         let installer = self.dataplane.installer();
         Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref()))
+    }
+
+    /// For `portcullis pools`.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        report::pools(&self.leases.usage(), &self.leases.leases())
     }
 
     /// For `portcullis drops`.
@@ -237,6 +260,7 @@ impl Daemon {
             config: self.config(),
             started: self.started,
             sas: report::sas(&snapshot, installer.as_ref()),
+            pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),

@@ -20,28 +20,27 @@ use super::{Children, Daemon, dataplane};
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, differences};
 
-/// A child, by its connection's name and its own.
-type Name = (String, String);
-
 /// What was put in force last. Whoever holds it may put something else in force.
 pub(super) struct InForce {
     /// The file.
     source: PathBuf,
     /// What stood in it.
     text: Zeroizing<String>,
-    /// The configured policies, by child.
-    policies: HashMap<Name, (PolicyId, Policy)>,
+    /// The configured policies, by name.
+    policies: HashMap<String, (PolicyId, Policy)>,
 }
 
 impl InForce {
-    /// At the start: `children` says which policy is which child's.
-    pub(super) fn new(source: &Path, text: Zeroizing<String>, config: &Config, children: &Children) -> Self {
-        let ids: HashMap<&Name, PolicyId> = children.iter().map(|(id, name)| (name, *id)).collect();
-        let policies = config.policies().into_iter().filter_map(|(name, policy)| {
-            let id = *ids.get(&name)?;
-            Some((name, (id, policy)))
-        });
+    /// At the start.
+    pub(super) fn new(source: &Path, text: Zeroizing<String>, policies: Vec<(PolicyId, Policy)>) -> Self {
+        let policies = policies.into_iter().map(|(id, policy)| (policy.name.clone(), (id, policy)));
         Self { source: source.to_owned(), text, policies: policies.collect() }
+    }
+
+    /// Which policies are which children's.
+    pub(super) fn children(&self, config: &Config) -> Children {
+        let policies = config.policies().into_iter();
+        policies.filter_map(|(name, policy)| Some((self.policies.get(&policy.name)?.0, name))).collect()
     }
 }
 
@@ -100,6 +99,7 @@ impl Daemon {
             settings,
             effects: effects.iter().map(ToString::to_string).collect(),
         };
+        report.effects.extend(shunts(&running.shunts, &config.shunts));
         if report.effects.is_empty() && !report.settings.is_empty() {
             report.effects.push("no connection is affected".to_owned());
         }
@@ -107,22 +107,22 @@ impl Daemon {
             return Ok(report);
         }
         let installer = self.dataplane.installer();
-        let mut policies: HashMap<Name, Policy> = config.policies().into_iter().collect();
-        let outdated = |(name, (id, policy)): (&Name, &(PolicyId, Policy))| {
+        let mut policies: HashMap<String, Policy> =
+            config.policies().into_iter().map(|(_, policy)| (policy.name.clone(), policy)).collect();
+        let outdated = |(name, (id, policy)): (&String, &(PolicyId, Policy))| {
             (policies.get(name) != Some(policy)).then(|| (name.clone(), *id))
         };
-        let outdated: Vec<(Name, PolicyId)> = in_force.policies.iter().filter_map(outdated).collect();
+        let outdated: Vec<(String, PolicyId)> = in_force.policies.iter().filter_map(outdated).collect();
         policies.retain(|name, policy| in_force.policies.get(name).map(|(_, known)| known) != Some(&*policy));
         let added = install(installer.as_ref(), policies)?;
         for (name, _) in &outdated {
             in_force.policies.remove(name);
         }
         in_force.policies.extend(added);
-        let children = in_force.policies.iter().map(|(name, (id, _))| (*id, name.clone())).collect();
-        self.ike.reconfigure(config.engine.clone(), children).await?;
-        for ((connection, child), policy) in outdated {
+        self.ike.reconfigure(config.engine.clone(), in_force.children(&config)).await?;
+        for (name, policy) in outdated {
             if let Err(error) = installer.remove_policy(policy) {
-                tracing::error!(%connection, %child, %error, "an outdated policy stays in force");
+                tracing::error!(policy = name, %error, "an outdated policy stays in force");
             }
         }
         in_force.text = text;
@@ -131,11 +131,22 @@ impl Daemon {
     }
 }
 
+/// What becomes of the policies that need no SA, a line each.
+fn shunts(old: &[Policy], new: &[Policy]) -> Vec<String> {
+    let find = |policies: &[Policy], name: &str| policies.iter().find(|policy| policy.name == name).cloned();
+    let changed = new.iter().filter_map(|policy| match find(old, &policy.name) {
+        None => Some(format!("{}: added", policy.name)),
+        Some(before) => (before != *policy).then(|| format!("{}: changed", policy.name)),
+    });
+    let removed = old.iter().filter(|policy| find(new, &policy.name).is_none());
+    changed.chain(removed.map(|policy| format!("{}: removed", policy.name))).collect()
+}
+
 /// Installs all, or none.
 fn install(
     installer: &dyn SaInstaller,
-    policies: HashMap<Name, Policy>,
-) -> Result<HashMap<Name, (PolicyId, Policy)>, ReloadError> {
+    policies: HashMap<String, Policy>,
+) -> Result<HashMap<String, (PolicyId, Policy)>, ReloadError> {
     let mut installed = HashMap::new();
     for (name, policy) in policies {
         match installer.install_policy(policy.clone()) {
@@ -146,7 +157,7 @@ fn install(
                         tracing::error!(%error, "a policy of a refused configuration stays in force");
                     }
                 }
-                return Err(ReloadError::Install { name: format!("{}/{}", name.0, name.1), error });
+                return Err(ReloadError::Install { name, error });
             }
         }
     }
@@ -157,6 +168,10 @@ fn install(
 fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<(), ReloadError> {
     if running.gateway != new.gateway {
         let keys = settings.iter().filter(|line| line.starts_with("gateway"));
+        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+    }
+    if running.pools != new.pools {
+        let keys = settings.iter().filter(|line| line.starts_with("pools"));
         return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
     }
     let (before, after) = (dataplane::tunnel_addresses(running), dataplane::tunnel_addresses(new));

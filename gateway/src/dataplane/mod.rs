@@ -10,6 +10,7 @@ mod cover;
 mod protection;
 mod stats;
 mod threads;
+mod walk;
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,6 +23,7 @@ use portcullis_ipsec::{InstallError, PolicyId, SaInstaller};
 
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
+pub use walk::{Hop, Miss, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
@@ -36,6 +38,7 @@ use crate::installer::Installer;
 use crate::io::{
     CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
 };
+use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
@@ -167,6 +170,8 @@ pub struct Dataplane {
     interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
     memory: Arc<FrameMemory>,
     trace: Arc<Hub>,
+    policies: Arc<PolicyTable>,
+    routes: Arc<ArcSwap<RouteTable>>,
 }
 
 impl Dataplane {
@@ -232,7 +237,7 @@ impl Dataplane {
         let Bound { memory, frames, ports, interfaces } = bind(&config, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
-            policies,
+            policies: Arc::clone(&policies),
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
@@ -278,6 +283,8 @@ impl Dataplane {
             interfaces,
             memory,
             trace,
+            policies,
+            routes,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
@@ -286,6 +293,11 @@ impl Dataplane {
     /// Where SAs and policies go.
     pub fn installer(&self) -> Arc<dyn SaInstaller> {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
+    }
+
+    /// The addresses that peers give this host.
+    pub fn tun_addresses(&self) -> Result<TunAddresses, StartError> {
+        Ok(TunAddresses::open(self.tun.ifindex())?)
     }
 
     /// Readable when [`SaInstaller::take_events`] has something to give.

@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, take};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, special, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -197,17 +197,18 @@ fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrival
 
 /// Takes the tunnels off the accepted packets.
 fn unpack(
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     arrivals: &mut Packets<Arrival>,
     openings: &mut Openings<'_>,
     clear: &mut Packets<Clear>,
 ) {
-    let mut tally = Tally::new(&context.shared.events);
+    let shared = context.shared;
+    let mut tally = Tally::new(&shared.events);
     for ((frame, Arrival { outer, depth, .. }), opening) in
         arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
     {
         let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
-        match deliver(sa, outer, frame) {
+        match deliver(context, sa, outer, frame) {
             Ok((flow, info)) => {
                 tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
                 if ingress::is_esp_for_us(context, &flow) {
@@ -231,7 +232,11 @@ pub(super) fn look_into(
     frame: &mut Frame,
     outer: &EspPacket,
 ) -> Option<(FlowKey, L3Info)> {
-    let (sa, sequence) = find(Some(sa), frame, outer).ok()?;
+    if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
+        return None;
+    }
+    // Of a replayed packet, too, it is worth knowing what it was.
+    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
     let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
     let mut batch = [parameters.packet(sa.key(), frame)];
     sas.engine().open(&mut batch);
@@ -239,13 +244,25 @@ pub(super) fn look_into(
     if !packet.authentic {
         return None;
     }
-    deliver(sa, outer, frame).ok()
+    let unpacked = match sa.transport {
+        true => esp::extract(frame, outer, sa.algorithm()),
+        false => esp::decapsulate(frame, outer, sa.algorithm()),
+    };
+    unpacked.ok().filter(|(flow, _)| sa.permits(flow))
 }
 
 /// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
 #[inline(always)]
-fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKey, L3Info), DropReason> {
-    let (flow, info) = esp::decapsulate(frame, outer, sa.algorithm())?;
+fn deliver(
+    context: &mut Context<'_>,
+    sa: &Inbound,
+    outer: &EspPacket,
+    frame: &mut Frame,
+) -> Result<(FlowKey, L3Info), DropReason> {
+    let (flow, info) = match sa.special {
+        false => esp::decapsulate(frame, outer, sa.algorithm())?,
+        true => special::deliver(context, sa, outer, frame)?,
+    };
     if !sa.permits(&flow) {
         return Err(DropReason::SelectorMismatch);
     }

@@ -5,16 +5,19 @@
 //! ESP, and what comes out goes on like any other packet; [`outbound`] looks up the policy and seals; [`egress`]
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
-//! rarely demand hangs off it: [`trouble`] (too big, TTL expired), [`icmp`], [`fragment`].
+//! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
+//! [`fragment`] and, of what is sealed, [`cut`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
+mod cut;
 mod egress;
 mod fragment;
 mod icmp;
 mod inbound;
 mod ingress;
 mod outbound;
+mod special;
 mod traced;
 mod trapped;
 mod trouble;

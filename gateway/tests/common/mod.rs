@@ -32,8 +32,8 @@ use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::trace::Hub;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, Mode, OutboundSa, Policy, PolicyAction, PolicyId,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -109,12 +109,13 @@ impl std::fmt::Debug for Outcome {
 }
 
 /// One CHILD SA as one end sees it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Child {
     pub algorithm: EspAlgorithm,
     pub esn: bool,
     pub udp: bool,
     pub outer_v6: bool,
+    pub options: SaOptions,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
 }
@@ -127,6 +128,7 @@ impl Child {
             esn: true,
             udp: false,
             outer_v6: false,
+            options: SaOptions::default(),
             local_ts: networks(a),
             remote_ts: networks(b),
         }
@@ -353,6 +355,7 @@ impl Rig {
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: child.options,
         };
         self.installer.install_inbound(spi, sa).unwrap();
         spi
@@ -366,6 +369,7 @@ impl Rig {
             endpoints: child.endpoints(self.number, peer),
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
+            options: child.options,
         };
         self.installer.activate_outbound(policy, pair, sa).unwrap();
     }
@@ -493,6 +497,21 @@ pub fn connect(child: &Child, a: &Rig, b: &Rig) -> (Spi, Spi, PolicyId) {
     a.activate(child, b.number, a_policy, a_spi, b_spi, 1);
     b.activate(&mirrored, a.number, b_policy, b_spi, a_spi, 0);
     (a_spi, b_spi, a_policy)
+}
+
+/// A child in transport mode between the outside addresses of two rigs, which are then the hosts' own.
+pub fn between_hosts(child: &Child, a: &Rig, b: &Rig) -> Child {
+    let own = |rig: &Rig, v6| TrafficSelector::any(outside_address(rig.number, v6));
+    for rig in [a, b] {
+        let own = [false, true].map(|v6| own(rig, v6).to_string());
+        rig.set_routes(&own.each_ref().map(|own| (own.as_str(), NextHop::Local)));
+    }
+    Child {
+        local_ts: vec![own(a, child.outer_v6)],
+        remote_ts: vec![own(b, child.outer_v6)],
+        options: SaOptions { mode: Mode::Transport, ..child.options },
+        ..child.clone()
+    }
 }
 
 /// The fields of a test packet that tests care about.

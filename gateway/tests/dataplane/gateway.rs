@@ -9,7 +9,7 @@ use portcullis_gateway::dataplane::{
 };
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 use portcullis_lab::{Host, Sites};
 
@@ -125,6 +125,7 @@ impl Gateway {
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         let outbound_sa = OutboundSa {
             spi: outbound.0,
@@ -133,6 +134,7 @@ impl Gateway {
             endpoints,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
+            options: SaOptions::default(),
         };
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::addresses;
 use super::api::{Event, Failure};
 use super::channel::{Channel, Incoming, Retransmitted};
 use super::context::{Context, Effect};
@@ -57,7 +58,8 @@ impl Established {
             }
         }
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
-        let answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
+        let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
+        answer.extend(addresses::answer_informational(payloads));
         self.channel.respond(cx, base, answer);
         self.pump(cx, base, now)
     }
@@ -150,7 +152,7 @@ impl Deleting {
         failure: Failure,
         told: Option<u16>,
     ) -> State {
-        base.remove_children(cx, &failure.explanation);
+        base.remove_children(cx, &failure.sentence);
         cx.event(Event::Failed(failure.clone()));
         base.abandon_goals(cx, &failure);
         let mut payloads: Vec<Payload> =
@@ -158,8 +160,8 @@ impl Deleting {
         payloads.push(delete_ike());
         channel.request(cx, base, now, ExchangeType::Informational, payloads);
         let reason = match told {
-            Some(error) => format!("{} ({})", failure.explanation, notify_name(error)),
-            None => failure.explanation,
+            Some(error) => format!("{} ({})", failure.sentence, notify_name(error)),
+            None => failure.sentence,
         };
         State::Deleting(Self { channel, reason })
     }

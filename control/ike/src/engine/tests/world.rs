@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{Spi, TrafficSelector};
+use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
@@ -114,6 +114,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,
+        options: SaOptions::default(),
     }
 }
 
@@ -138,6 +139,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
+            pools: Vec::new(),
+            vips: Vec::new(),
             children: vec![child("lan", nets[end], nets[peer])],
         }],
         shared_keys: vec![SharedKey {
@@ -394,6 +397,15 @@ impl World {
         }
     }
 
+    /// An end starts over with an engine and a data plane that know nothing.
+    pub(super) fn forget(&mut self, end: usize, config: EngineConfig) {
+        let seed = u64::from(self.dice(u32::MAX));
+        let at = &mut self.ends[end];
+        at.engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+        at.gateway = Gateway::new(end as u32 + 7);
+        at.jobs.clear();
+    }
+
     pub(super) fn up(&self) -> bool {
         self.ends.iter().all(|end| end.engine.status().iter().any(|sa| !sa.children.is_empty()))
     }
@@ -442,7 +454,11 @@ impl World {
     fn note_event(&mut self, end: usize, event: &Event) {
         let what = match event {
             Event::CommandDone { command, result } => {
-                format!("command {} ended: {:?}", command.0, result.as_ref().map_err(|failure| failure.code))
+                format!(
+                    "command {} ended: {:?}",
+                    command.0,
+                    result.as_ref().map_err(|failure| failure.code())
+                )
             }
             Event::IkeEstablished { ike } => format!("IKE SA {} established", ike.id.0),
             Event::IkeRekeyed { ike, replaced } => format!("IKE SA {} in place of {}", ike.id.0, replaced.0),
@@ -454,7 +470,13 @@ impl World {
                 format!("{} {} in place of {replaced}", child.spi_in, child.spi_out)
             }
             Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
-            Event::Failed(failure) => format!("{}: {}", failure.code, failure.explanation),
+            Event::Failed(failure) => format!("{}: {}", failure.code(), failure.in_one_line()),
+            Event::AddressesAssigned { identity, addresses, .. } => {
+                format!("gives {addresses:?} to {identity}")
+            }
+            Event::AddressesReleased { addresses, .. } => format!("takes {addresses:?} back"),
+            Event::AddressesAcquired { addresses, .. } => format!("has {addresses:?}"),
+            Event::AddressesLost { addresses, .. } => format!("has {addresses:?} no more"),
             Event::Rejected { label, .. } => format!("rejected: {label}"),
         };
         self.note(end, what);
@@ -514,6 +536,18 @@ impl World {
             }
         }
         assert_eq!(self.ike_sas(A), self.ike_sas(B), "{}", self.report());
+        for end in [A, B] {
+            assert_eq!(
+                self.inner_addresses(end, true),
+                self.inner_addresses(1 - end, false),
+                "{}",
+                self.report()
+            );
+            let leased = self.inner_addresses(end, false);
+            let leased: BTreeSet<IpAddr> = leased.into_iter().flat_map(|(_, addresses)| addresses).collect();
+            let online: usize = self.ends[end].gateway.pools.usage().iter().map(|pool| pool.online).sum();
+            assert_eq!(online, leased.len(), "a lease without an owner, or the reverse; {}", self.report());
+        }
     }
 
     /// The IKE SAs of an end, each with its children as A sees them.
@@ -528,6 +562,12 @@ impl World {
             .collect()
     }
 
+    /// The inner addresses of each IKE SA, those of `end` itself or those that it has given its peer.
+    fn inner_addresses(&self, end: usize, own: bool) -> BTreeSet<([u8; 8], Vec<IpAddr>)> {
+        let status = self.ends[end].engine.status().into_iter();
+        status.map(|sa| (sa.initiator_spi, if own { sa.local_vips } else { sa.remote_vips })).collect()
+    }
+
     /// Nothing is left anywhere.
     pub(super) fn assert_empty(&self, end: usize) {
         let end = &self.ends[end];
@@ -536,11 +576,12 @@ impl World {
         assert!(end.gateway.installed.is_empty() && end.gateway.policies.is_empty());
         end.engine.assert_consistent();
         assert_eq!(end.gateway.reserved, []);
+        assert!(end.gateway.pools.usage().iter().all(|pool| pool.online == 0));
     }
 
     pub(super) fn failures(&self, end: usize) -> Vec<&'static str> {
         let failed = |event: &Event| match event {
-            Event::Failed(failure) => Some(failure.code),
+            Event::Failed(failure) => Some(failure.code()),
             _ => None,
         };
         self.ends[end].events.iter().filter_map(failed).collect()
