@@ -264,3 +264,37 @@ where
     let core = ctr::CtrCore::<C, ctr::flavors::Ctr32BE>::inner_iv_init(cipher, &block);
     core.try_apply_keystream_partial(InOutBuf::from(text)).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_iv_comes_twice_and_that_of_cbc_cannot_be_foreseen() {
+        for encr in IkeEncr::all() {
+            let sk_e = vec![7; encr.key_len()];
+            let ivs: Vec<Vec<u8>> = (0..100).map(|number| encr.iv(&sk_e, number).unwrap()).collect();
+            assert!(ivs.iter().all(|iv| iv.len() == encr.iv_len()), "{encr:?}");
+            let mut distinct = ivs.clone();
+            distinct.sort();
+            distinct.dedup();
+            assert_eq!(distinct.len(), ivs.len(), "{encr:?}");
+            if let IkeEncr::AesCbc(_) = encr {
+                // Whoever lacks the key sees nothing of the numbers in them.
+                let other = encr.iv(&vec![8; encr.key_len()], 0).unwrap();
+                assert_ne!(ivs[0], other, "{encr:?}");
+                assert!(ivs.iter().zip(0_u64..).all(|(iv, number)| !iv.starts_with(&number.to_be_bytes())));
+            }
+        }
+    }
+
+    #[test]
+    fn keys_of_another_length_seal_nothing() {
+        for encr in IkeEncr::all() {
+            let iv = vec![1; encr.iv_len()];
+            for len in [0, encr.key_len() - 1, encr.key_len() + 1] {
+                assert_eq!(encr.encrypt(&vec![7; len], &iv, &[], &mut [0; 32]), None, "{encr:?} with {len}");
+            }
+        }
+    }
+}
