@@ -29,8 +29,14 @@ drop_reasons! {
     HeaderChecksum = "header_checksum",
     /// Sent to another host's MAC address, and seen only because the interface is promiscuous.
     OtherHost = "other_host",
-    /// An outer fragment of ESP or of UDP-encapsulated ESP.
+    /// An outer fragment of ESP or of UDP-encapsulated ESP that cannot be put together with others, or came twice.
     OuterFragment = "outer_fragment",
+    /// An outer fragment of ESP whose others did not come in time, or that had to make room.
+    FragmentTimeout = "fragment_timeout",
+    /// Outer fragments that overlap (RFC 5722), are too many, or reach beyond their packet's end.
+    FragmentOverlap = "fragment_overlap",
+    /// An outer fragment that has gone on as a part of the whole packet: nothing is lost.
+    Reassembled = "reassembled",
     /// ESP too short for header, IV, trailer and ICV, or its text no multiple of four octets or of the SA's cipher
     /// blocks.
     EspTruncated = "esp_truncated",

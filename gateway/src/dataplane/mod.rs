@@ -11,6 +11,7 @@ mod interfaces;
 mod protection;
 mod stats;
 mod threads;
+mod walk;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use portcullis_ipsec::{InstallError, PolicyId, SaInstaller};
 
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
+pub use walk::{Hop, Miss, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
@@ -42,11 +44,13 @@ use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
 use crate::pipeline::{Pipeline, Shared, TrapSignal};
+use crate::pmtu::Listener;
 use crate::policy::PolicyTable;
 use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
+use crate::trace::Hub;
 use crate::tun::{Tun, TunError};
 use crate::worker::{Faults, Orders, PortSockets, Worker, WorkerGauges, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
@@ -167,9 +171,14 @@ pub struct Dataplane {
     keeper: Option<Keeper>,
     threads: Threads,
     mirror: Option<Mirror>,
+    /// None where the host gives no raw sockets.
+    _path_mtu: Option<Listener>,
     slow: SlowPath,
     interfaces: Board,
     memory: Arc<FrameMemory>,
+    trace: Arc<Hub>,
+    policies: Arc<PolicyTable>,
+    routes: Arc<ArcSwap<RouteTable>>,
 }
 
 impl Dataplane {
@@ -216,7 +225,7 @@ impl Dataplane {
             Arc::new(EventBoard::new(config.max_sas, config.max_policies, Box::new(move || bell.wake())));
         let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
         let slow = slow.map_err(system("start the slow path"))?;
-        let trap_signal = Arc::new(TrapSignal::default());
+        let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let (signal, wakers) = (Arc::clone(&trap_signal), slow.workers().to_vec());
         let installer = Installer::new(
             Arc::clone(&sas),
@@ -241,13 +250,15 @@ impl Dataplane {
             bind(&config, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
-            policies,
+            policies: Arc::clone(&policies),
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
             trap: config.trap,
             trap_signal,
+            trace: Arc::clone(&trace),
         });
+
         let mut threads = Threads::default();
         let pools = split(frames, config.workers.len());
         let exchanges = handover::mesh(slow.workers().iter().map(|worker| worker.waker().clone()).collect());
@@ -288,7 +299,7 @@ impl Dataplane {
             memory: Arc::clone(&memory),
             mode,
             guards: Arc::clone(&guards),
-            routes,
+            routes: Arc::clone(&routes),
             tun: Arc::clone(&tun),
             _anchor: anchor,
             board: Arc::clone(&interfaces),
@@ -298,6 +309,7 @@ impl Dataplane {
         let keeper = Keeper::start(keeper, signal).map_err(system("watch over the interfaces"))?;
         threads.start_watchdog(config.stall).map_err(system("start the watchdog"))?;
         threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
+        let path_mtu = listen_for_path_mtu(Arc::clone(&installer));
         let dataplane = Self {
             config,
             engine,
@@ -309,9 +321,13 @@ impl Dataplane {
             keeper: Some(keeper),
             threads,
             mirror: Some(mirror),
+            _path_mtu: path_mtu,
             slow,
             interfaces,
             memory,
+            trace,
+            policies,
+            routes,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
@@ -330,6 +346,11 @@ impl Dataplane {
     /// Readable when [`SaInstaller::take_events`] has something to give.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+
+    /// Where sessions are opened that look at packets.
+    pub fn trace(&self) -> &Arc<Hub> {
+        &self.trace
     }
 
     /// Counts and states, as of now.
@@ -408,6 +429,23 @@ impl Dataplane {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
             );
+        }
+    }
+}
+
+/// Without it the tunnels work, but nobody learns of a narrow way between the gateways.
+fn listen_for_path_mtu(installer: Arc<Installer>) -> Option<Listener> {
+    let tell = move |said: crate::pmtu::TooBig| {
+        if installer.path_too_big(&said) {
+            let spi = format_args!("{:08x}", said.spi);
+            tracing::info!(remote = %said.remote, %spi, mtu = said.mtu, "a router on the way to the peer takes no larger packets");
+        }
+    };
+    match Listener::start(tell) {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, "no raw sockets for ICMP (run as root, or with CAP_NET_RAW): path MTUs are not learned");
+            None
         }
     }
 }

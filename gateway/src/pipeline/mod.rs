@@ -6,7 +6,7 @@
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
 //! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
-//! [`fragment`] and, of what is sealed, [`cut`].
+//! [`fragment`] and, of what is sealed, [`cut`], of what arrives so, [`reassembly`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
@@ -18,7 +18,9 @@ mod inbound;
 mod ingress;
 mod isa;
 mod outbound;
+mod reassembly;
 mod special;
+mod traced;
 mod trapped;
 mod trouble;
 
@@ -37,9 +39,11 @@ use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::trace::Hub;
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use isa::Isa;
+use reassembly::Reassembly;
 use trapped::Trapped;
 
 pub use egress::release;
@@ -76,6 +80,8 @@ pub struct Shared {
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
     pub trap_signal: Arc<TrapSignal>,
+    /// Who looks on.
+    pub trace: Arc<Hub>,
 }
 
 /// Where a batch comes from.
@@ -155,6 +161,11 @@ impl HandedOver {
         if let Some(packets) = self.0.get_mut(at) {
             packets.push(packet);
         }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
     }
 
     /// The packets of each worker that has any, to be taken.
@@ -300,12 +311,14 @@ pub struct Pipeline {
     isa: Isa,
     worker: u16,
     trapped: Trapped,
+    reassembly: Reassembly,
+    looked: traced::Looked,
 }
 
 /// Packets that a pass has made and that need another.
 #[derive(Debug, Default)]
 struct Again {
-    /// ESP that came out of ESP.
+    /// ESP that came out of ESP, or was put together.
     esp: Packets<Arrival>,
     /// Fragments, and ICMP errors into a tunnel.
     clear: Packets<Clear>,
@@ -339,6 +352,7 @@ struct Context<'a> {
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
     trapped: &'a mut Trapped,
+    reassembly: &'a mut Reassembly,
     out: &'a mut Output,
     /// Which worker this is.
     worker: u16,
@@ -362,6 +376,8 @@ impl Pipeline {
             isa: Isa::detect(),
             worker: 0,
             trapped: Trapped::default(),
+            reassembly: Reassembly::default(),
+            looked: traced::Looked::default(),
         }
     }
 
@@ -381,11 +397,15 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        isa::process(self, now, ingress, batch, spare, out);
+        if self.shared.trace.is_on() {
+            self.process_traced(now, ingress, batch, spare, out);
+        } else {
+            isa::process(self, now, ingress, batch, spare, out);
+        }
     }
 
     #[inline(always)]
-    fn process_inline(
+    fn process_batch(
         &mut self,
         now: Coarse,
         ingress: Ingress,
@@ -418,13 +438,14 @@ impl Pipeline {
         });
     }
 
-    /// Packets that wait for SAs.
+    /// Packets that wait for SAs, and fragments that wait for others.
     pub fn trapped(&self) -> usize {
-        self.trapped.len()
+        self.trapped.len() + self.reassembly.len()
     }
 
     /// Sends what waited for an SA that has come up, and gives up what has waited too long. Cheap while there is neither.
     pub fn release_trapped(&mut self, now: Coarse, spare: &mut dyn FrameSource, out: &mut Output) {
+        self.reassembly.expire(now, &self.counters, out);
         if self.trapped.due(&self.shared.trap_signal, self.shared.trap, now) {
             self.pass(now, spare, out, |context, esp, clear| {
                 trapped::release(context, clear);
@@ -433,9 +454,9 @@ impl Pipeline {
         }
     }
 
-    /// Gives up what waits for SAs: the worker ends.
+    /// Gives up what waits: the worker ends.
     pub fn give_up_trapped(&mut self) -> impl Iterator<Item = Frame> + use<> {
-        self.trapped.take_all(&self.shared.trap_signal)
+        self.trapped.take_all(&self.shared.trap_signal).chain(self.reassembly.take_all())
     }
 
     #[inline(always)]
@@ -457,8 +478,9 @@ impl Pipeline {
             clear,
             again,
             trapped,
-            isa: _,
+            reassembly,
             worker,
+            ..
         } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
@@ -476,6 +498,7 @@ impl Pipeline {
             spare,
             again,
             trapped,
+            reassembly,
             out,
             worker: *worker,
         };

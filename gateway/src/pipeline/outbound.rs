@@ -228,7 +228,7 @@ impl<'a> Run<'a> {
         let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
         let mut template = template.ok_or(DropReason::NoSa)?;
         let hop = context.hops.resolve_addr(endpoints.remote);
-        let mtu = egress::mtu(&hop)?;
+        let mtu = sa.path_mtu.narrow(egress::mtu(&hop)?, context.now);
         let (dst, src) = egress::addresses(context, &hop);
         template.set_link(dst, src);
         let port = match hop {

@@ -21,6 +21,7 @@ use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
+use crate::pmtu::PathMtu;
 use crate::prefetch;
 use crate::sync::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use crate::wire::FlowKey;
@@ -83,6 +84,8 @@ pub struct Outbound {
     owner: AtomicU16,
     /// Whether its options are not the default ones.
     pub special: bool,
+    /// What is known of the way to the peer.
+    pub path_mtu: PathMtu,
     /// The outer addresses to write.
     pub endpoints: MovableEndpoints,
     key: Key,
@@ -212,6 +215,7 @@ impl Outbound {
             esn: sa.esn,
             owner: AtomicU16::new(0),
             special: sa.options != SaOptions::default(),
+            path_mtu: PathMtu::unknown(),
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,

@@ -20,6 +20,8 @@ pub(crate) struct Gateway {
     pub(crate) host: Host,
     pub(crate) dataplane: Dataplane,
     pub(crate) policy: PolicyId,
+    /// Of the SAs that are to be installed.
+    pub(crate) options: SaOptions,
     outer: IpAddr,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
@@ -91,7 +93,15 @@ impl Gateway {
         let [policy] = &config.policies[..] else { panic!("one policy is expected") };
         let (local_ts, remote_ts) = (policy.local_ts.clone(), policy.remote_ts.clone());
         let (dataplane, ids) = start(host, config).unwrap();
-        Self { host: host.clone(), dataplane, policy: ids[0], outer, local_ts, remote_ts }
+        Self {
+            host: host.clone(),
+            dataplane,
+            policy: ids[0],
+            options: SaOptions::default(),
+            outer,
+            local_ts,
+            remote_ts,
+        }
     }
 
     /// Both gateways of the sites, without a tunnel.
@@ -139,7 +149,7 @@ impl Gateway {
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
             tenant: TenantId::default(),
-            options: SaOptions::default(),
+            options: self.options,
         };
         let outbound_sa = OutboundSa {
             spi: outbound.0,
@@ -148,7 +158,7 @@ impl Gateway {
             endpoints,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
-            options: SaOptions::default(),
+            options: self.options,
         };
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();
