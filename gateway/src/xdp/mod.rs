@@ -81,9 +81,9 @@ impl XdpManager {
         let mut ebpf = loader.load(OBJECT)?;
         let maps = Maps::take_from(&mut ebpf)?;
         let mut manager = Self { ebpf, maps, pins, protection: None, without_tcx: false };
-        let loaded = manager.ingress_mut().and_then(Xdp::load);
+        let loaded = uninterrupted(|| manager.ingress_mut().and_then(Xdp::load));
         loaded.map_err(|e| LoadError::program(program::INGRESS, e))?;
-        let loaded = manager.egress_mut().and_then(SchedClassifier::load);
+        let loaded = uninterrupted(|| manager.egress_mut().and_then(SchedClassifier::load));
         loaded.map_err(|e| LoadError::program(program::EGRESS, e))?;
         manager.update(protection)?;
         manager.pins.remove_other_layouts().map_err(|source| LoadError::Directory {
@@ -288,6 +288,23 @@ pub fn detach_all(pin_dir: &Path) -> Result<Vec<u32>, AttachError> {
     }
     pins.remove().map_err(failed("removing pins under"))?;
     Ok(attached)
+}
+
+/// Loads a program, and again if a signal came meanwhile: the kernel's verifier then gives up with EAGAIN.
+fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES: usize = 5;
+    let interrupted = |error: &ProgramError| {
+        let ProgramError::LoadError { io_error, .. } = error else { return false };
+        io_error.raw_os_error() == Some(nix::libc::EAGAIN)
+    };
+    let mut loaded = load();
+    for _ in 1..TRIES {
+        match &loaded {
+            Err(error) if interrupted(error) => loaded = load(),
+            _ => break,
+        }
+    }
+    loaded
 }
 
 fn check_link_type(ifindex: u32) -> Result<(), AttachError> {

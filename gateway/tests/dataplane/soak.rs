@@ -4,6 +4,7 @@
 //!
 //! `./dev soak SECONDS` runs it for longer than `./dev test` does.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::DataplaneConfig;
@@ -18,10 +19,10 @@ use crate::interfaces::{carries, plug_inside, plug_outside};
 const SOON: Duration = Duration::from_secs(30);
 /// How long, unless PORTCULLIS_SOAK_SECONDS says otherwise.
 const SHORT: u64 = 20;
-/// Datagrams of one [`Chatter`], at 2 ms each, between two replacements of the SAs: 1,000 a minute.
-const REKEY_EVERY: u64 = 30;
-/// Replacements between two misfortunes.
-const MISFORTUNE_EVERY: u64 = 4;
+/// From one replacement of the SAs to the next: 1,000 a minute.
+const REKEY_EVERY: Duration = Duration::from_millis(60);
+/// Datagrams of a flow between two misfortunes.
+const MISFORTUNE_EVERY: u64 = 50;
 /// Octets that the process may grow by: allocators keep some, captures up to 2000 frames of a kind.
 const GROWTH: u64 = 48 << 20;
 
@@ -37,7 +38,7 @@ fn nothing_leaks_while_everything_fails_at_once() {
     let mallory = sites.lab.host("mallory").unwrap();
     sites.lab.plug(&sites.wire, &mallory, "eth0").unwrap();
     let wire = sites.wire.capture(&sites.port_b, &[Sites::A_OUTSIDE, Sites::B_OUTSIDE]).unwrap();
-    let mut pairs = vec![a.connect(&b, Encapsulation::None)];
+    let first = a.connect(&b, Encapsulation::None);
     carries(&sites, &a);
     let flows = [
         Chatter::start(&sites.client, Sites::CLIENT, Sites::SERVER, 8).unwrap(),
@@ -45,22 +46,42 @@ fn nothing_leaks_while_everything_fails_at_once() {
         Chatter::start(&sites.server, Sites::SERVER, Sites::CLIENT, 8).unwrap(),
     ];
 
-    let (start, mut rekeys, mut misfortunes, mut panics) = (Instant::now(), 0, 0, 0);
-    let mut size = None;
-    while start.elapsed() < length {
-        flows[2].wait_more(REKEY_EVERY, SOON).unwrap();
-        pairs.push(a.connect(&b, Encapsulation::None));
-        retire(&a, &b, &mut pairs);
-        rekeys += 1;
-        harm(&mallory, &sites.a, &wire, pairs.last().unwrap().0, rekeys);
-        if rekeys % MISFORTUNE_EVERY == 0 {
+    let (start, done) = (Instant::now(), AtomicBool::new(false));
+    let (rekeys, spi) = (AtomicU64::new(0), AtomicU32::new(first.0.get()));
+    let (mut misfortunes, mut panics, mut size) = (0, 0, None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut pairs = vec![first];
+            while !done.load(Ordering::Relaxed) {
+                pairs.push(a.connect(&b, Encapsulation::None));
+                spi.store(pairs.last().unwrap().0.get(), Ordering::Relaxed);
+                retire(&a, &b, &mut pairs);
+                let made = rekeys.fetch_add(1, Ordering::Relaxed) + 1;
+                // A pace, not a wait for anything.
+                std::thread::sleep(
+                    (start + REKEY_EVERY * made as u32).saturating_duration_since(Instant::now()),
+                );
+            }
+        });
+        scope.spawn(|| {
+            for seed in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    break;
+                }
+                harm(&mallory, &sites.a, &wire, spi.load(Ordering::Relaxed), seed);
+            }
+        });
+        while start.elapsed() < length {
+            flows[2].wait_more(MISFORTUNE_EVERY, SOON).unwrap();
             panics += misfortune(&sites, links, [&a, &b], misfortunes);
             misfortunes += 1;
+            if start.elapsed() > length / 4 {
+                size.get_or_insert_with(resident);
+            }
         }
-        if start.elapsed() > length / 4 {
-            size.get_or_insert_with(resident);
-        }
-    }
+        done.store(true, Ordering::Relaxed);
+    });
+    let rekeys = rekeys.into_inner();
     carries(&sites, &a);
     let (before, after) = (size.unwrap(), resident());
     drop(flows);
@@ -68,11 +89,16 @@ fn nothing_leaks_while_everything_fails_at_once() {
     assert!(after < before + GROWTH, "{before} octets have become {after}");
 
     nothing_in_clear(&wire);
-    assert!(a.drops("integrity_failed") > 0 && a.drops("replayed") + a.drops("replay_too_old") > 0);
+    // SAs come and go so quickly that it may be any of these.
+    let refused =
+        ["integrity_failed", "replayed", "replay_too_old", "unknown_spi"].map(|reason| a.drops(reason));
     let restarts =
         |gateway: &Gateway| gateway.stats().workers.iter().map(|worker| worker.restarts).sum::<u64>();
-    // A fault waits for packets: the last may not have struck.
-    assert!((panics.saturating_sub(4)..=panics).contains(&(restarts(&a) + restarts(&b))), "{panics}");
+    let restarts = restarts(&a) + restarts(&b);
+    println!("{restarts} restarts, {refused:?} of the forger's packets refused");
+    assert!(refused.iter().sum::<u64>() > 0, "nobody did any harm");
+    // A fault waits for packets, and for a worker that pauses after the last one; the next may take its place.
+    assert!((4..=panics).contains(&restarts), "{restarts} restarts, {panics} faults");
     for gateway in [a, b] {
         until("what came has gone somewhere", || in_flight(&gateway.stats()) == 0);
         gateway.every_frame_has_an_owner();
@@ -89,13 +115,13 @@ fn retire(a: &Gateway, b: &Gateway, pairs: &mut Vec<(Spi, Spi)>) {
 }
 
 /// Sends gateway `a` what it must not take: again what it had, a packet of a live SA that is forged, and noise.
-fn harm(mallory: &Host, a: &Host, wire: &Capture, spi: Spi, seed: u64) {
+fn harm(mallory: &Host, a: &Host, wire: &Capture, spi: u32, seed: u64) {
     let Ok(mac) = a.mac("outside0") else { return };
     let heard = wire.matching(|frame| frame.class == Class::Esp && frame.direction == Direction::In);
     let again = heard.iter().rev().take(16).map(|frame| frame.bytes.clone());
     let forged = heard.last().map(|frame| {
         let mut bytes = frame.bytes.clone();
-        bytes[34..38].copy_from_slice(&spi.get().to_be_bytes());
+        bytes[34..38].copy_from_slice(&spi.to_be_bytes());
         bytes[38..42].copy_from_slice(&(1 << 20 | seed as u32).to_be_bytes());
         bytes
     });
