@@ -8,8 +8,11 @@
 //! - [`installer`]: how the control plane changes both; [`events`]: what workers tell it.
 //! - [`lpm`]: longest-prefix match, for policies and routes.
 //! - [`route`]: next hops, mirrored from the kernel.
+//! - [`pmtu`]: what routers say about the way to a peer.
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
+//! - `handover`: packets from the worker that received them to the owner of their SA.
+//! - [`trace`]: what is seen of packets while somebody asks.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
 //! - `xdp`: loads, attaches and pins the XDP program and the egress guard.
@@ -21,17 +24,20 @@ pub mod drop;
 pub mod esp;
 pub mod events;
 pub mod frame;
+pub mod handover;
 pub mod installer;
 pub mod io;
 pub mod lpm;
 pub mod netlink;
 pub mod pipeline;
+pub mod pmtu;
 pub mod policy;
 pub mod prefetch;
 pub mod route;
 pub mod sa;
 pub mod slowpath;
 mod sync;
+pub mod trace;
 pub mod tun;
 pub mod wire;
 pub mod worker;

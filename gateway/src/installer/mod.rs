@@ -5,6 +5,7 @@
 //! [`ProtectionSink`] (the XDP program's prefixes, the host's routes) before a policy goes in and after it went out.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -16,9 +17,10 @@ use portcullis_ipsec::{
 
 use crate::coarse::Coarse;
 use crate::events::{EventBoard, Raised};
+use crate::pmtu::TooBig;
 use crate::policy::{PolicyEntry, PolicyTable, ProtectedPrefixes};
 use crate::sa::entry::{check_endpoints, invalid};
-use crate::sa::{OutboundRef, SaControl, SaTable, TrafficCounts};
+use crate::sa::{Outbound, OutboundRef, SaControl, SaTable, TrafficCounts};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, lock};
 
 /// Whoever keeps protected traffic from passing beside the workers. Called with the installer's lock held: it must
@@ -51,6 +53,8 @@ pub struct Installer {
     activated: Box<dyn Fn() + Send + Sync>,
     stopped: AtomicBool,
     pairs: Mutex<Pairs>,
+    /// Outbound SAs by their SPI, which peers choose: several may have the same. Taken after `pairs`, and nothing after it.
+    outbound: Mutex<HashMap<Spi, Vec<OutboundRef>, SpiHasher>>,
 }
 
 /// The pairs by inbound SPI. Taken before the tables' own locks.
@@ -176,8 +180,10 @@ impl Installer {
     ) -> Self {
         // All that will ever be needed, so that no install pays for growth.
         let pairs = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
+        let outbound = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         let activated = Box::new(|| {});
-        Self { sas, policies, events, sink, clock, activated, stopped: AtomicBool::new(false), pairs }
+        let stopped = AtomicBool::new(false);
+        Self { sas, policies, events, sink, clock, activated, stopped, pairs, outbound }
     }
 
     /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
@@ -192,6 +198,26 @@ impl Installer {
     pub fn collect(&self) {
         let mut pairs = self.lock();
         self.collect_locked(&mut pairs, &mut self.sas.control());
+    }
+
+    /// A router has said of a packet that it is too big for the way to a peer. Believed if we have sent that packet lately;
+    /// whether that is news. The SA's MTU falls for ten minutes (RFC 4301 §8.2.1).
+    pub fn path_too_big(&self, said: &TooBig) -> bool {
+        /// Packets that may be under way, and a router's answer about them, at the highest rates.
+        const UNDER_WAY: u32 = 1 << 24;
+        let Some(spi) = Spi::new(said.spi) else { return false };
+        let candidates = lock(&self.outbound).get(&spi).cloned().unwrap_or_default();
+        let control = self.sas.control();
+        let sent = |sa: &&Outbound| {
+            let TunnelEndpoints { local, remote, encapsulation } = sa.endpoints.get();
+            let behind = (sa.next_sequence() as u32).wrapping_sub(said.sequence_low);
+            (local, remote, encapsulation) == (said.local, said.remote, said.encapsulation)
+                && (1..=UNDER_WAY).contains(&behind)
+        };
+        let mut candidates = candidates.iter().filter_map(|reference| control.outbound(*reference));
+        candidates
+            .find(sent)
+            .is_some_and(|sa| sa.path_mtu.tell(said.mtu, said.remote.is_ipv6(), (self.clock)()))
     }
 
     /// From now on nothing is installed any more ([`InstallError::Stopped`]); removing still works.
@@ -281,10 +307,22 @@ impl Installer {
         );
     }
 
+    fn forget_outbound(&self, spi: Option<Spi>, reference: OutboundRef) {
+        let mut outbound = lock(&self.outbound);
+        if let Some(Entry::Occupied(mut same)) = spi.map(|spi| outbound.entry(spi)) {
+            same.get_mut().retain(|other| *other != reference);
+            if same.get().is_empty() {
+                same.remove();
+            }
+        }
+    }
+
     /// Stops sealing with the pair's outbound SA, if it does.
-    fn retire_outbound(control: &mut SaControl<'_>, pair: &mut Pair) {
+    fn retire_outbound(&self, control: &mut SaControl<'_>, pair: &mut Pair) {
         if let OutboundState::Active { reference, policy } = &pair.outbound {
             policy.deactivate(*reference);
+            let spi = control.outbound(*reference).map(|sa| sa.spi);
+            self.forget_outbound(spi, *reference);
             control.withdraw_outbound(*reference);
             pair.outbound = OutboundState::Retired { reference: *reference };
         }
@@ -343,6 +381,7 @@ impl SaInstaller for Installer {
         let mut control = self.sas.control();
         self.collect_locked(&mut pairs, &mut control);
         let reference = control.publish_outbound(pair, &sa)?;
+        lock(&self.outbound).entry(sa.spi).or_default().push(reference);
         if let Some(state) = pairs.get_mut(&pair) {
             if let Some(sa) = control.outbound(reference) {
                 sa.limit(&state.limits);
@@ -371,7 +410,7 @@ impl SaInstaller for Installer {
         let mut pairs = self.lock();
         let mut control = self.sas.control();
         let state = pairs.get_mut(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
-        Self::retire_outbound(&mut control, state);
+        self.retire_outbound(&mut control, state);
         self.collect_locked(&mut pairs, &mut control);
         Ok(())
     }
@@ -395,7 +434,7 @@ impl SaInstaller for Installer {
         let mut pairs = self.lock();
         let mut state = pairs.remove(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
         let mut control = self.sas.control();
-        Self::retire_outbound(&mut control, &mut state);
+        self.retire_outbound(&mut control, &mut state);
         control.withdraw_inbound(pair);
         self.collect_locked(&mut pairs, &mut control);
         Ok(())

@@ -5,7 +5,7 @@ use std::iter;
 use arrayvec::ArrayVec;
 use portcullis_ipsec::{PolicyAction, TenantId};
 
-use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, take};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly, take};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
@@ -21,6 +21,8 @@ const AHEAD: usize = 8;
 enum Kind {
     Esp,
     Clear,
+    /// A piece of an ESP packet.
+    Fragment,
     Dropped(DropReason),
 }
 
@@ -64,9 +66,12 @@ pub(super) fn sort(
                 match *kind {
                     Kind::Clear => clear.frames.push(frame),
                     Kind::Esp => esp.frames.push(frame),
+                    Kind::Fragment => reassembly::take(context, frame),
                     Kind::Dropped(reason) => context.drop(frame, reason),
                 }
             }
+            // What fragments have completed.
+            esp.append(&mut context.again.esp);
         }
     }
 }
@@ -186,6 +191,7 @@ fn admit(
             Err(DropReason::Unexpected) if outside && !is_esp_for_us(context, &flow) => {
                 Kind::Dropped(DropReason::ClearInbound)
             }
+            Err(DropReason::OuterFragment) => Kind::Fragment,
             Err(reason) => Kind::Dropped(reason),
         }
     } else {

@@ -6,7 +6,7 @@
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
 //! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
-//! [`fragment`] and, of what is sealed, [`cut`].
+//! [`fragment`] and, of what is sealed, [`cut`], of what arrives so, [`reassembly`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
@@ -18,7 +18,9 @@ mod inbound;
 mod ingress;
 mod isa;
 mod outbound;
+mod reassembly;
 mod special;
+mod traced;
 mod trapped;
 mod trouble;
 
@@ -37,9 +39,11 @@ use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::trace::Hub;
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use isa::Isa;
+use reassembly::Reassembly;
 use trapped::Trapped;
 
 pub use egress::release;
@@ -76,6 +80,8 @@ pub struct Shared {
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
     pub trap_signal: Arc<TrapSignal>,
+    /// Who looks on.
+    pub trace: Arc<Hub>,
 }
 
 /// Where a batch comes from.
@@ -117,8 +123,56 @@ pub struct Output {
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
+    /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
+    pub handed: HandedOver,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// A packet on its way to another worker's pipeline, and what this one knows of it.
+#[derive(Debug)]
+pub struct Handed {
+    frame: Frame,
+    about: Clear,
+}
+
+impl Handed {
+    /// The frame that holds the packet.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The frame alone, of a packet that is given up.
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// Packets for other workers, by worker, in order.
+#[derive(Debug, Default)]
+pub struct HandedOver(Vec<Vec<Handed>>);
+
+impl HandedOver {
+    fn push(&mut self, worker: u16, packet: Handed) {
+        let at = usize::from(worker);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        if let Some(packets) = self.0.get_mut(at) {
+            packets.push(packet);
+        }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// The packets of each worker that has any, to be taken.
+    pub fn each(&mut self) -> impl Iterator<Item = (u16, &mut Vec<Handed>)> {
+        let workers = (0_u16..).zip(&mut self.0);
+        workers.filter(|(_, packets)| !packets.is_empty())
+    }
 }
 
 /// Frames to send, by port, in order.
@@ -255,13 +309,16 @@ pub struct Pipeline {
     clear: Packets<Clear>,
     again: Again,
     isa: Isa,
+    worker: u16,
     trapped: Trapped,
+    reassembly: Reassembly,
+    looked: traced::Looked,
 }
 
 /// Packets that a pass has made and that need another.
 #[derive(Debug, Default)]
 struct Again {
-    /// ESP that came out of ESP.
+    /// ESP that came out of ESP, or was put together.
     esp: Packets<Arrival>,
     /// Fragments, and ICMP errors into a tunnel.
     clear: Packets<Clear>,
@@ -295,7 +352,10 @@ struct Context<'a> {
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
     trapped: &'a mut Trapped,
+    reassembly: &'a mut Reassembly,
     out: &'a mut Output,
+    /// Which worker this is.
+    worker: u16,
 }
 
 impl Pipeline {
@@ -314,8 +374,17 @@ impl Pipeline {
             clear: Packets::default(),
             again: Again::default(),
             isa: Isa::detect(),
+            worker: 0,
             trapped: Trapped::default(),
+            reassembly: Reassembly::default(),
+            looked: traced::Looked::default(),
         }
+    }
+
+    /// The same for the worker of that number, where there are several.
+    #[must_use]
+    pub fn of_worker(self, worker: u16) -> Self {
+        Self { worker, ..self }
     }
 
     /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
@@ -328,11 +397,15 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        isa::process(self, now, ingress, batch, spare, out);
+        if self.shared.trace.is_on() {
+            self.process_traced(now, ingress, batch, spare, out);
+        } else {
+            isa::process(self, now, ingress, batch, spare, out);
+        }
     }
 
     #[inline(always)]
-    fn process_inline(
+    fn process_batch(
         &mut self,
         now: Coarse,
         ingress: Ingress,
@@ -348,13 +421,31 @@ impl Pipeline {
         });
     }
 
-    /// Packets that wait for SAs.
+    /// Goes on with packets that another worker has handed over, in order.
+    pub fn resume(
+        &mut self,
+        now: Coarse,
+        handed: &mut Vec<Handed>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
+        self.pass(now, spare, out, |context, esp, clear| {
+            for Handed { frame, mut about } in handed.drain(..) {
+                about.place = context.flows.locate(about.tenant, &about.flow) as u32;
+                clear.push(frame, about);
+            }
+            context.run(esp, clear);
+        });
+    }
+
+    /// Packets that wait for SAs, and fragments that wait for others.
     pub fn trapped(&self) -> usize {
-        self.trapped.len()
+        self.trapped.len() + self.reassembly.len()
     }
 
     /// Sends what waited for an SA that has come up, and gives up what has waited too long. Cheap while there is neither.
     pub fn release_trapped(&mut self, now: Coarse, spare: &mut dyn FrameSource, out: &mut Output) {
+        self.reassembly.expire(now, &self.counters, out);
         if self.trapped.due(&self.shared.trap_signal, self.shared.trap, now) {
             self.pass(now, spare, out, |context, esp, clear| {
                 trapped::release(context, clear);
@@ -363,9 +454,9 @@ impl Pipeline {
         }
     }
 
-    /// Gives up what waits for SAs: the worker ends.
+    /// Gives up what waits: the worker ends.
     pub fn give_up_trapped(&mut self) -> impl Iterator<Item = Frame> + use<> {
-        self.trapped.take_all(&self.shared.trap_signal)
+        self.trapped.take_all(&self.shared.trap_signal).chain(self.reassembly.take_all())
     }
 
     #[inline(always)]
@@ -376,7 +467,21 @@ impl Pipeline {
         out: &mut Output,
         work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped, isa: _ } = self;
+        let Self {
+            shared,
+            counters,
+            reader,
+            flows,
+            hops,
+            errors,
+            esp,
+            clear,
+            again,
+            trapped,
+            reassembly,
+            worker,
+            ..
+        } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);
@@ -393,7 +498,9 @@ impl Pipeline {
             spare,
             again,
             trapped,
+            reassembly,
             out,
+            worker: *worker,
         };
         work(&mut context, esp, clear);
         context.again.policies.clear();

@@ -10,7 +10,7 @@ use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
-use super::{BATCH, Clear, Context, Origin, Packets, Straight, cut, take, trapped, trouble};
+use super::{BATCH, Clear, Context, Handed, Origin, Packets, Straight, cut, take, trapped, trouble};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -62,7 +62,17 @@ enum Fate {
     Expired,
     /// More octets than pass the tunnel of the run of that number.
     TooBig(u8),
+    /// Its SA is that worker's.
+    Elsewhere(u16),
     Dropped(DropReason),
+}
+
+/// Why the packets of an SA go no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    Dropped(DropReason),
+    /// The SA is that worker's.
+    Elsewhere(u16),
 }
 
 /// More flows than these that were not remembered in one batch, and in the next they are asked for ahead.
@@ -70,8 +80,8 @@ const FEW_MISSES: u32 = 3;
 
 /// By number: an SA, and how many packets of it follow each other.
 type Wanted = ArrayVec<(OutboundRef, u32), BATCH>;
-/// By the same number: the run, or why its packets go no further.
-type Runs<'a> = ArrayVec<Result<Run<'a>, DropReason>, BATCH>;
+/// By the same number: the run, or why its packets go no further here.
+type Runs<'a> = ArrayVec<Result<Run<'a>, Halt>, BATCH>;
 type Fates = ArrayVec<Fate, BATCH>;
 
 /// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one or are
@@ -199,8 +209,13 @@ fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
         sas.push(sa.inspect(|sa| sa.prefetch()));
     }
     for ((reference, packets), sa) in wanted.iter().zip(&sas) {
-        let run = sa.ok_or(DropReason::NoSa).and_then(|sa| Run::new(context, sa, *reference));
-        runs.push(run);
+        runs.push(match sa {
+            Some(sa) if sa.owner(context.worker) != context.worker => {
+                Err(Halt::Elsewhere(sa.owner(context.worker)))
+            }
+            Some(sa) => Run::new(context, sa, *reference).map_err(Halt::Dropped),
+            None => Err(Halt::Dropped(DropReason::NoSa)),
+        });
         if let Some(Ok(run)) = runs.last_mut() {
             run.number(*packets, &context.shared.events);
         }
@@ -213,7 +228,7 @@ impl<'a> Run<'a> {
         let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
         let mut template = template.ok_or(DropReason::NoSa)?;
         let hop = context.hops.resolve_addr(endpoints.remote);
-        let mtu = egress::mtu(&hop)?;
+        let mtu = sa.path_mtu.narrow(egress::mtu(&hop)?, context.now);
         let (dst, src) = egress::addresses(context, &hop);
         template.set_link(dst, src);
         let port = match hop {
@@ -259,7 +274,7 @@ fn seal<'a>(
                         }
                         Err(fate) => fate,
                     },
-                    Some(Err(reason)) => stopped(context, about, *reason),
+                    Some(Err(halt)) => stopped(context, about, *halt),
                     None => Fate::Dropped(DropReason::NoSa),
                 };
             }
@@ -271,7 +286,7 @@ fn seal<'a>(
                 }
             }
             Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped => {}
-            Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
         }
         if let Fate::Send(port) = *fate {
             straight.add(port);
@@ -344,10 +359,16 @@ fn too_big(run: &Run<'_>, packet: &Clear, number: u8) -> Result<Fate, Fate> {
     }
 }
 
-/// The packet's run could not begin: perhaps its SA went between the policy's answer and now.
+/// The packet's run could not begin here: the SA is another worker's, or perhaps it went between the policy's answer and now.
 #[cold]
-fn stopped(context: &mut Context<'_>, packet: &Clear, reason: DropReason) -> Fate {
+fn stopped(context: &mut Context<'_>, packet: &Clear, halt: Halt) -> Fate {
     let shared = context.shared;
+    let reason = match halt {
+        // A pinned policy is known to this worker alone. Its SA was another one when the packet was cut, a moment ago.
+        Halt::Elsewhere(_) if packet.pinned.is_some() => return Fate::Dropped(DropReason::NoSa),
+        Halt::Elsewhere(worker) => return Fate::Elsewhere(worker),
+        Halt::Dropped(reason) => reason,
+    };
     if reason == DropReason::NoSa
         && let Some(policy) = packet.policy(context)
     {
@@ -381,6 +402,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             let limit = run.map_or(0, |run| run.limit);
             trouble::too_big_for_tunnel(context, frame, about, limit);
         }
+        Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: about.clone() }),
         Fate::Dropped(reason) => context.drop(frame, reason),
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use portcullis_ipsec::Encapsulation;
+use portcullis_ipsec::{Encapsulation, Mode, SaOptions};
 use portcullis_lab::{Class, Host, Sites};
 
 use crate::gateway::{Gateway, config};
@@ -52,6 +52,33 @@ fn the_gateways_own_traffic_to_protected_networks_is_sealed() {
     for gateway in [a, b] {
         gateway.every_frame_has_an_owner();
         gateway.dataplane.stop().unwrap();
+    }
+}
+
+#[test]
+fn in_transport_mode_two_gateways_talk_to_each_other_as_hosts() {
+    for encapsulation in [Encapsulation::None, Encapsulation::Udp { local_port: 4500, remote_port: 4500 }] {
+        let sites = Sites::new("hosts").unwrap();
+        let (at_a, at_b) = (Sites::A_OUTSIDE.to_string(), Sites::B_OUTSIDE.to_string());
+        let policy_a = (&[at_a.as_str()][..], &[at_b.as_str()][..]);
+        let mut a = Gateway::start(&sites.a, Sites::A_OUTSIDE, config(&sites.a, policy_a));
+        let mut b = Gateway::start(&sites.b, Sites::B_OUTSIDE, config(&sites.b, (policy_a.1, policy_a.0)));
+        let wire = sites.capture().unwrap();
+        assert_eq!(a.host.ping(Sites::B_OUTSIDE, 2).unwrap().received, 0);
+        let transport = SaOptions { mode: Mode::Transport, ..SaOptions::default() };
+        (a.options, b.options) = (transport, transport);
+        a.connect(&b, encapsulation);
+        assert!(a.host.ping(Sites::B_OUTSIDE, 5).unwrap().complete(), "{:?}\n{:?}", a.stats(), b.stats());
+        assert!(b.host.ping(Sites::A_OUTSIDE, 5).unwrap().complete(), "{:?}", b.stats());
+        talk(&sites.a, &sites.b, Sites::B_OUTSIDE).unwrap();
+        talk(&sites.b, &sites.a, Sites::A_OUTSIDE).unwrap();
+        let counts = wire.settle().unwrap();
+        assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+        assert!(b.stats().workers[0].to_kernel > 0);
+        for gateway in [a, b] {
+            gateway.every_frame_has_an_owner();
+            gateway.dataplane.stop().unwrap();
+        }
     }
 }
 
