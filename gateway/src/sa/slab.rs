@@ -243,6 +243,60 @@ mod tests {
         assert!(resident().saturating_sub(before) < 1 << 30);
     }
 
+    /// The system's pool of huge pages, larger for as long as this lives.
+    #[cfg(not(miri))]
+    struct Pool(u64);
+
+    #[cfg(not(miri))]
+    impl Pool {
+        const SETTING: &str = "/proc/sys/vm/nr_hugepages";
+
+        /// With so many free pages, or why not.
+        fn with(pages: u64) -> Result<Self, String> {
+            let read = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
+            let before = read(Self::SETTING)?.trim().parse().map_err(|error| format!("{error}"))?;
+            let pool = Self(before);
+            std::fs::write(Self::SETTING, (before + pages).to_string())
+                .map_err(|error| format!("{}: {error}", Self::SETTING))?;
+            let free = read("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")?;
+            match free.trim().parse::<u64>() {
+                Ok(free) if free >= pages => Ok(pool),
+                _ => Err(format!("the system has {} huge pages to give, not {pages}", free.trim())),
+            }
+        }
+    }
+
+    #[cfg(not(miri))]
+    impl Drop for Pool {
+        fn drop(&mut self) {
+            // What is left over goes with the test's machine.
+            let _ = std::fs::write(Self::SETTING, self.0.to_string());
+        }
+    }
+
+    #[test]
+    #[cfg(not(miri))]
+    fn where_the_system_has_huge_pages_they_are_taken_and_given_back() {
+        const WORDS: usize = 3 << 18;
+        let pool = match Pool::with(4) {
+            Ok(pool) => pool,
+            Err(why) => return eprintln!("skipped: {why}"),
+        };
+        for _ in 0..2 {
+            let slab = Slab::<AtomicU64>::new(WORDS).unwrap();
+            assert_eq!(slab.pages(), Pages::Huge);
+            assert_eq!(slab.as_ptr().addr() % (2 << 20), 0);
+            assert!(
+                slab.iter().all(|word| word.swap(7, Ordering::Relaxed) == 0),
+                "zeroed, also when used before"
+            );
+        }
+        drop(pool);
+        // More than any pool has: the next best.
+        let slab = Slab::<AtomicU64>::new(1 << 34).unwrap();
+        assert_ne!(slab.pages(), Pages::Huge);
+    }
+
     #[test]
     fn more_than_the_address_space_is_an_error() {
         assert!(Slab::<AtomicU64>::new(1 << 60).is_err());
