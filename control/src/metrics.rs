@@ -199,16 +199,18 @@ impl Measured {
     fn packets(&self) -> Vec<Family> {
         let mut packets = Family::counter(
             "packets",
-            "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held",
+            "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held, for all workers together: between them, packets go from handed_over to taken_over",
         );
         let mut held = Family::gauge("packets_held", "Packets that wait for a neighbour");
-        let ways: [(&str, Pick); 8] = [
+        let ways: [(&str, Pick); 10] = [
             ("received", |worker| worker.received),
             ("from_kernel", |worker| worker.from_kernel),
             ("generated", |worker| worker.generated),
             ("transmitted", |worker| worker.transmitted),
             ("to_kernel", |worker| worker.to_kernel),
             ("dropped", |worker| worker.dropped),
+            ("handed_over", |worker| worker.handed_over),
+            ("taken_over", |worker| worker.taken_over),
             ("opened", |worker| worker.opened),
             ("sealed", |worker| worker.sealed),
         ];
@@ -236,6 +238,11 @@ impl Measured {
             cpu = cpu.with(&[("worker", &index)], time.as_secs_f64());
             rounds = rounds.with(&[("worker", &index)], *made);
         }
+        let mut restarts =
+            Family::counter("worker_restarts", "How often a worker has panicked and was started anew");
+        for (index, worker) in self.stats.workers.iter().enumerate() {
+            restarts = restarts.with(&[("worker", &index.to_string())], worker.restarts);
+        }
         let mut interfaces =
             Family::gauge("interface_queues", "Receive queues served, and the mode that the driver gave");
         for interface in &self.stats.interfaces {
@@ -244,14 +251,17 @@ impl Measured {
             interfaces = interfaces.with(&labels, u64::from(interface.queues));
         }
         let stats = &self.stats;
-        let used = stats.frames_total.saturating_sub(stats.frames_free + stats.frames_in_kernel);
+        let elsewhere = stats.frames_free + stats.frames_in_kernel + stats.frames_handed;
+        let used = stats.frames_total.saturating_sub(elsewhere);
         vec![
             cpu,
             rounds,
+            restarts,
             interfaces,
             Family::gauge("frames", "Frames of packet memory by where they are")
                 .with(&[("state", "free")], stats.frames_free)
                 .with(&[("state", "kernel")], stats.frames_in_kernel)
+                .with(&[("state", "handed_over")], stats.frames_handed)
                 .with(&[("state", "worker")], used),
             Family::gauge("sa_pairs", "Pairs of SAs in the table").with(&[], self.snapshot.child_sas()),
             Family::gauge("sa_pairs_limit", "Pairs of SAs that the table holds (gateway.max_sas)")

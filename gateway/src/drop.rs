@@ -96,6 +96,10 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour_unresolved",
     /// The ring to the slow path is full.
     KernelQueueFull = "kernel_queue_full",
+    /// The ring to the worker that owns the SA is full.
+    HandoverFull = "handover_full",
+    /// In the hands of a worker when it panicked.
+    WorkerPanic = "worker_panic",
     /// The TX ring stayed full.
     TxFull = "tx_full",
     /// Received where nothing of the kind is expected.
@@ -121,6 +125,10 @@ pub struct WorkerCounters {
     pub transmitted: AtomicU64,
     /// Packets given to the host through the slow path.
     pub to_kernel: AtomicU64,
+    /// Packets handed to the worker that owns their SA.
+    pub handed_over: AtomicU64,
+    /// Packets taken over from others, because this worker owns their SA.
+    pub taken_over: AtomicU64,
     /// Packets waiting for a neighbour or an SA now.
     pub held: AtomicU64,
     /// Packets opened.
@@ -138,6 +146,8 @@ impl Default for WorkerCounters {
             generated: AtomicU64::new(0),
             transmitted: AtomicU64::new(0),
             to_kernel: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            taken_over: AtomicU64::new(0),
             held: AtomicU64::new(0),
             opened: AtomicU64::new(0),
             sealed: AtomicU64::new(0),
@@ -154,9 +164,23 @@ impl WorkerCounters {
 
     /// Counts a drop.
     pub fn count_drop(&self, reason: DropReason) {
+        self.count_drops(reason, 1);
+    }
+
+    /// Counts several.
+    pub fn count_drops(&self, reason: DropReason, packets: u64) {
         if let Some(counter) = self.drops.get(reason as usize) {
-            Self::add(counter, 1);
+            Self::add(counter, packets);
         }
+    }
+
+    /// Packets that came and have gone nowhere: those that the worker has in its hands, the held ones included.
+    pub fn in_hands(&self) -> u64 {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let came = [&self.received, &self.from_kernel, &self.generated, &self.taken_over].map(load);
+        let gone = [&self.transmitted, &self.to_kernel, &self.handed_over].map(load);
+        let gone = gone.iter().sum::<u64>() + self.total_drops();
+        came.iter().sum::<u64>().saturating_sub(gone)
     }
 
     /// How many packets were dropped for this reason.

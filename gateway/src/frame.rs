@@ -66,14 +66,16 @@ impl Frame {
     /// The packet.
     #[inline]
     pub fn packet(&self) -> &[u8] {
-        self.chunk().get(self.start as usize..self.end as usize).unwrap_or_default()
+        // SAFETY: start <= end <= the chunk's length: `from_raw` begins so, and whatever changes them checks it.
+        unsafe { self.chunk().get_unchecked(self.start as usize..self.end as usize) }
     }
 
     /// The packet, to be changed.
     #[inline]
     pub fn packet_mut(&mut self) -> &mut [u8] {
         let range = self.start as usize..self.end as usize;
-        self.chunk_mut().get_mut(range).unwrap_or_default()
+        // SAFETY: as in `packet`.
+        unsafe { self.chunk_mut().get_unchecked_mut(range) }
     }
 
     /// Asks the processor for the packet's start, which will be read soon.
@@ -156,6 +158,18 @@ impl Frame {
         fits
     }
 
+    /// Leaves `len` octets of the packet from its octet `skip`, or says that it has not got as many.
+    #[must_use]
+    #[inline]
+    pub fn narrow(&mut self, skip: usize, len: usize) -> bool {
+        let fits = skip <= self.len() && len <= self.len() - skip;
+        if fits {
+            self.start += skip as u32;
+            self.end = self.start + len as u32;
+        }
+        fits
+    }
+
     /// Shortens the packet to `len` octets, or says that it is shorter.
     #[must_use]
     #[inline]
@@ -165,6 +179,24 @@ impl Frame {
             self.end = self.start + len as u32;
         }
         fits
+    }
+
+    /// Grows the packet by `headers` at its front and `behind` octets at its end, and shows what it has grown by: the last
+    /// `N` octets in front of what was there, `headers` of which are the packet's now, and everything from there to the
+    /// new end. `None`, and nothing changed, if there is no room for that.
+    #[inline(always)]
+    pub fn wrap<const N: usize>(
+        &mut self,
+        headers: usize,
+        behind: usize,
+    ) -> Option<(&mut [u8; N], &mut [u8])> {
+        let (start, end) = (self.start as usize, self.end as usize + behind);
+        if start < N || headers > N || end > self.chunk.len() {
+            return None;
+        }
+        (self.start, self.end) = ((start - headers) as u32, end as u32);
+        let (front, text) = self.chunk_mut().get_mut(..end)?.split_at_mut_checked(start)?;
+        Some((front.last_chunk_mut()?, text))
     }
 
     /// The whole chunk.

@@ -11,6 +11,7 @@
 //! - [`pmtu`]: what routers say about the way to a peer.
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
+//! - `handover`: packets from the worker that received them to the owner of their SA.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
 //! - `xdp`: loads, attaches and pins the XDP program and the egress guard.
@@ -22,6 +23,7 @@ pub mod drop;
 pub mod esp;
 pub mod events;
 pub mod frame;
+pub mod handover;
 pub mod installer;
 pub mod io;
 pub mod lpm;

@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -57,6 +58,8 @@ fn hint(error: &io::Error) -> &'static str {
 pub struct Tun {
     file: File,
     ifindex: u32,
+    /// As it was last set.
+    mtu: AtomicU32,
 }
 
 impl Tun {
@@ -102,7 +105,18 @@ impl Tun {
         link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![LinkAttribute::Mtu(mtu)];
         Connection::open()?.change(&format!("bring up {name}"), RouteNetlinkMessage::SetLink(link))?;
-        Ok(Self { file, ifindex })
+        Ok(Self { file, ifindex, mtu: AtomicU32::new(mtu) })
+    }
+
+    /// Sets its MTU, octets, if it has another.
+    pub fn set_mtu(&self, mtu: u32) -> Result<(), NetlinkError> {
+        if self.mtu.swap(mtu, Ordering::Relaxed) == mtu {
+            return Ok(());
+        }
+        let mut link = LinkMessage::default();
+        link.header.index = self.ifindex;
+        link.attributes = vec![LinkAttribute::Mtu(mtu)];
+        Connection::open()?.change("set the TUN device's MTU", RouteNetlinkMessage::SetLink(link))
     }
 
     /// Its interface index.

@@ -216,7 +216,7 @@ fn what_the_ring_has_no_room_for_stays_with_its_owner() {
 fn a_port_without_frames_to_receive_into_counts_what_it_misses_and_recovers() {
     let bench = Bench::new("starved");
     let mut ports = bench.ports();
-    let probe = ports.sockets[0].probe().unwrap();
+    let probe = ports.sockets[0].probe();
     let missed = || {
         let counts = probe.statistics().unwrap();
         counts.rx_dropped + counts.rx_fill_ring_empty
@@ -259,4 +259,16 @@ fn a_queue_has_one_socket() {
     let released = std::thread::spawn(move || drop((socket, memory)));
     bind(&other, 0, CopyMode::Copy).unwrap();
     released.join().unwrap();
+}
+
+#[test]
+fn a_socket_that_busy_polls_receives_and_sends_as_others_do() {
+    let bench = Bench::new("busy");
+    let mut ports = bench.ports();
+    ports.sockets[0].busy_poll(Duration::from_micros(20)).unwrap();
+    ports.refill(64);
+    bench.left.send_frame("eth0", &datagram(1)).unwrap();
+    let frames = ports.receive(0, 1);
+    assert_eq!(frames[0].packet(), datagram(1));
+    ports.account(&frames);
 }

@@ -151,6 +151,11 @@ impl<'a> Headers<'a> {
 
     /// The SPI of an ESP packet, on IP or in UDP.
     pub fn spi(&self) -> Option<u32> {
+        self.esp().map(|(spi, _)| spi)
+    }
+
+    /// The SPI and the sequence number of an ESP packet (of an extended one the lower half), on IP or in UDP.
+    pub fn esp(&self) -> Option<(u32, u32)> {
         let esp = match self.protocol {
             ESP if !self.later_fragment => self.payload,
             UDP if self.ports().is_some_and(|(from, to)| from == PORT_NAT_T || to == PORT_NAT_T) => {
@@ -158,8 +163,9 @@ impl<'a> Headers<'a> {
             }
             _ => return None,
         };
-        let spi = u32::from_be_bytes(esp.get(..4)?.try_into().ok()?);
-        (spi != 0).then_some(spi)
+        let word = |at: usize| Some(u32::from_be_bytes(esp.get(at..at + 4)?.try_into().ok()?));
+        let spi = word(0)?;
+        (spi != 0).then_some((spi, word(4)?))
     }
 }
 

@@ -179,6 +179,8 @@ pub struct PacketBalance {
     pub dropped: u64,
     /// Waiting for a neighbour.
     pub held: u64,
+    /// From one worker to another, on their way.
+    pub handed_over: u64,
 }
 
 impl PacketBalance {

@@ -208,6 +208,9 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
+        spin: Duration::from_micros(50),
+        busy_poll: None,
+        stall: Duration::from_secs(60),
         policies: vec![everything],
         on_stop: OnStop::Open,
     })

@@ -163,7 +163,7 @@ impl Ends {
         mut chore: Option<Chore<'_>>,
     ) -> anyhow::Result<Trial> {
         let mut tally = Tally::new(matches!(expected, Expected::Foreign))?;
-        let probe = self.rx.probe()?;
+        let probe = self.rx.probe();
         let overrun = || {
             probe
                 .statistics()

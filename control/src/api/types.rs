@@ -108,6 +108,8 @@ pub struct PacketBalance {
     pub dropped: u64,
     /// Waiting for a neighbour.
     pub held: u64,
+    /// From one worker to the one that owns their SA, on their way.
+    pub handed_over: u64,
     /// ESP packets opened.
     pub opened: u64,
     /// ESP packets sealed.

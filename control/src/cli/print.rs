@@ -63,6 +63,9 @@ pub(super) fn status(status: &Status) -> String {
         packets.held
     );
     line!(out, "  ESP  {} opened, {} sealed", packets.opened, packets.sealed);
+    if status.workers > 1 {
+        line!(out, "  {} handed from worker to worker", packets.handed_over);
+    }
     if !status.verdicts.is_empty() {
         line!(out, "recent failures (`portcullis explain peer NAME` says more):");
     }

@@ -42,6 +42,12 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// For how long an idle worker looks for packets before it sleeps, at most.
+    pub spin: Duration,
+    /// For how long drivers work when a worker asks for packets; `None`: they work by interrupts.
+    pub busy_poll: Option<Duration>,
+    /// How long a worker may stand still.
+    pub watchdog: Duration,
     /// How many packets may wait for SAs that they have asked for, and how long.
     pub trap: TrapLimits,
     /// Where certificates and keys are looked for.
@@ -53,6 +59,13 @@ pub const DEFAULT_ADMIN_SOCKET: &str = "/run/portcullis/admin.sock";
 
 /// Where Prometheus scrapes unless `gateway.metrics` says otherwise.
 const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// For how long an idle worker looks for packets unless `gateway.spin` says otherwise: about what it takes to sleep and to
+/// be woken.
+const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+
+/// How long a worker may stand still unless `gateway.watchdog` says otherwise.
+const DEFAULT_WATCHDOG: Duration = Duration::from_secs(10);
 
 impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>, base: &Path) -> Option<Self> {
@@ -75,6 +88,10 @@ impl GatewayConfig {
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let spin =
+            section.duration_within("spin", Duration::ZERO..=Duration::from_secs(1)).unwrap_or(DEFAULT_SPIN);
+        let busy_poll = section.duration_within("busy_poll", Duration::ZERO..=Duration::from_millis(10));
+        let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let trap = trap(&section, frames);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
@@ -93,6 +110,9 @@ impl GatewayConfig {
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            spin,
+            busy_poll: busy_poll.filter(|busy_poll| !busy_poll.is_zero()),
+            watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             trap,
             credentials,
         })
@@ -109,17 +129,17 @@ fn trap(section: &Section<'_>, frames: u32) -> TrapLimits {
     TrapLimits { per_policy, in_all: (frames as usize / 16).min(1024), seconds: time.as_secs() }
 }
 
-/// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'
-/// replay windows take.
+/// A core for each worker, and no core for two.
 fn workers(section: &Section<'_>) -> Vec<usize> {
     let Some(cores) = section.integers("workers", 0..=1023) else { return vec![0] };
-    match cores.as_slice() {
-        [] => section.error(section.span(), "workers", "is empty (expected a core, e.g. [0])"),
-        [_] => {}
-        [_, second, ..] => {
-            let message = "names more than one core, which this version does not support: one worker serves every queue \
-                           (expected e.g. [0])";
-            section.error(second.span.clone(), "workers", message);
+    if cores.is_empty() {
+        section.error(section.span(), "workers", "is empty (expected a core for each worker, e.g. [0, 1])");
+    }
+    for (index, core) in cores.iter().enumerate() {
+        if cores.iter().take(index).any(|earlier| earlier.value == core.value) {
+            let message =
+                format!("names core {} twice (expected a core of its own for each worker)", core.value);
+            section.error(core.span.clone(), "workers", message);
         }
     }
     cores.iter().map(|core| core.value as usize).collect()

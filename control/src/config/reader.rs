@@ -233,6 +233,21 @@ impl<'a> Section<'a> {
         duration
     }
 
+    /// The same, within a range.
+    pub(super) fn duration_within(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Option<Duration> {
+        let duration = self.duration(key)?;
+        if !range.contains(&duration) {
+            let (least, most) = (range.start(), range.end());
+            let (_, span) = self.value(key, "")?;
+            self.error(span, key, format!("is {duration:?} (expected {least:?} to {most:?})"));
+        }
+        Some(duration)
+    }
+
     /// Text parsed into a `T`.
     pub(super) fn parsed<T>(&self, key: &'static str, expected: &str) -> Option<Spanned<T>>
     where
@@ -458,6 +473,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;
     match unit.trim() {
+        "us" => Some(Duration::from_micros(number)),
         "ms" => Some(Duration::from_millis(number)),
         "" | "s" => Some(Duration::from_secs(number)),
         "m" => number.checked_mul(60).map(Duration::from_secs),

@@ -170,6 +170,18 @@ fn an_unknown_key_is_told_the_nearest_known_name_and_its_place() {
 }
 
 #[test]
+fn a_duration_out_of_its_range_is_told_the_range() {
+    let errors = errors(&with("workers = [1]", "workers = [1]\nspin = \"2s\"\nwatchdog = \"500ms\""));
+    assert!(errors[0].starts_with("4:8: error: gateway.spin: is 2s (expected 0ns to 1s)"), "{errors:?}");
+    assert!(
+        errors[1].starts_with("5:12: error: gateway.watchdog: is 500ms (expected 1s to 600s)"),
+        "{errors:?}"
+    );
+    let (config, _) = parse(&with("workers = [1]", "workers = [1]\nspin = \"20us\"")).unwrap();
+    assert_eq!(config.gateway.spin, std::time::Duration::from_micros(20));
+}
+
+#[test]
 fn an_option_that_only_swanctl_has_is_refused_by_name() {
     let errors = errors(&with("dpd_delay = ", "mobike = true\ndpd_delay = "));
     assert!(errors[0].contains("connections.site.mobike: is an option of swanctl.conf"), "{errors:?}");
@@ -177,7 +189,7 @@ fn an_option_that_only_swanctl_has_is_refused_by_name() {
 
 #[test]
 fn every_error_is_reported_at_once_in_the_order_of_the_file() {
-    let text = with("workers = [1]", "workers = [0, 1]")
+    let text = with("workers = [1]", "workers = [1, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
         .replace("192.0.2.1", "gw.example.com")
         .replace("auth = \"psk\", id = \"a.", "auth = \"eap\", id = \"a.")
@@ -185,7 +197,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
         .replace("\"trap\"", "7");
     let errors = errors(&text);
     let expected = [
-        "3:15: error: gateway.workers: names more than one core",
+        "3:15: error: gateway.workers: names core 1 twice",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
         "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
         "26:18: error: connections.site.local.auth: \"eap\" is not supported by this version",

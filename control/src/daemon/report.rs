@@ -173,6 +173,7 @@ pub(crate) fn balance(stats: &DataplaneStats) -> PacketBalance {
         to_kernel: sum(|worker| worker.to_kernel),
         dropped: sum(|worker| worker.dropped),
         held: sum(|worker| worker.held),
+        handed_over: sum(|worker| worker.handed_over),
         opened: sum(|worker| worker.opened),
         sealed: sum(|worker| worker.sealed),
     }

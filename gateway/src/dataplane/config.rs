@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portcullis_aead::EngineKind;
 use portcullis_ipsec::Policy;
@@ -73,6 +74,12 @@ pub struct DataplaneConfig {
     pub mark: u32,
     /// Addresses that ESP comes to; empty: all of the outside interfaces.
     pub tunnel_addresses: Vec<IpAddr>,
+    /// For how long a worker looks for more packets before it sleeps, at most; it adapts to the traffic. Zero: not at all.
+    pub spin: Duration,
+    /// Have drivers work when workers ask for packets, for so long at a time (preferred busy polling).
+    pub busy_poll: Option<Duration>,
+    /// How long a worker may make no round before the process is aborted, for its supervisor to start the next.
+    pub stall: Duration,
     /// Policies that are in force from the start.
     pub policies: Vec<Policy>,
     /// How many packets of a worker may wait for SAs that they have asked for, and how long.

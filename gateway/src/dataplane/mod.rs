@@ -3,14 +3,16 @@
 //! [`Dataplane::start`] goes in an order in which protection comes first: the XDP program and the egress guard know every
 //! configured prefix before they are attached or take over, routes lead into the TUN device before a worker runs, and
 //! only then do sockets take packets. [`Dataplane::stop`] leaves protection behind unless told otherwise; so does a
-//! process that is killed.
+//! process that is killed. `interfaces` follows the interfaces while it runs, `threads` watches over the workers.
 
 mod config;
 mod cover;
+mod interfaces;
 mod protection;
 mod stats;
 mod threads;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,10 +34,9 @@ use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
+use crate::handover;
 use crate::installer::Installer;
-use crate::io::{
-    CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
-};
+use crate::io::{CopyMode, FrameMemory, MemoryError, QueueSocket, SocketError};
 use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
@@ -48,9 +49,10 @@ use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
 use crate::tun::{Tun, TunError};
-use crate::worker::{FrameGauges, PortSockets, Worker, frames_needed};
+use crate::worker::{Faults, Orders, PortSockets, Worker, WorkerGauges, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
 
+use interfaces::{Board, Interfaces, Keeper, NewSockets, Signal};
 use protection::Guards;
 use threads::Threads;
 
@@ -161,13 +163,15 @@ pub struct Dataplane {
     events: Waker,
     guards: Arc<Guards>,
     tun: Arc<Tun>,
-    // Dropped in this order: workers use the slow path, the mirror calls into the guards and wakes the workers.
+    // Dropped in this order: the keeper waits for workers, workers use the slow path, the mirror calls into the guards and
+    // wakes the workers.
+    keeper: Option<Keeper>,
     threads: Threads,
     mirror: Option<Mirror>,
     /// None where the host gives no raw sockets.
     _path_mtu: Option<Listener>,
     slow: SlowPath,
-    interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
+    interfaces: Board,
     memory: Arc<FrameMemory>,
 }
 
@@ -180,6 +184,7 @@ impl Dataplane {
         let system = |what| move |source| StartError::System { what, source };
         let known = known_interfaces();
         let mut connection = Connection::open()?;
+        let mut outside_mtu = u32::MAX;
         for interface in &config.interfaces {
             if !known.contains(&interface.name) {
                 return Err(StartError::NoInterface {
@@ -187,8 +192,11 @@ impl Dataplane {
                     known: known.join(", "),
                 });
             }
-            let (most, frame_size) = (config.frame_size.saturating_sub(FRAME_OVERHEAD), config.frame_size);
+            let (most, frame_size) = (most_mtu(config.frame_size), config.frame_size);
             let mtu = netlink::link(&mut connection, &interface.name)?.mtu;
+            if interface.role == Role::Outside {
+                outside_mtu = outside_mtu.min(mtu);
+            }
             if mtu > most {
                 let interface = interface.name.clone();
                 return Err(StartError::MtuTooLarge { interface, mtu, frame_size, most });
@@ -197,7 +205,7 @@ impl Dataplane {
 
         // What is protected, as the kernel knows it.
         let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
-        let tun = Arc::new(Tun::open(&config.tun, tun_mtu(&config)?)?);
+        let tun = Arc::new(Tun::open(&config.tun, tun_mtu(outside_mtu))?);
         let protected = ProtectedRoutes::open(config.route_table, config.mark, tun.ifindex())?;
         let guards = Arc::new(Guards::load(&config, protected)?);
 
@@ -228,10 +236,12 @@ impl Dataplane {
         let ids = config.policies.iter().map(|policy| installer.install_policy(policy.clone()));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
 
-        let mirror = start_mirror(&config, &routes, &guards, &slow)?;
+        let signal = Arc::new(Signal::default());
+        let mirror = start_mirror(&config, &routes, &guards, &slow, &signal)?;
         guards.attach(&config, &routes.load())?;
 
-        let Bound { memory, frames, ports, interfaces } = bind(&config, &guards, &routes.load())?;
+        let Bound { mode, memory, anchor, frames, ports, interfaces } =
+            bind(&config, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
             policies,
@@ -242,27 +252,54 @@ impl Dataplane {
             trap_signal,
         });
         let mut threads = Threads::default();
-        let mut pools = split(frames, config.workers.len());
-        for (index, ports) in ports.into_iter().enumerate() {
-            let Some(reader) = reclaimer.register() else { break };
-            let (Some(&core), Some(slow)) = (config.workers.get(index), slow.workers().get(index)) else {
-                break;
-            };
+        let pools = split(frames, config.workers.len());
+        let exchanges = handover::mesh(slow.workers().iter().map(|worker| worker.waker().clone()).collect());
+        let parts = ports.into_iter().zip(pools).zip(exchanges).zip(slow.workers()).zip(&config.workers);
+        for (index, ((((ports, frames), exchange), slow), &core)) in (0_u16..).zip(parts) {
             let counters = Arc::new(WorkerCounters::default());
             let seed = u64::from_ne_bytes(random().map_err(system("get random numbers"))?);
+            let pipeline = {
+                let (shared, counters, reclaimer) =
+                    (Arc::clone(&shared), Arc::clone(&counters), reclaimer.clone());
+                move || {
+                    let reader = reclaimer.register()?;
+                    let pipeline = Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, seed);
+                    Some(pipeline.of_worker(index))
+                }
+            };
             let worker = Worker {
                 ports,
-                pool: FramePool::new(pools.pop().unwrap_or_default()),
-                pipeline: Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, seed),
+                memory: Arc::clone(&memory),
+                frames,
+                pipeline: Box::new(pipeline),
                 counters,
-                gauges: Arc::new(FrameGauges::default()),
+                gauges: Arc::new(WorkerGauges::default()),
                 slow: slow.clone(),
+                exchange,
+                orders: Arc::new(Orders::default()),
                 routes: Arc::clone(&routes),
                 since,
+                spin: config.spin,
                 stop: threads.stop_flag(),
+                faults: Arc::new(Faults::default()),
             };
             threads.start_worker(worker, core).map_err(system("start a worker"))?;
         }
+        let interfaces: Board = Arc::new(Mutex::new(interfaces));
+        let keeper = Interfaces {
+            config: config.clone(),
+            memory: Arc::clone(&memory),
+            mode,
+            guards: Arc::clone(&guards),
+            routes,
+            tun: Arc::clone(&tun),
+            _anchor: anchor,
+            board: Arc::clone(&interfaces),
+            workers: threads.workers().iter().map(|w| (Arc::clone(&w.orders), w.waker.clone())).collect(),
+            complaints: HashMap::new(),
+        };
+        let keeper = Keeper::start(keeper, signal).map_err(system("watch over the interfaces"))?;
+        threads.start_watchdog(config.stall).map_err(system("start the watchdog"))?;
         threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
         let path_mtu = listen_for_path_mtu(Arc::clone(&installer));
         let dataplane = Self {
@@ -273,6 +310,7 @@ impl Dataplane {
             events,
             guards,
             tun,
+            keeper: Some(keeper),
             threads,
             mirror: Some(mirror),
             _path_mtu: path_mtu,
@@ -304,6 +342,14 @@ impl Dataplane {
         stats::collect(self)
     }
 
+    /// Has a worker suffer a fault, for tests.
+    #[cfg(feature = "fault-injection")]
+    pub fn inject(&self, worker: usize, fault: crate::worker::Fault) {
+        if let Some(worker) = self.threads.workers().get(worker) {
+            worker.faults.inject(fault);
+        }
+    }
+
     /// Wakes every worker, and says how many rounds each has made so far: of one that lives, a later call says more.
     pub fn heartbeat(&self) -> Vec<u64> {
         let beat = |worker: &threads::RunningWorker| {
@@ -316,6 +362,8 @@ impl Dataplane {
     /// Stops workers and threads. What is left behind, `on_stop` says; frames are accounted for.
     pub fn stop(mut self) -> Result<(), StartError> {
         self.installer.stop();
+        // First: it waits for workers.
+        drop(self.keeper.take());
         let (found, total) = (self.threads.end(), self.memory.frames());
         debug_assert_eq!(found, total, "frames were lost");
         if found != total {
@@ -386,7 +434,7 @@ fn listen_for_path_mtu(installer: Arc<Installer>) -> Option<Listener> {
     }
 }
 
-/// A mutex's content; whoever panicked with it has ended the process.
+/// A mutex's content; what these locks guard is whole after every step.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -406,14 +454,14 @@ fn random<const N: usize>() -> std::io::Result<[u8; N]> {
     Ok(octets)
 }
 
-/// As large as fits an outside interface once it is sealed.
-fn tun_mtu(config: &DataplaneConfig) -> Result<u32, StartError> {
-    let mut connection = Connection::open()?;
-    let mut smallest = u32::MAX;
-    for interface in config.interfaces.iter().filter(|interface| interface.role == Role::Outside) {
-        smallest = smallest.min(netlink::link(&mut connection, &interface.name)?.mtu);
-    }
-    Ok(smallest.saturating_sub(TUN_OVERHEAD).max(MIN_MTU))
+/// As large as fits an outside interface of this MTU once it is sealed.
+fn tun_mtu(outside: u32) -> u32 {
+    outside.saturating_sub(TUN_OVERHEAD).max(MIN_MTU)
+}
+
+/// The largest MTU whose packets fit frames of that size.
+fn most_mtu(frame_size: u32) -> u32 {
+    frame_size.saturating_sub(FRAME_OVERHEAD)
 }
 
 fn start_mirror(
@@ -421,14 +469,20 @@ fn start_mirror(
     routes: &Arc<ArcSwap<RouteTable>>,
     guards: &Arc<Guards>,
     slow: &SlowPath,
+    interfaces: &Arc<Signal>,
 ) -> Result<Mirror, StartError> {
     let mirrored = MirrorConfig {
         ports: config.interfaces.iter().map(|interface| (interface.name.clone(), interface.role)).collect(),
         tunnel_addresses: config.tunnel_addresses.clone(),
     };
     let (guards, workers) = (Arc::clone(guards), slow.workers().to_vec());
+    let interfaces = Arc::clone(interfaces);
+    let mut looked_at = None;
     let on_change = move |table: &RouteTable| {
         guards.addresses_changed(table);
+        if looked_at.replace(table.configuration()) != Some(table.configuration()) {
+            interfaces.raise();
+        }
         // Held packets may go now.
         workers.iter().for_each(|worker| worker.waker().wake());
     };
@@ -437,11 +491,13 @@ fn start_mirror(
 
 /// Packet memory, and a socket for each queue that is served.
 struct Bound {
+    mode: CopyMode,
     memory: Arc<FrameMemory>,
+    anchor: Option<QueueSocket>,
     frames: Vec<Frame>,
     /// By worker: its interfaces.
     ports: Vec<Vec<PortSockets>>,
-    interfaces: Vec<(InterfaceStats, Vec<SocketProbe>)>,
+    interfaces: Vec<interfaces::Served>,
 }
 
 /// Without copies if every driver can, else with.
@@ -454,6 +510,10 @@ fn bind(config: &DataplaneConfig, guards: &Guards, routes: &RouteTable) -> Resul
     }
 }
 
+/// The kernel lets a socket share the memory of another only while that one is bound, and libxdp takes the first one for
+/// that. So with copies, the first is bound to the TUN device, which stays when interfaces go: it carries nothing, and
+/// whatever is made anew can be bound anew. Without copies only a driver that can do so will do: there, sockets cannot be
+/// bound anew once the first interface has gone.
 fn bind_as(
     mode: CopyMode,
     config: &DataplaneConfig,
@@ -461,62 +521,32 @@ fn bind_as(
     routes: &RouteTable,
 ) -> Result<Bound, StartError> {
     let (memory, frames) = FrameMemory::new(config.frames, config.frame_size)?;
-    let mut connection = Connection::open()?;
+    let anchor = match mode {
+        CopyMode::Copy => Some(QueueSocket::bind(Arc::clone(&memory), &config.tun, 0, mode)?),
+        CopyMode::ZeroCopy => None,
+    };
+    let workers = config.workers.len();
     let mut ports: Vec<Vec<PortSockets>> = config.workers.iter().map(|_| Vec::new()).collect();
     let mut interfaces = Vec::new();
     for (interface, port) in config.interfaces.iter().zip(routes.ports()) {
-        let queues = receive_queues(&interface.name)
-            .map_err(|source| StartError::System { what: "count receive queues", source })?;
-        let queues = match queues {
-            Some(queues) => queues,
-            None => netlink::link(&mut connection, &interface.name)?.rx_queues,
-        };
-        let served = interface.queues.map_or(queues, |wanted| wanted.min(queues)).min(xdp::MAX_QUEUES);
-        if (served as usize) < config.workers.len() {
-            let (interface, workers) = (interface.name.clone(), config.workers.len());
-            return Err(StartError::TooFewQueues { interface, queues: served, workers });
-        }
-        let (mut got, mut probes) = (mode, Vec::new());
-        for (worker, ports) in ports.iter_mut().enumerate() {
-            let mut sockets = Vec::new();
-            for queue in (worker as u32..served).step_by(config.workers.len()) {
-                let socket = QueueSocket::bind(Arc::clone(&memory), &interface.name, queue, mode)?;
-                guards.set_socket(port, queue, &socket)?;
-                let probe = socket.probe();
-                probes.push(probe.map_err(|source| StartError::System { what: "watch a socket", source })?);
-                got = socket.mode();
-                sockets.push(socket);
-            }
-            ports.push(PortSockets { index: port.index, sockets });
-        }
-        let mode = format!("{}, {got}", guards.mode(port));
-        tracing::info!(interface = %interface.name, %mode, queues = served, "interface is served");
-        let stats = InterfaceStats {
-            name: interface.name.clone(),
-            role: interface.role,
-            mode,
-            queues: served,
-            sockets: SocketStatistics::default(),
-        };
-        interfaces.push((stats, probes));
+        let NewSockets { served, by_worker } =
+            interfaces::serve(config, interface, port, &memory, mode, guards)?;
+        interfaces.push(served);
+        ports.iter_mut().zip(by_worker).for_each(|(ports, sockets)| ports.push(sockets));
     }
     let sockets = ports.iter().map(|ports| ports.iter().map(|port| port.sockets.len()).sum::<usize>());
     // Frames are shared out evenly, sockets may not be.
-    let needed = frames_needed(sockets.clone().max().unwrap_or(0)) * config.workers.len();
+    let needed = frames_needed(sockets.clone().max().unwrap_or(0)) * workers;
     if (config.frames as usize) < needed {
         return Err(StartError::TooFewFrames { frames: config.frames, sockets: sockets.sum(), needed });
     }
-    Ok(Bound { memory, frames, ports, interfaces })
+    Ok(Bound { mode, memory, anchor, frames, ports, interfaces })
 }
 
-fn split(frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
-    let mut pools: Vec<Vec<Frame>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, frame) in frames.into_iter().enumerate() {
-        if let Some(pool) = pools.get_mut(index % workers.max(1)) {
-            pool.push(frame);
-        }
-    }
-    pools
+/// As many frames for each worker, side by side.
+fn split(mut frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
+    let shares = (1..=workers).rev().map(|left| frames.split_off(frames.len() - frames.len() / left));
+    shares.collect()
 }
 
 /// The addresses of a port.

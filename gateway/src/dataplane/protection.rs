@@ -145,15 +145,32 @@ impl Guards {
             let known = state.attached.contains_key(&port.ifindex);
             if !known && !state.attached.is_empty() {
                 match state.attach(port) {
-                    Ok(()) => tracing::warn!(
-                        interface = %port.name,
-                        "the interface was made anew: it is guarded, and closed until the daemon is restarted"
-                    ),
+                    Ok(()) => {
+                        tracing::warn!(interface = %port.name, "the interface was made anew, and is guarded")
+                    }
                     Err(error) => {
                         tracing::error!(interface = %port.name, %error, "cannot guard the interface")
                     }
                 }
             }
+        }
+    }
+
+    /// Puts the guards on an interface that has none yet.
+    pub(super) fn cover(&self, port: &PortInfo) -> Result<(), StartError> {
+        let mut state = lock(&self.state);
+        if state.attached.contains_key(&port.ifindex) {
+            return Ok(());
+        }
+        state.attach(port).map_err(|source| StartError::Attach { interface: port.name.clone(), source })
+    }
+
+    /// Lets go of what was attached to an interface that is gone. Another one may get its number.
+    pub(super) fn forget(&self, ifindex: u32) {
+        let mut state = lock(&self.state);
+        state.attached.remove(&ifindex);
+        if let Err(error) = state.xdp.detach(ifindex) {
+            tracing::warn!(ifindex, %error, "the pins of an interface that is gone stay");
         }
     }
 

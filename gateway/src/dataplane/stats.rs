@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Dataplane, SocketStatistics};
+use super::{Dataplane, SocketStatistics, lock};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::route::Role;
+use crate::worker::WorkerGauges;
 use crate::xdp::{Disposition, Outcome};
 
-/// One worker's packet balance: received + from_kernel + generated = transmitted + to_kernel + dropped + held, and what
-/// is on its way between two reads.
+/// One worker's packet balance: received + from_kernel + generated + taken_over = transmitted + to_kernel + dropped +
+/// handed_over + held, and what is on its way between two reads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WorkerStats {
     /// Frames taken from RX rings.
@@ -25,12 +26,20 @@ pub struct WorkerStats {
     pub to_kernel: u64,
     /// For any reason.
     pub dropped: u64,
+    /// Handed to the worker that owns their SA.
+    pub handed_over: u64,
+    /// Taken over from other workers.
+    pub taken_over: u64,
     /// Waiting for a neighbour.
     pub held: u64,
     /// ESP packets opened.
     pub opened: u64,
     /// ESP packets sealed.
     pub sealed: u64,
+    /// How often the worker has gone to sleep.
+    pub sleeps: u64,
+    /// How often it has panicked and was started anew.
+    pub restarts: u64,
 }
 
 /// An interface.
@@ -40,7 +49,7 @@ pub struct InterfaceStats {
     pub name: String,
     /// Its side.
     pub role: Role,
-    /// What was got: XDP mode and copy mode.
+    /// What was got: XDP mode and copy mode; "gone" while there is no such interface.
     pub mode: String,
     /// Queues served.
     pub queues: u32,
@@ -69,11 +78,17 @@ pub struct DataplaneStats {
     pub frames_free: u64,
     /// Ones in the rings, with the kernel.
     pub frames_in_kernel: u64,
+    /// Ones on their way from one worker to another.
+    pub frames_handed: u64,
 }
 
 pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
-    let workers: Vec<WorkerStats> =
-        dataplane.threads.workers().iter().map(|worker| worker_stats(&worker.counters)).collect();
+    let workers: Vec<WorkerStats> = dataplane
+        .threads
+        .workers()
+        .iter()
+        .map(|worker| worker_stats(&worker.counters, &worker.gauges))
+        .collect();
     let mut drops: BTreeMap<String, u64> = BTreeMap::new();
     for reason in DropReason::ALL {
         let sum = dataplane.threads.workers().iter().map(|worker| worker.counters.drops(*reason)).sum();
@@ -82,17 +97,9 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
     let slow = dataplane.slow.counters();
     drops.insert("slow_path_full".to_owned(), load(&slow.dropped_from_kernel));
     drops.insert("slow_path_refused".to_owned(), load(&slow.dropped_to_kernel));
-    let interfaces: Vec<InterfaceStats> = dataplane
-        .interfaces
+    let interfaces: Vec<InterfaceStats> = lock(&dataplane.interfaces)
         .iter()
-        .map(|(stats, probes)| {
-            // A socket that cannot be asked any more counts nothing any more.
-            let counts = probes.iter().filter_map(|probe| probe.statistics().ok());
-            InterfaceStats {
-                sockets: counts.fold(SocketStatistics::default(), SocketStatistics::plus),
-                ..stats.clone()
-            }
-        })
+        .map(|served| InterfaceStats { sockets: served.sockets(), ..served.stats.clone() })
         .collect();
     let sockets = interfaces.iter().map(|interface| interface.sockets);
     let sockets = sockets.fold(SocketStatistics::default(), SocketStatistics::plus);
@@ -109,7 +116,7 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
         let count = outcomes.get(outcome).copied().unwrap_or(0);
         drops.insert(format!("xdp_{}", outcome.name()), count);
     }
-    let gauge = |pick: fn(&crate::worker::FrameGauges) -> &AtomicU64| {
+    let gauge = |pick: fn(&WorkerGauges) -> &AtomicU64| {
         dataplane.threads.workers().iter().map(|worker| load(pick(&worker.gauges))).sum()
     };
     DataplaneStats {
@@ -121,6 +128,7 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
         frames_total: dataplane.memory.frames() as u64,
         frames_free: gauge(|gauges| &gauges.free),
         frames_in_kernel: gauge(|gauges| &gauges.in_kernel),
+        frames_handed: gauge(|gauges| &gauges.handed),
     }
 }
 
@@ -128,7 +136,7 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn worker_stats(counters: &WorkerCounters) -> WorkerStats {
+fn worker_stats(counters: &WorkerCounters, gauges: &WorkerGauges) -> WorkerStats {
     WorkerStats {
         received: load(&counters.received),
         from_kernel: load(&counters.from_kernel),
@@ -136,8 +144,12 @@ fn worker_stats(counters: &WorkerCounters) -> WorkerStats {
         transmitted: load(&counters.transmitted),
         to_kernel: load(&counters.to_kernel),
         dropped: counters.total_drops(),
+        handed_over: load(&counters.handed_over),
+        taken_over: load(&counters.taken_over),
         held: load(&counters.held),
         opened: load(&counters.opened),
         sealed: load(&counters.sealed),
+        sleeps: load(&gauges.sleeps),
+        restarts: load(&gauges.restarts),
     }
 }

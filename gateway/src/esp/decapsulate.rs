@@ -106,13 +106,15 @@ pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Res
     } else {
         (payload, info.header_len())
     };
-    let &[s0, s1, s2, s3, q0, q1, q2, q3] = esp.first_chunk().ok_or(DropReason::EspTruncated)?;
-    let &iv = esp.get(ESP_HEADER_LEN..).and_then(<[u8]>::first_chunk).ok_or(DropReason::EspTruncated)?;
+    let (header, _) =
+        esp.first_chunk::<{ ESP_HEADER_LEN + NONCE_IV_LEN }>().ok_or(DropReason::EspTruncated)?.as_chunks();
+    let &[header, iv] = header else { return Err(DropReason::EspTruncated) };
+    let header = u64::from_be_bytes(header);
     // An IPv6 packet may be a little longer than 16 bits can count, and is more than any frame holds.
     let in_frame = |at: usize| u16::try_from(at).map_err(|_| DropReason::TooBig);
     Ok(EspPacket {
-        spi: u32::from_be_bytes([s0, s1, s2, s3]),
-        sequence_low: u32::from_be_bytes([q0, q1, q2, q3]),
+        spi: (header >> 32) as u32,
+        sequence_low: header as u32,
         flow: *flow,
         iv,
         tos: info.tos(),
@@ -138,12 +140,32 @@ impl EspPacket {
 }
 
 /// Takes everything off an opened packet: the frame then holds the inner packet, without TFC padding
-/// (RFC 4303 §2.7), and with the congestion that was met on the way (RFC 6040).
-#[inline(always)]
+/// (RFC 4303 §2.7), and with the congestion that was met on the way (RFC 6040). On failure the frame is as it was.
 pub fn decapsulate(
     frame: &mut Frame,
     outer: &EspPacket,
     algorithm: EspAlgorithm,
+) -> Result<(FlowKey, L3Info), DropReason> {
+    unwrap(frame, outer, algorithm, wire::read)
+}
+
+/// The same for what nearly every packet is: see [`wire::read_plain`]. `None`, and nothing changed, for any other, and for
+/// whatever has something wrong with it.
+#[inline(always)]
+pub(crate) fn decapsulate_plain(
+    frame: &mut Frame,
+    outer: &EspPacket,
+    algorithm: EspAlgorithm,
+) -> Option<(FlowKey, L3Info)> {
+    unwrap(frame, outer, algorithm, |inner| wire::read_plain(inner).ok_or(DropReason::InnerMalformed)).ok()
+}
+
+#[inline(always)]
+fn unwrap(
+    frame: &mut Frame,
+    outer: &EspPacket,
+    algorithm: EspAlgorithm,
+    read: impl Fn(&[u8]) -> Result<(FlowKey, L3Info), DropReason>,
 ) -> Result<(FlowKey, L3Info), DropReason> {
     let (text_at, inner, next_header) = text(frame, outer, algorithm)?;
     let is_ipv6 = match next_header {
@@ -151,12 +173,12 @@ pub fn decapsulate(
         protocol::IPV6 => true,
         _ => return Err(DropReason::BadNextHeader),
     };
-    let (flow, mut info) = wire::read(inner).map_err(|_| DropReason::InnerMalformed)?;
+    let (flow, mut info) = read(inner).map_err(|_| DropReason::InnerMalformed)?;
     if flow.is_ipv6() != is_ipv6 {
         return Err(DropReason::InnerMalformed);
     }
     let combined = ecn::combine(info.tos(), outer.tos).ok_or(DropReason::EcnNotCapable)?;
-    if !(frame.pull_front(text_at) && frame.truncate(info.total_len())) {
+    if !frame.narrow(text_at, info.total_len()) {
         return Err(DropReason::InnerMalformed);
     }
     if combined != info.tos() & 3 {
@@ -177,15 +199,33 @@ pub(super) fn text<'f>(
     let text_at = outer.iv_at() + algorithm.iv_len();
     let text_end = outer.end().saturating_sub(algorithm.icv_len());
     let text = frame.packet().get(text_at..text_end).ok_or(DropReason::EspTruncated)?;
-    let (text, &[pad_len, next_header]) =
-        text.split_last_chunk::<TRAILER_LEN>().ok_or(DropReason::BadPadding)?;
-    let inner_end = text.len().checked_sub(usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
-    let (inner, padding) = text.split_at_checked(inner_end).ok_or(DropReason::BadPadding)?;
-    if !padding.iter().zip(1..=u8::MAX).all(|(&octet, expected)| octet == expected) {
+    let &[.., pad_len, next_header] = text else { return Err(DropReason::BadPadding) };
+    let inner_end =
+        text.len().checked_sub(TRAILER_LEN + usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
+    let inner = text.get(..inner_end).ok_or(DropReason::BadPadding)?;
+    if !is_padded(text, pad_len) {
         return Err(DropReason::BadPadding);
     }
     if next_header == protocol::NO_NEXT_HEADER {
         return Err(DropReason::Dummy);
     }
     Ok((text_at, inner, next_header))
+}
+
+/// Whether a text, whose trailer says that it has so many octets of padding, has padding 1, 2, 3, … (RFC 4303 §2.4).
+#[inline(always)]
+fn is_padded(text: &[u8], pad_len: u8) -> bool {
+    // Of most algorithms, in one go: the last octets of a text with padding of no, one, two, three octets.
+    const SHORT: [u64; 4] = [0, 0x01, 0x01_02, 0x01_02_03];
+    if let (Some(&short), Some(&last)) = (SHORT.get(usize::from(pad_len)), text.last_chunk()) {
+        let differences = u64::from_be_bytes(last) >> (8 * TRAILER_LEN) ^ short;
+        return differences & !(u64::MAX << (8 * pad_len)) == 0;
+    }
+    is_padded_at_length(text, pad_len)
+}
+
+#[cold]
+fn is_padded_at_length(text: &[u8], pad_len: u8) -> bool {
+    let padding = text.iter().rev().skip(TRAILER_LEN).zip((1..=pad_len).rev());
+    padding.fold(true, |right, (&octet, expected)| right & (octet == expected))
 }

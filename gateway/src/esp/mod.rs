@@ -19,6 +19,7 @@ use portcullis_aead::{Key, MAX_AAD, MAX_BUFFER, Packet};
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
 pub(crate) use algorithm::expand;
+pub(crate) use decapsulate::decapsulate_plain;
 pub use decapsulate::{EspPacket, decapsulate, parse};
 pub use template::Template;
 pub use transport::{extract, max_transport_len};
@@ -98,16 +99,13 @@ impl AeadParameters {
     /// The nonce is salt and IV (RFC 4106 §4), the AAD SPI and sequence number, all 64 bits of it with ESN (§5).
     #[inline(always)]
     pub fn packet<'a>(&self, key: &'a Key, frame: &'a mut Frame) -> Packet<'a> {
-        let mut nonce = [0; 12];
-        let (salt, iv) = nonce.split_at_mut(4);
-        salt.copy_from_slice(&self.salt);
-        iv.copy_from_slice(&self.iv);
-        let (high, low) = ((self.sequence >> 32) as u32, self.sequence as u32);
-        let (second, third, aad_len) = if self.esn { (high, low, 12) } else { (low, 0, 8) };
-        let mut aad = [0; MAX_AAD];
-        for (octets, word) in aad.as_chunks_mut::<4>().0.iter_mut().zip([self.spi, second, third]) {
-            *octets = word.to_be_bytes();
-        }
+        let ([s0, s1, s2, s3], [i0, i1, i2, i3, i4, i5, i6, i7]) = (self.salt, self.iv);
+        let nonce = [s0, s1, s2, s3, i0, i1, i2, i3, i4, i5, i6, i7];
+        // Without ESN the lower half comes next to the SPI, and what follows does not count.
+        let (turned, aad_len) = if self.esn { (0, MAX_AAD) } else { (32, 8) };
+        let [a0, a1, a2, a3] = self.spi.to_be_bytes();
+        let [a4, a5, a6, a7, a8, a9, a10, a11] = self.sequence.rotate_left(turned).to_be_bytes();
+        let aad = [a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11];
         let buffer = frame.packet_mut().get_mut(self.buffer..).unwrap_or_default();
         Packet { key, nonce, aad, aad_len, buffer, authentic: false }
     }

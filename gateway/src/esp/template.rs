@@ -39,6 +39,13 @@ pub struct Template {
     /// Flags of the outer IPv4 header, by the inner packet's DF.
     flags: [u16; 2],
     pub(super) algorithm: EspAlgorithm,
+    /// What the algorithm asks of the packet: see the functions of the same names of [`EspAlgorithm`].
+    iv_len: u8,
+    icv_len: u8,
+    /// Its alignment, less one.
+    align_mask: u8,
+    /// Octets of IV that the engine's buffer begins with.
+    covered_iv_len: u8,
     /// Octets that every inner packet is padded to at least (RFC 4303 §2.7).
     least_text: u16,
     /// Of the IPv4 header as far as it is in `octets`, its checksum field zero: not folded.
@@ -123,6 +130,10 @@ impl Template {
             tos_set: 0,
             flags: [0, DONT_FRAGMENT],
             algorithm,
+            iv_len: iv_len as u8,
+            icv_len: algorithm.icv_len() as u8,
+            align_mask: (algorithm.alignment() - 1) as u8,
+            covered_iv_len: if algorithm.covers_iv() { iv_len as u8 } else { 0 },
             least_text: 0,
             sum,
             salt,
@@ -166,36 +177,40 @@ impl Template {
         is_ipv6: bool,
         sequence: u64,
     ) -> Result<AeadParameters, DropReason> {
-        let (text, packet_len) = (frame.start(), frame.len());
+        let packet_len = frame.len();
         let inner_len = packet_len.max(self.least_text.into());
-        let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (self.algorithm.alignment() - 1);
-        let behind = pad + TRAILER_LEN + self.algorithm.icv_len();
+        let pad = (inner_len + TRAILER_LEN).wrapping_neg() & usize::from(self.align_mask);
+        let behind = inner_len - packet_len + pad + TRAILER_LEN + usize::from(self.icv_len);
         let ip = usize::from(self.ip);
-        let outer_len = MAX_HEADROOM - ip + inner_len + behind;
+        let outer_len = MAX_HEADROOM - ip + packet_len + behind;
         if outer_len > usize::from(u16::MAX) {
             return Err(DropReason::TooBig);
         }
-        let from = text.checked_sub(MAX_HEADROOM).ok_or(DropReason::NoHeadroom)?;
-        if !frame.set_range(from + ip - ETHERNET_HEADER_LEN, text + inner_len + behind) {
-            return Err(DropReason::NoHeadroom);
-        }
-        let (front, rest) = frame.chunk_mut().split_at_mut_checked(text).ok_or(DropReason::NoHeadroom)?;
-        let headers = front.last_chunk_mut::<MAX_HEADROOM>().ok_or(DropReason::NoHeadroom)?;
-        *headers = self.octets;
+        let front = MAX_HEADROOM - ip + ETHERNET_HEADER_LEN;
+        let (headers, text) = frame.wrap::<MAX_HEADROOM>(front, behind).ok_or(DropReason::NoHeadroom)?;
         let next_header = if is_ipv6 { protocol::IPV6 } else { protocol::IPV4 };
         if inner_len > packet_len {
-            hide_length(rest, packet_len, inner_len);
+            hide_length(text, packet_len, inner_len);
         }
-        write_trailer(rest.get_mut(inner_len..).unwrap_or_default(), pad, next_header);
+        write_trailer(text.get_mut(inner_len..).unwrap_or_default(), pad, next_header);
 
+        *headers = self.octets;
         let iv = sequence.to_be_bytes();
-        let iv_at = MAX_HEADROOM - self.algorithm.iv_len();
-        put(headers, iv_at - 4, &(sequence as u32).to_be_bytes());
-        // Where there is an IV: this, and in front of zeros where it is longer (the engine makes AES-CBC's of it).
-        put(headers, iv_at, &iv);
+        let iv_at = MAX_HEADROOM - usize::from(self.iv_len);
+        if usize::from(self.iv_len) == iv.len() {
+            // Of nearly all algorithms: SPI, sequence number and IV end the headers.
+            let [.., esp] = headers.as_chunks_mut::<8>().0 else { return Err(DropReason::NoHeadroom) };
+            *esp = iv;
+            let esp = u64::from(self.spi) << 32 | u64::from(sequence as u32);
+            put(headers, MAX_HEADROOM - iv.len() - ESP_HEADER_LEN, &esp.to_be_bytes());
+        } else {
+            put(headers, iv_at - 4, &(sequence as u32).to_be_bytes());
+            // Where there is an IV, in front of zeros (the engine makes AES-CBC's of it).
+            put(headers, iv_at, &iv);
+        }
         if self.udp {
             let udp = iv_at - ESP_HEADER_LEN - UDP_HEADER_LEN;
-            let len = (MAX_HEADROOM - udp + inner_len + behind) as u16;
+            let len = (MAX_HEADROOM - udp + packet_len + behind) as u16;
             put(headers, udp + 4, &len.to_be_bytes());
         }
         let tos = inner.tos() & self.tos_copied | self.tos_set;
@@ -211,14 +226,19 @@ impl Template {
             let [clear, set] = self.flags;
             let flags = u32::from(if inner.dont_fragment() { set } else { clear });
             let second = (sequence as u32) << 16 | flags;
-            put(headers, ip, &(u64::from(first) << 32 | u64::from(second)).to_be_bytes());
             let sum = self.sum + u32::from(tos) + outer_len as u32 + (second >> 16) + flags;
             let sum = (sum >> 16) + (sum & 0xffff);
             let sum = (sum >> 16) + (sum & 0xffff);
-            put(headers, ip + 10, &(!(sum as u16)).to_be_bytes());
+            let header = headers.get_mut(ip..).and_then(<[u8]>::first_chunk_mut::<IPV4_HEADER_LEN>);
+            if let Some([h0, h1, h2, h3, h4, h5, h6, h7, _, _, c0, c1, ..]) = header {
+                let words = u64::from(first) << 32 | u64::from(second);
+                [*h0, *h1, *h2, *h3, *h4, *h5, *h6, *h7] = words.to_be_bytes();
+                [*c0, *c1] = (!(sum as u16)).to_be_bytes();
+            }
         }
-        let iv_at = iv_at - ip + ETHERNET_HEADER_LEN;
-        Ok(AeadParameters::new(self.algorithm, self.salt, iv, self.spi, sequence, self.esn, iv_at))
+        let salt = self.salt;
+        let buffer = front - usize::from(self.covered_iv_len);
+        Ok(AeadParameters { salt, iv, spi: self.spi, sequence, esn: self.esn, buffer })
     }
 
     /// Whether a sealed packet lacks something yet.

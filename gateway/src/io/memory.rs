@@ -8,7 +8,12 @@ use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
 use xsk_rs::{FrameDesc, Umem};
 
 use super::descriptor::AddressField;
+use super::ledger::Ledger;
+use super::socket::QueueSocket;
 use crate::frame::Frame;
+
+/// Octets of a huge page.
+const HUGE_PAGE: u64 = 2 << 20;
 
 /// Entries of each ring.
 pub const RING: u32 = 2048;
@@ -57,6 +62,9 @@ pub struct FrameMemory {
     descriptors: Vec<FrameDesc>,
     base: NonNull<u8>,
     frame_size: usize,
+    /// Of the frame size, a power of two.
+    shift: u32,
+    huge_pages: bool,
     address_field: AddressField,
 }
 
@@ -81,19 +89,22 @@ impl FrameMemory {
             .frame_headroom(HEADROOM)
             .build()
             .map_err(|error| layout(error.to_string()))?;
-        let (umem, descriptors) = Umem::new(config, count, false).map_err(|error| MemoryError::Register {
-            frames,
-            frame_size,
-            source: source(&error),
-        })?;
+        // Of huge pages the processor remembers more, and the kernel pins fewer. Only a whole number of them can be unmapped.
+        let octets = u64::from(frames) * u64::from(frame_size);
+        let huge = octets.is_multiple_of(HUGE_PAGE).then(|| Umem::new(config, count, true).ok()).flatten();
+        let huge_pages = huge.is_some();
+        let made = huge.map_or_else(|| Umem::new(config, count, false), Ok);
+        let (umem, descriptors) =
+            made.map_err(|error| MemoryError::Register { frames, frame_size, source: source(&error) })?;
+        tracing::info!(frames, frame_size, huge_pages, "packet memory");
         let address_field = AddressField::find(&descriptors).ok_or(MemoryError::Descriptors)?;
         let first = descriptors.first().ok_or(MemoryError::Descriptors)?;
         // SAFETY: a descriptor of this UMEM, whose frame nobody uses yet.
         let data = unsafe { umem.data(first) };
         let start = data.contents().as_ptr().cast_mut().wrapping_sub(first.addr());
         let base = NonNull::new(start).ok_or(MemoryError::Descriptors)?;
-        let memory =
-            Arc::new(Self { umem, descriptors, base, frame_size: frame_size as usize, address_field });
+        let (frame_size, shift) = (frame_size as usize, frame_size.trailing_zeros());
+        let memory = Arc::new(Self { umem, descriptors, base, frame_size, shift, huge_pages, address_field });
         let frames = (0..frames as usize).filter_map(|index| {
             // SAFETY: each frame is given out here once, before any ring knows it.
             unsafe { memory.frame(index * memory.frame_size, 0) }
@@ -107,6 +118,32 @@ impl FrameMemory {
         self.descriptors.len()
     }
 
+    /// Whether it lies in huge pages, which it does if enough were set aside.
+    pub fn huge_pages(&self) -> bool {
+        self.huge_pages
+    }
+
+    /// A ledger of its frames, empty.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.frames(), self.frame_size)
+    }
+
+    /// The frames that `mine` has and the kernel was not lent by any of the sockets, after whoever held them has lost them.
+    ///
+    /// # Safety
+    /// No [`Frame`] of those exists any more, and `sockets` are all that frames of `mine` were put into.
+    pub unsafe fn recover<'s>(
+        &self,
+        mine: &Ledger,
+        sockets: impl Iterator<Item = &'s QueueSocket>,
+    ) -> Vec<Frame> {
+        let mut lost = self.ledger();
+        lost.enter_all(mine);
+        sockets.for_each(|socket| lost.strike_all(socket.lent()));
+        // SAFETY: by this function's contract, nobody owns these frames.
+        lost.addresses().filter_map(|address| unsafe { self.frame(address, 0) }).collect()
+    }
+
     pub(super) fn umem(&self) -> &Umem {
         &self.umem
     }
@@ -116,7 +153,7 @@ impl FrameMemory {
     /// # Safety
     /// Nobody owns that frame, in user space or in the kernel.
     pub(super) unsafe fn frame(&self, address: usize, len: usize) -> Option<Frame> {
-        let index = address / self.frame_size;
+        let index = address >> self.shift;
         self.descriptors.get(index)?;
         let start = index * self.frame_size;
         // SAFETY: `index` is that of a frame, so its octets lie within the mapped region, which starts at `base`.
@@ -130,7 +167,7 @@ impl FrameMemory {
 
     /// A descriptor of the frame's packet for the TX ring; `None` if the packet is longer than a ring takes.
     pub(super) fn descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
-        let index = frame.address() as usize / self.frame_size;
+        let index = frame.address() as usize >> self.shift;
         let mut descriptor = *self.descriptors.get(index)?;
         {
             // SAFETY: the frame is ours (we were lent it), and this descriptor's data lies within it. Only its length
@@ -147,7 +184,7 @@ impl FrameMemory {
 
     /// A descriptor for the fill ring, of which the kernel takes only which frame it is.
     pub(super) fn empty_descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
-        self.descriptors.get(frame.address() as usize / self.frame_size).copied()
+        self.descriptors.get(frame.address() as usize >> self.shift).copied()
     }
 }
 
@@ -176,6 +213,22 @@ mod tests {
             let same = unsafe { memory.frame(descriptor.addr(), 100) }.unwrap();
             assert_eq!((same.address(), same.packet()), (frame.address(), frame.packet()));
         }
+    }
+
+    #[test]
+    fn huge_pages_are_taken_where_enough_were_set_aside() {
+        let info = std::fs::read_to_string("/proc/meminfo").unwrap();
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0");
+            line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+        };
+        let free = field("HugePages_Free:").saturating_sub(field("HugePages_Rsvd:"));
+        let (memory, frames) = FrameMemory::new(1024, 4096).unwrap();
+        // Others may take them meanwhile, or give some back.
+        assert!(memory.huge_pages() || free < 16, "{free} were free");
+        assert_eq!(frames.len(), 1024);
+        // Half a huge page.
+        assert!(!FrameMemory::new(256, 4096).unwrap().0.huge_pages());
     }
 
     #[test]

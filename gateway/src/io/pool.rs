@@ -34,6 +34,11 @@ impl FramePool {
     pub fn put_all(&mut self, frames: &mut Vec<Frame>) {
         self.free.append(frames);
     }
+
+    /// The frames, in the order in which they will be taken, from the last to the first.
+    pub fn frames_mut(&mut self) -> &mut Vec<Frame> {
+        &mut self.free
+    }
 }
 
 impl FrameSource for FramePool {

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use nix::libc;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 
+use super::ledger::Ledger;
 use super::memory::{FrameMemory, MemoryError, RING, source};
 use super::pool::FramePool;
 use crate::frame::Frame;
@@ -48,6 +49,9 @@ pub enum SocketError {
         /// The queue.
         queue: u32,
     },
+    /// The kernel does not poll on our behalf.
+    #[error("the kernel does not busy-poll: {0} (Linux 5.11 and CAP_NET_ADMIN, or no `gateway.busy_poll`)")]
+    BusyPoll(io::Error),
     /// Packet memory is wanting.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -116,6 +120,12 @@ pub struct QueueSocket {
     completion: CompQueue,
     memory: Arc<FrameMemory>,
     mode: CopyMode,
+    /// The frames that the kernel has.
+    lent: Ledger,
+    /// The same socket, for probes.
+    probed: Arc<OwnedFd>,
+    /// Whether the driver works when we ask for packets, see [`QueueSocket::busy_poll`].
+    busy_polls: bool,
     /// Frames in the fill ring, with the driver, or in the RX ring.
     filled: usize,
     /// Frames in the TX ring, with the driver, or in the completion ring.
@@ -152,8 +162,29 @@ impl QueueSocket {
         let (fill, completion) = rings.ok_or_else(duplicate)?;
         let mode = actual_mode(rx.fd().as_raw_fd()).unwrap_or(mode);
         allow_tx_budget(rx.fd().as_raw_fd());
+        let lent = memory.ledger();
         let scratch = vec![FrameDesc::default(); STEP];
-        Ok(Self { tx, rx, fill, completion, memory, mode, filled: 0, sent: 0, scratch })
+        // SAFETY: the socket's own descriptor, open as long as its rings live.
+        let fd = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) };
+        let probed = Arc::new(fd.try_clone_to_owned().map_err(|source| SocketError::Bind {
+            interface: interface.to_owned(),
+            queue,
+            source,
+        })?);
+        Ok(Self {
+            tx,
+            rx,
+            fill,
+            completion,
+            memory,
+            mode,
+            lent,
+            probed,
+            busy_polls: false,
+            filled: 0,
+            sent: 0,
+            scratch,
+        })
     }
 
     fn try_bind(
@@ -201,6 +232,25 @@ impl QueueSocket {
         self.sent
     }
 
+    /// Which frames the kernel has.
+    pub fn lent(&self) -> &Ledger {
+        &self.lent
+    }
+
+    /// Closes it, and gives back the frames that the kernel had, and the packets in them up. Only for a socket whose
+    /// interface is gone: what a driver has still to send must not change meanwhile.
+    pub fn close(self) -> Vec<Frame> {
+        let Self { tx, rx, fill, completion, memory, lent, mut probed, .. } = self;
+        // A probe that is being asked has the socket open for a moment.
+        while let Err(shared) = Arc::try_unwrap(probed) {
+            probed = shared;
+            std::thread::yield_now();
+        }
+        drop((tx, rx, fill, completion));
+        // SAFETY: the kernel's last hold on them has gone with the socket, and nobody else had them since they were lent.
+        lent.addresses().filter_map(|address| unsafe { memory.frame(address, 0) }).collect()
+    }
+
     /// Takes received frames, at most `max`, and says how many.
     pub fn receive(&mut self, max: usize, into: &mut Vec<Frame>) -> usize {
         let wanted = self.scratch.get_mut(..max.min(STEP)).unwrap_or_default();
@@ -208,8 +258,11 @@ impl QueueSocket {
         let count = unsafe { self.rx.consume(wanted) };
         self.filled = self.filled.saturating_sub(count);
         for descriptor in self.scratch.iter().take(count) {
+            if !self.lent.take(descriptor.addr()) {
+                continue;
+            }
             // SAFETY: the kernel has let go of this frame by putting it into the RX ring, and nobody else had it since
-            // it went into the fill ring.
+            // it was lent.
             let frame = unsafe { self.memory.frame(descriptor.addr(), descriptor.lengths().data()) };
             into.extend(frame);
         }
@@ -238,8 +291,8 @@ impl QueueSocket {
             taken += unsafe { self.tx.produce(self.scratch.get(..count).unwrap_or_default()) };
         }
         self.sent += taken;
-        // A frame has no drop of its own: from here on the kernel owns these.
-        drop(frames.drain(..taken));
+        // A frame has no drop of its own: the kernel owns these.
+        frames.drain(..taken).for_each(|frame| self.lent.enter(&frame));
         taken
     }
 
@@ -275,7 +328,10 @@ impl QueueSocket {
             let count = unsafe { self.completion.consume(&mut self.scratch) };
             self.sent = self.sent.saturating_sub(count);
             for descriptor in self.scratch.iter().take(count) {
-                // SAFETY: the kernel has sent this frame and let go of it.
+                if !self.lent.take(descriptor.addr()) {
+                    continue;
+                }
+                // SAFETY: the kernel has sent this frame and let go of it, and nobody else had it since it was lent.
                 if let Some(frame) = unsafe { self.memory.frame(descriptor.addr(), 0) } {
                     pool.put(frame);
                 }
@@ -295,6 +351,7 @@ impl QueueSocket {
             for slot in self.scratch.iter_mut().take(room) {
                 let Some(frame) = pool.take() else { break };
                 let Some(descriptor) = self.memory.empty_descriptor(&frame) else { continue };
+                self.lent.enter(&frame);
                 *slot = descriptor;
                 count += 1;
             }
@@ -306,27 +363,73 @@ impl QueueSocket {
         }
     }
 
-    /// Wakes a driver that sleeps until it is told that the fill ring has frames again.
+    /// Has the driver work on this core when we ask for packets, and not by interrupts, as long as we ask often enough
+    /// (preferred busy polling, Linux 5.11): `for_long` at a time, [`STEP`] packets at most.
+    pub fn busy_poll(&mut self, for_long: Duration) -> Result<(), SocketError> {
+        let micros = libc::c_int::try_from(for_long.as_micros()).unwrap_or(libc::c_int::MAX);
+        for (option, value) in [
+            (libc::SO_PREFER_BUSY_POLL, 1),
+            (libc::SO_BUSY_POLL, micros),
+            (libc::SO_BUSY_POLL_BUDGET, STEP as libc::c_int),
+        ] {
+            let len = size_of::<libc::c_int>() as libc::socklen_t;
+            // SAFETY: the kernel reads `len` octets, all of `value`.
+            let failed = unsafe {
+                libc::setsockopt(
+                    self.rx.fd().as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    option,
+                    (&raw const value).cast(),
+                    len,
+                )
+            } != 0;
+            if failed {
+                return Err(SocketError::BusyPoll(io::Error::last_os_error()));
+            }
+        }
+        self.busy_polls = true;
+        Ok(())
+    }
+
+    /// Wakes a driver that sleeps until it is told that the fill ring has frames again, or has it work.
     pub fn wake_receiver(&mut self) {
+        if self.busy_polls {
+            // What it may say (nothing is there, link down) changes nothing.
+            let _ = nix::sys::socket::recv(
+                self.rx.fd().as_raw_fd(),
+                &mut [],
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            );
+            return;
+        }
         if self.fill.needs_wakeup() {
             // What it may say (interrupted, link down) changes nothing: the next round tells it again.
             let _ = self.rx.poll(0);
         }
     }
 
-    /// A way to ask what the kernel counts, from any thread and at any time. It keeps the kernel's socket alive.
-    pub fn probe(&self) -> io::Result<SocketProbe> {
-        Ok(SocketProbe(self.fd().try_clone_to_owned()?))
+    /// A way to ask what the kernel counts, from any thread and at any time.
+    pub fn probe(&self) -> SocketProbe {
+        SocketProbe(Arc::downgrade(&self.probed))
     }
 }
 
 /// What tells a socket's [`SocketStatistics`].
 #[derive(Debug)]
-pub struct SocketProbe(OwnedFd);
+pub struct SocketProbe(Weak<OwnedFd>);
 
 impl SocketProbe {
+    /// Whether the kernel still has it bound: not after its interface has gone.
+    pub fn is_bound(&self) -> bool {
+        let Some(fd) = self.0.upgrade() else { return false };
+        // It stays pending until it is asked for, and then the socket is closed.
+        nix::sys::socket::getsockopt(&fd, nix::sys::socket::sockopt::SocketError)
+            .is_ok_and(|error| error == 0)
+    }
+
     /// What the kernel has counted.
     pub fn statistics(&self) -> io::Result<SocketStatistics> {
+        let fd = self.0.upgrade().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         let mut counts = libc::xdp_statistics {
             rx_dropped: 0,
             rx_invalid_descs: 0,
@@ -336,7 +439,7 @@ impl SocketProbe {
             tx_ring_empty_descs: 0,
         };
         let mut len = size_of_val(&counts) as libc::socklen_t;
-        let (fd, to) = (self.0.as_raw_fd(), (&raw mut counts).cast());
+        let (fd, to) = (fd.as_raw_fd(), (&raw mut counts).cast());
         // SAFETY: the kernel writes at most `len` octets to `counts`, all of whose values are numbers.
         let failed =
             unsafe { libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_STATISTICS, to, &raw mut len) } != 0;

@@ -58,7 +58,7 @@ pub struct MirrorConfig {
 }
 
 /// Called with each new table, after it was published.
-pub type OnChange = Box<dyn Fn(&RouteTable) + Send>;
+pub type OnChange = Box<dyn FnMut(&RouteTable) + Send>;
 
 /// The running mirror; ends when dropped.
 pub struct Mirror {

@@ -4,7 +4,7 @@ use super::{Clear, Context, Origin, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex, Role};
-use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac, decrement_ttl};
+use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, decrement_ttl};
 
 /// The destination of a frame whose neighbour has not answered yet.
 const UNKNOWN_MAC: Mac = [0; 6];
@@ -20,7 +20,7 @@ pub(super) fn mtu(hop: &NextHop) -> Result<usize, DropReason> {
 }
 
 /// The addresses of an Ethernet header to that next hop, as far as they are known: destination, source.
-pub(super) fn link(context: &Context<'_>, hop: &NextHop) -> (Mac, Mac) {
+pub(super) fn addresses(context: &Context<'_>, hop: &NextHop) -> (Mac, Mac) {
     match *hop {
         NextHop::Port { src_mac, dst_mac, .. } => (dst_mac, src_mac),
         NextHop::Unresolved { port, .. } => {
@@ -32,7 +32,7 @@ pub(super) fn link(context: &Context<'_>, hop: &NextHop) -> (Mac, Mac) {
 
 /// Sends a whole IP packet to its next hop.
 pub(super) fn send(context: &mut Context<'_>, mut frame: Frame, hop: NextHop) {
-    let (dst, src) = link(context, &hop);
+    let (dst, src) = addresses(context, &hop);
     if prepend_header(&mut frame, dst, src) {
         transmit(context, frame, &hop);
     } else {
@@ -63,26 +63,38 @@ pub(super) enum Reach {
     Anywhere,
 }
 
-/// Makes a packet that goes on in clear ready to be sent, and says by which port; `None`, and nothing done, if
-/// there is more to it than that: see [`send_clear`].
+/// A known neighbour, and all that sending to it takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    port: PortIndex,
+    src: Mac,
+    dst: Mac,
+    /// Octets of the largest IP packet.
+    mtu: usize,
+}
+
+/// The neighbour to which packets of a flow may go on in clear; `None` if there is more to it than that: see
+/// [`send_clear`].
 #[inline(always)]
-pub(super) fn prepare_clear(
-    context: &mut Context<'_>,
-    frame: &mut Frame,
-    about: &Clear,
-    reach: Reach,
-) -> Option<PortIndex> {
-    let hop = context.hops.resolve(about.flow.dst_bits(), about.flow.is_ipv6());
+pub(super) fn find_link(context: &mut Context<'_>, flow: &FlowKey, reach: Reach) -> Option<Link> {
+    let hop = context.hops.resolve(flow.dst_bits(), flow.is_ipv6());
     let NextHop::Port { port, src_mac, dst_mac, mtu } = *hop else { return None };
-    let plain = !about.expires() && about.info.total_len() <= mtu as usize;
     let may = reach == Reach::Anywhere || is_inside(context, port);
-    if !plain || !may || frame.headroom() < ETHERNET_HEADER_LEN {
+    may.then_some(Link { port, src: src_mac, dst: dst_mac, mtu: mtu as usize })
+}
+
+/// Makes a packet that a router sends on ready for a neighbour, and says by which port it leaves; `None`, and nothing
+/// done, if there is more to it than that. `counts_down` where it is for us to count its TTL down.
+#[inline(always)]
+pub(super) fn prepare(frame: &mut Frame, info: L3Info, counts_down: bool, link: &Link) -> Option<PortIndex> {
+    let expires = counts_down && info.ttl() <= 1;
+    if expires || info.total_len() > link.mtu || frame.headroom() < ETHERNET_HEADER_LEN {
         return None;
     }
-    if about.counts_down() {
+    if counts_down {
         decrement_ttl(frame.packet_mut());
     }
-    prepend_header(frame, dst_mac, src_mac).then_some(port)
+    prepend_header(frame, link.dst, link.src).then_some(link.port)
 }
 
 /// Sends a packet in clear, as far as it may go.

@@ -2,18 +2,22 @@
 //!
 //! Frames stay where they are until the last step: every packet's SA is found and its replay window asked; all go through
 //! the engine together; the authentic ones of a run of one SA enter its window together; then each is unpacked and goes
-//! on, or ends.
+//! on, or ends. One of a flow that the worker remembers, permitted by this SA and covered by no policy, goes straight to
+//! its next hop.
 
 use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, special, take};
+use super::egress::{self, Link, Reach};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, special, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
+use crate::route::PortIndex;
 use crate::sa::Inbound;
+use crate::sa::endpoints::Way;
 use crate::sa::table::Handle;
 use crate::wire::{self, FlowKey, L3Info};
 
@@ -44,43 +48,51 @@ impl Arrival {
     }
 }
 
-/// An arrival on its way.
-struct Opening<'a> {
-    /// Its SA, and the sequence number that the SA takes it to have; none if it ended before.
-    sa: Option<&'a Inbound>,
-    sequence: u64,
-    verdict: Verdict,
-}
-
 /// How far an arrival has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Worth opening; then opened; then new to the replay window; then unpacked.
+    /// Worth opening; then opened; then new to the replay window; then unpacked, and to be asked policy about.
     Good,
+    /// Unpacked, and ready to be sent by this port.
+    Send(PortIndex),
     /// Unpacked, and ESP for us once more.
     Again,
     Dropped(DropReason),
 }
 
-type Openings<'a> = ArrayVec<Opening<'a>, BATCH>;
+/// What is known of the arrivals of a batch, list by list: their SAs, the sequence numbers that these take them to have,
+/// and how far they have come.
+#[derive(Default)]
+struct Openings<'a> {
+    sas: ArrayVec<Option<&'a Inbound>, BATCH>,
+    sequences: ArrayVec<u64, BATCH>,
+    verdicts: ArrayVec<Verdict, BATCH>,
+}
 
-/// Opens up to a batch of `arrivals` and puts what is in them into `clear`.
+/// Opens up to a batch of `arrivals` and sends what is in them on, or puts it into `clear`.
+#[inline(always)]
 pub(super) fn open<'a>(
     context: &mut Context<'a>,
     arrivals: &mut Packets<Arrival>,
     clear: &mut Packets<Clear>,
 ) {
+    if arrivals.is_empty() {
+        return;
+    }
     let batch = arrivals.frames.len().min(BATCH);
-    let mut openings = authenticate(context, arrivals);
+    let mut openings = Openings::default();
+    find(context, arrivals, &mut openings);
+    authenticate(context, arrivals, &mut openings);
     accept(context, arrivals, &mut openings);
-    unpack(context, arrivals, &mut openings, clear);
-    if openings.iter().all(|opening| opening.verdict == Verdict::Good) {
-        take(&mut arrivals.frames, batch, &mut clear.frames);
+    let straight = unpack(context, arrivals, &mut openings, clear);
+    if let Some(port) = straight.whole(batch) {
+        take(&mut arrivals.frames, batch, context.out.transmit.of(port));
     } else {
-        for ((frame, arrival), opening) in arrivals.frames.drain(..batch).zip(&arrivals.about).zip(&openings)
-        {
-            match opening.verdict {
+        let arrived = arrivals.frames.drain(..batch).zip(&arrivals.about);
+        for ((frame, arrival), verdict) in arrived.zip(&openings.verdicts) {
+            match *verdict {
                 Verdict::Good => clear.frames.push(frame),
+                Verdict::Send(port) => context.out.transmit.push(port, frame),
                 Verdict::Again => again(context, frame, arrival.depth + 1),
                 Verdict::Dropped(reason) => context.drop(frame, reason),
             }
@@ -89,49 +101,71 @@ pub(super) fn open<'a>(
     arrivals.about.drain(..batch);
 }
 
-/// Finds the SAs and opens all in one call. Of each packet says whether its ICV was right.
-fn authenticate<'a>(context: &mut Context<'a>, arrivals: &mut Packets<Arrival>) -> Openings<'a> {
-    let mut openings = Openings::new();
-    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    let places = arrivals.about.iter().take(BATCH).map(|arrival| arrival.place);
-    let sas = look_up(places, |place| {
-        let sa = context.shared.sas.inbound_at(&context.guard, place);
-        sa.inspect(|sa| sa.prefetch())
-    });
-    for ((frame, arrival), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&sas) {
-        openings.push(match find(*sa, frame, &arrival.outer) {
-            Ok((sa, sequence)) => {
-                let parameters = arrival.outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
-                batch.push(parameters.packet(sa.key(), frame));
-                Opening { sa: Some(sa), sequence, verdict: Verdict::Good }
+/// Finds the SAs.
+#[inline(always)]
+fn find<'a>(context: &Context<'a>, arrivals: &Packets<Arrival>, openings: &mut Openings<'a>) {
+    let mut last = None;
+    for Arrival { place, .. } in arrivals.about.iter().take(BATCH) {
+        let sa = match last {
+            Some((before, sa)) if before == *place => sa,
+            _ => {
+                let sa = context.shared.sas.inbound_at(&context.guard, *place);
+                sa.inspect(|sa| sa.prefetch())
             }
-            Err(reason) => Opening { sa: None, sequence: 0, verdict: Verdict::Dropped(reason) },
-        });
+        };
+        openings.sas.push(sa);
+        last = Some((*place, sa));
     }
-    if !batch.is_empty() {
-        context.shared.sas.engine().open(&mut batch);
-    }
-    let mut packets = batch.iter();
-    for opening in &mut openings {
-        if let Some(sa) = opening.sa
-            && packets.next().is_none_or(|packet| !packet.authentic)
-        {
-            opening.verdict = Verdict::Dropped(forged(sa, opening.sequence));
-        }
-    }
-    openings
 }
 
-/// The SA, and the sequence number that it takes the packet to have. Nothing has been proved yet, and nothing
+/// Opens all in one call. Of each packet says whether its ICV was right.
+#[inline(always)]
+fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, openings: &mut Openings<'a>) {
+    let Openings { sas, sequences, verdicts } = openings;
+    let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
+    let mut run: Option<(&Inbound, Way)> = None;
+    for ((frame, Arrival { outer, .. }), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&*sas) {
+        let way = match (run, *sa) {
+            (Some((before, way)), Some(sa)) if ptr::eq(before, sa) => Some(way),
+            (_, Some(sa)) => Some(sa.endpoints.way()),
+            (_, None) => None,
+        };
+        run = sa.zip(way);
+        let sequence = run.ok_or(DropReason::UnknownSpi).and_then(|(sa, way)| number(sa, &way, outer, frame));
+        match (sequence, *sa) {
+            (Ok(sequence), Some(sa)) => {
+                let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
+                batch.push(parameters.packet(sa.key(), frame));
+                sequences.push(sequence);
+                verdicts.push(Verdict::Good);
+            }
+            (sequence, _) => {
+                sequences.push(0);
+                verdicts.push(Verdict::Dropped(sequence.err().unwrap_or(DropReason::UnknownSpi)));
+            }
+        }
+    }
+    if batch.is_empty() {
+        return;
+    }
+    context.shared.sas.engine().open(&mut batch);
+    let opened = verdicts
+        .iter_mut()
+        .zip(&*sas)
+        .zip(&*sequences)
+        .filter(|((verdict, _), _)| **verdict == Verdict::Good);
+    for (packet, ((verdict, sa), sequence)) in batch.iter().zip(opened) {
+        if !packet.authentic {
+            *verdict = Verdict::Dropped(sa.map_or(DropReason::UnknownSpi, |sa| forged(sa, *sequence)));
+        }
+    }
+}
+
+/// The sequence number that the SA takes a packet to have that is worth opening. Nothing has been proved yet, and nothing
 /// changes.
 #[inline(always)]
-fn find<'a>(
-    sa: Option<&'a Inbound>,
-    frame: &mut Frame,
-    outer: &EspPacket,
-) -> Result<(&'a Inbound, u64), DropReason> {
-    let sa = sa.ok_or(DropReason::UnknownSpi)?;
-    if !sa.endpoints.admit(&outer.flow, outer.is_udp()) {
+fn number(sa: &Inbound, way: &Way, outer: &EspPacket, frame: &mut Frame) -> Result<u64, DropReason> {
+    if !way.admits(&outer.flow, outer.is_udp()) {
         return Err(DropReason::EncapsulationMismatch);
     }
     if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
@@ -139,7 +173,7 @@ fn find<'a>(
     }
     let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
     sa.replay().check(sequence)?;
-    Ok((sa, sequence))
+    Ok(sequence)
 }
 
 /// Why the ICV was wrong, as far as can be known.
@@ -151,43 +185,82 @@ fn forged(sa: &Inbound, sequence: u64) -> DropReason {
 }
 
 /// Enters the authentic packets into their replay windows, run by run, and reports a peer that has moved.
+#[inline(always)]
 fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Openings<'_>) {
+    let Openings { sas, sequences, verdicts } = openings;
     let mut opened = 0;
-    let same = |a: &Opening<'_>, b: &Opening<'_>| match (a.sa, b.sa) {
-        (Some(a), Some(b)) => ptr::eq(a, b),
+    let same = |a: &Option<&Inbound>, b: &Option<&Inbound>| match (a, b) {
+        (Some(a), Some(b)) => ptr::eq::<Inbound>(*a, *b),
         _ => false,
     };
     let mut first = 0;
-    for run in openings.chunk_by_mut(same) {
-        let arrivals = arrivals.about.get(first..).unwrap_or_default();
-        first += run.len();
-        let Some(sa) = run.first().and_then(|opening| opening.sa) else { continue };
-        let authentic = |opening: &&mut Opening<'_>| opening.verdict == Verdict::Good;
-        let mut numbers = ArrayVec::<u64, BATCH>::new();
-        numbers.extend(run.iter_mut().filter(authentic).map(|opening| opening.sequence));
-        opened += numbers.len() as u64;
-        // From the last to the first, so that those before keep their places.
-        let mut refused = ArrayVec::<(usize, DropReason), BATCH>::new();
-        sa.replay().accept_run(&numbers, |at, reason| refused.push((at, reason)));
-        for (at, reason) in refused.into_iter().rev() {
-            opened -= 1;
-            if let Some(opening) = run.iter_mut().filter(authentic).nth(at) {
-                opening.verdict = Verdict::Dropped(reason);
-            }
-        }
-        report_move(context, sa, run, arrivals);
+    for run in sas.chunk_by(same) {
+        let range = first..first + run.len();
+        first = range.end;
+        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(arrivals)) = (
+            run.first(),
+            sequences.get(range.clone()),
+            verdicts.get_mut(range.clone()),
+            arrivals.about.get(range),
+        ) else {
+            continue;
+        };
+        opened += if verdicts.iter().all(|verdict| *verdict == Verdict::Good) {
+            accept_run(sa, sequences, verdicts)
+        } else {
+            accept_some(sa, sequences, verdicts)
+        };
+        report_move(context, sa, sequences, verdicts, arrivals);
     }
     WorkerCounters::add(&context.counters.opened, opened);
 }
 
+/// Enters a run's packets into its SA's window, all of them authentic, and says how many are new to it.
+#[inline]
+fn accept_run(sa: &Inbound, sequences: &[u64], verdicts: &mut [Verdict]) -> u64 {
+    let mut new = sequences.len() as u64;
+    sa.replay().accept_run(sequences, |at, reason| {
+        new -= 1;
+        if let Some(verdict) = verdicts.get_mut(at) {
+            *verdict = Verdict::Dropped(reason);
+        }
+    });
+    new
+}
+
+/// The same where only some are authentic.
+#[cold]
+fn accept_some(sa: &Inbound, sequences: &[u64], verdicts: &mut [Verdict]) -> u64 {
+    let (mut good, mut numbers) = (ArrayVec::<&mut Verdict, BATCH>::new(), ArrayVec::<u64, BATCH>::new());
+    for (verdict, sequence) in
+        verdicts.iter_mut().zip(sequences).filter(|(verdict, _)| **verdict == Verdict::Good)
+    {
+        good.push(verdict);
+        numbers.push(*sequence);
+    }
+    let mut new = numbers.len() as u64;
+    sa.replay().accept_run(&numbers, |at, reason| {
+        new -= 1;
+        if let Some(verdict) = good.get_mut(at) {
+            **verdict = Verdict::Dropped(reason);
+        }
+    });
+    new
+}
+
 /// Only the newest packet tells where the peer is now (RFC 7296 §2.23).
-fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrivals: &[Arrival]) {
+#[inline]
+fn report_move(
+    context: &Context<'_>,
+    sa: &Inbound,
+    sequences: &[u64],
+    verdicts: &[Verdict],
+    arrivals: &[Arrival],
+) {
     let highest = sa.replay().highest();
-    let newest = run
-        .iter()
-        .zip(arrivals)
-        .rev()
-        .find(|(opening, _)| opening.verdict == Verdict::Good && opening.sequence == highest);
+    let mut newest_first = sequences.iter().zip(verdicts).zip(arrivals).rev();
+    let newest =
+        newest_first.find(|((sequence, verdict), _)| **sequence == highest && **verdict == Verdict::Good);
     if let Some((_, Arrival { outer, .. })) = newest
         && outer.moved_from(&sa.endpoints.get())
     {
@@ -196,50 +269,147 @@ fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrival
 }
 
 /// Takes the tunnels off the accepted packets.
+#[inline(always)]
 fn unpack(
     context: &mut Context<'_>,
     arrivals: &mut Packets<Arrival>,
     openings: &mut Openings<'_>,
     clear: &mut Packets<Clear>,
-) {
+) -> Straight {
+    let mut straight = Straight::default();
+    let Openings { sas, verdicts, .. } = openings;
+    // Nothing overtakes what waits to be asked policy about; and a policy that drops the way back is asked every time.
+    let direct = clear.is_empty() && !context.policies.discards_first();
     let shared = context.shared;
-    let mut tally = Tally::new(&shared.events);
-    for ((frame, Arrival { outer, depth, .. }), opening) in
-        arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
+    let tally = Tally::new(&shared.events);
+    let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
+    for (((frame, arrival), sa), verdict) in
+        arrivals.frames.iter_mut().zip(&arrivals.about).zip(&*sas).zip(verdicts)
     {
-        let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
-        match deliver(context, sa, outer, frame) {
-            Ok((flow, info)) => {
-                tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
-                if ingress::is_esp_for_us(context, &flow) {
-                    opening.verdict = Verdict::Again;
-                } else {
-                    let origin = Origin::Tunnel { depth: depth + 1 };
-                    clear.about.push(Clear::new(context, origin, sa.tenant, flow, info));
-                }
-            }
-            Err(reason) => opening.verdict = Verdict::Dropped(reason),
+        let (Some(sa), Verdict::Good) = (sa, *verdict) else { continue };
+        let plain = match sa.special {
+            false => esp::decapsulate_plain(frame, &arrival.outer, sa.algorithm()),
+            true => None,
+        };
+        *verdict = match plain {
+            Some((flow, info)) => deliveries.deliver(context, sa, arrival, frame, flow, info),
+            None => deliveries.deliver_any(context, sa, arrival, frame),
+        };
+        if let Verdict::Send(port) = *verdict {
+            straight.add(port);
         }
     }
-    tally.flush(context.now);
+    deliveries.tally.flush(context.now);
+    for (about, place) in &deliveries.learned {
+        context.flows.permit(false, about.tenant, &about.flow, about.place as usize, place.to_word());
+    }
+    straight
 }
 
-/// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
-#[inline(always)]
-fn deliver(
-    context: &mut Context<'_>,
-    sa: &Inbound,
-    outer: &EspPacket,
-    frame: &mut Frame,
-) -> Result<(FlowKey, L3Info), DropReason> {
-    let (flow, info) = match sa.special {
-        false => esp::decapsulate(frame, outer, sa.algorithm())?,
-        true => special::deliver(context, sa, outer, frame)?,
-    };
-    if !sa.permits(&flow) {
-        return Err(DropReason::SelectorMismatch);
+/// What a batch of packets that came out of tunnels have in common.
+struct Deliveries<'a, 'c> {
+    tally: Tally<'a>,
+    /// The flow that the packet before belonged to, the place of its SA, and where it went. Packets of a flow often follow
+    /// each other.
+    last: Option<(FlowKey, Handle, Link)>,
+    /// Whether flows that are known may go straight to their next hops.
+    direct: bool,
+    /// Packets of flows that were found to be what their SAs are for, and the places of these. They are remembered when
+    /// the batch is done, so that packets of one flow all take the same way and keep their order.
+    learned: ArrayVec<(Clear, Handle), BATCH>,
+    clear: &'c mut Packets<Clear>,
+}
+
+impl<'a> Deliveries<'a, '_> {
+    /// Of whatever packet it may be.
+    #[inline(never)]
+    fn deliver_any(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &'a Inbound,
+        arrival: &Arrival,
+        frame: &mut Frame,
+    ) -> Verdict {
+        let unpacked = match sa.special {
+            false => esp::decapsulate(frame, &arrival.outer, sa.algorithm()),
+            true => special::deliver(context, sa, &arrival.outer, frame),
+        };
+        match unpacked {
+            Ok((flow, info)) => self.deliver(context, sa, arrival, frame, flow, info),
+            Err(reason) => Verdict::Dropped(reason),
+        }
     }
-    Ok((flow, info))
+
+    /// Sends on what came out of a tunnel, if it is what the SA is for. What no policy covers, as the worker may remember,
+    /// goes straight to its next hop; everything else is asked policy about.
+    #[inline(always)]
+    fn deliver(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &'a Inbound,
+        arrival: &Arrival,
+        frame: &mut Frame,
+        flow: FlowKey,
+        info: L3Info,
+    ) -> Verdict {
+        let link = match &self.last {
+            Some((last, place, link)) if *last == flow && *place == arrival.place => Some(*link),
+            _ => self.recall(context, sa, arrival, &flow),
+        };
+        if self.direct
+            && let Some(link) = link
+        {
+            if let Some(port) = egress::prepare(frame, info, true, &link) {
+                self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
+                return Verdict::Send(port);
+            }
+            self.direct = false;
+        }
+        self.deliver_slowly(context, sa, arrival, flow, info)
+    }
+
+    /// Where a flow goes that is known to be what the SA is for, to be covered by no policy, and not to be ESP for us.
+    #[inline(always)]
+    fn recall(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &Inbound,
+        arrival: &Arrival,
+        flow: &FlowKey,
+    ) -> Option<Link> {
+        let place = context.flows.locate(sa.tenant, flow);
+        let name = arrival.place.to_word();
+        if !context.flows.is_permitted(context.policies, sa.tenant, flow, place, name)
+            || ingress::is_esp_for_us(context, flow)
+        {
+            return None;
+        }
+        let link = egress::find_link(context, flow, Reach::Inside(DropReason::ClearToOutside))?;
+        self.last = Some((*flow, arrival.place, link));
+        Some(link)
+    }
+
+    #[inline(never)]
+    fn deliver_slowly(
+        &mut self,
+        context: &mut Context<'_>,
+        sa: &'a Inbound,
+        arrival: &Arrival,
+        flow: FlowKey,
+        info: L3Info,
+    ) -> Verdict {
+        if !sa.permits(&flow) {
+            return Verdict::Dropped(DropReason::SelectorMismatch);
+        }
+        self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
+        if ingress::is_esp_for_us(context, &flow) {
+            return Verdict::Again;
+        }
+        let about = Clear::new(context, Origin::Tunnel { depth: arrival.depth + 1 }, sa.tenant, flow, info);
+        let _ = self.learned.try_push((about, arrival.place));
+        self.clear.about.push(about);
+        Verdict::Good
+    }
 }
 
 /// Sends what came out of a tunnel, and is ESP for us once more, back to the start.

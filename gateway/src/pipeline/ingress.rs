@@ -1,15 +1,17 @@
 //! Reads what arrives, and tells ESP for us from packets to protect.
 
+use std::iter;
+
 use arrayvec::ArrayVec;
 use portcullis_ipsec::{PolicyAction, TenantId};
 
-use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly, take, uniform};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly, take};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
 use crate::policy::Verdict;
-use crate::route::{PortInfo, Role};
-use crate::wire::{self, EtherType, Ethernet, FlowKey, protocol};
+use crate::route::{PortIndex, PortInfo, Role};
+use crate::wire::{self, ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, protocol};
 
 /// How many frames ahead of the one that is read the processor is asked for.
 const AHEAD: usize = 8;
@@ -26,6 +28,7 @@ enum Kind {
 
 /// Takes up to a batch of `frames` and puts each into `esp` or `clear`, or drops it. All are read before any is moved:
 /// what was just written into a frame would have to be waited for.
+#[inline(always)]
 pub(super) fn sort(
     context: &mut Context<'_>,
     ingress: Ingress,
@@ -35,24 +38,29 @@ pub(super) fn sort(
 ) {
     let batch = frames.len().min(BATCH);
     let mut kinds = ArrayVec::<Kind, BATCH>::new();
-    let port = match ingress {
-        Ingress::Port(index) => context.routes.port(index),
-        Ingress::Kernel => None,
-    };
-    for at in 0..batch {
-        if let Some(later) = frames.get(at + AHEAD) {
-            later.prefetch();
+    let (esp_before, clear_before) = (esp.about.len(), clear.about.len());
+    match (ingress, ingress.port().and_then(|index| context.routes.port(index))) {
+        (Ingress::Port(_), Some(port)) => {
+            let gate = Gate::of(port);
+            for at in 0..batch {
+                if let Some(later) = frames.get(at + AHEAD) {
+                    later.prefetch();
+                }
+                let Some(frame) = frames.get_mut(at) else { break };
+                kinds.push(from_port(context, &gate, frame, esp, clear));
+            }
         }
-        let Some(frame) = frames.get_mut(at) else { break };
-        kinds.push(match (ingress, port) {
-            (Ingress::Port(_), Some(port)) => from_port(context, port, frame, esp, clear),
-            (Ingress::Port(_), None) => Kind::Dropped(DropReason::Unexpected),
-            (Ingress::Kernel, _) => from_kernel(context, frame, clear),
-        });
+        (Ingress::Port(_), None) => {
+            kinds.extend(iter::repeat_n(Kind::Dropped(DropReason::Unexpected), batch))
+        }
+        (Ingress::Kernel, _) => {
+            kinds.extend(frames.iter_mut().take(batch).map(|frame| from_kernel(context, frame, clear)));
+        }
     }
-    match uniform(&kinds) {
-        Some(Kind::Clear) => take(frames, batch, &mut clear.frames),
-        Some(Kind::Esp) => take(frames, batch, &mut esp.frames),
+    match batch {
+        0 => {}
+        all if clear.about.len() - clear_before == all => take(frames, batch, &mut clear.frames),
+        all if esp.about.len() - esp_before == all => take(frames, batch, &mut esp.frames),
         _ => {
             for (frame, kind) in frames.drain(..batch).zip(&kinds) {
                 match *kind {
@@ -80,11 +88,54 @@ fn from_kernel(context: &Context<'_>, frame: &mut Frame, clear: &mut Packets<Cle
     }
 }
 
+/// A port as the frames of a batch are compared with it.
+struct Gate {
+    index: PortIndex,
+    mac: Mac,
+    /// Its MAC address as a number.
+    address: u64,
+    role: Role,
+}
+
+impl Gate {
+    fn of(port: &PortInfo) -> Self {
+        let [m0, m1, m2, m3, m4, m5] = port.mac;
+        let address = u64::from_be_bytes([0, 0, m0, m1, m2, m3, m4, m5]);
+        Self { index: port.index, mac: port.mac, address, role: port.role }
+    }
+
+    /// Whether it is the header, without a VLAN tag, of an IPv4 packet to us.
+    #[inline(always)]
+    fn is_plain(&self, header: &[u8; ETHERNET_HEADER_LEN]) -> bool {
+        let &[d0, d1, d2, d3, d4, d5, s0, s1, _, _, _, _, high, low] = header;
+        let dst = u64::from_be_bytes([d0, d1, d2, d3, d4, d5, s0, s1]) >> 16;
+        (dst == self.address) & (u16::from_be_bytes([high, low]) == EtherType::Ipv4.number())
+    }
+}
+
 /// Reads an Ethernet frame, and leaves the IP packet in it.
 #[inline(always)]
 fn from_port(
     context: &Context<'_>,
-    port: &PortInfo,
+    gate: &Gate,
+    frame: &mut Frame,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
+) -> Kind {
+    if let Some((header, packet)) = frame.packet().split_first_chunk()
+        && gate.is_plain(header)
+        && let Some((flow, info)) = wire::read_plain(packet)
+    {
+        return admit(context, gate, frame, ETHERNET_HEADER_LEN, flow, info, esp, clear);
+    }
+    from_port_at_length(context, gate, frame, esp, clear)
+}
+
+/// The same for whatever there is.
+#[inline(never)]
+fn from_port_at_length(
+    context: &Context<'_>,
+    gate: &Gate,
     frame: &mut Frame,
     esp: &mut Packets<Arrival>,
     clear: &mut Packets<Clear>,
@@ -93,53 +144,66 @@ fn from_port(
         Ok(ethernet) => ethernet,
         Err(reason) => return Kind::Dropped(reason),
     };
-    if ethernet.dst != port.mac {
+    if ethernet.dst != gate.mac {
         return Kind::Dropped(DropReason::OtherHost);
     }
-    let l2_len = ethernet.header_len;
-    let packet = frame.packet().get(l2_len..).unwrap_or_default();
     if matches!(ethernet.ether_type, EtherType::Other(_)) {
         return Kind::Dropped(DropReason::Unexpected);
     }
-    let (flow, info) = match wire::read(packet) {
-        Ok(read) => read,
-        Err(reason) => return Kind::Dropped(reason),
-    };
-    if flow.is_ipv6() != (ethernet.ether_type == EtherType::Ipv6) {
+    match wire::read_any(frame.packet().get(ethernet.header_len..).unwrap_or_default()) {
+        Ok((flow, _)) if flow.is_ipv6() != (ethernet.ether_type == EtherType::Ipv6) => {
+            Kind::Dropped(DropReason::Malformed)
+        }
+        Ok((flow, info)) => admit(context, gate, frame, ethernet.header_len, flow, info, esp, clear),
+        Err(reason) => Kind::Dropped(reason),
+    }
+}
+
+/// Takes note of a packet that was read behind `l2_len` octets of the frame.
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "one step of a loop, in two places")]
+fn admit(
+    context: &Context<'_>,
+    gate: &Gate,
+    frame: &mut Frame,
+    l2_len: usize,
+    flow: FlowKey,
+    info: L3Info,
+    esp: &mut Packets<Arrival>,
+    clear: &mut Packets<Clear>,
+) -> Kind {
+    if !frame.narrow(l2_len, info.total_len()) {
         return Kind::Dropped(DropReason::Malformed);
     }
-    let start = frame.start() + l2_len;
-    let kind = if port.role == Role::Outside && context.policies.bypasses() && is_bypassed(context, &flow) {
-        let origin = Origin::Outside { port: port.index, l2_len: l2_len as u8 };
+    let outside = gate.role == Role::Outside;
+    if outside && context.policies.bypasses() && is_bypassed(context, &flow) {
+        let origin = Origin::Outside { port: gate.index, l2_len: l2_len as u8 };
         clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear
-    } else if port.role == Role::Outside || is_esp_for_us(context, &flow) {
-        match esp::parse(packet, &flow, &info, context.shared.nat_port) {
+    } else if outside || is_esp_for_us(context, &flow) {
+        match esp::parse(frame.packet(), &flow, &info, context.shared.nat_port) {
             Ok(outer) => {
                 let arrival = Arrival::new(context, outer, 0, esp.about.last());
                 esp.about.push(arrival);
                 Kind::Esp
             }
             // Not ESP: the XDP program lets clear text come here where a policy bypasses something between its addresses.
-            Err(DropReason::Unexpected) if port.role == Role::Outside && !is_esp_for_us(context, &flow) => {
-                return Kind::Dropped(DropReason::ClearInbound);
+            Err(DropReason::Unexpected) if outside && !is_esp_for_us(context, &flow) => {
+                Kind::Dropped(DropReason::ClearInbound)
             }
             Err(DropReason::OuterFragment) => Kind::Fragment,
-            Err(reason) => return Kind::Dropped(reason),
+            Err(reason) => Kind::Dropped(reason),
         }
     } else {
-        let origin = Origin::Port { port: port.index, l2_len: l2_len as u8 };
+        let origin = Origin::Port { port: gate.index, l2_len: l2_len as u8 };
         clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear
-    };
-    // It was read from within the frame.
-    let _ = frame.set_range(start, start + info.total_len());
-    kind
+    }
 }
 
 /// Whether clear text from outside is what a policy bypasses, seen from the other end (RFC 4301 §5.2). The XDP program
 /// lets such packets come here by their addresses alone.
-#[inline(always)]
+#[inline(never)]
 fn is_bypassed(context: &Context<'_>, flow: &FlowKey) -> bool {
     !is_esp_for_us(context, flow) && bypasses_the_way_back(context, flow)
 }

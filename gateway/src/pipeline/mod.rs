@@ -16,6 +16,7 @@ mod fragment;
 mod icmp;
 mod inbound;
 mod ingress;
+mod isa;
 mod outbound;
 mod reassembly;
 mod special;
@@ -23,11 +24,11 @@ mod trapped;
 mod trouble;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use arrayvec::ArrayVec;
 use portcullis_ipsec::TenantId;
 
 use crate::coarse::Coarse;
@@ -39,6 +40,7 @@ use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
+use isa::Isa;
 use reassembly::Reassembly;
 use trapped::Trapped;
 
@@ -87,6 +89,15 @@ pub enum Ingress {
     Kernel,
 }
 
+impl Ingress {
+    fn port(self) -> Option<PortIndex> {
+        match self {
+            Self::Port(index) => Some(index),
+            Self::Kernel => None,
+        }
+    }
+}
+
 /// The neighbour whose MAC address a frame lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Waiting {
@@ -108,8 +119,51 @@ pub struct Output {
     pub to_kernel: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
+    /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
+    pub handed: HandedOver,
     /// Frames to be used again: their packets were dropped and counted, or they never held one.
     pub recycled: Vec<Frame>,
+}
+
+/// A packet on its way to another worker's pipeline, and what this one knows of it.
+#[derive(Debug)]
+pub struct Handed {
+    frame: Frame,
+    about: Clear,
+}
+
+impl Handed {
+    /// The frame that holds the packet.
+    pub fn frame(&self) -> &Frame {
+        &self.frame
+    }
+
+    /// The frame alone, of a packet that is given up.
+    pub fn into_frame(self) -> Frame {
+        self.frame
+    }
+}
+
+/// Packets for other workers, by worker, in order.
+#[derive(Debug, Default)]
+pub struct HandedOver(Vec<Vec<Handed>>);
+
+impl HandedOver {
+    fn push(&mut self, worker: u16, packet: Handed) {
+        let at = usize::from(worker);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
+        }
+        if let Some(packets) = self.0.get_mut(at) {
+            packets.push(packet);
+        }
+    }
+
+    /// The packets of each worker that has any, to be taken.
+    pub fn each(&mut self) -> impl Iterator<Item = (u16, &mut Vec<Handed>)> {
+        let workers = (0_u16..).zip(&mut self.0);
+        workers.filter(|(_, packets)| !packets.is_empty())
+    }
 }
 
 /// Frames to send, by port, in order.
@@ -178,18 +232,24 @@ enum Origin {
     Generated,
 }
 
-/// What is known of an IP packet in clear on its way to policy.
-#[derive(Debug, Clone)]
+/// What is known of an IP packet in clear on its way to policy. One cache line.
+#[derive(Debug, Clone, Copy)]
 struct Clear {
     flow: FlowKey,
     info: L3Info,
-    /// For a fragment made here: the policy of the whole packet, and its TTL is counted down already.
-    policy: Option<Arc<PolicyEntry>>,
     /// Where the worker remembers the flow's policy.
     place: u32,
     tenant: TenantId,
     origin: Origin,
+    /// For a fragment made here: the policy of the whole packet, and its TTL is counted down already.
+    pinned: Option<Pinned>,
 }
+
+const _: () = assert!(size_of::<Clear>() == 64);
+
+/// A place in [`Again::policies`], plus one.
+#[derive(Debug, Clone, Copy)]
+struct Pinned(NonZeroU32);
 
 /// Frames, and what is known of the packet in each: two lists that go in step, so that frames change hands and the
 /// rest stays where it is.
@@ -239,6 +299,8 @@ pub struct Pipeline {
     esp: Packets<Arrival>,
     clear: Packets<Clear>,
     again: Again,
+    isa: Isa,
+    worker: u16,
     trapped: Trapped,
     reassembly: Reassembly,
 }
@@ -250,6 +312,20 @@ struct Again {
     esp: Packets<Arrival>,
     /// Fragments, and ICMP errors into a tunnel.
     clear: Packets<Clear>,
+    /// Of packets that were cut up: their fragments may lack what a policy looks at.
+    policies: Vec<Arc<PolicyEntry>>,
+}
+
+impl Again {
+    /// Keeps a policy for the fragments of a packet, for as long as this batch takes.
+    fn pin(&mut self, policy: Option<Arc<PolicyEntry>>) -> Option<Pinned> {
+        self.policies.push(policy?);
+        u32::try_from(self.policies.len()).ok().and_then(NonZeroU32::new).map(Pinned)
+    }
+
+    fn pinned(&self, pinned: Pinned) -> Option<&Arc<PolicyEntry>> {
+        self.policies.get(pinned.0.get() as usize - 1)
+    }
 }
 
 /// What one pass over a batch works with.
@@ -268,6 +344,8 @@ struct Context<'a> {
     trapped: &'a mut Trapped,
     reassembly: &'a mut Reassembly,
     out: &'a mut Output,
+    /// Which worker this is.
+    worker: u16,
 }
 
 impl Pipeline {
@@ -285,9 +363,17 @@ impl Pipeline {
             esp: Packets::default(),
             clear: Packets::default(),
             again: Again::default(),
+            isa: Isa::detect(),
+            worker: 0,
             trapped: Trapped::default(),
             reassembly: Reassembly::default(),
         }
+    }
+
+    /// The same for the worker of that number, where there are several.
+    #[must_use]
+    pub fn of_worker(self, worker: u16) -> Self {
+        Self { worker, ..self }
     }
 
     /// Takes every frame of `batch` to one of `out`'s lists, in order as far as packets of one flow go. Ends at a
@@ -300,11 +386,40 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
+        isa::process(self, now, ingress, batch, spare, out);
+    }
+
+    #[inline(always)]
+    fn process_inline(
+        &mut self,
+        now: Coarse,
+        ingress: Ingress,
+        batch: &mut Vec<Frame>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
         self.pass(now, spare, out, |context, esp, clear| {
             while !batch.is_empty() {
                 ingress::sort(context, ingress, batch, esp, clear);
                 context.run(esp, clear);
             }
+        });
+    }
+
+    /// Goes on with packets that another worker has handed over, in order.
+    pub fn resume(
+        &mut self,
+        now: Coarse,
+        handed: &mut Vec<Handed>,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+    ) {
+        self.pass(now, spare, out, |context, esp, clear| {
+            for Handed { frame, mut about } in handed.drain(..) {
+                about.place = context.flows.locate(about.tenant, &about.flow) as u32;
+                clear.push(frame, about);
+            }
+            context.run(esp, clear);
         });
     }
 
@@ -337,8 +452,21 @@ impl Pipeline {
         out: &mut Output,
         work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped, reassembly } =
-            self;
+        let Self {
+            shared,
+            counters,
+            reader,
+            flows,
+            hops,
+            errors,
+            esp,
+            clear,
+            again,
+            trapped,
+            reassembly,
+            isa: _,
+            worker,
+        } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);
@@ -357,8 +485,10 @@ impl Pipeline {
             trapped,
             reassembly,
             out,
+            worker: *worker,
         };
         work(&mut context, esp, clear);
+        context.again.policies.clear();
         reader.quiescent();
     }
 
@@ -371,6 +501,7 @@ impl Pipeline {
 impl<'a> Context<'a> {
     /// Opens, seals and sends until nothing is left to do. It ends: only ESP inside ESP goes round, at most
     /// [`MAX_TUNNELS`] times, and packets made here make no others.
+    #[inline(always)]
     fn run(&mut self, esp: &mut Packets<Arrival>, clear: &mut Packets<Clear>) {
         while !(esp.is_empty() && clear.is_empty()) {
             inbound::open(self, esp, clear);
@@ -392,15 +523,14 @@ impl Clear {
     #[inline(always)]
     fn new(context: &Context<'_>, origin: Origin, tenant: TenantId, flow: FlowKey, info: L3Info) -> Self {
         let place = context.flows.locate(tenant, &flow) as u32;
-        Self { flow, info, policy: None, place, tenant, origin }
+        Self { flow, info, place, tenant, origin, pinned: None }
     }
 
     /// The policy that covers it, as the worker remembers it.
-    #[inline(always)]
-    fn policy<'p>(&'p self, flows: &'p mut FlowCache, policies: &Snapshot) -> Option<&'p Arc<PolicyEntry>> {
-        match &self.policy {
-            Some(policy) => Some(policy),
-            None => flows.lookup(policies, self.tenant, &self.flow, self.place as usize),
+    fn policy<'c>(&self, context: &'c mut Context<'_>) -> Option<&'c Arc<PolicyEntry>> {
+        match self.pinned {
+            Some(pinned) => context.again.pinned(pinned),
+            None => context.flows.lookup(context.policies, self.tenant, &self.flow, self.place as usize),
         }
     }
 
@@ -410,7 +540,7 @@ impl Clear {
     fn counts_down(&self) -> bool {
         let arrived =
             matches!(self.origin, Origin::Port { .. } | Origin::Outside { .. } | Origin::Tunnel { .. });
-        arrived && self.policy.is_none()
+        arrived && self.pinned.is_none()
     }
 
     /// Whether its TTL or hop limit ends here.
@@ -418,27 +548,6 @@ impl Clear {
     fn expires(&self) -> bool {
         self.counts_down() && self.info.ttl() <= 1
     }
-}
-
-/// What is found under each name of a batch, looked up once for names that follow each other.
-#[inline(always)]
-fn look_up<N: Copy + PartialEq, T: Copy>(
-    names: impl Iterator<Item = N>,
-    mut find: impl FnMut(N) -> Option<T>,
-) -> ArrayVec<Option<T>, BATCH> {
-    let mut found = ArrayVec::new();
-    let mut last = None;
-    for name in names {
-        match last {
-            Some((before, value)) if before == name => found.push(value),
-            _ => {
-                let value = find(name);
-                found.push(value);
-                last = Some((name, value));
-            }
-        }
-    }
-    found
 }
 
 /// Moves the first `count` frames to the end of another list.
@@ -451,11 +560,26 @@ fn take(from: &mut Vec<Frame>, count: usize, to: &mut Vec<Frame>) {
     }
 }
 
-/// What all have in common, if they have.
-#[inline]
-fn uniform<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
-    let first = *all.first()?;
-    all.iter().all(|each| *each == first).then_some(first)
+/// Those of a batch that leave by the port that the first of them leaves by: nearly always all.
+#[derive(Default)]
+struct Straight {
+    port: PortIndex,
+    packets: usize,
+}
+
+impl Straight {
+    #[inline(always)]
+    fn add(&mut self, port: PortIndex) {
+        if self.packets == 0 {
+            self.port = port;
+        }
+        self.packets += usize::from(self.port == port);
+    }
+
+    /// The port, if all of a batch of so many leave by it.
+    fn whole(&self, batch: usize) -> Option<PortIndex> {
+        (self.packets == batch).then_some(self.port)
+    }
 }
 
 /// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.
@@ -469,6 +593,7 @@ impl<'a> Tally<'a> {
         Self { events, run: None }
     }
 
+    #[inline(always)]
     fn count(&mut self, traffic: &'a Traffic, limits: &'a Limits, octets: usize, now: Coarse) {
         match &mut self.run {
             Some((current, _, packets, bytes)) if ptr::eq(*current, traffic) => {
@@ -482,6 +607,7 @@ impl<'a> Tally<'a> {
         }
     }
 
+    #[inline(never)]
     fn flush(&mut self, now: Coarse) {
         if let Some((traffic, limits, packets, bytes)) = self.run.take() {
             self.events.milestones(traffic.count(limits, packets, bytes, now));

@@ -1,10 +1,8 @@
 //! From a packet in clear to policy (RFC 4301 §5.1), and through the SA that it names.
 //!
-//! Frames stay where they are until the last step. First every packet gets its [`Fate`], with what the packets of one
-//! SA share found out once per run; then those to be sealed get their headers and go through the engine together; then
-//! each frame goes its way.
-
-use std::ptr;
+//! Frames stay where they are until the last step. First policy is asked about every packet; then what the packets of one
+//! SA share is found out once per run of them; then those to be sealed get their headers and go through the engine
+//! together; then each frame goes its way.
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
@@ -12,12 +10,12 @@ use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, cut, look_up, take, trapped, trouble, uniform};
+use super::{BATCH, Clear, Context, Handed, Origin, Packets, Straight, cut, take, trapped, trouble};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::policy::Verdict;
+use crate::policy::{FlowCache, Verdict};
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
@@ -25,6 +23,7 @@ use crate::wire::decrement_ttl;
 /// Packets of one SA that follow each other.
 pub(super) struct Run<'a> {
     pub(super) sa: &'a Outbound,
+    reference: OutboundRef,
     pub(super) template: Template,
     /// Its packets are not simply put into the tunnel: see [`special`].
     pub(super) special: bool,
@@ -35,18 +34,24 @@ pub(super) struct Run<'a> {
     mtu: usize,
     /// Octets of the largest inner packet that passes.
     pub(super) limit: usize,
-    packets: u32,
     /// The next packet's sequence number, or why it gets none.
     sequence: Result<u64, DropReason>,
+    /// What has been sealed, and its octets.
+    packets: u64,
+    octets: u64,
 }
 
 /// What becomes of a packet. Small: every packet has one, written and read a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// Sealed, with the run of that number.
-    Seal(u16),
-    /// Sealed, and then cut into fragments.
-    SealAndCut(u16),
+    Seal {
+        run: u8,
+        /// Known to lie within the SA's selectors.
+        permitted: bool,
+    },
+    /// Sealed with the run of that number, and then to be cut into fragments.
+    SealedToCut(u8),
     /// On in clear: out of a tunnel and not to go into another, or bypassed.
     Clear(Reach),
     /// Ready, or so when the engine is done, to be sent by this port.
@@ -56,23 +61,40 @@ enum Fate {
     /// Its TTL ends here.
     Expired,
     /// More octets than pass the tunnel of the run of that number.
-    TooBig(u16),
+    TooBig(u8),
+    /// Its SA is that worker's.
+    Elsewhere(u16),
     Dropped(DropReason),
 }
 
-type Runs<'a> = ArrayVec<Run<'a>, BATCH>;
+/// Why the packets of an SA go no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Halt {
+    Dropped(DropReason),
+    /// The SA is that worker's.
+    Elsewhere(u16),
+}
+
+/// More flows than these that were not remembered in one batch, and in the next they are asked for ahead.
+const FEW_MISSES: u32 = 3;
+
+/// By number: an SA, and how many packets of it follow each other.
+type Wanted = ArrayVec<(OutboundRef, u32), BATCH>;
+/// By the same number: the run, or why its packets go no further here.
+type Runs<'a> = ArrayVec<Result<Run<'a>, Halt>, BATCH>;
 type Fates = ArrayVec<Fate, BATCH>;
 
 /// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one or are
 /// bypassed, or nowhere.
+#[inline(always)]
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
     let batch = packets.frames.len().min(BATCH);
-    let (mut runs, mut fates) = (Runs::new(), Fates::new());
-    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut runs, &mut fates);
-    number(&context.shared.events, &mut runs);
-    seal(context, packets, &mut runs, &mut fates);
-    if let Some(Fate::Send(port)) = uniform(&fates) {
-        // Most batches by far.
+    let (mut wanted, mut fates) = (Wanted::new(), Fates::new());
+    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut wanted, &mut fates);
+    let mut runs = Runs::new();
+    begin(context, &wanted, &mut runs);
+    let straight = seal(context, packets, &mut runs, &mut fates);
+    if let Some(port) = straight.whole(batch) {
         take(&mut packets.frames, batch, context.out.transmit.of(port));
     } else {
         for ((frame, about), fate) in packets.frames.drain(..batch).zip(&packets.about).zip(&fates) {
@@ -82,35 +104,40 @@ pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear
     packets.about.drain(..batch);
 }
 
-/// Finds every packet's SA and way.
-fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>, fates: &mut Fates) {
-    let mut references = ArrayVec::<Option<OutboundRef>, BATCH>::new();
+/// Asks policy about every packet.
+#[inline(always)]
+fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fates: &mut Fates) {
+    if context.flows.take_misses() > FEW_MISSES {
+        look_ahead(context, packets);
+    }
     for packet in packets {
-        let (fate, reference) = match decide(context, packet) {
-            Ok(Way::Sealed(reference)) => {
-                // On its way into the cache while the rest of the batch is looked up.
-                context.shared.sas.prefetch_outbound(reference);
-                (Fate::Dropped(DropReason::NoSa), Some(reference))
+        fates.push(match decide(context, packet) {
+            Ok(Way::Sealed { reference, permitted }) => {
+                match wanted.last_mut() {
+                    Some((last, packets)) if *last == reference => *packets += 1,
+                    _ => {
+                        // On its way into the cache while the rest of the batch is decided about.
+                        context.shared.sas.prefetch_outbound(reference);
+                        wanted.push((reference, 1));
+                    }
+                }
+                Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
             }
-            Ok(Way::Clear(reach)) => (Fate::Clear(reach), None),
-            Ok(Way::Trapped) => (Fate::Trapped, None),
-            Err(reason) => (Fate::Dropped(reason), None),
-        };
-        references.push(reference);
-        fates.push(fate);
+            Ok(Way::Clear(reach)) => Fate::Clear(reach),
+            Ok(Way::Trapped) => Fate::Trapped,
+            Err(reason) => Fate::Dropped(reason),
+        });
     }
-    let sas = look_up(references.iter().copied(), |reference| {
-        let sa = context.shared.sas.outbound(&context.guard, reference?);
-        sa.inspect(|sa| sa.prefetch())
+}
+
+/// Asks the processor for the policies of the packets whose flows are not remembered.
+#[inline(never)]
+fn look_ahead(context: &Context<'_>, packets: &[Clear]) {
+    let unknown = packets.iter().filter(|Clear { flow, place, tenant, .. }| {
+        !context.flows.remembers(context.policies, *tenant, flow, *place as usize)
     });
-    for (((packet, reference), sa), fate) in packets.iter().zip(&references).zip(&sas).zip(fates) {
-        if reference.is_some() {
-            *fate = match *sa {
-                Some(sa) => through(context, packet, sa, runs),
-                None => no_sa(context, packet),
-            };
-        }
-    }
+    let wanted: ArrayVec<_, BATCH> = unknown.map(|packet| (packet.tenant, packet.flow.dst())).collect();
+    context.policies.prefetch(&wanted);
 }
 
 /// Where a packet goes that was let in, and that no policy takes further.
@@ -118,8 +145,11 @@ const INSIDE: Reach = Reach::Inside(DropReason::ClearToOutside);
 
 /// What policy says of a packet that may go on.
 enum Way {
-    /// Through this SA.
-    Sealed(OutboundRef),
+    /// Through this SA, if its selectors permit it, as may be known.
+    Sealed {
+        reference: OutboundRef,
+        permitted: bool,
+    },
     Clear(Reach),
     /// None yet: an SA was asked for.
     Trapped,
@@ -127,13 +157,17 @@ enum Way {
 
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
-    let flow = &packet.flow;
+    let Clear { flow, place, tenant, .. } = packet;
     // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
     let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
     if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
         return Err(DropReason::Discarded);
     }
-    let Some(policy) = packet.policy(context.flows, context.policies) else {
+    let recalled = match packet.pinned {
+        None => context.flows.recall(context.policies, *tenant, flow, *place as usize),
+        Some(pinned) => context.again.pinned(pinned).map(|policy| (Some(policy), 0)),
+    };
+    let Some((Some(policy), permitted)) = recalled else {
         return if admitted { Ok(Way::Clear(INSIDE)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
@@ -142,12 +176,14 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
     }
     // Only a policy that protects is ever given an SA.
     if let Some(reference) = policy.outbound() {
-        return Ok(Way::Sealed(reference));
+        return Ok(Way::Sealed { reference, permitted: permitted == reference.to_word() });
     }
     match policy.action() {
         PolicyAction::Protect => {
             context.shared.events.acquire(policy, flow);
-            if policy.wants_sa() { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
+            // A pinned policy is known for this batch alone.
+            let may_wait = policy.wants_sa() && packet.pinned.is_none();
+            if may_wait { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
         }
         PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
         PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
@@ -164,155 +200,209 @@ fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
     }
 }
 
-/// Puts a packet into the run of its SA.
+/// Finds the SAs, and out where the packets of each go.
 #[inline(always)]
-fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs: &mut Runs<'a>) -> Fate {
-    if !sa.permits(&packet.flow) {
-        return Fate::Dropped(DropReason::OutsideSa);
+fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
+    let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
+    for (reference, _) in wanted {
+        let sa = context.shared.sas.outbound(&context.guard, *reference);
+        sas.push(sa.inspect(|sa| sa.prefetch()));
     }
-    if runs.last().is_none_or(|run| !ptr::eq(run.sa, sa)) {
-        match begin(context, sa) {
-            Ok(run) => runs.push(run),
-            Err(reason) => return Fate::Dropped(reason),
-        }
-    }
-    let number = runs.len().wrapping_sub(1) as u16;
-    let Some(run) = runs.last_mut() else { return Fate::Dropped(DropReason::NoSa) };
-    if packet.expires() {
-        Fate::Expired
-    } else if packet.info.total_len() > run.limit {
-        too_big(run, packet, number)
-    } else {
-        run.packets += 1;
-        Fate::Seal(number)
-    }
-}
-
-/// It is cut on one side of the engine or the other, if at all.
-#[cold]
-fn too_big(run: &mut Run<'_>, packet: &Clear, number: u16) -> Fate {
-    match special::narrow(&run.sa.options, run.limit, packet) {
-        Narrow::Before => Fate::TooBig(number),
-        Narrow::After => {
-            run.packets += 1;
-            Fate::SealAndCut(number)
+    for ((reference, packets), sa) in wanted.iter().zip(&sas) {
+        runs.push(match sa {
+            Some(sa) if sa.owner(context.worker) != context.worker => {
+                Err(Halt::Elsewhere(sa.owner(context.worker)))
+            }
+            Some(sa) => Run::new(context, sa, *reference).map_err(Halt::Dropped),
+            None => Err(Halt::Dropped(DropReason::NoSa)),
+        });
+        if let Some(Ok(run)) = runs.last_mut() {
+            run.number(*packets, &context.shared.events);
         }
     }
 }
 
-/// The SA went between the policy's answer and now.
-#[cold]
-fn no_sa(context: &mut Context<'_>, packet: &Clear) -> Fate {
-    if let Some(policy) = packet.policy(context.flows, context.policies) {
-        context.shared.events.acquire(policy, &packet.flow);
+impl<'a> Run<'a> {
+    fn new(context: &mut Context<'_>, sa: &'a Outbound, reference: OutboundRef) -> Result<Self, DropReason> {
+        let endpoints = sa.endpoints.get();
+        let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
+        let mut template = template.ok_or(DropReason::NoSa)?;
+        let hop = context.hops.resolve_addr(endpoints.remote);
+        let mtu = sa.path_mtu.narrow(egress::mtu(&hop)?, context.now);
+        let (dst, src) = egress::addresses(context, &hop);
+        template.set_link(dst, src);
+        let port = match hop {
+            NextHop::Port { port, .. } if !template.needs_finish() => Some(port),
+            _ => None,
+        };
+        let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
+        let (special, sequence) = (false, Err(DropReason::SequenceExhausted));
+        let (packets, octets) = (0, 0);
+        let mut run =
+            Self { sa, reference, template, special, hop, port, mtu, limit, sequence, packets, octets };
+        if sa.special {
+            special::begin(&mut run, mtu);
+        }
+        Ok(run)
     }
-    Fate::Dropped(DropReason::NoSa)
-}
 
-/// Finds out where the packets of an SA go.
-fn begin<'a>(context: &mut Context<'a>, sa: &'a Outbound) -> Result<Run<'a>, DropReason> {
-    let endpoints = sa.endpoints.get();
-    let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
-    let mut template = template.ok_or(DropReason::NoSa)?;
-    let hop = context.hops.resolve_addr(endpoints.remote);
-    let mtu = sa.path_mtu.narrow(egress::mtu(&hop)?, context.now);
-    let (dst, src) = egress::link(context, &hop);
-    template.set_link(dst, src);
-    let port = match hop {
-        NextHop::Port { port, .. } if !template.needs_finish() => Some(port),
-        _ => None,
-    };
-    let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
-    let sequence = Err(DropReason::SequenceExhausted);
-    let mut run = Run { sa, template, special: false, hop, port, mtu, limit, packets: 0, sequence };
-    if sa.special {
-        special::begin(&mut run, mtu);
-    }
-    Ok(run)
-}
-
-/// Gives every run its sequence numbers: one reservation each.
-fn number(events: &EventBoard, runs: &mut Runs<'_>) {
-    for run in runs.iter_mut().filter(|run| run.packets > 0) {
-        run.sequence = run.sa.reserve(run.packets, events).map(|numbers| numbers.start);
+    /// Takes sequence numbers for all its packets in one reservation. Those that are not sealed leave some unused, which
+    /// are lost.
+    fn number(&mut self, packets: u32, events: &EventBoard) {
+        self.sequence = self.sa.reserve(packets, events).map(|numbers| numbers.start);
     }
 }
 
 /// Writes all headers and trailers, and encrypts all packets in one call. What goes on in clear is made ready too.
-fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut Runs<'a>, fates: &mut Fates) {
+#[inline(always)]
+fn seal<'a>(
+    context: &mut Context<'a>,
+    packets: &mut Packets<Clear>,
+    runs: &mut Runs<'a>,
+    fates: &mut Fates,
+) -> Straight {
+    let mut straight = Straight::default();
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    let mut tally = Tally::new(&context.shared.events);
     for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
         match *fate {
-            Fate::Seal(number) | Fate::SealAndCut(number) => {
-                let Some(run) = runs.get_mut(usize::from(number)) else { continue };
-                match encapsulate(run, frame, about) {
-                    Ok(parameters) => {
-                        tally.count(run.sa.traffic(), run.sa.limits(), about.info.total_len(), context.now);
-                        batch.push(parameters.packet(run.sa.key(), frame));
-                        if let (Some(port), Fate::Seal(_)) = (run.port, *fate) {
-                            *fate = Fate::Send(port);
+            Fate::Seal { run: number, permitted } => {
+                *fate = match runs.get_mut(usize::from(number)) {
+                    Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
+                        Ok((parameters, sealed)) => {
+                            batch.push(parameters.packet(run.sa.key(), frame));
+                            sealed
                         }
-                    }
-                    Err(reason) => *fate = Fate::Dropped(reason),
-                }
+                        Err(fate) => fate,
+                    },
+                    Some(Err(halt)) => stopped(context, about, *halt),
+                    None => Fate::Dropped(DropReason::NoSa),
+                };
             }
             Fate::Clear(reach) => {
-                if let Some(port) = egress::prepare_clear(context, frame, about, reach) {
+                if let Some(link) = egress::find_link(context, &about.flow, reach)
+                    && let Some(port) = egress::prepare(frame, about.info, about.counts_down(), &link)
+                {
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::Trapped | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped => {}
+            Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
+        }
+        if let Fate::Send(port) = *fate {
+            straight.add(port);
         }
     }
-    tally.flush(context.now);
-    if !batch.is_empty() {
-        context.shared.sas.engine().seal(&mut batch);
-        WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+    if batch.is_empty() {
+        return straight;
     }
+    context.shared.sas.engine().seal(&mut batch);
+    WorkerCounters::add(&context.counters.sealed, batch.len() as u64);
+    for run in runs.iter().flatten().filter(|run| run.packets > 0) {
+        let reached = run.sa.traffic().count(run.sa.limits(), run.packets, run.octets, context.now);
+        context.shared.events.milestones(reached);
+    }
+    straight
 }
 
+/// Puts all headers around a packet that may go through the SA of a run, and says what becomes of it when it is sealed; or
+/// what becomes of it otherwise.
 #[inline(always)]
 fn encapsulate(
+    flows: &mut FlowCache,
     run: &mut Run<'_>,
+    number: u8,
+    permitted: bool,
     frame: &mut Frame,
     about: &Clear,
-) -> Result<esp::AeadParameters, DropReason> {
-    let sequence = run.sequence?;
+) -> Result<(esp::AeadParameters, Fate), Fate> {
+    if !permitted {
+        if !run.sa.permits(&about.flow) {
+            return Err(Fate::Dropped(DropReason::OutsideSa));
+        }
+        flows.permit(true, about.tenant, &about.flow, about.place as usize, run.reference.to_word());
+    }
+    if about.expires() {
+        return Err(Fate::Expired);
+    }
+    let sealed = if about.info.total_len() > run.limit {
+        too_big(run, about, number)?
+    } else {
+        run.port.map_or(Fate::Seal { run: number, permitted }, Fate::Send)
+    };
+    let sequence = run.sequence.map_err(Fate::Dropped)?;
     run.sequence = Ok(sequence + 1);
+    run.packets += 1;
+    run.octets += about.info.total_len() as u64;
     if about.counts_down() {
         decrement_ttl(frame.packet_mut());
     }
-    if run.special {
-        return special::encapsulate(run, frame, about, sequence);
+    let encapsulated = match run.special {
+        false => run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence),
+        true => special::encapsulate(run, frame, about, sequence),
+    };
+    match encapsulated {
+        Ok(parameters) => Ok((parameters, sealed)),
+        Err(reason) => {
+            run.packets -= 1;
+            run.octets -= about.info.total_len() as u64;
+            Err(Fate::Dropped(reason))
+        }
     }
-    run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence)
+}
+
+/// What becomes of a packet that the tunnel is too narrow for: it is cut on one side of the engine or the other, if at all.
+#[cold]
+fn too_big(run: &Run<'_>, packet: &Clear, number: u8) -> Result<Fate, Fate> {
+    match special::narrow(&run.sa.options, run.limit, packet) {
+        Narrow::Before => Err(Fate::TooBig(number)),
+        Narrow::After => Ok(Fate::SealedToCut(number)),
+    }
+}
+
+/// The packet's run could not begin here: the SA is another worker's, or perhaps it went between the policy's answer and now.
+#[cold]
+fn stopped(context: &mut Context<'_>, packet: &Clear, halt: Halt) -> Fate {
+    let shared = context.shared;
+    let reason = match halt {
+        // A pinned policy is known to this worker alone. Its SA was another one when the packet was cut, a moment ago.
+        Halt::Elsewhere(_) if packet.pinned.is_some() => return Fate::Dropped(DropReason::NoSa),
+        Halt::Elsewhere(worker) => return Fate::Elsewhere(worker),
+        Halt::Dropped(reason) => reason,
+    };
+    if reason == DropReason::NoSa
+        && let Some(policy) = packet.policy(context)
+    {
+        shared.events.acquire(policy, &packet.flow);
+    }
+    Fate::Dropped(reason)
 }
 
 fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fate, runs: &Runs<'_>) {
     match fate {
         Fate::Send(port) => context.out.transmit.push(port, frame),
-        Fate::Seal(number) => match runs.get(usize::from(number)) {
-            Some(run) => {
+        Fate::Seal { run, .. } => match runs.get(usize::from(run)) {
+            Some(Ok(run)) => {
                 run.template.finish(&mut frame);
                 egress::transmit(context, frame, &run.hop);
             }
-            None => context.drop(frame, DropReason::NoSa),
+            _ => context.drop(frame, DropReason::NoSa),
         },
-        Fate::SealAndCut(number) => match runs.get(usize::from(number)) {
-            Some(run) => {
+        Fate::SealedToCut(number) => match runs.get(usize::from(number)) {
+            Some(Ok(run)) => {
                 run.template.finish(&mut frame);
                 cut::send_in_pieces(context, frame, run.mtu, &run.hop);
             }
-            None => context.drop(frame, DropReason::NoSa),
+            _ => context.drop(frame, DropReason::NoSa),
         },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
         Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {
-            let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);
+            let run = runs.get(usize::from(number)).and_then(|run| run.as_ref().ok());
+            let limit = run.map_or(0, |run| run.limit);
             trouble::too_big_for_tunnel(context, frame, about, limit);
         }
+        Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: about.clone() }),
         Fate::Dropped(reason) => context.drop(frame, reason),
     }
 }
@@ -346,31 +436,23 @@ mod tests {
         Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
     }
 
-    fn run(sa: &Outbound, packets: u32) -> Run<'_> {
+    fn run(sa: &Outbound) -> Run<'_> {
         let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
-        let sequence = Err(DropReason::NoSa);
-        Run {
-            sa,
-            template,
-            special: false,
-            hop: NextHop::None,
-            port: None,
-            mtu: 1500,
-            limit: 1400,
-            packets,
-            sequence,
-        }
+        let (reference, sequence) = (OutboundRef::from_word(1 << 32).unwrap(), Err(DropReason::NoSa));
+        let (hop, port, packets, octets) = (NextHop::None, None, 0, 0);
+        let (special, mtu, limit) = (false, 1500, 1400);
+        Run { sa, reference, template, special, hop, port, mtu, limit, sequence, packets, octets }
     }
 
     #[test]
     fn runs_of_one_sa_are_numbered_upwards_and_an_exhausted_sa_refuses() {
         let events = EventBoard::new(1, 1, Box::new(|| {}));
         let (ending, fresh) = (sa(98, 100), sa(1, 1000));
-        let mut runs: Runs<'_> =
-            [run(&ending, 2), run(&fresh, 0), run(&fresh, 2), run(&ending, 2)].into_iter().collect();
-        number(&events, &mut runs);
-        let numbers: Vec<_> = runs.iter().map(|run| run.sequence).collect();
-        let (unused, exhausted) = (Err(DropReason::NoSa), Err(DropReason::SequenceExhausted));
-        assert_eq!(numbers, [Ok(98), unused, Ok(1), exhausted]);
+        let numbers = [(&ending, 2), (&fresh, 2), (&ending, 2)].map(|(sa, packets)| {
+            let mut run = run(sa);
+            run.number(packets, &events);
+            run.sequence
+        });
+        assert_eq!(numbers, [Ok(98), Ok(1), Err(DropReason::SequenceExhausted)]);
     }
 }

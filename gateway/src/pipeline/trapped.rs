@@ -120,10 +120,10 @@ pub(super) fn hold(context: &mut Context<'_>, frame: Frame, about: &Clear) {
     if limits.per_policy == 0 {
         return context.drop(frame, DropReason::NoSa);
     }
-    let Some(policy) = about.policy(context.flows, context.policies).map(|policy| policy.id()) else {
+    let Some(policy) = about.policy(context).map(|policy| policy.id()) else {
         return context.drop(frame, DropReason::NoPolicy);
     };
-    match context.trapped.hold(limits, context.now, policy, frame, about.clone()) {
+    match context.trapped.hold(limits, context.now, policy, frame, *about) {
         None => {
             context.shared.trap_signal.waiting.fetch_add(1, Ordering::SeqCst);
         }

@@ -18,12 +18,18 @@ pub(super) fn expired(context: &mut Context<'_>, frame: Frame, about: &Clear) {
 pub(super) fn too_big_for_tunnel(context: &mut Context<'_>, frame: Frame, about: &Clear, limit: usize) {
     let Clear { origin, tenant, .. } = *about;
     // The pieces may lack what the policy looks at.
-    let policy = about.policy(context.flows, context.policies).cloned();
+    let pinned = match about.pinned {
+        Some(_) => about.pinned,
+        None => {
+            let policy = about.policy(context).cloned();
+            context.again.pin(policy)
+        }
+    };
     for frame in pieces(context, frame, about, limit) {
         match wire::read(frame.packet()) {
             Ok((flow, info)) => {
                 let piece = Clear::new(context, origin, tenant, flow, info);
-                context.again.clear.push(frame, Clear { policy: policy.clone(), ..piece });
+                context.again.clear.push(frame, Clear { pinned, ..piece });
             }
             Err(reason) => context.drop(frame, reason),
         }

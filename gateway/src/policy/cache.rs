@@ -1,7 +1,7 @@
 //! A worker's own memory of which policy covers which flow.
 //!
-//! It remembers policies, never SAs: the policy's handle is asked for each packet, so that a rekey, a removed SA or a
-//! removed policy takes effect with the next one. What it remembers holds for one snapshot.
+//! It remembers policies; which SA is a policy's, the policy's handle is asked for each packet, so that a rekey, a
+//! removed SA or a removed policy takes effect with the next one. What it remembers holds for one snapshot.
 
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct FlowCache {
     generation: u64,
     /// Counts snapshots; places of earlier ones are as good as empty.
     epoch: u32,
+    /// Lookups since [`FlowCache::take_misses`] of what was not remembered.
+    misses: u32,
 }
 
 /// One cache line.
@@ -29,6 +31,9 @@ struct Place {
     flow: FlowKey,
     /// `None` remembers that no policy covers the flow.
     entry: Option<Arc<PolicyEntry>>,
+    /// The SA whose selectors the flow is known to lie within, as a word, or 0: an outbound one where there is a policy, an
+    /// inbound one where there is none.
+    permitted: u64,
     tenant: TenantId,
     /// Never 0 in use.
     epoch: u32,
@@ -43,7 +48,7 @@ impl Place {
             Verdict::Covered(entry) => Some(Arc::clone(entry)),
             Verdict::NoMatch => None,
         };
-        *self = Self { flow: *flow, entry, tenant, epoch };
+        *self = Self { flow: *flow, entry, permitted: 0, tenant, epoch };
     }
 }
 
@@ -54,11 +59,12 @@ impl FlowCache {
         let empty = || Place {
             flow: FlowKey::from_words([0; 5]),
             entry: None,
+            permitted: 0,
             tenant: TenantId::default(),
             epoch: 0,
         };
         let places = (0..flows.next_power_of_two()).map(|_| empty()).collect();
-        Self { places, seed, generation: 0, epoch: 1 }
+        Self { places, seed, generation: 0, epoch: 1, misses: 0 }
     }
 
     /// Which place the flow has, and asks the processor for it.
@@ -81,14 +87,77 @@ impl FlowCache {
         flow: &FlowKey,
         place: usize,
     ) -> Option<&Arc<PolicyEntry>> {
+        self.recall(snapshot, tenant, flow, place)?.0
+    }
+
+    /// The same, and the SA that [`FlowCache::permit`] has noted since.
+    #[inline(always)]
+    pub(crate) fn recall(
+        &mut self,
+        snapshot: &Snapshot,
+        tenant: TenantId,
+        flow: &FlowKey,
+        place: usize,
+    ) -> Option<(Option<&Arc<PolicyEntry>>, u64)> {
         if snapshot.generation() != self.generation {
             self.forget(snapshot);
         }
         let place = self.places.get_mut(place)?;
         if place.epoch != self.epoch || place.flow != *flow || place.tenant != tenant {
             place.fill(snapshot, tenant, flow, self.epoch);
+            self.misses += 1;
         }
-        place.entry.as_ref()
+        Some((place.entry.as_ref(), place.permitted))
+    }
+
+    /// Whether a flow is remembered.
+    #[inline(always)]
+    pub(crate) fn remembers(
+        &self,
+        snapshot: &Snapshot,
+        tenant: TenantId,
+        flow: &FlowKey,
+        place: usize,
+    ) -> bool {
+        self.places.get(place).is_some_and(|place| {
+            snapshot.generation() == self.generation
+                && place.epoch == self.epoch
+                && place.flow == *flow
+                && place.tenant == tenant
+        })
+    }
+
+    /// How many lookups were of what was not remembered, since the last call.
+    #[inline]
+    pub(crate) fn take_misses(&mut self) -> u32 {
+        std::mem::take(&mut self.misses)
+    }
+
+    /// Whether it is remembered that no policy covers a flow, and [`FlowCache::permit`] has noted that it lies within the
+    /// selectors of this SA.
+    #[inline(always)]
+    pub(crate) fn is_permitted(
+        &self,
+        snapshot: &Snapshot,
+        tenant: TenantId,
+        flow: &FlowKey,
+        place: usize,
+        sa: u64,
+    ) -> bool {
+        self.remembers(snapshot, tenant, flow, place)
+            && self.places.get(place).is_some_and(|place| place.permitted == sa && place.entry.is_none())
+    }
+
+    /// Notes that a flow lies within the selectors, which never change, of the SA that this word names: of an outbound one
+    /// if the flow is remembered as `covered` by a policy, of an inbound one if it is as covered by none.
+    pub(crate) fn permit(&mut self, covered: bool, tenant: TenantId, flow: &FlowKey, place: usize, sa: u64) {
+        if let Some(place) = self.places.get_mut(place)
+            && place.flow == *flow
+            && place.tenant == tenant
+            && place.entry.is_some() == covered
+        {
+            place.permitted = sa;
+        }
     }
 
     #[cold]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use portcullis_ipsec::{Policy, PolicyAction, PolicyId, PolicyOrigin};
 
+use crate::prefetch;
 use crate::sa::OutboundRef;
 use crate::sync::{AtomicU64, Line, Ordering};
 
@@ -49,6 +50,12 @@ impl PolicyEntry {
     pub fn outbound(&self) -> Option<OutboundRef> {
         // Acquire: the SA was published before the handle was set.
         OutboundRef::from_word(self.handle.0.load(Ordering::Acquire))
+    }
+
+    /// Asks the processor for what [`PolicyEntry::outbound`] and [`PolicyEntry::action`] read.
+    pub(super) fn prefetch(&self) {
+        prefetch::start(&self.handle);
+        prefetch::start(&self.policy.action);
     }
 
     /// Points to another SA.

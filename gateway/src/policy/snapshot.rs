@@ -1,18 +1,22 @@
 //! All policies at one moment, as workers look them up.
 //!
-//! A selector becomes the prefixes that its addresses are. A trie of destination prefixes leads to tries of source
-//! prefixes, and those to the few rules that differ in protocol and ports. The tries share what did not change with
-//! the snapshot before, so that installing one policy among a hundred thousand costs a few dozen nodes.
+//! A selector becomes the prefixes that its addresses are. A trie of destination prefixes leads to source prefixes, as a
+//! list where they are few and as a trie where not, and those to the rules that differ in protocol and ports. The tries
+//! share what did not change with the snapshot before, so that installing one policy among a hundred thousand costs a few
+//! nodes.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use ipnet::IpNet;
 use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin, PortRange, TenantId, TrafficSelector};
 
 use super::PolicyEntry;
 use crate::lpm::Lpm;
+use crate::prefetch;
 
 /// Most pairs of a source and a destination prefix that one policy may come to.
 pub const MAX_PREFIX_PAIRS: usize = 4096;
@@ -56,7 +60,90 @@ impl Tier {
     }
 }
 
-type Sources = Lpm<Vec<Rule>>;
+/// More rules than these for one destination prefix are looked up in a trie.
+const FEW: usize = 8;
+
+/// The rules for packets to one destination prefix, by source prefix.
+#[derive(Debug, Clone)]
+enum Sources {
+    /// The longest source prefix first, then the narrowest.
+    Few(Vec<(IpNet, Rule)>),
+    /// The rules of each source prefix, the narrowest first.
+    Many(Lpm<Vec<Rule>>),
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
+
+impl Sources {
+    /// The first rule that covers a packet.
+    fn find(&self, flow: &Flow) -> Option<&Rule> {
+        match self {
+            Self::Few(rules) => {
+                let covers = |source: &IpNet, rule: &Rule| source.contains(&flow.src) && rule.covers(flow);
+                rules.iter().find(|(source, rule)| covers(source, rule)).map(|(_, rule)| rule)
+            }
+            Self::Many(sources) => {
+                let mut rules = sources.matches(flow.src).flat_map(|(_, rules)| rules);
+                rules.find(|rule| rule.covers(flow))
+            }
+        }
+    }
+
+    fn add(&mut self, source: IpNet, rule: Rule) {
+        if let Self::Few(rules) = self
+            && rules.len() == FEW
+        {
+            let mut sources = Lpm::new();
+            rules.drain(..).for_each(|(source, rule)| add_to(&mut sources, source, rule));
+            *self = Self::Many(sources);
+        }
+        match self {
+            Self::Few(rules) => {
+                let order = |source: &IpNet, rule: &Rule| (Reverse(source.prefix_len()), rule.breadth);
+                let own = order(&source, &rule);
+                let place = rules.partition_point(|(source, rule)| order(source, rule) <= own);
+                rules.insert(place, (source, rule));
+            }
+            Self::Many(sources) => add_to(sources, source, rule),
+        }
+    }
+
+    fn remove(&mut self, source: IpNet, entry: &Arc<PolicyEntry>) {
+        match self {
+            Self::Few(rules) => {
+                rules.retain(|(other, rule)| *other != source || !Arc::ptr_eq(&rule.entry, entry));
+            }
+            Self::Many(sources) => {
+                let Some(rules) = sources.get_mut(source) else { return };
+                rules.retain(|rule| !Arc::ptr_eq(&rule.entry, entry));
+                if rules.is_empty() {
+                    sources.remove(source);
+                }
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Few(rules) => rules.is_empty(),
+            Self::Many(sources) => sources.is_empty(),
+        }
+    }
+}
+
+fn add_to(sources: &mut Lpm<Vec<Rule>>, source: IpNet, rule: Rule) {
+    match sources.get_mut(source) {
+        Some(rules) => {
+            let place = rules.partition_point(|other| other.breadth <= rule.breadth);
+            rules.insert(place, rule);
+        }
+        None => drop(sources.insert(source, vec![rule])),
+    }
+}
 
 /// One of a policy's local selectors with one of its remote ones, for one pair of their prefixes.
 #[derive(Debug, Clone)]
@@ -98,12 +185,32 @@ impl Snapshot {
     /// installed first.
     pub fn lookup(&self, tenant: TenantId, flow: &Flow) -> Verdict<'_> {
         let Some(tiers) = self.tenants.get(&tenant) else { return Verdict::NoMatch };
-        let found = tiers.values().find_map(|tries| {
-            tries.matches(flow.dst).find_map(|(_, sources)| {
-                sources.matches(flow.src).find_map(|(_, rules)| rules.iter().find(|rule| rule.covers(flow)))
-            })
-        });
+        let found = tiers
+            .values()
+            .find_map(|tries| tries.matches(flow.dst).find_map(|(_, sources)| sources.find(flow)));
         found.map_or(Verdict::NoMatch, |rule| Verdict::Covered(&rule.entry))
+    }
+
+    /// Asks the processor for what [`Snapshot::lookup`] will need for packets to these destinations: step by step for all of
+    /// them, so that memory is waited for once a step and not once a step and packet.
+    pub(crate) fn prefetch<const N: usize>(&self, wanted: &ArrayVec<(TenantId, IpAddr), N>) {
+        let mut ways = ArrayVec::<_, N>::new();
+        for (tenant, dst) in wanted {
+            // Those that are asked first; the next tiers are asked of what these have nothing for.
+            let Some(tries) = self.tenants.get(tenant).and_then(|tiers| tiers.values().next()) else {
+                continue;
+            };
+            ways.push((tries, *dst, tries.way(*dst)));
+        }
+        while ways.iter_mut().fold(false, |more, (_, _, way)| way.step() | more) {}
+        let mut lists = ArrayVec::<&[(IpNet, Rule)], N>::new();
+        for (tries, dst, _) in &ways {
+            if let Some((_, Sources::Few(rules))) = tries.lookup(*dst) {
+                rules.first().inspect(|first| prefetch::value(*first));
+                lists.push(rules);
+            }
+        }
+        lists.iter().filter_map(|rules| rules.first()).for_each(|(_, rule)| rule.entry.prefetch());
     }
 
     /// The next snapshot, with a policy that was installed as the `order`th.
@@ -114,18 +221,11 @@ impl Snapshot {
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, local, remote| {
             let rule = Rule::new(entry, order, local, remote);
-            let mut sources = tries.get_mut(destination);
-            if sources.is_none() {
-                tries.insert(destination, Sources::new());
-                sources = tries.get_mut(destination);
+            if tries.get(destination).is_none() {
+                tries.insert(destination, Sources::default());
             }
-            let Some(sources) = sources else { return };
-            match sources.get_mut(source) {
-                Some(rules) => {
-                    let place = rules.partition_point(|other| other.breadth <= rule.breadth);
-                    rules.insert(place, rule);
-                }
-                None => drop(sources.insert(source, vec![rule])),
+            if let Some(sources) = tries.get_mut(destination) {
+                sources.add(source, rule);
             }
         });
         next
@@ -139,12 +239,7 @@ impl Snapshot {
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, _, _| {
             let Some(sources) = tries.get_mut(destination) else { return };
-            if let Some(rules) = sources.get_mut(source) {
-                rules.retain(|rule| !Arc::ptr_eq(&rule.entry, entry));
-                if rules.is_empty() {
-                    sources.remove(source);
-                }
-            }
+            sources.remove(source, entry);
             if sources.is_empty() {
                 tries.remove(destination);
             }

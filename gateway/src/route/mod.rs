@@ -19,7 +19,7 @@ pub use hops::HopCache;
 use crate::lpm::Lpm;
 
 /// A gateway's interface: its place in [`RouteTable::ports`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct PortIndex(pub u16);
 
 /// What lies behind an interface.

@@ -37,14 +37,16 @@ impl MovableEndpoints {
         unpack_endpoints(self.packed())
     }
 
-    /// Whether a packet, if `udp` one in UDP, came the way that the SA is used: to the same address of
-    /// ours, and in UDP where a NAT makes that necessary. UDP is taken on every SA (RFC 7296 §2.23).
+    /// The way that packets come now.
     #[inline]
-    pub fn admit(&self, arrival: &FlowKey, udp: bool) -> bool {
+    pub(crate) fn way(&self) -> Way {
         let [head, local_high, local_low, ..] = self.packed();
-        let same_family = (head & V6 != 0) == arrival.is_ipv6();
-        let local = u128::from(local_high) << 64 | u128::from(local_low);
-        same_family & (local == arrival.dst_bits()) & (udp | (head & UDP == 0))
+        Way { local: u128::from(local_high) << 64 | u128::from(local_low), head }
+    }
+
+    /// Whether a packet, if `udp` one in UDP, comes that way.
+    pub fn admit(&self, arrival: &FlowKey, udp: bool) -> bool {
+        self.way().admits(arrival, udp)
     }
 
     #[inline]
@@ -77,6 +79,23 @@ impl MovableEndpoints {
         }
         // Release: the words come before the switch.
         self.version.store(version.wrapping_add(1), Ordering::Release);
+    }
+}
+
+/// What of an SA's outer addresses every packet that comes in is compared with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    local: u128,
+    head: u64,
+}
+
+impl Way {
+    /// Whether a packet, if `udp` one in UDP, came the way that the SA is used: to the same address of
+    /// ours, and in UDP where a NAT makes that necessary. UDP is taken on every SA (RFC 7296 §2.23).
+    #[inline(always)]
+    pub(crate) fn admits(&self, arrival: &FlowKey, udp: bool) -> bool {
+        let same_family = (self.head & V6 != 0) == arrival.is_ipv6();
+        same_family & (self.local == arrival.dst_bits()) & (udp | (self.head & UDP == 0))
     }
 }
 

@@ -23,7 +23,7 @@ use crate::drop::DropReason;
 use crate::events::EventBoard;
 use crate::pmtu::PathMtu;
 use crate::prefetch;
-use crate::sync::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use crate::wire::FlowKey;
 
 pub use super::selectors::MAX_SELECTORS;
@@ -80,6 +80,8 @@ pub struct Outbound {
     algorithm: EspAlgorithm,
     /// 64-bit sequence numbers.
     pub esn: bool,
+    /// The worker that seals and sends, plus one; 0 is none yet. Written once.
+    owner: AtomicU16,
     /// Whether its options are not the default ones.
     pub special: bool,
     /// What is known of the way to the peer.
@@ -211,6 +213,7 @@ impl Outbound {
             salt: sa.key.salt(),
             algorithm: sa.key.algorithm(),
             esn: sa.esn,
+            owner: AtomicU16::new(0),
             special: sa.options != SaOptions::default(),
             path_mtu: PathMtu::unknown(),
             endpoints: MovableEndpoints::new(sa.endpoints),
@@ -220,6 +223,24 @@ impl Outbound {
             options: sa.options,
             sent: Sent { sequence, traffic: Traffic::new(slot, false) },
         })
+    }
+
+    /// The worker that alone seals and sends on this SA, so that its packets leave in the order of their numbers: the first
+    /// that asks, for as long as the SA lives.
+    #[inline]
+    pub fn owner(&self, worker: u16) -> u16 {
+        // Relaxed: nothing else is communicated, and a single location has one order of changes.
+        match self.owner.load(Ordering::Relaxed) {
+            0 => self.claim(worker),
+            owner => owner - 1,
+        }
+    }
+
+    #[cold]
+    fn claim(&self, worker: u16) -> u16 {
+        let claimed =
+            self.owner.compare_exchange(0, worker.saturating_add(1), Ordering::Relaxed, Ordering::Relaxed);
+        claimed.map_or_else(|owner| owner - 1, |_| worker)
     }
 
     /// Takes `n` sequence numbers, once for a run of packets, and raises the pair's soft or hard limit when they

@@ -27,6 +27,14 @@ pub struct Handle {
     pub generation: u32,
 }
 
+impl Handle {
+    /// As one number, which is 0 for no handle that is live: generations count from 1.
+    #[inline]
+    pub(crate) fn to_word(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+}
+
 const FREE: u64 = 0;
 const RESERVED: u64 = 1;
 const LIVE: u64 = 2;

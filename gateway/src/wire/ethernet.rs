@@ -67,28 +67,46 @@ impl Ethernet {
     /// Reads a frame's header, and steps over up to two VLAN tags (802.1Q, 802.1ad).
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, DropReason> {
-        let (dst, rest) = frame.split_first_chunk().ok_or(DropReason::Malformed)?;
-        let (src, rest) = rest.split_first_chunk().ok_or(DropReason::Malformed)?;
-        let (&number, mut rest) = rest.split_first_chunk().ok_or(DropReason::Malformed)?;
-        let (mut number, mut header_len) = (u16::from_be_bytes(number), ETHERNET_HEADER_LEN);
+        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low] =
+            frame.first_chunk().ok_or(DropReason::Malformed)?;
+        let whole = Self {
+            dst: [d0, d1, d2, d3, d4, d5],
+            src: [s0, s1, s2, s3, s4, s5],
+            ether_type: u16::from_be_bytes([high, low]).into(),
+            header_len: ETHERNET_HEADER_LEN,
+        };
+        if whole.is_tagged() { whole.untag(frame) } else { Ok(whole) }
+    }
+
+    #[inline]
+    fn is_tagged(&self) -> bool {
+        matches!(self.ether_type, EtherType::Other(0x8100 | 0x88a8))
+    }
+
+    #[cold]
+    fn untag(mut self, frame: &[u8]) -> Result<Self, DropReason> {
         for _ in 0..2 {
-            if !matches!(number, 0x8100 | 0x88a8) {
+            if !self.is_tagged() {
                 break;
             }
-            let (&[_, _, high, low], after) = rest.split_first_chunk().ok_or(DropReason::Malformed)?;
-            (number, rest) = (u16::from_be_bytes([high, low]), after);
-            header_len += VLAN_TAG_LEN;
+            let rest = frame.get(self.header_len..).unwrap_or_default();
+            let &[_, _, high, low] = rest.first_chunk().ok_or(DropReason::Malformed)?;
+            self.ether_type = u16::from_be_bytes([high, low]).into();
+            self.header_len += VLAN_TAG_LEN;
         }
-        Ok(Self { dst: *dst, src: *src, ether_type: number.into(), header_len })
+        Ok(self)
     }
 
     /// A header without VLAN tags.
-    #[inline]
+    #[inline(always)]
     pub fn write(dst: Mac, src: Mac, ether_type: EtherType) -> [u8; ETHERNET_HEADER_LEN] {
-        let [d0, d1, d2, d3, d4, d5] = dst;
-        let [s0, s1, s2, s3, s4, s5] = src;
-        let [high, low] = ether_type.number().to_be_bytes();
-        [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, high, low]
+        let mut header = [0; ETHERNET_HEADER_LEN];
+        let (addresses, number) = header.split_at_mut(2 * dst.len());
+        let (to, from) = addresses.split_at_mut(dst.len());
+        to.copy_from_slice(&dst);
+        from.copy_from_slice(&src);
+        number.copy_from_slice(&ether_type.number().to_be_bytes());
+        header
     }
 }
 

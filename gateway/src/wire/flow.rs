@@ -47,6 +47,16 @@ impl L3Info {
         Self(lens | octets | flags)
     }
 
+    /// Of a whole packet's IPv4 header without options, by its first two words of 64 bits.
+    #[inline(always)]
+    fn plain(first: u64, second: u64) -> Self {
+        const TOTAL_LEN: u64 = 0xffff;
+        let header_len = (IPV4_HEADER_LEN as u64) << Self::HEADER_LEN;
+        // The TOS is eight bits above where it is to be, the TTL likewise; DF is bit 14.
+        let octets = first >> 8 & 0xff << Self::TOS | second >> 8 & 0xff << Self::TTL;
+        Self(first >> 32 & TOTAL_LEN | header_len | octets | first << 46 & Self::DONT_FRAGMENT)
+    }
+
     /// Octets of the packet by its own header; octets behind are padding.
     #[inline(always)]
     pub fn total_len(self) -> usize {
@@ -119,13 +129,11 @@ impl fmt::Debug for L3Info {
 /// UDP-Lite, SCTP and DCCP. For ICMP both hold `type << 8 | code`, and for the mobility header both hold
 /// `type << 8`, since selectors name these on either side (RFC 7296 §3.13.1). They are `None` for every other
 /// protocol (ESP and AH among them), for fragments but the first, and where the packet ends before them.
-#[inline(always)]
+#[inline]
 pub fn read(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
-    match packet.first() {
-        Some(0x45) => read_plain_v4(packet),
-        Some(0x46..=0x4f) => read_v4(packet),
-        Some(0x60..=0x6f) => read_v6(packet),
-        _ => Err(DropReason::Malformed),
+    match read_plain(packet) {
+        Some(read) => Ok(read),
+        None => read_any(packet),
     }
 }
 
@@ -134,35 +142,45 @@ pub fn flow(packet: &[u8]) -> Result<(Flow, L3Info), DropReason> {
     read(packet).map(|(key, info)| (key.flow(), info))
 }
 
-/// An IPv4 header without options, which nearly all are: what [`Ipv4::parse`] does, and only as much as is needed.
+/// What [`read`] says of what nearly every packet is: whole, IPv4 without options, with four octets behind its header, of TCP, UDP or
+/// ESP. Read in three words; of anything else, and of whatever is wrong,
+/// [`read_any`] finds out what it is.
 #[inline(always)]
-fn read_plain_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
-    const LATER: u16 = 0x1fff;
-    const MORE: u16 = 0x2000;
-    const DONT: u16 = 0x4000;
-    let (header, rest) = packet.split_first_chunk::<IPV4_HEADER_LEN>().ok_or(DropReason::Malformed)?;
-    let (words, _) = header.as_chunks::<4>();
-    let &[w0, w1, w2, src, dst] = words else { return Err(DropReason::Malformed) };
-    let sum = [w0, w1, w2, src, dst].iter().map(|word| u64::from(u32::from_be_bytes(*word))).sum::<u64>();
-    let ([_, tos, l0, l1], [_, _, f0, f1], [ttl, protocol, ..]) = (w0, w1, w2);
-    let total_len = usize::from(u16::from_be_bytes([l0, l1]));
-    let payload = total_len.checked_sub(IPV4_HEADER_LEN).and_then(|len| rest.get(..len));
-    let payload = payload.ok_or(DropReason::Malformed)?;
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+pub fn read_plain(packet: &[u8]) -> Option<(FlowKey, L3Info)> {
+    const LEN: usize = IPV4_HEADER_LEN + 4;
+    /// MF and the offset.
+    const FRAGMENT: u64 = 0x3fff;
+    let (octets, _) = packet.first_chunk::<LEN>()?.as_chunks::<8>();
+    let &[w0, w1, w2] = octets else { return None };
+    let [w0, w1, w2] = [w0, w1, w2].map(u64::from_be_bytes);
+    // Version, header length, TOS, total length; identification, flags and offset.
+    let total_len = (w0 >> 32) as usize & 0xffff;
+    // TTL, protocol, checksum; source. Destination, then ports.
+    let (protocol, src, dst) = ((w1 >> 48) as u8, w1 as u32, (w2 >> 32) as u32);
+    let halves = (w0 >> 32) + (w0 & 0xffff_ffff) + (w1 >> 32) + (w1 & 0xffff_ffff) + (w2 >> 32);
+    let sum = (halves >> 16) + (halves & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    if (sum >> 16) + (sum & 0xffff) != 0xffff {
-        return Err(DropReason::HeaderChecksum);
-    }
-    let flags = u16::from_be_bytes([f0, f1]);
-    let fragment = match (flags & LATER, flags & MORE) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First,
-        _ => Fragment::Later,
+    let plain =
+        w0 >> 56 == 0x45 && w0 & FRAGMENT == 0 && (LEN..=packet.len()).contains(&total_len) && sum == 0xffff;
+    let ports = match protocol {
+        protocol::TCP | protocol::UDP => Ports::of(w2 as u32),
+        protocol::ESP => Ports::UNSEEN,
+        _ => return None,
     };
-    let info = L3Info::new(total_len, IPV4_HEADER_LEN, tos, ttl, flags & DONT != 0, fragment);
-    let ports = ports(protocol, fragment, payload);
-    Ok((FlowKey::v4(u32::from_be_bytes(src), u32::from_be_bytes(dst), protocol, ports), info))
+    if !plain {
+        return None;
+    }
+    Some((FlowKey::v4(src, dst, protocol, ports), L3Info::plain(w0, w1)))
+}
+
+/// What [`read`] says of any packet, one field after another.
+#[inline(never)]
+pub fn read_any(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
+    match packet.first() {
+        Some(0x45..=0x4f) => read_v4(packet),
+        Some(0x60..=0x6f) => read_v6(packet),
+        _ => Err(DropReason::Malformed),
+    }
 }
 
 fn read_v4(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
@@ -189,7 +207,6 @@ fn read_v6(packet: &[u8]) -> Result<(FlowKey, L3Info), DropReason> {
     Ok((FlowKey::v6(header.src.to_bits(), header.dst.to_bits(), upper.protocol, ports), info))
 }
 
-#[inline(always)]
 fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
     match (protocol, upper) {
         _ if fragment == Fragment::Later => Ports::UNSEEN,
@@ -205,17 +222,18 @@ fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
 
 /// Counts a packet's TTL or hop limit down by one, as every router does, and keeps IPv4's checksum right. The
 /// packet was parsed, and its TTL is not 0.
-#[inline]
+#[inline(always)]
 pub fn decrement_ttl(packet: &mut [u8]) {
-    match packet {
-        [0x40..=0x4f, _, _, _, _, _, _, _, ttl, _, c0, c1, ..] if *ttl > 0 => {
+    match packet.first_chunk_mut() {
+        Some([0x40..=0x4f, _, _, _, _, _, _, _, ttl, _, c0, c1]) if *ttl > 0 => {
             *ttl -= 1;
             // RFC 1141: as much more as the header's sum is less, with the carry brought round.
-            let (sum, carry) = u16::from_be_bytes([*c0, *c1]).overflowing_add(0x0100);
-            let sum = if carry || sum == 0xffff { sum.wrapping_add(1) } else { sum };
-            [*c0, *c1] = sum.to_be_bytes();
+            let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
+            [*c0, *c1] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
         }
-        [0x60..=0x6f, _, _, _, _, _, _, hop_limit, ..] => *hop_limit = hop_limit.saturating_sub(1),
+        Some([0x60..=0x6f, _, _, _, _, _, _, hop_limit, _, _, _, _]) => {
+            *hop_limit = hop_limit.saturating_sub(1);
+        }
         _ => {}
     }
 }
@@ -337,7 +355,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plain_header_is_read_as_the_whole_parser_reads_it(
+        fn a_plain_packet_is_read_as_the_whole_parser_reads_it(
             octets in prop::collection::vec(any::<u8>(), 20..80), len in 0..90_u16, right: bool,
         ) {
             let mut octets = octets;
@@ -348,7 +366,22 @@ mod tests {
                 let sum = super::super::Checksum::default().octets(&octets[..20]).finish();
                 octets[10..12].copy_from_slice(&sum.to_be_bytes());
             }
-            prop_assert_eq!(read_plain_v4(&octets), read_v4(&octets));
+            if let Some(plain) = read_plain(&octets) {
+                prop_assert!(right || read_v4(&octets).is_ok());
+                prop_assert_eq!(Ok(plain), read_v4(&octets));
+            }
+            let any_protocol = octets[9];
+            for protocol in [6, 17, 50, any_protocol] {
+                octets[9] = protocol;
+                octets[6..8].copy_from_slice(&[0x40, 0]);
+                octets[10..12].fill(0);
+                let sum = super::super::Checksum::default().octets(&octets[..20]).finish();
+                octets[10..12].copy_from_slice(&sum.to_be_bytes());
+                let plain = read_plain(&octets);
+                let readable = (24..=octets.len()).contains(&usize::from(len)) && [6, 17, 50].contains(&protocol);
+                prop_assert_eq!(plain.is_some(), readable);
+                prop_assert!(plain.is_none() || read_v4(&octets) == Ok(plain.unwrap()));
+            }
         }
 
         #[test]

@@ -151,10 +151,16 @@ impl Ports {
     /// Not to be seen.
     pub(super) const UNSEEN: Self = Self(0);
 
+    /// From both, the source's above.
+    #[inline(always)]
+    pub(super) fn of(both: u32) -> Self {
+        Self(SRC_PORT | DST_PORT | u64::from(both))
+    }
+
     /// From the four octets of both.
     #[inline]
     pub(super) fn new(octets: [u8; 4]) -> Self {
-        Self(SRC_PORT | DST_PORT | u64::from(u32::from_be_bytes(octets)))
+        Self::of(u32::from_be_bytes(octets))
     }
 
     /// ICMP type and code, or what else is the same at both ends.

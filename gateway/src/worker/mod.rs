@@ -1,106 +1,173 @@
 //! A worker: one thread, pinned to one core, that owns a queue of every interface and takes packets from ring to ring
-//! through its [`Pipeline`]. Start at [`Worker::run`].
+//! through its [`Pipeline`]. Start at [`Worker::run`]; `running` has the rounds that it makes.
 //!
-//! It sleeps in `poll` when there is nothing to do, offline for the SA table's reclamation, so that it delays nobody. It
-//! is woken by packets, by the slow path, and by a new route table (a held packet's neighbour may have answered).
-//! A panic of a worker ends the process: what it protected stays blocked until the supervisor has started the next.
+//! It sleeps in `poll` when there is nothing to do (`spin` says when), offline for the SA table's reclamation, so that it
+//! delays nobody. It is woken by packets, by the slow path, by other workers that hand packets over
+//! ([`handover`](crate::handover)), by [`Orders`] about its interfaces, and by a new route table (a held packet's neighbour
+//! may have answered).
+//!
+//! A panic costs the packets that the worker has in its hands, and nothing else: whatever they lie in is thrown away, the
+//! frames are found again (a [`Ledger`] says which the worker answers for, another for each socket what the kernel was
+//! lent), and it goes on with a new pipeline. What is shared with others is whole after every step: sequence numbers were
+//! reserved, windows moved, or not; never back.
 
+mod fault;
 mod held;
+mod orders;
+mod running;
+mod spin;
 
-use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
 use crate::frame::Frame;
-use crate::io::{FramePool, QueueSocket, RING};
-use crate::pipeline::{BATCH, FrameSource, Ingress, Output, Pipeline};
+use crate::handover::Exchange;
+use crate::io::{FrameMemory, FramePool, Ledger, QueueSocket};
+use crate::pipeline::{BATCH, Pipeline};
 use crate::route::{PortIndex, RouteTable};
 use crate::slowpath::WorkerEnd;
 
-use held::Held;
+#[cfg(feature = "fault-injection")]
+pub use fault::Fault;
+pub use fault::Faults;
+pub use orders::{Order, Orders};
+use running::Running;
 
-/// Where a packet of the host starts in its frame: leaves room for any encapsulation.
-const KERNEL_START: usize = 256;
+/// Of a worker's frames, one in so many is for receiving into.
+const RECEIVING: usize = 2;
+
+/// How long a worker that panicked keeps still before it goes on, so that a packet that makes it panic again and again
+/// leaves the core, and the log, to others: doubled from panic to panic, back to the first after a minute of peace.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const PEACE: Duration = Duration::from_secs(60);
 
 /// The sockets of one interface that a worker owns, one for each of its queues.
 #[derive(Debug)]
 pub struct PortSockets {
     /// The interface.
     pub index: PortIndex,
-    /// Its sockets; never empty. The first one sends.
+    /// Its sockets; none while the interface is away. The first one sends.
     pub sockets: Vec<QueueSocket>,
 }
 
-/// What a worker lets others see of its frames.
+/// What a worker lets others see of itself.
 #[derive(Debug, Default)]
-pub struct FrameGauges {
-    /// Free.
+pub struct WorkerGauges {
+    /// Frames that are free.
     pub free: AtomicU64,
     /// In the rings, with the kernel.
     pub in_kernel: AtomicU64,
+    /// In the rings from other workers.
+    pub handed: AtomicU64,
     /// Rounds that the worker has made: what shows that it lives.
     pub rounds: AtomicU64,
+    /// How often it has gone to sleep.
+    pub sleeps: AtomicU64,
+    /// How often it has panicked and was started anew.
+    pub restarts: AtomicU64,
 }
 
+/// Makes a worker's pipeline: the first one, and after a panic another. None while there is no place for its reader.
+pub type MakePipeline = Box<dyn FnMut() -> Option<Pipeline> + Send>;
+
 /// A worker before it runs.
-#[derive(Debug)]
 pub struct Worker {
     /// Its interfaces, by port index.
     pub ports: Vec<PortSockets>,
-    /// Its free frames.
-    pub pool: FramePool,
+    /// The memory of all.
+    pub memory: Arc<FrameMemory>,
+    /// Its frames.
+    pub frames: Vec<Frame>,
     /// What it does with packets.
-    pub pipeline: Pipeline,
+    pub pipeline: MakePipeline,
     /// Its counts.
     pub counters: Arc<WorkerCounters>,
-    /// Its frames, for others to see.
-    pub gauges: Arc<FrameGauges>,
+    /// Its state, for others to see.
+    pub gauges: Arc<WorkerGauges>,
     /// Its end of the slow path, with what wakes it.
     pub slow: WorkerEnd,
+    /// What it shares with the other workers.
+    pub exchange: Exchange,
+    /// What it is told about its interfaces.
+    pub orders: Arc<Orders>,
     /// Next hops.
     pub routes: Arc<ArcSwap<RouteTable>>,
     /// The clock's origin.
     pub since: Instant,
+    /// For how long it looks for more before it sleeps, at most.
+    pub spin: Duration,
     /// Set to end it.
     pub stop: Arc<AtomicBool>,
+    /// What tests have it suffer.
+    pub faults: Arc<Faults>,
 }
 
 impl Worker {
     /// Runs until told to stop, and gives back what it owns.
-    pub fn run(self) -> Finished {
-        let mut running = Running {
-            fill_target: fill_target(&self),
-            outgoing: self.ports.iter().map(|_| Vec::new()).collect(),
-            held: Held::new(self.pool.len()),
-            worker: self,
-            out: Output::default(),
-            batch: Vec::with_capacity(BATCH),
-        };
-        while !running.worker.stop.load(Ordering::Acquire) {
-            let now = running.now();
-            let busy = running.round(now);
-            running.publish();
-            if !busy {
-                running.sleep();
+    pub fn run(mut self) -> Finished {
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut mine = self.memory.ledger();
+        frames.iter().for_each(|frame| mine.enter(frame));
+        let total = frames.len();
+        let mut last: Option<(Instant, Duration)> = None;
+        loop {
+            let Some(pipeline) = (self.pipeline)() else {
+                // The reader of the pipeline that went holds its place until then.
+                std::thread::yield_now();
+                continue;
+            };
+            let mut running = Running::new(&mut self, &mut mine, pipeline, FramePool::new(frames), total);
+            // What a panic leaves behind half-done, `recover` throws away.
+            match catch_unwind(AssertUnwindSafe(|| running.run())) {
+                Ok(()) => {
+                    let pool = running.finish();
+                    let Self { ports, exchange, orders, .. } = self;
+                    return Finished { ports, pool, exchange, orders };
+                }
+                Err(_) => running.abandon(),
             }
+            frames = self.recover(&mine);
+            let pause = match last {
+                Some((when, pause)) if when.elapsed() < PEACE => (pause * 2).min(LONGEST_PAUSE),
+                _ => FIRST_PAUSE,
+            };
+            last = Some((Instant::now(), pause));
+            std::thread::sleep(pause);
         }
-        running.finish()
     }
-}
 
-/// Of a worker's frames, one in so many is for receiving into.
-const RECEIVING: usize = 2;
+    /// The frames that it has, after a panic: all that it answers for and has not lent to the kernel.
+    #[expect(unsafe_code, reason = "only the worker knows that it holds no frame any more")]
+    fn recover(&mut self, mine: &Ledger) -> Vec<Frame> {
+        // Nothing is held any more, and what was in its hands is lost: packets that came and have gone nowhere.
+        self.counters.held.store(0, Ordering::Relaxed);
+        let packets = self.counters.in_hands();
+        self.counters.count_drops(DropReason::WorkerPanic, packets);
+        WorkerCounters::add(&self.gauges.restarts, 1);
+        WorkerCounters::add(&self.gauges.rounds, 1);
+        let sockets = self.ports.iter().flat_map(|port| &port.sockets);
+        // SAFETY: the worker's frames were in `Running`, which was dropped, on the stack that the panic has unwound, or with
+        // the kernel. What was handed to another worker, or released with a socket, is not in `mine` any more.
+        let frames = unsafe { self.memory.recover(mine, sockets) };
+        tracing::error!(
+            packets,
+            frames = frames.len(),
+            "a worker has panicked: its packets are lost, it goes on"
+        );
+        frames
+    }
 
-/// How many frames each socket may have to receive into: half of the worker's frames, shared out evenly.
-fn fill_target(worker: &Worker) -> usize {
-    let sockets: usize = worker.ports.iter().map(|port| port.sockets.len()).sum();
-    (worker.pool.len() / RECEIVING / sockets.max(1)).min(RING as usize)
+    /// How many frames each socket may have to receive into: half of the worker's frames, shared out evenly.
+    fn fill_target(&self, frames: usize) -> usize {
+        let sockets: usize = self.ports.iter().map(|port| port.sockets.len()).sum();
+        (frames / RECEIVING / sockets.max(1)).min(crate::io::RING as usize)
+    }
 }
 
 /// The fewest frames that a worker with so many sockets can do with: each receives a whole batch at a time.
@@ -108,234 +175,15 @@ pub fn frames_needed(sockets: usize) -> usize {
     sockets * BATCH * RECEIVING
 }
 
-/// What a worker gives back: its frames are in the pool or still in its sockets' rings.
+/// What a worker gives back: its frames are in the pool, still in its sockets' rings, or on their way between workers.
 #[derive(Debug)]
 pub struct Finished {
     /// Its interfaces.
     pub ports: Vec<PortSockets>,
     /// Its free frames.
     pub pool: FramePool,
-}
-
-struct Running {
-    worker: Worker,
-    out: Output,
-    batch: Vec<Frame>,
-    /// By port: frames to send.
-    outgoing: Vec<Vec<Frame>>,
-    held: Held,
-    fill_target: usize,
-}
-
-impl Running {
-    fn now(&self) -> Coarse {
-        Coarse(u32::try_from(self.worker.since.elapsed().as_secs()).unwrap_or(u32::MAX))
-    }
-
-    /// One look at everything; whether there was something to do.
-    fn round(&mut self, now: Coarse) -> bool {
-        let mut busy = false;
-        for port in 0..self.worker.ports.len() {
-            busy |= self.receive(now, port);
-        }
-        busy |= self.receive_from_host(now);
-        self.release_trapped(now);
-        self.release_held(now);
-        self.transmit();
-        busy
-    }
-
-    /// Takes what came in on a port through the pipeline.
-    fn receive(&mut self, now: Coarse, port: usize) -> bool {
-        let mut busy = false;
-        let Some(sockets) = self.worker.ports.get(port).map(|port| port.sockets.len()) else { return false };
-        for socket in 0..sockets {
-            let Some(PortSockets { index, sockets }) = self.worker.ports.get_mut(port) else { return busy };
-            let (index, Some(socket)) = (*index, sockets.get_mut(socket)) else { return busy };
-            socket.complete(&mut self.worker.pool);
-            let count = socket.receive(BATCH, &mut self.batch);
-            socket.refill(self.fill_target, &mut self.worker.pool);
-            socket.wake_receiver();
-            if count == 0 {
-                continue;
-            }
-            busy = true;
-            WorkerCounters::add(&self.worker.counters.received, count as u64);
-            self.process(now, Ingress::Port(index));
-        }
-        busy
-    }
-
-    /// Takes what the host sends through the pipeline.
-    fn receive_from_host(&mut self, now: Coarse) -> bool {
-        while self.batch.len() < BATCH {
-            let Some(packet) = self.worker.slow.take_from_kernel() else { break };
-            WorkerCounters::add(&self.worker.counters.from_kernel, 1);
-            match framed(&packet, &mut self.worker.pool) {
-                Ok(frame) => self.batch.push(frame),
-                Err(reason) => self.worker.counters.count_drop(reason),
-            }
-        }
-        let busy = !self.batch.is_empty();
-        if busy {
-            self.process(now, Ingress::Kernel);
-        }
-        busy
-    }
-
-    fn process(&mut self, now: Coarse, ingress: Ingress) {
-        let Self { worker, out, batch, .. } = self;
-        worker.pipeline.process(now, ingress, batch, &mut worker.pool, out);
-        self.deliver(now);
-    }
-
-    /// Takes every frame where the pipeline wants it.
-    fn deliver(&mut self, now: Coarse) {
-        let Self { worker, out, outgoing, held, .. } = self;
-        for port in out.transmit.ports() {
-            let frames = out.transmit.of(port);
-            match outgoing.get_mut(usize::from(port.0)) {
-                Some(outgoing) => outgoing.append(frames),
-                None => frames.drain(..).for_each(|frame| give_up(worker, frame, DropReason::NoEgress)),
-            }
-        }
-        let mut woken = false;
-        for frame in out.to_kernel.drain(..) {
-            if worker.slow.to_kernel(frame.packet()) {
-                woken = true;
-                WorkerCounters::add(&worker.counters.to_kernel, 1);
-                worker.pool.put(frame);
-            } else {
-                give_up(worker, frame, DropReason::KernelQueueFull);
-            }
-        }
-        for (waiting, frame) in out.held.drain(..) {
-            match held.hold(now, waiting, frame) {
-                Ok(first) if first => {
-                    worker.slow.resolve(waiting.ifindex, waiting.gateway);
-                    woken = true;
-                }
-                Ok(_) => {}
-                Err(frame) => give_up(worker, frame, DropReason::NeighbourUnresolved),
-            }
-        }
-        if woken {
-            worker.slow.flush();
-        }
-        worker.pool.put_all(&mut out.recycled);
-    }
-
-    /// Sends what waited for an SA that has come up, and gives up what has waited too long.
-    fn release_trapped(&mut self, now: Coarse) {
-        if self.worker.pipeline.trapped() > 0 {
-            let Self { worker, out, .. } = self;
-            worker.pipeline.release_trapped(now, &mut worker.pool, out);
-            self.deliver(now);
-        }
-    }
-
-    /// Sends what waited for a neighbour that has answered, and gives up what has waited too long.
-    fn release_held(&mut self, now: Coarse) {
-        if self.held.is_empty() {
-            return;
-        }
-        let Self { worker, out, held, .. } = self;
-        held.release(&worker.routes.load(), out);
-        let mut expired = Vec::new();
-        held.expire(now, &mut expired);
-        for frame in expired {
-            give_up(worker, frame, DropReason::NeighbourUnresolved);
-        }
-        self.deliver(now);
-    }
-
-    /// Puts frames into the TX rings and makes the kernel send them.
-    fn transmit(&mut self) {
-        let Self { worker, outgoing, .. } = self;
-        for (port, frames) in worker.ports.iter_mut().zip(outgoing) {
-            let Some(socket) = port.sockets.first_mut() else { continue };
-            while !frames.is_empty() {
-                let sent = socket.transmit(frames);
-                WorkerCounters::add(&worker.counters.transmitted, sent as u64);
-                socket.kick();
-                socket.complete(&mut worker.pool);
-                if sent == 0 {
-                    // Either the ring is full, and stayed so after a kick, or it does not take such a packet.
-                    let reason = match frames.first() {
-                        Some(frame) if !socket.fits(frame) => DropReason::TooBig,
-                        _ => DropReason::TxFull,
-                    };
-                    worker.counters.count_drop(reason);
-                    worker.pool.put(frames.remove(0));
-                }
-            }
-            if socket.unsent() {
-                socket.kick();
-            }
-        }
-    }
-
-    fn publish(&self) {
-        let gauges = &self.worker.gauges;
-        gauges.free.store(self.worker.pool.len() as u64, Ordering::Relaxed);
-        let sockets = self.worker.ports.iter().flat_map(|port| &port.sockets);
-        let in_kernel: usize = sockets.map(QueueSocket::in_kernel).sum();
-        gauges.in_kernel.store(in_kernel as u64, Ordering::Relaxed);
-        let held = self.held.len() + self.worker.pipeline.trapped();
-        self.worker.counters.held.store(held as u64, Ordering::Relaxed);
-        WorkerCounters::add(&gauges.rounds, 1);
-    }
-
-    /// Waits in `poll` for something to do.
-    fn sleep(&mut self) {
-        // Milliseconds. What the kernel would not take to send does not become sendable by an event.
-        const AGAIN: u8 = 1;
-        // Frames that the driver sends come back without an event; held packets grow too old without one.
-        const MORE_TO_COME: u8 = 100;
-        self.worker.pipeline.offline();
-        let Self { worker, held, .. } = self;
-        let waiting = !held.is_empty() || worker.pipeline.trapped() > 0;
-        let mut longest = waiting.then_some(MORE_TO_COME);
-        for socket in worker.ports.iter_mut().flat_map(|port| &mut port.sockets) {
-            if socket.unsent() {
-                longest = Some(AGAIN);
-            } else if socket.in_flight() > 0 {
-                longest = longest.or(Some(MORE_TO_COME));
-            }
-        }
-        let sockets = worker.ports.iter().flat_map(|port| &port.sockets);
-        let mut fds: Vec<PollFd<'_>> =
-            sockets.map(|socket| PollFd::new(socket.fd(), PollFlags::POLLIN)).collect();
-        fds.push(PollFd::new(worker.slow.waker().as_fd(), PollFlags::POLLIN));
-        // Interrupted: the next round looks at everything.
-        let _ = poll(&mut fds, longest.map_or(PollTimeout::NONE, PollTimeout::from));
-        worker.slow.waker().lower();
-    }
-
-    fn finish(mut self) -> Finished {
-        for frame in self.held.take_all() {
-            give_up(&mut self.worker, frame, DropReason::NeighbourUnresolved);
-        }
-        for frame in self.worker.pipeline.give_up_trapped() {
-            give_up(&mut self.worker, frame, DropReason::TrapTimeout);
-        }
-        self.publish();
-        Finished { ports: self.worker.ports, pool: self.worker.pool }
-    }
-}
-
-fn give_up(worker: &mut Worker, frame: Frame, reason: DropReason) {
-    worker.counters.count_drop(reason);
-    worker.pool.put(frame);
-}
-
-/// A frame that holds the packet.
-fn framed(packet: &[u8], pool: &mut FramePool) -> Result<Frame, DropReason> {
-    let mut frame = pool.take().ok_or(DropReason::NoFrame)?;
-    if !frame.set_range(KERNEL_START, KERNEL_START + packet.len()) {
-        pool.put(frame);
-        return Err(DropReason::TooBig);
-    }
-    frame.packet_mut().copy_from_slice(packet);
-    Ok(frame)
+    /// What others have handed it since, or may yet.
+    pub exchange: Exchange,
+    /// What it has not been told any more.
+    pub orders: Arc<Orders>,
 }

@@ -46,6 +46,8 @@ pub struct Rig {
     pub installer: Installer,
     pub pipeline: Pipeline,
     pub counters: Arc<WorkerCounters>,
+    shared: Arc<Shared>,
+    reclaimer: Reclaimer,
     pub routes: Arc<ArcSwap<RouteTable>>,
     pub now: Coarse,
     pub pool: Pool,
@@ -271,13 +273,13 @@ impl Rig {
 
     pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
         let trap_signal = Arc::new(TrapSignal::default());
-        let reclaimer = Reclaimer::new(1);
+        let reclaimer = Reclaimer::new(2);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
         let policies = Arc::new(PolicyTable::new(64).unwrap());
         let events = Arc::new(EventBoard::new(64, 64, Box::new(|| {})));
         let routes = Arc::new(ArcSwap::from_pointee(route_table(number, &[])));
-        let shared = Shared {
+        let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
             policies: Arc::clone(&policies),
             routes: Arc::clone(&routes),
@@ -285,10 +287,10 @@ impl Rig {
             nat_port: 4500,
             trap,
             trap_signal: Arc::clone(&trap_signal),
-        };
+        });
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
-        let pipeline = Pipeline::new(Arc::new(shared), Arc::clone(&counters), reader, 42);
+        let pipeline = Pipeline::new(Arc::clone(&shared), Arc::clone(&counters), reader, 42);
         let installer = Installer::new(sas, policies, events, Box::new(()), Box::new(|| Coarse(0)));
         let installer = installer.telling(Box::new(move || {
             trap_signal.activated();
@@ -296,7 +298,13 @@ impl Rig {
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
-        Self { number, installer, pipeline, counters, routes, now, pool, out }
+        Self { number, installer, pipeline, counters, shared, reclaimer, routes, now, pool, out }
+    }
+
+    /// A second worker's pipeline on the same tables.
+    pub fn second_pipeline(&self) -> Pipeline {
+        let reader = self.reclaimer.register().unwrap();
+        Pipeline::new(Arc::clone(&self.shared), Arc::default(), reader, 43).of_worker(1)
     }
 
     /// Routes that come before the usual ones.

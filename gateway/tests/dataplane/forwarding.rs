@@ -12,7 +12,7 @@ use crate::gateway::{A, B, Gateway, config, in_flight};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Demands that nothing in clear has crossed the wire, ever.
-fn nothing_in_clear(wire: &Capture) {
+pub(crate) fn nothing_in_clear(wire: &Capture) {
     let counts = wire.settle().unwrap();
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
     assert_eq!(counts.lost, 0, "{counts}");
@@ -74,27 +74,42 @@ fn without_an_sa_nothing_leaves_in_clear_and_one_is_asked_for() {
 }
 
 #[test]
-fn several_workers_share_the_queues() {
+fn several_workers_share_the_queues_and_each_sa_leaves_in_order() {
     let options = LinkOptions { queues: 2, ..LinkOptions::default() };
     let sites = Sites::with("workers", options).unwrap();
-    let mut two = config(&sites.a, A);
-    two.workers = vec![0, 1];
-    let a = Gateway::start(&sites.a, Sites::A_OUTSIDE, two);
-    let b = Gateway::start(&sites.b, Sites::B_OUTSIDE, config(&sites.b, B));
+    let two = |host, networks| DataplaneConfig { workers: vec![0, 1], ..config(host, networks) };
+    let a = Gateway::start(&sites.a, Sites::A_OUTSIDE, two(&sites.a, A));
+    let b = Gateway::start(&sites.b, Sites::B_OUTSIDE, two(&sites.b, B));
     a.connect(&b, Encapsulation::None);
     let wire = sites.capture().unwrap();
     let at_server = Capture::start(&sites.server, "eth0", &[]).unwrap();
-    let flow = Chatter::start(&sites.client, Sites::CLIENT, Sites::SERVER, 32).unwrap();
+    let flows = [
+        Chatter::start(&sites.client, Sites::CLIENT, Sites::SERVER, 32).unwrap(),
+        Chatter::start(&sites.client, Sites::CLIENT_V6, Sites::SERVER_V6, 32).unwrap(),
+        Chatter::start(&sites.server, Sites::SERVER, Sites::CLIENT, 32).unwrap(),
+    ];
     at_server
-        .wait_until("datagrams", SOON, |counts| counts.of(Class::Clear, Direction::In).packets > 2000)
+        .wait_until("datagrams", SOON, |counts| counts.of(Class::Clear, Direction::In).packets > 3000)
         .unwrap();
-    drop(flow);
+    drop(flows);
     nothing_in_clear(&wire);
     let stats = a.stats();
     assert!(stats.workers.iter().all(|worker| worker.received > 0), "one had nothing to do: {stats:?}");
-    assert_eq!(stats.drops["replayed"] + stats.drops["integrity_failed"], 0);
-    assert_eq!(b.drops("replayed") + b.drops("replay_too_old") + b.drops("integrity_failed"), 0);
-    a.dataplane.stop().unwrap();
+    assert!(stats.workers.iter().any(|worker| worker.handed_over > 0), "nothing was handed over: {stats:?}");
+    for gateway in [&a, &b] {
+        for reason in ["replayed", "replay_too_old", "integrity_failed", "handover_full"] {
+            assert_eq!(gateway.drops(reason), 0, "{reason}");
+        }
+    }
+    // What the wire has seen, in its order: no number comes after a higher one.
+    let sent = wire.matching(|frame| frame.class == Class::Esp && frame.direction == Direction::In);
+    let numbers: Vec<u32> = sent.iter().filter_map(|frame| Some(frame.headers()?.esp()?.1)).collect();
+    assert!(numbers.len() > 1000 && numbers.is_sorted_by(|a, b| a < b), "out of order: {numbers:?}");
+    for gateway in [a, b] {
+        gateway.every_frame_has_an_owner();
+        assert_eq!(in_flight(&gateway.stats()), 0);
+        gateway.dataplane.stop().unwrap();
+    }
 }
 
 #[test]

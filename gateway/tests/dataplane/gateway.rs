@@ -1,6 +1,7 @@
 //! A gateway of [`Sites`]: a real data plane in its namespace, with SAs installed by hand instead of by IKE.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
@@ -33,7 +34,12 @@ pub(crate) const A: (&[&str], &[&str]) =
 pub(crate) const B: (&[&str], &[&str]) = (A.1, A.0);
 
 /// One configured policy, one worker.
-pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> DataplaneConfig {
+pub(crate) fn config(host: &Host, networks: (&[&str], &[&str])) -> DataplaneConfig {
+    config_at(host.pin_dir(), networks)
+}
+
+/// The same, pinned there.
+pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str])) -> DataplaneConfig {
     let interface =
         |name: &str, role| InterfaceConfig { name: name.to_owned(), role, queues: None, mode: XdpMode::Auto };
     DataplaneConfig {
@@ -44,7 +50,7 @@ pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> 
         max_sas: 64,
         max_policies: 64,
         tun: "portcullis0".to_owned(),
-        pin_dir: host.pin_dir().to_owned(),
+        pin_dir: pin_dir.to_owned(),
         engine: None,
         ike_port: 500,
         nat_port: 4500,
@@ -52,6 +58,9 @@ pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> 
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
+        spin: Duration::from_micros(20),
+        busy_poll: None,
+        stall: Duration::from_secs(20),
         policies: vec![policy(local_ts, remote_ts)],
         on_stop: OnStop::Closed,
     }
@@ -100,6 +109,11 @@ impl Gateway {
         let a = Self::start(&sites.a, Sites::A_OUTSIDE, config(&sites.a, A));
         let b = Self::start(&sites.b, Sites::B_OUTSIDE, config(&sites.b, B));
         (a, b)
+    }
+
+    /// Listens on another address from now on.
+    pub(crate) fn at(self, outer: IpAddr) -> Self {
+        Self { outer, ..self }
     }
 
     pub(crate) fn installer(&self) -> std::sync::Arc<dyn SaInstaller> {
@@ -158,7 +172,8 @@ impl Gateway {
             let stats = self.stats();
             let held: u64 = stats.workers.iter().map(|worker| worker.held).sum();
             // Free ones and those with the kernel are read one after the other, while a frame may go from one to the other.
-            if stats.frames_free + stats.frames_in_kernel + held == stats.frames_total {
+            let owned = stats.frames_free + stats.frames_in_kernel + stats.frames_handed + held;
+            if owned == stats.frames_total {
                 assert!(stats.frames_free > 0 && stats.frames_in_kernel > 0, "{stats:?}");
                 return;
             }
@@ -167,15 +182,28 @@ impl Gateway {
     }
 }
 
+/// Waits until it holds.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Packets that came and have gone nowhere yet; none when nothing moves.
 pub(crate) fn in_flight(stats: &DataplaneStats) -> i128 {
     let came = |worker: &portcullis_gateway::dataplane::WorkerStats| {
-        i128::from(worker.received) + i128::from(worker.from_kernel) + i128::from(worker.generated)
+        i128::from(worker.received)
+            + i128::from(worker.from_kernel)
+            + i128::from(worker.generated)
+            + i128::from(worker.taken_over)
     };
     let gone = |worker: &portcullis_gateway::dataplane::WorkerStats| {
         i128::from(worker.transmitted)
             + i128::from(worker.to_kernel)
             + i128::from(worker.dropped)
+            + i128::from(worker.handed_over)
             + i128::from(worker.held)
     };
     stats.workers.iter().map(|worker| came(worker) - gone(worker)).sum()

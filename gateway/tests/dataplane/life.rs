@@ -1,12 +1,12 @@
 //! Start, stop, and what stays behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis_gateway::dataplane::{Dataplane, OnStop, StartError};
 use portcullis_ipsec::{Encapsulation, InstallError};
 use portcullis_lab::{Chatter, Class, Direction, Host, Sites};
 
-use crate::gateway::{A, Gateway, config, policy, start};
+use crate::gateway::{A, Gateway, config, policy, start, until};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -101,13 +101,6 @@ fn policies_that_come_and_go_take_their_routes_along() {
     until("the route is back with its device", || sites.a.ip("route get 10.2.0.10").is_ok());
     sites.a.enter(|| dataplane.stop()).unwrap().unwrap();
     until("without a reader the route does not count", || sites.a.ip("route get 10.2.0.10").is_err());
-}
-
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}");
-    }
 }
 
 #[test]

@@ -8,7 +8,10 @@
     reason = "where a test cannot go on it fails"
 )]
 
+mod faults;
 mod forwarding;
 mod gateway;
 mod host;
+mod interfaces;
 mod life;
+mod soak;

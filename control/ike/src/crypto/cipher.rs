@@ -129,30 +129,10 @@ impl IkeEncr {
     /// Encrypts in place; gives the ICV of an AEAD, which covers `aad` and the text, else nothing. `None` if key, IV or
     /// text is of an impossible length.
     pub(super) fn encrypt(self, sk_e: &[u8], iv: &[u8], aad: &[u8], text: &mut [u8]) -> Option<Vec<u8>> {
-        use AesKey::{Aes128 as K128, Aes192 as K192, Aes256 as K256};
-        use consts::{U8, U12, U16};
-        let seal = match self {
-            Self::AesGcm8(K128) => seal::<Gcm<Aes128, U8>>,
-            Self::AesGcm8(K192) => seal::<Gcm<Aes192, U8>>,
-            Self::AesGcm8(K256) => seal::<Gcm<Aes256, U8>>,
-            Self::AesGcm12(K128) => seal::<Gcm<Aes128, U12>>,
-            Self::AesGcm12(K192) => seal::<Gcm<Aes192, U12>>,
-            Self::AesGcm12(K256) => seal::<Gcm<Aes256, U12>>,
-            Self::AesGcm16(K128) => seal::<Gcm<Aes128, U16>>,
-            Self::AesGcm16(K192) => seal::<Gcm<Aes192, U16>>,
-            Self::AesGcm16(K256) => seal::<Gcm<Aes256, U16>>,
-            Self::ChaCha20Poly1305 => seal::<ChaCha20Poly1305>,
-            Self::AesCbc(key) => {
-                let encrypt = match key {
-                    K128 => cbc_encrypt::<Aes128Enc>,
-                    K192 => cbc_encrypt::<Aes192Enc>,
-                    K256 => cbc_encrypt::<Aes256Enc>,
-                };
-                return encrypt(sk_e, iv, text).map(|()| Vec::new());
-            }
-            Self::AesCtr(key) => return ctr(key, sk_e, iv, text).map(|()| Vec::new()),
-        };
-        seal(sk_e, iv, aad, text)
+        match self.kind() {
+            Kind::Aead { seal, .. } => seal(sk_e, iv, aad, text),
+            Kind::Cipher { encrypt, .. } => encrypt(sk_e, iv, text).map(|()| Vec::new()),
+        }
     }
 
     /// Decrypts in place. `None` if an AEAD's ICV is wrong, or a length impossible; the text is of no use then.
@@ -164,30 +144,62 @@ impl IkeEncr {
         text: &mut [u8],
         icv: &[u8],
     ) -> Option<()> {
+        match self.kind() {
+            Kind::Aead { open, .. } => open(sk_e, iv, aad, text, icv),
+            Kind::Cipher { decrypt, .. } => decrypt(sk_e, iv, text),
+        }
+    }
+
+    fn kind(self) -> Kind {
         use AesKey::{Aes128 as K128, Aes192 as K192, Aes256 as K256};
         use consts::{U8, U12, U16};
-        let open = match self {
-            Self::AesGcm8(K128) => open::<Gcm<Aes128, U8>>,
-            Self::AesGcm8(K192) => open::<Gcm<Aes192, U8>>,
-            Self::AesGcm8(K256) => open::<Gcm<Aes256, U8>>,
-            Self::AesGcm12(K128) => open::<Gcm<Aes128, U12>>,
-            Self::AesGcm12(K192) => open::<Gcm<Aes192, U12>>,
-            Self::AesGcm12(K256) => open::<Gcm<Aes256, U12>>,
-            Self::AesGcm16(K128) => open::<Gcm<Aes128, U16>>,
-            Self::AesGcm16(K192) => open::<Gcm<Aes192, U16>>,
-            Self::AesGcm16(K256) => open::<Gcm<Aes256, U16>>,
-            Self::ChaCha20Poly1305 => open::<ChaCha20Poly1305>,
-            Self::AesCbc(key) => {
-                let decrypt = match key {
-                    K128 => cbc_decrypt::<Aes128Dec>,
-                    K192 => cbc_decrypt::<Aes192Dec>,
-                    K256 => cbc_decrypt::<Aes256Dec>,
-                };
-                return decrypt(sk_e, iv, text);
-            }
-            Self::AesCtr(key) => return ctr(key, sk_e, iv, text),
-        };
-        open(sk_e, iv, aad, text, icv)
+        match self {
+            Self::AesGcm8(K128) => Kind::aead::<Gcm<Aes128, U8>>(),
+            Self::AesGcm8(K192) => Kind::aead::<Gcm<Aes192, U8>>(),
+            Self::AesGcm8(K256) => Kind::aead::<Gcm<Aes256, U8>>(),
+            Self::AesGcm12(K128) => Kind::aead::<Gcm<Aes128, U12>>(),
+            Self::AesGcm12(K192) => Kind::aead::<Gcm<Aes192, U12>>(),
+            Self::AesGcm12(K256) => Kind::aead::<Gcm<Aes256, U12>>(),
+            Self::AesGcm16(K128) => Kind::aead::<Gcm<Aes128, U16>>(),
+            Self::AesGcm16(K192) => Kind::aead::<Gcm<Aes192, U16>>(),
+            Self::AesGcm16(K256) => Kind::aead::<Gcm<Aes256, U16>>(),
+            Self::ChaCha20Poly1305 => Kind::aead::<ChaCha20Poly1305>(),
+            Self::AesCbc(K128) => Kind::cbc::<Aes128Enc, Aes128Dec>(),
+            Self::AesCbc(K192) => Kind::cbc::<Aes192Enc, Aes192Dec>(),
+            Self::AesCbc(K256) => Kind::cbc::<Aes256Enc, Aes256Dec>(),
+            Self::AesCtr(K128) => Kind::ctr::<Aes128Enc>(),
+            Self::AesCtr(K192) => Kind::ctr::<Aes192Enc>(),
+            Self::AesCtr(K256) => Kind::ctr::<Aes256Enc>(),
+        }
+    }
+}
+
+/// What does the work, with `SK_e` and IV first.
+enum Kind {
+    Aead { seal: SealFn, open: OpenFn },
+    Cipher { encrypt: CipherFn, decrypt: CipherFn },
+}
+
+type SealFn = fn(&[u8], &[u8], &[u8], &mut [u8]) -> Option<Vec<u8>>;
+type OpenFn = fn(&[u8], &[u8], &[u8], &mut [u8], &[u8]) -> Option<()>;
+type CipherFn = fn(&[u8], &[u8], &mut [u8]) -> Option<()>;
+
+impl Kind {
+    fn aead<C: KeyInit + AeadInOut<NonceSize = consts::U12>>() -> Self {
+        Self::Aead { seal: seal::<C>, open: open::<C> }
+    }
+
+    fn cbc<E, D>() -> Self
+    where
+        E: KeyInit + BlockCipherEncrypt<BlockSize = consts::U16>,
+        D: KeyInit + BlockCipherDecrypt<BlockSize = consts::U16>,
+    {
+        Self::Cipher { encrypt: cbc_encrypt::<E>, decrypt: cbc_decrypt::<D> }
+    }
+
+    /// Counter mode works the same both ways.
+    fn ctr<E: KeyInit + BlockCipherEncrypt<BlockSize = consts::U16>>() -> Self {
+        Self::Cipher { encrypt: ctr::<E>, decrypt: ctr::<E> }
     }
 }
 
@@ -243,20 +255,12 @@ fn blocks(text: &mut [u8]) -> Option<&mut [Block]> {
     rest.is_empty().then(|| Array::cast_slice_from_core_mut(blocks))
 }
 
-/// Counter mode works the same both ways.
-fn ctr(key: AesKey, sk_e: &[u8], iv: &[u8], text: &mut [u8]) -> Option<()> {
-    fn with<C>(sk_e: &[u8], iv: &[u8], text: &mut [u8]) -> Option<()>
-    where
-        C: KeyInit + BlockCipherEncrypt<BlockSize = consts::U16>,
-    {
-        let (cipher, nonce) = keyed::<C>(sk_e, iv)?;
-        let block = Block::try_from([&nonce[..], &1_u32.to_be_bytes()].concat().as_slice()).ok()?;
-        let core = ctr::CtrCore::<C, ctr::flavors::Ctr32BE>::inner_iv_init(cipher, &block);
-        core.try_apply_keystream_partial(InOutBuf::from(text)).ok()
-    }
-    match key {
-        AesKey::Aes128 => with::<Aes128Enc>(sk_e, iv, text),
-        AesKey::Aes192 => with::<Aes192Enc>(sk_e, iv, text),
-        AesKey::Aes256 => with::<Aes256Enc>(sk_e, iv, text),
-    }
+fn ctr<C>(sk_e: &[u8], iv: &[u8], text: &mut [u8]) -> Option<()>
+where
+    C: KeyInit + BlockCipherEncrypt<BlockSize = consts::U16>,
+{
+    let (cipher, nonce) = keyed::<C>(sk_e, iv)?;
+    let block = Block::try_from([&nonce[..], &1_u32.to_be_bytes()].concat().as_slice()).ok()?;
+    let core = ctr::CtrCore::<C, ctr::flavors::Ctr32BE>::inner_iv_init(cipher, &block);
+    core.try_apply_keystream_partial(InOutBuf::from(text)).ok()
 }

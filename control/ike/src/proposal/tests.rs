@@ -316,8 +316,10 @@ fn additional_key_exchanges_are_written_as_strongswan_does() {
     let of = |kind: u8| wire.transforms.iter().filter(move |transform| transform.transform_type == kind);
     assert_eq!(of(6).map(|transform| transform.id).collect::<Vec<_>>(), [36, 0], "ML-KEM-768, or none");
     assert_eq!(of(8).map(|transform| transform.id).collect::<Vec<_>>(), [20]);
-    let both =
-        select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_none-ke1_mlkem768-ke3_ecp384")], &[wire.clone()]);
+    let both = select_ike(
+        &[ike("aes256gcm16-prfsha384-x25519-ke1_none-ke1_mlkem768-ke3_ecp384")],
+        std::slice::from_ref(&wire),
+    );
     assert_eq!(both.unwrap().0.to_string(), "aes256gcm16-prfsha384-x25519-ke3_ecp384", "our preference");
     let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_mlkem1024")], &[wire]).unwrap_err();
     assert_eq!(

@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::public_of;
 use crate::crypto::{KeMethod, KeSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::context::Context;
 use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
-use crate::engine::ike_sa_init::{InitRecord, error_notification};
+use crate::engine::ike_sa_init::{InitRecord, error_notification, public_of};
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Payload};
 
@@ -88,15 +87,15 @@ impl Exchanging {
         let Step::AwaitingResponse { method, secret } = self.step else { return Ok(State::Exchanging(self)) };
         match self.channel.receive(cx, base, inbound) {
             Incoming::Response(payloads) => {
-                let about = base.about(cx);
-                let public =
-                    public_of(&payloads, method).ok_or_else(|| match error_notification(&payloads) {
+                let Some(public) = public_of(&payloads, method).map(<[u8]>::to_vec) else {
+                    let about = base.about(cx);
+                    let missing = "a KE payload of the method that was agreed on";
+                    return Err(Closed::failed(match error_notification(&payloads) {
                         Some(error) => about.refused("IKE_INTERMEDIATE", error.notify_type),
-                        None => {
-                            about.missing("IKE_INTERMEDIATE", "a KE payload of the method that was agreed on")
-                        }
-                    });
-                let job = cx.derive_ke(base.id, secret, public.map_err(Closed::failed)?);
+                        None => about.missing("IKE_INTERMEDIATE", missing),
+                    }));
+                };
+                let job = cx.derive_ke(base.id, secret, public);
                 self.step = Step::DerivingKe { job };
                 Ok(State::Exchanging(self))
             }

@@ -8,7 +8,6 @@ pub(super) mod initiator;
 pub(super) mod responder;
 
 use super::ike_sa_init::notification;
-use crate::crypto::KeMethod;
 use crate::message::{Notify, Payload, notify};
 use crate::proposal::IkeProposal;
 
@@ -22,12 +21,4 @@ pub(super) fn announce(proposals: &[IkeProposal]) -> Option<Payload> {
 /// Whether the peer says so.
 pub(super) fn is_announced<'n>(mut notifications: impl Iterator<Item = &'n Notify>) -> bool {
     notifications.any(|found| found.notify_type == notify::INTERMEDIATE_EXCHANGE_SUPPORTED)
-}
-
-/// The public value of a key exchange of that method.
-fn public_of(payloads: &[Payload], method: KeMethod) -> Option<Vec<u8>> {
-    payloads.iter().find_map(|payload| match payload {
-        Payload::Ke { method: found, data } if *found == method.id() => Some(data.clone()),
-        _ => None,
-    })
 }

@@ -1,11 +1,11 @@
 //! IKE_INTERMEDIATE as the responder. The answer leaves under the keys that the request came under; the new ones hold
 //! from the next exchange on (RFC 9370 §2.2.2).
 
-use super::public_of;
 use crate::crypto::KeMethod;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::context::Context;
 use crate::engine::ike_auth::responder::AwaitingAuthRequest;
+use crate::engine::ike_sa_init::public_of;
 use crate::engine::sa::{Base, Done, Next, State};
 use crate::message::{Payload, notify};
 
@@ -35,7 +35,7 @@ impl AnsweringIntermediate {
         method: KeMethod,
         payloads: &[Payload],
     ) -> Next {
-        let Some(peer_public) = public_of(payloads, method) else {
+        let Some(peer_public) = public_of(payloads, method).map(<[u8]>::to_vec) else {
             let failure =
                 base.about(cx).missing("IKE_INTERMEDIATE", "a KE payload of the method that was agreed on");
             return Err(request.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure));

@@ -9,6 +9,7 @@ pub(super) mod responder;
 use super::context::Context;
 use super::ike_auth::SignatureSupport;
 use crate::config::{ConnectionConfig, IkeFragmentation};
+use crate::crypto::KeMethod;
 use crate::message::{Notify, Payload, Protocol, WireProposal, notify};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
@@ -76,6 +77,14 @@ fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]
     let ours = cx.connection(connection).and_then(announce_fragmentation);
     let found = |found: &Notify| found.notify_type == notify::IKEV2_FRAGMENTATION_SUPPORTED;
     ours.is_some() && notifications(payloads).any(found)
+}
+
+/// The public value of a key exchange of that method.
+pub(super) fn public_of(payloads: &[Payload], method: KeMethod) -> Option<&[u8]> {
+    payloads.iter().find_map(|payload| match payload {
+        Payload::Ke { method: found, data } if *found == method.id() => Some(data.as_slice()),
+        _ => None,
+    })
 }
 
 /// A notification that concerns no SA but the IKE SA itself.

@@ -203,7 +203,7 @@ impl Answering {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(base, public, nonce_r.clone());
-                send(cx, base.local, base.remote, &[response.clone()]);
+                send(cx, base.local, base.remote, std::slice::from_ref(&response));
                 let record = InitRecord {
                     request: self.request,
                     response,

@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Agreed, born, link, public_of, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, link, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, KeSecret, SharedSecret};
 use crate::engine::api::{Event, Failure, IkeSaId, JobId, JobResult};
 use crate::engine::context::{Context, Effect};
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::failure::About;
-use crate::engine::ike_sa_init::{InitPayloads, error_notification, notification};
+use crate::engine::ike_sa_init::{InitPayloads, error_notification, notification, public_of};
 use crate::engine::informational::Deleting;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Next, Role, State};

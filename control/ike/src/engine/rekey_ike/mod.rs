@@ -26,7 +26,7 @@ use super::established::Established;
 use super::ike_sa_init::notifications;
 use super::sa::{Base, Estate, Role, State};
 use crate::config::Retransmission;
-use crate::crypto::{KdfInput, KeMethod, SharedSecret, derive_rekeyed_ike_keys};
+use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
 use crate::message::{Payload, Protocol, WireProposal, notify};
 use crate::proposal::IkeSuite;
 
@@ -110,14 +110,6 @@ fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, n
 fn link(payloads: &[Payload]) -> Option<&[u8]> {
     let found = notifications(payloads).find(|found| found.notify_type == notify::ADDITIONAL_KEY_EXCHANGE);
     found.map(|found| found.data.as_slice())
-}
-
-/// The public value of a key exchange of that method.
-fn public_of(payloads: &[Payload], method: KeMethod) -> Option<&[u8]> {
-    payloads.iter().find_map(|payload| match payload {
-        Payload::Ke { method: found, data } if *found == method.id() => Some(data.as_slice()),
-        _ => None,
-    })
 }
 
 /// One IKE SA's SPI in an offer or answer (RFC 7296 §3.3.1).

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::initiator::Rival;
-use super::{Agreed, born, link, patience, public_of, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, link, patience, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::Channel;
@@ -12,7 +12,7 @@ use crate::engine::context::Context;
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::create_child_sa::responder::Refused;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::ike_sa_init::{InitPayloads, notification};
+use crate::engine::ike_sa_init::{InitPayloads, notification, public_of};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Role, State};
 use crate::message::{Payload, notify};
@@ -126,18 +126,18 @@ impl Answering {
         }
     }
 
-    /// Takes an IKE_FOLLOWUP_KE request; gives it back if it is not the one that is awaited.
-    fn follow_up(mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Self> {
-        let Step::AwaitingFollowup { link: wanted, .. } = &self.step else { return Err(self) };
+    /// Takes an IKE_FOLLOWUP_KE request; false if it is not the one that is awaited.
+    fn follow_up(&mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) -> bool {
+        let Step::AwaitingFollowup { link: wanted, .. } = &self.step else { return false };
         let Some(method) = self.left.front().copied().filter(|_| link(payloads) == Some(wanted)) else {
-            return Err(self);
+            return false;
         };
-        let Some(peer_public) = public_of(payloads, method).map(<[u8]>::to_vec) else { return Err(self) };
+        let Some(peer_public) = public_of(payloads, method).map(<[u8]>::to_vec) else { return false };
         self.left.pop_front();
         self.method = method;
         let job = cx.answer_ke(base.id, method, peer_public.clone());
         self.step = Step::GeneratingKe { job, peer_public };
-        Ok(self)
+        true
     }
 
     /// Takes the job that it awaits. It has been answered, or is left in `established.theirs`.
@@ -222,21 +222,9 @@ fn conclude(
 impl Established {
     /// A peer's additional key exchange (RFC 9370 §2.2.4).
     pub(in crate::engine) fn handle_followup(&mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) {
-        let followed = match self.theirs.take() {
-            Some(Theirs::Ike(answering)) => match answering.follow_up(cx, base, payloads) {
-                Ok(answering) => {
-                    self.theirs = Some(Theirs::Ike(answering));
-                    true
-                }
-                Err(answering) => {
-                    self.theirs = Some(Theirs::Ike(answering));
-                    false
-                }
-            },
-            theirs => {
-                self.theirs = theirs;
-                false
-            }
+        let followed = match &mut self.theirs {
+            Some(Theirs::Ike(answering)) => answering.follow_up(cx, base, payloads),
+            _ => false,
         };
         if !followed {
             self.channel.respond(cx, base, vec![notification(notify::STATE_NOT_FOUND, Vec::new())]);

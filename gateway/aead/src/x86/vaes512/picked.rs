@@ -67,7 +67,7 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
             // SAFETY: they have one key, and buffers and AADs of one length.
             unsafe { four::run::<SEAL>(&mut picked) };
             left = picked.mask;
-        } else if batch.len() >= LANES {
+        } else if batch.len() >= LANES && is_worth_a_search(batch) {
             let features = Features::of(batch);
             let mut patience = PATIENCE;
             while left != 0 && patience > 0 {
@@ -97,6 +97,16 @@ fn all_alike(batch: &[Packet<'_>]) -> bool {
             && packet.buffer.len() == first.buffer.len()
             && packet.aad_len == first.aad_len
     })
+}
+
+/// Whether the first packet's key or the middle one's is that of enough others: where every packet has another key, a
+/// search would cost more than what it never finds.
+#[inline]
+fn is_worth_a_search(batch: &[Packet<'_>]) -> bool {
+    let is_frequent = |sample: &Packet<'_>| {
+        batch.iter().filter(|packet| std::ptr::eq(packet.key, sample.key)).count() >= LANES
+    };
+    batch.first().is_some_and(is_frequent) || batch.get(batch.len() / 2).is_some_and(is_frequent)
 }
 
 /// What packets must share to be alike, as vectors.
