@@ -402,7 +402,7 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             let limit = run.map_or(0, |run| run.limit);
             trouble::too_big_for_tunnel(context, frame, about, limit);
         }
-        Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: about.clone() }),
+        Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: *about }),
         Fate::Dropped(reason) => context.drop(frame, reason),
     }
 }
