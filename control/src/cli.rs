@@ -2,10 +2,12 @@
 
 mod doctor;
 mod explain;
+mod explain_flow;
 mod import;
 mod pki;
 mod print;
 mod top;
+mod trace;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,6 +59,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
+    /// Follow packets: received on, policy, SA, verdict, sent on, a line each. Costs something only while it runs.
+    Trace(trace::TraceArgs),
+    /// Write packets to a pcapng file, each with its inner and outer form linked.
+    Capture(trace::CaptureArgs),
     /// Look at the machine before traffic does: every finding with its fix.
     Doctor(doctor::DoctorArgs),
     /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
@@ -164,6 +170,10 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
+        Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Capture(args) => {
+            trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
+        }
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };

@@ -11,5 +11,6 @@ pub mod explain;
 pub mod import;
 pub mod logging;
 mod metrics;
+pub mod pcapng;
 pub mod pki;
 pub mod top;

@@ -103,3 +103,17 @@ fn what_is_dropped_without_a_priority_leaves_the_tunnel_alone_and_closes_the_res
     assert!(a.drops()?["discarded"] >= u64::from(PINGS));
     Ok(())
 }
+
+#[test]
+fn a_reload_brings_and_takes_what_passes() -> Result<()> {
+    let sites = Sites::new("reloadp")?;
+    let config = |further: &str| GatewayConfig::new(SiteConfig::a().toml() + further);
+    let a = start(&sites.a, SiteConfig::a().toml())?;
+    // The other side is a router.
+    assert_eq!(answered(&sites.client, Sites::SERVER, None)?, 0);
+    a.reload(&config(&shunt("pass", "10.1.0.0/24[icmp]", "10.2.0.0/24[icmp]", "")), &[])?;
+    assert_eq!(answered(&sites.client, Sites::SERVER, None)?, PINGS);
+    a.reload(&config(""), &[])?;
+    assert_eq!(answered(&sites.client, Sites::SERVER, None)?, 0);
+    Ok(())
+}

@@ -12,6 +12,7 @@
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
 //! - `handover`: packets from the worker that received them to the owner of their SA.
+//! - [`trace`]: what is seen of packets while somebody asks.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
 //! - `xdp`: loads, attaches and pins the XDP program and the egress guard.
@@ -36,6 +37,7 @@ pub mod route;
 pub mod sa;
 pub mod slowpath;
 mod sync;
+pub mod trace;
 pub mod tun;
 pub mod wire;
 pub mod worker;

@@ -79,6 +79,7 @@ impl End {
             nat_port: 4500,
             trap: TrapLimits::OFF,
             trap_signal: Arc::default(),
+            trace: Arc::default(),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().context("a place for the one worker")?;

@@ -67,6 +67,11 @@ impl Client {
         self.call(Method::POST, path, serde_json::to_vec(body)?.into()).await
     }
 
+    /// Ends something.
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.call(Method::DELETE, path, Bytes::new()).await
+    }
+
     async fn call<T: DeserializeOwned>(
         &self,
         method: Method,

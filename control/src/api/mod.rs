@@ -1,5 +1,7 @@
-//! The admin API: HTTP with JSON over a Unix socket. [`types`] is what is said, [`server`] answers, [`client`] asks.
+//! The admin API: HTTP with JSON over a Unix socket. [`types`] is what is said, [`server`] answers, [`client`] asks;
+//! [`trace`] is about packets.
 
 pub mod client;
 pub mod server;
+pub mod trace;
 pub mod types;

@@ -14,10 +14,12 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
+use super::trace;
 use super::types::{
     ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
 };
 use crate::daemon::{Daemon, ReloadError, Stopping};
+use crate::explain::flow::{FlowQuestion, FlowReport};
 
 /// Waited for a command unless the caller says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,6 +71,9 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
         .route("/v1/reload", post(reload))
+        .route("/v1/explain/flow", post(explain_flow))
+        .route("/v1/trace", post(trace::open))
+        .route("/v1/trace/{id}", get(trace::read).delete(trace::close))
         .with_state(daemon)
 }
 
@@ -106,6 +111,17 @@ async fn verdicts(
 
 async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
     Json(daemon.pools())
+}
+
+async fn explain_flow(
+    State(daemon): State<Arc<Daemon>>,
+    Json(question): Json<FlowQuestion>,
+) -> Result<Json<FlowReport>, Refusal> {
+    if question.src.is_ipv4() != question.dst.is_ipv4() {
+        let why = format!("{} and {} are of two families: no packet has both", question.src, question.dst);
+        return Err(Refusal::BadRequest(why));
+    }
+    Ok(Json(daemon.explain(question.into())))
 }
 
 async fn initiate(
@@ -183,6 +199,20 @@ pub enum Refusal {
     /// The configuration on disk was not put in force.
     #[error(transparent)]
     Reload(#[from] ReloadError),
+    /// No such session, or no longer.
+    #[error("this trace has ended: nobody has read it for a while, or the daemon was restarted")]
+    NoSuchTrace,
+    /// As many as there may be.
+    #[error("too many traces and captures run already")]
+    TooManyTraces,
+    /// Words that are no filter, or addresses that are no packet's.
+    #[error("{0}")]
+    BadRequest(String),
+    /// What ESP protects is not shown to everybody who may ask.
+    #[error(
+        "this configuration lets nobody see what ESP protects (set `allow_decrypted_capture = true` in `[gateway]`)"
+    )]
+    NotAllowed,
     /// Not done in time.
     #[error("not done after {} s; the attempt goes on: see `portcullis sas`", .0.as_secs())]
     Timeout(Duration),
@@ -204,6 +234,10 @@ impl IntoResponse for Refusal {
             Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
             Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
+            Self::NoSuchTrace => (StatusCode::NOT_FOUND, "NO_SUCH_TRACE"),
+            Self::TooManyTraces => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES"),
+            Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST"),
+            Self::NotAllowed => (StatusCode::FORBIDDEN, "DECRYPTED_CAPTURE_NOT_ALLOWED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
         let explanation = self.to_string();

@@ -28,6 +28,8 @@ enum What {
     },
     /// What went wrong last.
     Last(Output),
+    /// One packet's walk through policy, SA, route, neighbour and MTU: where it stops, why, and what to change.
+    Flow(super::explain_flow::FlowArgs),
     /// What a reason code means.
     Reason {
         /// The code, such as PSK_MISMATCH; none: all of them.
@@ -60,6 +62,10 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
                 Some(last) => explain::verdict(page, last),
                 None => page.line(&[(Style::Good, "no exchange has failed since the daemon was started")]),
             })
+        }
+        What::Flow(args) => {
+            let text = runtime.block_on(super::explain_flow::run(client, &args))?;
+            Ok(super::print(&text)?)
         }
         What::Reason { code } => {
             super::print(&match code {

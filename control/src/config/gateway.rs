@@ -50,6 +50,8 @@ pub struct GatewayConfig {
     pub watchdog: Duration,
     /// How many packets may wait for SAs that they have asked for, and how long.
     pub trap: TrapLimits,
+    /// Whether `portcullis capture` may show what ESP protects.
+    pub allow_decrypted_capture: bool,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -93,6 +95,7 @@ impl GatewayConfig {
         let busy_poll = section.duration_within("busy_poll", Duration::ZERO..=Duration::from_millis(10));
         let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let trap = trap(&section, frames);
+        let allow_decrypted_capture = section.boolean("allow_decrypted_capture").unwrap_or(false);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -114,6 +117,7 @@ impl GatewayConfig {
             busy_poll: busy_poll.filter(|busy_poll| !busy_poll.is_zero()),
             watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             trap,
+            allow_decrypted_capture,
             credentials,
         })
     }

@@ -14,6 +14,7 @@ pub(crate) mod report;
 mod service;
 mod sockets;
 mod threads;
+mod trace;
 mod traffic;
 mod verdicts;
 
@@ -44,6 +45,7 @@ use reload::InForce;
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
+use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
@@ -57,6 +59,7 @@ pub struct Daemon {
     ike: ike::IkeHandle,
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
+    traces: Arc<trace::Traces>,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -110,6 +113,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let daemon = Arc::new(Daemon {
         config: Mutex::new(Arc::new(config)),
         in_force: tokio::sync::Mutex::new(in_force),
+        traces: Arc::new(trace::Traces::new(Arc::clone(dataplane.trace()))),
         dataplane,
         ike,
         leases,
@@ -166,7 +170,7 @@ where
 
 impl Daemon {
     /// The configuration in force.
-    fn config(&self) -> Arc<Config> {
+    pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -212,6 +216,16 @@ impl Daemon {
     /// What did not answer when it was last looked; nothing: all is well. For probes.
     pub(crate) fn stuck(&self) -> Vec<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who looks at packets.
+    pub(crate) fn traces(&self) -> &Arc<trace::Traces> {
+        &self.traces
+    }
+
+    /// For `portcullis explain flow`.
+    pub(crate) fn explain(&self, flow: portcullis_ipsec::Flow) -> FlowReport {
+        crate::explain::flow::report(&self.dataplane.walk(&flow), &flow, &self.config())
     }
 
     /// For `portcullis status`.

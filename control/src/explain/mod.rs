@@ -4,6 +4,7 @@
 //! [`Page`] is the paper: indented, aligned, coloured only on a terminal. [`verdict`] writes one verdict on it;
 //! `proposals` and `selectors` draw what has a picture. Nothing here asks the daemon or opens files.
 
+pub mod flow;
 mod page;
 mod proposals;
 mod selectors;

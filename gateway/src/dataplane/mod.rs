@@ -11,6 +11,7 @@ mod interfaces;
 mod protection;
 mod stats;
 mod threads;
+mod walk;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use portcullis_ipsec::{InstallError, PolicyId, SaInstaller};
 
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
+pub use walk::{Hop, Miss, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
@@ -48,6 +50,7 @@ use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
 use crate::sa::reclaim::Reclaimer;
 use crate::slowpath::{SlowPath, Waker};
+use crate::trace::Hub;
 use crate::tun::{Tun, TunError};
 use crate::worker::{Faults, Orders, PortSockets, Worker, WorkerGauges, frames_needed};
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
@@ -173,6 +176,9 @@ pub struct Dataplane {
     slow: SlowPath,
     interfaces: Board,
     memory: Arc<FrameMemory>,
+    trace: Arc<Hub>,
+    policies: Arc<PolicyTable>,
+    routes: Arc<ArcSwap<RouteTable>>,
 }
 
 impl Dataplane {
@@ -219,7 +225,7 @@ impl Dataplane {
             Arc::new(EventBoard::new(config.max_sas, config.max_policies, Box::new(move || bell.wake())));
         let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
         let slow = slow.map_err(system("start the slow path"))?;
-        let trap_signal = Arc::new(TrapSignal::default());
+        let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let (signal, wakers) = (Arc::clone(&trap_signal), slow.workers().to_vec());
         let installer = Installer::new(
             Arc::clone(&sas),
@@ -244,13 +250,15 @@ impl Dataplane {
             bind(&config, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
-            policies,
+            policies: Arc::clone(&policies),
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
             trap: config.trap,
             trap_signal,
+            trace: Arc::clone(&trace),
         });
+
         let mut threads = Threads::default();
         let pools = split(frames, config.workers.len());
         let exchanges = handover::mesh(slow.workers().iter().map(|worker| worker.waker().clone()).collect());
@@ -291,7 +299,7 @@ impl Dataplane {
             memory: Arc::clone(&memory),
             mode,
             guards: Arc::clone(&guards),
-            routes,
+            routes: Arc::clone(&routes),
             tun: Arc::clone(&tun),
             _anchor: anchor,
             board: Arc::clone(&interfaces),
@@ -317,6 +325,9 @@ impl Dataplane {
             slow,
             interfaces,
             memory,
+            trace,
+            policies,
+            routes,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
@@ -335,6 +346,11 @@ impl Dataplane {
     /// Readable when [`SaInstaller::take_events`] has something to give.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+
+    /// Where sessions are opened that look at packets.
+    pub fn trace(&self) -> &Arc<Hub> {
+        &self.trace
     }
 
     /// Counts and states, as of now.

@@ -16,9 +16,9 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
 use crate::route::PortIndex;
-use crate::sa::Inbound;
 use crate::sa::endpoints::Way;
 use crate::sa::table::Handle;
+use crate::sa::{Inbound, SaTable};
 use crate::wire::{self, FlowKey, L3Info};
 
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
@@ -304,6 +304,33 @@ fn unpack(
         context.flows.permit(false, about.tenant, &about.flow, about.place as usize, place.to_word());
     }
     straight
+}
+
+/// What is in a copy of a packet, if it is authentic and what its SA is for. Nothing but the copy changes.
+#[cold]
+pub(super) fn look_into(
+    sas: &SaTable,
+    sa: &Inbound,
+    frame: &mut Frame,
+    outer: &EspPacket,
+) -> Option<(FlowKey, L3Info)> {
+    if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
+        return None;
+    }
+    // Of a replayed packet, too, it is worth knowing what it was.
+    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
+    let mut batch = [parameters.packet(sa.key(), frame)];
+    sas.engine().open(&mut batch);
+    let [packet] = &batch;
+    if !packet.authentic {
+        return None;
+    }
+    let unpacked = match sa.transport {
+        true => esp::extract(frame, outer, sa.algorithm()),
+        false => esp::decapsulate(frame, outer, sa.algorithm()),
+    };
+    unpacked.ok().filter(|(flow, _)| sa.permits(flow))
 }
 
 /// What a batch of packets that came out of tunnels have in common.

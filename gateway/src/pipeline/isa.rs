@@ -50,7 +50,7 @@ pub(super) fn process(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa::detect` has found what it is compiled for.
         Isa::V3 => unsafe { process_v3(pipeline, now, ingress, batch, spare, out) },
-        Isa::Any => pipeline.process_inline(now, ingress, batch, spare, out),
+        Isa::Any => pipeline.process_batch(now, ingress, batch, spare, out),
     }
 }
 
@@ -64,5 +64,5 @@ fn process_v3(
     spare: &mut dyn FrameSource,
     out: &mut Output,
 ) {
-    pipeline.process_inline(now, ingress, batch, spare, out);
+    pipeline.process_batch(now, ingress, batch, spare, out);
 }

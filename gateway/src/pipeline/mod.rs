@@ -20,6 +20,7 @@ mod isa;
 mod outbound;
 mod reassembly;
 mod special;
+mod traced;
 mod trapped;
 mod trouble;
 
@@ -38,6 +39,7 @@ use crate::frame::Frame;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::trace::Hub;
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use isa::Isa;
@@ -78,6 +80,8 @@ pub struct Shared {
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
     pub trap_signal: Arc<TrapSignal>,
+    /// Who looks on.
+    pub trace: Arc<Hub>,
 }
 
 /// Where a batch comes from.
@@ -157,6 +161,11 @@ impl HandedOver {
         if let Some(packets) = self.0.get_mut(at) {
             packets.push(packet);
         }
+    }
+
+    /// How many there are.
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
     }
 
     /// The packets of each worker that has any, to be taken.
@@ -303,6 +312,7 @@ pub struct Pipeline {
     worker: u16,
     trapped: Trapped,
     reassembly: Reassembly,
+    looked: traced::Looked,
 }
 
 /// Packets that a pass has made and that need another.
@@ -367,6 +377,7 @@ impl Pipeline {
             worker: 0,
             trapped: Trapped::default(),
             reassembly: Reassembly::default(),
+            looked: traced::Looked::default(),
         }
     }
 
@@ -386,11 +397,15 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        isa::process(self, now, ingress, batch, spare, out);
+        if self.shared.trace.is_on() {
+            self.process_traced(now, ingress, batch, spare, out);
+        } else {
+            isa::process(self, now, ingress, batch, spare, out);
+        }
     }
 
     #[inline(always)]
-    fn process_inline(
+    fn process_batch(
         &mut self,
         now: Coarse,
         ingress: Ingress,
@@ -464,8 +479,8 @@ impl Pipeline {
             again,
             trapped,
             reassembly,
-            isa: _,
             worker,
+            ..
         } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());

@@ -29,6 +29,7 @@ use portcullis_gateway::pipeline::{
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
+use portcullis_gateway::trace::Hub;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, Mode, OutboundSa, Policy, PolicyAction, PolicyId,
@@ -52,6 +53,7 @@ pub struct Rig {
     pub now: Coarse,
     pub pool: Pool,
     pub out: Output,
+    pub trace: Arc<Hub>,
 }
 
 /// Free frames.
@@ -272,7 +274,7 @@ impl Rig {
     }
 
     pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
-        let trap_signal = Arc::new(TrapSignal::default());
+        let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let reclaimer = Reclaimer::new(2);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
@@ -287,6 +289,7 @@ impl Rig {
             nat_port: 4500,
             trap,
             trap_signal: Arc::clone(&trap_signal),
+            trace: Arc::clone(&trace),
         });
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
@@ -298,7 +301,7 @@ impl Rig {
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
-        Self { number, installer, pipeline, counters, shared, reclaimer, routes, now, pool, out }
+        Self { number, installer, pipeline, counters, shared, reclaimer, routes, now, pool, out, trace }
     }
 
     /// A second worker's pipeline on the same tables.

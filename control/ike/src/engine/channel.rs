@@ -248,7 +248,7 @@ impl Channel {
     }
 
     /// AUTH will cover a message of that end: `IntAuth = prf(SK_p, IntAuth before | message)`.
-    fn authenticate_later(&mut self, of: Role, octets: &[u8]) {
+    pub(super) fn authenticate_later(&mut self, of: Role, octets: &[u8]) {
         let (sk_p, int_auth) = match of {
             Role::Initiator => (&self.keys.sk_pi, &mut self.int_auth_i),
             Role::Responder => (&self.keys.sk_pr, &mut self.int_auth_r),

@@ -1,10 +1,12 @@
 //! Additional key exchanges (RFC 9370) in IKE_INTERMEDIATE (RFC 9242).
 
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use super::hands::Hands;
 use super::world::*;
 use crate::config::*;
+use crate::engine::channel::Channel;
 use crate::engine::*;
 use crate::message::Payload;
 
@@ -247,4 +249,65 @@ fn rekeyings_that_cross_leave_one_ike_sa() {
             assert_eq!(world.ends[end].engine.status().len(), 1, "seed {seed}\n{}", world.report());
         }
     }
+}
+
+/// What strongSwan 6 (3b902ea59b) logged of an IKE SA with us, with X25519 followed by P-256 and P-384: the secrets, what
+/// AUTH covers of each message of IKE_INTERMEDIATE, and the keys and AUTH octets that it made of them.
+#[test]
+fn the_keys_and_what_auth_covers_are_strongswans() {
+    use crate::crypto::{KdfInput, SharedSecret, derive_ike_keys};
+    use crate::engine::ike_auth::SignatureSupport;
+    use crate::engine::ike_sa_init::InitRecord;
+    use crate::proposal::{IkeProposal, select_ike};
+    let hex = |text: &str| data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+    let proposal: IkeProposal = "aes256gcm16-prfsha256-x25519-ke1_ecp256-ke2_ecp384".parse().unwrap();
+    let (suite, _) = select_ike(std::slice::from_ref(&proposal), &[proposal.offer(1)]).unwrap();
+    let [spi_i, spi_r] = ["5ffa51cfa0b185be", "636e868c77c5321a"].map(|spi| hex(spi).try_into().unwrap());
+    let nonce_i = hex("4edf4bf0248b73bb09dff43579ea885187d7031873269869e5828cdc69e3c5c2");
+    let nonce_r = hex("62121976459874cc11aa4c81362ef011b43a42879c96eb55acc2d027a6bec6b4");
+    let input = KdfInput { nonce_i: &nonce_i, nonce_r: &nonce_r, spi_i, spi_r };
+    let first = SharedSecret(hex("10e2505d426dfcb45f464fa3ea3b2e3b2ff399fa13cb417ad2b85972196bf80b"));
+    let keys = derive_ike_keys(suite.prf, suite.protection, &first, input);
+    let mut channel = Channel::new(suite, keys, Role::Responder);
+    let addrs = [A, B].map(|end| SocketAddr::new(address(end), 500));
+    let base = Base::new(IkeSaId(1), Role::Responder, (spi_i, spi_r), addrs.into(), 0, Instant::now());
+    let peer = SignatureSupport::default();
+    let record = InitRecord { request: Vec::new(), response: Vec::new(), nonce_i, nonce_r, peer, ppk: false };
+    for (shared, of_initiator, of_responder) in [
+        (
+            "bdf043819b7da1073de17ba835fd8c945bceb8381c19a1489fd5802ff15c9160",
+            "5ffa51cfa0b185be636e868c77c5321a2e202b0800000001000000682200004c000000480013000054682b077aa61a72\
+             4daa49b9c58a9e53a95c553e27513168e1c27624fb9092df6bef31c7c10a6d994a05a59f706d97b8b566ee89f97e493c\
+             93794fbd3cba589b",
+            "5ffa51cfa0b185be636e868c77c5321a2e202b2000000001000000682200004c00000048001300006e75db8b492c9ba5\
+             36958e9d31bbd0b2f2c774eb2edc0fe6f7f43de4e7e99a32837a918d5cdcece1a06680c76ccbdbcd4f8b802b255fcb88\
+             6fe01db636c29304",
+        ),
+        (
+            "689f03d2990b64d0be9e7dc6a16d7265dca15943b6fff85387af1cac711c4b094fbfbd688a14b9f08e45a7727af71fe4",
+            "5ffa51cfa0b185be636e868c77c5321a2e202b0800000002000000882200006c0000006800140000f7ca27d5ce20c756\
+             b6848590654c6d39a60feffb09d32a3e6adbc61eda448408536b7d7b53096f19bd332482cc42c5dfcdc25fc0de3779b8\
+             26e3eb14fb9c3cd66d7ffe2e8519d84c53fb787d3ee826e66af87108cdbef4c69e07739c6ac08b80",
+            "5ffa51cfa0b185be636e868c77c5321a2e202b2000000002000000882200006c0000006800140000edf9f63bbec1f8d7\
+             5a2002c57b348c1d7ae4a159bd70755c15f98b14367713068c0b10425ac1032f8aa3887615ed737aa941affac4b6945b\
+             99e92520415f0413a16d6bb97f0c05a152b66b21ddba2e1babe3680eff353284a2b1e14971d00428",
+        ),
+    ] {
+        channel.authenticate_later(Role::Initiator, &hex(of_initiator));
+        channel.authenticate_later(Role::Responder, &hex(of_responder));
+        channel.renew_keys(&base, &record, SharedSecret(hex(shared)));
+    }
+    for (key, answer) in [
+        (&channel.keys.sk_d, "5fb33cd1a6f137c42ca7b954040d892bbef8fb67a84a4657435b98c118747e4e"),
+        (&channel.keys.sk_ei, "b8e8a15bf8eb374787ecdb36008b4c7cb84510f2e180701c641c8e30c87efc1aa8593f32"),
+        (&channel.keys.sk_er, "33dfa70e94a2c47406cca7d3663e55c093056b9ae8f38c1930cd052e30fb7817424b12c4"),
+        (&channel.keys.sk_pi, "285a4c6b51392cbe348203d9b89addbc1465807fc6e27f4d7796c0fe3156a528"),
+        (&channel.keys.sk_pr, "82289e033bde839efda7acb9a0683b578f8725b37c4120a2ad8c186ede874b4f"),
+    ] {
+        assert_eq!(*key, hex(answer));
+    }
+    // The end of the octets that AUTH is made of.
+    let covered = "8b9cb39a1a1de7f5e391fed0d23fce3654c6c9e53225eb8d594cabeec67fd5cb\
+                   11e749b36e30c4b9a54d65f736d317fd7923228feea02e8f672b5d2f0e03421900000003";
+    assert_eq!(channel.int_auth(), hex(covered));
 }
