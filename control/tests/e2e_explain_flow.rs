@@ -1,5 +1,7 @@
 //! `portcullis explain flow` says what becomes of a packet, and the packet's fate agrees.
 
+#![expect(clippy::indexing_slicing, reason = "where a test cannot go on it fails")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -168,7 +168,7 @@ impl Told {
             Hop::Interface { name, role: Role::Inside, .. } => {
                 self.step("arrival", true, format!("{src} is behind {name}, an inside interface"));
             }
-            Hop::Interface { name, role: Role::Outside, .. } => return self.from_outside(walk, flow, name),
+            Hop::Interface { name, role: Role::Outside, .. } => return self.outside(walk, flow, name),
             Hop::Kernel => {
                 self.step(
                     "arrival",
@@ -191,7 +191,7 @@ impl Told {
         None
     }
 
-    fn from_outside(&mut self, walk: &Walk, flow: &Flow, interface: &str) -> Option<End> {
+    fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str) -> Option<End> {
         let Flow { src, dst, .. } = flow;
         match &walk.back {
             Some(policy) if policy.action == PolicyAction::Protect => {
