@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod explain;
 mod import;
 mod pki;
 mod print;
@@ -13,9 +14,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -51,6 +53,8 @@ enum Command {
     /// Ask the running daemon.
     #[command(flatten)]
     Ask(Ask),
+    /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
+    Explain(explain::ExplainArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
@@ -99,6 +103,12 @@ enum Ask {
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Put the configuration on disk in force, whole or not at all; what did not change is left alone.
+    Reload {
+        /// Only print what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
@@ -153,6 +163,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };
@@ -171,31 +182,34 @@ fn report(error: &anyhow::Error) {
             eprintln!("{finding}");
         }
     }
-    eprintln!("portcullis: {error:#}");
+    match error.downcast_ref().and_then(explain::of_error) {
+        Some(verdict) => eprint!("{verdict}"),
+        None => eprintln!("portcullis: {error:#}"),
+    }
 }
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
     logging::init(log_format);
-    let config = load(path)?;
-    daemon::run(config, path)?;
+    let (config, text) = load(path)?;
+    daemon::run(config, path, text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = load(path)?;
+    let (config, _) = load(path)?;
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
     print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads a configuration and prints its warnings.
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let (config, warnings) = Config::load(path)?;
+/// Loads a configuration, with its text, and prints its warnings.
+fn load(path: &Path) -> anyhow::Result<(Config, Zeroizing<String>)> {
+    let (config, warnings, text) = Config::load_text(path)?;
     for warning in warnings {
         eprintln!("{}:{warning}", path.display());
     }
-    Ok(config)
+    Ok((config, text))
 }
 
 /// For bash, zsh and fish as packages install them.
@@ -255,6 +269,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
+        }
+        Ask::Reload { dry_run } => {
+            let done: Reloaded = client.post("/v1/reload", &Reload { dry_run }).await?;
+            Ok(print::reloaded(&done))
         }
         Ask::Rekey(args) => {
             let () = client.post("/v1/rekey", &args.target()).await?;

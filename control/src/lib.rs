@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+pub mod explain;
 pub mod import;
 pub mod logging;
 mod metrics;

@@ -45,9 +45,9 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
 type Pick = fn(&WorkerStats) -> u64;
 
 /// Everything that a page tells.
-pub(crate) struct Measured<'d> {
+pub(crate) struct Measured {
     /// The configuration in force.
-    pub(crate) config: &'d Config,
+    pub(crate) config: Arc<Config>,
     /// When the daemon was ready.
     pub(crate) started: SystemTime,
     /// IKE.
@@ -66,7 +66,7 @@ pub(crate) struct Measured<'d> {
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
 }
 
-impl Measured<'_> {
+impl Measured {
     fn families(&self) -> Vec<Family> {
         let mut families = vec![
             Family::gauge("build_info", "The version that runs, and the AEAD engine chosen at start")
@@ -85,9 +85,9 @@ impl Measured<'_> {
     /// Negotiations.
     fn ike(&self) -> Vec<Family> {
         let totals = &self.snapshot.totals;
-        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason code");
-        for ((connection, code), count) in &totals.failures {
-            failures = failures.with(&[("connection", connection), ("code", code)], *count);
+        let mut failures = Family::counter("failures", "Failed exchanges by connection and reason");
+        for ((connection, reason), count) in &totals.failures {
+            failures = failures.with(&[("connection", connection), ("reason", reason.code())], *count);
         }
         let mut last =
             Family::gauge("last_failure_timestamp_seconds", "When an exchange last failed, since the epoch");

@@ -130,8 +130,8 @@ fn a_full_pool_and_a_peer_that_asks_for_nothing_are_named_on_both_sides() -> Res
             matches!(&refused, Err(LabError::Failed { output, .. }) if output.contains(notify)),
             "{refused:?}"
         );
-        let failures = gateway.status()?.failures;
-        assert!(failures.iter().any(|failure| failure.code == code), "{code}: {failures:?}");
+        let verdicts = gateway.status()?.verdicts;
+        assert!(verdicts.iter().any(|verdict| verdict.reason == code), "{code}: {verdicts:?}");
         if swan.list_sas()?.contains("ESTABLISHED") {
             swan.terminate("site")?;
         }

@@ -281,8 +281,8 @@ fn is_refused(sites: &Sites, gateway: &Gateway, swan: &StrongSwan, code: &str) -
     let theirs = swan.initiate("net", SOON);
     let told = "AUTHENTICATION_FAILED";
     assert!(matches!(&theirs, Err(LabError::Failed { output, .. }) if output.contains(told)), "{theirs:?}");
-    let failures = gateway.status()?.failures;
-    assert!(failures.iter().filter(|failure| failure.code == code).count() >= 2, "{failures:?}");
+    let verdicts = gateway.status()?.verdicts;
+    assert!(verdicts.iter().filter(|verdict| verdict.reason == code).count() >= 2, "{verdicts:?}");
     assert!(!swan.list_sas()?.contains("INSTALLED"));
     assert_eq!(sites.client.ping(Sites::SERVER, 1)?.received, 0);
     Ok(())

@@ -193,8 +193,8 @@ fn responding_fails(
         "{refused:?}"
     );
     nothing_is_left(&gateway, &swan, ike_sa_may_live)?;
-    let failures = gateway.status()?.failures;
-    assert!(failures.iter().any(|failure| failure.code == code), "{failures:?}");
+    let verdicts = gateway.status()?.verdicts;
+    assert!(verdicts.iter().any(|verdict| verdict.reason == code), "{verdicts:?}");
     assert_eq!(sites.client.ping(Sites::SERVER, 1)?.received, 0);
 
     swan.reload(&theirs().swanctl())?;

@@ -29,12 +29,13 @@ completions zsh zsh/vendor-completions/_portcullis
 completions fish fish/vendor_completions.d/portcullis.fish
 
 install -D -m 0644 "$here/copyright" "$doc/copyright"
-install -d -m 0755 "$doc/examples" "$doc/runbooks"
+install -d -m 0755 "$doc/examples" "$doc/runbooks" "$doc/reasons"
 install -m 0644 "$here/example.toml" "$doc/examples/portcullis.toml"
 install -m 0644 "$here/sysctl.conf" "$doc/examples/sysctl.conf"
 install -m 0644 "$here/../prometheus/portcullis.rules.yml" "$here/../grafana/portcullis.json" "$doc/examples/"
 install -m 0644 "$repository"/docs/*.md "$doc/"
 install -m 0644 "$repository"/docs/runbooks/*.md "$doc/runbooks/"
+install -m 0644 "$repository"/docs/reasons/*.md "$doc/reasons/"
 printf 'portcullis (%s) unstable; urgency=medium\n\n  * See the repository.\n\n -- Portcullis maintainers <portcullis@localhost>  %s\n' \
     "$version" "$(date -uRd "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$doc/changelog.gz"
 chmod 0644 "$doc/changelog.gz"

@@ -78,6 +78,8 @@ drop_reasons! {
     LinkDown = "link_down",
     /// A decrypted packet that no policy covers would leave in clear by an outside interface.
     ClearToOutside = "clear_to_outside",
+    /// Clear text by an outside interface that no policy bypasses, between addresses where one bypasses something else.
+    ClearInbound = "clear_inbound",
     /// The neighbour did not answer, or too many packets wait for it.
     NeighbourUnresolved = "neighbour_unresolved",
     /// The ring to the slow path is full.

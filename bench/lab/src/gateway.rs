@@ -149,8 +149,8 @@ pub struct GatewayStatus {
     pub interfaces: Vec<InterfaceStatus>,
     /// The packet balance of all workers.
     pub packets: PacketBalance,
-    /// Failed exchanges, newest first.
-    pub failures: Vec<Failure>,
+    /// Verdicts of failed exchanges, newest first.
+    pub verdicts: Vec<Verdict>,
 }
 
 /// An interface of a running gateway.
@@ -191,13 +191,17 @@ impl PacketBalance {
     }
 }
 
-/// A failed exchange.
+/// A failed exchange, as `portcullis explain --json` shows it.
 #[derive(Clone, Debug, Deserialize)]
-pub struct Failure {
-    /// Its stable code.
-    pub code: String,
-    /// What happened and what to change.
-    pub explanation: String,
+pub struct Verdict {
+    /// Its stable reason.
+    pub reason: String,
+    /// The connection, where known.
+    pub connection: Option<String>,
+    /// The peer's address and port, where known.
+    pub peer: Option<String>,
+    /// What happened.
+    pub sentence: String,
 }
 
 impl Gateway {
@@ -211,6 +215,16 @@ impl Gateway {
             .map_err(LabError::io(format!("write {}", file.display())))?;
         let process = run_daemon(host, binary, &file)?;
         Ok(Self { host: host.clone(), binary: binary.into(), config: file, socket, process })
+    }
+
+    /// Writes another configuration and has the daemon put it in force, or say what that would mean (`--dry-run`).
+    ///
+    /// # Errors
+    /// With what `portcullis reload` prints when it is refused.
+    pub fn reload(&self, config: &GatewayConfig, arguments: &[&str]) -> Result<Output> {
+        fs::write(&self.config, config.toml(&self.socket, self.host.pin_dir()))
+            .map_err(LabError::io(format!("write {}", self.config.display())))?;
+        self.portcullis(&[&["reload"], arguments].concat())
     }
 
     /// Starts the daemon again after [`Gateway::kill9`] or [`Gateway::stop`], with the same configuration.

@@ -26,7 +26,7 @@ pub use capture::{Capture, Count, Counts};
 pub use error::{LabError, Result};
 pub use frame::{Class, Direction, Frame, Headers, classify};
 pub use gateway::{
-    ChildSa, Failure, Gateway, GatewayConfig, GatewayStatus, IkeSa, InterfaceStatus, PacketBalance,
+    ChildSa, Gateway, GatewayConfig, GatewayStatus, IkeSa, InterfaceStatus, PacketBalance, Verdict,
 };
 pub use host::{Host, Output, Ping, Pings};
 pub use lab::{Lab, LinkOptions, Switch, sweep};

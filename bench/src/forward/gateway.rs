@@ -176,6 +176,7 @@ fn policy(
         remote_ts: vec![remote_ts],
         origin,
         action,
+        priority: None,
     })
 }
 

@@ -96,6 +96,7 @@ impl End {
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: None,
         })?;
         let endpoints = self.side.endpoints();
         let sa = OutboundSa { spi, key: key(n)?, esn: true, endpoints, local_ts, remote_ts };

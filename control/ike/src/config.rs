@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,6 +90,27 @@ pub enum AddressMatch {
     Network(ipnet::IpNet),
 }
 
+impl AddressMatch {
+    /// Whether it accepts an address.
+    pub fn contains(&self, addr: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Address(own) => *own == addr,
+            Self::Network(net) => net.contains(&addr),
+        }
+    }
+}
+
+impl fmt::Display for AddressMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("%any"),
+            Self::Address(addr) => addr.fmt(f),
+            Self::Network(net) => net.fmt(f),
+        }
+    }
+}
+
 /// When a child is brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StartAction {
@@ -167,6 +189,8 @@ pub struct ChildConfig {
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.
     pub lifetime: ChildLifetime,
+    /// Precedence of its policies: lower goes first; `None`: by their selectors.
+    pub priority: Option<NonZeroU32>,
 }
 
 /// A connection (swanctl's `connections.NAME`).

@@ -6,6 +6,7 @@
 //! - [`auth`]: certificates, raw public keys, signatures.
 //! - [`pools`]: address pools and their leases, shared by all engines.
 //! - [`config`]: what a connection and its children want.
+//! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
 //! - [`engine`]: the state machine. Start there.
 
 pub mod auth;
@@ -16,3 +17,4 @@ mod identity;
 pub mod message;
 pub mod pools;
 pub mod proposal;
+pub mod verdict;

@@ -96,6 +96,7 @@ impl Client {
         Err(ClientError::Refused(serde_json::from_slice(&body).unwrap_or_else(|_| ApiError {
             code: format!("HTTP_{}", status.as_u16()),
             explanation: String::from_utf8_lossy(&body).into_owned(),
+            verdict: None,
         })))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,8 +14,10 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::types::{ApiError, ChildSa, Drops, IkeSa, PoolStatus, Status, Target};
-use crate::daemon::{Daemon, Stopping};
+use super::types::{
+    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+};
+use crate::daemon::{Daemon, ReloadError, Stopping};
 
 /// Waited for a command unless the caller says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,10 +63,12 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
         .route("/v1/pools", get(pools))
+        .route("/v1/verdicts", get(verdicts))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
+        .route("/v1/reload", post(reload))
         .with_state(daemon)
 }
 
@@ -89,6 +93,19 @@ async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
 
 async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
     Json(daemon.pools())
+}
+
+/// What `GET /v1/verdicts` may be asked for.
+#[derive(Debug, serde::Deserialize)]
+struct About {
+    peer: Option<String>,
+}
+
+async fn verdicts(
+    State(daemon): State<Arc<Daemon>>,
+    Query(about): Query<About>,
+) -> Result<Json<Vec<VerdictReport>>, Refusal> {
+    Ok(Json(daemon.verdicts(about.peer).await?))
 }
 
 async fn initiate(
@@ -133,6 +150,13 @@ async fn reauthenticate(
     Ok(Json(()))
 }
 
+async fn reload(
+    State(daemon): State<Arc<Daemon>>,
+    Json(asked): Json<Reload>,
+) -> Result<Json<Reloaded>, Refusal> {
+    Ok(Json(daemon.reload(asked.dry_run).await?))
+}
+
 async fn run(daemon: &Daemon, command: Command, target: &Target) -> Result<(), Refusal> {
     let timeout = target.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     match tokio::time::timeout(timeout, daemon.command(command)).await {
@@ -151,11 +175,14 @@ pub enum Refusal {
     #[error("no answer from {0}; under systemd the watchdog restarts the daemon")]
     Stuck(String),
     /// The exchange failed.
-    #[error("{}", .0.explanation)]
+    #[error("{}", .0.in_one_line())]
     Failed(Box<Failure>),
     /// Not configured.
     #[error("{0}")]
     UnknownTarget(String),
+    /// The configuration on disk was not put in force.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
     /// Not done in time.
     #[error("not done after {} s; the attempt goes on: see `portcullis sas`", .0.as_secs())]
     Timeout(Duration),
@@ -172,11 +199,19 @@ impl IntoResponse for Refusal {
         let (status, code) = match &self {
             Self::Stopping(_) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
             Self::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "STUCK"),
-            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code),
+            Self::Failed(failure) => (StatusCode::CONFLICT, failure.code()),
             Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
+            Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
+            Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
+            Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
-        let error = ApiError { code: code.to_owned(), explanation: self.to_string() };
+        let explanation = self.to_string();
+        let verdict = match self {
+            Self::Failed(failure) => Some(failure),
+            _ => None,
+        };
+        let error = ApiError { code: code.to_owned(), explanation, verdict };
         (status, Json(error)).into_response()
     }
 }

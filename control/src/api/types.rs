@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use portcullis_ike::verdict::{Kind, Verdict};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`.
@@ -31,8 +32,26 @@ pub struct Status {
     pub child_sas: usize,
     /// Packets in, out and dropped, over all workers.
     pub packets: PacketBalance,
-    /// Newest failures first.
-    pub failures: Vec<FailureReport>,
+    /// Verdicts of failed exchanges, newest first.
+    pub verdicts: Vec<VerdictReport>,
+}
+
+/// `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Only say what it would mean.
+    pub dry_run: bool,
+}
+
+/// What a reload did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Settings that differ, a line each.
+    pub settings: Vec<String>,
+    /// What that means for connections and children, a line each.
+    pub effects: Vec<String>,
 }
 
 /// A worker thread.
@@ -95,18 +114,21 @@ pub struct PacketBalance {
     pub sealed: u64,
 }
 
-/// A failed exchange.
+/// A verdict of `GET /v1/verdicts`, newest first; `?peer=` asks for those of a connection or an address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailureReport {
-    /// Stable code.
-    pub code: String,
-    /// The connection, where known.
-    pub connection: Option<String>,
-    /// The peer, where known.
-    pub remote: Option<String>,
-    /// What happened and what to change.
-    pub explanation: String,
-    /// Seconds since it happened.
+pub struct VerdictReport {
+    /// Reason, sentence, evidence, fixes.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// On whose account.
+    pub kind: Kind,
+    /// Where the reason is explained, below the documentation's root.
+    pub page: String,
+    /// How often it was the same in a row.
+    pub times: u64,
+    /// When it last happened, in seconds since the epoch.
+    pub timestamp_seconds: u64,
+    /// The same, before the answer was given.
     pub seconds_ago: u64,
 }
 
@@ -233,4 +255,7 @@ pub struct ApiError {
     pub code: String,
     /// What happened and what to change.
     pub explanation: String,
+    /// The whole verdict, if an exchange has failed.
+    #[serde(default)]
+    pub verdict: Option<Box<Verdict>>,
 }

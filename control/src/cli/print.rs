@@ -2,13 +2,31 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reloaded, Status};
+use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
 macro_rules! line {
     ($out:expr, $($args:tt)*) => {
         let _ = writeln!($out, $($args)*);
     };
+}
+
+pub(super) fn reloaded(done: &Reloaded) -> String {
+    let mut out = String::new();
+    done.settings.iter().for_each(|setting| {
+        line!(out, "  {setting}");
+    });
+    done.effects.iter().for_each(|effect| {
+        line!(out, "{effect}");
+    });
+    let end = match (done.settings.is_empty() && done.effects.is_empty(), done.applied) {
+        (true, _) => "nothing has changed",
+        (false, true) => "in force",
+        (false, false) => "not applied (--dry-run)",
+    };
+    line!(out, "{end}");
+    out
 }
 
 pub(super) fn status(status: &Status) -> String {
@@ -45,15 +63,17 @@ pub(super) fn status(status: &Status) -> String {
         packets.held
     );
     line!(out, "  ESP  {} opened, {} sealed", packets.opened, packets.sealed);
-    if !status.failures.is_empty() {
-        line!(out, "recent failures:");
+    if !status.verdicts.is_empty() {
+        line!(out, "recent failures (`portcullis explain peer NAME` says more):");
     }
-    for failure in &status.failures {
-        let connection = failure.connection.as_deref().unwrap_or("-");
-        let remote = failure.remote.as_deref().unwrap_or("-");
-        let ago = duration(failure.seconds_ago);
-        line!(out, "  {ago} ago  {}  connection {connection}, peer {remote}", failure.code);
-        line!(out, "    {}", failure.explanation);
+    for report in &status.verdicts {
+        let verdict = &report.verdict;
+        let connection = verdict.connection.as_deref().unwrap_or("-");
+        let peer = verdict.peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+        let ago = duration(report.seconds_ago);
+        let times = if report.times > 1 { format!(", {} times", report.times) } else { String::new() };
+        line!(out, "  {ago} ago  {}  connection {connection}, peer {peer}{times}", verdict.reason);
+        line!(out, "    {}", verdict.sentence);
     }
     out
 }
@@ -139,13 +159,4 @@ pub(super) fn established(children: &[ChildSa]) -> String {
 
 fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
-    }
 }

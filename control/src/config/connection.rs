@@ -13,12 +13,13 @@ use portcullis_ike::config::{
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
 use super::lifetime;
 use super::pools;
 use super::reader::Section;
+use super::shunt;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -46,7 +47,7 @@ const LATER_CONNECTION: &[&str] = &[
 ];
 const LATER_AUTH: &[&str] =
     &["round", "cert", "eap_id", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
-const LATER_CHILD: &[&str] = &[
+pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
     "updown",
@@ -57,7 +58,6 @@ const LATER_CHILD: &[&str] = &[
     "ipcomp",
     "inactivity",
     "reqid",
-    "priority",
     "interface",
     "mark_in",
     "mark_in_sa",
@@ -77,16 +77,28 @@ const LATER_CHILD: &[&str] = &[
     "per_cpu_sas",
 ];
 
+/// `[connections]` as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// Those that IKE negotiates: with a child that has SAs.
+    pub(super) negotiated: Vec<ConnectionConfig>,
+    /// The policies of children that pass or drop, of all connections.
+    pub(super) shunts: Vec<Policy>,
+}
+
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
 pub(super) fn from_root(
     root: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
     pools: &[PoolConfig],
-) -> Vec<ConnectionConfig> {
-    let sections = root.named_sections("connections");
-    let connection = |(name, section)| connection(name, &section, secrets, store, pools);
-    sections.into_iter().filter_map(connection).collect()
+) -> Connections {
+    let mut connections = Connections::default();
+    for (name, section) in root.named_sections("connections") {
+        let negotiated = connection(name, &section, secrets, store, pools, &mut connections.shunts);
+        connections.negotiated.extend(negotiated);
+    }
+    connections
 }
 
 fn connection(
@@ -95,10 +107,27 @@ fn connection(
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
     pools: &[PoolConfig],
+    shunts: &mut Vec<Policy>,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
+    let children = section.named_sections("children");
+    let (shunted, children): (Vec<_>, Vec<_>) = children
+        .into_iter()
+        .map(|(name, child)| (shunt::action(&child), name, child))
+        .partition(|(action, ..)| action.is_some());
+    for (action, child, section) in &shunted {
+        let Some(action) = *action else { continue };
+        let (local, remote) =
+            (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
+        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+    }
+    // Only policies, which no peer has a part in: nobody has to prove anything.
+    if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
+        section.finish(LATER_CONNECTION);
+        return None;
+    }
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -110,7 +139,7 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
-    let children = children(section);
+    let children = self::children(section, children);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -363,15 +392,17 @@ where
     section.parsed::<I>("id", EXPECTED).map(|id| Some(id.value)).ok_or(())
 }
 
-fn children(section: &Section<'_>) -> Option<Vec<ChildConfig>> {
-    let sections = section.named_sections("children");
+fn children(
+    section: &Section<'_>,
+    sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
-        section.missing("children", "a table `[connections.NAME.children.CHILD]`");
+        section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
     let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(name, section)| child(name, &section)).collect();
+        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
     (children.len() == count).then_some(children)
 }
 
@@ -384,9 +415,12 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\"");
+    let mode = section.string("mode", "\"tunnel\", \"pass\" or \"drop\"");
     if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!("\"{}\" is not supported by this version (expected \"tunnel\")", mode.value);
+        let message = format!(
+            "\"{}\" is not supported by this version (expected \"tunnel\", \"pass\" or \"drop\")",
+            mode.value
+        );
         section.error(mode.span, "mode", message);
     }
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
@@ -397,6 +431,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         window.value as u32
     });
     let lifetime = lifetime::of_child(section);
+    let priority = shunt::priority(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -406,11 +441,12 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         start_action,
         replay_window,
         lifetime,
+        priority,
     })
 }
 
 /// Left out, as in swanctl.conf: the end's own addresses.
-fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
+pub(super) fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
     if !section.has(key) {
         return Some(vec![None]);
     }
@@ -423,7 +459,7 @@ fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<Traf
 }
 
 /// Selectors of two families never meet in one packet.
-fn check_families(
+pub(super) fn check_families(
     section: &Section<'_>,
     local: &[Option<TrafficSelector>],
     remote: &[Option<TrafficSelector>],

@@ -7,12 +7,14 @@
 mod connection;
 mod credentials;
 mod diagnostic;
+mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
 mod pools;
 mod reader;
 mod secrets;
+mod shunt;
 
 use std::path::Path;
 
@@ -20,9 +22,11 @@ use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartA
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
 use toml_edit::Document;
+use zeroize::Zeroizing;
 
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
+pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
 use credentials::Store;
@@ -37,6 +41,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
+    /// Policies that pass or drop (`mode` of a child), in the order of the file.
+    pub shunts: Vec<Policy>,
 }
 
 /// A configuration that cannot be used.
@@ -68,25 +74,34 @@ type Build = fn(Section<'_>, &Path) -> Option<Config>;
 impl Config {
     /// Reads and parses a file. On success the findings are warnings only.
     pub fn load(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_text(path).map(|(config, warnings, _)| (config, warnings))
+    }
+
+    /// As [`Config::load`], with the text of the file.
+    pub fn load_text(path: &Path) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         Self::load_as(path, Self::from_root)
     }
 
     /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
     /// certificate stands in its way. There are no connections in what comes out.
     pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
-        Self::load_as(path, Self::gateway_from_root)
+        Self::load_as(path, Self::gateway_from_root).map(|(config, warnings, _)| (config, warnings))
     }
 
-    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
             .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::parse_as(&text, base, build).map_err(|findings| ConfigError::Invalid {
-            path: name,
-            errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
-            findings,
-        })
+        match Self::parse_as(&text, base, build) {
+            Ok((config, warnings)) => Ok((config, warnings, text)),
+            Err(findings) => Err(ConfigError::Invalid {
+                path: name,
+                errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
+                findings,
+            }),
+        }
     }
 
     /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings. Certificates and keys are looked
@@ -121,15 +136,16 @@ impl Config {
         let store = Store::new(&root, base, directories);
         let pools = pools::from_root(&root);
         let connections = connection::from_root(&root, shared_keys.as_deref(), &store, &pools);
-        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
+        let connection::Connections { negotiated, shunts } = connections;
+        let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, pools })
+        Some(Self { gateway: gateway?, engine, pools, shunts })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, pools: Vec::new() })
+        Some(Self { gateway: gateway?, engine, pools: Vec::new(), shunts: Vec::new() })
     }
 
     /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
@@ -148,6 +164,7 @@ impl Config {
                 remote_ts: self.known_remote(connection, child)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
                 action: PolicyAction::Protect,
+                priority: child.priority,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
@@ -184,6 +201,12 @@ impl Config {
         let pools = self.pools.iter().filter(|pool| connection.pools.contains(&pool.name));
         let inner: Vec<TrafficSelector> = pools.map(|pool| TrafficSelector::any(pool.addrs)).collect();
         connection::filled(&child.remote_ts, &inner)
+    }
+
+    /// Every configured policy: those of [`Config::policies`], and those without an SA.
+    pub fn all_policies(&self) -> impl Iterator<Item = Policy> {
+        let protecting = self.policies().into_iter().map(|(_, policy)| policy);
+        protecting.chain(self.shunts.iter().cloned())
     }
 
     /// The connection of that name.

@@ -127,6 +127,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The value if it is text, without a word about one that is not.
+    pub(super) fn text(&self, key: &'static str) -> Option<&'a str> {
+        self.table.get(key)?.as_str()
+    }
+
     pub(super) fn string(&self, key: &'static str, expected: &str) -> Option<Spanned<&'a str>> {
         let (value, span) = self.value(key, expected)?;
         self.as_string(key, value, span, expected)

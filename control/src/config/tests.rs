@@ -81,6 +81,69 @@ fn every_option_arrives_where_it_belongs() {
     assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
 }
 
+const SHUNTS: &str = r#"
+[connections.shunts.children.ssh]
+local_ts = "10.1.0.0/24[tcp]"
+remote_ts = "10.2.0.0/24[tcp/22]"
+mode = "pass"
+start_action = "trap"
+
+[connections.site.children.never]
+local_ts = "0.0.0.0/0"
+remote_ts = "10.9.0.0/16[icmp/8]"
+mode = "drop"
+priority = 10
+
+[secrets.ike-site]
+"#;
+
+#[test]
+fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
+    let (config, warnings) = parse(&with("[secrets.ike-site]\n", SHUNTS)).unwrap();
+    assert_eq!(warnings, []);
+    assert!(config.connection("shunts").is_none(), "nobody can negotiate it");
+    assert_eq!(config.connection("site").unwrap().children.len(), 1);
+    let [never, ssh] = config.shunts.as_slice() else { panic!("{:?}", config.shunts) };
+    assert_eq!(
+        (ssh.name.as_str(), ssh.action, ssh.precedence()),
+        ("shunts/ssh", PolicyAction::Bypass, 200_000)
+    );
+    assert_eq!(ssh.remote_ts, ["10.2.0.0/24[tcp/22]".parse().unwrap()]);
+    assert_eq!(
+        (never.name.as_str(), never.action, never.precedence()),
+        ("site/never", PolicyAction::Discard, 10)
+    );
+    assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
+    assert_eq!(config.policies().len(), 1);
+}
+
+#[test]
+fn a_priority_goes_with_the_policies_of_a_child() {
+    let (config, _) = parse(&with("start_action = \"trap\"", "priority = 7")).unwrap();
+    assert_eq!(config.policies()[0].1.precedence(), 7);
+    assert_eq!(
+        config.connection("site").unwrap().children[0].priority.map(|priority| priority.get()),
+        Some(7)
+    );
+}
+
+#[test]
+fn what_means_nothing_without_an_sa_is_refused_beside_pass_and_drop() {
+    let shunts = SHUNTS.replacen("priority = 10", "esp_proposals = \"aes256gcm16\"\nreplay_window = 0", 1);
+    let shunts = shunts.replacen("\"trap\"", "\"none\"", 1).replacen("10.1.0.0/24[tcp]", "dynamic", 1);
+    let errors = errors(&with("[secrets.ike-site]\n", &shunts));
+    let expected = [
+        ("connections.shunts.children.ssh.local_ts", "names no address for it"),
+        ("connections.shunts.children.ssh.start_action", "in force from the start"),
+        ("connections.site.children.never.esp_proposals", "there is none"),
+        ("connections.site.children.never.replay_window", "there is none"),
+    ];
+    for (key, why) in expected {
+        assert!(errors.iter().any(|error| error.contains(key) && error.contains(why)), "{key}: {errors:?}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:?}");
+}
+
 #[test]
 fn an_unknown_key_is_told_the_nearest_known_name_and_its_place() {
     let errors = errors(&with("dpd_delay = ", "dpd_dealy = "));

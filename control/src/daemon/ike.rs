@@ -1,7 +1,7 @@
 //! The shell around the IKE engine: one task owns the engine and connects it to sockets, clock, jobs, the data
 //! plane's events and the admin API. It holds no protocol state of its own.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,19 +13,22 @@ use portcullis_ike::engine::{
     JobResult,
 };
 use portcullis_ike::pools::PoolConfig;
-use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
+use portcullis_ike::verdict::Reason;
+use portcullis_ipsec::{DataplaneEvent, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
 use super::jobs;
 use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
+use super::verdicts::{Entry, Verdicts};
 
-/// Failures kept for `portcullis status`.
-const FAILURES_KEPT: usize = 32;
+/// Verdicts that `portcullis status` shows.
+const SHOWN: usize = 32;
 /// Requests that wait for the engine's task.
 const REQUESTS: usize = 64;
 
@@ -33,7 +36,9 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
+    Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
+    Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
 
 /// The engine as seen at one moment.
@@ -44,7 +49,7 @@ pub struct Snapshot {
     /// IKE SAs not yet authenticated that we answer for.
     pub half_open: usize,
     /// Newest first.
-    pub failures: Vec<(Instant, Failure)>,
+    pub verdicts: Vec<Entry>,
     /// What happened since start.
     pub totals: Totals,
 }
@@ -60,8 +65,8 @@ pub struct Totals {
     pub ike_rekeyed: u64,
     /// CHILD SAs replaced by rekeying.
     pub child_rekeyed: u64,
-    /// Failed exchanges by connection (empty where unknown) and code.
-    pub failures: HashMap<(String, &'static str), u64>,
+    /// Failed exchanges by connection (empty where unknown) and reason.
+    pub failures: HashMap<(String, Reason), u64>,
     /// When an exchange last failed, by connection.
     pub last_failures: HashMap<String, SystemTime>,
     /// How long our own handshakes took.
@@ -98,6 +103,21 @@ impl IkeHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Gives another configuration, with the children that the configured policies belong to.
+    pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Reconfigure { config: Box::new(config), children, reply };
+        self.requests.send(request).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
+    /// Verdicts about a connection or an address, or all of them; newest first.
+    pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Verdicts { peer, reply }).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         let (reply, answer) = oneshot::channel();
@@ -119,7 +139,7 @@ pub(super) struct Shell {
     /// CRLs that peers' certificates are looked up in.
     pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
-    pub(super) children: HashMap<PolicyId, (String, String)>,
+    pub(super) children: Children,
     /// Changes whenever the data plane has events.
     pub(super) events: watch::Receiver<u64>,
     /// Traffic by connection.
@@ -155,7 +175,7 @@ impl Shell {
             finished,
             waiting: HashMap::new(),
             next_command: 0,
-            failures: VecDeque::new(),
+            verdicts: Verdicts::default(),
             totals: Totals::default(),
             log_limit: LogLimit::default(),
         };
@@ -169,7 +189,7 @@ struct Task {
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
     crls: Arc<CrlStore>,
-    children: HashMap<PolicyId, (String, String)>,
+    children: Children,
     traffic: Arc<Traffic>,
     handshakes: Handshakes,
     leases: Leases,
@@ -177,7 +197,7 @@ struct Task {
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
     next_command: u64,
-    failures: VecDeque<(Instant, Failure)>,
+    verdicts: Verdicts,
     totals: Totals,
     log_limit: LogLimit,
 }
@@ -258,11 +278,24 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Reconfigure { config, children, reply } => {
+                self.children = children;
+                self.engine.handle_config(Instant::now(), *config);
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
+            Request::Verdicts { peer, reply } => {
+                let found = match peer {
+                    Some(peer) => self.verdicts.about(&peer),
+                    None => self.verdicts.iter().cloned().collect(),
+                };
+                drop(reply.send(found));
+            }
             Request::Snapshot { reply } => {
                 let snapshot = Snapshot {
                     ike_sas: self.engine.status(),
                     half_open: self.engine.half_open(),
-                    failures: self.failures.iter().cloned().collect(),
+                    verdicts: self.verdicts.iter().take(SHOWN).cloned().collect(),
                     totals: self.totals.clone(),
                 };
                 // Whoever asked may have gone.
@@ -412,13 +445,13 @@ impl Task {
             Event::Failed(failure) => {
                 let connection = failure.connection.clone().unwrap_or_default();
                 if let Some(unlogged) = self.log_limit.pass(Instant::now()) {
-                    let remote = failure.remote;
-                    tracing::warn!(%connection, ?remote, code = failure.code, unlogged, "{}", failure.explanation);
+                    let (remote, reason) = (failure.peer, failure.reason);
+                    tracing::warn!(%connection, ?remote, %reason, kind = %reason.kind(), unlogged, "{}", failure.in_one_line());
                 }
-                self.totals.last_failures.insert(connection.clone(), SystemTime::now());
-                *self.totals.failures.entry((connection, failure.code)).or_default() += 1;
-                self.failures.push_front((Instant::now(), failure));
-                self.failures.truncate(FAILURES_KEPT);
+                let at = SystemTime::now();
+                self.totals.last_failures.insert(connection.clone(), at);
+                *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
+                self.verdicts.push(failure, Instant::now(), at);
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

@@ -211,6 +211,7 @@ mod tests {
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: None,
         };
         let inbound = InboundSa {
             key: key.clone(),

@@ -1,6 +1,6 @@
 //! Puts what the engine and the data plane know into the admin API's words.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
@@ -8,9 +8,10 @@ use portcullis_ike::pools::{LeaseStatus, PoolUsage};
 use portcullis_ipsec::{Encapsulation, SaInstaller};
 
 use super::ike::Snapshot;
+use super::verdicts::Entry;
 use crate::api::types::{
-    ChildSa, Drops, FailureReport, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance,
-    PoolStatus, Status, WorkerStatus,
+    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PoolStatus, Status,
+    VerdictReport, WorkerStatus,
 };
 
 /// For `portcullis status`.
@@ -38,7 +39,7 @@ pub(super) fn status(
         half_open_ike_sas: snapshot.half_open,
         child_sas: snapshot.child_sas(),
         packets: balance(stats),
-        failures: snapshot.failures.iter().map(|(when, failure)| failure_report(*when, failure)).collect(),
+        verdicts: snapshot.verdicts.iter().map(verdict).collect(),
     }
 }
 
@@ -55,13 +56,16 @@ pub(super) fn workers(cores: &[usize], stats: &DataplaneStats, times: &[Duration
     workers.map(status).collect()
 }
 
-fn failure_report(when: Instant, failure: &portcullis_ike::engine::Failure) -> FailureReport {
-    FailureReport {
-        code: failure.code.to_owned(),
-        connection: failure.connection.clone(),
-        remote: failure.remote.map(|remote| remote.to_string()),
-        explanation: failure.explanation.clone(),
-        seconds_ago: when.elapsed().as_secs(),
+/// For `portcullis explain`.
+pub(super) fn verdict(entry: &Entry) -> VerdictReport {
+    let at = entry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    VerdictReport {
+        kind: entry.verdict.reason.kind(),
+        page: entry.verdict.reason.page(),
+        verdict: entry.verdict.clone(),
+        times: entry.times,
+        timestamp_seconds: at,
+        seconds_ago: entry.last.elapsed().as_secs(),
     }
 }
 

@@ -4,7 +4,9 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::api::types::{ChildSa, FailureReport, FrameUsage, InterfaceStatus, PacketBalance, WorkerStatus};
+use portcullis_ike::verdict::{self, Verdict};
+
+use crate::api::types::{ChildSa, FrameUsage, InterfaceStatus, PacketBalance, VerdictReport, WorkerStatus};
 
 fn child(spi: &str, bytes: u64) -> ChildSa {
     ChildSa {
@@ -69,11 +71,16 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         half_open_ike_sas: 2,
         child_sas: 1,
         packets: PacketBalance::default(),
-        failures: vec![FailureReport {
-            code: "PSK_MISMATCH".to_owned(),
-            connection: Some("road".to_owned()),
-            remote: Some("198.51.100.7:500".to_owned()),
-            explanation: "the peer authenticated with another key".to_owned(),
+        verdicts: vec![VerdictReport {
+            verdict: Verdict {
+                connection: Some("road".to_owned()),
+                peer: Some("198.51.100.7:500".parse().unwrap()),
+                ..Verdict::new(verdict::Reason::PskMismatch, "the peer authenticated with another key")
+            },
+            kind: verdict::Reason::PskMismatch.kind(),
+            page: verdict::Reason::PskMismatch.page(),
+            times: 1,
+            timestamp_seconds: 1_700_000_000,
             seconds_ago: 12,
         }],
     };

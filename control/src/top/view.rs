@@ -7,6 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Paragraph, Row, Sparkline, Table};
 
 use super::Top;
+use crate::explain::duration;
 
 /// Load from which a worker is shown as busy, and as too busy.
 const BUSY: f64 = 0.7;
@@ -145,16 +146,18 @@ fn draw_drops(frame: &mut Frame<'_>, area: Rect, top: &Top) {
 }
 
 fn draw_failures(frame: &mut Frame<'_>, area: Rect, top: &Top) {
-    let failures = top.last().into_iter().flat_map(|sample| &sample.status.failures);
+    let failures = top.last().into_iter().flat_map(|sample| &sample.status.verdicts);
     let lines = failures.flat_map(|failure| {
-        let connection = failure.connection.as_deref().unwrap_or("-");
+        let verdict = &failure.verdict;
+        let connection = verdict.connection.as_deref().unwrap_or("-");
+        let peer = verdict.peer.map(|peer| peer.to_string()).unwrap_or_default();
         [
             Line::from(vec![
                 Span::raw(format!("{:>5} ago ", duration(failure.seconds_ago))),
-                Span::styled(failure.code.clone(), Style::new().fg(Color::Red)),
-                Span::raw(format!(" {connection} {}", failure.remote.as_deref().unwrap_or(""))),
+                Span::styled(verdict.reason.code(), Style::new().fg(Color::Red)),
+                Span::raw(format!(" {connection} {peer}")),
             ]),
-            Line::styled(format!("  {}", failure.explanation), Style::new().fg(Color::DarkGray)),
+            Line::styled(format!("  {}", verdict.sentence), Style::new().fg(Color::DarkGray)),
         ]
     });
     let text = Paragraph::new(lines.collect::<Vec<_>>());
@@ -178,14 +181,5 @@ fn si(value: f64) -> String {
         Some((unit, prefix)) if value / unit >= 100.0 => format!("{:.0}{prefix}", value / unit),
         Some((unit, prefix)) => format!("{:.1}{prefix}", value / unit),
         None => format!("{value:.0}"),
-    }
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds}s"),
-        120..=7199 => format!("{}m", seconds / 60),
-        7200..=172_799 => format!("{}h", seconds / 3600),
-        _ => format!("{}d", seconds / 86_400),
     }
 }

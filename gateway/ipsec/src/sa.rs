@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use crate::{EspKey, TrafficSelector};
 
@@ -14,6 +15,9 @@ impl Spi {
     pub const fn new(value: u32) -> Option<Self> {
         if value > 255 { Some(Self(value)) } else { None }
     }
+
+    /// The lowest that is not reserved.
+    pub const MIN: Self = Self(256);
 
     /// The value in host byte order.
     pub const fn get(self) -> u32 {
@@ -122,8 +126,20 @@ pub enum PolicyAction {
     Discard,
 }
 
+impl PolicyAction {
+    /// The precedence of policies with this action that name no `priority`: as strongSwan has it, what passes goes
+    /// before what is protected, and what is dropped comes last.
+    pub const fn priority(self) -> u32 {
+        match self {
+            Self::Bypass => 200_000,
+            Self::Protect => 400_000,
+            Self::Discard => 600_000,
+        }
+    }
+}
+
 /// What is done with a packet from one of `local_ts` to one of `remote_ts`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// `connection/child`, for people.
     pub name: String,
@@ -137,4 +153,13 @@ pub struct Policy {
     pub origin: PolicyOrigin,
     /// What is done with them.
     pub action: PolicyAction,
+    /// Lower goes first, whatever the selectors say; `None`: that of the action.
+    pub priority: Option<NonZeroU32>,
+}
+
+impl Policy {
+    /// The precedence in numbers: lower goes first.
+    pub fn precedence(&self) -> u32 {
+        self.priority.map_or(self.action.priority(), NonZeroU32::get)
+    }
 }

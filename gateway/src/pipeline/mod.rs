@@ -156,6 +156,8 @@ pub trait FrameSource {
 enum Origin {
     /// By an inside port; `l2_len` octets of link-layer header lie in front of the packet.
     Port { port: PortIndex, l2_len: u8 },
+    /// In clear by an outside port, and a policy bypasses it; likewise.
+    Outside { port: PortIndex, l2_len: u8 },
     /// From the host, which has done a router's work on it already.
     Kernel,
     /// Out of a tunnel, and so many around it.
@@ -346,7 +348,9 @@ impl Clear {
     /// fragmentation.
     #[inline]
     fn counts_down(&self) -> bool {
-        matches!(self.origin, Origin::Port { .. } | Origin::Tunnel { .. }) && self.policy.is_none()
+        let arrived =
+            matches!(self.origin, Origin::Port { .. } | Origin::Outside { .. } | Origin::Tunnel { .. });
+        arrived && self.policy.is_none()
     }
 
     /// Whether its TTL or hop limit ends here.

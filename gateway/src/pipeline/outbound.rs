@@ -16,6 +16,7 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
+use crate::policy::Verdict;
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
@@ -102,6 +103,9 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
     }
 }
 
+/// Where a packet goes that was let in, and that no policy takes further.
+const INSIDE: Reach = Reach::Inside(DropReason::ClearToOutside);
+
 /// What policy says of a packet that may go on.
 enum Way {
     /// Through this SA.
@@ -112,13 +116,17 @@ enum Way {
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
     let flow = &packet.flow;
-    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
+    // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
+    let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
+    if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
+        return Err(DropReason::Discarded);
+    }
     let Some(policy) = packet.policy(context.flows, context.policies) else {
-        return if from_tunnel { Ok(Way::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
+        return if admitted { Ok(Way::Clear(INSIDE)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(Way::Clear(Reach::Inside));
+    if admitted && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(Way::Clear(INSIDE));
     }
     // Only a policy that protects is ever given an SA.
     if let Some(reference) = policy.outbound() {
@@ -130,7 +138,17 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
             Err(DropReason::NoSa)
         }
         PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
+        PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
         PolicyAction::Discard => Err(DropReason::Discarded),
+    }
+}
+
+/// Whether a policy that goes before those that protect drops the way back of a packet that came in.
+#[cold]
+fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
+    match context.policies.lookup(packet.tenant, &packet.flow.flow().reversed()) {
+        Verdict::Covered(policy) => policy.action() == PolicyAction::Discard,
+        Verdict::NoMatch => false,
     }
 }
 

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -299,6 +300,17 @@ impl Rig {
         local_ts: &[TrafficSelector],
         remote_ts: &[TrafficSelector],
     ) -> PolicyId {
+        self.policy_with(action, 0, local_ts, remote_ts)
+    }
+
+    /// With a priority; 0: that of the action.
+    pub fn policy_with(
+        &self,
+        action: PolicyAction,
+        priority: u32,
+        local_ts: &[TrafficSelector],
+        remote_ts: &[TrafficSelector],
+    ) -> PolicyId {
         let policy = Policy {
             name: "connection/child".to_owned(),
             tenant: TenantId::default(),
@@ -306,6 +318,7 @@ impl Rig {
             remote_ts: remote_ts.to_vec(),
             origin: PolicyOrigin::Configured { acquire: true },
             action,
+            priority: NonZeroU32::new(priority),
         };
         self.installer.install_policy(policy).unwrap()
     }

@@ -61,6 +61,7 @@ pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
         remote_ts: selectors(remote_ts),
         origin: PolicyOrigin::Configured { acquire: true },
         action: PolicyAction::Protect,
+        priority: None,
     }
 }
 

@@ -5,6 +5,7 @@ use super::certificate::UnixTime;
 use super::dn::DistinguishedName;
 use super::key::KeyKind;
 use crate::identity::Identity;
+use crate::verdict::Reason;
 
 /// A proof that was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,23 +62,24 @@ fn reason_text(reason: Option<&str>) -> String {
 }
 
 impl Rejection {
-    /// A stable code, as in [`crate::engine::Failure::code`].
-    pub fn code(&self) -> &'static str {
+    /// What a verdict calls it.
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::NoCertificate { .. } => "CERT_MISSING",
-            Self::Encoding { .. } | Self::Unusable { .. } => "CERT_UNUSABLE",
-            Self::Expired { .. } | Self::NotYetValid { .. } => "CERT_EXPIRED",
-            Self::NoIssuer { .. } | Self::OtherIssuer { .. } => "CERT_NO_ISSUER",
+            Self::NoCertificate { .. } => Reason::CertMissing,
+            Self::Encoding { .. } | Self::Unusable { .. } => Reason::CertUnusable,
+            Self::Expired { .. } => Reason::CertExpired,
+            Self::NotYetValid { .. } => Reason::ClockSkew,
+            Self::NoIssuer { .. } | Self::OtherIssuer { .. } => Reason::CertNoIssuer,
             Self::ChainSignature { .. } | Self::ChainScheme { .. } | Self::NotAllowed { .. } => {
-                "CERT_INVALID"
+                Reason::CertInvalid
             }
-            Self::Revoked { .. } => "CERT_REVOKED",
-            Self::StatusUnknown { .. } => "CERT_STATUS_UNKNOWN",
-            Self::NotPinned { .. } | Self::KeyNotPinned { .. } => "CERT_NOT_ACCEPTED",
-            Self::IdNotInCertificate { .. } => "ID_NOT_IN_CERTIFICATE",
-            Self::Method { .. } => "AUTH_METHOD_MISMATCH",
-            Self::Hash { .. } => "HASH_NOT_SUPPORTED",
-            Self::Signature { .. } => "SIGNATURE_INVALID",
+            Self::Revoked { .. } => Reason::CertRevoked,
+            Self::StatusUnknown { .. } => Reason::CertStatusUnknown,
+            Self::NotPinned { .. } | Self::KeyNotPinned { .. } => Reason::CertNotAccepted,
+            Self::IdNotInCertificate { .. } => Reason::IdNotInCertificate,
+            Self::Method { .. } => Reason::AuthMethodMismatch,
+            Self::Hash { .. } => Reason::HashNotSupported,
+            Self::Signature { .. } => Reason::SignatureInvalid,
         }
     }
 }

@@ -403,18 +403,8 @@ pub enum Event {
     },
 }
 
-/// A failed exchange: what happened, whose side, what to change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// A stable code such as `PROPOSAL_MISMATCH`, `PSK_MISMATCH`, `TS_NO_OVERLAP`, `PEER_SILENT`.
-    pub code: &'static str,
-    /// The connection, where known.
-    pub connection: Option<String>,
-    /// The peer.
-    pub remote: Option<SocketAddr>,
-    /// One sentence: what the peer asked for, what we would have taken, the one difference, what to change.
-    pub explanation: String,
-}
+/// A failed exchange is what its verdict says of it.
+pub type Failure = crate::verdict::Verdict;
 
 /// Where an IKE SA stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -37,8 +37,17 @@ pub(super) enum Retransmitted {
     NotDue,
     /// It was sent again.
     Sent,
-    /// It has been sent as often as it may; this many times.
-    GivenUp(u32),
+    /// It has been sent as often as it may.
+    GivenUp(Unanswered),
+}
+
+/// A request that was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Unanswered {
+    /// How often it was sent.
+    pub(super) sent: u32,
+    /// Its octets.
+    pub(super) octets: usize,
 }
 
 impl Outstanding {
@@ -63,7 +72,8 @@ impl Outstanding {
             return Retransmitted::NotDue;
         }
         if self.tries >= cx.config.retransmission.tries {
-            return Retransmitted::GivenUp(self.tries + 1);
+            let unanswered = Unanswered { sent: self.tries + 1, octets: self.octets.len() };
+            return Retransmitted::GivenUp(unanswered);
         }
         self.tries += 1;
         self.due = now + interval(&cx.config.retransmission, self.tries);

@@ -13,7 +13,6 @@ use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId,
 use super::channel::Channel;
 use super::children::{Child, Sealing};
 use super::context::{Context, Effect};
-use super::failure::join;
 use super::ike_sa_init::error_notification;
 use super::lifetime::{Schedule, usage_limits};
 use super::negotiation::{self, EspChoice};
@@ -184,12 +183,8 @@ pub(super) fn accept(
     let name = offer.name.as_str();
     if let Some(error) = error_notification(payloads) {
         let failure = match error.notify_type {
-            notify::NO_PROPOSAL_CHOSEN => {
-                about.child_proposal_refused(name, &join(offer.esp_proposals.iter()))
-            }
-            notify::TS_UNACCEPTABLE => {
-                about.selectors_refused(name, &offer.selectors.local, &offer.selectors.remote)
-            }
+            notify::NO_PROPOSAL_CHOSEN => about.child_proposal_refused(name, &offer.esp_proposals),
+            notify::TS_UNACCEPTABLE => about.selectors_refused(name, &offer.selectors),
             other => about.refused("CHILD SA", other),
         };
         return Err(Refusal { failure, delete: false });
@@ -199,11 +194,11 @@ pub(super) fn accept(
         .and_then(|found| found.ok_or("an SA payload"))
         .map_err(|missing| wrong(about.missing("CHILD SA", missing)))?;
     let (suite, peer) = accepted_esp(&offer.esp_proposals, found.proposals, offer.with_ke)
-        .map_err(|why| wrong(about.child_proposal_mismatch(name, &why)))?;
+        .map_err(|why| wrong(about.child_proposal_not_ours(name, &why)))?;
     let public_group = found.ke.map(|(method, _)| method);
     if suite.ke.map(KeMethod::id) != ke_method || public_group != ke_method {
         let why = "its KE payload does not go with the key exchange it chose";
-        return Err(wrong(about.child_proposal_mismatch(name, &why)));
+        return Err(wrong(about.child_proposal_not_ours(name, &why)));
     }
     let selectors = found.selectors_of_initiator();
     if !selectors.within(&offer.selectors) {
@@ -268,17 +263,21 @@ pub(super) fn choose(
         let Some(config) = cx.child(base.connection, index) else { continue };
         match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
             Ok(esp) => return Ok(Choice { child: index, name: config.name.clone(), esp, selectors }),
-            Err(why) => _ = mismatch.get_or_insert_with(|| about.child_proposal_mismatch(&config.name, &why)),
+            Err(_) => {
+                let explain = || about.child_proposal_mismatch(config, found.proposals, with_ke);
+                mismatch.get_or_insert_with(explain);
+            }
         }
     }
     match mismatch {
         Some(failure) => Err((notify::NO_PROPOSAL_CHOSEN, failure)),
         None => {
-            let ours = join(cx.live_children(base.connection).map(|(_, child)| {
+            let ours = cx.live_children(base.connection).map(|(_, child)| {
                 let own = Selectors::of_child(child, &dynamic);
-                format!("`{}` has {} to {}", child.name, join(own.local.iter()), join(own.remote.iter()))
-            }));
-            Err((notify::TS_UNACCEPTABLE, about.selectors_do_not_overlap(&asked.local, &asked.remote, &ours)))
+                (child.name.clone(), own)
+            });
+            let ours: Vec<_> = ours.collect();
+            Err((notify::TS_UNACCEPTABLE, about.selectors_do_not_overlap(&asked, &ours)))
         }
     }
 }
@@ -453,6 +452,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
             remote_ts: remote.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: cx.child(base.connection, agreed.child).and_then(|child| child.priority),
         }),
     }
 }

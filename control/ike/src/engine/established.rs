@@ -510,8 +510,8 @@ impl Established {
         base: &mut Base,
         now: Instant,
     ) -> Next {
-        if let (Retransmitted::GivenUp(times), exchange) = self.channel.retransmit(cx, base, now) {
-            return Err(Closed::failed(base.about(cx).silent(exchange, times)));
+        if let (Retransmitted::GivenUp(unanswered), exchange) = self.channel.retransmit(cx, base, now) {
+            return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
         if self.next_keepalive.is_some_and(|due| due <= now) {
             cx.transmit.push_back(Datagram {

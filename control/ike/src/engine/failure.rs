@@ -1,27 +1,39 @@
-//! Failures in plain words: what the peer asked for, what we would have taken, the difference, what to change.
-//! One function a cause, so that every text is found in one place.
+//! What each failure says: the reason, one sentence, the evidence, what to change on either side. One function a cause, so
+//! that every text is found in one place; proposals, authentication and children have files of their own below. A new
+//! failure is one function here, and one line in [`Reason`] if it is of a new kind.
+//!
+//! [`Reason`]: crate::verdict::Reason
 
 mod addresses;
+mod authentication;
+mod children;
+mod proposals;
 
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;
 
 use portcullis_ipsec::{InstallError, TrafficSelector};
 
+pub(super) use authentication::Claims;
+
 use super::api::Failure;
-use crate::auth::{HashAlgorithm, Rejection};
-use crate::config::{ConnectionConfig, Identity, IdentityMatch, RemoteMethod};
+use super::channel::Unanswered;
+use super::sa::Base;
+use crate::config::{AddressMatch, ConnectionConfig};
 use crate::crypto::KeyExchangeError;
 use crate::message::{MessageError, notify};
+use crate::verdict::{Candidate, Check, Fix, Place, Reason, Silence, Verdict, toml_list};
 
-/// The code of a peer that does not answer.
-const PEER_SILENT: &str = "PEER_SILENT";
-/// The code of what ended for a reason that has nothing to do with it.
-const CLOSED_EARLY: &str = "CLOSED_EARLY";
+/// Octets of an IKE message from which IP may have to cut it: what fits into 1280 octets goes everywhere.
+const LARGE: usize = 1232;
 
 /// Whether somebody said no, so that trying again soon is hardly worth while.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
-    !matches!(failure.code, PEER_SILENT | CLOSED_EARLY)
+    use Reason::{AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, PeerSilent};
+    !matches!(
+        failure.reason,
+        PeerSilent | ClosedEarly | AuthNeverCame | FragmentsLost | Nat4500Blocked | NoRoute
+    )
 }
 
 /// Whom a failure is about.
@@ -32,335 +44,352 @@ pub(super) struct About {
 }
 
 impl About {
-    fn fail(&self, code: &'static str, explanation: String) -> Failure {
-        Failure { code, connection: self.connection.clone(), remote: self.remote, explanation }
+    fn fail(&self, reason: Reason, sentence: impl Into<String>) -> Verdict {
+        Verdict { connection: self.connection.clone(), peer: self.remote, ..Verdict::new(reason, sentence) }
     }
 
-    fn line(&self) -> String {
+    /// Where the connection is configured: `connections.site`.
+    fn section(&self) -> String {
         match &self.connection {
-            Some(name) => format!("connections.{name}"),
-            None => "connections.NAME".to_owned(),
+            Some(name) => format!("connections.{}", toml_key(name)),
+            None => "connections.<name>".to_owned(),
         }
     }
 
     fn peer(&self) -> String {
         self.remote.map_or_else(|| "the peer".to_owned(), |remote| format!("{}", remote.ip()))
     }
+}
 
-    pub(super) fn unknown_connection(&self, name: &str) -> Failure {
+/// Commands that name what is not there.
+impl About {
+    pub(super) fn unknown_connection(&self, name: &str) -> Verdict {
         self.fail(
-            "UNKNOWN_CONNECTION",
+            Reason::UnknownConnection,
             format!("no connection is called `{name}`; see [connections.*] in the configuration"),
         )
     }
 
-    pub(super) fn unknown_child(&self, child: &str, children: &str) -> Failure {
-        let line = self.line();
-        self.fail("UNKNOWN_CHILD", format!("{line} has no child `{child}`; it has {children}"))
+    pub(super) fn unknown_child(&self, child: &str, children: &str) -> Verdict {
+        let sentence = format!("{} has no child `{child}`; it has {children}", self.section());
+        self.fail(Reason::UnknownChild, sentence)
     }
 
-    pub(super) fn nothing_to_terminate(&self) -> Failure {
-        self.fail("NOTHING_TO_TERMINATE", format!("{} has no SA that could be terminated", self.line()))
-    }
-
-    pub(super) fn nothing_to_rekey(&self) -> Failure {
-        self.fail("NOTHING_TO_REKEY", format!("{} has no SA that could be rekeyed from here", self.line()))
-    }
-
-    pub(super) fn no_remote_address(&self) -> Failure {
-        let line = self.line();
-        self.fail("NO_REMOTE_ADDRESS", format!("{line}.remote_addrs names no single address, so the connection can only be initiated by the peer; add the peer's address"))
-    }
-
-    pub(super) fn no_source_address(&self) -> Failure {
-        let peer = self.peer();
-        let line = self.line();
-        self.fail("NO_ROUTE", format!("the kernel has no route to {peer}, so there is no source address to send from; add a route, or set {line}.local_addrs"))
-    }
-
-    pub(super) fn no_connection_for(&self, local: SocketAddr) -> Failure {
-        let peer = self.peer();
-        self.fail("NO_CONFIG_FOR_ADDRESS", format!("{peer} asked for an IKE SA with {}, but no connection has both addresses in local_addrs and remote_addrs; add {peer} to remote_addrs of the connection that is meant for it", local.ip()))
-    }
-
-    pub(super) fn ike_proposal_mismatch(&self, mismatch: &dyn Display) -> Failure {
-        let line = self.line();
+    pub(super) fn nothing_to_terminate(&self) -> Verdict {
         self.fail(
-            "PROPOSAL_MISMATCH",
-            format!(
-                "the IKE proposals have nothing in common: {mismatch}; change {line}.proposals, or the peer's"
-            ),
+            Reason::NothingToTerminate,
+            format!("{} has no SA that could be terminated", self.section()),
         )
     }
 
-    pub(super) fn ike_proposal_refused(&self, ours: &dyn Display) -> Failure {
-        let line = self.line();
-        let peer = self.peer();
-        self.fail("PROPOSAL_MISMATCH", format!("{peer} accepts none of our IKE proposals ({ours}), or has no connection for our address; compare {line}.proposals with the peer's proposals and addresses"))
-    }
-
-    pub(super) fn ike_proposal_not_ours(&self, mismatch: &dyn Display) -> Failure {
-        let peer = self.peer();
+    pub(super) fn nothing_to_rekey(&self) -> Verdict {
         self.fail(
-            "PEER_MISBEHAVED",
-            format!("{peer} chose an IKE proposal that we did not make: {mismatch}; the peer is at fault"),
+            Reason::NothingToRekey,
+            format!("{} has no SA that could be rekeyed from here", self.section()),
         )
     }
 
-    pub(super) fn child_proposal_mismatch(&self, child: &str, mismatch: &dyn Display) -> Failure {
-        let line = self.line();
-        self.fail("CHILD_PROPOSAL_MISMATCH", format!("the ESP proposals for child `{child}` have nothing in common: {mismatch}; change {line}.children.{child}.esp_proposals, or the peer's"))
+    pub(super) fn no_remote_address(&self) -> Verdict {
+        let section = self.section();
+        self.fail(
+            Reason::NoRemoteAddress,
+            format!("{section}.remote_addrs names no single address, so only the peer can initiate"),
+        )
+        .fix(Fix::here(section, "remote_addrs", toml_list(["<the peer's address>"])))
     }
+}
 
-    pub(super) fn child_proposal_refused(&self, child: &str, ours: &dyn Display) -> Failure {
-        let line = self.line();
+/// The network.
+impl About {
+    pub(super) fn no_source_address(&self) -> Verdict {
         let peer = self.peer();
-        self.fail("CHILD_PROPOSAL_MISMATCH", format!("{peer} accepts none of the ESP proposals of child `{child}` ({ours}); compare {line}.children.{child}.esp_proposals with the peer's esp_proposals"))
+        self.fail(
+            Reason::NoRoute,
+            format!("the kernel has no route to {peer}, so there is no address to send from"),
+        )
+        .fix(Fix::step(Place::Here, format!("ip route add {peer} via <gateway> dev <outside interface>")))
+        .fix(Fix::here(
+            self.section(),
+            "remote_addrs",
+            toml_list(["<an address that can be reached>"]),
+        ))
     }
 
-    pub(super) fn selectors_do_not_overlap(
-        &self,
-        asked_local: &[TrafficSelector],
-        asked_remote: &[TrafficSelector],
-        ours: &str,
-    ) -> Failure {
-        let line = self.line();
-        let peer = self.peer();
-        self.fail("TS_NO_OVERLAP", format!("{peer} asked for traffic between {} on our side and {} on its side, but no child overlaps with that on both sides ({ours}); change local_ts or remote_ts under {line}.children, or the peer's", list(asked_local), list(asked_remote)))
-    }
-
-    pub(super) fn selectors_refused(
-        &self,
-        child: &str,
-        local: &[TrafficSelector],
-        remote: &[TrafficSelector],
-    ) -> Failure {
-        let line = self.line();
-        let peer = self.peer();
-        self.fail("TS_NO_OVERLAP", format!("{peer} accepts none of the traffic of child `{child}`: {} on our side to {} on its side; compare {line}.children.{child}.local_ts with the peer's remote_ts, and remote_ts with its local_ts", list(local), list(remote)))
-    }
-
-    pub(super) fn selectors_wider_than_asked(
-        &self,
-        child: &str,
-        answered: &[TrafficSelector],
-        asked: &[TrafficSelector],
-    ) -> Failure {
-        let peer = self.peer();
-        self.fail("PEER_MISBEHAVED", format!("{peer} answered for child `{child}` with selectors ({}) beyond what we asked for ({}); the peer is at fault", list(answered), list(asked)))
-    }
-
-    pub(super) fn no_shared_key(&self, local_id: &Identity, remote_id: &Identity) -> Failure {
-        self.fail("NO_SHARED_KEY", format!("no shared key fits us, `{local_id}`, and the peer, `{remote_id}`; add one under [secrets] with these ids"))
-    }
-
-    pub(super) fn shared_key_mismatch(
-        &self,
-        key: &str,
-        local_id: &Identity,
-        remote_id: &Identity,
-    ) -> Failure {
-        self.fail("PSK_MISMATCH", format!("the peer `{remote_id}` authenticated with another pre-shared key than ours for it and `{local_id}`; make [secrets] `{key}` the same on both sides (mind spaces and line ends)"))
-    }
-
-    /// `with`: the name of our pre-shared key, if it was one.
-    pub(super) fn authentication_refused(
-        &self,
-        with: Option<&str>,
-        local_id: &Identity,
-        asked_remote: &str,
-    ) -> Failure {
-        let line = self.line();
-        let peer = self.peer();
-        let proof = match with {
-            Some(key) => format!("the pre-shared keys differ ([secrets] `{key}`)"),
-            None => format!("it does not trust our certificate or key ({line}.local.certs)"),
+    /// Nobody has answered `request` of ours. Where the peer has answered before, how far it got tells the cause.
+    pub(super) fn silent(&self, exchange: &str, request: Unanswered, base: &Base) -> Verdict {
+        let (peer, section) = (self.peer(), self.section());
+        let (local, remote) = (base.local, base.remote);
+        let silence = |heard: Vec<String>| Silence {
+            exchange: exchange.to_owned(),
+            sent: request.sent,
+            octets: request.octets,
+            from: local,
+            to: remote,
+            heard,
         };
-        self.fail("AUTHENTICATION_FAILED", format!("{peer} rejected our authentication as `{local_id}` towards {asked_remote}: either {proof}, or the peer expects another identity of us ({line}.local.id) or has another itself ({line}.remote.id); its log says which"))
-    }
-
-    pub(super) fn authentication_withdrawn(&self, local_id: &Identity) -> Failure {
-        let peer = self.peer();
-        self.fail("AUTHENTICATION_FAILED", format!("{peer} began the IKE SA and then rejected our own authentication as `{local_id}`: the pre-shared keys differ, or it does not trust our certificate, or it expects another identity of us; its log says which"))
-    }
-
-    /// The peer's proof was judged and found wanting.
-    pub(super) fn peer_rejected(&self, rejection: &Rejection) -> Failure {
-        let (line, peer) = (self.line(), self.peer());
-        let advice = match rejection {
-            Rejection::NoCertificate { .. } => {
-                format!("have the peer send its certificate, or name it in {line}.remote.certs")
-            }
-            Rejection::Encoding { .. } | Rejection::Unusable { .. } => {
-                "the peer has to send another".to_owned()
-            }
-            Rejection::Expired { .. } => "the peer needs a new one, unless our clock is wrong".to_owned(),
-            Rejection::NotYetValid { .. } => "compare the clocks of both sides".to_owned(),
-            Rejection::NoIssuer { .. } => format!(
-                "add the CA to {line}.remote.cacerts or gateway.x509ca, or have the peer send its intermediate certificates"
-            ),
-            Rejection::OtherIssuer { .. } | Rejection::ChainSignature { .. } => {
-                "there may be two CAs of one name, an old and a new one: compare them on both sides"
-                    .to_owned()
-            }
-            Rejection::ChainScheme { .. } | Rejection::NotAllowed { .. } => {
-                "the CA has to issue another certificate".to_owned()
-            }
-            Rejection::Revoked { .. } => "the peer needs a new one".to_owned(),
-            Rejection::StatusUnknown { .. } => {
-                format!("put the CA's current CRL into gateway.x509crl, or relax {line}.remote.revocation")
-            }
-            Rejection::NotPinned { .. } => format!("add it to {line}.remote.certs if it is meant to be"),
-            Rejection::KeyNotPinned { .. } => format!("add it to {line}.remote.pubkeys if it is meant to be"),
-            Rejection::IdNotInCertificate { .. } => {
-                "give the peer one of these identities, or a certificate with the other in its subjectAltName"
-                    .to_owned()
-            }
-            Rejection::Method { .. } => format!("compare {line}.remote.auth with what the peer does"),
-            Rejection::Hash { .. } => format!("change {line}.remote.auth, or the peer's signature scheme"),
-            Rejection::Signature { .. } => "compare the peer's private key with its certificate".to_owned(),
-        };
-        self.fail(rejection.code(), format!("{peer} was not authenticated: {rejection}; {advice}"))
-    }
-
-    /// We have no key that could sign so that the peer can verify it.
-    pub(super) fn no_common_hash(&self, ours: &str, announced: &[HashAlgorithm]) -> Failure {
-        let (line, peer) = (self.line(), self.peer());
-        let theirs = match announced {
-            [] => "none at all (it does not know RFC 7427)".to_owned(),
-            _ => join(announced.iter()),
-        };
-        self.fail("HASH_NOT_SUPPORTED", format!("we would sign with {ours}, but of hash algorithms for signatures {peer} announced {theirs}; change {line}.local.auth, use another key, or update the peer"))
-    }
-
-    pub(super) fn not_signed(&self) -> Failure {
-        let line = self.line();
-        self.fail(
-            "SIGNING_FAILED",
-            format!(
-                "our own private key refused to sign; see whether the key of {line}.local.certs is intact"
-            ),
-        )
-    }
-
-    pub(super) fn unexpected_identity(&self, found: &Identity, wanted: &IdentityMatch) -> Failure {
-        let line = self.line();
-        self.fail(
-            "ID_UNEXPECTED",
-            format!("the peer says it is `{found}`, but {line}.remote.id is {}; make the two agree", wanted),
-        )
-    }
-
-    pub(super) fn no_connection_for_identity(
-        &self,
-        found: &Identity,
-        asked: Option<&Identity>,
-        candidates: &[&ConnectionConfig],
-    ) -> Failure {
-        let mut wanted = String::new();
-        for connection in candidates {
-            let remote =
-                connection.remote.first().map_or_else(|| "anyone".to_owned(), |auth| auth.id.to_string());
-            let local = match connection.local.first().and_then(|auth| auth.id.as_ref()) {
-                Some(id) => format!("`{id}`"),
-                None => "our address".to_owned(),
-            };
-            let separator = if wanted.is_empty() { "" } else { "; " };
-            let _ = write!(wanted, "{separator}`{}` is for {remote} and is {local} itself", connection.name);
+        let tries = times(request.sent);
+        if exchange == "IKE_SA_INIT" {
+            return self
+                .fail(
+                    Reason::PeerSilent,
+                    format!(
+                        "{peer} did not answer our first message (IKE_SA_INIT, sent {tries} to UDP {}): nothing came back at all",
+                        remote.port()
+                    ),
+                )
+                .seen(silence(Vec::new()))
+                .fix(Fix::step(Place::Peer, format!("see whether IKE runs there and listens on UDP {}: ss -ulpn", remote.port())))
+                .fix(Fix::here(section, "remote_addrs", toml_list(["<the peer's address, if it is another>"])))
+                .fix(Fix::step(Place::Network, format!("let UDP 500 and 4500 pass both ways between {} and {peer}", local.ip())));
         }
-        let asked = asked.map_or_else(String::new, |id| format!(" and wants `{id}`"));
-        self.fail("ID_UNEXPECTED", format!("the peer says it is `{found}`{asked}, but no connection for its address fits ({wanted}); change remote.id or local.id of the right one, or the peer's"))
+        if base.established.is_some() {
+            return self
+                .fail(
+                    Reason::PeerSilent,
+                    format!("{peer} no longer answers: our {exchange} request was sent {tries} without an answer, after the IKE SA had been up"),
+                )
+                .seen(silence(Vec::new()))
+                .fix(Fix::step(Place::Network, format!("see whether {peer} is up and reachable: ping {peer}")))
+                .fix(Fix::step(Place::Peer, "see whether it was restarted: it then knows nothing of this IKE SA"));
+        }
+        let answered = silence(vec![format!("{peer} answered IKE_SA_INIT")]);
+        let floated = local.port() != remote.port() || base.encapsulated();
+        if request.octets > LARGE && (!floated || request.octets > 1472) {
+            self.fail(
+                Reason::FragmentsLost,
+                format!("{peer} answered our small first message and none of {tries} of the large second one ({exchange}, {} octets): large UDP packets do not arrive", request.octets),
+            )
+            .seen(answered)
+            .fix(Fix::step(Place::Network, format!("let IP fragments pass between {} and {peer}, and ICMP \"fragmentation needed\"", local.ip())))
+            .fix(Fix::step(Place::Here, "send less: ECDSA or Ed25519 certificates instead of RSA, no intermediate CAs that the peer has itself"))
+        } else if floated {
+            self.fail(
+                Reason::Nat4500Blocked,
+                format!("{peer} answered on UDP 500 and never on UDP {}, where IKE goes on behind a NAT ({exchange}, sent {tries})", remote.port()),
+            )
+            .seen(answered)
+            .fix(Fix::step(Place::Network, format!("let UDP {} pass both ways between {} and {peer}: nft add rule inet filter forward udp dport {} accept", remote.port(), local.ip(), remote.port())))
+            .fix(Fix::step(Place::Peer, format!("see whether its own firewall takes UDP {}", remote.port())))
+        } else {
+            self.fail(
+                Reason::PeerSilent,
+                format!("{peer} answered IKE_SA_INIT and then fell silent: our {exchange} request was sent {tries} without an answer"),
+            )
+            .seen(answered)
+            .fix(Fix::step(Place::Peer, "read its log for this moment: it took the first message and dropped the second"))
+        }
     }
 
-    pub(super) fn other_auth_method(&self, found: &str, wanted: &RemoteMethod) -> Failure {
-        let line = self.line();
-        let (wanted, advice) = match wanted {
-            RemoteMethod::Psk => ("psk".to_owned(), "configure a pre-shared key on both sides"),
-            RemoteMethod::Pubkey(trust) => {
-                (trust.constraint.to_string(), "configure a certificate on both sides")
-            }
+    pub(super) fn half_open_expired(&self, base: &Base) -> Verdict {
+        let peer = self.peer();
+        let behind_nat = base.nat.remote || base.nat.local;
+        let why = if behind_nat {
+            "there is a NAT between us, so it goes on over UDP 4500, which may not pass"
+        } else {
+            "our answer, or its second message, was lost on the way (large ones are, where fragments are dropped), or it gave up"
         };
-        self.fail("AUTH_METHOD_MISMATCH", format!("the peer authenticates with {found}, but {line}.remote.auth is {wanted}; {advice}, or change {line}.remote.auth"))
-    }
-
-    pub(super) fn silent(&self, exchange: &str, tries: u32) -> Failure {
-        let peer = self.peer();
-        let line = self.line();
-        let target = self.remote.map_or_else(String::new, |remote| format!(" at {remote}"));
-        self.fail(PEER_SILENT, format!("{peer} did not answer our {exchange} request, sent {tries} times{target}; see whether it runs, whether {line}.remote_addrs is right, and whether UDP 500 and 4500 pass both ways"))
-    }
-
-    pub(super) fn half_open_expired(&self) -> Failure {
-        let peer = self.peer();
-        self.fail(PEER_SILENT, format!("{peer} began an IKE SA but never sent a valid IKE_AUTH request; it may have rejected our IKE_SA_INIT response, or its UDP 4500 does not reach us"))
-    }
-
-    pub(super) fn refused(&self, exchange: &str, notify_type: u16) -> Failure {
-        let peer = self.peer();
         self.fail(
-            "PEER_REFUSED",
+            Reason::AuthNeverCame,
             format!(
-                "{peer} answered our {exchange} request with {}; its log says why",
-                notify_name(notify_type)
+                "{peer} began an IKE SA and never sent a second message that we could read (IKE_AUTH): {why}"
+            ),
+        )
+        .fact("first message came from", base.remote)
+        .fact("and to", base.local)
+        .fact("NAT before the peer", yes(base.nat.remote))
+        .fact("NAT before us", yes(base.nat.local))
+        .fix(Fix::step(
+            Place::Network,
+            format!(
+                "let UDP 500 and 4500, and IP fragments, pass both ways between {} and {peer}",
+                base.local.ip()
+            ),
+        ))
+        .fix(Fix::step(
+            Place::Peer,
+            "read its log: it says whether our answer reached it and what it did then",
+        ))
+    }
+}
+
+fn yes(condition: bool) -> &'static str {
+    if condition { "yes" } else { "no" }
+}
+
+/// Connections and their addresses.
+impl About {
+    pub(super) fn no_connection_for(&self, local: SocketAddr, connections: &[&ConnectionConfig]) -> Verdict {
+        let (peer, local) = (self.remote.map(|remote| remote.ip()), local.ip());
+        let allows = |allowed: &[AddressMatch], addr| {
+            allowed.is_empty() || allowed.iter().any(|own| own.contains(addr))
+        };
+        let candidates: Vec<Candidate> = connections
+            .iter()
+            .take(16)
+            .map(|connection| {
+                let check = |option: &str, found: std::net::IpAddr, allowed: &[AddressMatch]| Check {
+                    option: option.to_owned(),
+                    found: found.to_string(),
+                    wanted: addresses(allowed),
+                    passed: allows(allowed, found),
+                };
+                let remote = peer.map(|peer| check("remote_addrs", peer, &connection.remote_addrs));
+                let local = check("local_addrs", local, &connection.local_addrs);
+                Candidate {
+                    connection: connection.name.clone(),
+                    checks: remote.into_iter().chain([local]).collect(),
+                }
+            })
+            .collect();
+        let failed = |option: &str| {
+            connections.iter().find(|connection| {
+                let here = allows(&connection.local_addrs, local);
+                let there = peer.is_some_and(|peer| allows(&connection.remote_addrs, peer));
+                if option == "remote_addrs" { here && !there } else { there && !here }
+            })
+        };
+        let (option, nearest, missing) = match (failed("local_addrs"), failed("remote_addrs"), peer) {
+            // Whoever has the peer's address means the peer.
+            (Some(connection), ..) => ("local_addrs", Some((connection, &connection.local_addrs)), local),
+            (None, Some(connection), Some(peer)) => {
+                ("remote_addrs", Some((connection, &connection.remote_addrs)), peer)
+            }
+            (.., peer) => ("remote_addrs", None, peer.unwrap_or(local)),
+        };
+        let peer = self.peer();
+        let verdict = self
+            .fail(
+                Reason::NoConfigForAddress,
+                format!("{peer} asked for an IKE SA with {local}, but no connection has both addresses"),
+            )
+            .seen(candidates);
+        match nearest {
+            Some((connection, allowed)) => {
+                let list = allowed.iter().map(ToString::to_string).chain([missing.to_string()]);
+                let section = format!("connections.{}", toml_key(&connection.name));
+                verdict.fix(Fix::here(section, option, toml_list(list)))
+            }
+            None => verdict.fix(Fix::step(
+                Place::Here,
+                format!("add a connection with local_addrs = [\"{local}\"] and remote_addrs = [\"{peer}\"]"),
+            )),
+        }
+        .fix(Fix::strongswan("", "remote_addrs", "<the address that is meant>"))
+        .fix(Fix::libreswan("right", "<the address that is meant>"))
+    }
+}
+
+/// The peer, and we ourselves.
+impl About {
+    pub(super) fn refused(&self, exchange: &str, notify_type: u16) -> Verdict {
+        let name = notify_name(notify_type);
+        self.fail(
+            Reason::PeerRefused,
+            format!("{} answered our {exchange} request with the error {name}", self.peer()),
+        )
+        .fact("error notification", format!("{name} ({notify_type})"))
+        .fix(Fix::step(Place::Peer, "read its log for this moment: the protocol lets it say no more"))
+    }
+
+    pub(super) fn key_exchange(&self, error: &KeyExchangeError) -> Verdict {
+        self.fail(Reason::KeyExchangeFailed, format!("the key exchange could not be computed: {error}")).fix(
+            Fix::step(
+                Place::Here,
+                "offer another key exchange method; if it happens with every peer, report it",
             ),
         )
     }
 
-    pub(super) fn key_exchange(&self, error: &KeyExchangeError) -> Failure {
-        self.fail("KEY_EXCHANGE_FAILED", format!("the key exchange failed: {error}"))
-    }
-
-    pub(super) fn group_refused(&self, wanted: u16, ours: &str) -> Failure {
-        let line = self.line();
-        let peer = self.peer();
-        self.fail("PROPOSAL_KE_MISMATCH", format!("{peer} insists on key exchange group {wanted}, which we did not offer or have tried already (we offered {ours}); change {line}.proposals, or the peer's"))
-    }
-
-    pub(super) fn not_unique(&self, remote_id: &Identity) -> Failure {
-        let line = self.line();
-        self.fail("NOT_UNIQUE", format!("`{remote_id}` has an IKE SA already, and {line}.unique is \"keep\"; end that one first, or change unique"))
-    }
-
-    pub(super) fn always_busy(&self) -> Failure {
-        let peer = self.peer();
-        self.fail("PEER_BUSY", format!("{peer} has answered TEMPORARY_FAILURE for minutes, so its view of the IKE SA and ours differ; the IKE SA is closed"))
-    }
-
-    pub(super) fn cookie_loop(&self, times: u32) -> Failure {
-        let peer = self.peer();
-        self.fail("PEER_MISBEHAVED", format!("{peer} asked {times} times for another cookie; something between us may change our source address with every packet"))
-    }
-
-    pub(super) fn missing(&self, exchange: &str, what: &str) -> Failure {
+    pub(super) fn always_busy(&self) -> Verdict {
         let peer = self.peer();
         self.fail(
-            "PEER_MISBEHAVED",
-            format!("the {exchange} message of {peer} lacks {what}; the peer is at fault"),
+            Reason::PeerBusy,
+            format!("{peer} has answered TEMPORARY_FAILURE for minutes, so its view of the IKE SA and ours differ; the IKE SA is closed"),
+        )
+        .fix(Fix::step(Place::Peer, "nothing has to be done unless it happens again; then read its log for this IKE SA"))
+    }
+
+    pub(super) fn cookie_loop(&self, asked: u32) -> Verdict {
+        let peer = self.peer();
+        self.fail(
+            Reason::PeerMisbehaved,
+            format!("{peer} asked {} for another cookie and took none of them", times(asked)),
+        )
+        .fix(Fix::step(
+            Place::Network,
+            "see whether something between changes our source address or port with every packet",
+        ))
+    }
+
+    pub(super) fn missing(&self, exchange: &str, what: &str) -> Verdict {
+        let peer = self.peer();
+        self.fail(Reason::PeerMisbehaved, format!("the {exchange} message of {peer} lacks {what}")).fix(
+            Fix::step(
+                Place::Peer,
+                "update it, or report it to its maker: the standard asks for this payload",
+            ),
         )
     }
 
-    pub(super) fn malformed(&self, exchange: &str, error: &MessageError) -> Failure {
+    pub(super) fn malformed(&self, exchange: &str, error: &MessageError) -> Verdict {
         let peer = self.peer();
-        self.fail("PEER_MISBEHAVED", format!("the {exchange} message of {peer} cannot be read: {error}"))
+        self.fail(Reason::PeerMisbehaved, format!("the {exchange} message of {peer} cannot be read: {error}"))
+            .fix(Fix::step(
+                Place::Peer,
+                "update it, or report it to its maker with a capture of the exchange",
+            ))
     }
 
-    pub(super) fn version(&self) -> Failure {
+    pub(super) fn version(&self) -> Verdict {
         let peer = self.peer();
-        self.fail("VERSION_MISMATCH", format!("{peer} does not speak IKEv2; enable IKEv2 there"))
+        self.fail(Reason::VersionMismatch, format!("{peer} does not speak IKEv2, and we speak nothing else"))
+            .fix(Fix::strongswan("", "version", "2"))
+            .fix(Fix::libreswan("ikev2", "yes"))
     }
 
-    pub(super) fn not_installed(&self, child: &str, error: &InstallError) -> Failure {
+    pub(super) fn older_version(&self, major: u8) -> Verdict {
+        let peer = self.peer();
+        self.fail(Reason::VersionMismatch, format!("{peer} began with IKEv{major}, and we speak IKEv2 alone"))
+            .fix(Fix::strongswan("", "version", "2"))
+            .fix(Fix::libreswan("ikev2", "yes"))
+    }
+
+    pub(super) fn not_installed(&self, child: &str, error: &InstallError) -> Verdict {
         self.fail(
-            "INSTALL_FAILED",
+            Reason::InstallFailed,
             format!("child `{child}` was negotiated, but the data plane refused it: {error}"),
         )
+        .fix(Fix::step(
+            Place::Here,
+            "see `portcullis status` for what has run out; gateway.max_sas limits SAs",
+        ))
     }
 
-    pub(super) fn closed_early(&self, reason: &str) -> Failure {
+    pub(super) fn closed_early(&self, reason: &str) -> Verdict {
         self.fail(
-            CLOSED_EARLY,
-            format!("{} was not up yet when its IKE SA or child ended: {reason}", self.line()),
+            Reason::ClosedEarly,
+            format!("{} was not up yet when its IKE SA or child ended: {reason}", self.section()),
         )
+    }
+}
+
+/// What a list of addresses allows, for people.
+fn addresses(allowed: &[AddressMatch]) -> String {
+    if allowed.is_empty() { "any".to_owned() } else { join(allowed.iter()) }
+}
+
+/// A key of TOML, quoted where it has to be.
+pub(super) fn toml_key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if !name.is_empty() && name.chars().all(bare) { name.to_owned() } else { crate::verdict::quoted(name) }
+}
+
+/// `once`, `twice`, `6 times`.
+fn times(count: u32) -> String {
+    match count {
+        1 => "once".to_owned(),
+        2 => "twice".to_owned(),
+        count => format!("{count} times"),
     }
 }
 

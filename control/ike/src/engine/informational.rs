@@ -152,7 +152,7 @@ impl Deleting {
         failure: Failure,
         told: Option<u16>,
     ) -> State {
-        base.remove_children(cx, &failure.explanation);
+        base.remove_children(cx, &failure.sentence);
         cx.event(Event::Failed(failure.clone()));
         base.abandon_goals(cx, &failure);
         let mut payloads: Vec<Payload> =
@@ -160,8 +160,8 @@ impl Deleting {
         payloads.push(delete_ike());
         channel.request(cx, base, now, ExchangeType::Informational, payloads);
         let reason = match told {
-            Some(error) => format!("{} ({})", failure.explanation, notify_name(error)),
-            None => failure.explanation,
+            Some(error) => format!("{} ({})", failure.sentence, notify_name(error)),
+            None => failure.sentence,
         };
         State::Deleting(Self { channel, reason })
     }

@@ -73,6 +73,7 @@ use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
 use channel::{Linger, RequestDigest, digest, send};
 use context::{Context, Effect};
+use failure::About;
 use ike_sa_init::cookie::Cookies;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
@@ -306,6 +307,9 @@ impl Engine {
             _ => "malformed",
         };
         self.reject(remote, label, error.to_string());
+        if let MessageError::Version { major: major @ 1, .. } = error {
+            self.an_older_version(local, remote, *major);
+        }
         let Ok((header, ..)) = Header::parse(octets) else { return };
         if header.response {
             return;
@@ -327,6 +331,16 @@ impl Engine {
             }
             _ => {}
         }
+    }
+
+    /// It is not answered, but a peer of ours that speaks IKEv1 is a misconfiguration that somebody looks for.
+    fn an_older_version(&mut self, local: SocketAddr, remote: SocketAddr, major: u8) {
+        let candidates = connections::candidates(&self.cx, local.ip(), remote.ip());
+        let Some(connection) = candidates.first().map(|index| self.cx.connection_name(*index)) else {
+            return;
+        };
+        let about = About { connection: Some(connection), remote: Some(remote) };
+        self.cx.event(Event::Failed(about.older_version(major)));
     }
 
     fn reject(&mut self, remote: SocketAddr, label: &'static str, detail: String) {

@@ -402,7 +402,7 @@ pub(super) struct Closed {
 
 impl Closed {
     pub(super) fn failed(failure: Failure) -> Box<Self> {
-        Box::new(Self { reason: failure.explanation.clone(), failure: Some(failure), linger: None })
+        Box::new(Self { reason: failure.sentence.clone(), failure: Some(failure), linger: None })
     }
 
     pub(super) fn because(reason: &str) -> Box<Self> {
@@ -529,7 +529,7 @@ impl State {
             Self::Established(state) => state.handle_timeout(cx, base, now),
             Self::Deleting(state) => state.handle_timeout(cx, base, now),
             state if state.half_open() && base.half_open_deadline(cx) <= now => {
-                Err(Closed::failed(base.about(cx).half_open_expired()))
+                Err(Closed::failed(base.about(cx).half_open_expired(base)))
             }
             state => Ok(state),
         }

@@ -160,6 +160,7 @@ mod tests {
             start_action: StartAction::None,
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
+            priority: None,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::crypto::{IkeAead, KeMethod, Prf};
 use crate::message::{Protocol, Transform, WireProposal};
 
 pub use notation::ProposalError;
+pub(crate) use notation::transform_name;
 pub use selection::{Mismatch, accepted_esp, accepted_ike, select_esp, select_ike};
 
 /// What we propose or accept for an IKE SA: any combination of one of each list. Lists are in order of

@@ -339,7 +339,7 @@ const REGISTERED: &[(u8, u16, &str)] = &[
 const ADDITIONAL_KE: std::ops::RangeInclusive<u8> = 6..=12;
 
 /// A transform in strongSwan's notation, as far as it has one.
-pub(super) fn transform_name(transform: Transform) -> String {
+pub(crate) fn transform_name(transform: Transform) -> String {
     let Transform { transform_type, id, key_length, unknown_attribute } = transform;
     let mut name = match (registered_name(transform_type, id), key_length) {
         (Some(name), None) => name,

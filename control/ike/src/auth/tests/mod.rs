@@ -193,7 +193,7 @@ fn judge(request: &VerifyRequest) -> Result<(), Box<Rejection>> {
 fn rejected(result: Result<(), Box<Rejection>>, code: &str, words: &[&str]) {
     let rejection = result.expect_err("this proof must not be accepted");
     let text = rejection.to_string();
-    assert_eq!(rejection.code(), code, "{text}");
+    assert_eq!(rejection.reason().code(), code, "{text}");
     for word in words {
         assert!(text.contains(word), "`{word}` is not in: {text}");
     }

@@ -1,52 +1,69 @@
-//! Failures about inner addresses.
+//! Inner addresses that cannot be had.
 
-use super::{About, join};
-use crate::engine::api::Failure;
+use super::{About, Fix, Place, Reason, Verdict, join, toml_key, toml_list};
 
 impl About {
-    pub(in crate::engine) fn pool_exhausted(&self, pools: &[String], identity: &str) -> Failure {
-        let pools = join(pools.iter().map(|pool| format!("pools.{pool}")));
+    /// `pools`, whole, were all that `identity` could have had an address from.
+    pub(in crate::engine) fn pool_exhausted(&self, pools: &[String], identity: &str) -> Verdict {
+        let first = pools.first().map(String::as_str).unwrap_or_default();
         self.fail(
-            "POOL_EXHAUSTED",
-            format!(
-                "every address of {pools} is in use, so that `{identity}` gets none; enlarge `addrs` there, or add a pool to {}.pools (see `portcullis pools`)",
-                self.line()
-            ),
+            Reason::PoolExhausted,
+            format!("every address of {} is in use, so `{identity}` gets none", names(pools)),
         )
+        .fix(Fix::here(pool(first), "addrs", "\"<a larger range>\""))
+        .fix(Fix::here(self.section(), "dpd_delay", "\"30s\""))
+        .fix(Fix::step(Place::Here, "see whose they are: portcullis pools --leases"))
     }
 
-    pub(in crate::engine) fn no_pool_of_family(&self, pools: &[String]) -> Failure {
-        let pools = join(pools.iter().map(|pool| format!("pools.{pool}")));
+    pub(in crate::engine) fn no_pool_of_family(&self, pools: &[String]) -> Verdict {
+        let peer = self.peer();
         self.fail(
-            "POOL_FAMILY",
-            format!(
-                "{} asks for an address of a family that none of {pools} has; add a pool of that family to {}.pools",
-                self.peer(),
-                self.line()
-            ),
+            Reason::PoolFamily,
+            format!("{peer} asks for an address of a family of which {} has none", names(pools)),
         )
+        .fix(Fix::here(
+            self.section(),
+            "pools",
+            toml_list(pools.iter().map(String::as_str).chain(["<a pool of the other family>"])),
+        ))
+        .fix(Fix::step(Place::Peer, "have it ask for an address of the family that there is"))
     }
 
-    pub(in crate::engine) fn address_not_asked_for(&self) -> Failure {
+    pub(in crate::engine) fn address_not_asked_for(&self) -> Verdict {
+        let (peer, section) = (self.peer(), self.section());
         self.fail(
-            "ADDRESS_NOT_ASKED_FOR",
+            Reason::AddressNotAskedFor,
             format!(
-                "{} asks for no inner address, but {}.pools is there to give it one and its children are for nobody else; have the peer ask for one (strongSwan: vips = 0.0.0.0), or set remote_ts to the peer's networks",
-                self.peer(),
-                self.line()
+                "{peer} asks for no inner address, and {section} is for peers that get one from its pools"
             ),
         )
+        .fix(Fix::step(Place::Peer, "have it ask for one; strongSwan: vips = 0.0.0.0"))
+        .fix(Fix::here(
+            format!("{section}.children.<child>"),
+            "remote_ts",
+            toml_list(["<the peer's networks, if it is a site>"]),
+        ))
     }
 
-    pub(in crate::engine) fn no_address_assigned(&self, refused: bool) -> Failure {
-        let (peer, line) = (self.peer(), self.line());
-        let why = match refused {
-            true => "has no inner address for us (INTERNAL_ADDRESS_FAILURE): its pool is full or it has none",
-            false => "gave us no inner address though we asked for one",
+    /// `refused`: it said INTERNAL_ADDRESS_FAILURE.
+    pub(in crate::engine) fn no_address_assigned(&self, refused: bool) -> Verdict {
+        let peer = self.peer();
+        let sentence = match refused {
+            true => format!(
+                "{peer} has no inner address for us (INTERNAL_ADDRESS_FAILURE): its pool is full, or of another family"
+            ),
+            false => format!("we asked {peer} for an inner address and it gave none"),
         };
-        self.fail(
-            "NO_ADDRESS_ASSIGNED",
-            format!("{peer} {why}; give it a pool with free addresses of that family (strongSwan: pools = NAME), or take {line}.vips away"),
-        )
+        self.fail(Reason::NoAddressAssigned, sentence)
+            .fix(Fix::step(Place::Peer, "give it a pool with free addresses; strongSwan: pools = NAME"))
+            .fix(Fix::here(self.section(), "vips", "[]"))
     }
+}
+
+fn pool(name: &str) -> String {
+    format!("pools.{}", toml_key(name))
+}
+
+fn names(pools: &[String]) -> String {
+    join(pools.iter().map(|name| pool(name)))
 }

@@ -339,8 +339,8 @@ impl AwaitingAuthResponse {
         now: Instant,
     ) -> Next {
         match self.channel.retransmit(cx, base, now) {
-            (Retransmitted::GivenUp(times), exchange) => {
-                Err(Closed::failed(base.about(cx).silent(exchange, times)))
+            (Retransmitted::GivenUp(unanswered), exchange) => {
+                Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)))
             }
             _ => Ok(State::AwaitingAuthResponse(self)),
         }

@@ -8,14 +8,14 @@ use super::certificates;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{Identity, LocalMethod, RemoteMethod, Unique};
+use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
 use crate::engine::established::Established;
-use crate::engine::failure::About;
+use crate::engine::failure::{About, Claims};
 use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
@@ -319,7 +319,12 @@ impl AwaitingAuthRequest {
             .or_else(|| connections::choose_by_identity(cx, candidates, local_ip, peer, asked));
         let Some((index, connection)) = chosen.and_then(|index| Some((index, cx.connection(index)?))) else {
             let all: Vec<_> = candidates.iter().filter_map(|index| cx.connection(*index)).collect();
-            return refused(about.no_connection_for_identity(peer, asked, &all));
+            let method = method_name(found.auth.map(|(method, _)| method));
+            let claims = Claims { peer, asked, local: local_ip, method: &method };
+            let takes = |connection: &ConnectionConfig| {
+                takes(connections::remote_method(connection), found.auth.map(|(method, _)| method))
+            };
+            return refused(about.no_connection_for_identity(claims, &all, takes));
         };
         let about = About { connection: Some(connection.name.clone()), ..about.clone() };
         let local_id = connections::local_identity(connection, local_ip);

@@ -15,7 +15,6 @@ use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::context::Context;
-use crate::engine::failure::join;
 use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
 use crate::engine::ike_auth::{SignatureSupport, certificates};
 use crate::engine::negotiation;
@@ -237,9 +236,9 @@ impl AwaitingInitResponse {
                     let job = cx.generate_ke(base.id, method);
                     return Ok(State::GeneratingKe(GeneratingKe { job, attempt: self.attempt }));
                 }
-                about.group_refused(wanted, &join(offered().map(|method| method.id())))
+                about.group_refused(wanted, &ours)
             }
-            notify::NO_PROPOSAL_CHOSEN => about.ike_proposal_refused(&join(ours.iter())),
+            notify::NO_PROPOSAL_CHOSEN => about.ike_proposal_refused(&ours),
             notify::INVALID_MAJOR_VERSION => about.version(),
             other => about.refused("IKE_SA_INIT", other),
         };
@@ -262,9 +261,9 @@ impl AwaitingInitResponse {
             return Err(Closed::failed(failure));
         }
         match self.outstanding.retransmit(cx, base, now) {
-            Retransmitted::GivenUp(times) => Err(Closed::failed(match self.doubt {
+            Retransmitted::GivenUp(unanswered) => Err(Closed::failed(match self.doubt {
                 Some((failure, _)) => failure,
-                None => base.about(cx).silent("IKE_SA_INIT", times),
+                None => base.about(cx).silent("IKE_SA_INIT", unanswered, base),
             })),
             Retransmitted::Sent | Retransmitted::NotDue => Ok(State::AwaitingInitResponse(self)),
         }

@@ -17,7 +17,7 @@ use crate::engine::ike_auth::{SignatureSupport, certificates};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
-use crate::proposal::{IkeSuite, Mismatch};
+use crate::proposal::IkeSuite;
 
 /// What becomes of a request without an IKE SA.
 #[derive(Debug)]
@@ -85,7 +85,8 @@ pub(in crate::engine) fn admit(
     match choose(cx, &candidates, &init) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-            Admission::Refused(octets, about.no_connection_for(inbound.local))
+            let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
+            Admission::Refused(octets, about.no_connection_for(inbound.local, &connections))
         }
         Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
@@ -100,10 +101,11 @@ pub(in crate::engine) fn admit(
             let wanted = method.id().to_be_bytes().to_vec();
             Admission::Answered(answer(found, notify::INVALID_KE_PAYLOAD, wanted))
         }
-        Some(Choice::Nothing { connection, mismatch }) => {
+        Some(Choice::Nothing { connection }) => {
             let about = About { connection: Some(cx.connection_name(connection)), ..about };
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
-            Admission::Refused(octets, about.ike_proposal_mismatch(&mismatch))
+            let ours = cx.connection(connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
+            Admission::Refused(octets, about.ike_proposal_mismatch(ours, init.proposals))
         }
     }
 }
@@ -127,7 +129,6 @@ enum Choice {
     OtherGroup(KeMethod),
     Nothing {
         connection: usize,
-        mismatch: Mismatch,
     },
 }
 
@@ -143,7 +144,7 @@ fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>) -> Option
                 return Some(Choice::Suite { connection, suite, number });
             }
             Ok((suite, _)) => _ = other_group.get_or_insert(Choice::OtherGroup(suite.ke)),
-            Err(why) => _ = mismatch.get_or_insert(Choice::Nothing { connection, mismatch: why }),
+            Err(_) => _ = mismatch.get_or_insert(Choice::Nothing { connection }),
         }
     }
     other_group.or(mismatch)

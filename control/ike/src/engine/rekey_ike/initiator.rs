@@ -8,7 +8,6 @@ use crate::engine::api::{Event, Failure, IkeSaId, JobId, JobResult};
 use crate::engine::context::{Context, Effect};
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::failure::join;
 use crate::engine::ike_sa_init::{InitPayloads, error_notification};
 use crate::engine::informational::Deleting;
 use crate::engine::negotiation;
@@ -167,15 +166,13 @@ impl Rekeying {
                         established.ours = Ours::RekeyingIke(again);
                         return;
                     }
-                    Some(base.about(cx).group_refused(wanted, &join(offered().map(KeMethod::id))))
+                    Some(base.about(cx).group_refused(wanted, &proposals))
                 }
                 notify::TEMPORARY_FAILURE => {
                     established.peer_is_busy(cx, base, now);
                     None
                 }
-                notify::NO_PROPOSAL_CHOSEN => {
-                    Some(base.about(cx).ike_proposal_refused(&join(proposals.iter())))
-                }
+                notify::NO_PROPOSAL_CHOSEN => Some(base.about(cx).ike_proposal_refused(&proposals)),
                 // RFC 7296 §4: a peer that cannot rekey at all takes a new IKE SA in its place.
                 notify::NO_ADDITIONAL_SAS => {
                     if base.original_initiator {

@@ -67,8 +67,8 @@ impl Answering {
         let found = InitPayloads::parse(payloads).map_err(syntax)?;
         let ours = cx.connection(base.connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
         let (suite, number) =
-            negotiation::choose_ike(ours, found.proposals, found.ke_method).map_err(|why| {
-                let failure = base.about(cx).ike_proposal_mismatch(&why);
+            negotiation::choose_ike(ours, found.proposals, found.ke_method).map_err(|_| {
+                let failure = base.about(cx).ike_proposal_mismatch(ours, found.proposals);
                 Refused::with(notify::NO_PROPOSAL_CHOSEN, Vec::new(), Some(failure))
             })?;
         let spi_i = spi_of(found.proposals, number).ok_or("an initiator's SPI").map_err(syntax)?;

@@ -148,7 +148,7 @@ fn a_full_pool_refuses_the_child_and_is_named() {
     let command = world.initiate(A);
     world.run(60);
     assert_eq!(world.failures(B), ["POOL_EXHAUSTED"]);
-    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code, "NO_ADDRESS_ASSIGNED");
+    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code(), "NO_ADDRESS_ASSIGNED");
     assert_eq!((world.ends[A].engine.status(), world.ends[B].engine.status()), (vec![], vec![]));
 }
 
@@ -172,7 +172,7 @@ fn an_answer_without_an_address_ends_the_ike_sa() {
     let mut world = World::new(7, a, b);
     let command = world.initiate(A);
     world.run(60);
-    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code, "NO_ADDRESS_ASSIGNED");
+    assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code(), "NO_ADDRESS_ASSIGNED");
     world.assert_empty(A);
     world.assert_empty(B);
 }

@@ -76,7 +76,7 @@ fn a_refused_further_child_leaves_the_first_alone() {
     a.connections[0].children[1].remote_ts = vec![ts("172.16.0.0/12")];
     let mut world = World::new(1, a, b);
     assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
-    assert_eq!(initiate_child(&mut world, A, "dmz").unwrap_err().code, "TS_NO_OVERLAP");
+    assert_eq!(initiate_child(&mut world, A, "dmz").unwrap_err().code(), "TS_NO_OVERLAP");
     assert_eq!(children(&world, A), ["lan"]);
     world.assert_agreement();
 }

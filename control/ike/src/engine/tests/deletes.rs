@@ -140,7 +140,7 @@ fn a_child_terminated_at_any_moment_of_its_making_leaves_nothing() {
 fn what_is_not_there_cannot_be_terminated() {
     let mut world = World::plain();
     let command = world.terminate(A);
-    assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code, "NOTHING_TO_TERMINATE");
+    assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code(), "NOTHING_TO_TERMINATE");
 }
 
 #[test]

@@ -260,10 +260,10 @@ fn an_unknown_name_is_told_with_the_known_ones() {
     let command =
         world.command(A, Command::Initiate { connection: "net".to_owned(), child: Some("wan".to_owned()) });
     let failure = world.ends[A].done[&command].clone().unwrap_err();
-    assert_eq!(failure.code, "UNKNOWN_CHILD");
-    assert!(failure.explanation.contains("`lan`"), "{}", failure.explanation);
+    assert_eq!(failure.code(), "UNKNOWN_CHILD");
+    assert!(failure.to_string().contains("`lan`"), "{failure}");
     let command = world.command(A, Command::Initiate { connection: "nett".to_owned(), child: None });
-    assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code, "UNKNOWN_CONNECTION");
+    assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code(), "UNKNOWN_CONNECTION");
 }
 
 /// Two ends that both start the tunnel, one of them before the other listens.

@@ -113,6 +113,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         start_action: StartAction::None,
         replay_window: 64,
         lifetime: ChildLifetime::default(),
+        priority: None,
     }
 }
 
@@ -452,7 +453,11 @@ impl World {
     fn note_event(&mut self, end: usize, event: &Event) {
         let what = match event {
             Event::CommandDone { command, result } => {
-                format!("command {} ended: {:?}", command.0, result.as_ref().map_err(|failure| failure.code))
+                format!(
+                    "command {} ended: {:?}",
+                    command.0,
+                    result.as_ref().map_err(|failure| failure.code())
+                )
             }
             Event::IkeEstablished { ike } => format!("IKE SA {} established", ike.id.0),
             Event::IkeRekeyed { ike, replaced } => format!("IKE SA {} in place of {}", ike.id.0, replaced.0),
@@ -464,7 +469,7 @@ impl World {
                 format!("{} {} in place of {replaced}", child.spi_in, child.spi_out)
             }
             Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
-            Event::Failed(failure) => format!("{}: {}", failure.code, failure.explanation),
+            Event::Failed(failure) => format!("{}: {}", failure.code(), failure.in_one_line()),
             Event::AddressesAssigned { identity, addresses, .. } => {
                 format!("gives {addresses:?} to {identity}")
             }
@@ -575,7 +580,7 @@ impl World {
 
     pub(super) fn failures(&self, end: usize) -> Vec<&'static str> {
         let failed = |event: &Event| match event {
-            Event::Failed(failure) => Some(failure.code),
+            Event::Failed(failure) => Some(failure.code()),
             _ => None,
         };
         self.ends[end].events.iter().filter_map(failed).collect()
