@@ -55,6 +55,7 @@ impl AwaitingFirstAuth {
             received: inbound.received,
         };
         let job = cx.derive_ke(base.id, self.secret, self.peer_public);
+        cx.is_admission(job);
         Ok(State::DerivingForAuth(DerivingForAuth { job, suite: self.suite, record: self.record, held }))
     }
 

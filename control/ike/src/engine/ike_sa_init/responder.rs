@@ -184,6 +184,7 @@ impl Answering {
         let payloads = &inbound.received.message.payloads;
         base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
         let job = cx.generate_ke(base.id, admitted.suite.ke);
+        cx.is_admission(job);
         Self { job, admitted, request: inbound.octets.to_vec() }
     }
 

@@ -8,6 +8,7 @@ mod collide_child;
 mod collide_ike;
 mod deletes;
 mod establish;
+mod flood;
 mod gateway;
 mod hands;
 mod hostile;
