@@ -62,8 +62,8 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
-        .route("/v1/pools", get(pools))
         .route("/v1/verdicts", get(verdicts))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
@@ -91,10 +91,6 @@ async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
 }
 
-async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
-    Json(daemon.pools())
-}
-
 /// What `GET /v1/verdicts` may be asked for.
 #[derive(Debug, serde::Deserialize)]
 struct About {
@@ -106,6 +102,10 @@ async fn verdicts(
     Query(about): Query<About>,
 ) -> Result<Json<Vec<VerdictReport>>, Refusal> {
     Ok(Json(daemon.verdicts(about.peer).await?))
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
 }
 
 async fn initiate(

@@ -178,7 +178,7 @@ pub struct IkeSa {
 pub struct ChildSa {
     /// Name of the child.
     pub name: String,
-    /// `TUNNEL` or `TUNNEL-in-UDP`.
+    /// `TUNNEL` or `TRANSPORT`, with `-in-UDP` where it is.
     pub mode: String,
     /// Our SPI.
     pub spi_in: String,

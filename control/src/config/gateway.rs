@@ -4,11 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, XdpMode};
-use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
+use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
+use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
 use super::reader::Section;
+use super::secrets::Secrets;
 
 /// `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// How many packets may wait for SAs that they have asked for, and how long.
+    pub trap: TrapLimits,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -72,6 +75,7 @@ impl GatewayConfig {
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let trap = trap(&section, frames);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -89,9 +93,20 @@ impl GatewayConfig {
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            trap,
             credentials,
         })
     }
+}
+
+/// At most one frame in 16 waits, whatever the number of policies.
+fn trap(section: &Section<'_>, frames: u32) -> TrapLimits {
+    let per_policy = section.integer("trap_packets", 0..=256).map_or(16, |packets| packets.value as usize);
+    let time = section.duration("trap_time").unwrap_or(Duration::from_secs(5));
+    if !(1..=60).contains(&time.as_secs()) {
+        section.error(section.span(), "trap_time", "is out of range (expected \"1s\" to \"60s\")");
+    }
+    TrapLimits { per_policy, in_all: (frames as usize / 16).min(1024), seconds: time.as_secs() }
 }
 
 /// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'
@@ -195,21 +210,26 @@ fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned
     valid.then(|| name.value.to_owned())
 }
 
+/// The fewest octets of an IP packet that IKE messages are cut to.
+const MIN_FRAGMENT: i64 = 256;
+
 /// `[ike]`, with the names of strongswan.conf's `charon` section.
 pub(super) fn engine_from_root(
     root: &Section<'_>,
     connections: Vec<ConnectionConfig>,
-    shared_keys: Vec<SharedKey>,
+    secrets: Secrets,
 ) -> EngineConfig {
     let mut engine = EngineConfig {
         connections,
-        shared_keys,
+        shared_keys: secrets.shared_keys,
+        ppks: secrets.ppks,
         retransmission: Retransmission::default(),
         cookie_threshold: 30,
         half_open_limit: 10_000,
         block_threshold: 100,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
+        fragment_size: 1280,
         port: 500,
         nat_port: 4500,
     };
@@ -235,9 +255,17 @@ pub(super) fn engine_from_root(
     if let Some(timeout) = section.duration("half_open_timeout") {
         engine.half_open_timeout = timeout.max(Duration::from_secs(1));
     }
+    if let Some(size) = section.integer("fragment_size", 0..=65_535) {
+        // Smaller ones would hold hardly anything but headers.
+        if (1..MIN_FRAGMENT).contains(&size.value) {
+            let message = format!("is {} (expected 0, or {MIN_FRAGMENT} to 65535 octets)", size.value);
+            section.error(size.span, "fragment_size", message);
+        }
+        engine.fragment_size = size.value as usize;
+    }
     if let Some(interval) = section.duration("keep_alive") {
         engine.nat_keepalive = interval;
     }
-    section.finish(&["port", "port_nat_t", "threads", "make_before_break", "fragment_size"]);
+    section.finish(&["port", "port_nat_t", "threads", "make_before_break"]);
     engine
 }

@@ -11,6 +11,7 @@ mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
 mod pools;
 mod reader;
 mod secrets;
@@ -39,10 +40,10 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[ike]`, `[connections]` and `[secrets]`.
     pub engine: EngineConfig,
-    /// `[pools]`.
-    pub pools: Vec<PoolConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// `[pools]`.
+    pub pools: Vec<PoolConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -130,26 +131,27 @@ impl Config {
 
     fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let shared_keys = secrets::from_root(&root);
+        let secrets = secrets::from_root(&root);
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
         let pools = pools::from_root(&root);
-        let connections = connection::from_root(&root, shared_keys.as_deref(), &store, &pools);
+        let connections = connection::from_root(&root, secrets.as_ref(), &store, &pools);
         let connection::Connections { negotiated, shunts } = connections;
-        let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
+        let engine = gateway::engine_from_root(&root, negotiated, secrets.unwrap_or_default());
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, pools, shunts })
+        Some(Self { gateway: gateway?, engine, shunts, pools })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, pools: Vec::new(), shunts: Vec::new() })
+        let engine = gateway::engine_from_root(&root, Vec::new(), secrets::Secrets::default());
+        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
     }
 
-    /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
-    /// are known without a peer. `(connection, child)` goes with each.
+    /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
+    /// drops, and one for each other child whose selectors are known without a peer. `(connection, child)` goes with
+    /// each.
     pub fn policies(&self) -> Vec<((String, String), Policy)> {
         let children = self
             .engine
@@ -168,7 +170,11 @@ impl Config {
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
-        policies.collect()
+        let shunts = self.shunts.iter().filter_map(|policy| {
+            let (connection, child) = policy.name.split_once('/')?;
+            Some(((connection.to_owned(), child.to_owned()), policy.clone()))
+        });
+        policies.chain(shunts).collect()
     }
 
     /// What a child may send from, as far as that is known without a peer. An address that a peer will give us may be
@@ -201,12 +207,6 @@ impl Config {
         let pools = self.pools.iter().filter(|pool| connection.pools.contains(&pool.name));
         let inner: Vec<TrafficSelector> = pools.map(|pool| TrafficSelector::any(pool.addrs)).collect();
         connection::filled(&child.remote_ts, &inner)
-    }
-
-    /// Every configured policy: those of [`Config::policies`], and those without an SA.
-    pub fn all_policies(&self) -> impl Iterator<Item = Policy> {
-        let protecting = self.policies().into_iter().map(|(_, policy)| policy);
-        protecting.chain(self.shunts.iter().cloned())
     }
 
     /// The connection of that name.

@@ -182,6 +182,26 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// An integer within `range`, or a word in its place.
+    pub(super) fn integer_or<T>(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i64>,
+        (word, meaning): (&str, T),
+        make: impl FnOnce(i64) -> T,
+    ) -> Option<T> {
+        let expected = format!("a whole number from {} to {}, or \"{word}\"", range.start(), range.end());
+        let (value, span) = self.value(key, &expected)?;
+        match (value.as_integer(), value.as_str()) {
+            (Some(number), _) if range.contains(&number) => Some(make(number)),
+            (_, Some(text)) if text == word => Some(meaning),
+            _ => {
+                self.error(span, key, format!("is `{}` (expected {expected})", value.to_string().trim()));
+                None
+            }
+        }
+    }
+
     /// A floating-point or whole number within `range`.
     pub(super) fn number(&self, key: &'static str, range: std::ops::RangeInclusive<f64>) -> Option<f64> {
         let expected = format!("a number from {} to {}", range.start(), range.end());

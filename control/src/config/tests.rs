@@ -2,7 +2,8 @@ mod credentials;
 
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
-use portcullis_ike::config::{AddressMatch, IdentityMatch, Limit, Unique};
+use portcullis_ike::config::{AddressMatch, IdentityMatch, IkeFragmentation, Limit, Unique};
+use portcullis_ipsec::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
 
 const WHOLE: &str = r#"
 [gateway]
@@ -81,6 +82,20 @@ fn every_option_arrives_where_it_belongs() {
     assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
 }
 
+#[test]
+fn packets_wait_for_the_sa_that_they_ask_for_unless_told_otherwise() {
+    let trap =
+        |text: &str| parse(&with("on_stop = ", &format!("{text}\non_stop = "))).unwrap().0.gateway.trap;
+    let default = trap("");
+    assert_eq!((default.per_policy, default.in_all, default.seconds), (16, 1024, 5));
+    assert_eq!(trap("trap_packets = 0").per_policy, 0);
+    // At most a sixteenth of the frames.
+    let few = trap("frames = 512\ntrap_packets = 200\ntrap_time = \"30s\"");
+    assert_eq!((few.per_policy, few.in_all, few.seconds), (200, 32, 30));
+    let errors = errors(&with("on_stop = ", "trap_time = \"2m\"\non_stop = "));
+    assert!(errors[0].contains("trap_time: is out of range"), "{errors:?}");
+}
+
 const SHUNTS: &str = r#"
 [connections.shunts.children.ssh]
 local_ts = "10.1.0.0/24[tcp]"
@@ -114,7 +129,8 @@ fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
         ("site/never", PolicyAction::Discard, 10)
     );
     assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
-    assert_eq!(config.policies().len(), 1);
+    let in_force: Vec<String> = config.policies().into_iter().map(|(_, policy)| policy.name).collect();
+    assert_eq!(in_force, ["site/net", "site/never", "shunts/ssh"]);
 }
 
 #[test]
@@ -259,6 +275,65 @@ fn proposals_left_out_are_the_defaults() {
     assert_eq!(site.children[0].esp_proposals, portcullis_ike::proposal::EspProposal::defaults());
 }
 
+fn options(lines: &str) -> SaOptions {
+    let (config, findings) = parse(&with("start_action = \"trap\"", lines)).unwrap();
+    assert_eq!(findings, []);
+    config.connection("site").unwrap().children[0].options
+}
+
+#[test]
+fn how_packets_are_treated_is_swanctls_unless_said() {
+    assert_eq!(options(""), SaOptions::default());
+    let plain = SaOptions::default();
+    for (lines, expected) in [
+        ("copy_dscp = \"no\"\nouter_dscp = 46", SaOptions { copy_dscp: CopyDscp::No, dscp: 46, ..plain }),
+        ("copy_dscp = \"in\"", SaOptions { copy_dscp: CopyDscp::In, ..plain }),
+        ("copy_ecn = false\ncopy_df = \"set\"", SaOptions { copy_ecn: false, copy_df: CopyDf::Set, ..plain }),
+        ("tfc_padding = 0", plain),
+        ("tfc_padding = 1300", SaOptions { tfc_padding: TfcPadding::To(1300), ..plain }),
+        ("tfc_padding = \"mtu\"", SaOptions { tfc_padding: TfcPadding::Mtu, ..plain }),
+        ("esp_fragmentation = \"after\"", SaOptions { fragmentation: Fragmentation::After, ..plain }),
+        ("mss_clamp = \"mtu\"", SaOptions { mss_clamp: MssClamp::Mtu, ..plain }),
+        ("mss_clamp = 1360", SaOptions { mss_clamp: MssClamp::To(1360), ..plain }),
+    ] {
+        assert_eq!(options(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn options_of_packets_that_mean_nothing_are_errors() {
+    for (lines, expected) in [
+        ("copy_df = true", "copy_df"),
+        ("copy_dscp = \"outwards\"", "expected \"out\", \"in\""),
+        ("outer_dscp = 8", "`copy_dscp` must be"),
+        ("outer_dscp = 64\ncopy_dscp = \"no\"", "0 to 63"),
+        ("tfc_padding = \"full\"", "or \"mtu\""),
+        ("mss_clamp = 40", "88 to 65495"),
+    ] {
+        let errors = errors(&with("start_action = \"trap\"", lines));
+        assert!(errors[0].contains(expected), "{lines}: {errors:?}");
+    }
+}
+
+#[test]
+fn transport_mode_is_between_addresses_and_has_no_outer_header() {
+    let transport = "mode = \"transport\"";
+    let nets = errors(&with("start_action = \"trap\"", transport));
+    assert!(nets[0].contains("local_ts: is not one address") && nets.len() == 2, "{nets:?}");
+    let hosts = |lines: &str| {
+        with("start_action = \"trap\"", &format!("{transport}\n{lines}"))
+            .replace("local_ts = [\"10.1.0.0/24\"]\n", "")
+            .replace(
+                "remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n",
+                "remote_ts = \"192.0.2.2[tcp]\"\n",
+            )
+    };
+    let (config, _) = parse(&hosts("mss_clamp = 1300")).unwrap();
+    assert_eq!(config.connection("site").unwrap().children[0].options.mode, Mode::Transport);
+    let outer = errors(&hosts("copy_ecn = false"));
+    assert!(outer[0].contains("copy_ecn: is about the outer header"), "{outer:?}");
+}
+
 fn seconds(seconds: u64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds)
 }
@@ -311,6 +386,36 @@ fn the_emergency_exit_does_not_ask_about_connections() {
     let (config, findings) = Config::load_gateway(&file).unwrap();
     assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
     assert_eq!(findings, []);
+}
+
+#[test]
+fn weak_algorithms_are_a_warning_where_they_are_named() {
+    let named = with("aes256gcm16-prfsha384-x25519", "aes256-sha1-modp1024");
+    let (config, warnings) = parse(&named).unwrap();
+    assert_eq!(config.engine.connections[0].proposals[0].to_string(), "aes256-sha1-prfsha1-modp1024");
+    let text = warnings[0].to_string();
+    assert_eq!((warnings.len(), warnings[0].severity), (1, Severity::Warning), "{text}");
+    assert!(text.contains("sha1, prfsha1, modp1024"), "{text}");
+}
+
+#[test]
+fn fragmentation_is_asked_for_as_swanctl_does() {
+    let of = |lines: &str| parse(&with("dpd_delay = ", &format!("{lines}dpd_delay = "))).unwrap().0;
+    assert_eq!(of("").engine.connections[0].fragmentation, IkeFragmentation::Yes);
+    for (mode, wanted) in [
+        ("yes", IkeFragmentation::Yes),
+        ("force", IkeFragmentation::Yes),
+        ("accept", IkeFragmentation::Accept),
+        ("no", IkeFragmentation::No),
+    ] {
+        let config = of(&format!("fragmentation = \"{mode}\"\n"));
+        assert_eq!(config.engine.connections[0].fragmentation, wanted);
+    }
+    let sized =
+        |size: &str| with("retransmit_tries = 3", &format!("retransmit_tries = 3\nfragment_size = {size}"));
+    assert_eq!(parse(WHOLE).unwrap().0.engine.fragment_size, 1280);
+    assert_eq!(parse(&sized("0")).unwrap().0.engine.fragment_size, 0);
+    assert!(errors(&sized("100"))[0].contains("expected 0, or 256 to 65535 octets"));
 }
 
 #[test]

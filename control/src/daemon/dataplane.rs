@@ -21,7 +21,7 @@ const POLICIES_ADDED_LATER: usize = 4096;
 
 /// Starts it, with every configured policy in force, and says which numbers they have.
 pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId, Policy)>)> {
-    let policies: Vec<Policy> = config.all_policies().collect();
+    let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
     let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
     Ok((dataplane, ids.into_iter().zip(policies).collect()))
@@ -49,6 +49,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
         policies: Vec::new(),
+        trap: gateway.trap,
         on_stop: gateway.on_stop,
     }
 }

@@ -18,9 +18,12 @@ use super::crls::CrlStore;
 pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crls: &CrlStore) -> JobResult {
     match job {
         Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
-        Job::GenerateKe { method, seed } => {
+        Job::GenerateKe { method, peer_public, seed } => {
             let mut rng = ChaCha20Rng::from_seed(seed);
-            JobResult::KeGenerated(crypto::generate(method, &mut rng))
+            JobResult::KeGenerated(match peer_public {
+                None => crypto::generate(method, &mut rng),
+                Some(public) => crypto::answer(method, &public, &mut rng),
+            })
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
@@ -139,7 +142,7 @@ mod tests {
 
     use portcullis_ipsec::{
         DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
-        PolicyOrigin, SaCounters, TenantId, TunnelEndpoints, UsageLimits,
+        PolicyOrigin, SaCounters, SaOptions, TenantId, TunnelEndpoints, UsageLimits,
     };
 
     use super::*;
@@ -221,8 +224,17 @@ mod tests {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             tenant,
+            options: SaOptions::default(),
         };
-        let outbound = OutboundSa { spi: pair, key, esn: true, endpoints, local_ts, remote_ts };
+        let outbound = OutboundSa {
+            spi: pair,
+            key,
+            esn: true,
+            endpoints,
+            local_ts,
+            remote_ts,
+            options: SaOptions::default(),
+        };
         let activation = at_once.then_some(Activation { policy: PolicyRef::New(policy), outbound });
         Box::new(ChildInstall { pair, inbound, limits: UsageLimits::default(), activation })
     }

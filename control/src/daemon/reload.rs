@@ -108,7 +108,7 @@ impl Daemon {
         }
         let installer = self.dataplane.installer();
         let mut policies: HashMap<String, Policy> =
-            config.all_policies().map(|policy| (policy.name.clone(), policy)).collect();
+            config.policies().into_iter().map(|(_, policy)| (policy.name.clone(), policy)).collect();
         let outdated = |(name, (id, policy)): (&String, &(PolicyId, Policy))| {
             (policies.get(name) != Some(policy)).then(|| (name.clone(), *id))
         };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
-use portcullis_ipsec::{Encapsulation, SaInstaller};
+use portcullis_ipsec::{Encapsulation, Mode, SaInstaller};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
@@ -102,9 +102,11 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
 }
 
 fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
-    let mode = match child.endpoints.encapsulation {
-        Encapsulation::None => "TUNNEL",
-        Encapsulation::Udp { .. } => "TUNNEL-in-UDP",
+    let mode = match (child.mode, child.endpoints.encapsulation) {
+        (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
+        (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
+        (Mode::Transport, Encapsulation::None) => "TRANSPORT",
+        (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
     };
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();

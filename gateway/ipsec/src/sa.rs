@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 
-use crate::{EspKey, TrafficSelector};
+use crate::{EspKey, SaOptions, TrafficSelector};
 
 /// A Security Parameters Index (RFC 4303 §2.1), in host byte order. Never 0 to 255, which are reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,6 +83,8 @@ pub struct InboundSa {
     pub remote_ts: Vec<TrafficSelector>,
     /// The tenant that its packets belong to.
     pub tenant: TenantId,
+    /// How its packets are treated.
+    pub options: SaOptions,
 }
 
 /// The SA that we send on. Its SPI was chosen by the peer.
@@ -100,6 +102,8 @@ pub struct OutboundSa {
     pub local_ts: Vec<TrafficSelector>,
     /// What an inner packet's destination must match.
     pub remote_ts: Vec<TrafficSelector>,
+    /// How its packets are treated.
+    pub options: SaOptions,
 }
 
 /// Where a policy comes from, which decides its precedence.

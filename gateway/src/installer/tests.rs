@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use portcullis_aead::Engine;
-use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin};
+use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin, SaOptions};
 
 use super::*;
 use crate::drop::DropReason;
@@ -110,6 +110,7 @@ fn inbound() -> InboundSa {
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts("10.2.0.0/16"),
         tenant: TenantId(0),
+        options: SaOptions::default(),
     }
 }
 
@@ -121,6 +122,7 @@ fn outbound() -> OutboundSa {
         endpoints: endpoints(1),
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts("10.2.0.0/16"),
+        options: SaOptions::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
+    EspAlgorithm, Flow, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyId, SaCounters, Spi,
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
@@ -52,10 +52,12 @@ pub enum Job {
         /// The peer.
         remote: IpAddr,
     },
-    /// Make a key pair: [`crate::crypto::generate`].
+    /// Make our half of a key exchange: [`crate::crypto::generate`], or [`crate::crypto::answer`].
     GenerateKe {
         /// The method.
         method: KeMethod,
+        /// The initiator's public value, if that is the peer.
+        peer_public: Option<Vec<u8>>,
         /// Seeds the job's own generator, so that the engine stays deterministic.
         seed: [u8; 32],
     },
@@ -480,6 +482,8 @@ pub struct ChildSaStatus {
     pub local_ts: Vec<TrafficSelector>,
     /// The peer's side, as negotiated.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Tunnel or transport mode.
+    pub mode: Mode,
     /// When it was installed.
     pub established: Instant,
     /// Whether we asked for it.

@@ -7,6 +7,7 @@
 mod addresses;
 mod authentication;
 mod children;
+mod ppk;
 mod proposals;
 
 use std::fmt::{Display, Write as _};
@@ -161,6 +162,8 @@ impl About {
             )
             .seen(answered)
             .fix(Fix::step(Place::Network, format!("let IP fragments pass between {} and {peer}, and ICMP \"fragmentation needed\"", local.ip())))
+            .fix(Fix::here(section, "fragmentation", crate::verdict::quoted("yes")))
+            .fix(Fix::strongswan("", "fragmentation", "yes"))
             .fix(Fix::step(Place::Here, "send less: ECDSA or Ed25519 certificates instead of RSA, no intermediate CAs that the peer has itself"))
         } else if floated {
             self.fail(

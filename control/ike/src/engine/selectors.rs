@@ -161,6 +161,7 @@ mod tests {
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
             priority: None,
+            options: portcullis_ipsec::SaOptions::default(),
         }
     }
 

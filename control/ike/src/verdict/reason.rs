@@ -90,6 +90,9 @@ reasons! {
     AuthMethodMismatch, "AUTH_METHOD_MISMATCH", Configuration, "the peer authenticates with another method than the configured one";
     NoSharedKey, "NO_SHARED_KEY", Configuration, "no pre-shared key is configured for these two identities";
     PskMismatch, "PSK_MISMATCH", Configuration, "the pre-shared keys differ";
+    NoPpk, "NO_PPK", Configuration, "the post-quantum pre-shared key that is to be used is not configured";
+    PpkRequired, "PPK_REQUIRED", Configuration, "a post-quantum pre-shared key is required, and the two ends did not use one";
+    PpkMismatch, "PPK_MISMATCH", Configuration, "the post-quantum pre-shared keys of one name differ";
     AuthenticationFailed, "AUTHENTICATION_FAILED", Configuration, "the peer rejected our authentication";
     NotUnique, "NOT_UNIQUE", Configuration, "the peer has an IKE SA already, and only one is allowed";
     // Certificates and signatures.
@@ -113,10 +116,11 @@ reasons! {
     ChildProposalMismatch, "CHILD_PROPOSAL_MISMATCH", Configuration, "the ESP proposals differ in several kinds of transform";
     ChildProposalRefused, "CHILD_PROPOSAL_REFUSED", Configuration, "the peer refused our ESP proposals";
     TsNoOverlap, "TS_NO_OVERLAP", Configuration, "the traffic selectors of both ends have nothing in common";
+    ChildModeMismatch, "CHILD_MODE_MISMATCH", Configuration, "one end wants transport mode, the other a tunnel";
     // Inner addresses.
-    PoolExhausted, "POOL_EXHAUSTED", Configuration, "every address of the pool is in use";
+    PoolExhausted, "POOL_EXHAUSTED", Configuration, "no address of the pools is free";
     PoolFamily, "POOL_FAMILY", Configuration, "no pool has addresses of the family that the peer asks for";
-    AddressNotAskedFor, "ADDRESS_NOT_ASKED_FOR", Configuration, "the peer needs an inner address and asks for none";
+    AddressNotAskedFor, "ADDRESS_NOT_ASKED_FOR", Configuration, "the peer asks for no inner address, which its children need";
     NoAddressAssigned, "NO_ADDRESS_ASSIGNED", Configuration, "the peer gave us no inner address";
     // The network.
     NoRoute, "NO_ROUTE", Network, "the kernel has no route to the peer";

@@ -128,7 +128,8 @@ impl Answering {
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
-                Step::GeneratingKe { job: cx.generate_ke(base.id, method), peer_public: public.to_vec() }
+                let peer_public = public.to_vec();
+                Step::GeneratingKe { job: cx.answer_ke(base.id, method, peer_public.clone()), peer_public }
             }
             (Some(method), _) => {
                 let wanted = method.id().to_be_bytes().to_vec();
@@ -221,6 +222,7 @@ impl Answering {
                     peer: self.choice.esp.peer,
                     suite: self.choice.esp.suite,
                     selectors: self.choice.selectors.clone(),
+                    options: self.choice.options,
                     initiator: false,
                     replaces: self.replaces,
                     standing: match (self.replaces, self.redundant) {
@@ -230,7 +232,7 @@ impl Answering {
                     },
                 };
                 let keymat =
-                    child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
+                    child::keymat(channel, self.shared.as_slice(), &self.nonce_i, &self.nonce_r, &agreed);
                 match Installing::begin(cx, base, agreed, &keymat) {
                     Ok(installing) => {
                         self.step = Step::Installing(installing);
@@ -252,13 +254,13 @@ impl Answering {
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Ok(policy))) => {
                 let mut answer = self.authentication;
-                let [sa, ts_i, ts_r] = child::answer_payloads(&installing.agreed, self.choice.esp.number);
+                let (sa, selectors) = child::answer_payloads(&installing.agreed, self.choice.esp.number);
                 answer.push(sa);
                 if !self.first {
                     answer.push(Payload::Nonce(self.nonce_r));
                 }
                 answer.extend(self.ke);
-                answer.extend([ts_i, ts_r]);
+                answer.extend(selectors);
                 let pair = installing.agreed.pair;
                 installing.complete(cx, base, now, policy);
                 // Before it has the answer to IKE_AUTH the peer reads nothing else.

@@ -1,69 +1,69 @@
-//! Inner addresses that cannot be had.
+//! Inner addresses: pools that have none, peers that ask for none.
 
-use super::{About, Fix, Place, Reason, Verdict, join, toml_key, toml_list};
+use super::{About, Fix, Place, Reason, Verdict, join, toml_list};
 
 impl About {
-    /// `pools`, whole, were all that `identity` could have had an address from.
     pub(in crate::engine) fn pool_exhausted(&self, pools: &[String], identity: &str) -> Verdict {
-        let first = pools.first().map(String::as_str).unwrap_or_default();
+        let first = pools.first().map_or_else(String::new, |pool| format!("pools.{pool}"));
         self.fail(
             Reason::PoolExhausted,
-            format!("every address of {} is in use, so `{identity}` gets none", names(pools)),
+            format!("every address of {} is in use, so that `{identity}` gets none", named(pools)),
         )
-        .fix(Fix::here(pool(first), "addrs", "\"<a larger range>\""))
-        .fix(Fix::here(self.section(), "dpd_delay", "\"30s\""))
-        .fix(Fix::step(Place::Here, "see whose they are: portcullis pools --leases"))
+        .fix(Fix::here(first, "addrs", "\"<a larger prefix>\""))
+        .fix(Fix::here(self.section(), "pools", more(pools)))
+        .fix(Fix::step(Place::Here, "see who has them: portcullis pools"))
     }
 
     pub(in crate::engine) fn no_pool_of_family(&self, pools: &[String]) -> Verdict {
-        let peer = self.peer();
         self.fail(
             Reason::PoolFamily,
-            format!("{peer} asks for an address of a family of which {} has none", names(pools)),
+            format!("{} asks for an address of a family that none of {} has", self.peer(), named(pools)),
         )
-        .fix(Fix::here(
-            self.section(),
-            "pools",
-            toml_list(pools.iter().map(String::as_str).chain(["<a pool of the other family>"])),
+        .fix(Fix::here(self.section(), "pools", more(pools)))
+        .fix(Fix::strongswan(
+            "",
+            "vips",
+            "<0.0.0.0 for IPv4, :: for IPv6: only what our pools have>",
         ))
-        .fix(Fix::step(Place::Peer, "have it ask for an address of the family that there is"))
     }
 
     pub(in crate::engine) fn address_not_asked_for(&self) -> Verdict {
-        let (peer, section) = (self.peer(), self.section());
         self.fail(
             Reason::AddressNotAskedFor,
             format!(
-                "{peer} asks for no inner address, and {section} is for peers that get one from its pools"
+                "{} asks for no inner address, but {}.pools is there to give it one, and its children are for nobody else",
+                self.peer(),
+                self.section()
             ),
         )
-        .fix(Fix::step(Place::Peer, "have it ask for one; strongSwan: vips = 0.0.0.0"))
+        .fix(Fix::strongswan("", "vips", "0.0.0.0"))
+        .fix(Fix::libreswan("leftmodecfgclient", "yes"))
         .fix(Fix::here(
-            format!("{section}.children.<child>"),
+            format!("{}.children.<child>", self.section()),
             "remote_ts",
-            toml_list(["<the peer's networks, if it is a site>"]),
+            toml_list(["<the peer's networks>"]),
         ))
     }
 
-    /// `refused`: it said INTERNAL_ADDRESS_FAILURE.
     pub(in crate::engine) fn no_address_assigned(&self, refused: bool) -> Verdict {
-        let peer = self.peer();
-        let sentence = match refused {
-            true => format!(
-                "{peer} has no inner address for us (INTERNAL_ADDRESS_FAILURE): its pool is full, or of another family"
-            ),
-            false => format!("we asked {peer} for an inner address and it gave none"),
+        let why = match refused {
+            true => {
+                "has no inner address for us (INTERNAL_ADDRESS_FAILURE): its pool is full, or it has none"
+            }
+            false => "gave us no inner address though we asked for one",
         };
-        self.fail(Reason::NoAddressAssigned, sentence)
-            .fix(Fix::step(Place::Peer, "give it a pool with free addresses; strongSwan: pools = NAME"))
+        self.fail(Reason::NoAddressAssigned, format!("{} {why}", self.peer()))
+            .fix(Fix::strongswan("", "pools", "<a pool with free addresses of that family>"))
+            .fix(Fix::libreswan("rightaddresspool", "<first>-<last>"))
             .fix(Fix::here(self.section(), "vips", "[]"))
     }
 }
 
-fn pool(name: &str) -> String {
-    format!("pools.{}", toml_key(name))
+fn named(pools: &[String]) -> String {
+    join(pools.iter().map(|pool| format!("pools.{pool}")))
 }
 
-fn names(pools: &[String]) -> String {
-    join(pools.iter().map(|name| pool(name)))
+/// The pools with room for another.
+fn more(pools: &[String]) -> String {
+    toml_list(pools.iter().map(String::as_str).chain(["<another pool>"]))
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{Spi, TrafficSelector};
+use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
@@ -114,6 +114,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,
+        options: SaOptions::default(),
     }
 }
 
@@ -138,6 +139,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
+            fragmentation: IkeFragmentation::Yes,
+            ppk: Ppk::default(),
             pools: Vec::new(),
             vips: Vec::new(),
             children: vec![child("lan", nets[end], nets[peer])],
@@ -147,12 +150,14 @@ pub(super) fn config(end: usize) -> EngineConfig {
             ids: vec![id("a.example"), id("b.example")],
             secret: Secret(b"correct horse battery staple".to_vec()),
         }],
+        ppks: Vec::new(),
         retransmission: Retransmission::default(),
         cookie_threshold: 100,
         half_open_limit: 1000,
         block_threshold: 1000,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
+        fragment_size: 1280,
         port: 500,
         nat_port: 4500,
     }
