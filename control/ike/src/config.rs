@@ -283,6 +283,8 @@ pub struct EngineConfig {
     pub cookie_threshold: usize,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.
     pub half_open_limit: usize,
+    /// Half-open IKE SAs kept at once of one IPv4 address or IPv6 /64 (strongSwan's `block_threshold`).
+    pub block_threshold: usize,
     /// How long a responder waits for IKE_AUTH.
     pub half_open_timeout: Duration,
     /// Interval of NAT keepalives (RFC 3948 §2.3) that the engine sends while behind a NAT; zero: never.

@@ -2,7 +2,11 @@
 //!
 //! Each datagram comes with the address that it was sent to, and leaves from the address that the engine names
 //! (`IP_PKTINFO`). Everything carries the gateway's firewall mark, so that the protected routes do not catch it.
+//! IKE_SA_INIT requests have sockets of their own, which are read when nothing else is there ([`steer`]): a flood of them
+//! keeps nothing from those whose IKE SA is up.
 //! On the NAT port the non-ESP marker (RFC 3948 §2.2) is added and stripped here.
+
+mod steer;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -21,6 +25,8 @@ use tokio::net::UdpSocket;
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
 /// RFC 3948 §2.3.
 const NAT_KEEPALIVE: [u8; 1] = [0xff];
+/// Octets that the kernel may queue for IKE SAs that are up: the answers of all peers to a DPD at once.
+const RECEIVE_BUFFER: usize = 4 << 20;
 /// Larger than any UDP payload.
 const BUFFER: usize = 65_536;
 
@@ -54,26 +60,36 @@ struct Endpoint {
 /// All sockets of the daemon.
 pub(super) struct Sockets {
     endpoints: Vec<Endpoint>,
+    /// For IKE_SA_INIT requests.
+    inits: Vec<Endpoint>,
     mark: u32,
 }
 
 impl Sockets {
     /// Opens both ports for both families. Where the host has no IPv6, IPv4 alone will do.
     pub(super) fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut inits) = (Vec::new(), Vec::new());
+        let mut add = |port, nat, addr| {
+            let [socket, init] = open_pair(addr, port, nat, mark)?;
+            endpoints.push(Endpoint { socket, port, nat });
+            inits.push(Endpoint { socket: init, port, nat });
+            Ok(())
+        };
         for (port, nat) in [(port, false), (nat_port, true)] {
-            let v4 = Ipv4Addr::UNSPECIFIED.into();
-            let v4 = open(v4, port, mark).map_err(|error| SocketError { port, family: "IPv4", error })?;
-            endpoints.push(Endpoint { socket: v4, port, nat });
-            match open(Ipv6Addr::UNSPECIFIED.into(), port, mark) {
-                Ok(socket) => endpoints.push(Endpoint { socket, port, nat }),
-                Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            add(port, nat, Ipv4Addr::UNSPECIFIED.into()).map_err(|error| SocketError {
+                port,
+                family: "IPv4",
+                error,
+            })?;
+            match add(port, nat, Ipv6Addr::UNSPECIFIED.into()) {
+                Ok(()) => {}
+                Err::<(), io::Error>(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
                     tracing::warn!(port, "this host has no IPv6: IKE listens on IPv4 alone");
                 }
                 Err(error) => return Err(SocketError { port, family: "IPv6", error }),
             }
         }
-        Ok(Self { endpoints, mark })
+        Ok(Self { endpoints, inits, mark })
     }
 
     /// The firewall mark of everything that is sent.
@@ -86,7 +102,14 @@ impl Sockets {
     pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
         buffer.resize(BUFFER, 0);
         loop {
+            // Whatever the reactor knows of by now: an IKE_SA_INIT is read only when there is nothing else.
             for endpoint in &self.endpoints {
+                match endpoint.receive_now(buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    other => return other,
+                }
+            }
+            for endpoint in self.inits.iter().chain(&self.endpoints) {
                 match endpoint.try_receive(buffer) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                     other => return other,
@@ -97,8 +120,12 @@ impl Sockets {
     }
 
     async fn readable(&self) -> io::Result<()> {
-        let mut waits: Vec<_> =
-            self.endpoints.iter().map(|endpoint| Box::pin(endpoint.socket.readable())).collect();
+        let mut waits: Vec<_> = self
+            .endpoints
+            .iter()
+            .chain(&self.inits)
+            .map(|endpoint| Box::pin(endpoint.socket.readable()))
+            .collect();
         std::future::poll_fn(|context| {
             for wait in &mut waits {
                 if let std::task::Poll::Ready(result) = wait.as_mut().poll(context) {
@@ -125,22 +152,26 @@ impl Sockets {
 }
 
 impl Endpoint {
+    /// As [`Endpoint::receive_now`]; where nothing is, the reactor is to say when something comes.
     fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        self.socket.try_io(Interest::READABLE, || self.receive_now(buffer))
+    }
+
+    /// What is there, without waiting.
+    fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
+        let mut space = nix::cmsg_space!(libc::in6_pktinfo);
+        let mut slices = [IoSliceMut::new(buffer)];
         let fd = self.socket.as_raw_fd();
-        let (len, remote, local) = self.socket.try_io(Interest::READABLE, || {
-            let mut space = nix::cmsg_space!(libc::in6_pktinfo);
-            let mut slices = [IoSliceMut::new(buffer)];
-            let message =
-                socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
-            let local = message.cmsgs()?.find_map(|control| match control {
-                ControlMessageOwned::Ipv4PacketInfo(info) => {
-                    Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
-                }
-                ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
-                _ => None,
-            });
-            Ok((message.bytes, message.address, local))
-        })?;
+        let message =
+            socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
+        let local = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
+            }
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
+            _ => None,
+        });
+        let (len, remote) = (message.bytes, message.address);
         let (Some(remote), Some(local)) = (remote.as_ref().and_then(to_std), local) else {
             return Ok(None);
         };
@@ -186,11 +217,23 @@ impl Endpoint {
     }
 }
 
+/// Two sockets of one port: for IKE_SA_INIT requests the second, for everything else, and to send from, the first.
+fn open_pair(addr: IpAddr, port: u16, nat: bool, mark: u32) -> io::Result<[UdpSocket; 2]> {
+    let [most, inits] = [open(addr, port, mark)?, open(addr, port, mark)?];
+    // Where the kernel does not let us have it, less has to do.
+    if let Err(error) = socket::setsockopt(&most, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+        tracing::warn!(port, %error, "the receive buffer stays small");
+    }
+    steer::attach(&most, if nat { NON_ESP_MARKER.len() as u32 } else { 0 })?;
+    Ok([most, inits])
+}
+
 fn open(addr: IpAddr, port: u16, mark: u32) -> io::Result<UdpSocket> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd: OwnedFd = socket::socket(family, SockType::Datagram, flags, None)?;
     socket::setsockopt(&fd, sockopt::Mark, &mark)?;
+    socket::setsockopt(&fd, sockopt::ReusePort, &true)?;
     match addr {
         IpAddr::V4(addr) => {
             socket::setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
@@ -236,5 +279,32 @@ mod tests {
 
         peer.send_to(&NAT_KEEPALIVE, datagram.local).await.unwrap();
         assert_eq!(sockets.receive(&mut Vec::new()).await.unwrap(), None);
+    }
+
+    /// An IKE header with this exchange type and these flags.
+    fn message(exchange: u8, flags: u8) -> Vec<u8> {
+        let mut octets = vec![7; 28];
+        (octets[18], octets[19]) = (exchange, flags);
+        octets
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_ike_sa_init_keeps_nothing_else_out() {
+        let sockets = Sockets::open(15_510, 15_511, 1).unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for (port, marker) in [(15_510, &[][..]), (15_511, &NON_ESP_MARKER[..])] {
+            // More than any buffer holds.
+            for _ in 0..20_000 {
+                peer.send_to(&[marker, &message(34, 0x08)].concat(), ("127.0.0.1", port)).await.unwrap();
+            }
+            // An answer to an IKE_SA_INIT of ours, IKE_AUTH, INFORMATIONAL, and what is too short for a header.
+            for late in [message(34, 0x20), message(35, 0x08), message(37, 0x28), vec![1; 5]] {
+                peer.send_to(&[marker, &late].concat(), ("127.0.0.1", port)).await.unwrap();
+                let received = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+                assert_eq!(received.payload, DatagramPayload::Ike(late), "port {port}");
+            }
+        }
+        let init = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+        assert_eq!(init.payload, DatagramPayload::Ike(message(34, 0x08)));
     }
 }

@@ -398,7 +398,8 @@ pub enum Event {
     Rejected {
         /// From where.
         remote: SocketAddr,
-        /// A stable label for metrics, e.g. `malformed`, `unknown_spi`, `half_open_limit`, `version`.
+        /// A stable label for metrics, e.g. `malformed`, `unknown_spi`, `half_open_limit`, `half_open_of_source`,
+        /// `busy`, `oversized`, `version`.
         label: &'static str,
         /// For people.
         detail: String,

@@ -28,6 +28,8 @@ pub(super) struct Context {
     pub(super) effects: VecDeque<Effect>,
     jobs: VecDeque<(JobId, Job)>,
     awaited: HashMap<JobId, Awaited>,
+    /// Jobs under way for peers that are not authenticated.
+    admissions: usize,
     next_job: u64,
     next_sa: u64,
     commands: HashMap<CommandId, Pending>,
@@ -71,6 +73,8 @@ pub(super) enum Effect {
 struct Awaited {
     owner: IkeSaId,
     leaves: Leaves,
+    /// It counts among [`Context::admissions`].
+    admission: bool,
 }
 
 /// What a job leaves behind in the data plane.
@@ -100,6 +104,7 @@ impl Context {
             effects: VecDeque::new(),
             jobs: VecDeque::new(),
             awaited: HashMap::new(),
+            admissions: 0,
             next_job: 0,
             next_sa: 0,
             commands: HashMap::new(),
@@ -179,13 +184,27 @@ impl Context {
     fn start_leaving(&mut self, owner: IkeSaId, leaves: Leaves, job: Job) -> JobId {
         let id = JobId(self.next_job);
         self.next_job = self.next_job.wrapping_add(1);
-        self.awaited.insert(id, Awaited { owner, leaves });
+        self.awaited.insert(id, Awaited { owner, leaves, admission: false });
         self.jobs.push_back((id, job));
         id
     }
 
     pub(super) fn source_address(&mut self, owner: IkeSaId, remote: IpAddr) -> JobId {
         self.start(owner, Job::SourceAddress { remote })
+    }
+
+    /// Counts a key exchange as one for a peer that is not authenticated.
+    pub(super) fn is_admission(&mut self, job: JobId) {
+        if let Some(awaited) = self.awaited.get_mut(&job)
+            && !std::mem::replace(&mut awaited.admission, true)
+        {
+            self.admissions += 1;
+        }
+    }
+
+    /// How many of those are under way.
+    pub(super) fn admissions(&self) -> usize {
+        self.admissions
     }
 
     /// Our half of a key exchange that we begin.
@@ -322,7 +341,9 @@ impl Context {
     /// The IKE SA that a result is for, and what the job leaves behind; `None` for a job never given out or already
     /// answered.
     pub(super) fn job_done(&mut self, id: JobId) -> Option<(IkeSaId, Leaves)> {
-        self.awaited.remove(&id).map(|awaited| (awaited.owner, awaited.leaves))
+        let awaited = self.awaited.remove(&id)?;
+        self.admissions = self.admissions.saturating_sub(usize::from(awaited.admission));
+        Some((awaited.owner, awaited.leaves))
     }
 
     /// Undoes what a job did for an IKE SA or an exchange that is no longer there.

@@ -4,12 +4,11 @@
 //!
 //! [`Reason`]: crate::verdict::Reason
 
+mod addresses;
 mod authentication;
 mod children;
 mod ppk;
 mod proposals;
-
-mod addresses;
 
 use std::fmt::{Display, Write as _};
 use std::net::SocketAddr;

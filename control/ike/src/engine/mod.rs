@@ -42,6 +42,7 @@ mod context;
 mod create_child_sa;
 mod established;
 mod failure;
+mod half_open;
 mod ike_auth;
 mod ike_intermediate;
 mod ike_sa_init;
@@ -73,9 +74,10 @@ pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
-use channel::{Linger, RequestDigest, digest, send};
+use channel::{Linger, digest, send};
 use context::{Context, Effect};
 use failure::About;
+use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
@@ -88,15 +90,13 @@ pub struct Engine {
     cx: Context,
     sas: HashMap<IkeSaId, IkeSa>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
-    half_open: HashMap<InitKey, IkeSaId>,
+    half_open: HalfOpen,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
     lingering: HashMap<[u8; 8], Linger>,
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
 }
-
-type InitKey = (SocketAddr, RequestDigest);
 
 /// An IKE SA in its place.
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl Engine {
         Self {
             cx: Context::new(config, rng),
             sas: HashMap::new(),
-            half_open: HashMap::new(),
+            half_open: HalfOpen::default(),
             lingering: HashMap::new(),
             timers: Timers::new(),
             cookies: Cookies::new(),
@@ -244,19 +244,14 @@ impl Engine {
     /// An IKE_SA_INIT request: a retransmission, or a new IKE SA, or neither.
     fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
         let key = (inbound.remote, digest(inbound.octets));
-        if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(id)) {
+        if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(&id)) {
             if let Some(response) = sa.state.init_response() {
                 send(&mut self.cx, inbound.local, inbound.remote, &[response.to_vec()]);
             }
             return;
         }
-        if self.half_open.len() >= self.cx.config.half_open_limit {
-            let limit = self.cx.config.half_open_limit;
-            return self.reject(
-                inbound.remote,
-                "half_open_limit",
-                format!("{limit} IKE SAs are half-open already"),
-            );
+        if let Some((label, detail)) = self.no_room(&inbound) {
+            return self.reject(inbound.remote, label, detail);
         }
         let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
         let cookies = loaded.then_some(&mut self.cookies);
@@ -277,6 +272,26 @@ impl Engine {
             }
             Admission::Dropped(label, detail) => self.reject(inbound.remote, label, detail),
         }
+    }
+
+    /// Why a new IKE SA cannot be begun now. The initiator will ask again, so that all of them come in at the rate at which
+    /// they can be served.
+    fn no_room(&self, inbound: &Inbound<'_>) -> Option<(&'static str, String)> {
+        let EngineConfig { half_open_limit, block_threshold, .. } = *self.cx.config;
+        let (octets, source) = (inbound.octets.len(), inbound.remote.ip());
+        if octets > MAX_INIT_LEN {
+            return Some(("oversized", format!("an IKE_SA_INIT request of {octets} octets")));
+        }
+        if self.half_open.len() >= half_open_limit {
+            return Some(("half_open_limit", format!("{half_open_limit} IKE SAs are half-open already")));
+        }
+        if self.half_open.from(source) >= block_threshold {
+            let detail = format!("{block_threshold} IKE SAs of {source} are half-open already");
+            return Some(("half_open_of_source", detail));
+        }
+        let admissions = self.cx.admissions();
+        (admissions >= MAX_ADMISSIONS)
+            .then(|| ("busy", format!("{admissions} key exchanges for new peers are under way")))
     }
 
     /// Any other message: by the SPI that is ours.
@@ -463,6 +478,12 @@ impl Engine {
         }
     }
 }
+
+/// Octets of an IKE_SA_INIT request: several long public values and dozens of proposals fit. It is kept until IKE_AUTH.
+const MAX_INIT_LEN: usize = 16_384;
+/// Key exchanges for peers that are not authenticated that may be under way at once. What is established never waits behind
+/// more.
+const MAX_ADMISSIONS: usize = 256;
 
 /// The shortest time that the engine asks to be left alone.
 const TICK: Duration = Duration::from_millis(1);

@@ -55,6 +55,7 @@ impl AwaitingFirstAuth {
             return Ok(State::AwaitingFirstAuth(self));
         }
         let job = cx.derive_ke(base.id, self.secret, self.peer_public);
+        cx.is_admission(job);
         let deriving = DerivingForAuth { job, suite: self.suite, record: self.record, held: Vec::new() };
         Ok(State::DerivingForAuth(deriving.hold(inbound)))
     }

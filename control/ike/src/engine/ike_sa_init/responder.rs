@@ -195,6 +195,7 @@ impl Answering {
         base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
         base.fragmentation = agrees_on_fragmentation(cx, admitted.connection, payloads);
         let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
+        cx.is_admission(job);
         Self { job, admitted, request: inbound.octets.to_vec() }
     }
 

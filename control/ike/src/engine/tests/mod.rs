@@ -9,6 +9,7 @@ mod collide_child;
 mod collide_ike;
 mod deletes;
 mod establish;
+mod flood;
 mod fragmentation;
 mod gateway;
 mod hands;
