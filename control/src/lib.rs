@@ -12,4 +12,5 @@ pub mod import;
 pub mod logging;
 mod metrics;
 pub mod pki;
+pub mod radius;
 pub mod top;

@@ -6,6 +6,7 @@
 
 mod authentication;
 mod children;
+mod eap;
 mod ppk;
 mod proposals;
 
