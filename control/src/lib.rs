@@ -13,4 +13,5 @@ pub mod logging;
 mod metrics;
 pub mod pcapng;
 pub mod pki;
+pub mod radius;
 pub mod top;

@@ -183,7 +183,7 @@ impl Measured {
         for connection in &self.config.engine.connections {
             let methods = connection.local.iter().map(|round| &round.auth);
             let credentials = methods.flat_map(|method| match method {
-                LocalMethod::Psk => [].as_slice(),
+                LocalMethod::Psk | LocalMethod::Eap { .. } => [].as_slice(),
                 LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
             });
             let first =

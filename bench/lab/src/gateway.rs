@@ -101,6 +101,10 @@ pub struct IkeSa {
     pub local_id: Option<String>,
     /// The peer's identity, once known.
     pub remote_id: Option<String>,
+    /// Who it is in EAP, if that is how it was authenticated.
+    pub eap_id: Option<String>,
+    /// Groups that an AAA server says it belongs to.
+    pub groups: Vec<String>,
     /// The negotiated algorithms, once known.
     pub proposal: Option<String>,
     /// Our inner addresses, from the peer.

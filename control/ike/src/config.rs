@@ -9,6 +9,7 @@ use std::time::Duration;
 use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::auth::eap::{ClientMethod, ServerMethod, UserSecret};
 use crate::auth::{Constraint, Credential, Trust};
 use crate::proposal::{EspProposal, IkeProposal};
 
@@ -38,6 +39,13 @@ pub enum LocalMethod {
         /// Keys and signatures that may be used.
         constraint: Constraint,
     },
+    /// EAP, as its client (RFC 7296 §2.16). Only an initiator can.
+    Eap {
+        /// The method.
+        method: ClientMethod,
+        /// Who we are in EAP; `None`: who we are in IKE.
+        eap_id: Option<String>,
+    },
 }
 
 /// How the peer must prove who it is.
@@ -47,6 +55,13 @@ pub enum RemoteMethod {
     Psk,
     /// A signature of a key that we trust.
     Pubkey(Arc<Trust>),
+    /// EAP, as its server. Only an initiator can be authenticated so.
+    Eap {
+        /// The method.
+        method: ServerMethod,
+        /// Whom the peer's answer to EAP-Identity must name; `None`: it is not asked, and is who it is in IKE.
+        eap_id: Option<IdentityMatch>,
+    },
 }
 
 /// How we authenticate ourselves.
@@ -275,6 +290,8 @@ pub struct EngineConfig {
     pub connections: Vec<ConnectionConfig>,
     /// Pre-shared keys.
     pub shared_keys: Vec<SharedKey>,
+    /// Passwords of EAP's users.
+    pub users: Arc<[UserSecret]>,
     /// Post-quantum pre-shared keys, with the names that peers may call them by.
     pub ppks: Vec<SharedKey>,
     /// Retransmission of requests.

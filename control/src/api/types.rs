@@ -157,6 +157,12 @@ pub struct IkeSa {
     pub local_id: Option<String>,
     /// The peer's identity.
     pub remote_id: Option<String>,
+    /// Who the peer is in EAP, if that is how it was authenticated.
+    #[serde(default)]
+    pub eap_id: Option<String>,
+    /// Groups that an AAA server says it belongs to.
+    #[serde(default)]
+    pub groups: Vec<String>,
     /// In strongSwan's notation.
     pub proposal: Option<String>,
     /// A NAT is before us.

@@ -96,7 +96,11 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
         };
         let (local, remote) = (vips(&ike.local_vips), vips(&ike.remote_vips));
         line!(out, "  local  '{}' @ {}{local}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
-        line!(out, "  remote '{}' @ {}{remote}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
+        let eap = ike.eap_id.as_ref().map(|user| format!(" EAP: '{user}'")).unwrap_or_default();
+        line!(out, "  remote '{}' @ {}{remote}{}{eap}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
+        if !ike.groups.is_empty() {
+            line!(out, "  groups {}", ike.groups.join(", "));
+        }
         if let Some(proposal) = &ike.proposal {
             line!(out, "  {proposal}");
         }

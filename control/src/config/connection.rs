@@ -18,7 +18,7 @@ use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{lifetime, options, pools, shunt};
+use super::{eap, lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -42,7 +42,7 @@ const LATER_CONNECTION: &[&str] = &[
     "ocsp",
 ];
 const LATER_AUTH: &[&str] =
-    &["round", "cert", "eap_id", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
+    &["round", "cert", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
@@ -86,8 +86,10 @@ pub(super) fn from_root(
     pools: &[PoolConfig],
 ) -> Connections {
     let mut connections = Connections::default();
+    let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated = connection(name, &section, secrets, store, pools, &mut connections.shunts);
+        let negotiated =
+            connection(name, &section, secrets, store, pools, has_radius, &mut connections.shunts);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -99,6 +101,7 @@ fn connection(
     secrets: Option<&Secrets>,
     store: &Store<'_>,
     pools: &[PoolConfig],
+    has_radius: bool,
     shunts: &mut Vec<Policy>,
 ) -> Option<ConnectionConfig> {
     check_version(section);
@@ -167,6 +170,7 @@ fn connection(
         check_secret(section, &connection, &secrets.shared_keys);
         check_ppk(section, &connection, &secrets.ppks);
     }
+    eap::check(section, &connection, secrets.map(|secrets| secrets.users.as_slice()), has_radius);
     Some(connection)
 }
 
@@ -346,9 +350,10 @@ fn rounds<T>(
 }
 
 /// What `auth` says.
-enum Auth {
+enum Auth<'a> {
     Psk,
     Pubkey(Constraint),
+    Eap(&'a str),
 }
 
 fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
@@ -356,6 +361,7 @@ fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     let id = identity::<Identity>(section);
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
+        Auth::Eap(auth) => eap::local(section, auth),
         // The identity is compared with the certificate, so it has to be read first.
         Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
     };
@@ -368,6 +374,7 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
+        Auth::Eap(auth) => eap::remote(section, auth),
         Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
     };
     section.finish(LATER_AUTH);
@@ -375,18 +382,29 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
 }
 
 /// `auth`, and whether keys that belong to public keys stand beside it.
-fn auth(section: &Section<'_>, with_pubkey: &[&'static str]) -> Option<Auth> {
-    const EXPECTED: &str = "\"psk\", \"pubkey\", or e.g. \"ecdsa-384-sha384\"";
-    const OTHERS: [&str; 5] = ["eap", "xauth", "any", "null", "psk-"];
+fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<'a>> {
+    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", or \"eap-mschapv2\"";
+    const OTHERS: [&str; 4] = ["xauth", "any", "null", "psk-"];
     let Some(text) = section.string("auth", EXPECTED) else {
         section.missing("auth", EXPECTED);
         return None;
     };
-    if text.value == "psk" {
+    let is_eap = text.value == "eap" || text.value.starts_with("eap-");
+    if text.value == "psk" || is_eap {
         for key in with_pubkey.iter().filter(|key| section.has(key)) {
-            section.error(text.span.clone(), key, "belongs to public keys, but `auth` is \"psk\"");
+            let message = format!("belongs to public keys, but `auth` is \"{}\"", text.value);
+            section.error(text.span.clone(), key, message);
         }
+    }
+    if !is_eap && section.has("eap_id") {
+        let message = format!("belongs to EAP, but `auth` is \"{}\"", text.value);
+        section.error(text.span.clone(), "eap_id", message);
+    }
+    if text.value == "psk" {
         return Some(Auth::Psk);
+    }
+    if is_eap {
+        return Some(Auth::Eap(text.value));
     }
     match text.value.parse::<Constraint>() {
         Ok(constraint) => {

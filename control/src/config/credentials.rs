@@ -440,7 +440,7 @@ impl<'a> Store<'a> {
 }
 
 /// Where a value stands that was read before.
-fn span_of(section: &Section<'_>, key: &'static str) -> Range<usize> {
+pub(super) fn span_of(section: &Section<'_>, key: &'static str) -> Range<usize> {
     section.string(key, "a text").map_or_else(|| section.span(), |text| text.span)
 }
 

@@ -1,4 +1,4 @@
-//! What differs between the texts of two configurations, key by key, for people. Values under `[secrets]` are not shown.
+//! What differs between the texts of two configurations, key by key, for people. Values under `[secrets]`, and every `secret`, are not shown.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,8 @@ pub fn differences(old: &str, new: &str) -> Vec<String> {
     let (old, new) = (leaves(old.as_table()), leaves(new.as_table()));
     let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let line = |key: &String| {
-        let shown = |value: &String| match key.starts_with("secrets.") {
+        let secret = key.starts_with("secrets.") || key.ends_with(".secret");
+        let shown = |value: &String| match secret {
             true => "…".to_owned(),
             false => value.clone(),
         };

@@ -243,10 +243,12 @@ pub(super) fn engine_from_root(
     connections: Vec<ConnectionConfig>,
     secrets: Secrets,
 ) -> EngineConfig {
+    let Secrets { shared_keys, ppks, users } = secrets;
     let mut engine = EngineConfig {
         connections,
-        shared_keys: secrets.shared_keys,
-        ppks: secrets.ppks,
+        shared_keys,
+        ppks,
+        users: users.into(),
         retransmission: Retransmission::default(),
         cookie_threshold: 30,
         half_open_limit: 10_000,

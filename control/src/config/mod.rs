@@ -8,11 +8,13 @@ mod connection;
 mod credentials;
 mod diagnostic;
 mod differences;
+mod eap;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
 mod options;
 mod pools;
+mod radius;
 mod reader;
 mod secrets;
 mod shunt;
@@ -30,8 +32,10 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
+use secrets::Secrets;
 
 /// A whole configuration.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +44,8 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[ike]`, `[connections]` and `[secrets]`.
     pub engine: EngineConfig,
+    /// `[radius]`: AAA servers.
+    pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
     /// `[pools]`.
@@ -139,14 +145,15 @@ impl Config {
         let connections = connection::from_root(&root, secrets.as_ref(), &store, &pools);
         let connection::Connections { negotiated, shunts } = connections;
         let engine = gateway::engine_from_root(&root, negotiated, secrets.unwrap_or_default());
+        let radius = radius::from_root(&root);
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, shunts, pools })
+        Some(Self { gateway: gateway?, engine, shunts, pools, radius })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let engine = gateway::engine_from_root(&root, Vec::new(), secrets::Secrets::default());
-        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
+        let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
+        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new(), radius: None })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

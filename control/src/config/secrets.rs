@@ -1,8 +1,12 @@
-//! `[secrets.NAME]`: pre-shared keys and whom they are for, and where private keys are. Secrets are never echoed, in no error and no `Debug`.
+//! `[secrets.NAME]`: pre-shared keys and whom they are for, users' passwords, and where private keys are. Secrets are never echoed, in no error and no `Debug`.
 
+use std::ops::Range;
+
+use portcullis_ike::auth::eap::UserSecret;
 use portcullis_ike::config::{Identity, Secret, SharedKey};
 
 use super::credentials::is_private_key;
+use super::eap;
 use super::reader::Section;
 
 /// What two ends share.
@@ -12,6 +16,8 @@ pub(super) struct Secrets {
     pub(super) shared_keys: Vec<SharedKey>,
     /// Post-quantum pre-shared keys: `[secrets.ppk-NAME]`.
     pub(super) ppks: Vec<SharedKey>,
+    /// Users' passwords: `[secrets.eap-NAME]`.
+    pub(super) users: Vec<UserSecret>,
 }
 
 /// All of them; `None` if one cannot be read.
@@ -26,13 +32,18 @@ pub(super) fn from_root(root: &Section<'_>) -> Option<Secrets> {
     for (_, section) in ppks.iter().filter(|(_, section)| !section.has("ids")) {
         section.missing("ids", "the names that peers call it by, e.g. [\"ppk-2026\"]");
     }
+    let (users, shared): (Vec<_>, Vec<_>) = shared.into_iter().partition(|(name, _)| eap::is_user(name));
+    // All of them are looked at before they are given up.
+    let users: Vec<Option<UserSecret>> =
+        users.into_iter().map(|(name, section)| password(name, &section)).collect();
     let read = |sections: Vec<(String, Section<'_>)>| -> Vec<Option<SharedKey>> {
-        sections.into_iter().map(|(name, section)| shared_key(name, section)).collect()
+        sections.into_iter().map(|(name, section)| shared_key(name, &section)).collect()
     };
     let (shared_keys, ppks) = (read(shared), read(ppks));
     Some(Secrets {
         shared_keys: shared_keys.into_iter().collect::<Option<_>>()?,
         ppks: ppks.into_iter().collect::<Option<_>>()?,
+        users: users.into_iter().collect::<Option<_>>()?,
     })
 }
 
@@ -44,41 +55,47 @@ fn check_private_key(section: &Section<'_>) {
     section.finish(&["secret"]);
 }
 
-fn shared_key(name: String, section: Section<'_>) -> Option<SharedKey> {
+fn password(name: String, section: &Section<'_>) -> Option<UserSecret> {
+    let secret = octets(section, "the user's password");
+    let user = eap::user(name, section, secret.map(|(octets, _)| Secret(octets)));
+    section.finish(&["file", "type"]);
+    user
+}
+
+fn shared_key(name: String, section: &Section<'_>) -> Option<SharedKey> {
     let ids = section.parsed_list::<Identity>("ids", "identities, e.g. \"gw.example\" or \"192.0.2.1\"");
-    let secret = match section.string("secret", "a text, `0x` and hexadecimal digits, or `0s` and base64") {
-        Some(text) => match decode(text.value) {
-            Ok(octets) if octets.is_empty() => {
-                section.error(text.span, "secret", "is empty");
-                None
-            }
-            Ok(octets) => {
-                if octets.len() < 16 {
-                    let message = format!(
-                        "has {} octets: whoever records one negotiation can try every short secret at leisure \
-                         (recommended: 32 random octets, `openssl rand -hex 32`)",
-                        octets.len()
-                    );
-                    section.warning(text.span, "secret", message);
-                }
-                Some(Secret(octets))
-            }
-            Err(problem) => {
-                section.error(text.span, "secret", problem);
-                None
-            }
-        },
-        None => {
-            section.missing("secret", "the pre-shared key");
-            None
-        }
-    };
+    let secret = octets(section, "the pre-shared key");
+    if let Some((octets, span)) = secret.as_ref().filter(|(octets, _)| octets.len() < 16) {
+        let message = format!(
+            "has {} octets: whoever records one negotiation can try every short secret at leisure \
+             (recommended: 32 random octets, `openssl rand -hex 32`)",
+            octets.len()
+        );
+        section.warning(span.clone(), "secret", message);
+    }
     section.finish(&["id", "file", "type"]);
     let ids = match section.has("ids") {
         true => ids?.into_iter().map(|id| id.value).collect(),
         false => Vec::new(),
     };
-    Some(SharedKey { name, ids, secret: secret? })
+    Some(SharedKey { name, ids, secret: Secret(secret?.0) })
+}
+
+/// `secret`, which must not be empty, and where it stands.
+pub(super) fn octets(section: &Section<'_>, what: &str) -> Option<(Vec<u8>, Range<usize>)> {
+    let Some(text) = section.string("secret", "a text, `0x` and hexadecimal digits, or `0s` and base64")
+    else {
+        if !section.has("secret") {
+            section.missing("secret", what);
+        }
+        return None;
+    };
+    match decode(text.value) {
+        Ok(octets) if octets.is_empty() => section.error(text.span, "secret", "is empty"),
+        Ok(octets) => return Some((octets, text.span)),
+        Err(problem) => section.error(text.span, "secret", problem),
+    }
+    None
 }
 
 /// swanctl's notations: plain text, `0x` and hexadecimal digits, `0s` and base64.

@@ -1,4 +1,6 @@
 mod credentials;
+mod eap;
+mod radius;
 
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
@@ -192,7 +194,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
     let text = with("workers = [1]", "workers = [1, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
         .replace("192.0.2.1", "gw.example.com")
-        .replace("auth = \"psk\", id = \"a.", "auth = \"eap\", id = \"a.")
+        .replace("auth = \"psk\", id = \"a.", "auth = \"xauth\", id = \"a.")
         .replace("10.1.0.0/24", "10.1.0.9/24")
         .replace("\"trap\"", "7");
     let errors = errors(&text);
@@ -200,7 +202,7 @@ fn every_error_is_reported_at_once_in_the_order_of_the_file() {
         "3:15: error: gateway.workers: names core 1 twice",
         "13:8: error: gateway.interfaces.role: \"indside\" is not known here, did you mean \"inside\"?",
         "22:16: error: connections.site.local_addrs: `gw.example.com` is no address",
-        "26:18: error: connections.site.local.auth: \"eap\" is not supported by this version",
+        "26:18: error: connections.site.local.auth: \"xauth\" is not supported by this version",
         "30:13: error: connections.site.children.net.local_ts: `10.1.0.9/24` is not a traffic selector",
         "33:16: error: connections.site.children.net.start_action: is a whole number",
     ];

@@ -1,5 +1,7 @@
 //! The CRLs of `gateway.x509crl`, read again whenever a file there has changed, so that a new CRL counts without a
-//! restart.
+//! restart; and those that certificates name, fetched by HTTP and kept while they are new.
+
+mod fetch;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,11 +10,13 @@ use std::time::SystemTime;
 use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource};
 
 use crate::config::files;
+use fetch::Fetched;
 
-/// The CRLs of a directory.
+/// The CRLs of a directory, and of wherever certificates say.
 pub(super) struct CrlStore {
     directory: PathBuf,
     read: Mutex<Read>,
+    fetched: Fetched,
 }
 
 #[derive(Default)]
@@ -33,7 +37,7 @@ struct Seen {
 impl CrlStore {
     /// The CRLs of `directory`, read when they are first asked for.
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, read: Mutex::default() }
+        Self { directory, read: Mutex::default(), fetched: Fetched::default() }
     }
 
     fn look(&self) -> Vec<Seen> {
@@ -58,5 +62,9 @@ impl RevocationSource for CrlStore {
             *read = Read { seen, crls };
         }
         read.crls.crls(issuer)
+    }
+
+    fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
+        Some(self.fetched.get(uri))
     }
 }

@@ -26,6 +26,8 @@ use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
+use crate::radius::Radius;
+use crate::radius::sessions::{Order, Sessions, Told};
 
 /// Verdicts that `portcullis status` shows.
 const SHOWN: usize = 32;
@@ -111,6 +113,19 @@ impl IkeHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Gives commands without waiting for them.
+    fn orders(&self) -> Order {
+        let requests = self.requests.downgrade();
+        Box::new(move |command| {
+            let Some(requests) = requests.upgrade() else { return };
+            tokio::spawn(async move {
+                let (reply, _) = oneshot::channel();
+                // The daemon may be stopping.
+                let _ = requests.send(Request::Command { command, reply }).await;
+            });
+        })
+    }
+
     /// Verdicts about a connection or an address, or all of them; newest first.
     pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
         let (reply, answer) = oneshot::channel();
@@ -144,15 +159,29 @@ pub(super) struct Shell {
     pub(super) events: watch::Receiver<u64>,
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
+    /// AAA servers.
+    pub(super) radius: Option<Arc<Radius>>,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
     pub(super) tun_addresses: TunAddresses,
 }
 
+/// The engine's task, and what goes with it.
+pub(super) struct Started {
+    /// Who asks it.
+    pub(super) handle: IkeHandle,
+    /// Addresses that were given away.
+    pub(super) leases: Leases,
+    /// It.
+    pub(super) task: tokio::task::JoinHandle<()>,
+    /// Who hears of the sessions of AAA servers, if there are any.
+    pub(super) sessions: Option<(mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>)>,
+}
+
 impl Shell {
     /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
-    pub(super) fn start(self) -> anyhow::Result<(IkeHandle, Leases, tokio::task::JoinHandle<()>)> {
+    pub(super) fn start(self) -> anyhow::Result<Started> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (finished, results) = mpsc::unbounded_channel();
         let (pools, state_dir) = self.pools;
@@ -162,7 +191,14 @@ impl Shell {
             started.map(|child| (connection.name.clone(), child.name.clone()))
         });
         let started: Vec<_> = started.collect();
+        let handle = IkeHandle { requests };
+        let sessions = self.radius.as_ref().map(|radius| {
+            let order = handle.orders();
+            Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
+        });
         let task = Task {
+            radius: self.radius,
+            sessions: sessions.as_ref().map(|(told, _)| told.clone()),
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
@@ -180,7 +216,7 @@ impl Shell {
             log_limit: LogLimit::default(),
         };
         let task = tokio::spawn(task.run(inbox, results, self.events, started));
-        Ok((IkeHandle { requests }, leases, task))
+        Ok(Started { handle, leases, task, sessions })
     }
 }
 
@@ -191,6 +227,8 @@ struct Task {
     crls: Arc<CrlStore>,
     children: Children,
     traffic: Arc<Traffic>,
+    radius: Option<Arc<Radius>>,
+    sessions: Option<mpsc::UnboundedSender<Told>>,
     handshakes: Handshakes,
     leases: Leases,
     tun_addresses: TunAddresses,
@@ -354,6 +392,18 @@ impl Task {
         while let Some((id, job)) = self.engine.poll_job() {
             let Some(job) = self.leases.submit(id, job) else { continue };
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
+            let job = match (job, &self.radius) {
+                (Job::AskAaa(question), Some(radius)) => {
+                    let radius = Arc::clone(radius);
+                    tokio::spawn(async move {
+                        let answer = radius.authenticate(*question).await;
+                        // The task may have ended.
+                        let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
+                    });
+                    continue;
+                }
+                (job, _) => job,
+            };
             let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
             let crls = Arc::clone(&self.crls);
             tokio::task::spawn_blocking(move || {
@@ -366,6 +416,13 @@ impl Task {
         }
         while let Some(event) = self.engine.poll_event() {
             self.event(event);
+        }
+    }
+
+    /// The sessions' task may have ended.
+    fn tell(&self, told: impl FnOnce() -> Told) {
+        if let Some(sessions) = &self.sessions {
+            let _ = sessions.send(told());
         }
     }
 
@@ -383,6 +440,7 @@ impl Task {
                         if ike.initiator { &mut self.totals.initiated } else { &mut self.totals.answered };
                     histogram.observe(took);
                 }
+                self.tell(|| Told::Began(Box::new(ike.clone())));
                 let connection = ike.connection.unwrap_or_default();
                 let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
                 let proposal = ike.proposal.unwrap_or_default();
@@ -392,7 +450,8 @@ impl Task {
                     remote = %ike.remote, %remote_id, %proposal, "IKE SA established"
                 );
             }
-            Event::ChildEstablished { connection, child } => {
+            Event::ChildEstablished { ike, connection, child } => {
+                self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
                 self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
@@ -401,7 +460,8 @@ impl Task {
                     "CHILD SA established"
                 );
             }
-            Event::ChildRekeyed { connection, child, replaced } => {
+            Event::ChildRekeyed { ike, connection, child, replaced } => {
+                self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
                 self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
@@ -411,6 +471,7 @@ impl Task {
             }
             Event::IkeRekeyed { ike, replaced } => {
                 self.totals.ike_rekeyed += 1;
+                self.tell(|| Told::Rekeyed { ike: ike.id, replaced });
                 let connection = ike.connection.unwrap_or_default();
                 tracing::info!(%connection, ike = ike.id.0, replaced = replaced.0, "IKE SA rekeyed");
             }
@@ -418,6 +479,7 @@ impl Task {
                 tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");
             }
             Event::IkeClosed { ike, connection, reason } => {
+                self.tell(|| Told::Ended(ike));
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
             }
             Event::AddressesAssigned { ike, connection, identity, addresses } => {

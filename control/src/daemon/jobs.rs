@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use portcullis_ike::auth::eap::AaaAnswer;
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
@@ -28,6 +29,12 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
         Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls)),
+        Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
+        // Where there is one, it was asked before it came to this.
+        Job::AskAaa(_) => {
+            let why = "no AAA server is configured ([[radius.servers]])".to_owned();
+            JobResult::AaaAnswered(Box::new(AaaAnswer::Unreachable { why }))
+        }
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
         Job::ActivateChild { pair, activation } => {

@@ -39,6 +39,7 @@ pub use handshake::Histogram;
 pub use ike::{Snapshot, Stopping};
 pub use reload::ReloadError;
 pub use traffic::Carried;
+pub(crate) use traffic::Traffic;
 
 use reload::InForce;
 
@@ -47,6 +48,7 @@ use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport}
 use crate::config::Config;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
+use crate::radius::{Radius, dynamic};
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -96,7 +98,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
+    let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
+        radius,
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         sockets,
@@ -108,7 +112,18 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         pools: (config.pools.clone(), config.gateway.state_dir.clone()),
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let (ike, leases, engine_task) = shell.start()?;
+    let ike::Started { handle: ike, leases, task: engine_task, sessions } = shell.start()?;
+    let mut sessions_tasks = Vec::new();
+    if let Some((told, task)) = sessions {
+        sessions_tasks.push(task);
+        if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.clone()) {
+            let listen = dae.listen;
+            let task = dynamic::listen(dae, told)
+                .await
+                .with_context(|| format!("cannot take dynamic authorisation at {listen} (radius.dae)"))?;
+            sessions_tasks.push(task);
+        }
+    }
     let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
         config: Mutex::new(Arc::new(config)),
@@ -152,6 +167,10 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let _ = std::fs::remove_file(&admin_socket);
     engine_task.abort();
     let _ = engine_task.await;
+    for task in sessions_tasks {
+        task.abort();
+        let _ = task.await;
+    }
     dataplane::stop(daemon)
 }
 

@@ -170,6 +170,10 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
         let keys = settings.iter().filter(|line| line.starts_with("gateway"));
         return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
     }
+    if running.radius != new.radius {
+        let keys = settings.iter().filter(|line| line.starts_with("radius"));
+        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+    }
     if running.pools != new.pools {
         let keys = settings.iter().filter(|line| line.starts_with("pools"));
         return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));

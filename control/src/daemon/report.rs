@@ -91,6 +91,8 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
         remote: ike.remote.to_string(),
         local_id: ike.local_id.as_ref().map(ToString::to_string),
         remote_id: ike.remote_id.as_ref().map(ToString::to_string),
+        eap_id: ike.authorization.eap_id.clone(),
+        groups: ike.authorization.groups.clone(),
         proposal: ike.proposal.clone(),
         nat_local: ike.nat_local,
         nat_remote: ike.nat_remote,

@@ -20,17 +20,26 @@ pub struct Carried {
 }
 
 impl Carried {
-    fn add(&mut self, counters: &SaCounters) {
+    /// Adds what a pair has carried.
+    fn count(&mut self, counters: &SaCounters) {
         self.packets_in += counters.packets_in;
         self.bytes_in += counters.bytes_in;
         self.packets_out += counters.packets_out;
         self.bytes_out += counters.bytes_out;
     }
+
+    /// Adds what others have carried.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.packets_in += other.packets_in;
+        self.bytes_in += other.bytes_in;
+        self.packets_out += other.packets_out;
+        self.bytes_out += other.bytes_out;
+    }
 }
 
 /// Traffic by connection.
 #[derive(Debug, Default)]
-pub(super) struct Traffic(Mutex<State>);
+pub(crate) struct Traffic(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -38,6 +47,8 @@ struct State {
     gone: BTreeMap<String, Carried>,
     /// Whose the SAs are that are there.
     there: HashMap<Spi, String>,
+    /// What pairs have carried in the end that somebody will still ask for.
+    kept: HashMap<Spi, Carried>,
 }
 
 impl Traffic {
@@ -55,9 +66,34 @@ impl Traffic {
     pub(super) fn closing(&self, pair: Spi, installer: &dyn SaInstaller) {
         let counters = installer.counters(pair);
         let mut state = self.state();
-        if let (Some(connection), Ok(counters)) = (state.there.remove(&pair), counters) {
-            state.gone.entry(connection).or_default().add(&counters);
+        if let (Some(kept), Ok(counters)) = (state.kept.get_mut(&pair), &counters) {
+            kept.count(counters);
         }
+        if let (Some(connection), Ok(counters)) = (state.there.remove(&pair), counters) {
+            state.gone.entry(connection).or_default().count(&counters);
+        }
+    }
+
+    /// What a pair has carried is known until [`Traffic::forget`], also when it is gone.
+    pub(crate) fn keep(&self, pair: Spi) {
+        self.state().kept.entry(pair).or_default();
+    }
+
+    /// Nobody asks for a pair any more.
+    pub(crate) fn forget(&self, pair: Spi) {
+        self.state().kept.remove(&pair);
+    }
+
+    /// What a pair that is kept has carried.
+    pub(crate) fn of_pair(&self, pair: Spi, installer: &dyn SaInstaller) -> Carried {
+        let state = self.state();
+        let mut carried = state.kept.get(&pair).copied().unwrap_or_default();
+        if state.there.contains_key(&pair)
+            && let Ok(counters) = installer.counters(pair)
+        {
+            carried.count(&counters);
+        }
+        carried
     }
 
     /// Everything up to now.
@@ -66,7 +102,7 @@ impl Traffic {
         let mut totals = state.gone.clone();
         for (pair, connection) in &state.there {
             let counters = installer.counters(*pair).unwrap_or_default();
-            totals.entry(connection.clone()).or_default().add(&counters);
+            totals.entry(connection.clone()).or_default().count(&counters);
         }
         totals
     }

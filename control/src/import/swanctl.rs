@@ -270,6 +270,7 @@ fn secret(draft: &mut Draft, section: &Section, notes: &mut Vec<Note>) {
             ("eap" | "xauth" | "ntlm" | "ppk", [one]) => {
                 table.carry("id", first, Weight::Essential, vec![text(one)]);
             }
+            ("eap", _) => table.carry("id", first, Weight::Essential, vec![array]),
             _ => table.carry("ids", first, Weight::Essential, vec![array]),
         }
     }

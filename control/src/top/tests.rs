@@ -40,6 +40,8 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         remote: "192.0.2.2:500".to_owned(),
         local_id: None,
         remote_id: None,
+        eap_id: None,
+        groups: Vec::new(),
         proposal: None,
         nat_local: false,
         nat_remote: false,

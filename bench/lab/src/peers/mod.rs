@@ -2,6 +2,7 @@
 //! chatter are programs of the distribution, started on a host and driven by their own interfaces.
 
 pub(crate) mod chatter;
+pub(crate) mod freeradius;
 pub(crate) mod iperf;
 pub(crate) mod scapy;
 pub(crate) mod strongswan;

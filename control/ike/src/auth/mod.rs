@@ -1,5 +1,5 @@
 //! Authentication with public keys: X.509 certificates (RFC 5280, RFC 4945), raw public keys (RFC 7670), signatures
-//! (RFC 7296 §3.8, RFC 4754, RFC 7427, RFC 8420).
+//! (RFC 7296 §3.8, RFC 4754, RFC 7427, RFC 8420). And with passwords, or whatever an AAA server wants: [`eap`].
 //!
 //! Start at [`sign`] and [`verify`], the two jobs that the engine gives out; everything else serves them. [`verify`]
 //! asks, in this order: is the AUTH payload of a kind we know (`method`), does somebody we trust vouch for the
@@ -8,10 +8,12 @@
 //!
 //! No files and no clock here: DER and the time are passed in. Nothing panics, whatever a peer sends.
 
+mod authorization;
 mod certificate;
 mod constraint;
 mod credential;
 mod dn;
+pub mod eap;
 mod key;
 pub(crate) mod method;
 mod names;
@@ -23,6 +25,7 @@ mod scheme;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use authorization::Authorization;
 pub use certificate::{Certificate, CertificateError, UnixTime};
 pub use constraint::{Constraint, ConstraintError};
 pub use credential::{Credential, KeyMismatch, SignRequest, sign};

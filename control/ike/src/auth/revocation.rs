@@ -32,6 +32,13 @@ pub enum Revocation {
 pub trait RevocationSource {
     /// The CRLs of an issuer, those of others not excluded.
     fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>>;
+
+    /// The CRL at a URI that a certificate names. It must not be believed that the one who has issued the certificate has
+    /// issued the CRL. `None`: this source fetches nothing; `Err` says for people why it cannot be had.
+    fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
+        _ = uri;
+        None
+    }
 }
 
 impl RevocationSource for Vec<Arc<Crl>> {
@@ -188,7 +195,8 @@ fn entry_reason(entry: &RevokedCert) -> Result<Option<CrlReason>, String> {
     Ok(reason)
 }
 
-/// Asks the CRLs of `issuer` about a certificate that it has issued.
+/// Asks the CRLs of `issuer` about a certificate that it has issued: those at hand, and where an answer is needed and they
+/// have none, those that the certificate names.
 pub(super) fn check(
     certificate: &Certificate,
     issuer: &Certificate,
@@ -199,34 +207,57 @@ pub(super) fn check(
     let mut doubt = "no CRL of its issuer is at hand".to_owned();
     let mut known_good = false;
     for crl in source.crls(issuer.subject()) {
-        if let Err(why) = crl.covers(certificate).and_then(|()| crl.is_authentic(issuer)) {
-            doubt = why;
-            continue;
-        }
-        // Even a stale CRL knows what was revoked.
-        if let Some(found) = crl.revoked.get(&certificate.serial) {
-            return Err(Rejection::Revoked {
-                subject: certificate.subject().clone(),
-                serial: certificate.serial(),
-                since: found.since,
-                reason: found.reason.map(|reason| format!("{reason:?}")),
-            });
-        }
-        match crl.next_update {
-            _ if crl.this_update > now => {
-                doubt = format!("the CRL of its issuer begins only at {}", crl.this_update)
-            }
-            Some(next) if next < now => doubt = format!("the CRL of its issuer has expired at {next}"),
-            _ => known_good = true,
+        match status(certificate, issuer, &crl, now)? {
+            Ok(()) => known_good = true,
+            Err(why) => doubt = why,
         }
     }
+    let uris = certificate.crl_uris();
     let needed = match policy {
         Revocation::Strict => true,
-        Revocation::IfUri => !certificate.crl_uris().is_empty(),
+        Revocation::IfUri => !uris.is_empty(),
         Revocation::Relaxed => false,
     };
     if known_good || !needed {
         return Ok(());
     }
+    for uri in uris {
+        match source.fetch(uri) {
+            None => {}
+            Some(Ok(crl)) => match status(certificate, issuer, &crl, now)? {
+                Ok(()) => return Ok(()),
+                Err(why) => doubt = format!("{why} (from {uri})"),
+            },
+            Some(Err(why)) => doubt = format!("its CRL at {uri} cannot be had: {why}"),
+        }
+    }
     Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt })
+}
+
+/// What one CRL says of a certificate: that it is good, or why that is in doubt. `Err`: it was revoked.
+fn status(
+    certificate: &Certificate,
+    issuer: &Certificate,
+    crl: &Crl,
+    now: UnixTime,
+) -> Result<Result<(), String>, Rejection> {
+    if let Err(why) = crl.covers(certificate).and_then(|()| crl.is_authentic(issuer)) {
+        return Ok(Err(why));
+    }
+    // Even a stale CRL knows what was revoked.
+    if let Some(found) = crl.revoked.get(&certificate.serial) {
+        return Err(Rejection::Revoked {
+            subject: certificate.subject().clone(),
+            serial: certificate.serial(),
+            since: found.since,
+            reason: found.reason.map(|reason| format!("{reason:?}")),
+        });
+    }
+    Ok(match crl.next_update {
+        _ if crl.this_update > now => {
+            Err(format!("the CRL of its issuer begins only at {}", crl.this_update))
+        }
+        Some(next) if next < now => Err(format!("the CRL of its issuer has expired at {next}")),
+        _ => Ok(()),
+    })
 }

@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portcullis_ipsec::{
     EspAlgorithm, Flow, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyId, SaCounters, Spi,
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
-use super::authorization::Authorization;
-use crate::auth::{Rejection, SignRequest, VerifyRequest};
+use crate::auth::eap;
+use crate::auth::{Authorization, Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
@@ -72,6 +72,10 @@ pub enum Job {
     Sign(Box<SignRequest>),
     /// Judge the peer's certificate and AUTH: [`crate::auth::verify`], with the time of day and the CRLs of the moment.
     VerifyPeer(Box<VerifyRequest>),
+    /// Take a step of an EAP conversation: [`eap::Turn::take`].
+    EapTurn(Box<eap::Turn>),
+    /// Ask an AAA server about a client of EAP.
+    AskAaa(Box<AaaQuestion>),
     /// [`portcullis_ipsec::SaInstaller::allocate_spi`].
     AllocateSpi,
     /// Installs a CHILD SA: `install_inbound`, `limit`, then, if it is to be sealed with at once, what
@@ -141,6 +145,8 @@ impl fmt::Debug for Job {
             Self::VerifyPeer(request) => {
                 f.debug_struct("VerifyPeer").field("id", &request.id).finish_non_exhaustive()
             }
+            Self::EapTurn(turn) => f.debug_tuple("EapTurn").field(&turn.conversation).finish(),
+            Self::AskAaa(question) => f.debug_tuple("AskAaa").field(question).finish(),
             Self::AllocateSpi => f.write_str("AllocateSpi"),
             Self::InstallChild(install) => f.debug_tuple("InstallChild").field(install).finish(),
             Self::ActivateChild { pair, activation } => {
@@ -162,6 +168,21 @@ impl fmt::Debug for Job {
             Self::QueryCounters { pairs } => f.debug_struct("QueryCounters").field("pairs", pairs).finish(),
         }
     }
+}
+
+/// A question to an AAA server, with what it wants to know of the connection.
+#[derive(Debug, Clone)]
+pub struct AaaQuestion {
+    /// The question.
+    pub request: eap::AaaRequest,
+    /// The IKE SA that the client is to have.
+    pub ike: IkeSaId,
+    /// Its connection.
+    pub connection: String,
+    /// Our address.
+    pub local: SocketAddr,
+    /// The client's address.
+    pub remote: SocketAddr,
 }
 
 /// A CHILD SA to install.
@@ -208,6 +229,10 @@ pub enum JobResult {
     Signed(Option<Vec<u8>>),
     /// Of [`Job::VerifyPeer`].
     PeerVerified(Result<(), Box<Rejection>>),
+    /// Of [`Job::EapTurn`].
+    EapTurned(Box<(eap::Conversation, eap::Step)>),
+    /// Of [`Job::AskAaa`].
+    AaaAnswered(Box<eap::AaaAnswer>),
     /// Of [`Job::AllocateSpi`].
     SpiAllocated(Result<Spi, InstallError>),
     /// Of [`Job::InstallChild`]: the policy that now leads to it, if any does.
@@ -290,6 +315,18 @@ pub enum Command {
         /// The connection's name.
         connection: String,
     },
+    /// Delete one IKE SA, or what has taken its place meanwhile.
+    TerminateSa {
+        /// Which.
+        ike: IkeSaId,
+    },
+    /// Give one IKE SA another time to live, from now on; when it is over the IKE SA is deleted.
+    LimitSession {
+        /// Which.
+        ike: IkeSaId,
+        /// How long.
+        timeout: Duration,
+    },
     /// Delete every IKE SA (an orderly stop).
     TerminateAll,
 }
@@ -315,6 +352,8 @@ pub enum Event {
     },
     /// A CHILD SA is installed in both directions.
     ChildEstablished {
+        /// Its IKE SA.
+        ike: IkeSaId,
         /// Its connection.
         connection: String,
         /// The SA.
@@ -322,6 +361,8 @@ pub enum Event {
     },
     /// A CHILD SA has a successor, which is installed.
     ChildRekeyed {
+        /// Its IKE SA.
+        ike: IkeSaId,
         /// Its connection.
         connection: String,
         /// The successor.

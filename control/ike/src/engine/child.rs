@@ -480,8 +480,8 @@ impl Installing {
         };
         let (connection, child) = (cx.connection_name(base.connection), status.clone());
         cx.event(match agreed.replaces {
-            Some(replaced) => Event::ChildRekeyed { connection, child, replaced },
-            None => Event::ChildEstablished { connection, child },
+            Some(replaced) => Event::ChildRekeyed { ike: base.id, connection, child, replaced },
+            None => Event::ChildEstablished { ike: base.id, connection, child },
         });
         cx.effects.push_back(Effect::ChildUp {
             connection: base.connection,

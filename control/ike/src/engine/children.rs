@@ -125,11 +125,8 @@ impl Base {
     /// Removes every child from the data plane. If the same two ends have another IKE SA, which may have the same
     /// children, what is under way is still accepted until a while after the end of this one.
     pub(super) fn remove_children(&mut self, cx: &mut Context, reason: &str) {
-        let identities = (self.local_id.clone(), self.remote_id.clone());
-        let others = match identities {
-            (Some(local), Some(remote)) => cx.index.of_identities(&(local, remote)),
-            _ => Vec::new(),
-        };
+        let identities = self.identities();
+        let others = identities.map(|identities| cx.index.of_identities(&identities)).unwrap_or_default();
         let replaced = others.iter().any(|id| *id != self.id);
         // What is being installed is undone when its job comes back.
         self.claims.clear();

@@ -26,6 +26,22 @@ impl Engine {
             Command::Terminate { connection, child } => {
                 self.terminate(now, id, &connection, child.as_deref())
             }
+            Command::TerminateSa { ike } => {
+                let found = self.cx.index.has(ike);
+                self.cx.begin_command(id, usize::from(found));
+                if found {
+                    self.terminate_sa(now, ike, Some(id));
+                }
+                Ok(())
+            }
+            Command::LimitSession { ike, timeout } => {
+                self.step(now, ike, |state, _, base| {
+                    base.session_end = now.checked_add(timeout);
+                    Ok(state)
+                });
+                self.cx.begin_command(id, 0);
+                Ok(())
+            }
             Command::TerminateAll => {
                 self.terminate_all(now, id);
                 Ok(())
@@ -295,6 +311,7 @@ impl Engine {
                 // The peer may believe the SA to be up already, or knows it is: it is told.
                 state @ (State::AwaitingAuthResponse(_)
                 | State::VerifyingResponder(_)
+                | State::AwaitingLastAuthResponse(_)
                 | State::Established(_)
                 | State::Deleting(_)) => Ok(state),
                 _ => Err(Closed::because("terminated")),

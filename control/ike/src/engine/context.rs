@@ -10,11 +10,12 @@ use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
 use rand_core::CryptoRng;
 
 use super::api::*;
-use super::index::Index;
+use super::index::{Identities, Index};
 use super::reconfigure::Roster;
 use super::sa::{Base, Estate, State};
+use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
+use crate::config::{ChildConfig, ConnectionConfig, EngineConfig};
 use crate::crypto::{KeMethod, KeSecret};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
@@ -45,7 +46,7 @@ pub(super) struct Context {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// INITIAL_CONTACT (RFC 7296 §2.4): whatever the peer had before `before` it has no longer.
-    InitialContact { kept: IkeSaId, local_id: Identity, remote_id: Identity, before: Instant },
+    InitialContact { kept: IkeSaId, identities: Identities, before: Instant },
     /// The peer of an IKE SA is to be given inner addresses, once those that it had are free.
     AssignAddresses { id: IkeSaId },
     /// Both ends of an IKE SA have proved who they are.
@@ -229,6 +230,20 @@ impl Context {
 
     pub(super) fn verify_peer(&mut self, owner: IkeSaId, request: VerifyRequest) -> JobId {
         self.start(owner, Job::VerifyPeer(Box::new(request)))
+    }
+
+    pub(super) fn turn_eap(
+        &mut self,
+        owner: IkeSaId,
+        conversation: Conversation,
+        received: Vec<u8>,
+    ) -> JobId {
+        let seed = Seed(self.random());
+        self.start(owner, Job::EapTurn(Box::new(Turn { conversation, received, seed })))
+    }
+
+    pub(super) fn ask_aaa(&mut self, question: AaaQuestion) -> JobId {
+        self.start(question.ike, Job::AskAaa(Box::new(question)))
     }
 
     pub(super) fn allocate_spi(&mut self, owner: IkeSaId) -> JobId {

@@ -90,6 +90,7 @@ impl Established {
         cx.sa_established(base.connection);
         let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
         base.authentication = Schedule::of_authentication(cx, now, &lifetime);
+        base.session_end = base.authorization.session_timeout.and_then(|timeout| now.checked_add(timeout));
         let established = Self::new(cx, base, now, channel);
         cx.event(Event::IkeEstablished { ike: base.status(cx, IkeState::Established) });
         cx.effects.push_back(Effect::Authenticated { id: base.id });
@@ -550,8 +551,9 @@ impl Established {
         if over && let Some(heir) = base.heir.take() {
             cx.effects.push_back(Effect::Probe { id: heir });
         }
-        if over || self.schedule.has_ended(now) || base.authentication.has_ended(now) {
-            (self.schedule.end, base.authentication.end) = (None, None);
+        let session_over = base.session_end.is_some_and(|end| end <= now);
+        if over || session_over || self.schedule.has_ended(now) || base.authentication.has_ended(now) {
+            (self.schedule.end, base.authentication.end, base.session_end) = (None, None, None);
             base.doomed = true;
         }
         self.pump(cx, base, now)
@@ -566,6 +568,7 @@ impl Established {
             base.superseded.filter(|_| !base.doomed),
             self.schedule.end,
             base.authentication.end,
+            base.session_end,
             self.next_of_ours(base),
             self.followup_deadline(),
         ];

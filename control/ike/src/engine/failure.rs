@@ -7,6 +7,7 @@
 mod addresses;
 mod authentication;
 mod children;
+mod eap;
 mod ppk;
 mod proposals;
 

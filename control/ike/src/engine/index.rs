@@ -30,10 +30,7 @@ impl Keys {
             spi: base.own_spi(),
             connection: (!state.half_open()).then_some(base.connection),
             unanswered: state.unanswered(),
-            identities: match (&base.local_id, &base.remote_id) {
-                (Some(local), Some(remote)) if established => Some((local.clone(), remote.clone())),
-                _ => None,
-            },
+            identities: base.identities().filter(|_| established),
         }
     }
 }

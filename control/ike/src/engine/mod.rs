@@ -32,7 +32,6 @@
 mod addresses;
 mod agenda;
 mod api;
-mod authorization;
 mod channel;
 mod child;
 mod children;
@@ -67,9 +66,9 @@ use std::time::{Duration, Instant};
 
 use portcullis_ipsec::Spi;
 
+pub use crate::auth::Authorization;
 pub use addresses::any_or_exactly;
 pub use api::*;
-pub use authorization::Authorization;
 pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
@@ -437,8 +436,8 @@ impl Engine {
                         self.timers.arm(Owner::Retry(connection, child), now + delay);
                     }
                 }
-                Effect::InitialContact { kept, local_id, remote_id, before } => {
-                    self.initial_contact(now, kept, (local_id, remote_id), before);
+                Effect::InitialContact { kept, identities, before } => {
+                    self.initial_contact(now, kept, identities, before);
                 }
                 Effect::AssignAddresses { id } => self.step(now, id, |mut state, cx, base| {
                     if let State::Established(established) = &mut state {
@@ -490,6 +489,11 @@ const TICK: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 impl Engine {
+    /// Other users of EAP than those of the start.
+    fn set_users(&mut self, users: std::sync::Arc<[crate::auth::eap::UserSecret]>) {
+        std::sync::Arc::make_mut(&mut self.cx.config).users = users;
+    }
+
     /// The index says what the SAs say.
     fn assert_consistent(&self) {
         let mut index = index::Index::default();

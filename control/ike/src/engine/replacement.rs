@@ -51,10 +51,8 @@ impl Engine {
         let Some(sa) = self.sas.get(&new) else { return };
         let (connection, remote) = (sa.base.connection, sa.base.remote.ip());
         let unique = self.cx.connection(connection).map(|config| config.unique).unwrap_or_default();
-        let (Some(local_id), Some(remote_id)) = (sa.base.local_id.clone(), sa.base.remote_id.clone()) else {
-            return;
-        };
-        for other in self.cx.index.of_identities(&(local_id, remote_id)) {
+        let Some(identities) = sa.base.identities() else { return };
+        for other in self.cx.index.of_identities(&identities) {
             let (Some(sa), Some(old)) = (self.sas.get(&new), self.sas.get(&other)) else { continue };
             let in_use = old.serves(connection) && other != new;
             if !in_use {

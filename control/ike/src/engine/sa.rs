@@ -12,6 +12,11 @@
 //! SigningRequest         our signature           VerifyingInitiator   whether its signature is good
 //! AwaitingAuthResponse   IKE_AUTH                SigningResponse      our signature
 //! VerifyingResponder     whether its signature is good
+//!          (with EAP)                                     (with EAP)
+//! AnsweringEap           our next packet         TurningEap           the server's next packet
+//! AwaitingEapRequest     IKE_AUTH                AskingAaa            the AAA server's answer
+//! AwaitingLastAuthResponse  IKE_AUTH, with AUTH  AwaitingEapResponse  IKE_AUTH
+//!                                                AwaitingLastAuthRequest  IKE_AUTH, with AUTH
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -27,12 +32,13 @@ use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
 use super::addresses::Addresses;
 use super::api::*;
-use super::authorization::Authorization;
 use super::channel::Linger;
 use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
 use super::established::Established;
 use super::failure::{About, is_refusal};
+use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
+use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
 use super::ike_auth::initiator::{
     AllocatingFirstSpi, AwaitingAuthResponse, SigningRequest, VerifyingResponder,
 };
@@ -43,8 +49,10 @@ use super::ike_intermediate::initiator::Exchanging;
 use super::ike_intermediate::responder::AnsweringIntermediate;
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
 use super::ike_sa_init::responder::Answering;
+use super::index::Identities;
 use super::informational::Deleting;
 use super::lifetime::Schedule;
+use crate::auth::Authorization;
 use crate::config::Identity;
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
@@ -135,6 +143,8 @@ pub(super) struct Base {
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
     pub(super) connection: usize,
     pub(super) created: Instant,
+    /// When an authentic message last brought a responder further that waits for IKE_AUTH.
+    pub(super) progress: Instant,
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
@@ -144,6 +154,8 @@ pub(super) struct Base {
     pub(super) established: Option<Instant>,
     /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
     pub(super) authentication: Schedule,
+    /// When it ends, because whoever authenticated the peer says so.
+    pub(super) session_end: Option<Instant>,
     pub(super) addresses: Addresses,
     pub(super) children: Vec<Child>,
     /// CHILD SAs that the peer may still send on until it has answered our Delete of the IKE SA.
@@ -206,12 +218,14 @@ impl Base {
             fragmentation: false,
             connection,
             created: now,
+            progress: now,
             suite: None,
             local_id: None,
             remote_id: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
+            session_end: None,
             addresses: Addresses::default(),
             children: Vec::new(),
             leaving: Vec::new(),
@@ -240,6 +254,15 @@ impl Base {
             Role::Initiator => self.spi_i,
             Role::Responder => self.spi_r,
         }
+    }
+
+    /// Whose IKE SA it is, once both are known: who the peer is within EAP where that is what was authenticated, and not
+    /// what it says in IKE, which several may say.
+    pub(super) fn identities(&self) -> Option<Identities> {
+        let user = self.authorization.eap_id.as_ref();
+        // No peer is of ID type 0, so that a user is nobody whom IKE knows.
+        let user = user.map(|user| Identity::Other { id_type: 0, data: user.to_lowercase().into_bytes() });
+        Some((self.local_id.clone()?, user.or_else(|| self.remote_id.clone())?))
     }
 
     pub(super) fn about(&self, cx: &Context) -> About {
@@ -405,6 +428,10 @@ impl Base {
     }
 }
 
+/// However often a responder's peer says something in IKE_AUTH, it gets no more time than so many half-open timeouts:
+/// it is not authenticated yet.
+const MOST_TIMEOUTS: u32 = 6;
+
 /// The end of an IKE SA.
 #[derive(Debug)]
 pub(super) struct Closed {
@@ -476,6 +503,9 @@ pub(super) enum State {
     SigningRequest(SigningRequest),
     AwaitingAuthResponse(AwaitingAuthResponse),
     VerifyingResponder(VerifyingResponder),
+    AnsweringEap(AnsweringEap),
+    AwaitingEapRequest(AwaitingEapRequest),
+    AwaitingLastAuthResponse(AwaitingLastAuthResponse),
     Answering(Answering),
     AwaitingFirstAuth(AwaitingFirstAuth),
     DerivingForAuth(DerivingForAuth),
@@ -483,6 +513,10 @@ pub(super) enum State {
     AnsweringIntermediate(AnsweringIntermediate),
     VerifyingInitiator(VerifyingInitiator),
     SigningResponse(SigningResponse),
+    TurningEap(TurningEap),
+    AskingAaa(AskingAaa),
+    AwaitingEapResponse(AwaitingEapResponse),
+    AwaitingLastAuthRequest(AwaitingLastAuthRequest),
     Established(Box<Established>),
     Deleting(Deleting),
 }
@@ -499,6 +533,10 @@ impl State {
             Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::Exchanging(state) => state.handle_message(cx, base, &inbound),
             Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingEapRequest(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingLastAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingEapResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingLastAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingFirstAuth(state) => state.handle_message(cx, base, inbound),
             Self::DerivingForAuth(state) => Ok(Self::DerivingForAuth(state.hold(inbound))),
             Self::AwaitingAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
@@ -511,6 +549,9 @@ impl State {
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
             | Self::VerifyingResponder(_)
+            | Self::AnsweringEap(_)
+            | Self::TurningEap(_)
+            | Self::AskingAaa(_)
             | Self::Answering(_)
             | Self::AnsweringIntermediate(_)
             | Self::VerifyingInitiator(_)
@@ -532,9 +573,16 @@ impl State {
             Self::AnsweringIntermediate(state) => state.handle_job(cx, base, done),
             Self::VerifyingInitiator(state) => state.handle_job(cx, base, now, done),
             Self::SigningResponse(state) => state.handle_job(cx, base, now, done),
+            Self::AnsweringEap(state) => state.handle_job(cx, base, now, done),
+            Self::TurningEap(state) => state.handle_job(cx, base, now, done),
+            Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
             state @ (Self::AwaitingInitResponse(_)
             | Self::AwaitingAuthResponse(_)
+            | Self::AwaitingEapRequest(_)
+            | Self::AwaitingLastAuthResponse(_)
+            | Self::AwaitingEapResponse(_)
+            | Self::AwaitingLastAuthRequest(_)
             | Self::AwaitingFirstAuth(_)
             | Self::AwaitingAuthRequest(_)
             | Self::Deleting(_)) => {
@@ -549,6 +597,8 @@ impl State {
             Self::AwaitingInitResponse(state) => state.handle_timeout(cx, base, now),
             Self::Exchanging(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingAuthResponse(state) => state.handle_timeout(cx, base, now),
+            Self::AwaitingEapRequest(state) => state.handle_timeout(cx, base, now),
+            Self::AwaitingLastAuthResponse(state) => state.handle_timeout(cx, base, now),
             Self::Established(state) => state.handle_timeout(cx, base, now),
             Self::Deleting(state) => state.handle_timeout(cx, base, now),
             state if state.half_open() && base.half_open_deadline(cx) <= now => {
@@ -564,6 +614,8 @@ impl State {
             Self::AwaitingInitResponse(state) => Some(state.deadline()),
             Self::Exchanging(state) => state.deadline(),
             Self::AwaitingAuthResponse(state) => state.deadline(),
+            Self::AwaitingEapRequest(state) => state.deadline(),
+            Self::AwaitingLastAuthResponse(state) => state.deadline(),
             Self::Established(state) => state.deadline(cx, base),
             Self::Deleting(state) => state.deadline(),
             state if state.half_open() => Some(base.half_open_deadline(cx)),
@@ -582,6 +634,10 @@ impl State {
                 | Self::AnsweringIntermediate(_)
                 | Self::VerifyingInitiator(_)
                 | Self::SigningResponse(_)
+                | Self::TurningEap(_)
+                | Self::AskingAaa(_)
+                | Self::AwaitingEapResponse(_)
+                | Self::AwaitingLastAuthRequest(_)
         )
     }
 
@@ -612,7 +668,8 @@ impl State {
 
 impl Base {
     fn half_open_deadline(&self, cx: &Context) -> Instant {
-        self.created + cx.config.half_open_timeout
+        let timeout = cx.config.half_open_timeout;
+        (self.progress + timeout).min(self.created + timeout * MOST_TIMEOUTS)
     }
 
     pub(super) fn status(&self, cx: &Context, state: IkeState) -> IkeSaStatus {

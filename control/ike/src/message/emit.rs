@@ -175,9 +175,10 @@ fn body(payload: &Payload) -> Vec<u8> {
             octets.extend([*method, 0, 0, 0]);
             octets.extend(data);
         }
-        Payload::Nonce(data) | Payload::VendorId(data) | Payload::Unread { body: data, .. } => {
-            octets.extend(data)
-        }
+        Payload::Nonce(data)
+        | Payload::VendorId(data)
+        | Payload::Eap(data)
+        | Payload::Unread { body: data, .. } => octets.extend(data),
         Payload::Notify(notify) => {
             octets.extend([protocol(notify.protocol), u8_len(notify.spi.len())]);
             octets.extend(notify.notify_type.to_be_bytes());

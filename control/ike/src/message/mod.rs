@@ -284,7 +284,9 @@ pub enum Payload {
     TsR(Vec<Option<TrafficSelector>>),
     /// 47.
     Cp(Configuration),
-    /// Known by number (EAP, SKF, …) or unknown and not critical: kept unread.
+    /// 48: an EAP packet (RFC 7296 §3.16).
+    Eap(Vec<u8>),
+    /// Known by number (SKF, …) or unknown and not critical: kept unread.
     Unread {
         /// Payload type.
         payload_type: u8,
@@ -388,6 +390,7 @@ impl Payload {
             Self::VendorId(_) => types::VENDOR_ID,
             Self::TsI(_) => types::TS_I,
             Self::TsR(_) => types::TS_R,
+            Self::Eap(_) => types::EAP,
             Self::Cp(_) => types::CP,
             Self::Unread { payload_type, .. } => *payload_type,
         }

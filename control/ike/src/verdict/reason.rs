@@ -108,6 +108,18 @@ reasons! {
     IdNotInCertificate, "ID_NOT_IN_CERTIFICATE", Configuration, "the certificate is for other identities than the one claimed";
     HashNotSupported, "HASH_NOT_SUPPORTED", Configuration, "no hash algorithm for signatures in common";
     SignatureInvalid, "SIGNATURE_INVALID", Peer, "the signature does not fit the key";
+    // EAP.
+    EapUnknownUser, "EAP_UNKNOWN_USER", Configuration, "no password of the user is configured";
+    EapWrongPassword, "EAP_WRONG_PASSWORD", Configuration, "the user gave another password than the configured one";
+    EapNoPassword, "EAP_NO_PASSWORD", Configuration, "no password is configured for us as a user";
+    EapMethodMismatch, "EAP_METHOD_MISMATCH", Configuration, "no EAP method in common";
+    EapRefused, "EAP_REFUSED", Configuration, "the peer refused us as a user";
+    EapServerNotProven, "EAP_SERVER_NOT_PROVEN", Peer, "the server of EAP does not know the user's password";
+    EapGivenUp, "EAP_GIVEN_UP", Peer, "the peer broke EAP off";
+    EapKeyMismatch, "EAP_KEY_MISMATCH", Peer, "the peer does not have the key that came of EAP";
+    AaaRefused, "AAA_REFUSED", Configuration, "the AAA server refused the user";
+    AaaUnreachable, "AAA_UNREACHABLE", Network, "no AAA server answered so that it could be believed";
+    AaaNoKey, "AAA_NO_KEY", Configuration, "the AAA server let the user in without the key of the EAP method";
     // Children.
     ChildProposalEncrMismatch, "CHILD_PROPOSAL_ENCR_MISMATCH", Configuration, "no ESP encryption algorithm in common";
     ChildProposalIntegMismatch, "CHILD_PROPOSAL_INTEG_MISMATCH", Configuration, "no ESP integrity algorithm in common";

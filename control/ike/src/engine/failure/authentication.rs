@@ -102,8 +102,13 @@ impl About {
         let (wanted, method) = match wanted {
             RemoteMethod::Psk => ("psk".to_owned(), "psk"),
             RemoteMethod::Pubkey(trust) => (trust.constraint.to_string(), "pubkey"),
+            RemoteMethod::Eap { method, .. } => (method.name().to_owned(), "eap"),
         };
-        let theirs = if found == "a pre-shared key" { "psk" } else { "pubkey" };
+        let theirs = match found {
+            "a pre-shared key" => "psk",
+            "EAP" => "eap-mschapv2",
+            _ => "pubkey",
+        };
         let verdict = self
             .fail(
                 Reason::AuthMethodMismatch,
@@ -115,6 +120,7 @@ impl About {
             .fix(Fix::strongswan("local", "auth", method));
         match method {
             "psk" => verdict.fix(Fix::libreswan("authby", "secret")),
+            "eap" => verdict,
             _ => verdict.fix(Fix::libreswan("authby", "rsasig")),
         }
     }
@@ -329,6 +335,7 @@ fn judge(
     let method = match connections::remote_method(connection) {
         RemoteMethod::Psk => "psk".to_owned(),
         RemoteMethod::Pubkey(trust) => trust.constraint.to_string(),
+        RemoteMethod::Eap { method, .. } => method.name().to_owned(),
     };
     let mut checks = vec![
         check("remote.id", format!("`{}`", claims.peer), wanted.to_string(), wanted.accepts(claims.peer)),

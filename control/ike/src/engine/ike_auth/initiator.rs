@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::eap_initiator::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
@@ -105,7 +106,13 @@ impl AllocatingFirstSpi {
                 let auth = Payload::Auth { method: SHARED_KEY_MIC, data: prove(&self.channel) };
                 let key = Some(key.name.clone());
                 let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
-                Ok(request.send(cx, base, now, self.channel, self.record, auth))
+                Ok(request.send(cx, base, now, self.channel, self.record, Some(auth)))
+            }
+            // Together with a PPK it is refused in the configuration.
+            LocalMethod::Eap { .. } => {
+                let (certificates, ppk) = (Vec::new(), Vec::new());
+                let request = Request { id, certificates, offer, key: None, ppk };
+                Ok(request.send(cx, base, now, self.channel, self.record, None))
             }
             LocalMethod::Pubkey { credentials, constraint } => {
                 let peer = &self.record.peer;
@@ -161,9 +168,9 @@ impl Request {
         now: Instant,
         mut channel: Channel,
         record: InitRecord,
-        auth: Payload,
+        auth: Option<Payload>,
     ) -> State {
-        let mut payloads = vec![Payload::IdI(self.id)];
+        let mut payloads = vec![Payload::IdI(self.id.clone())];
         payloads.extend(self.certificates);
         if let Some(connection) = cx.connection(base.connection) {
             payloads.extend(certificates::requests([connection]));
@@ -171,7 +178,7 @@ impl Request {
                 payloads.push(Payload::IdR(id.clone().into()));
             }
         }
-        payloads.push(auth);
+        payloads.extend(auth);
         payloads.extend(self.ppk);
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
@@ -181,7 +188,7 @@ impl Request {
         payloads.push(Payload::Sa(self.offer.proposals()));
         payloads.extend(self.offer.selector_payloads());
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        let state = AwaitingAuthResponse { channel, record, offer: self.offer, key: self.key };
+        let state = AwaitingAuthResponse { channel, record, offer: self.offer, id: self.id, key: self.key };
         State::AwaitingAuthResponse(state)
     }
 }
@@ -223,7 +230,7 @@ impl SigningRequest {
                     }
                 };
                 let auth = Payload::Auth { method: self.method, data };
-                Ok(self.request.send(cx, base, now, self.channel, self.record, auth))
+                Ok(self.request.send(cx, base, now, self.channel, self.record, Some(auth)))
             }
             JobResult::Signed(None) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).not_signed()))
@@ -240,8 +247,10 @@ impl SigningRequest {
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthResponse {
     pub(in crate::engine) channel: Channel,
-    record: InitRecord,
+    pub(super) record: InitRecord,
     pub(in crate::engine) offer: Offer,
+    /// Our own.
+    pub(super) id: IdPayload,
     /// The name of the pre-shared key that we proved ourselves with, if it was one.
     key: Option<String>,
 }
@@ -287,7 +296,7 @@ impl AwaitingAuthResponse {
             self.channel.unmix();
         }
         match self.authenticate(cx, base, &found, &payloads) {
-            Ok(None) => self.establish(cx, base, now, &payloads),
+            Ok(None) => self.proceed(cx, base, now, payloads),
             Ok(Some(request)) => {
                 let job = cx.verify_peer(base.id, request);
                 Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
@@ -296,14 +305,35 @@ impl AwaitingAuthResponse {
         }
     }
 
-    fn reject(self, cx: &mut Context, base: &mut Base, now: Instant, failure: Failure) -> State {
+    pub(super) fn reject(self, cx: &mut Context, base: &mut Base, now: Instant, failure: Failure) -> State {
         let told = Some(notify::AUTHENTICATION_FAILED);
         Deleting::reject(cx, base, now, self.channel, failure, told)
     }
 
-    /// The peer is who it says it is.
-    fn establish(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
-        base.remote_id = AuthPayloads::parse(payloads).id_r.map(|id| id.identity.clone());
+    /// The peer is who it says it is. We may still have to prove who we are.
+    fn proceed(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: Vec<Payload>) -> Next {
+        let found = AuthPayloads::parse(&payloads);
+        base.remote_id = found.id_r.map(|id| id.identity.clone());
+        match cx.connection(base.connection).map(connections::local_method) {
+            Some(LocalMethod::Eap { .. }) => match (found.id_r, found.eap) {
+                (Some(id), Some(packet)) => EapSession::begin(cx, base, self, id.clone(), packet.to_vec()),
+                _ => {
+                    let failure = base.about(cx).eap_not_wanted();
+                    Ok(self.reject(cx, base, now, failure))
+                }
+            },
+            _ => self.establish(cx, base, now, &payloads),
+        }
+    }
+
+    /// Both are proven.
+    pub(super) fn establish(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        payloads: &[Payload],
+    ) -> Next {
         if let Err(failure) = addresses::take(cx, base, payloads) {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
@@ -322,9 +352,13 @@ impl AwaitingAuthResponse {
         Box::new(established).pump(cx, base, now)
     }
 
-    fn refusal(&self, cx: &Context, base: &Base, notify_type: u16) -> Failure {
+    pub(super) fn refusal(&self, cx: &Context, base: &Base, notify_type: u16) -> Failure {
         let about = base.about(cx);
+        let local = cx.connection(base.connection).map(connections::local_method);
         match (notify_type, &base.local_id) {
+            (notify::AUTHENTICATION_FAILED, _) if matches!(local, Some(LocalMethod::Eap { .. })) => {
+                about.refused_before_eap()
+            }
             (notify::AUTHENTICATION_FAILED, Some(local_id)) => {
                 let asked = match cx.connection(base.connection).map(connections::remote_match) {
                     Some(IdentityMatch::Exactly(id)) => format!("`{id}`"),
@@ -411,7 +445,7 @@ impl VerifyingResponder {
     ) -> Next {
         match done.result {
             JobResult::PeerVerified(Ok(())) if done.id == self.job => {
-                self.awaiting.establish(cx, base, now, &self.payloads)
+                self.awaiting.proceed(cx, base, now, self.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
                 let failure = base.about(cx).peer_rejected(&rejection);

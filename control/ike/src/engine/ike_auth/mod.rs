@@ -1,7 +1,9 @@
 //! IKE_AUTH (RFC 7296 §1.2, §2.15): who both ends are, proven over the IKE_SA_INIT messages with a pre-shared key or a
-//! signature, and the first CHILD SA.
+//! signature, or with EAP, and the first CHILD SA.
 
 pub(super) mod certificates;
+pub(super) mod eap_initiator;
+pub(super) mod eap_responder;
 pub(super) mod initiator;
 pub(super) mod ppk;
 pub(super) mod responder;
@@ -97,6 +99,7 @@ struct AuthPayloads<'a> {
     id_i: Option<&'a IdPayload>,
     id_r: Option<&'a IdPayload>,
     auth: Option<(u8, &'a [u8])>,
+    eap: Option<&'a [u8]>,
 }
 
 impl<'a> AuthPayloads<'a> {
@@ -107,6 +110,7 @@ impl<'a> AuthPayloads<'a> {
                 Payload::IdI(id) => found.id_i = found.id_i.or(Some(id)),
                 Payload::IdR(id) => found.id_r = found.id_r.or(Some(id)),
                 Payload::Auth { method, data } => found.auth = found.auth.or(Some((*method, data))),
+                Payload::Eap(packet) => found.eap = found.eap.or(Some(packet)),
                 _ => {}
             }
         }

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use super::eap_responder::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
+use crate::auth::Authorization;
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
@@ -146,8 +148,8 @@ impl DerivingForAuth {
 /// Awaits an IKE_AUTH request that decrypts.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthRequest {
-    channel: Channel,
-    record: InitRecord,
+    pub(super) channel: Channel,
+    pub(super) record: InitRecord,
     /// Additional key exchanges that have to come first.
     additional: VecDeque<KeMethod>,
 }
@@ -164,23 +166,47 @@ impl AwaitingAuthRequest {
         now: Instant,
         inbound: &Inbound<'_>,
     ) -> Next {
+        let mut payloads = match self.next_request(cx, base, now, inbound)? {
+            Came::Request(payloads) => payloads,
+            Came::KeyExchange(method, payloads) => {
+                return AnsweringIntermediate::begin(cx, base, self, method, &payloads);
+            }
+            Came::Nothing => return Ok(State::AwaitingAuthRequest(self)),
+            Came::GivingUp => {
+                let failure = base.about(cx).missing("first protected", "the IKE_AUTH exchange type");
+                return Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure));
+            }
+        };
+        self.take_ppk(cx, &mut payloads);
+        let about = About { connection: None, remote: Some(base.remote) };
+        let candidates = self.candidates(cx, base);
+        self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
+    }
+
+    /// What a message is to an IKE SA that awaits IKE_AUTH. An authentic one that makes no sense ends it.
+    pub(super) fn next_request(
+        &mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        inbound: &Inbound<'_>,
+    ) -> Result<Came, Box<Closed>> {
         match self.channel.receive(cx, base, inbound) {
             Incoming::Request(ExchangeType::IkeIntermediate, payloads) if !self.additional.is_empty() => {
-                match self.additional.pop_front() {
-                    Some(method) => AnsweringIntermediate::begin(cx, base, self, method, &payloads),
-                    None => Ok(State::AwaitingAuthRequest(self)),
-                }
+                Ok(self
+                    .additional
+                    .pop_front()
+                    .map_or(Came::Nothing, |method| Came::KeyExchange(method, payloads)))
             }
             Incoming::Request(ExchangeType::IkeAuth, _) if !self.additional.is_empty() => {
                 let failure = base.about(cx).missing("IKE_AUTH", "the IKE_INTERMEDIATE exchanges before it");
                 Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure))
             }
-            Incoming::Request(ExchangeType::IkeAuth, mut payloads) => {
-                self.take_ppk(cx, &mut payloads);
-                let about = About { connection: None, remote: Some(base.remote) };
-                let candidates = self.candidates(cx, base);
-                self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
+            Incoming::Request(ExchangeType::IkeAuth, payloads) => {
+                base.progress = now;
+                Ok(Came::Request(payloads))
             }
+            Incoming::Request(ExchangeType::Informational, _) => Ok(Came::GivingUp),
             Incoming::Request(..) => {
                 let failure = base.about(cx).missing("first protected", "the IKE_AUTH exchange type");
                 Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure))
@@ -195,9 +221,7 @@ impl AwaitingAuthRequest {
                 };
                 Err(self.refuse(cx, base, notify_type, data, failure))
             }
-            Incoming::Response(_) | Incoming::BadResponse(_) | Incoming::Nothing => {
-                Ok(State::AwaitingAuthRequest(self))
-            }
+            Incoming::Response(_) | Incoming::BadResponse(_) | Incoming::Nothing => Ok(Came::Nothing),
         }
     }
 
@@ -265,7 +289,7 @@ impl AwaitingAuthRequest {
                     let data = auth_data(&self.channel, &self.record, Role::Responder, &id, &key.secret);
                     let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
                     let answer = vec![Payload::IdR(id), auth];
-                    return self.establish(cx, base, now, identified, answer, &payloads);
+                    return self.proceed(cx, base, now, identified, answer, payloads);
                 }
                 None => about.no_shared_key(local_id, remote_id),
             },
@@ -290,12 +314,31 @@ impl AwaitingAuthRequest {
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
             }
+            LocalMethod::Eap { .. } => about.eap_needs_initiator(),
         };
         Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
     }
 
+    /// We have proven who we are. Whom EAP authenticates has not yet.
+    fn proceed(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        identified: Identified,
+        answer: Vec<Payload>,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        match cx.connection(identified.connection).map(connections::remote_method) {
+            Some(RemoteMethod::Eap { .. }) => {
+                Ok(EapSession::begin(cx, base, self, identified, answer, payloads))
+            }
+            _ => self.establish(cx, base, now, identified, answer, &payloads),
+        }
+    }
+
     /// Both are proven.
-    fn establish(
+    pub(super) fn establish(
         mut self,
         cx: &mut Context,
         base: &mut Base,
@@ -305,24 +348,22 @@ impl AwaitingAuthRequest {
         payloads: &[Payload],
     ) -> Next {
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
-        let Identified { connection, local_id, remote_id } = identified;
+        let Identified { connection, local_id, remote_id, authorization } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
-        let others = cx.index.of_identities(&(local_id.clone(), remote_id.clone()));
-        if unique == Unique::Keep && !initial && !others.is_empty() {
+        base.connection = connection;
+        base.local_id = Some(local_id);
+        base.remote_id = Some(remote_id.clone());
+        base.authorization = authorization;
+        let identities = base.identities();
+        let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
+        if unique == Unique::Keep && !initial && others.is_some_and(|others| !others.is_empty()) {
             let failure = base.about(cx).not_unique(&remote_id);
             return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
         }
-        base.connection = connection;
-        base.local_id = Some(local_id.clone());
-        base.remote_id = Some(remote_id.clone());
-        if initial && unique != Unique::Never {
-            cx.effects.push_back(Effect::InitialContact {
-                kept: base.id,
-                local_id,
-                remote_id,
-                before: base.created,
-            });
+        if let (Some(identities), true) = (identities, initial && unique != Unique::Never) {
+            let (kept, before) = (base.id, base.created);
+            cx.effects.push_back(Effect::InitialContact { kept, identities, before });
         }
         let mut established = Established::begin(cx, base, now, self.channel);
         established.answer_first_child(cx, base, answer, payloads, &self.record);
@@ -387,7 +428,9 @@ impl AwaitingAuthRequest {
         };
         let about = About { connection: Some(connection.name.clone()), ..about.clone() };
         let local_id = connections::local_identity(connection, local_ip);
-        let identified = Identified { connection: index, local_id, remote_id: peer.clone() };
+        let authorization = Authorization::default();
+        let remote_id = peer.clone();
+        let identified = Identified { connection: index, local_id, remote_id, authorization };
         if connection.ppk.required && !self.channel.is_mixed() {
             return refused(about.ppk_not_used());
         }
@@ -410,6 +453,7 @@ impl AwaitingAuthRequest {
                 let request = verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads);
                 Ok((identified, Some(request)))
             }
+            (RemoteMethod::Eap { .. }, None) => Ok((identified, None)),
             (wanted, found) => {
                 let method = method_name(found.map(|(method, _)| method));
                 refused(about.other_auth_method(&method, wanted))
@@ -420,10 +464,24 @@ impl AwaitingAuthRequest {
 
 /// Whether a peer may authenticate with that AUTH method.
 fn takes(wanted: &RemoteMethod, method: Option<u8>) -> bool {
-    method.is_some_and(|method| match wanted {
-        RemoteMethod::Psk => method == SHARED_KEY_MIC,
-        RemoteMethod::Pubkey(_) => is_signature(method),
-    })
+    match wanted {
+        RemoteMethod::Psk => method == Some(SHARED_KEY_MIC),
+        RemoteMethod::Pubkey(_) => method.is_some_and(is_signature),
+        RemoteMethod::Eap { .. } => method.is_none(),
+    }
+}
+
+/// What has come.
+#[derive(Debug)]
+pub(super) enum Came {
+    /// The next IKE_AUTH request, to be answered.
+    Request(Vec<Payload>),
+    /// An additional key exchange, to be answered. None is left once IKE_AUTH has begun.
+    KeyExchange(KeMethod, Vec<Payload>),
+    /// An INFORMATIONAL request, to be answered: nothing can be said in one yet but that the peer does not go on.
+    GivingUp,
+    /// Nothing new.
+    Nothing,
 }
 
 /// A request that is being judged.
@@ -439,10 +497,11 @@ struct Attempt {
 
 /// An initiator that a connection was found for.
 #[derive(Debug)]
-struct Identified {
-    connection: usize,
-    local_id: Identity,
-    remote_id: Identity,
+pub(super) struct Identified {
+    pub(super) connection: usize,
+    pub(super) local_id: Identity,
+    pub(super) remote_id: Identity,
+    pub(super) authorization: Authorization,
 }
 
 /// Awaits the judgement of the initiator's proof. A connection that rejects it makes way for the next that the
@@ -504,7 +563,7 @@ impl SigningResponse {
         match done.result {
             JobResult::Signed(Some(data)) if done.id == self.job => {
                 self.answer.push(Payload::Auth { method: self.method, data });
-                self.request.establish(cx, base, now, self.identified, self.answer, &self.payloads)
+                self.request.proceed(cx, base, now, self.identified, self.answer, self.payloads)
             }
             JobResult::Signed(None) if done.id == self.job => {
                 let failure = base.about(cx).not_signed();

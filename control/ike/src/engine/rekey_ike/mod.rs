@@ -77,6 +77,7 @@ fn successor(
     base.authorization = old.authorization.clone();
     base.established = Some(now);
     base.authentication = old.authentication;
+    base.session_end = old.session_end;
     base.original_initiator = old.original_initiator;
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);

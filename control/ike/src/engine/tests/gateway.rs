@@ -11,6 +11,9 @@ use rand_core::SeedableRng as _;
 
 use super::world::{A, B, address};
 use crate::auth;
+use crate::auth::eap::{
+    AaaAnswer, AaaRequest, AaaState, Conversation, Seed, Server, ServerMethod, Step, Turn, UserSecret,
+};
 use crate::crypto;
 use crate::engine::*;
 use crate::pools::Pools;
@@ -29,9 +32,48 @@ pub(super) struct Gateway {
     pub(super) full: bool,
     pub(super) refuses: bool,
     pub(super) crls: Vec<Arc<auth::Crl>>,
+    pub(super) aaa: Aaa,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
     pub(super) pools: Pools,
+}
+
+/// An AAA server: EAP-MSCHAPv2 with one client at a time.
+#[derive(Debug, Default)]
+pub(super) struct Aaa {
+    pub(super) users: Arc<[UserSecret]>,
+    pub(super) authorization: auth::Authorization,
+    pub(super) asked: Vec<AaaQuestion>,
+    conversation: Option<Box<Server>>,
+}
+
+impl Aaa {
+    fn answer(&mut self, question: AaaQuestion) -> AaaAnswer {
+        self.asked.push(question.clone());
+        let AaaRequest { user, packet, state } = question.request;
+        let (server, received) = match state {
+            None => {
+                let id = crate::config::Identity::Fqdn(user);
+                (Box::new(Server::new(ServerMethod::MsChapV2, None, &id, self.users.clone())), Vec::new())
+            }
+            Some(_) => (self.conversation.take().unwrap(), packet),
+        };
+        let turn = Turn { conversation: Conversation::Server(server), received, seed: Seed([3; 32]) };
+        let (Conversation::Server(server), step) = turn.take() else { unreachable!() };
+        self.conversation = Some(server);
+        match step {
+            Step::Send(packet) => {
+                AaaAnswer::Challenge { packet, state: AaaState { server: 0, state: vec![1] } }
+            }
+            Step::Done(outcome) => AaaAnswer::Accept {
+                packet: outcome.packet,
+                msk: outcome.msk,
+                authorization: Box::new(self.authorization.clone()),
+            },
+            Step::Failed { packet, .. } => AaaAnswer::Reject { packet, said: "go away".to_owned() },
+            Step::Ask(_) => unreachable!(),
+        }
+    }
 }
 
 /// A CHILD SA.
@@ -131,6 +173,8 @@ impl Gateway {
             Job::VerifyPeer(request) => {
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
+            Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
+            Job::AskAaa(question) => JobResult::AaaAnswered(Box::new(self.aaa.answer(*question))),
             Job::AssignAddresses(request) => {
                 JobResult::AddressesAssigned(Box::new(self.pools.assign(&request)))
             }

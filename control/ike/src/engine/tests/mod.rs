@@ -8,6 +8,7 @@ mod children;
 mod collide_child;
 mod collide_ike;
 mod deletes;
+mod eap;
 mod establish;
 mod flood;
 mod fragmentation;

@@ -150,6 +150,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             ids: vec![id("a.example"), id("b.example")],
             secret: Secret(b"correct horse battery staple".to_vec()),
         }],
+        users: [].into(),
         ppks: Vec::new(),
         retransmission: Retransmission::default(),
         cookie_threshold: 100,

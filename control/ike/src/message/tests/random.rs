@@ -65,6 +65,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         octets(0..=40).prop_map(Payload::VendorId),
         vec(selector(), 0..=4).prop_map(Payload::TsI),
         vec(selector(), 0..=4).prop_map(Payload::TsR),
+        octets(0..=40).prop_map(Payload::Eap),
         (1..=5_u8, vec((0..0x8000_u16, octets(0..=20)), 0..=5)).prop_map(|(kind, attributes)| {
             let attributes = attributes
                 .into_iter()
@@ -79,8 +80,7 @@ fn payload() -> impl Strategy<Value = Payload> {
             };
             Payload::Cp(Configuration { kind, attributes })
         }),
-        (prop_oneof![Just(48_u8), 54..=255_u8], octets(0..=40))
-            .prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
+        (54..=255_u8, octets(0..=40)).prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
     ]
 }
 

@@ -22,4 +22,10 @@ pub struct Authorization {
     pub session_timeout: Option<Duration>,
     /// The IKE SA ends after so long without traffic in any CHILD SA (Idle-Timeout, RFC 2865 §5.28).
     pub idle_timeout: Option<Duration>,
+    /// What the AAA server wants to be told with every report about the session, in its order (Class, RFC 2865 §5.25).
+    pub class: Vec<Vec<u8>>,
+    /// How often the AAA server wants to hear of the session (Acct-Interim-Interval, RFC 2869 §5.16).
+    pub interim: Option<Duration>,
+    /// Whether it is a session of an AAA server, which is told of its beginning and its end.
+    pub accounted: bool,
 }

@@ -1,0 +1,282 @@
+//! The server of an EAP conversation: asks who the client is where that is wanted, then runs a method with it, or has
+//! an AAA server do so.
+
+use std::sync::Arc;
+
+use super::packet::{self, Code, Packet, kind, kind_name};
+use super::{Msk, Outcome, Rejection, Seed, Step, UserSecret, mschapv2, secret_of};
+use crate::auth::Authorization;
+use crate::config::{Identity, IdentityMatch};
+
+/// Packets of the client in one conversation: certificates in small fragments take many, nothing honest takes more.
+const MAX_PACKETS: u32 = 100;
+
+/// How clients are authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerMethod {
+    /// EAP-MSCHAPv2, with passwords that are configured here.
+    MsChapV2,
+    /// Whatever an AAA server does with them.
+    Aaa,
+}
+
+impl ServerMethod {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MsChapV2 => "eap-mschapv2",
+            Self::Aaa => "eap-radius",
+        }
+    }
+}
+
+/// A question to an AAA server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AaaRequest {
+    /// Who the client says it is.
+    pub user: String,
+    /// The client's packet.
+    pub packet: Vec<u8>,
+    /// What the AAA server gave us with its last challenge, to be given back; `None` with the first question.
+    pub state: Option<AaaState>,
+}
+
+/// What ties the questions of one conversation together at an AAA server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AaaState {
+    /// Which server it is, by its place in the configuration: no other can go on.
+    pub server: usize,
+    /// Its State attribute (RFC 2865 §5.24); empty if it gave none.
+    pub state: Vec<u8>,
+}
+
+/// What an AAA server answers.
+#[derive(Debug)]
+pub enum AaaAnswer {
+    /// The conversation goes on.
+    Challenge {
+        /// For the client.
+        packet: Vec<u8>,
+        /// For the next question.
+        state: AaaState,
+    },
+    /// The client is authenticated.
+    Accept {
+        /// An EAP-Success for the client, if the server sent one.
+        packet: Option<Vec<u8>>,
+        /// The method's key, if it makes one.
+        msk: Option<Msk>,
+        /// What comes with it.
+        authorization: Box<Authorization>,
+    },
+    /// It is not.
+    Reject {
+        /// An EAP-Failure for the client, if the server sent one.
+        packet: Option<Vec<u8>>,
+        /// What the server says about it; may be empty.
+        said: String,
+    },
+    /// No server answered so that we could believe it.
+    Unreachable {
+        /// What was tried, for people.
+        why: String,
+    },
+}
+
+/// A conversation as its server.
+#[derive(Debug)]
+pub struct Server {
+    method: ServerMethod,
+    /// Whom EAP-Identity has to name; `None`: it is not asked, the client is who it says it is in IKE.
+    wanted: Option<IdentityMatch>,
+    user: String,
+    secrets: Arc<[UserSecret]>,
+    /// Of the request under way.
+    identifier: u8,
+    received: u32,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Begun,
+    Identifying,
+    MsChapV2(Box<mschapv2::Server>),
+    Aaa(Option<AaaState>),
+    Ended,
+}
+
+impl Server {
+    /// A conversation with a client that calls itself `id` in IKE. EAP-Identity is asked if `wanted` says whom to expect.
+    pub fn new(
+        method: ServerMethod,
+        wanted: Option<IdentityMatch>,
+        id: &Identity,
+        secrets: Arc<[UserSecret]>,
+    ) -> Self {
+        let (user, identifier) = (id.to_string(), 0);
+        Self { method, wanted, user, secrets, identifier, received: 0, stage: Stage::Begun }
+    }
+
+    /// Who the client is: what it says in IKE until it has said more.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Why the client is refused, once that is decided; it may hear it before it is at its end.
+    pub fn refusal(&self) -> Option<&Rejection> {
+        match &self.stage {
+            Stage::MsChapV2(method) => method.refusal(),
+            _ => None,
+        }
+    }
+
+    /// Takes what the client sent; nothing for the first step.
+    pub(super) fn handle(&mut self, received: &[u8], seed: &Seed) -> Step {
+        if matches!(self.stage, Stage::Begun) {
+            let [identifier, ..] = seed.0;
+            self.identifier = identifier;
+            return match self.wanted {
+                Some(_) => {
+                    self.stage = Stage::Identifying;
+                    self.request(kind::IDENTITY, &[])
+                }
+                None => self.begin_method(seed, None),
+            };
+        }
+        self.received += 1;
+        if self.received > MAX_PACKETS {
+            return self.fail(Rejection::TooLong { packets: MAX_PACKETS });
+        }
+        let found = match Packet::parse(received) {
+            Ok(found) => found,
+            Err(what) => return self.fail(Rejection::Malformed { what }),
+        };
+        let Packet { code: Code::Response, content: Some((kind, data)), .. } = found else {
+            return self
+                .fail(Rejection::Malformed { what: format!("an EAP {:?} to its server", found.code) });
+        };
+        if let Stage::Aaa(state) = &mut self.stage {
+            // Its identifier is the AAA server's to judge.
+            let state = state.take();
+            return self.ask(received.to_vec(), state);
+        }
+        if found.identifier != self.identifier {
+            let what = format!("an EAP response to request {}, not {}", found.identifier, self.identifier);
+            return self.fail(Rejection::Malformed { what });
+        }
+        match (&mut self.stage, kind) {
+            (Stage::Identifying, kind::IDENTITY) => {
+                // RFC 3748 §5.1: options may follow a zero.
+                let name = data.split(|octet| *octet == 0).next().unwrap_or_default();
+                self.user = String::from_utf8_lossy(name).into_owned();
+                match &self.wanted {
+                    Some(wanted) if !accepts(wanted, &self.user) => {
+                        let why = Rejection::OtherUser {
+                            user: self.user.clone(),
+                            wanted: Box::new(wanted.clone()),
+                        };
+                        self.fail(why)
+                    }
+                    _ => self.begin_method(seed, Some(received)),
+                }
+            }
+            (Stage::MsChapV2(method), kind::MSCHAPV2) => match method.handle(data) {
+                mschapv2::Asked::Request(data) => self.request(kind::MSCHAPV2, &data),
+                mschapv2::Asked::Done(msk) => self.succeed("EAP-MSCHAPv2", msk),
+                mschapv2::Asked::Failed(why) => self.fail(why),
+            },
+            (Stage::MsChapV2(_), kind::NAK) => {
+                let offered = kind_name(kind::MSCHAPV2);
+                self.fail(Rejection::OtherMethod { offered, wanted: data.to_vec() })
+            }
+            (_, kind) => self
+                .fail(Rejection::Malformed { what: format!("an {} response out of turn", kind_name(kind)) }),
+        }
+    }
+
+    /// Takes what an AAA server has answered to [`Step::Ask`].
+    pub fn handle_answer(&mut self, answer: AaaAnswer) -> Step {
+        match answer {
+            AaaAnswer::Challenge { packet, state } => {
+                self.identifier = packet.get(1).copied().unwrap_or_default();
+                self.stage = Stage::Aaa(Some(state));
+                Step::Send(packet)
+            }
+            AaaAnswer::Accept { msk: None, .. } => {
+                // Every method that is worth having in IKEv2 makes a key, and without it nothing ties what was
+                // authenticated to this IKE SA (RFC 7296 §2.16).
+                self.fail(Rejection::NoKey { user: self.user.clone() })
+            }
+            AaaAnswer::Accept { packet, msk, authorization } => {
+                self.stage = Stage::Ended;
+                let packet = packet.unwrap_or_else(|| packet::emit_end(Code::Success, self.identifier));
+                let named = authorization.eap_id.unwrap_or_else(|| self.user.clone());
+                let authorization = Authorization { eap_id: Some(named), ..*authorization };
+                Step::Done(Box::new(Outcome {
+                    packet: Some(packet),
+                    msk,
+                    authorization,
+                    method: "EAP by an AAA server",
+                }))
+            }
+            AaaAnswer::Reject { packet, said } => {
+                let why = Rejection::AaaRefused { user: self.user.clone(), said };
+                self.stage = Stage::Ended;
+                let packet = packet.unwrap_or_else(|| packet::emit_end(Code::Failure, self.identifier));
+                Step::Failed { packet: Some(packet), why: Box::new(why) }
+            }
+            AaaAnswer::Unreachable { why } => self.fail(Rejection::AaaUnreachable { why }),
+        }
+    }
+
+    /// `identity`: the client's answer to EAP-Identity, if it was asked.
+    fn begin_method(&mut self, seed: &Seed, identity: Option<&[u8]>) -> Step {
+        match self.method {
+            ServerMethod::MsChapV2 => {
+                let (_, random) = seed.0.split_at(16);
+                let challenge = random.first_chunk().copied().unwrap_or_default();
+                let secret = secret_of(&self.secrets, &self.user);
+                let id = self.identifier.wrapping_add(1);
+                let (method, data) = mschapv2::Server::begin(&self.user, secret, id, challenge);
+                self.stage = Stage::MsChapV2(Box::new(method));
+                self.request(kind::MSCHAPV2, &data)
+            }
+            ServerMethod::Aaa => {
+                // As RFC 3579 §2.1 has it where the authenticator knows the identity already.
+                let made =
+                    || packet::emit(Code::Response, self.identifier, kind::IDENTITY, self.user.as_bytes());
+                let packet = identity.map_or_else(made, <[u8]>::to_vec);
+                self.ask(packet, None)
+            }
+        }
+    }
+
+    fn ask(&mut self, packet: Vec<u8>, state: Option<AaaState>) -> Step {
+        self.stage = Stage::Aaa(None);
+        Step::Ask(Box::new(AaaRequest { user: self.user.clone(), packet, state }))
+    }
+
+    fn request(&mut self, kind: u8, data: &[u8]) -> Step {
+        self.identifier = self.identifier.wrapping_add(1);
+        Step::Send(packet::emit(Code::Request, self.identifier, kind, data))
+    }
+
+    fn succeed(&mut self, method: &'static str, msk: Option<Msk>) -> Step {
+        self.stage = Stage::Ended;
+        let packet = Some(packet::emit_end(Code::Success, self.identifier));
+        let authorization = Authorization { eap_id: Some(self.user.clone()), ..Authorization::default() };
+        Step::Done(Box::new(Outcome { packet, msk, authorization, method }))
+    }
+
+    fn fail(&mut self, why: Rejection) -> Step {
+        self.stage = Stage::Ended;
+        let packet = Some(packet::emit_end(Code::Failure, self.identifier));
+        Step::Failed { packet, why: Box::new(why) }
+    }
+}
+
+/// Whether a user's name is one that is wanted.
+fn accepts(wanted: &IdentityMatch, user: &str) -> bool {
+    matches!(wanted, IdentityMatch::Any) || user.parse::<Identity>().is_ok_and(|id| wanted.accepts(&id))
+}

@@ -1,0 +1,187 @@
+//! Conversations of both ends, and what may go wrong in them. That others agree is shown against strongSwan and
+//! FreeRADIUS.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::packet::{Code, Packet, emit, emit_end, kind};
+use super::*;
+use crate::config::{Identity, IdentityMatch};
+
+fn users() -> Arc<[UserSecret]> {
+    let user = |name: &str, ids: &[&str], password: &str| UserSecret {
+        name: name.to_owned(),
+        ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        secret: Secret(password.as_bytes().to_vec()),
+    };
+    [user("eap-any", &[], "anyone's"), user("eap-carol", &["carol"], "carol's")].into()
+}
+
+fn server(wanted: Option<IdentityMatch>) -> Server {
+    Server::new(ServerMethod::MsChapV2, wanted, &Identity::Fqdn("device".to_owned()), users())
+}
+
+fn client(user: &str, password: &str) -> Client {
+    Client::new(ClientMethod::MsChapV2, user.to_owned(), Secret(password.as_bytes().to_vec()))
+}
+
+const SEED: Seed = Seed([7; 32]);
+
+/// Both to their ends, the server's first.
+fn talk(server: &mut Server, client: &mut Client) -> (Step, Step) {
+    let mut from_server = server.handle(&[], &SEED);
+    loop {
+        match from_server {
+            Step::Send(packet) => match client.handle(&packet, &SEED) {
+                Step::Send(answer) => from_server = server.handle(&answer, &SEED),
+                end => return (Step::Send(packet), end),
+            },
+            Step::Done(ref outcome) => {
+                let end = client.handle(outcome.packet.as_ref().unwrap(), &SEED);
+                return (from_server, end);
+            }
+            Step::Failed { ref packet, .. } => {
+                let end = client.handle(packet.as_ref().unwrap(), &SEED);
+                return (from_server, end);
+            }
+            Step::Ask(_) => panic!("nobody to ask"),
+        }
+    }
+}
+
+fn codes(server: Option<IdentityMatch>, mut client: Client) -> (&'static str, &'static str) {
+    let code = |step: Step| match step {
+        Step::Failed { why, .. } => why.code(),
+        _ => "",
+    };
+    let (server, client) = talk(&mut self::server(server), &mut client);
+    (code(server), code(client))
+}
+
+#[test]
+fn a_user_is_who_he_says_in_eap_where_that_is_asked() {
+    let (Step::Done(server), Step::Done(client)) =
+        talk(&mut server(Some(IdentityMatch::Any)), &mut client("Carol", "carol's"))
+    else {
+        panic!()
+    };
+    assert_eq!(server.authorization.eap_id.as_deref(), Some("Carol"));
+    assert!(server.msk.is_some() && server.msk == client.msk);
+}
+
+#[test]
+fn a_user_is_who_he_says_in_ike_where_that_is_not_asked() {
+    let (Step::Done(server), Step::Done(_)) = talk(&mut server(None), &mut client("x", "anyone's")) else {
+        panic!()
+    };
+    assert_eq!(server.authorization.eap_id.as_deref(), Some("device"));
+}
+
+#[test]
+fn the_password_of_a_user_is_preferred_to_anyones() {
+    let any = || Some(IdentityMatch::Any);
+    assert_eq!(codes(any(), client("dave", "anyone's")), ("", ""));
+    assert_eq!(codes(any(), client("carol", "anyone's")), ("EAP_WRONG_PASSWORD", "EAP_REFUSED"));
+}
+
+#[test]
+fn another_user_than_the_wanted_is_refused_before_his_password_is_asked() {
+    let wanted = Some("*@example.org".parse().unwrap());
+    assert_eq!(codes(wanted.clone(), client("dave@example.org", "anyone's")), ("", ""));
+    assert_eq!(codes(wanted, client("dave@example.net", "anyone's")), ("ID_UNEXPECTED", "EAP_REFUSED"));
+}
+
+#[test]
+fn a_method_that_the_other_end_does_not_do_is_named() {
+    let mut server = server(None);
+    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let nak = emit(Code::Response, request[1], kind::NAK, &[kind::TLS, kind::PEAP]);
+    let Step::Failed { packet, why } = server.handle(&nak, &SEED) else { panic!() };
+    assert_eq!(why.to_string(), "it does not want EAP-MSCHAPv2, but EAP-TLS or PEAP");
+    assert_eq!(packet, Some(emit_end(Code::Failure, request[1])));
+    let Step::Send(nak) = client("x", "y").handle(&emit(Code::Request, 3, kind::TLS, &[0x20]), &SEED) else {
+        panic!()
+    };
+    assert_eq!(nak, emit(Code::Response, 3, kind::NAK, &[kind::MSCHAPV2]));
+}
+
+#[test]
+fn success_before_any_proof_is_no_success() {
+    let Step::Failed { why, .. } = client("x", "y").handle(&emit_end(Code::Success, 1), &SEED) else {
+        panic!()
+    };
+    assert_eq!(*why, Rejection::Premature);
+}
+
+#[test]
+fn a_response_to_another_request_is_refused() {
+    let mut server = server(Some(IdentityMatch::Any));
+    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let old = emit(Code::Response, request[1].wrapping_sub(1), kind::IDENTITY, b"carol");
+    assert!(matches!(server.handle(&old, &SEED), Step::Failed { .. }));
+}
+
+#[test]
+fn an_aaa_server_is_asked_and_believed() {
+    let id = Identity::Fqdn("device".to_owned());
+    let mut server = Server::new(ServerMethod::Aaa, Some(IdentityMatch::Any), &id, users());
+    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let identity = emit(Code::Response, request[1], kind::IDENTITY, b"carol");
+    let Step::Ask(question) = server.handle(&identity, &SEED) else { panic!() };
+    let expected = AaaRequest { user: "carol".to_owned(), packet: identity, state: None };
+    assert_eq!(*question, expected);
+    let state = AaaState { server: 1, state: vec![9] };
+    let challenge = emit(Code::Request, 200, kind::TLS, &[0x20]);
+    let answer = AaaAnswer::Challenge { packet: challenge.clone(), state: state.clone() };
+    let Step::Send(passed) = server.handle_answer(answer) else { panic!() };
+    assert_eq!(passed, challenge);
+    let response = emit(Code::Response, 200, kind::TLS, &[0]);
+    let Step::Ask(question) = server.handle(&response, &SEED) else { panic!() };
+    assert_eq!((question.packet, question.state), (response, Some(state)));
+    let authorization =
+        Box::new(Authorization { groups: vec!["staff".to_owned()], ..Authorization::default() });
+    let accept = AaaAnswer::Accept { packet: None, msk: Msk::new(vec![1; 64]), authorization };
+    let Step::Done(outcome) = server.handle_answer(accept) else { panic!() };
+    assert_eq!(outcome.packet, Some(emit_end(Code::Success, 200)));
+    assert_eq!(outcome.authorization.groups, ["staff"]);
+    assert_eq!(outcome.authorization.eap_id.as_deref(), Some("carol"));
+}
+
+/// Without the method's key, whoever sits between client and server could be the one that we talk to.
+#[test]
+fn an_acceptance_without_a_key_is_none() {
+    let id = Identity::Fqdn("device".to_owned());
+    let mut server = Server::new(ServerMethod::Aaa, None, &id, users());
+    let Step::Ask(question) = server.handle(&[], &SEED) else { panic!() };
+    let made = Packet::parse(&question.packet).unwrap();
+    assert_eq!((made.code, made.content), (Code::Response, Some((kind::IDENTITY, b"device".as_slice()))));
+    let accept = AaaAnswer::Accept { packet: None, msk: None, authorization: Box::default() };
+    let Step::Failed { why, .. } = server.handle_answer(accept) else { panic!() };
+    assert_eq!(why.code(), "AAA_NO_KEY");
+}
+
+#[test]
+fn endless_conversations_end() {
+    let mut client = client("x", "y");
+    let notification = emit(Code::Request, 1, kind::NOTIFICATION, b"patience");
+    let steps =
+        (0..1000).take_while(|_| matches!(client.handle(&notification, &SEED), Step::Send(_))).count();
+    assert_eq!(steps, 100);
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics_whatever_comes(octets: Vec<u8>, kind in prop_oneof![Just(1_u8), Just(3), Just(26), any::<u8>()], data: Vec<u8>) {
+        _ = Packet::parse(&octets);
+        let mut server = server(None);
+        let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+        _ = server.handle(&octets, &SEED);
+        let mut server = self::server(None);
+        _ = server.handle(&[], &SEED);
+        _ = server.handle(&emit(Code::Response, request[1], kind, &data), &SEED);
+        let mut client = client("x", "y");
+        _ = client.handle(&octets, &SEED);
+        _ = client.handle(&emit(Code::Request, 1, kind, &data), &SEED);
+    }
+}

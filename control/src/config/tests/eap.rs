@@ -1,0 +1,74 @@
+//! EAP in the configuration.
+
+use portcullis_ike::auth::eap::{ClientMethod, ServerMethod};
+use portcullis_ike::config::{IdentityMatch, LocalMethod, RemoteMethod};
+
+use super::*;
+
+const USERS: &str = "[secrets.eap-carol]\nid = [\"carol\", \"carol@example.org\"]\nsecret = \"violets\"\n";
+
+/// A connection with these rounds, and what follows it.
+fn text(local: &str, remote: &str, more: &str) -> String {
+    format!(
+        "[gateway]\n[[gateway.interfaces]]\nname = \"a\"\nrole = \"outside\"\n\
+         [[gateway.interfaces]]\nname = \"b\"\nrole = \"inside\"\n\
+         [connections.site]\nremote_addrs = \"192.0.2.1\"\nlocal = {{ {local} }}\nremote = {{ {remote} }}\n\
+         [connections.site.children.net]\n{more}"
+    )
+}
+
+const KEY: &str = "[secrets.ike]\nsecret = \"a secret that is long enough\"\n";
+
+fn findings(local: &str, remote: &str, more: &str) -> String {
+    let found = match Config::parse(&text(local, remote, more), Path::new("/nowhere")) {
+        Ok((_, findings)) | Err(findings) => findings,
+    };
+    found.iter().map(|finding| format!("{finding}\n")).collect()
+}
+
+#[test]
+fn users_and_methods_are_read() {
+    let gateway = text(
+        "auth = \"psk\"",
+        "auth = \"eap-mschapv2\", eap_id = \"*@example.org\"",
+        &format!("{KEY}{USERS}"),
+    );
+    let (config, findings) = Config::parse(&gateway, Path::new("/nowhere")).unwrap();
+    let eap_id: IdentityMatch = "*@example.org".parse().unwrap();
+    let expected = RemoteMethod::Eap { method: ServerMethod::MsChapV2, eap_id: Some(eap_id) };
+    assert_eq!(config.engine.connections[0].remote[0].auth, expected);
+    assert_eq!(config.engine.users[0].ids, ["carol", "carol@example.org"]);
+    assert!(findings.iter().any(|finding| finding.to_string().contains("can pass for us")), "{findings:?}");
+    let client = text("auth = \"eap\", eap_id = \"carol\"", "auth = \"psk\"", &format!("{KEY}{USERS}"));
+    let (config, _) = Config::parse(&client, Path::new("/nowhere")).unwrap();
+    let expected = LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id: Some("carol".to_owned()) };
+    assert_eq!(config.engine.connections[0].local[0].auth, expected);
+}
+
+#[test]
+fn what_cannot_work_is_said() {
+    let (psk, eap) = ("auth = \"psk\"", "auth = \"eap-mschapv2\", eap_id = \"carol\"");
+    let both = format!("{KEY}{USERS}");
+    for (local, remote, more, said) in [
+        (psk, eap, KEY, "but there are none"),
+        (eap, psk, KEY, "no `[secrets.eap-NAME]` is for him"),
+        ("auth = \"eap\"", psk, both.as_str(), "names no user"),
+        (eap, eap, both.as_str(), "are both EAP"),
+        (psk, "auth = \"eap-sim\"", both.as_str(), "is no EAP method that this version does"),
+        (psk, "auth = \"psk\", eap_id = \"x\"", both.as_str(), "belongs to EAP"),
+        (psk, "auth = \"eap-mschapv2\", cacerts = \"x\"", both.as_str(), "belongs to public keys"),
+        (psk, psk, "[secrets.eap-x]\nsecret = \"y\"\n", "`id` is missing"),
+        (psk, psk, "[secrets.eap-x]\nid = \"y\"\n", "`secret` is missing"),
+        (psk, eap, &format!("start_action = \"start\"\n{both}"), "only an end that initiates"),
+    ] {
+        let found = findings(local, remote, more);
+        assert!(found.contains(said), "{local} {remote} {more}: {found}");
+    }
+}
+
+#[test]
+fn a_password_is_in_no_error_and_no_debug_output() {
+    let text = text("auth = \"psk\"", "auth = \"eap-mschapv2\"", &format!("{KEY}{USERS}"));
+    let (config, _) = Config::parse(&text, Path::new("/nowhere")).unwrap();
+    assert!(!format!("{config:?}").contains("violets"));
+}
