@@ -5,6 +5,7 @@ mod explain;
 mod import;
 mod pki;
 mod print;
+mod probe;
 mod top;
 
 use std::io::Write;
@@ -54,6 +55,8 @@ enum Command {
     Ask(Ask),
     /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
     Explain(explain::ExplainArgs),
+    /// Ask a live IKE responder what it accepts, and print a configuration that would match.
+    Probe(probe::ProbeArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Look at the machine before traffic does: every finding with its fix.
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
+        Command::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };

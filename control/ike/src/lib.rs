@@ -6,6 +6,7 @@
 //! - [`auth`]: certificates, raw public keys, signatures.
 //! - [`config`]: what a connection and its children want.
 //! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
+//! - [`probe`]: asks a responder what it accepts.
 //! - [`engine`]: the state machine. Start there.
 
 pub mod auth;
@@ -14,5 +15,6 @@ pub mod crypto;
 pub mod engine;
 mod identity;
 pub mod message;
+pub mod probe;
 pub mod proposal;
 pub mod verdict;

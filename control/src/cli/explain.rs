@@ -1,12 +1,16 @@
 //! `portcullis explain`: why it does not work, and what to change.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use portcullis_ike::verdict::Reason;
+use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{IkeSa, VerdictReport};
+use crate::capture::{self, Keys};
 use crate::explain::{self, Page, Style};
 
 /// `portcullis explain`.
@@ -28,6 +32,15 @@ enum What {
     },
     /// What went wrong last.
     Last(Output),
+    /// What somebody else's negotiation in a capture file came to: what each side wanted, and where it broke.
+    Capture {
+        /// A pcap or pcapng file with the packets of UDP 500 and 4500.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Keys of IKE SAs, as in Wireshark's `ikev2_decryption_table`.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+    },
     /// What a reason code means.
     Reason {
         /// The code, such as PSK_MISMATCH; none: all of them.
@@ -61,6 +74,7 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
                 None => page.line(&[(Style::Good, "no exchange has failed since the daemon was started")]),
             })
         }
+        What::Capture { file, keys } => capture(&file, keys.as_deref()),
         What::Reason { code } => {
             super::print(&match code {
                 Some(reason) => reason.text().to_owned(),
@@ -69,6 +83,27 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
             Ok(())
         }
     }
+}
+
+fn capture(path: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
+    let keys = match keys {
+        Some(keys) => {
+            let text =
+                std::fs::read_to_string(keys).with_context(|| format!("cannot read {}", keys.display()))?;
+            Keys::parse(&Zeroizing::new(text)).with_context(|| format!("{} holds no keys", keys.display()))?
+        }
+        None => Keys::default(),
+    };
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let reading = capture::read(file).with_context(|| path.display().to_string())?;
+    let conversations = capture::conversations(&reading, &keys);
+    let text = drawn(|page| {
+        for conversation in &conversations {
+            page.gap();
+            capture::draw(page, conversation, &capture::judge(conversation, &conversations, &reading));
+        }
+    });
+    Ok(super::print(&text)?)
 }
 
 fn write<T: serde::Serialize>(

@@ -64,6 +64,7 @@ use portcullis_ipsec::Spi;
 
 pub use api::*;
 pub use authorization::Authorization;
+pub use failure::notify_name;
 pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
@@ -72,6 +73,8 @@ use channel::{Linger, RequestDigest, digest, send};
 use context::{Context, Effect};
 use failure::About;
 use ike_sa_init::cookie::Cookies;
+#[cfg(test)]
+pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};

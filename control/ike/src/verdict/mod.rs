@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use evidence::{Candidate, Check, ChildSelectors, Evidence, Selector, SelectorTable, Silence};
 pub use fix::{Fix, Place, libreswan_esp, libreswan_ike, quoted, toml_list};
+pub(crate) use proposals::weakness;
 pub use proposals::{ProposalRow, ProposalTable, Protocol, TransformKind};
 pub use reason::{Kind, Reason, UnknownReason};
 

@@ -6,6 +6,7 @@ mod children;
 mod collide_child;
 mod collide_ike;
 mod deletes;
+mod discretion;
 mod establish;
 mod gateway;
 mod hands;
