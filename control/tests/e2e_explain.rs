@@ -17,7 +17,8 @@ fn explained(name: &str, a: &SiteConfig, b: &SiteConfig, both_begin: bool) -> Re
     let sites = Sites::new(name)?;
     let file = sites.a.dir().join("failed.pcap");
     let file = file.to_str().unwrap_or_default();
-    let words = ["tcpdump", "-U", "-ni", "outside0", "-w", file, "udp port 500 or udp port 4500"];
+    let words =
+        ["tcpdump", "--immediate-mode", "-U", "-ni", "outside0", "-w", file, "udp port 500 or udp port 4500"];
     let mut tcpdump = sites.a.spawn_words(words)?;
     tcpdump.wait_line("listening on", SOON)?;
     let swan_a = StrongSwan::start_with(&sites.a, &a.swanctl(), HASTY)?;

@@ -120,7 +120,7 @@ impl Probe {
         let (about, cookie) = match self.asked.take() {
             // Asked again with the cookie that the responder wants.
             Some(Asked { about, cookie: Some(cookie), .. }) => (about, Some(cookie)),
-            _ => (self.pending.pop()?, None),
+            _ => (self.next()?, None),
         };
         if self.questions >= MOST_QUESTIONS {
             return None;
@@ -296,11 +296,24 @@ impl Probe {
             face.iter().any(|payload| matches!(payload, Payload::Notify(found) if found.notify_type == kind))
         };
         let by = "the notifications that it sends".to_owned();
-        match (has(MULTIPLE_AUTH), has(CHILDLESS), has(notify::IKEV2_FRAGMENTATION_SUPPORTED)) {
-            (true, true, true) => Some(("strongSwan", by)),
-            (true, false, _) => Some(("strongSwan, an old one", by)),
-            (false, false, true) => Some(("libreswan or a device of a large maker", by)),
+        match (has(MULTIPLE_AUTH), has(CHILDLESS)) {
+            (true, true) => Some(("strongSwan", by)),
+            (true, false) => Some(("strongSwan, an old one", by)),
             _ => None,
+        }
+    }
+
+    /// What is asked next. Integrity algorithms are of no interest where only AEADs are accepted.
+    fn next(&mut self) -> Option<About> {
+        loop {
+            let about = self.pending.pop()?;
+            let integrity = matches!(about, About::One(found) if found.transform_type == types::INTEG);
+            let classic = |(found, accepted): &(Transform, Option<bool>)| {
+                found.transform_type == types::ENCR && !is_aead(*found) && *accepted == Some(true)
+            };
+            if !integrity || self.findings.iter().any(classic) {
+                return Some(about);
+            }
         }
     }
 

@@ -115,6 +115,9 @@ fn answers(page: &mut Page, probe: &Probe, remote: SocketAddr, asked: &str) {
     }
     let findings = probe.findings();
     for kind in [1, 3, 2, 4] {
+        if !findings.iter().any(|finding| finding.transform_type == kind) {
+            continue;
+        }
         page.gap();
         page.indented(2, |page| {
             page.line(&[(Style::Strong, TransformKind::of(kind).name())]);
