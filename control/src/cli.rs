@@ -15,9 +15,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -99,10 +100,18 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Address pools: how full they are; with `--leases` also whose each address is.
+    Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
     Initiate(TargetArgs),
     /// Close a connection, or one of its children.
     Terminate(TargetArgs),
+    /// Put the configuration on disk in force, whole or not at all; what did not change is left alone.
+    Reload {
+        /// Only print what would change.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
@@ -114,6 +123,15 @@ struct Format {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct PoolsArgs {
+    /// List every lease.
+    #[arg(long)]
+    leases: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -176,26 +194,26 @@ fn report(error: &anyhow::Error) {
 
 fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
     logging::init(log_format);
-    let config = load(path)?;
-    daemon::run(config, path)?;
+    let (config, text) = load(path)?;
+    daemon::run(config, path, text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    let config = load(path)?;
+    let (config, _) = load(path)?;
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
     print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads a configuration and prints its warnings.
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let (config, warnings) = Config::load(path)?;
+/// Loads a configuration, with its text, and prints its warnings.
+fn load(path: &Path) -> anyhow::Result<(Config, Zeroizing<String>)> {
+    let (config, warnings, text) = Config::load_text(path)?;
     for warning in warnings {
         eprintln!("{}:{warning}", path.display());
     }
-    Ok(config)
+    Ok((config, text))
 }
 
 /// For bash, zsh and fish as packages install them.
@@ -244,6 +262,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
         }
+        Ask::Pools(args) => {
+            let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
+            if args.format.json { json(&pools) } else { Ok(print::pools(&pools, args.leases)) }
+        }
         Ask::Initiate(args) => {
             let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;
             Ok(print::established(&children))
@@ -251,6 +273,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
+        }
+        Ask::Reload { dry_run } => {
+            let done: Reloaded = client.post("/v1/reload", &Reload { dry_run }).await?;
+            Ok(print::reloaded(&done))
         }
         Ask::Rekey(args) => {
             let () = client.post("/v1/rekey", &args.target()).await?;

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use portcullis_gateway::dataplane::{DataplaneStats, WorkerStats};
 use portcullis_ike::config::{LocalMethod, StartAction};
+use portcullis_ike::pools::PoolUsage;
 
 use crate::api::types::IkeSa;
 use crate::config::Config;
@@ -44,9 +45,9 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
 type Pick = fn(&WorkerStats) -> u64;
 
 /// Everything that a page tells.
-pub(crate) struct Measured<'d> {
+pub(crate) struct Measured {
     /// The configuration in force.
-    pub(crate) config: &'d Config,
+    pub(crate) config: Arc<Config>,
     /// When the daemon was ready.
     pub(crate) started: SystemTime,
     /// IKE.
@@ -59,11 +60,13 @@ pub(crate) struct Measured<'d> {
     pub(crate) rounds: Vec<u64>,
     /// Processor time of each worker.
     pub(crate) cpu: Vec<std::time::Duration>,
+    /// Address pools.
+    pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
 }
 
-impl Measured<'_> {
+impl Measured {
     fn families(&self) -> Vec<Family> {
         let mut families = vec![
             Family::gauge("build_info", "The version that runs, and the AEAD engine chosen at start")
@@ -73,6 +76,7 @@ impl Measured<'_> {
         ];
         families.extend(self.ike());
         families.extend(self.connections());
+        families.push(self.pools());
         families.extend(self.packets());
         families.extend(self.resources());
         families
@@ -153,6 +157,21 @@ impl Measured<'_> {
             }
         }
         vec![configured, sas, bytes, packets, self.certificates()]
+    }
+
+    /// Addresses of each pool; the states add up to its size.
+    fn pools(&self) -> Family {
+        let mut addresses = Family::gauge("pool_addresses", "Addresses of each pool by state");
+        for pool in &self.pools {
+            let taken = (pool.online + pool.offline) as u128;
+            let free = u64::try_from(pool.size.saturating_sub(taken)).unwrap_or(u64::MAX);
+            let name = pool.name.as_str();
+            addresses = addresses
+                .with(&[("pool", name), ("state", "online")], pool.online)
+                .with(&[("pool", name), ("state", "offline")], pool.offline)
+                .with(&[("pool", name), ("state", "free")], free);
+        }
+        addresses
     }
 
     /// When the first of our own certificates ends, by connection.

@@ -112,8 +112,8 @@ fn the_service_manager_hears_of_start_reload_and_stop() -> Result<()> {
     for (append, expected) in [
         ("", "the configuration is unchanged"),
         ("\n# a comment\n", "the configuration is unchanged"),
-        ("\n[ike]\nkeep_alive = 7\n", "restart to apply it"),
-        ("\nnonsense = 1\n", "a restart would fail"),
+        ("\n[ike]\nkeep_alive = 7\n", "the configuration was reloaded"),
+        ("\nnonsense = 1\n", "was refused, and the one before is in force"),
     ] {
         let text = std::fs::read_to_string(&place.config).map_err(LabError::io("read it"))?;
         std::fs::write(&place.config, text + append).map_err(LabError::io("change it"))?;

@@ -2,7 +2,10 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 
-use crate::maps::{ADDRESSES_V4, ADDRESSES_V6, LOCAL_V4, LOCAL_V6, REMOTE_V4, REMOTE_V6, V4, V6};
+use crate::maps::{
+    ADDRESSES_V4, ADDRESSES_V6, LOCAL_V4, LOCAL_V6, PASS_LOCAL_V4, PASS_LOCAL_V6, PASS_REMOTE_V4,
+    PASS_REMOTE_V6, REMOTE_V4, REMOTE_V6, V4, V6,
+};
 
 /// An address, and what user space has said about it.
 pub trait Address: Copy {
@@ -14,6 +17,10 @@ pub trait Address: Copy {
     fn local(&self) -> Option<u32>;
     /// Length of the longest prefix in the remote trie that holds it.
     fn remote(&self) -> Option<u32>;
+    /// Whether a policy that bypasses has it on its local side.
+    fn passes_locally(&self) -> bool;
+    /// Whether a policy that bypasses has it on its remote side.
+    fn passes_remotely(&self) -> bool;
     /// Whether no router forwards a packet to it.
     fn is_link_scope_destination(&self) -> bool;
     /// Whether no router forwards a packet from it.
@@ -37,6 +44,16 @@ impl Address for V4 {
     #[inline(always)]
     fn remote(&self) -> Option<u32> {
         REMOTE_V4.get(Key::new(Self::BITS, *self)).copied()
+    }
+
+    #[inline(always)]
+    fn passes_locally(&self) -> bool {
+        PASS_LOCAL_V4.get(Key::new(Self::BITS, *self)).is_some()
+    }
+
+    #[inline(always)]
+    fn passes_remotely(&self) -> bool {
+        PASS_REMOTE_V4.get(Key::new(Self::BITS, *self)).is_some()
     }
 
     #[inline(always)]
@@ -69,6 +86,16 @@ impl Address for V6 {
     #[inline(always)]
     fn remote(&self) -> Option<u32> {
         REMOTE_V6.get(Key::new(Self::BITS, *self)).copied()
+    }
+
+    #[inline(always)]
+    fn passes_locally(&self) -> bool {
+        PASS_LOCAL_V6.get(Key::new(Self::BITS, *self)).is_some()
+    }
+
+    #[inline(always)]
+    fn passes_remotely(&self) -> bool {
+        PASS_REMOTE_V6.get(Key::new(Self::BITS, *self)).is_some()
     }
 
     #[inline(always)]

@@ -44,14 +44,16 @@ fn ip<A: Address>(
     let protection = Protection { whole: config.whole != 0 };
     match role {
         Role::Inside => to_worker(ctx, interface, inside(protection, flags, &packet)),
-        Role::Outside => outside(protection, flags, &packet),
+        Role::Outside => {
+            to_worker(ctx, interface, unless_bypassed(outside(protection, flags, &packet), &packet))
+        }
     }
 }
 
 /// Redirects what a worker shall have; other outcomes stay as they are.
 #[inline(always)]
 fn to_worker(ctx: &XdpContext, interface: Interface, outcome: Outcome) -> Outcome {
-    if !matches!(outcome, Outcome::Esp | Outcome::UdpEsp | Outcome::Protected) {
+    if !matches!(outcome, Outcome::Esp | Outcome::UdpEsp | Outcome::Protected | Outcome::Bypassed) {
         return outcome;
     }
     match xsk_index(interface.slot, ctx.rx_queue_index()) {
@@ -137,6 +139,16 @@ fn inside<A: Address>(protection: Protection, flags: u32, packet: &Packet<A>) ->
         Outcome::Protected
     } else {
         Outcome::Transit
+    }
+}
+
+/// A worker looks closer at what would be dropped where a policy bypasses something between these addresses.
+#[inline(always)]
+fn unless_bypassed<A: Address>(outcome: Outcome, packet: &Packet<A>) -> Outcome {
+    if outcome == Outcome::ClearInbound && packet.src.passes_remotely() && packet.dst.passes_locally() {
+        Outcome::Bypassed
+    } else {
+        outcome
     }
 }
 

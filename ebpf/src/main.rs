@@ -7,8 +7,9 @@
 //!
 //! # Terms
 //!
-//! - *local trie*: the prefixes of all policies' `local_ts`; *remote trie*: those of all `remote_ts`. Addresses
-//!   only: protocols and ports are the workers' matter, which hand to the kernel what no policy protects.
+//! - *local trie*: the prefixes of the `local_ts` of all policies but those that bypass; *remote trie*: those of
+//!   their `remote_ts`; *pass tries*: the same two of the policies that bypass. Addresses only: protocols and ports
+//!   are the workers' matter.
 //! - *own address*: an address of the host; *tunnel address*: an own address that ESP and IKE come to; *outside
 //!   address*: an own address on an outside interface.
 //! - *link scope*: to fe80::/10, ff00::/8, 169.254.0.0/16, 224.0.0.0/4 or 255.255.255.255, or from fe80::/10 (an
@@ -35,6 +36,8 @@
 //! 8. *Outside*, to another address: drop (`clear_inbound`) if source or destination is in the remote trie, else
 //!    pass. (So where everything is protected, a DHCP client on an outside interface must ask for its answers by
 //!    broadcast.)
+//! 9. What rules 7 and 8 would drop, if its source is in the remote pass trie and its destination in the local one:
+//!    to the queue's socket (`bypassed`). A worker lets it on only if a policy bypasses that very packet.
 //!
 //! "To the queue's socket" is a drop (`no_socket`) where there is none.
 //!

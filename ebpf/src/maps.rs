@@ -32,6 +32,14 @@ pub static LOCAL_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 
 pub static REMOTE_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 #[map]
 pub static REMOTE_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static PASS_LOCAL_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static PASS_LOCAL_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static PASS_REMOTE_V4: LpmTrie<V4, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
+#[map]
+pub static PASS_REMOTE_V6: LpmTrie<V6, u32> = LpmTrie::with_max_entries(MAX_PREFIXES, 0);
 
 /// The configuration; not whole if it cannot be read.
 #[inline(always)]

@@ -58,12 +58,18 @@ drop_reasons! {
     EcnNotCapable = "ecn_not_capable",
     /// Protected traffic, but no SA to seal it with.
     NoSa = "no_sa",
+    /// Protected traffic that has asked for an SA (`start_action = "trap"`), while enough packets wait for it already.
+    TrapQueueFull = "trap_queue_full",
+    /// Protected traffic that has asked for an SA, which did not come up in time.
+    TrapTimeout = "trap_timeout",
     /// Handed to a worker, but no policy covers it.
     NoPolicy = "no_policy",
     /// Its policy discards it (RFC 4301 §4.4.1).
     Discarded = "discarded",
     /// The policy's SA was negotiated for narrower selectors.
     OutsideSa = "outside_sa",
+    /// A fragment, which transport mode does not protect (RFC 4303 §3.1.1).
+    TransportFragment = "transport_fragment",
     /// The outbound SA's sequence numbers are used up.
     SequenceExhausted = "sequence_exhausted",
     /// Too big for the tunnel, and not to be fragmented; the sender was told by ICMP, if that could be.
@@ -78,6 +84,8 @@ drop_reasons! {
     LinkDown = "link_down",
     /// A decrypted packet that no policy covers would leave in clear by an outside interface.
     ClearToOutside = "clear_to_outside",
+    /// Clear text by an outside interface that no policy bypasses, between addresses where one bypasses something else.
+    ClearInbound = "clear_inbound",
     /// The neighbour did not answer, or too many packets wait for it.
     NeighbourUnresolved = "neighbour_unresolved",
     /// The ring to the slow path is full.
@@ -107,7 +115,7 @@ pub struct WorkerCounters {
     pub transmitted: AtomicU64,
     /// Packets given to the host through the slow path.
     pub to_kernel: AtomicU64,
-    /// Packets waiting for a neighbour now.
+    /// Packets waiting for a neighbour or an SA now.
     pub held: AtomicU64,
     /// Packets opened.
     pub opened: AtomicU64,

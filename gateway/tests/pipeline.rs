@@ -90,6 +90,50 @@ fn what_policy_bypasses_leaves_in_clear_and_nothing_else_does() {
 }
 
 #[test]
+fn what_policy_bypasses_comes_in_clear_from_outside_and_nothing_else_does() {
+    let mut pair = pair(&Child::between(1, 2));
+    let rig = &mut pair.a;
+    let dns = Packet { ports: (53, 1000), ..Packet::between(2, 1, false, 100) };
+    rig.outside(&[dns.octets()]).only_dropped(DropReason::ClearInbound, 1);
+    let bypass = rig.policy_to(PolicyAction::Bypass, &[ts("10.1.0.0/16")], &[ts("10.2.0.0/16[udp/53]")]);
+    assert_eq!(rig.outside(&[dns.octets()]).only_sent(INSIDE), [dns.forwarded()]);
+    // Another port is protected, whatever the addresses.
+    let other = Packet { ports: (54, 1000), ..dns.clone() };
+    rig.outside(&[other.octets()]).only_dropped(DropReason::ClearInbound, 1);
+    // The other way round it would be somebody else's.
+    rig.outside(&[Packet { src: dns.dst, dst: dns.src, ..dns.clone() }.octets()])
+        .only_dropped(DropReason::ClearInbound, 1);
+    let ended = rig.outside(&[Packet { ttl: 1, ..dns.clone() }.octets()]);
+    assert_eq!((ended.drops["ttl_expired"], ended.sent(OUTSIDE).len()), (1, 1), "its sender is told");
+    // Bypassed on its way in, but not on its way on: it goes where a packet out of a tunnel might go.
+    rig.set_routes(&[("10.1.0.0/16", NextHop::None)]);
+    assert_eq!(rig.outside(&[dns.octets()]).drops["no_route"], 1);
+    rig.set_routes(&[("10.1.0.9/32", NextHop::Local)]);
+    assert_eq!(rig.outside(&[dns.octets()]).to_kernel, [dns.octets()]);
+    rig.installer.remove_policy(bypass).unwrap();
+    rig.outside(&[dns.octets()]).only_dropped(DropReason::ClearInbound, 1);
+}
+
+#[test]
+fn what_a_policy_drops_first_does_not_come_out_of_a_tunnel_either() {
+    let mut pair = pair(&Child::between(1, 2));
+    let answer = Packet::between(2, 1, false, 100).octets();
+    let (ours, theirs) = ([ts("10.1.0.0/16")], [ts("10.2.0.0/16[udp/1000]")]);
+    let everything = [ts("0.0.0.0/0")];
+    let arrives = |pair: &mut common::Pair| {
+        let sealed = pair.b.inside(std::slice::from_ref(&answer)).only_sent(OUTSIDE);
+        pair.a.outside(&sealed)
+    };
+    // Whatever no other policy covers does not mean what came through a tunnel for an inside host.
+    pair.a.policy_to(PolicyAction::Discard, &everything, &everything);
+    assert_eq!(arrives(&mut pair).only_sent(INSIDE).len(), 1);
+    let first = pair.a.policy_with(PolicyAction::Discard, 1, &ours, &theirs);
+    arrives(&mut pair).only_dropped(DropReason::Discarded, 1);
+    pair.a.installer.remove_policy(first).unwrap();
+    assert_eq!(arrives(&mut pair).only_sent(INSIDE).len(), 1);
+}
+
+#[test]
 fn a_bypassed_packet_too_big_for_the_link_is_cut_or_its_sender_told() {
     let mut rig = Rig::new(1);
     rig.policy_to(PolicyAction::Bypass, &[ts("10.1.0.0/16")], &[ts("10.2.0.0/16")]);
@@ -437,7 +481,7 @@ fn frames_that_nobody_meant_for_us_are_dropped_by_name() {
     pair.a
         .feed_frames(outside, &[ethernet([2, 9, 9, 9, 9, 9], &packet)])
         .only_dropped(DropReason::OtherHost, 1);
-    pair.a.outside(std::slice::from_ref(&packet)).only_dropped(DropReason::Unexpected, 1);
+    pair.a.outside(std::slice::from_ref(&packet)).only_dropped(DropReason::ClearInbound, 1);
     let mut arp = ethernet(port_mac(1, INSIDE), &[0; 46]);
     arp[12..14].copy_from_slice(&[0x08, 0x06]);
     pair.a.feed_frames(Ingress::Port(INSIDE), &[arp]).only_dropped(DropReason::Unexpected, 1);

@@ -103,6 +103,12 @@ pub struct IkeSa {
     pub remote_id: Option<String>,
     /// The negotiated algorithms, once known.
     pub proposal: Option<String>,
+    /// Our inner addresses, from the peer.
+    #[serde(default)]
+    pub local_vips: Vec<String>,
+    /// The peer's inner addresses, from our pools.
+    #[serde(default)]
+    pub remote_vips: Vec<String>,
     /// Its child SAs.
     pub children: Vec<ChildSa>,
 }
@@ -209,6 +215,16 @@ impl Gateway {
             .map_err(LabError::io(format!("write {}", file.display())))?;
         let process = run_daemon(host, binary, &file)?;
         Ok(Self { host: host.clone(), binary: binary.into(), config: file, socket, process })
+    }
+
+    /// Writes another configuration and has the daemon put it in force, or say what that would mean (`--dry-run`).
+    ///
+    /// # Errors
+    /// With what `portcullis reload` prints when it is refused.
+    pub fn reload(&self, config: &GatewayConfig, arguments: &[&str]) -> Result<Output> {
+        fs::write(&self.config, config.toml(&self.socket, self.host.pin_dir()))
+            .map_err(LabError::io(format!("write {}", self.config.display())))?;
+        self.portcullis(&[&["reload"], arguments].concat())
     }
 
     /// Starts the daemon again after [`Gateway::kill9`] or [`Gateway::stop`], with the same configuration.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, XdpMode};
+use portcullis_gateway::dataplane::{
+    Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+};
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 use super::lab::{FAR_GATEWAY, FAR_HOST, LOCAL, Place, REMOTE};
@@ -111,10 +113,12 @@ impl Gateway {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         self.installer.install_inbound(pair, inbound)?;
         let spi = Spi::new(spi_of(flow, child.generation)).context("an SPI above 255")?;
-        let outbound = OutboundSa { spi, key, esn: true, endpoints, local_ts, remote_ts };
+        let outbound =
+            OutboundSa { spi, key, esn: true, endpoints, local_ts, remote_ts, options: SaOptions::default() };
         self.installer.activate_outbound(child.policy, pair, outbound)?;
         Ok(pair)
     }
@@ -176,6 +180,7 @@ fn policy(
         remote_ts: vec![remote_ts],
         origin,
         action,
+        priority: None,
     })
 }
 
@@ -199,6 +204,7 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         engine: None,
         ike_port: 500,
         nat_port: 4500,
+        trap: TrapLimits::OFF,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),

@@ -12,14 +12,14 @@ use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::Installer;
-use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared};
+use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, TrapLimits};
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::Mac;
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
-    PolicyOrigin, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub(crate) const OUTSIDE: PortIndex = PortIndex(0);
@@ -77,6 +77,8 @@ impl End {
             routes: Arc::new(ArcSwap::from_pointee(side.routes())),
             events: Arc::clone(&events),
             nat_port: 4500,
+            trap: TrapLimits::OFF,
+            trap_signal: Arc::default(),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().context("a place for the one worker")?;
@@ -96,9 +98,18 @@ impl End {
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: None,
         })?;
         let endpoints = self.side.endpoints();
-        let sa = OutboundSa { spi, key: key(n)?, esn: true, endpoints, local_ts, remote_ts };
+        let sa = OutboundSa {
+            spi,
+            key: key(n)?,
+            esn: true,
+            endpoints,
+            local_ts,
+            remote_ts,
+            options: SaOptions::default(),
+        };
         Ok(self.installer.activate_outbound(policy, pair, sa)?)
     }
 
@@ -122,6 +133,7 @@ impl End {
             local_ts: local_ts.to_vec(),
             remote_ts: remote_ts.to_vec(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         self.installer.install_inbound(spi, sa)?;
         Ok(spi)

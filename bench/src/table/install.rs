@@ -172,6 +172,7 @@ impl ThroughInstaller {
                     remote_ts,
                     origin,
                     action: PolicyAction::Protect,
+                    priority: None,
                 })
             })
             .collect::<Result<_, _>>()?;

@@ -9,8 +9,8 @@ use dashmap::DashMap;
 use portcullis_aead::{Algorithm, Engine, Key};
 use portcullis_gateway::sa::{OutboundRef, Reclaimer, SaControl, SaTable};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Spi, TenantId, TrafficSelector,
-    TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, SaOptions, Spi, TenantId,
+    TrafficSelector, TunnelEndpoints,
 };
 
 use super::Random;
@@ -207,6 +207,7 @@ pub(crate) fn inbound(number: usize) -> InboundSa {
         local_ts,
         remote_ts,
         tenant: TenantId(0),
+        options: SaOptions::default(),
     }
 }
 
@@ -222,5 +223,6 @@ pub(crate) fn outbound(number: usize) -> OutboundSa {
         endpoints: endpoints(number),
         local_ts,
         remote_ts,
+        options: SaOptions::default(),
     }
 }

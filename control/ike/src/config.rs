@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{SaOptions, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::{Constraint, Credential, Trust};
 use crate::proposal::{EspProposal, IkeProposal};
 
+pub use crate::engine::any_or_exactly;
 pub use crate::identity::{Identity, IdentityError, IdentityMatch};
 
 /// Octets of a pre-shared key. Zeroized on drop, never printed.
@@ -187,6 +189,10 @@ pub struct ChildConfig {
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.
     pub lifetime: ChildLifetime,
+    /// Precedence of its policies: lower goes first; `None`: by their selectors.
+    pub priority: Option<NonZeroU32>,
+    /// Its mode, and how its packets are treated.
+    pub options: SaOptions,
 }
 
 /// A connection (swanctl's `connections.NAME`).
@@ -212,6 +218,10 @@ pub struct ConnectionConfig {
     pub lifetime: IkeLifetime,
     /// What becomes of other IKE SAs of the same two identities.
     pub unique: Unique,
+    /// Names of the pools that the peer gets its inner addresses from, in order of preference.
+    pub pools: Vec<String>,
+    /// Inner addresses that we ask of the peer as initiator, one of each family at most; unspecified: any.
+    pub vips: Vec<IpAddr>,
     /// Its children, never empty.
     pub children: Vec<ChildConfig>,
 }

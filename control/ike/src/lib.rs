@@ -4,6 +4,7 @@
 //! - [`crypto`]: key exchange, PRF, key derivation, the SK payload's AEAD, AUTH octets.
 //! - [`proposal`]: transforms, strongSwan's notation (`aes256gcm16-prfsha384-ecp384`), selection.
 //! - [`auth`]: certificates, raw public keys, signatures.
+//! - [`pools`]: address pools and their leases, shared by all engines.
 //! - [`config`]: what a connection and its children want.
 //! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
 //! - [`probe`]: asks a responder what it accepts.
@@ -15,6 +16,7 @@ pub mod crypto;
 pub mod engine;
 mod identity;
 pub mod message;
+pub mod pools;
 pub mod probe;
 pub mod proposal;
 pub mod verdict;

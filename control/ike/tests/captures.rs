@@ -36,6 +36,7 @@ fn outline(received: &Received) -> String {
             Payload::VendorId(_) => 43,
             Payload::TsI(_) => 44,
             Payload::TsR(_) => 45,
+            Payload::Cp(_) => 47,
             Payload::Unread { payload_type, .. } => *payload_type,
         };
         write!(text, " {number}").unwrap();

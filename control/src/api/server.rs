@@ -14,8 +14,10 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::types::{ApiError, ChildSa, Drops, IkeSa, Status, Target, VerdictReport};
-use crate::daemon::{Daemon, Stopping};
+use super::types::{
+    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+};
+use crate::daemon::{Daemon, ReloadError, Stopping};
 
 /// Waited for a command unless the caller says otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -61,10 +63,12 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
         .route("/v1/verdicts", get(verdicts))
+        .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
+        .route("/v1/reload", post(reload))
         .with_state(daemon)
 }
 
@@ -98,6 +102,10 @@ async fn verdicts(
     Query(about): Query<About>,
 ) -> Result<Json<Vec<VerdictReport>>, Refusal> {
     Ok(Json(daemon.verdicts(about.peer).await?))
+}
+
+async fn pools(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PoolStatus>> {
+    Json(daemon.pools())
 }
 
 async fn initiate(
@@ -142,6 +150,13 @@ async fn reauthenticate(
     Ok(Json(()))
 }
 
+async fn reload(
+    State(daemon): State<Arc<Daemon>>,
+    Json(asked): Json<Reload>,
+) -> Result<Json<Reloaded>, Refusal> {
+    Ok(Json(daemon.reload(asked.dry_run).await?))
+}
+
 async fn run(daemon: &Daemon, command: Command, target: &Target) -> Result<(), Refusal> {
     let timeout = target.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     match tokio::time::timeout(timeout, daemon.command(command)).await {
@@ -165,6 +180,9 @@ pub enum Refusal {
     /// Not configured.
     #[error("{0}")]
     UnknownTarget(String),
+    /// The configuration on disk was not put in force.
+    #[error(transparent)]
+    Reload(#[from] ReloadError),
     /// Not done in time.
     #[error("not done after {} s; the attempt goes on: see `portcullis sas`", .0.as_secs())]
     Timeout(Duration),
@@ -183,6 +201,9 @@ impl IntoResponse for Refusal {
             Self::Stuck(_) => (StatusCode::SERVICE_UNAVAILABLE, "STUCK"),
             Self::Failed(failure) => (StatusCode::CONFLICT, failure.code()),
             Self::UnknownTarget(_) => (StatusCode::NOT_FOUND, "NO_SUCH_CONNECTION"),
+            Self::Reload(ReloadError::Stopping(_)) => (StatusCode::SERVICE_UNAVAILABLE, "STOPPING"),
+            Self::Reload(ReloadError::NeedsRestart(_)) => (StatusCode::CONFLICT, "NEEDS_RESTART"),
+            Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),
         };
         let explanation = self.to_string();

@@ -36,6 +36,24 @@ pub struct Status {
     pub verdicts: Vec<VerdictReport>,
 }
 
+/// `POST /v1/reload`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reload {
+    /// Only say what it would mean.
+    pub dry_run: bool,
+}
+
+/// What a reload did, or would do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Whether it was done.
+    pub applied: bool,
+    /// Settings that differ, a line each.
+    pub settings: Vec<String>,
+    /// What that means for connections and children, a line each.
+    pub effects: Vec<String>,
+}
+
 /// A worker thread.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
@@ -143,6 +161,12 @@ pub struct IkeSa {
     pub nat_local: bool,
     /// A NAT is before the peer.
     pub nat_remote: bool,
+    /// Our inner addresses, from the peer.
+    #[serde(default)]
+    pub local_vips: Vec<String>,
+    /// The peer's inner addresses, from our pools.
+    #[serde(default)]
+    pub remote_vips: Vec<String>,
     /// Seconds since it was established.
     pub established_seconds: Option<u64>,
     /// CHILD SAs.
@@ -154,7 +178,7 @@ pub struct IkeSa {
 pub struct ChildSa {
     /// Name of the child.
     pub name: String,
-    /// `TUNNEL` or `TUNNEL-in-UDP`.
+    /// `TUNNEL` or `TRANSPORT`, with `-in-UDP` where it is.
     pub mode: String,
     /// Our SPI.
     pub spi_in: String,
@@ -180,6 +204,34 @@ pub struct ChildSa {
     pub idle_in_seconds: Option<u64>,
     /// Seconds since a packet was last sealed.
     pub idle_out_seconds: Option<u64>,
+}
+
+/// A pool of `GET /v1/pools`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolStatus {
+    /// Name.
+    pub name: String,
+    /// Prefix or range.
+    pub addrs: String,
+    /// Addresses in it; 2^64 - 1 if there are more.
+    pub size: u64,
+    /// Addresses in use.
+    pub online: usize,
+    /// Addresses kept for identities that are not connected.
+    pub offline: usize,
+    /// Every lease.
+    pub leases: Vec<LeaseReport>,
+}
+
+/// Whose an address is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// The address.
+    pub address: String,
+    /// Whose.
+    pub identity: String,
+    /// Whether it is in use.
+    pub online: bool,
 }
 
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.

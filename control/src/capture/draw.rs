@@ -94,6 +94,7 @@ fn word(payload: &Payload) -> Option<String> {
         Payload::IdR(id) => format!("IDr `{}`", id.identity),
         Payload::Cert { .. } => "certificate".to_owned(),
         Payload::CertReq { .. } => "certificate request".to_owned(),
+        Payload::Cp(_) => "inner addresses".to_owned(),
         Payload::Auth { method, .. } => format!("AUTH method {method}"),
         Payload::Delete { .. } => "delete".to_owned(),
         Payload::TsI(selectors) | Payload::TsR(selectors) => {
@@ -109,6 +110,7 @@ fn word(payload: &Payload) -> Option<String> {
             error if error < 16384 => notify_name(error),
             _ => return None,
         },
-        Payload::Nonce(_) | Payload::VendorId(_) | Payload::Unread { .. } => return None,
+        // In every message, or of interest to nobody.
+        _ => return None,
     })
 }

@@ -10,6 +10,8 @@ use portcullis_ipsec::TrafficSelector;
 use super::conversation::{Conversation, Line};
 use super::read::Reading;
 
+/// A Notify Message Type of RFC 5685.
+const REDIRECT: u16 = 16407;
 /// Octets of an IKE message that may have to be cut into fragments on its way.
 const LARGE: usize = 1400;
 /// What is encrypted of an answer that holds one notification without data and nothing else: with the longest IV, padding and
@@ -81,8 +83,9 @@ impl Scene<'_> {
     fn init(&self) -> Option<Verdict> {
         let requests: Vec<&Line> = self.conversation.of(ExchangeType::IkeSaInit, false).collect();
         let responses: Vec<&Line> = self.conversation.of(ExchangeType::IkeSaInit, true).collect();
-        let request = *requests.last()?;
-        if responses.is_empty() {
+        let Some(request) = requests.last().copied() else { return self.unreadable() };
+        // A capture that has the second message and no answer to the first has seen one side alone.
+        if responses.is_empty() && self.conversation.of(ExchangeType::IkeAuth, false).next().is_none() {
             return Some(
                 Verdict::new(
                     Reason::PeerSilent,
@@ -95,6 +98,14 @@ impl Scene<'_> {
         }
         if responses.iter().any(|line| line.proposals().is_some()) {
             return None;
+        }
+        if responses.iter().flat_map(|line| line.notifications()).any(|found| found.notify_type == REDIRECT) {
+            let sentence = format!(
+                "{} sends {} to another gateway (REDIRECT, RFC 5685), and nothing shows that it went there",
+                self.responder(),
+                self.initiator()
+            );
+            return Some(Verdict::new(Reason::PeerRefused, sentence));
         }
         let error = responses.iter().rev().find_map(|line| line.error())?;
         let offered = request.proposals().unwrap_or_default();
@@ -112,6 +123,19 @@ impl Scene<'_> {
             )
             .fix(Fix::step(Place::Peer, "read its log for this moment")),
         })
+    }
+
+    /// Nothing of the first exchange can be read.
+    fn unreadable(&self) -> Option<Verdict> {
+        let line = self.conversation.lines.first()?;
+        let error = line.received.as_ref().err()?;
+        Some(
+            Verdict::new(
+                Reason::PeerMisbehaved,
+                format!("the message of {} cannot be read: {error}", line.seen.src.ip()),
+            )
+            .fix(Fix::step(Place::Peer, "update it, or report it to its maker with this capture")),
+        )
     }
 
     /// What the responder has is known if it has begun a negotiation itself.

@@ -97,6 +97,7 @@ fn capture(path: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
     let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let reading = capture::read(file).with_context(|| path.display().to_string())?;
     let conversations = capture::conversations(&reading, &keys);
+    anyhow::ensure!(!conversations.is_empty(), "{} has no IKE message that could be read", path.display());
     let text = drawn(|page| {
         for conversation in &conversations {
             page.gap();

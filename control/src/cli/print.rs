@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reloaded, Status};
 use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
@@ -10,6 +10,23 @@ macro_rules! line {
     ($out:expr, $($args:tt)*) => {
         let _ = writeln!($out, $($args)*);
     };
+}
+
+pub(super) fn reloaded(done: &Reloaded) -> String {
+    let mut out = String::new();
+    done.settings.iter().for_each(|setting| {
+        line!(out, "  {setting}");
+    });
+    done.effects.iter().for_each(|effect| {
+        line!(out, "{effect}");
+    });
+    let end = match (done.settings.is_empty() && done.effects.is_empty(), done.applied) {
+        (true, _) => "nothing has changed",
+        (false, true) => "in force",
+        (false, false) => "not applied (--dry-run)",
+    };
+    line!(out, "{end}");
+    out
 }
 
 pub(super) fn status(status: &Status) -> String {
@@ -70,8 +87,13 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
         line!(out, "{connection}: #{}, {}, IKEv2, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
         let nat = |nat| if nat { ", behind NAT" } else { "" };
         let id = |id: &Option<String>| id.as_deref().unwrap_or("%any").to_owned();
-        line!(out, "  local  '{}' @ {}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
-        line!(out, "  remote '{}' @ {}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
+        let vips = |vips: &[String]| match vips {
+            [] => String::new(),
+            vips => format!(" [{}]", vips.join(" ")),
+        };
+        let (local, remote) = (vips(&ike.local_vips), vips(&ike.remote_vips));
+        line!(out, "  local  '{}' @ {}{local}{}", id(&ike.local_id), ike.local, nat(ike.nat_local));
+        line!(out, "  remote '{}' @ {}{remote}{}", id(&ike.remote_id), ike.remote, nat(ike.nat_remote));
         if let Some(proposal) = &ike.proposal {
             line!(out, "  {proposal}");
         }
@@ -84,6 +106,22 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
     }
     if sas.is_empty() {
         line!(out, "no IKE SAs");
+    }
+    out
+}
+
+pub(super) fn pools(pools: &[PoolStatus], leases: bool) -> String {
+    let mut out = String::new();
+    for pool in pools {
+        let PoolStatus { name, addrs, size, online, offline, .. } = pool;
+        line!(out, "{name}: {addrs}, {online} of {size} in use, {offline} kept");
+        for lease in pool.leases.iter().filter(|_| leases) {
+            let state = if lease.online { "online" } else { "offline" };
+            line!(out, "  {:<39}  {state:<7}  '{}'", lease.address, lease.identity);
+        }
+    }
+    if pools.is_empty() {
+        line!(out, "no pools");
     }
     out
 }

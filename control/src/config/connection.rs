@@ -11,16 +11,16 @@ use portcullis_ike::config::{
     AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
     RemoteMethod, SharedKey, StartAction, Unique,
 };
+use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::TrafficSelector;
+use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
-use super::lifetime;
 use super::reader::Section;
+use super::{lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
-    "vips",
     "aggressive",
     "pull",
     "dscp",
@@ -33,7 +33,6 @@ const LATER_CONNECTION: &[&str] = &[
     "ppk_id",
     "ppk_required",
     "keyingtries",
-    "pools",
     "if_id_in",
     "if_id_out",
     "mediation",
@@ -46,7 +45,7 @@ const LATER_CONNECTION: &[&str] = &[
 ];
 const LATER_AUTH: &[&str] =
     &["round", "cert", "eap_id", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
-const LATER_CHILD: &[&str] = &[
+pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
     "updown",
@@ -57,7 +56,6 @@ const LATER_CHILD: &[&str] = &[
     "ipcomp",
     "inactivity",
     "reqid",
-    "priority",
     "interface",
     "mark_in",
     "mark_in_sa",
@@ -68,23 +66,33 @@ const LATER_CHILD: &[&str] = &[
     "if_id_out",
     "label",
     "label_mode",
-    "tfc_padding",
     "hw_offload",
-    "copy_df",
-    "copy_ecn",
-    "copy_dscp",
     "close_action",
     "per_cpu_sas",
 ];
+
+/// `[connections]` as a whole.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// Those that IKE negotiates: with a child that has SAs.
+    pub(super) negotiated: Vec<ConnectionConfig>,
+    /// The policies of children that pass or drop, of all connections.
+    pub(super) shunts: Vec<Policy>,
+}
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
 pub(super) fn from_root(
     root: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
-) -> Vec<ConnectionConfig> {
-    let sections = root.named_sections("connections");
-    sections.into_iter().filter_map(|(name, section)| connection(name, &section, secrets, store)).collect()
+    pools: &[PoolConfig],
+) -> Connections {
+    let mut connections = Connections::default();
+    for (name, section) in root.named_sections("connections") {
+        let negotiated = connection(name, &section, secrets, store, pools, &mut connections.shunts);
+        connections.negotiated.extend(negotiated);
+    }
+    connections
 }
 
 fn connection(
@@ -92,10 +100,28 @@ fn connection(
     section: &Section<'_>,
     secrets: Option<&[SharedKey]>,
     store: &Store<'_>,
+    pools: &[PoolConfig],
+    shunts: &mut Vec<Policy>,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
     let remote_addrs = addresses(section, "remote_addrs");
+    let children = section.named_sections("children");
+    let (shunted, children): (Vec<_>, Vec<_>) = children
+        .into_iter()
+        .map(|(name, child)| (shunt::action(&child), name, child))
+        .partition(|(action, ..)| action.is_some());
+    for (action, child, section) in &shunted {
+        let Some(action) = *action else { continue };
+        let (local, remote) =
+            (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
+        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+    }
+    // Only policies, which no peer has a part in: nobody has to prove anything.
+    if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
+        section.finish(LATER_CONNECTION);
+        return None;
+    }
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -105,7 +131,9 @@ fn connection(
     let unique = section.choice("unique", &policies).unwrap_or_default();
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
-    let children = children(section);
+    let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
+    let vips = pools::vips(section);
+    let children = self::children(section, children);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -118,8 +146,11 @@ fn connection(
         dpd_delay,
         lifetime,
         unique,
+        pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
+        vips,
         children: children?,
     };
+    pools::check(section, &connection, &named_pools, pools);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
@@ -355,15 +386,17 @@ where
     section.parsed::<I>("id", EXPECTED).map(|id| Some(id.value)).ok_or(())
 }
 
-fn children(section: &Section<'_>) -> Option<Vec<ChildConfig>> {
-    let sections = section.named_sections("children");
+fn children(
+    section: &Section<'_>,
+    sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
-        section.missing("children", "a table `[connections.NAME.children.CHILD]`");
+        section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
     let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(name, section)| child(name, &section)).collect();
+        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
     (children.len() == count).then_some(children)
 }
 
@@ -376,11 +409,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
-    let mode = section.string("mode", "\"tunnel\"");
-    if let Some(mode) = mode.filter(|mode| mode.value != "tunnel") {
-        let message = format!("\"{}\" is not supported by this version (expected \"tunnel\")", mode.value);
-        section.error(mode.span, "mode", message);
-    }
+    let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
             let message = format!("is {} (expected 0, which is off, or 64 to 8192)", window.value);
@@ -389,6 +418,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         window.value as u32
     });
     let lifetime = lifetime::of_child(section);
+    let priority = shunt::priority(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -398,11 +428,13 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         start_action,
         replay_window,
         lifetime,
+        priority,
+        options,
     })
 }
 
 /// Left out, as in swanctl.conf: the end's own addresses.
-fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
+pub(super) fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<TrafficSelector>>> {
     if !section.has(key) {
         return Some(vec![None]);
     }
@@ -415,7 +447,7 @@ fn selectors(section: &Section<'_>, key: &'static str) -> Option<Vec<Option<Traf
 }
 
 /// Selectors of two families never meet in one packet.
-fn check_families(
+pub(super) fn check_families(
     section: &Section<'_>,
     local: &[Option<TrafficSelector>],
     remote: &[Option<TrafficSelector>],
@@ -456,15 +488,22 @@ pub(super) fn known_selectors(
     selectors: &[Option<TrafficSelector>],
     addrs: &[AddressMatch],
 ) -> Option<Vec<TrafficSelector>> {
-    let mut known = Vec::new();
-    for selector in selectors {
-        match selector {
-            Some(selector) => known.push(*selector),
-            None => known.extend(addrs.iter().filter_map(|addr| match addr {
-                AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
-                _ => None,
-            })),
-        }
-    }
+    let fixed = addrs.iter().filter_map(|addr| match addr {
+        AddressMatch::Address(addr) => Some(TrafficSelector::any(*addr)),
+        _ => None,
+    });
+    filled(selectors, &fixed.collect::<Vec<_>>())
+}
+
+/// The selectors with `dynamic` replaced by others; `None` if nothing is left.
+pub(super) fn filled(
+    selectors: &[Option<TrafficSelector>],
+    dynamic: &[TrafficSelector],
+) -> Option<Vec<TrafficSelector>> {
+    let fill = |selector: &Option<TrafficSelector>| match selector {
+        Some(selector) => vec![*selector],
+        None => dynamic.to_vec(),
+    };
+    let known: Vec<TrafficSelector> = selectors.iter().flat_map(fill).collect();
     (!known.is_empty()).then_some(known)
 }

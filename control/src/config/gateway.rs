@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, XdpMode};
+use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
 
 use super::credentials::Directories;
@@ -29,6 +29,8 @@ pub struct GatewayConfig {
     pub pin_dir: PathBuf,
     /// The admin API's socket.
     pub admin_socket: PathBuf,
+    /// Where leases are kept over restarts.
+    pub state_dir: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// AEAD engine; `None`: the fastest that this processor runs.
@@ -39,6 +41,8 @@ pub struct GatewayConfig {
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
     pub mark: u32,
+    /// How many packets may wait for SAs that they have asked for, and how long.
+    pub trap: TrapLimits,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -64,11 +68,13 @@ impl GatewayConfig {
         };
         let pin_dir = path("pin_dir", "/sys/fs/bpf/portcullis");
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
+        let state_dir = path("state_dir", "/var/lib/portcullis");
         let metrics = metrics(&section);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
+        let trap = trap(&section, frames);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -80,14 +86,26 @@ impl GatewayConfig {
             tun: tun.unwrap_or_else(|| "portcullis0".to_owned()),
             pin_dir,
             admin_socket,
+            state_dir,
             metrics,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,
             mark,
+            trap,
             credentials,
         })
     }
+}
+
+/// At most one frame in 16 waits, whatever the number of policies.
+fn trap(section: &Section<'_>, frames: u32) -> TrapLimits {
+    let per_policy = section.integer("trap_packets", 0..=256).map_or(16, |packets| packets.value as usize);
+    let time = section.duration("trap_time").unwrap_or(Duration::from_secs(5));
+    if !(1..=60).contains(&time.as_secs()) {
+        section.error(section.span(), "trap_time", "is out of range (expected \"1s\" to \"60s\")");
+    }
+    TrapLimits { per_policy, in_all: (frames as usize / 16).min(1024), seconds: time.as_secs() }
 }
 
 /// One for now: several would send packets of one outbound SA side by side, and so out of order by more than some peers'

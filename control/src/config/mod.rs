@@ -7,20 +7,27 @@
 mod connection;
 mod credentials;
 mod diagnostic;
+mod differences;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod options;
+mod pools;
 mod reader;
 mod secrets;
+mod shunt;
 
 use std::path::Path;
 
-use portcullis_ike::config::{ConnectionConfig, EngineConfig, StartAction};
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId};
+use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
+use portcullis_ike::pools::PoolConfig;
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
 use toml_edit::Document;
+use zeroize::Zeroizing;
 
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
+pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
 use credentials::Store;
@@ -33,6 +40,10 @@ pub struct Config {
     pub gateway: GatewayConfig,
     /// `[ike]`, `[connections]` and `[secrets]`.
     pub engine: EngineConfig,
+    /// Policies that pass or drop (`mode` of a child), in the order of the file.
+    pub shunts: Vec<Policy>,
+    /// `[pools]`.
+    pub pools: Vec<PoolConfig>,
 }
 
 /// A configuration that cannot be used.
@@ -64,25 +75,34 @@ type Build = fn(Section<'_>, &Path) -> Option<Config>;
 impl Config {
     /// Reads and parses a file. On success the findings are warnings only.
     pub fn load(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_text(path).map(|(config, warnings, _)| (config, warnings))
+    }
+
+    /// As [`Config::load`], with the text of the file.
+    pub fn load_text(path: &Path) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         Self::load_as(path, Self::from_root)
     }
 
     /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
     /// certificate stands in its way. There are no connections in what comes out.
     pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
-        Self::load_as(path, Self::gateway_from_root)
+        Self::load_as(path, Self::gateway_from_root).map(|(config, warnings, _)| (config, warnings))
     }
 
-    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+    fn load_as(path: &Path, build: Build) -> Result<(Self, Vec<Diagnostic>, Zeroizing<String>), ConfigError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
+            .map(Zeroizing::new)
             .map_err(|error| ConfigError::Unreadable { path: name.clone(), error })?;
         let base = path.parent().unwrap_or(Path::new(""));
-        Self::parse_as(&text, base, build).map_err(|findings| ConfigError::Invalid {
-            path: name,
-            errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
-            findings,
-        })
+        match Self::parse_as(&text, base, build) {
+            Ok((config, warnings)) => Ok((config, warnings, text)),
+            Err(findings) => Err(ConfigError::Invalid {
+                path: name,
+                errors: findings.iter().filter(|finding| finding.severity == Severity::Error).count(),
+                findings,
+            }),
+        }
     }
 
     /// Parses the text of a configuration. `Err` holds every finding, `Ok` the warnings. Certificates and keys are looked
@@ -115,20 +135,23 @@ impl Config {
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
-        let connections = connection::from_root(&root, shared_keys.as_deref(), &store);
-        let engine = gateway::engine_from_root(&root, connections, shared_keys.unwrap_or_default());
-        root.finish(&["authorities", "pools", "include"]);
-        Some(Self { gateway: gateway?, engine })
+        let pools = pools::from_root(&root);
+        let connections = connection::from_root(&root, shared_keys.as_deref(), &store, &pools);
+        let connection::Connections { negotiated, shunts } = connections;
+        let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
+        root.finish(&["authorities", "include"]);
+        Some(Self { gateway: gateway?, engine, shunts, pools })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine })
+        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
     }
 
-    /// The policies that protect from the first moment on, whatever IKE does: one for each child whose selectors
-    /// are known without a peer. `(connection, child)` goes with each.
+    /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
+    /// drops, and one for each other child whose selectors are known without a peer. `(connection, child)` goes with
+    /// each.
     pub fn policies(&self) -> Vec<((String, String), Policy)> {
         let children = self
             .engine
@@ -139,14 +162,51 @@ impl Config {
             let policy = Policy {
                 name: format!("{}/{}", connection.name, child.name),
                 tenant: TenantId::default(),
-                local_ts: connection::known_selectors(&child.local_ts, &connection.local_addrs)?,
-                remote_ts: connection::known_selectors(&child.remote_ts, &connection.remote_addrs)?,
+                local_ts: self.known_local(connection, child)?,
+                remote_ts: self.known_remote(connection, child)?,
                 origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
                 action: PolicyAction::Protect,
+                priority: child.priority,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });
-        policies.collect()
+        let shunts = self.shunts.iter().filter_map(|policy| {
+            let (connection, child) = policy.name.split_once('/')?;
+            Some(((connection.to_owned(), child.to_owned()), policy.clone()))
+        });
+        policies.chain(shunts).collect()
+    }
+
+    /// What a child may send from, as far as that is known without a peer. An address that a peer will give us may be
+    /// any; but nothing is kept from everywhere just because it has not come yet.
+    fn known_local(
+        &self,
+        connection: &ConnectionConfig,
+        child: &ChildConfig,
+    ) -> Option<Vec<TrafficSelector>> {
+        if connection.vips.is_empty() {
+            return connection::known_selectors(&child.local_ts, &connection.local_addrs);
+        }
+        let inner: Vec<TrafficSelector> = connection.vips.iter().map(|vip| any_or_exactly(*vip)).collect();
+        let everywhere = |ts: &Option<TrafficSelector>| {
+            ts.is_some_and(|ts| ts.addrs.prefixes().iter().any(|net| net.prefix_len() == 0))
+        };
+        let known = !child.remote_ts.iter().any(everywhere);
+        known.then(|| connection::filled(&child.local_ts, &inner)).flatten()
+    }
+
+    /// What a child may send to: peers' addresses out of pools are protected before anybody has them.
+    fn known_remote(
+        &self,
+        connection: &ConnectionConfig,
+        child: &ChildConfig,
+    ) -> Option<Vec<TrafficSelector>> {
+        if connection.pools.is_empty() {
+            return connection::known_selectors(&child.remote_ts, &connection.remote_addrs);
+        }
+        let pools = self.pools.iter().filter(|pool| connection.pools.contains(&pool.name));
+        let inner: Vec<TrafficSelector> = pools.map(|pool| TrafficSelector::any(pool.addrs)).collect();
+        connection::filled(&child.remote_ts, &inner)
     }
 
     /// The connection of that name.

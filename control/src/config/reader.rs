@@ -127,6 +127,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The value if it is text, without a word about one that is not.
+    pub(super) fn text(&self, key: &'static str) -> Option<&'a str> {
+        self.table.get(key)?.as_str()
+    }
+
     pub(super) fn string(&self, key: &'static str, expected: &str) -> Option<Spanned<&'a str>> {
         let (value, span) = self.value(key, expected)?;
         self.as_string(key, value, span, expected)
@@ -172,6 +177,26 @@ impl<'a> Section<'a> {
             }
             None => {
                 self.error(span, key, format!("is {} (expected {expected})", a_type(value)));
+                None
+            }
+        }
+    }
+
+    /// An integer within `range`, or a word in its place.
+    pub(super) fn integer_or<T>(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i64>,
+        (word, meaning): (&str, T),
+        make: impl FnOnce(i64) -> T,
+    ) -> Option<T> {
+        let expected = format!("a whole number from {} to {}, or \"{word}\"", range.start(), range.end());
+        let (value, span) = self.value(key, &expected)?;
+        match (value.as_integer(), value.as_str()) {
+            (Some(number), _) if range.contains(&number) => Some(make(number)),
+            (_, Some(text)) if text == word => Some(meaning),
+            _ => {
+                self.error(span, key, format!("is `{}` (expected {expected})", value.to_string().trim()));
                 None
             }
         }

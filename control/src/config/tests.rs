@@ -3,6 +3,7 @@ mod credentials;
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
 use portcullis_ike::config::{AddressMatch, IdentityMatch, Limit, Unique};
+use portcullis_ipsec::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
 
 const WHOLE: &str = r#"
 [gateway]
@@ -79,6 +80,84 @@ fn every_option_arrives_where_it_belongs() {
     assert_eq!(policies.len(), 1);
     assert_eq!(policies[0].1.name, "site/net");
     assert_eq!(policies[0].1.origin, PolicyOrigin::Configured { acquire: true });
+}
+
+#[test]
+fn packets_wait_for_the_sa_that_they_ask_for_unless_told_otherwise() {
+    let trap =
+        |text: &str| parse(&with("on_stop = ", &format!("{text}\non_stop = "))).unwrap().0.gateway.trap;
+    let default = trap("");
+    assert_eq!((default.per_policy, default.in_all, default.seconds), (16, 1024, 5));
+    assert_eq!(trap("trap_packets = 0").per_policy, 0);
+    // At most a sixteenth of the frames.
+    let few = trap("frames = 512\ntrap_packets = 200\ntrap_time = \"30s\"");
+    assert_eq!((few.per_policy, few.in_all, few.seconds), (200, 32, 30));
+    let errors = errors(&with("on_stop = ", "trap_time = \"2m\"\non_stop = "));
+    assert!(errors[0].contains("trap_time: is out of range"), "{errors:?}");
+}
+
+const SHUNTS: &str = r#"
+[connections.shunts.children.ssh]
+local_ts = "10.1.0.0/24[tcp]"
+remote_ts = "10.2.0.0/24[tcp/22]"
+mode = "pass"
+start_action = "trap"
+
+[connections.site.children.never]
+local_ts = "0.0.0.0/0"
+remote_ts = "10.9.0.0/16[icmp/8]"
+mode = "drop"
+priority = 10
+
+[secrets.ike-site]
+"#;
+
+#[test]
+fn children_that_pass_or_drop_become_policies_that_ike_knows_nothing_of() {
+    let (config, warnings) = parse(&with("[secrets.ike-site]\n", SHUNTS)).unwrap();
+    assert_eq!(warnings, []);
+    assert!(config.connection("shunts").is_none(), "nobody can negotiate it");
+    assert_eq!(config.connection("site").unwrap().children.len(), 1);
+    let [never, ssh] = config.shunts.as_slice() else { panic!("{:?}", config.shunts) };
+    assert_eq!(
+        (ssh.name.as_str(), ssh.action, ssh.precedence()),
+        ("shunts/ssh", PolicyAction::Bypass, 200_000)
+    );
+    assert_eq!(ssh.remote_ts, ["10.2.0.0/24[tcp/22]".parse().unwrap()]);
+    assert_eq!(
+        (never.name.as_str(), never.action, never.precedence()),
+        ("site/never", PolicyAction::Discard, 10)
+    );
+    assert_eq!(never.remote_ts[0].to_string(), "10.9.0.0/16[icmp/8]");
+    let in_force: Vec<String> = config.policies().into_iter().map(|(_, policy)| policy.name).collect();
+    assert_eq!(in_force, ["site/net", "site/never", "shunts/ssh"]);
+}
+
+#[test]
+fn a_priority_goes_with_the_policies_of_a_child() {
+    let (config, _) = parse(&with("start_action = \"trap\"", "priority = 7")).unwrap();
+    assert_eq!(config.policies()[0].1.precedence(), 7);
+    assert_eq!(
+        config.connection("site").unwrap().children[0].priority.map(|priority| priority.get()),
+        Some(7)
+    );
+}
+
+#[test]
+fn what_means_nothing_without_an_sa_is_refused_beside_pass_and_drop() {
+    let shunts = SHUNTS.replacen("priority = 10", "esp_proposals = \"aes256gcm16\"\nreplay_window = 0", 1);
+    let shunts = shunts.replacen("\"trap\"", "\"none\"", 1).replacen("10.1.0.0/24[tcp]", "dynamic", 1);
+    let errors = errors(&with("[secrets.ike-site]\n", &shunts));
+    let expected = [
+        ("connections.shunts.children.ssh.local_ts", "names no address for it"),
+        ("connections.shunts.children.ssh.start_action", "in force from the start"),
+        ("connections.site.children.never.esp_proposals", "there is none"),
+        ("connections.site.children.never.replay_window", "there is none"),
+    ];
+    for (key, why) in expected {
+        assert!(errors.iter().any(|error| error.contains(key) && error.contains(why)), "{key}: {errors:?}");
+    }
+    assert_eq!(errors.len(), expected.len(), "{errors:?}");
 }
 
 #[test]
@@ -196,6 +275,65 @@ fn proposals_left_out_are_the_defaults() {
     assert_eq!(site.children[0].esp_proposals, portcullis_ike::proposal::EspProposal::defaults());
 }
 
+fn options(lines: &str) -> SaOptions {
+    let (config, findings) = parse(&with("start_action = \"trap\"", lines)).unwrap();
+    assert_eq!(findings, []);
+    config.connection("site").unwrap().children[0].options
+}
+
+#[test]
+fn how_packets_are_treated_is_swanctls_unless_said() {
+    assert_eq!(options(""), SaOptions::default());
+    let plain = SaOptions::default();
+    for (lines, expected) in [
+        ("copy_dscp = \"no\"\nouter_dscp = 46", SaOptions { copy_dscp: CopyDscp::No, dscp: 46, ..plain }),
+        ("copy_dscp = \"in\"", SaOptions { copy_dscp: CopyDscp::In, ..plain }),
+        ("copy_ecn = false\ncopy_df = \"set\"", SaOptions { copy_ecn: false, copy_df: CopyDf::Set, ..plain }),
+        ("tfc_padding = 0", plain),
+        ("tfc_padding = 1300", SaOptions { tfc_padding: TfcPadding::To(1300), ..plain }),
+        ("tfc_padding = \"mtu\"", SaOptions { tfc_padding: TfcPadding::Mtu, ..plain }),
+        ("esp_fragmentation = \"after\"", SaOptions { fragmentation: Fragmentation::After, ..plain }),
+        ("mss_clamp = \"mtu\"", SaOptions { mss_clamp: MssClamp::Mtu, ..plain }),
+        ("mss_clamp = 1360", SaOptions { mss_clamp: MssClamp::To(1360), ..plain }),
+    ] {
+        assert_eq!(options(lines), expected, "{lines}");
+    }
+}
+
+#[test]
+fn options_of_packets_that_mean_nothing_are_errors() {
+    for (lines, expected) in [
+        ("copy_df = true", "copy_df"),
+        ("copy_dscp = \"outwards\"", "expected \"out\", \"in\""),
+        ("outer_dscp = 8", "`copy_dscp` must be"),
+        ("outer_dscp = 64\ncopy_dscp = \"no\"", "0 to 63"),
+        ("tfc_padding = \"full\"", "or \"mtu\""),
+        ("mss_clamp = 40", "88 to 65495"),
+    ] {
+        let errors = errors(&with("start_action = \"trap\"", lines));
+        assert!(errors[0].contains(expected), "{lines}: {errors:?}");
+    }
+}
+
+#[test]
+fn transport_mode_is_between_addresses_and_has_no_outer_header() {
+    let transport = "mode = \"transport\"";
+    let nets = errors(&with("start_action = \"trap\"", transport));
+    assert!(nets[0].contains("local_ts: is not one address") && nets.len() == 2, "{nets:?}");
+    let hosts = |lines: &str| {
+        with("start_action = \"trap\"", &format!("{transport}\n{lines}"))
+            .replace("local_ts = [\"10.1.0.0/24\"]\n", "")
+            .replace(
+                "remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n",
+                "remote_ts = \"192.0.2.2[tcp]\"\n",
+            )
+    };
+    let (config, _) = parse(&hosts("mss_clamp = 1300")).unwrap();
+    assert_eq!(config.connection("site").unwrap().children[0].options.mode, Mode::Transport);
+    let outer = errors(&hosts("copy_ecn = false"));
+    assert!(outer[0].contains("copy_ecn: is about the outer header"), "{outer:?}");
+}
+
 fn seconds(seconds: u64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds)
 }
@@ -248,4 +386,47 @@ fn the_emergency_exit_does_not_ask_about_connections() {
     let (config, findings) = Config::load_gateway(&file).unwrap();
     assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
     assert_eq!(findings, []);
+}
+
+#[test]
+fn pools_and_vips_arrive_and_what_they_stand_for_is_protected_beforehand() {
+    let text =
+        with("local_addrs = [\"192.0.2.1\"]", "local_addrs = [\"192.0.2.1\"]\npools = [\"ra\", \"ra6\"]");
+    let text = text.replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]\n", "")
+        + "\n[pools.ra]\naddrs = \"10.9.0.0/30\"\ndns = \"10.1.0.53\"\nsplit_include = [\"10.1.0.0/24\"]\ndomains = \"acme.example\"\n\
+           [pools.ra6]\naddrs = \"2001:db8:9::1-2001:db8:9::2\"\n";
+    let text = text.replace("start_action = \"trap\"", "start_action = \"none\"");
+    let (config, warnings) = parse(&text).unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.connection("site").unwrap().pools, ["ra", "ra6"]);
+    assert_eq!(config.pools[0].addrs.to_string(), "10.9.0.1-10.9.0.2");
+    assert_eq!(config.pools[0].attributes.domains, ["acme.example"]);
+    let remote: Vec<String> = config.policies()[0].1.remote_ts.iter().map(ToString::to_string).collect();
+    assert_eq!(remote, ["10.9.0.1-10.9.0.2", "2001:db8:9::1-2001:db8:9::2"]);
+
+    let roadwarrior = |remote: &str| {
+        with("local_addrs = [\"192.0.2.1\"]", "vips = \"0.0.0.0\"")
+            .replace("local_ts = [\"10.1.0.0/24\"]\n", "")
+            .replace("remote_ts = [\"10.2.0.0/24[tcp/443]\", \"10.3.0.0/24\"]", remote)
+    };
+    let (config, _) = parse(&roadwarrior("remote_ts = \"10.2.0.0/24\"")).unwrap();
+    assert_eq!(config.policies()[0].1.local_ts, ["0.0.0.0/0".parse().unwrap()]);
+    let (config, _) = parse(&roadwarrior("remote_ts = \"0.0.0.0/0\"")).unwrap();
+    assert!(config.policies().is_empty());
+}
+
+#[test]
+fn pools_that_cannot_be_are_refused() {
+    let pool = |lines: &str| format!("{WHOLE}\n{lines}");
+    for (text, expected) in [
+        (pool("[pools.a]\naddrs = \"10.9.0.1/24\""), "bits set behind its prefix"),
+        (pool("[pools.a]\ndns = \"10.9.0.1\""), "`addrs` is missing"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\n[pools.b]\naddrs = \"10.9.0.9\""), "overlaps with"),
+        (pool("[pools.a]\naddrs = \"10.9.0.0/24\"\ndhcp = \"10.1.0.1\""), "this version does not support"),
+        (with("dpd_delay = \"30s\"", "pools = \"nowhere\""), "there is no `[pools.nowhere]`"),
+        (with("dpd_delay = \"30s\"", "vips = [\"0.0.0.0\", \"10.1.1.1\"]"), "the second of its family"),
+    ] {
+        let found = errors(&text).join("\n");
+        assert!(found.contains(expected), "{expected}: {found}");
+    }
 }

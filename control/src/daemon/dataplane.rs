@@ -8,21 +8,23 @@ use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_gateway::dataplane::{Dataplane, DataplaneConfig};
 use portcullis_ike::config::AddressMatch;
+use portcullis_ipsec::{Policy, PolicyId};
 use tokio::sync::watch;
 
-use super::{Children, Daemon};
+use super::Daemon;
 use crate::config::Config;
 
 /// Policies beside the configured ones: one for each CHILD SA.
 const NEGOTIATED_POLICIES_PER_SA: usize = 1;
+/// Room for children that a reload adds.
+const POLICIES_ADDED_LATER: usize = 4096;
 
-/// Starts it, with every configured policy in force, and says which policy is which child's.
-pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Children)> {
-    let (names, policies): (Vec<_>, Vec<_>) = config.policies().into_iter().unzip();
-    let mut wanted = translate(config);
-    wanted.policies = policies;
+/// Starts it, with every configured policy in force, and says which numbers they have.
+pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId, Policy)>)> {
+    let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
+    let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
-    Ok((dataplane, ids.into_iter().zip(names).collect()))
+    Ok((dataplane, ids.into_iter().zip(policies).collect()))
 }
 
 fn translate(config: &Config) -> DataplaneConfig {
@@ -34,7 +36,10 @@ fn translate(config: &Config) -> DataplaneConfig {
         frames: gateway.frames,
         frame_size: gateway.frame_size,
         max_sas: gateway.max_sas,
-        max_policies: children + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
+        max_policies: children
+            + config.shunts.len()
+            + POLICIES_ADDED_LATER
+            + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
         tun: gateway.tun.clone(),
         pin_dir: gateway.pin_dir.clone(),
         engine: gateway.aead_engine,
@@ -44,13 +49,14 @@ fn translate(config: &Config) -> DataplaneConfig {
         mark: gateway.mark,
         tunnel_addresses: tunnel_addresses(config),
         policies: Vec::new(),
+        trap: gateway.trap,
         on_stop: gateway.on_stop,
     }
 }
 
 /// The addresses that ESP comes to; none: every address of the outside interfaces, because some connection accepts
 /// any of ours.
-fn tunnel_addresses(config: &Config) -> Vec<IpAddr> {
+pub(super) fn tunnel_addresses(config: &Config) -> Vec<IpAddr> {
     let mut addresses = Vec::new();
     for connection in &config.engine.connections {
         let fixed = connection.local_addrs.iter().filter_map(|addr| match addr {

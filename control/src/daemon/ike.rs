@@ -2,22 +2,27 @@
 //! plane's events and the admin API. It holds no protocol state of its own.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use portcullis_gateway::netlink::addresses::TunAddresses;
 use portcullis_ike::config::{EngineConfig, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
 };
+use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::verdict::Reason;
-use portcullis_ipsec::{DataplaneEvent, PolicyId, SaInstaller};
+use portcullis_ipsec::{DataplaneEvent, SaInstaller};
 use rand_core::CryptoRng;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
 use super::jobs;
+use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
@@ -31,6 +36,7 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
+    Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
@@ -97,6 +103,14 @@ impl IkeHandle {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// Gives another configuration, with the children that the configured policies belong to.
+    pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Reconfigure { config: Box::new(config), children, reply };
+        self.requests.send(request).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+
     /// Verdicts about a connection or an address, or all of them; newest first.
     pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
         let (reply, answer) = oneshot::channel();
@@ -125,18 +139,24 @@ pub(super) struct Shell {
     /// CRLs that peers' certificates are looked up in.
     pub(super) crls: Arc<CrlStore>,
     /// Which child each configured policy belongs to, for acquires.
-    pub(super) children: HashMap<PolicyId, (String, String)>,
+    pub(super) children: Children,
     /// Changes whenever the data plane has events.
     pub(super) events: watch::Receiver<u64>,
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
+    /// Pools of addresses and where they are kept.
+    pub(super) pools: (Vec<PoolConfig>, PathBuf),
+    /// Addresses that peers give us.
+    pub(super) tun_addresses: TunAddresses,
 }
 
 impl Shell {
     /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
-    pub(super) fn start(self) -> (IkeHandle, tokio::task::JoinHandle<()>) {
+    pub(super) fn start(self) -> anyhow::Result<(IkeHandle, Leases, tokio::task::JoinHandle<()>)> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
         let (finished, results) = mpsc::unbounded_channel();
+        let (pools, state_dir) = self.pools;
+        let leases = Leases::start(pools, &state_dir, finished.clone())?;
         let started = self.config.connections.iter().flat_map(|connection| {
             let started = connection.children.iter().filter(|child| child.start_action == StartAction::Start);
             started.map(|child| (connection.name.clone(), child.name.clone()))
@@ -150,6 +170,8 @@ impl Shell {
             children: self.children,
             traffic: self.traffic,
             handshakes: Handshakes::default(),
+            leases: leases.clone(),
+            tun_addresses: self.tun_addresses,
             finished,
             waiting: HashMap::new(),
             next_command: 0,
@@ -157,7 +179,8 @@ impl Shell {
             totals: Totals::default(),
             log_limit: LogLimit::default(),
         };
-        (IkeHandle { requests }, tokio::spawn(task.run(inbox, results, self.events, started)))
+        let task = tokio::spawn(task.run(inbox, results, self.events, started));
+        Ok((IkeHandle { requests }, leases, task))
     }
 }
 
@@ -166,9 +189,11 @@ struct Task {
     sockets: Sockets,
     installer: Arc<dyn SaInstaller>,
     crls: Arc<CrlStore>,
-    children: HashMap<PolicyId, (String, String)>,
+    children: Children,
     traffic: Arc<Traffic>,
     handshakes: Handshakes,
+    leases: Leases,
+    tun_addresses: TunAddresses,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
     next_command: u64,
@@ -253,6 +278,12 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Reconfigure { config, children, reply } => {
+                self.children = children;
+                self.engine.handle_config(Instant::now(), *config);
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Request::Verdicts { peer, reply } => {
                 let found = match peer {
                     Some(peer) => self.verdicts.about(&peer),
@@ -321,6 +352,7 @@ impl Task {
             }
         }
         while let Some((id, job)) = self.engine.poll_job() {
+            let Some(job) = self.leases.submit(id, job) else { continue };
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
             let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
             let crls = Arc::clone(&self.crls);
@@ -387,6 +419,28 @@ impl Task {
             }
             Event::IkeClosed { ike, connection, reason } => {
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
+            }
+            Event::AddressesAssigned { ike, connection, identity, addresses } => {
+                tracing::info!(%connection, ike = ike.0, %identity, ?addresses, "the peer has inner addresses");
+            }
+            Event::AddressesReleased { ike, connection, addresses } => {
+                tracing::info!(%connection, ike = ike.0, ?addresses, "the peer's inner addresses are free");
+            }
+            Event::AddressesAcquired { connection, addresses, attributes } => {
+                tracing::info!(%connection, ?addresses, ?attributes, "the peer gives us inner addresses");
+                for addr in addresses {
+                    if let Err(error) = self.tun_addresses.add(addr) {
+                        tracing::error!(%connection, %addr, %error, "the host cannot use its inner address");
+                    }
+                }
+            }
+            Event::AddressesLost { connection, addresses } => {
+                tracing::info!(%connection, ?addresses, "our inner addresses are gone");
+                for addr in addresses {
+                    if let Err(error) = self.tun_addresses.remove(addr) {
+                        tracing::error!(%connection, %addr, %error, "an inner address stays on the host");
+                    }
+                }
             }
             Event::Failed(failure) => {
                 let connection = failure.connection.clone().unwrap_or_default();

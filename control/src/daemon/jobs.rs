@@ -37,6 +37,9 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         Job::RemoveChild { pair, policy } => {
             JobResult::ChildRemoved(remove_child(pair, policy, installer.as_ref()))
         }
+        // Of the thread that owns the pools: `super::leases`.
+        Job::AssignAddresses(_) => JobResult::AddressesAssigned(Box::default()),
+        Job::ReleaseAddresses { .. } => JobResult::AddressesReleased,
         Job::QueryCounters { pairs } => {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }
@@ -136,7 +139,7 @@ mod tests {
 
     use portcullis_ipsec::{
         DataplaneEvent, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction,
-        PolicyOrigin, SaCounters, TenantId, TunnelEndpoints, UsageLimits,
+        PolicyOrigin, SaCounters, SaOptions, TenantId, TunnelEndpoints, UsageLimits,
     };
 
     use super::*;
@@ -208,6 +211,7 @@ mod tests {
             remote_ts: remote_ts.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: None,
         };
         let inbound = InboundSa {
             key: key.clone(),
@@ -217,8 +221,17 @@ mod tests {
             local_ts: local_ts.clone(),
             remote_ts: remote_ts.clone(),
             tenant,
+            options: SaOptions::default(),
         };
-        let outbound = OutboundSa { spi: pair, key, esn: true, endpoints, local_ts, remote_ts };
+        let outbound = OutboundSa {
+            spi: pair,
+            key,
+            esn: true,
+            endpoints,
+            local_ts,
+            remote_ts,
+            options: SaOptions::default(),
+        };
         let activation = at_once.then_some(Activation { policy: PolicyRef::New(policy), outbound });
         Box::new(ChildInstall { pair, inbound, limits: UsageLimits::default(), activation })
     }

@@ -7,7 +7,9 @@ mod dataplane;
 mod handshake;
 mod ike;
 mod jobs;
+mod leases;
 mod liveness;
+mod reload;
 pub(crate) mod report;
 mod service;
 mod sockets;
@@ -34,10 +36,13 @@ use zeroize::Zeroizing;
 pub use dataplane::detach_open;
 pub use handshake::Histogram;
 pub use ike::{Snapshot, Stopping};
+pub use reload::ReloadError;
 pub use traffic::Carried;
 
+use reload::InForce;
+
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, Status, Target, VerdictReport};
+use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::metrics::{self, Measured};
 
@@ -46,9 +51,11 @@ const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A running daemon, as the admin API and metrics see it.
 pub struct Daemon {
-    config: Config,
+    config: Mutex<Arc<Config>>,
+    in_force: tokio::sync::Mutex<InForce>,
     dataplane: Arc<Dataplane>,
     ike: ike::IkeHandle,
+    leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
@@ -56,15 +63,15 @@ pub struct Daemon {
     started: SystemTime,
 }
 
-/// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from; SIGHUP checks it
-/// again.
-pub fn run(config: Config, source: &Path) -> anyhow::Result<()> {
+/// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from, and `text` what stood
+/// in it; SIGHUP puts in force what stands there then.
+pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
     service::harden().context("cannot keep secrets out of core dumps")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, source))
+    runtime.block_on(serve(config, source, text))
 }
 
-async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
+async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -78,7 +85,9 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let (started, children) = dataplane::start(&config)?;
+    let (started, policies) = dataplane::start(&config)?;
+    let in_force = InForce::new(source, text, policies);
+    let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
     let mut seed = Zeroizing::new([0; 32]);
@@ -93,12 +102,17 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         children,
         events: dataplane::watch_events(&dataplane)?,
         traffic: Arc::clone(&traffic),
+        pools: (config.pools.clone(), config.gateway.state_dir.clone()),
+        tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let (ike, engine_task) = shell.start();
+    let (ike, leases, engine_task) = shell.start()?;
+    let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
-        config,
+        config: Mutex::new(Arc::new(config)),
+        in_force: tokio::sync::Mutex::new(in_force),
         dataplane,
         ike,
+        leases,
         traffic,
         stuck: Mutex::default(),
         since: Instant::now(),
@@ -116,7 +130,7 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => service::check_again(source, &daemon.config),
+            _ = hangup.recv() => service::reload(&daemon).await,
         }
     }
     tracing::info!("stopping");
@@ -131,7 +145,7 @@ async fn serve(config: Config, source: &Path) -> anyhow::Result<()> {
         let _ = server.await;
     }
     // The socket's file goes with the daemon; that it may be gone already is no trouble.
-    let _ = std::fs::remove_file(&daemon.config.gateway.admin_socket);
+    let _ = std::fs::remove_file(&admin_socket);
     engine_task.abort();
     let _ = engine_task.await;
     dataplane::stop(daemon)
@@ -151,6 +165,15 @@ where
 }
 
 impl Daemon {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_config(&self, config: Arc<Config>) {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
     /// Gives the IKE engine a command and waits until it is done.
     pub async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
         self.ike.command(command).await
@@ -164,8 +187,9 @@ impl Daemon {
     /// Whether a connection and child of that name are configured.
     pub fn check_target(&self, target: &Target) -> Result<(), Refusal> {
         let names = |names: Vec<&str>| names.join(", ");
-        let Some(connection) = self.config.connection(&target.connection) else {
-            let known = self.config.engine.connections.iter().map(|connection| connection.name.as_str());
+        let config = self.config();
+        let Some(connection) = config.connection(&target.connection) else {
+            let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
             return Err(Refusal::UnknownTarget(format!(
                 "no connection `{}` is configured (there are: {})",
                 target.connection,
@@ -194,7 +218,7 @@ impl Daemon {
     pub async fn status(&self) -> Result<Status, Stopping> {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
         let times = threads::worker_cpu_times(stats.workers.len());
-        let workers = report::workers(&self.config.gateway.workers, &stats, &times);
+        let workers = report::workers(&self.config().gateway.workers, &stats, &times);
         Ok(report::status(&snapshot, &stats, workers, self.since))
     }
 
@@ -204,19 +228,25 @@ impl Daemon {
         Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref()))
     }
 
+    /// For `portcullis pools`.
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        report::pools(&self.leases.usage(), &self.leases.leases())
+    }
+
     /// For `portcullis drops`.
     pub fn drops(&self) -> Drops {
         report::drops(&self.dataplane.stats())
     }
 
     /// For `/metrics`.
-    pub(crate) async fn measure(&self) -> Result<Measured<'_>, Stopping> {
+    pub(crate) async fn measure(&self) -> Result<Measured, Stopping> {
         let (snapshot, installer) = (self.ike.snapshot().await?, self.dataplane.installer());
         let stats = self.dataplane.stats();
         Ok(Measured {
-            config: &self.config,
+            config: self.config(),
             started: self.started,
             sas: report::sas(&snapshot, installer.as_ref()),
+            pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
-use portcullis_ipsec::{Encapsulation, SaInstaller};
+use portcullis_ike::pools::{LeaseStatus, PoolUsage};
+use portcullis_ipsec::{Encapsulation, Mode, SaInstaller};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
-    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, PacketBalance, Status, VerdictReport, WorkerStatus,
+    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PoolStatus, Status,
+    VerdictReport, WorkerStatus,
 };
 
 /// For `portcullis status`.
@@ -92,15 +94,19 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
         proposal: ike.proposal.clone(),
         nat_local: ike.nat_local,
         nat_remote: ike.nat_remote,
+        local_vips: ike.local_vips.iter().map(ToString::to_string).collect(),
+        remote_vips: ike.remote_vips.iter().map(ToString::to_string).collect(),
         established_seconds: ike.established.map(|when| when.elapsed().as_secs()),
         children: ike.children.iter().map(|child| child_sa(child, installer)).collect(),
     }
 }
 
 fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
-    let mode = match child.endpoints.encapsulation {
-        Encapsulation::None => "TUNNEL",
-        Encapsulation::Udp { .. } => "TUNNEL-in-UDP",
+    let mode = match (child.mode, child.endpoints.encapsulation) {
+        (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
+        (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
+        (Mode::Transport, Encapsulation::None) => "TRANSPORT",
+        (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
     };
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();
@@ -120,6 +126,27 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
         idle_in_seconds: counters.idle_in.map(|idle| idle.as_secs()),
         idle_out_seconds: counters.idle_out.map(|idle| idle.as_secs()),
     }
+}
+
+/// For `portcullis pools`: each pool with its leases.
+pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStatus> {
+    let pool = |pool: &PoolUsage| PoolStatus {
+        name: pool.name.clone(),
+        addrs: pool.addrs.to_string(),
+        size: u64::try_from(pool.size).unwrap_or(u64::MAX),
+        online: pool.online,
+        offline: pool.offline,
+        leases: leases
+            .iter()
+            .filter(|lease| lease.binding.pool == pool.name)
+            .map(|lease| LeaseReport {
+                address: lease.binding.address.to_string(),
+                identity: lease.binding.identity.clone(),
+                online: lease.online,
+            })
+            .collect(),
+    };
+    usage.iter().map(pool).collect()
 }
 
 /// As the configuration writes it.

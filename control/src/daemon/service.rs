@@ -1,14 +1,15 @@
 //! What a service manager is told (sd_notify(3)), and what keeps the daemon's secrets in its memory. Without a
 //! service manager (`NOTIFY_SOCKET` unset) nobody is told.
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, setrlimit};
 use sd_notify::NotifyState;
 
-use crate::config::{Config, ConfigError};
+use super::Daemon;
+use super::reload::ReloadError;
+use crate::config::ConfigError;
 
 /// No core dump, and no look into the memory by processes without CAP_SYS_PTRACE: keys are in it.
 pub(super) fn harden() -> nix::Result<()> {
@@ -44,30 +45,35 @@ pub(super) fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
-/// SIGHUP: reads the configuration again and says what a restart would do. This version applies nothing without one.
-pub(super) fn check_again(source: &Path, running: &Config) {
+/// SIGHUP: puts in force what is on disk, if it can be used, and says what became of it.
+pub(super) async fn reload(daemon: &Daemon) {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     notify(&states);
-    let status = match Config::load(source) {
-        Ok((config, _)) if config == *running => {
-            tracing::info!(file = %source.display(), "the configuration is unchanged");
+    let status = match daemon.reload(false).await {
+        Ok(done) if done.settings.is_empty() && done.effects.is_empty() => {
+            tracing::info!("the configuration is unchanged");
             "protecting; the configuration is unchanged"
         }
-        Ok(_) => {
-            tracing::warn!(file = %source.display(), "the configuration has changed and is valid: restart to apply it");
-            "protecting; the configuration has changed: restart to apply it"
+        Ok(done) => {
+            for setting in &done.settings {
+                tracing::info!(%setting, "changed");
+            }
+            for effect in &done.effects {
+                tracing::info!(%effect, "reloaded");
+            }
+            "protecting; the configuration was reloaded"
         }
         Err(error) => {
-            if let ConfigError::Invalid { findings, .. } = &error {
+            if let ReloadError::Config(ConfigError::Invalid { findings, .. }) = &error {
                 for finding in findings {
                     // Not as it is printed, which shows the line of the file: an event is one line.
                     let (line, column) = (finding.line, finding.column);
-                    tracing::error!(file = %source.display(), line, column, key = finding.key, "{}", finding.message);
+                    tracing::error!(line, column, key = finding.key, "{}", finding.message);
                 }
             }
-            tracing::error!(%error, "the configuration cannot be used: a restart would fail");
-            "protecting; the configuration on disk cannot be used: a restart would fail"
+            tracing::error!("{}", error.summary());
+            "protecting; the configuration on disk was refused, and the one before is in force"
         }
     };
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);

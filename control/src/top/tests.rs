@@ -43,6 +43,8 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         proposal: None,
         nat_local: false,
         nat_remote: false,
+        local_vips: Vec::new(),
+        remote_vips: Vec::new(),
         established_seconds: Some(66),
         children: vec![child("0000aaaa", bytes)],
     };

@@ -172,6 +172,7 @@ pub(crate) fn all() -> Vec<Case> {
     secrets(&mut cases);
     certificates(&mut cases);
     children(&mut cases);
+    inner_addresses(&mut cases);
     as_initiator(&mut cases);
     network(&mut cases);
     cases.0
@@ -431,6 +432,20 @@ fn children(cases: &mut Cases) {
         let n = case.number;
         case.here("children.net", "remote_ts", &format!("[\"10.2.{n}.0/24[tcp/443]\"]"))
             .there("children.net.local_ts", &format!("10.2.{n}.0/24[udp/53]"))
+    });
+}
+
+fn inner_addresses(cases: &mut Cases) {
+    use Reason::{AddressNotAskedFor, PoolFamily};
+    let leases = |case: Case| {
+        let (name, addrs) = (format!("p{}", case.number), format!("\"10.3.{}.0/28\"", case.number));
+        let mut case = case.here("", "pools", &format!("[\"{name}\"]"));
+        ends::set(&mut case.ours, &format!("pools.{name}"), "addrs", &addrs).unwrap();
+        case.here("children.net", "remote_ts", "[\"dynamic\"]").there("children.net.local_ts", "dynamic")
+    };
+    cases.add("the peer asks for no inner address", THEY, AddressNotAskedFor, THERE, leases);
+    cases.add("the peer asks for an IPv6 address, the pool has IPv4", THEY, PoolFamily, THERE, |case| {
+        leases(case).there("vips", "::").knowing("only what our pools have", "0.0.0.0")
     });
 }
 

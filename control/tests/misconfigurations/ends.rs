@@ -77,7 +77,13 @@ pub(crate) fn set(document: &mut DocumentMut, section: &str, key: &str, value: &
     let value: Value = value.parse().map_err(|error| format!("`{value}` is no TOML: {error}"))?;
     let mut table: &mut dyn toml_edit::TableLike = document.as_table_mut();
     for word in section.split('.') {
-        let item = table.entry(word).or_insert_with(|| Item::Table(Table::new()));
+        // The tables of all cases stand in one file, where `[pools]` may be written once.
+        let implicit = || {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        };
+        let item = table.entry(word).or_insert_with(implicit);
         table = item.as_table_like_mut().ok_or_else(|| format!("{section}: `{word}` is no table"))?;
     }
     table.insert(key, Item::Value(value));

@@ -11,7 +11,7 @@ mod outcome;
 pub use outcome::{Disposition, Outcome};
 
 /// Version of all layouts here. Pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Names of the maps, as in the object and as pinned.
 pub mod map {
@@ -27,17 +27,25 @@ pub mod map {
     pub const ADDRESSES_V4: &str = "ADDRESSES_V4";
     /// Hash: IPv6 address of the host to its flags.
     pub const ADDRESSES_V6: &str = "ADDRESSES_V6";
-    /// LPM trie: IPv4 prefixes of all policies' `local_ts`; the value is the prefix length.
+    /// LPM trie: IPv4 prefixes of the `local_ts` of all policies that do not bypass; the value is the prefix length.
     pub const LOCAL_V4: &str = "LOCAL_V4";
-    /// LPM trie: IPv6 prefixes of all policies' `local_ts`; the value is the prefix length.
+    /// LPM trie: IPv6 prefixes likewise; the value is the prefix length.
     pub const LOCAL_V6: &str = "LOCAL_V6";
-    /// LPM trie: IPv4 prefixes of all policies' `remote_ts`; the value is the prefix length.
+    /// LPM trie: IPv4 prefixes of the `remote_ts` of all policies that do not bypass; the value is the prefix length.
     pub const REMOTE_V4: &str = "REMOTE_V4";
-    /// LPM trie: IPv6 prefixes of all policies' `remote_ts`; the value is the prefix length.
+    /// LPM trie: IPv6 prefixes likewise; the value is the prefix length.
     pub const REMOTE_V6: &str = "REMOTE_V6";
+    /// LPM trie: IPv4 prefixes of the `local_ts` of policies that bypass; the value is the prefix length.
+    pub const PASS_LOCAL_V4: &str = "PASS_LOCAL_V4";
+    /// LPM trie: IPv6 prefixes likewise; the value is the prefix length.
+    pub const PASS_LOCAL_V6: &str = "PASS_LOCAL_V6";
+    /// LPM trie: IPv4 prefixes of the `remote_ts` of policies that bypass; the value is the prefix length.
+    pub const PASS_REMOTE_V4: &str = "PASS_REMOTE_V4";
+    /// LPM trie: IPv6 prefixes likewise; the value is the prefix length.
+    pub const PASS_REMOTE_V6: &str = "PASS_REMOTE_V6";
 
     /// All of them.
-    pub const ALL: [&str; 10] = [
+    pub const ALL: [&str; 14] = [
         CONFIG,
         INTERFACES,
         SOCKETS,
@@ -48,6 +56,10 @@ pub mod map {
         LOCAL_V6,
         REMOTE_V4,
         REMOTE_V6,
+        PASS_LOCAL_V4,
+        PASS_LOCAL_V6,
+        PASS_REMOTE_V4,
+        PASS_REMOTE_V6,
     ];
 }
 

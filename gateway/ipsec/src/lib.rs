@@ -7,11 +7,13 @@
 
 mod esp;
 mod install;
+mod options;
 mod sa;
 mod selector;
 
 pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
 pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
+pub use options::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
 pub use sa::{
     Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,
 };

@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
-use crate::{EspKey, TrafficSelector};
+use crate::{EspKey, SaOptions, TrafficSelector};
 
 /// A Security Parameters Index (RFC 4303 §2.1), in host byte order. Never 0 to 255, which are reserved.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +83,8 @@ pub struct InboundSa {
     pub remote_ts: Vec<TrafficSelector>,
     /// The tenant that its packets belong to.
     pub tenant: TenantId,
+    /// How its packets are treated.
+    pub options: SaOptions,
 }
 
 /// The SA that we send on. Its SPI was chosen by the peer.
@@ -99,6 +102,8 @@ pub struct OutboundSa {
     pub local_ts: Vec<TrafficSelector>,
     /// What an inner packet's destination must match.
     pub remote_ts: Vec<TrafficSelector>,
+    /// How its packets are treated.
+    pub options: SaOptions,
 }
 
 /// Where a policy comes from, which decides its precedence.
@@ -125,8 +130,20 @@ pub enum PolicyAction {
     Discard,
 }
 
+impl PolicyAction {
+    /// The precedence of policies with this action that name no `priority`: as strongSwan has it, what passes goes
+    /// before what is protected, and what is dropped comes last.
+    pub const fn priority(self) -> u32 {
+        match self {
+            Self::Bypass => 200_000,
+            Self::Protect => 400_000,
+            Self::Discard => 600_000,
+        }
+    }
+}
+
 /// What is done with a packet from one of `local_ts` to one of `remote_ts`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     /// `connection/child`, for people.
     pub name: String,
@@ -140,4 +157,13 @@ pub struct Policy {
     pub origin: PolicyOrigin,
     /// What is done with them.
     pub action: PolicyAction,
+    /// Lower goes first, whatever the selectors say; `None`: that of the action.
+    pub priority: Option<NonZeroU32>,
+}
+
+impl Policy {
+    /// The precedence in numbers: lower goes first.
+    pub fn precedence(&self) -> u32 {
+        self.priority.map_or(self.action.priority(), NonZeroU32::get)
+    }
 }

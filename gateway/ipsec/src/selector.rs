@@ -1,5 +1,6 @@
 //! Traffic selectors (RFC 7296 §3.13.1), in swanctl's notation: `10.1.0.0/16`, `10.1.0.1-10.1.0.9`,
-//! `2001:db8::/32[tcp/443]`, `10.2.0.0/16[udp/1000-2000]`, `10.0.0.1[icmp]`.
+//! `2001:db8::/32[tcp/443]`, `10.2.0.0/16[udp/1000-2000]`, `10.0.0.1[icmp]`, `10.0.0.1[icmp/8]` (any code of that type),
+//! `10.0.0.1[icmp/3(4)]` (a type and a code).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -255,6 +256,7 @@ fn parse_protocol_ports(text: &str) -> Result<(u8, PortRange), String> {
     let ports = match ports {
         None | Some("any") => PortRange::ANY,
         Some("opaque") => PortRange::OPAQUE,
+        Some(text) if is_icmp(protocol) => parse_icmp(text)?,
         Some(text) => match text.split_once('-') {
             Some((start, end)) => PortRange { start: port(start)?, end: port(end)? },
             None => PortRange { start: port(text)?, end: port(text)? },
@@ -264,6 +266,45 @@ fn parse_protocol_ports(text: &str) -> Result<(u8, PortRange), String> {
         return Err(format!("the port range {}-{} is empty", ports.start, ports.end));
     }
     Ok((protocol, ports))
+}
+
+fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, 1 | 58)
+}
+
+/// `8`, `3(4)`, `0-18` or `3(0)-3(3)`; and as strongSwan has it, a number from 256 on is a type and a code in one.
+fn parse_icmp(text: &str) -> Result<PortRange, String> {
+    let one = |text: &str| -> Result<PortRange, String> {
+        let octet = |text: &str| {
+            text.parse::<u8>().map_err(|_| format!("`{text}` is not an ICMP type or code (0 to 255)"))
+        };
+        if let Some((kind, code)) = text.split_once('(') {
+            let code = code.strip_suffix(')').ok_or("the `(` is not closed")?;
+            let both = u16::from_be_bytes([octet(kind)?, octet(code)?]);
+            return Ok(PortRange { start: both, end: both });
+        }
+        match text.parse::<u16>() {
+            Ok(both) if both > 255 => Ok(PortRange { start: both, end: both }),
+            _ => octet(text).map(|kind| PortRange {
+                start: u16::from_be_bytes([kind, 0]),
+                end: u16::from_be_bytes([kind, 255]),
+            }),
+        }
+    };
+    match text.split_once('-') {
+        Some((start, end)) => Ok(PortRange { start: one(start)?.start, end: one(end)?.end }),
+        None => one(text),
+    }
+}
+
+fn write_icmp(f: &mut fmt::Formatter<'_>, PortRange { start, end }: PortRange) -> fmt::Result {
+    let ([first, low], [last, high]) = (start.to_be_bytes(), end.to_be_bytes());
+    match (low, high) {
+        (0, 255) if first == last => write!(f, "/{first}"),
+        (0, 255) => write!(f, "/{first}-{last}"),
+        _ if start == end => write!(f, "/{first}({low})"),
+        _ => write!(f, "/{first}({low})-{last}({high})"),
+    }
 }
 
 impl fmt::Display for TrafficSelector {
@@ -281,6 +322,7 @@ impl fmt::Display for TrafficSelector {
         match self.ports {
             PortRange::ANY => {}
             PortRange::OPAQUE => f.write_str("/opaque")?,
+            range if is_icmp(self.protocol) => write_icmp(f, range)?,
             PortRange { start, end } if start == end => write!(f, "/{start}")?,
             PortRange { start, end } => write!(f, "/{start}-{end}")?,
         }
@@ -310,6 +352,12 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// The same packet on its way back.
+    pub fn reversed(&self) -> Self {
+        let Self { src, dst, protocol, src_port, dst_port } = *self;
+        Self { src: dst, dst: src, protocol, src_port: dst_port, dst_port: src_port }
+    }
+
     /// Whether the packet goes from one of `sources` to one of `destinations`.
     pub fn matches(&self, sources: &[TrafficSelector], destinations: &[TrafficSelector]) -> bool {
         sources.iter().any(|ts| ts.matches(self.src, self.protocol, self.src_port))
@@ -349,6 +397,10 @@ mod tests {
             "2001:db8::/32[tcp/443]",
             "10.2.0.0/16[udp/1000-2000]",
             "10.0.0.1/32[icmp]",
+            "10.0.0.1/32[icmp/8]",
+            "10.0.0.1/32[icmp/0-18]",
+            "10.0.0.1/32[icmp/3(4)]",
+            "2001:db8::/64[ipv6-icmp/1(0)-1(3)]",
             "10.0.0.0/8[any/opaque]",
             "10.0.0.0/8[99]",
         ] {

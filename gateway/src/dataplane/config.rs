@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use portcullis_aead::EngineKind;
 use portcullis_ipsec::Policy;
 
+use crate::pipeline::TrapLimits;
 use crate::route::Role;
 
 /// How the XDP program is attached.
@@ -74,6 +75,8 @@ pub struct DataplaneConfig {
     pub tunnel_addresses: Vec<IpAddr>,
     /// Policies that are in force from the start.
     pub policies: Vec<Policy>,
+    /// How many packets of a worker may wait for SAs that they have asked for, and how long.
+    pub trap: TrapLimits,
     /// What stays when it stops.
     pub on_stop: OnStop,
 }

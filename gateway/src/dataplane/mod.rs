@@ -24,6 +24,7 @@ pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
 
 pub use crate::io::SocketStatistics;
+pub use crate::pipeline::TrapLimits;
 pub use crate::route::Role;
 pub use portcullis_aead::EngineKind;
 
@@ -35,10 +36,11 @@ use crate::installer::Installer;
 use crate::io::{
     CopyMode, FrameMemory, FramePool, MemoryError, QueueSocket, SocketError, SocketProbe, receive_queues,
 };
+use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
-use crate::pipeline::{Pipeline, Shared};
+use crate::pipeline::{Pipeline, Shared, TrapSignal};
 use crate::policy::PolicyTable;
 use crate::route::{PortInfo, RouteTable};
 use crate::sa::SaTable;
@@ -204,18 +206,25 @@ impl Dataplane {
         let bell = events.clone();
         let board =
             Arc::new(EventBoard::new(config.max_sas, config.max_policies, Box::new(move || bell.wake())));
-        let installer = Arc::new(Installer::new(
+        let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
+        let slow = slow.map_err(system("start the slow path"))?;
+        let trap_signal = Arc::new(TrapSignal::default());
+        let (signal, wakers) = (Arc::clone(&trap_signal), slow.workers().to_vec());
+        let installer = Installer::new(
             Arc::clone(&sas),
             Arc::clone(&policies),
             Arc::clone(&board),
             Box::new(Arc::clone(&guards)),
             Box::new(clock),
-        ));
+        );
+        let installer = Arc::new(installer.telling(Box::new(move || {
+            if signal.activated() {
+                wakers.iter().for_each(|worker| worker.waker().wake());
+            }
+        })));
         let ids = config.policies.iter().map(|policy| installer.install_policy(policy.clone()));
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
 
-        let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
-        let slow = slow.map_err(system("start the slow path"))?;
         let mirror = start_mirror(&config, &routes, &guards, &slow)?;
         guards.attach(&config, &routes.load())?;
 
@@ -226,6 +235,8 @@ impl Dataplane {
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
+            trap: config.trap,
+            trap_signal,
         });
         let mut threads = Threads::default();
         let mut pools = split(frames, config.workers.len());
@@ -271,6 +282,11 @@ impl Dataplane {
     /// Where SAs and policies go.
     pub fn installer(&self) -> Arc<dyn SaInstaller> {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
+    }
+
+    /// The addresses that peers give this host.
+    pub fn tun_addresses(&self) -> Result<TunAddresses, StartError> {
+        Ok(TunAddresses::open(self.tun.ifindex())?)
     }
 
     /// Readable when [`SaInstaller::take_events`] has something to give.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use ipnet::IpNet;
-use portcullis_ipsec::InstallError;
+use portcullis_ipsec::{InstallError, PolicyAction, TrafficSelector};
 
 use super::cover::Cover;
 use super::{DataplaneConfig, StartError, XdpMode, addresses_of, lock};
@@ -16,7 +16,7 @@ use crate::io::QueueSocket;
 use crate::netlink::protected::{ProtectedRoutes, Wanted};
 use crate::policy::ProtectedPrefixes;
 use crate::route::{PortInfo, Role, RouteTable};
-use crate::xdp::{self, AddressUse, Mode, ModeRequest, Protection, XdpManager};
+use crate::xdp::{self, AddressUse, Mode, ModeRequest, Protection, UpdateError, XdpManager};
 use std::os::fd::AsFd;
 
 /// The guards of one gateway.
@@ -51,17 +51,25 @@ impl Guards {
             xdp::ensure_bpffs(parent)?;
         }
         let (mut wanted, mut remote) = (Wanted::default(), Cover::default());
+        let (mut pass_local, mut pass_remote) = (BTreeSet::new(), BTreeSet::new());
         for policy in &config.policies {
-            wanted.local.extend(policy.local_ts.iter().flat_map(|ts| ts.addrs.prefixes()));
+            let bypasses = policy.action == PolicyAction::Bypass;
+            let side = if bypasses { &mut pass_local } else { &mut wanted.local };
+            side.extend(prefixes(&policy.local_ts));
+            if bypasses {
+                pass_remote.extend(prefixes(&policy.remote_ts));
+            }
         }
-        for policy in &config.policies {
-            let nets: Vec<IpNet> = policy.remote_ts.iter().flat_map(|ts| ts.addrs.prefixes()).collect();
+        for policy in config.policies.iter().filter(|policy| policy.action != PolicyAction::Bypass) {
+            let nets: Vec<IpNet> = prefixes(&policy.remote_ts).collect();
             remote.add(&nets, &wanted.local);
         }
         wanted.remote = remote.widest().clone();
         let protection = Protection {
             local: wanted.local.clone(),
             remote: wanted.remote.clone(),
+            pass_local,
+            pass_remote,
             addresses: own_addresses(),
             ike_port: config.ike_port,
             nat_t_port: config.nat_port,
@@ -208,6 +216,13 @@ impl State {
         protection
     }
 
+    /// Tells the XDP program what bypasses: a worker looks closer at such clear text from outside.
+    fn change_pass(&mut self, change: impl FnOnce(&mut Protection)) -> Result<(), UpdateError> {
+        let mut protection = self.protection();
+        change(&mut protection);
+        self.xdp.update(&protection)
+    }
+
     fn change(&mut self, wanted: Wanted) -> Result<(), String> {
         let before = std::mem::replace(&mut self.wanted, wanted);
         let protection = self.protection();
@@ -224,6 +239,13 @@ impl State {
 impl ProtectionSink for Arc<Guards> {
     fn protect(&self, added: &ProtectedPrefixes) -> Result<(), InstallError> {
         let mut state = lock(&self.state);
+        if !(added.pass_local.is_empty() && added.pass_remote.is_empty()) {
+            let changed = state.change_pass(|protection| {
+                protection.pass_local.extend(added.pass_local.iter().map(IpNet::trunc));
+                protection.pass_remote.extend(added.pass_remote.iter().map(IpNet::trunc));
+            });
+            changed.map_err(|error| refused(error.to_string()))?;
+        }
         let State { remote, wanted, .. } = &mut *state;
         let local: Vec<IpNet> =
             added.local.iter().map(IpNet::trunc).filter(|net| !wanted.local.contains(net)).collect();
@@ -238,16 +260,21 @@ impl ProtectionSink for Arc<Guards> {
         state.change(wanted).map_err(|found| {
             let State { remote, wanted, .. } = &mut *state;
             remote.remove(&added.remote, &wanted.local);
-            InstallError::InvalidParameter {
-                field: "traffic selectors",
-                found,
-                expected: "prefixes that the XDP program and the kernel's routes take",
-            }
+            refused(found)
         })
     }
 
     fn unprotect(&self, removed: &ProtectedPrefixes) {
         let mut state = lock(&self.state);
+        if !(removed.pass_local.is_empty() && removed.pass_remote.is_empty()) {
+            let changed = state.change_pass(|protection| {
+                protection.pass_local.retain(|net| !removed.pass_local.contains(net));
+                protection.pass_remote.retain(|net| !removed.pass_remote.contains(net));
+            });
+            if let Err(error) = changed {
+                tracing::error!(%error, "workers still look at clear text that no policy bypasses any more, and drop it");
+            }
+        }
         let State { remote, wanted, .. } = &mut *state;
         let local = removed.local.iter().any(|net| wanted.local.contains(net));
         if !remote.remove(&removed.remote, &wanted.local) && !local {
@@ -260,6 +287,18 @@ impl ProtectionSink for Arc<Guards> {
             tracing::error!(%error, "prefixes that no policy has any more stay blocked");
         }
     }
+}
+
+fn refused(found: String) -> InstallError {
+    InstallError::InvalidParameter {
+        field: "traffic selectors",
+        found,
+        expected: "prefixes that the XDP program and the kernel's routes take",
+    }
+}
+
+fn prefixes(selectors: &[TrafficSelector]) -> impl Iterator<Item = IpNet> {
+    selectors.iter().flat_map(|selector| selector.addrs.prefixes())
 }
 
 /// All of the host's addresses, before the mirror runs: nothing of the host's own may be cut off meanwhile.

@@ -65,6 +65,16 @@ impl EspPacket {
         TunnelEndpoints { local: self.flow.dst(), remote: self.flow.src(), encapsulation }
     }
 
+    /// Octets of IP header, extension headers included.
+    pub(super) fn header_len(&self) -> usize {
+        usize::from(self.esp) - if self.is_udp() { UDP_HEADER_LEN } else { 0 }
+    }
+
+    /// The outer header's DSCP (upper six bits) and ECN (lower two).
+    pub fn tos(&self) -> u8 {
+        self.tos
+    }
+
     #[inline(always)]
     fn iv_at(&self) -> usize {
         usize::from(self.esp) + ESP_HEADER_LEN
@@ -135,20 +145,10 @@ pub fn decapsulate(
     outer: &EspPacket,
     algorithm: EspAlgorithm,
 ) -> Result<(FlowKey, L3Info), DropReason> {
-    let text_at = outer.iv_at() + algorithm.iv_len();
-    let text_end = outer.end().saturating_sub(algorithm.icv_len());
-    let text = frame.packet().get(text_at..text_end).ok_or(DropReason::EspTruncated)?;
-    let (text, &[pad_len, next_header]) =
-        text.split_last_chunk::<TRAILER_LEN>().ok_or(DropReason::BadPadding)?;
-    let inner_end = text.len().checked_sub(usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
-    let (inner, padding) = text.split_at_checked(inner_end).ok_or(DropReason::BadPadding)?;
-    if !padding.iter().zip(1..=u8::MAX).all(|(&octet, expected)| octet == expected) {
-        return Err(DropReason::BadPadding);
-    }
+    let (text_at, inner, next_header) = text(frame, outer, algorithm)?;
     let is_ipv6 = match next_header {
         protocol::IPV4 => false,
         protocol::IPV6 => true,
-        protocol::NO_NEXT_HEADER => return Err(DropReason::Dummy),
         _ => return Err(DropReason::BadNextHeader),
     };
     let (flow, mut info) = wire::read(inner).map_err(|_| DropReason::InnerMalformed)?;
@@ -164,4 +164,28 @@ pub fn decapsulate(
         info = info.with_ecn(combined);
     }
     Ok((flow, info))
+}
+
+/// What an opened packet carries: where it starts in the frame's packet, its octets without padding, and what they are. The
+/// padding is what RFC 4303 §2.4 says; a dummy packet (§2.6) ends here.
+#[inline(always)]
+pub(super) fn text<'f>(
+    frame: &'f Frame,
+    outer: &EspPacket,
+    algorithm: EspAlgorithm,
+) -> Result<(usize, &'f [u8], u8), DropReason> {
+    let text_at = outer.iv_at() + algorithm.iv_len();
+    let text_end = outer.end().saturating_sub(algorithm.icv_len());
+    let text = frame.packet().get(text_at..text_end).ok_or(DropReason::EspTruncated)?;
+    let (text, &[pad_len, next_header]) =
+        text.split_last_chunk::<TRAILER_LEN>().ok_or(DropReason::BadPadding)?;
+    let inner_end = text.len().checked_sub(usize::from(pad_len)).ok_or(DropReason::BadPadding)?;
+    let (inner, padding) = text.split_at_checked(inner_end).ok_or(DropReason::BadPadding)?;
+    if !padding.iter().zip(1..=u8::MAX).all(|(&octet, expected)| octet == expected) {
+        return Err(DropReason::BadPadding);
+    }
+    if next_header == protocol::NO_NEXT_HEADER {
+        return Err(DropReason::Dummy);
+    }
+    Ok((text_at, inner, next_header))
 }

@@ -1,6 +1,6 @@
-//! ESP in tunnel mode (RFC 4303), raw or in UDP (RFC 3948), around or off one packet.
+//! ESP in tunnel mode and in transport mode (RFC 4303), raw or in UDP (RFC 3948), around or off one packet.
 //!
-//! A [`Template`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate`] are its reverse;
+//! A [`Template`] writes everything but the ciphertext into a frame, [`parse`] and [`decapsulate()`] are its reverse;
 //! between them stands the AEAD engine, which the pipeline calls once per batch with what [`AeadParameters`] says.
 //! Nothing here looks up an SA, counts or decides: sequence numbers, keys and addresses are passed in. What an algorithm
 //! asks of a packet's layout is said by [`EspAlgorithm`], and which of the engine's algorithms it is, by [`expand`].
@@ -11,6 +11,7 @@ mod ecn;
 mod template;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::net::IpAddr;
 
@@ -20,6 +21,7 @@ use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 pub(crate) use algorithm::expand;
 pub use decapsulate::{EspPacket, decapsulate, parse};
 pub use template::Template;
+pub use transport::{extract, max_transport_len};
 
 use crate::frame::Frame;
 use crate::wire::{ETHERNET_HEADER_LEN, IPV4_HEADER_LEN, IPV6_HEADER_LEN, UDP_HEADER_LEN};

@@ -5,35 +5,46 @@
 
 use std::net::IpAddr;
 
-use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
+use portcullis_ipsec::{CopyDf, Encapsulation, EspAlgorithm, SaOptions, TunnelEndpoints};
 
 use super::{AeadParameters, ESP_HEADER_LEN, MAX_HEADROOM, TRAILER_LEN};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{
-    Checksum, ETHERNET_HEADER_LEN, EtherType, Ethernet, IPV4_HEADER_LEN, IPV6_HEADER_LEN, Ipv4, Ipv6, L3Info,
-    Mac, UDP_HEADER_LEN, Udp, protocol,
+    self, Checksum, ETHERNET_HEADER_LEN, EtherType, Ethernet, IPV4_HEADER_LEN, IPV6_HEADER_LEN, Ipv4, Ipv6,
+    L3Info, Mac, UDP_HEADER_LEN, Udp, protocol,
 };
 
 /// TTL or hop limit of the outer header: its journey begins here (RFC 4301 §5.1.2.1).
 const OUTER_TTL: u8 = 64;
 
+/// DF in the word of flags and fragment offset.
+const DONT_FRAGMENT: u16 = 0x4000;
+
 /// The headers that the packets of one outbound SA have in common on their way to one neighbour.
 #[derive(Debug, Clone)]
 pub struct Template {
     /// Headers, behind whatever is left over in front: the text follows their last octet.
-    octets: [u8; MAX_HEADROOM],
+    pub(super) octets: [u8; MAX_HEADROOM],
     /// Where in `octets` the outer IP header starts; the Ethernet header ends there.
-    ip: u8,
+    pub(super) ip: u8,
     /// Whether there is a UDP header.
-    udp: bool,
-    v6: bool,
-    esn: bool,
-    algorithm: EspAlgorithm,
+    pub(super) udp: bool,
+    pub(super) v6: bool,
+    pub(super) esn: bool,
+    /// What of the inner header's DSCP and ECN is copied.
+    tos_copied: u8,
+    /// What the outer header has of them besides.
+    tos_set: u8,
+    /// Flags of the outer IPv4 header, by the inner packet's DF.
+    flags: [u16; 2],
+    pub(super) algorithm: EspAlgorithm,
+    /// Octets that every inner packet is padded to at least (RFC 4303 §2.7).
+    least_text: u16,
     /// Of the IPv4 header as far as it is in `octets`, its checksum field zero: not folded.
     sum: u32,
-    salt: [u8; 4],
-    spi: u32,
+    pub(super) salt: [u8; 4],
+    pub(super) spi: u32,
 }
 
 impl Template {
@@ -102,7 +113,37 @@ impl Template {
             }
             _ => return None,
         };
-        Some(Self { octets, ip: at as u8, udp, v6, esn, algorithm, sum, salt, spi })
+        Some(Self {
+            octets,
+            ip: at as u8,
+            udp,
+            v6,
+            esn,
+            tos_copied: u8::MAX,
+            tos_set: 0,
+            flags: [0, DONT_FRAGMENT],
+            algorithm,
+            least_text: 0,
+            sum,
+            salt,
+            spi,
+        })
+    }
+
+    /// Says which of the inner header's fields the outer one takes over (RFC 4301 §5.1.2, RFC 6040 §4.1), and pads inner
+    /// packets to at least `least_text` octets. Without it DSCP, ECN and DF are copied and nothing is padded.
+    pub fn set_options(&mut self, options: &SaOptions, least_text: u16) {
+        const DSCP: u8 = 0xfc;
+        const ECN: u8 = 0x03;
+        let dscp_copied = options.copy_dscp.outwards();
+        self.tos_copied = if dscp_copied { DSCP } else { 0 } | if options.copy_ecn { ECN } else { 0 };
+        self.tos_set = if dscp_copied { 0 } else { options.dscp << 2 };
+        self.flags = match options.copy_df {
+            CopyDf::Yes => [0, DONT_FRAGMENT],
+            CopyDf::No => [0, 0],
+            CopyDf::Set => [DONT_FRAGMENT, DONT_FRAGMENT],
+        };
+        self.least_text = least_text;
     }
 
     /// Sets the Ethernet header's addresses.
@@ -116,8 +157,7 @@ impl Template {
     /// holds. On success the frame holds the whole outer frame, whose text the engine has yet to seal with what is
     /// returned. On failure it is unchanged.
     ///
-    /// DSCP and ECN are copied (RFC 4301 §5.1.2.1, RFC 6040 normal mode), IPv4's DF is copied and set for an inner IPv6
-    /// packet.
+    /// DSCP, ECN and DF become what [`Template::set_options`] says; an inner IPv6 packet counts as one with DF.
     #[inline(always)]
     pub fn encapsulate(
         &self,
@@ -126,7 +166,8 @@ impl Template {
         is_ipv6: bool,
         sequence: u64,
     ) -> Result<AeadParameters, DropReason> {
-        let (text, inner_len) = (frame.start(), frame.len());
+        let (text, packet_len) = (frame.start(), frame.len());
+        let inner_len = packet_len.max(self.least_text.into());
         let pad = (inner_len + TRAILER_LEN).wrapping_neg() & (self.algorithm.alignment() - 1);
         let behind = pad + TRAILER_LEN + self.algorithm.icv_len();
         let ip = usize::from(self.ip);
@@ -142,6 +183,9 @@ impl Template {
         let headers = front.last_chunk_mut::<MAX_HEADROOM>().ok_or(DropReason::NoHeadroom)?;
         *headers = self.octets;
         let next_header = if is_ipv6 { protocol::IPV6 } else { protocol::IPV4 };
+        if inner_len > packet_len {
+            hide_length(rest, packet_len, inner_len);
+        }
         write_trailer(rest.get_mut(inner_len..).unwrap_or_default(), pad, next_header);
 
         let iv = sequence.to_be_bytes();
@@ -154,19 +198,21 @@ impl Template {
             let len = (MAX_HEADROOM - udp + inner_len + behind) as u16;
             put(headers, udp + 4, &len.to_be_bytes());
         }
+        let tos = inner.tos() & self.tos_copied | self.tos_set;
         if self.v6 {
             let payload_len = (outer_len - IPV6_HEADER_LEN) as u32;
-            let first = 6 << 28 | u32::from(inner.tos()) << 20 | (self.spi & 0xf_ffff);
+            let first = 6 << 28 | u32::from(tos) << 20 | (self.spi & 0xf_ffff);
             put(headers, ip, &first.to_be_bytes());
             put(headers, ip + 4, &(payload_len as u16).to_be_bytes());
         } else {
             // Version and length, TOS, total length; an identification that is unique among this SA's packets, as far as
             // 16 bits go (RFC 6864 §4.1), and flags.
-            let first = 0x4500_0000 | u32::from(inner.tos()) << 16 | outer_len as u32;
-            let flags: u32 = if inner.dont_fragment() { 0x4000 } else { 0 };
+            let first = 0x4500_0000 | u32::from(tos) << 16 | outer_len as u32;
+            let [clear, set] = self.flags;
+            let flags = u32::from(if inner.dont_fragment() { set } else { clear });
             let second = (sequence as u32) << 16 | flags;
             put(headers, ip, &(u64::from(first) << 32 | u64::from(second)).to_be_bytes());
-            let sum = self.sum + u32::from(inner.tos()) + outer_len as u32 + (second >> 16) + flags;
+            let sum = self.sum + u32::from(tos) + outer_len as u32 + (second >> 16) + flags;
             let sum = (sum >> 16) + (sum & 0xffff);
             let sum = (sum >> 16) + (sum & 0xffff);
             put(headers, ip + 10, &(!(sum as u16)).to_be_bytes());
@@ -190,9 +236,15 @@ impl Template {
     }
 }
 
+/// TFC padding: what it holds does not matter (RFC 4303 §2.7).
+#[cold]
+fn hide_length(text: &mut [u8], from: usize, to: usize) {
+    text.get_mut(from..to).unwrap_or_default().fill(0);
+}
+
 /// Copies into the middle; what does not fit, which a template's sizes exclude, is left out.
 #[inline(always)]
-fn put(octets: &mut [u8; MAX_HEADROOM], at: usize, from: &[u8]) {
+pub(super) fn put(octets: &mut [u8], at: usize, from: &[u8]) {
     if let Some(place) = octets.get_mut(at..at + from.len()) {
         place.copy_from_slice(from);
     }
@@ -200,7 +252,7 @@ fn put(octets: &mut [u8; MAX_HEADROOM], at: usize, from: &[u8]) {
 
 /// Padding 1, 2, 3, … (RFC 4303 §2.4), its length, and the next header.
 #[inline(always)]
-fn write_trailer(tail: &mut [u8], pad: usize, next_header: u8) {
+pub(super) fn write_trailer(tail: &mut [u8], pad: usize, next_header: u8) {
     // Of most algorithms, in one go: what it writes behind is where the ICV will be.
     const SHORT: [u64; 4] = [0x00, 0x01_01, 0x02_02_01, 0x03_03_02_01];
     if let (Some(&short), Some(tail)) = (SHORT.get(pad), tail.first_chunk_mut::<8>()) {
@@ -214,10 +266,11 @@ fn write_trailer(tail: &mut [u8], pad: usize, next_header: u8) {
 #[cold]
 fn write_udp_checksum(frame: &mut Frame) {
     let Some(packet) = frame.packet_mut().get_mut(ETHERNET_HEADER_LEN..) else { return };
-    let Ok(header) = Ipv6::parse(packet) else { return };
-    let Some(datagram) = packet.get_mut(IPV6_HEADER_LEN..) else { return };
+    // In transport mode there may be extension headers.
+    let Ok((flow, info)) = wire::read(packet) else { return };
+    let Some(datagram) = packet.get_mut(info.header_len()..) else { return };
     let sum = Checksum::default()
-        .pseudo_header(header.src.into(), header.dst.into(), protocol::UDP, datagram.len() as u32)
+        .pseudo_header(flow.src(), flow.dst(), protocol::UDP, datagram.len() as u32)
         .octets(datagram)
         .finish();
     if let [_, _, _, _, _, _, c0, c1, ..] = datagram {

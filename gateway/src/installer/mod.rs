@@ -48,6 +48,7 @@ pub struct Installer {
     events: Arc<EventBoard>,
     sink: Box<dyn ProtectionSink>,
     clock: Box<dyn Fn() -> Coarse + Send + Sync>,
+    activated: Box<dyn Fn() + Send + Sync>,
     stopped: AtomicBool,
     pairs: Mutex<Pairs>,
 }
@@ -175,7 +176,14 @@ impl Installer {
     ) -> Self {
         // All that will ever be needed, so that no install pays for growth.
         let pairs = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
-        Self { sas, policies, events, sink, clock, stopped: AtomicBool::new(false), pairs }
+        let activated = Box::new(|| {});
+        Self { sas, policies, events, sink, clock, activated, stopped: AtomicBool::new(false), pairs }
+    }
+
+    /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
+    #[must_use]
+    pub fn telling(self, activated: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self { activated, ..self }
     }
 
     /// Frees, and wipes, what was removed and no worker can see any more. Every call that changes something does
@@ -342,6 +350,7 @@ impl SaInstaller for Installer {
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
         }
         entry.activate(reference);
+        (self.activated)();
         Ok(())
     }
 

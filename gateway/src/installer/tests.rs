@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use portcullis_aead::Engine;
-use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin};
+use portcullis_ipsec::{Encapsulation, EspKey, Flow, PolicyAction, PolicyOrigin, SaOptions};
 
 use super::*;
 use crate::drop::DropReason;
@@ -110,6 +110,7 @@ fn inbound() -> InboundSa {
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts("10.2.0.0/16"),
         tenant: TenantId(0),
+        options: SaOptions::default(),
     }
 }
 
@@ -121,6 +122,7 @@ fn outbound() -> OutboundSa {
         endpoints: endpoints(1),
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts("10.2.0.0/16"),
+        options: SaOptions::default(),
     }
 }
 
@@ -132,6 +134,7 @@ fn policy(remote: &str, origin: PolicyOrigin) -> Policy {
         remote_ts: ts(remote),
         origin,
         action: PolicyAction::Protect,
+        priority: None,
     }
 }
 
@@ -316,6 +319,7 @@ fn the_sink_knows_of_prefixes_before_the_first_policy_and_until_after_the_last()
     let prefixes = |local: &[&str], remote: &[&str]| ProtectedPrefixes {
         local: local.iter().map(|net| net.parse().unwrap()).collect(),
         remote: remote.iter().map(|net| net.parse().unwrap()).collect(),
+        ..ProtectedPrefixes::default()
     };
     let first = gateway.policy(TRAP);
     let same = gateway.policy(PolicyOrigin::Negotiated);
@@ -333,6 +337,27 @@ fn the_sink_knows_of_prefixes_before_the_first_policy_and_until_after_the_last()
     gateway.sink.refuse.store(true, Ordering::Relaxed);
     assert_eq!(gateway.installer.install_policy(policy("10.2.0.0/16", TRAP)), Err(InstallError::Stopped));
     assert!(gateway.policies.list().is_empty(), "what cannot be protected is not half installed");
+}
+
+#[test]
+fn what_bypasses_is_told_apart_from_what_is_protected() {
+    let gateway = gateway(4);
+    let shunt = Policy { action: PolicyAction::Bypass, ..policy("10.2.0.0/16", TRAP) };
+    let passed = ProtectedPrefixes {
+        pass_local: vec!["10.1.0.0/16".parse().unwrap()],
+        pass_remote: vec!["10.2.0.0/16".parse().unwrap()],
+        ..ProtectedPrefixes::default()
+    };
+    // The same prefixes, once on either side of the line.
+    let protects = gateway.policy(TRAP);
+    let bypasses = gateway.installer.install_policy(shunt).unwrap();
+    gateway.installer.remove_policy(protects).unwrap();
+    assert_eq!(gateway.policies.protected(), passed);
+    gateway.installer.remove_policy(bypasses).unwrap();
+    let calls = lock(&gateway.sink.calls);
+    assert_eq!(calls[1], (true, passed.clone()));
+    assert_eq!(calls[3], (false, passed));
+    assert!(calls[0].1.pass_local.is_empty() && calls[2].1.pass_local.is_empty());
 }
 
 #[test]

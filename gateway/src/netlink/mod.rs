@@ -7,6 +7,7 @@
 //!
 //! [`Connection`] is one socket, for one thread.
 
+pub mod addresses;
 pub mod mirror;
 pub mod protected;
 

@@ -56,8 +56,9 @@ pub(super) fn transmit(context: &mut Context<'_>, frame: Frame, hop: &NextHop) {
 /// Where a packet may go in clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// To the host or to an inside network: it came out of a tunnel, and no policy says more.
-    Inside,
+    /// To the host or to an inside network, which is not across the IPsec boundary (RFC 4301 §3.1); else it is dropped
+    /// for this reason. It came out of a tunnel, or was bypassed on its way in, and no policy takes it further.
+    Inside(DropReason),
     /// By any interface: policy bypasses it.
     Anywhere,
 }
@@ -98,8 +99,10 @@ pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Cl
         NextHop::LinkDown => return context.drop(frame, DropReason::LinkDown),
         NextHop::None => return context.drop(frame, DropReason::NoRoute),
     };
-    if reach == Reach::Inside && !is_inside(context, port) {
-        return context.drop(frame, DropReason::ClearToOutside);
+    if let Reach::Inside(reason) = reach
+        && !is_inside(context, port)
+    {
+        return context.drop(frame, reason);
     }
     if about.expires() {
         return trouble::expired(context, frame, about);

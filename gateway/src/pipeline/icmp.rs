@@ -47,7 +47,7 @@ pub(super) fn report(context: &mut Context<'_>, offender: &Frame, about: &Clear,
     }
     WorkerCounters::add(&context.counters.generated, 1);
     match about.origin {
-        Origin::Port { port, .. } => context.out.transmit.push(port, frame),
+        Origin::Port { port, .. } | Origin::Outside { port, .. } => context.out.transmit.push(port, frame),
         Origin::Kernel => context.out.to_kernel.push(frame),
         Origin::Tunnel { .. } | Origin::Generated => back_into_tunnel(context, about, frame),
     }
@@ -57,7 +57,9 @@ pub(super) fn report(context: &mut Context<'_>, offender: &Frame, about: &Clear,
 fn source(context: &Context<'_>, about: &Clear, flow: &Flow) -> Option<IpAddr> {
     let wants_ipv6 = flow.src.is_ipv6();
     match about.origin {
-        Origin::Port { port, .. } => context.routes.address_for(port, wants_ipv6),
+        Origin::Port { port, .. } | Origin::Outside { port, .. } => {
+            context.routes.address_for(port, wants_ipv6)
+        }
         // The host takes no packet from the TUN device that claims to be from the host itself, but one from where
         // it sends through that device.
         Origin::Kernel => Some(flow.dst),
@@ -84,7 +86,9 @@ fn write(
     let Some(len) = error.write(offender.packet(), flow, source, frame.packet_mut()) else {
         return false;
     };
-    let Origin::Port { l2_len, .. } = about.origin else { return frame.truncate(len) };
+    let (Origin::Port { l2_len, .. } | Origin::Outside { l2_len, .. }) = about.origin else {
+        return frame.truncate(len);
+    };
     let l2_len = usize::from(l2_len);
     let start = offender.start();
     let Some(header) = offender.chunk().get(start.saturating_sub(l2_len)..start) else { return false };

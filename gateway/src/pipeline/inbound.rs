@@ -9,7 +9,7 @@ use std::ptr;
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, take};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Tally, ingress, look_up, special, take};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -197,17 +197,18 @@ fn report_move(context: &Context<'_>, sa: &Inbound, run: &[Opening<'_>], arrival
 
 /// Takes the tunnels off the accepted packets.
 fn unpack(
-    context: &Context<'_>,
+    context: &mut Context<'_>,
     arrivals: &mut Packets<Arrival>,
     openings: &mut Openings<'_>,
     clear: &mut Packets<Clear>,
 ) {
-    let mut tally = Tally::new(&context.shared.events);
+    let shared = context.shared;
+    let mut tally = Tally::new(&shared.events);
     for ((frame, Arrival { outer, depth, .. }), opening) in
         arrivals.frames.iter_mut().zip(&arrivals.about).zip(openings)
     {
         let (Some(sa), Verdict::Good) = (opening.sa, opening.verdict) else { continue };
-        match deliver(sa, outer, frame) {
+        match deliver(context, sa, outer, frame) {
             Ok((flow, info)) => {
                 tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
                 if ingress::is_esp_for_us(context, &flow) {
@@ -225,8 +226,16 @@ fn unpack(
 
 /// Takes the tunnel off an accepted packet, if what is in it is what the SA is for.
 #[inline(always)]
-fn deliver(sa: &Inbound, outer: &EspPacket, frame: &mut Frame) -> Result<(FlowKey, L3Info), DropReason> {
-    let (flow, info) = esp::decapsulate(frame, outer, sa.algorithm())?;
+fn deliver(
+    context: &mut Context<'_>,
+    sa: &Inbound,
+    outer: &EspPacket,
+    frame: &mut Frame,
+) -> Result<(FlowKey, L3Info), DropReason> {
+    let (flow, info) = match sa.special {
+        false => esp::decapsulate(frame, outer, sa.algorithm())?,
+        true => special::deliver(context, sa, outer, frame)?,
+    };
     if !sa.permits(&flow) {
         return Err(DropReason::SelectorMismatch);
     }

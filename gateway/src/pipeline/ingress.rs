@@ -1,12 +1,13 @@
 //! Reads what arrives, and tells ESP for us from packets to protect.
 
 use arrayvec::ArrayVec;
-use portcullis_ipsec::TenantId;
+use portcullis_ipsec::{PolicyAction, TenantId};
 
 use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, take, uniform};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
+use crate::policy::Verdict;
 use crate::route::{PortInfo, Role};
 use crate::wire::{self, EtherType, Ethernet, FlowKey, protocol};
 
@@ -103,12 +104,20 @@ fn from_port(
         return Kind::Dropped(DropReason::Malformed);
     }
     let start = frame.start() + l2_len;
-    let kind = if port.role == Role::Outside || is_esp_for_us(context, &flow) {
+    let kind = if port.role == Role::Outside && context.policies.bypasses() && is_bypassed(context, &flow) {
+        let origin = Origin::Outside { port: port.index, l2_len: l2_len as u8 };
+        clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
+        Kind::Clear
+    } else if port.role == Role::Outside || is_esp_for_us(context, &flow) {
         match esp::parse(packet, &flow, &info, context.shared.nat_port) {
             Ok(outer) => {
                 let arrival = Arrival::new(context, outer, 0, esp.about.last());
                 esp.about.push(arrival);
                 Kind::Esp
+            }
+            // Not ESP: the XDP program lets clear text come here where a policy bypasses something between its addresses.
+            Err(DropReason::Unexpected) if port.role == Role::Outside && !is_esp_for_us(context, &flow) => {
+                return Kind::Dropped(DropReason::ClearInbound);
             }
             Err(reason) => return Kind::Dropped(reason),
         }
@@ -120,6 +129,22 @@ fn from_port(
     // It was read from within the frame.
     let _ = frame.set_range(start, start + info.total_len());
     kind
+}
+
+/// Whether clear text from outside is what a policy bypasses, seen from the other end (RFC 4301 §5.2). The XDP program
+/// lets such packets come here by their addresses alone.
+#[inline(always)]
+fn is_bypassed(context: &Context<'_>, flow: &FlowKey) -> bool {
+    !is_esp_for_us(context, flow) && bypasses_the_way_back(context, flow)
+}
+
+#[cold]
+fn bypasses_the_way_back(context: &Context<'_>, flow: &FlowKey) -> bool {
+    let back = flow.flow().reversed();
+    match context.policies.lookup(TenantId::default(), &back) {
+        Verdict::Covered(policy) => policy.action() == PolicyAction::Bypass,
+        Verdict::NoMatch => false,
+    }
 }
 
 /// Whether the packet is ESP, raw or in UDP, to one of our tunnel addresses, and not somebody else's on its way.

@@ -5,16 +5,20 @@
 //! ESP, and what comes out goes on like any other packet; [`outbound`] looks up the policy and seals; [`egress`]
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
-//! rarely demand hangs off it: [`trouble`] (too big, TTL expired), [`icmp`], [`fragment`].
+//! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
+//! [`fragment`] and, of what is sealed, [`cut`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
+mod cut;
 mod egress;
 mod fragment;
 mod icmp;
 mod inbound;
 mod ingress;
 mod outbound;
+mod special;
+mod trapped;
 mod trouble;
 
 use std::net::IpAddr;
@@ -34,8 +38,10 @@ use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
+use trapped::Trapped;
 
 pub use egress::release;
+pub use trapped::{TrapLimits, TrapSignal};
 
 /// Frames that go through the phases together.
 pub const BATCH: usize = 64;
@@ -64,6 +70,10 @@ pub struct Shared {
     pub events: Arc<EventBoard>,
     /// The UDP port on which ESP arrives, normally 4500.
     pub nat_port: u16,
+    /// How many packets may wait for SAs that they have asked for.
+    pub trap: TrapLimits,
+    /// Rung when an SA has come up.
+    pub trap_signal: Arc<TrapSignal>,
 }
 
 /// Where a batch comes from.
@@ -156,6 +166,8 @@ pub trait FrameSource {
 enum Origin {
     /// By an inside port; `l2_len` octets of link-layer header lie in front of the packet.
     Port { port: PortIndex, l2_len: u8 },
+    /// In clear by an outside port, and a policy bypasses it; likewise.
+    Outside { port: PortIndex, l2_len: u8 },
     /// From the host, which has done a router's work on it already.
     Kernel,
     /// Out of a tunnel, and so many around it.
@@ -202,6 +214,11 @@ impl<T> Packets<T> {
         self.frames.is_empty()
     }
 
+    /// Without room for a batch: for what is rare.
+    fn empty() -> Self {
+        Self { frames: Vec::new(), about: Vec::new() }
+    }
+
     fn append(&mut self, other: &mut Self) {
         self.frames.append(&mut other.frames);
         self.about.append(&mut other.about);
@@ -220,6 +237,7 @@ pub struct Pipeline {
     esp: Packets<Arrival>,
     clear: Packets<Clear>,
     again: Again,
+    trapped: Trapped,
 }
 
 /// Packets that a pass has made and that need another.
@@ -244,6 +262,7 @@ struct Context<'a> {
     errors: &'a mut icmp::RateLimit,
     spare: &'a mut dyn FrameSource,
     again: &'a mut Again,
+    trapped: &'a mut Trapped,
     out: &'a mut Output,
 }
 
@@ -262,6 +281,7 @@ impl Pipeline {
             esp: Packets::default(),
             clear: Packets::default(),
             again: Again::default(),
+            trapped: Trapped::default(),
         }
     }
 
@@ -275,7 +295,43 @@ impl Pipeline {
         spare: &mut dyn FrameSource,
         out: &mut Output,
     ) {
-        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again } = self;
+        self.pass(now, spare, out, |context, esp, clear| {
+            while !batch.is_empty() {
+                ingress::sort(context, ingress, batch, esp, clear);
+                context.run(esp, clear);
+            }
+        });
+    }
+
+    /// Packets that wait for SAs.
+    pub fn trapped(&self) -> usize {
+        self.trapped.len()
+    }
+
+    /// Sends what waited for an SA that has come up, and gives up what has waited too long. Cheap while there is neither.
+    pub fn release_trapped(&mut self, now: Coarse, spare: &mut dyn FrameSource, out: &mut Output) {
+        if self.trapped.due(&self.shared.trap_signal, self.shared.trap, now) {
+            self.pass(now, spare, out, |context, esp, clear| {
+                trapped::release(context, clear);
+                context.run(esp, clear);
+            });
+        }
+    }
+
+    /// Gives up what waits for SAs: the worker ends.
+    pub fn give_up_trapped(&mut self) -> impl Iterator<Item = Frame> + use<> {
+        self.trapped.take_all(&self.shared.trap_signal)
+    }
+
+    #[inline(always)]
+    fn pass(
+        &mut self,
+        now: Coarse,
+        spare: &mut dyn FrameSource,
+        out: &mut Output,
+        work: impl FnOnce(&mut Context<'_>, &mut Packets<Arrival>, &mut Packets<Clear>),
+    ) {
+        let Self { shared, counters, reader, flows, hops, errors, esp, clear, again, trapped } = self;
         let guard = reader.guard();
         let (policies, routes) = (shared.policies.snapshot(), shared.routes.load());
         hops.begin(&routes, now);
@@ -291,12 +347,10 @@ impl Pipeline {
             errors,
             spare,
             again,
+            trapped,
             out,
         };
-        while !batch.is_empty() {
-            ingress::sort(&mut context, ingress, batch, esp, clear);
-            context.run(esp, clear);
-        }
+        work(&mut context, esp, clear);
         reader.quiescent();
     }
 
@@ -346,7 +400,9 @@ impl Clear {
     /// fragmentation.
     #[inline]
     fn counts_down(&self) -> bool {
-        matches!(self.origin, Origin::Port { .. } | Origin::Tunnel { .. }) && self.policy.is_none()
+        let arrived =
+            matches!(self.origin, Origin::Port { .. } | Origin::Outside { .. } | Origin::Tunnel { .. });
+        arrived && self.policy.is_none()
     }
 
     /// Whether its TTL or hop limit ends here.

@@ -11,24 +11,30 @@ use portcullis_aead as aead;
 use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
-use super::{BATCH, Clear, Context, Origin, Packets, Tally, look_up, take, trouble, uniform};
+use super::special::{self, Narrow};
+use super::{BATCH, Clear, Context, Origin, Packets, Tally, cut, look_up, take, trapped, trouble, uniform};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
+use crate::policy::Verdict;
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
 
 /// Packets of one SA that follow each other.
-struct Run<'a> {
-    sa: &'a Outbound,
-    template: Template,
+pub(super) struct Run<'a> {
+    pub(super) sa: &'a Outbound,
+    pub(super) template: Template,
+    /// Its packets are not simply put into the tunnel: see [`special`].
+    pub(super) special: bool,
     hop: NextHop,
     /// Where its sealed packets leave, if nothing but that is left to do.
     port: Option<PortIndex>,
+    /// Octets of the largest packet that passes the way to the peer.
+    mtu: usize,
     /// Octets of the largest inner packet that passes.
-    limit: usize,
+    pub(super) limit: usize,
     packets: u32,
     /// The next packet's sequence number, or why it gets none.
     sequence: Result<u64, DropReason>,
@@ -39,10 +45,14 @@ struct Run<'a> {
 enum Fate {
     /// Sealed, with the run of that number.
     Seal(u16),
+    /// Sealed, and then cut into fragments.
+    SealAndCut(u16),
     /// On in clear: out of a tunnel and not to go into another, or bypassed.
     Clear(Reach),
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
+    /// Kept until the SA that it has asked for comes up.
+    Trapped,
     /// Its TTL ends here.
     Expired,
     /// More octets than pass the tunnel of the run of that number.
@@ -83,6 +93,7 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
                 (Fate::Dropped(DropReason::NoSa), Some(reference))
             }
             Ok(Way::Clear(reach)) => (Fate::Clear(reach), None),
+            Ok(Way::Trapped) => (Fate::Trapped, None),
             Err(reason) => (Fate::Dropped(reason), None),
         };
         references.push(reference);
@@ -102,23 +113,32 @@ fn choose<'a>(context: &mut Context<'a>, packets: &[Clear], runs: &mut Runs<'a>,
     }
 }
 
+/// Where a packet goes that was let in, and that no policy takes further.
+const INSIDE: Reach = Reach::Inside(DropReason::ClearToOutside);
+
 /// What policy says of a packet that may go on.
 enum Way {
     /// Through this SA.
     Sealed(OutboundRef),
     Clear(Reach),
+    /// None yet: an SA was asked for.
+    Trapped,
 }
 
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
     let flow = &packet.flow;
-    let from_tunnel = matches!(packet.origin, Origin::Tunnel { .. });
+    // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
+    let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
+    if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
+        return Err(DropReason::Discarded);
+    }
     let Some(policy) = packet.policy(context.flows, context.policies) else {
-        return if from_tunnel { Ok(Way::Clear(Reach::Inside)) } else { Err(DropReason::NoPolicy) };
+        return if admitted { Ok(Way::Clear(INSIDE)) } else { Err(DropReason::NoPolicy) };
     };
     // What is for us is not sent on, even by a policy that covers everything.
-    if from_tunnel && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(Way::Clear(Reach::Inside));
+    if admitted && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
+        return Ok(Way::Clear(INSIDE));
     }
     // Only a policy that protects is ever given an SA.
     if let Some(reference) = policy.outbound() {
@@ -127,10 +147,20 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
     match policy.action() {
         PolicyAction::Protect => {
             context.shared.events.acquire(policy, flow);
-            Err(DropReason::NoSa)
+            if policy.wants_sa() { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
         }
         PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
+        PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
         PolicyAction::Discard => Err(DropReason::Discarded),
+    }
+}
+
+/// Whether a policy that goes before those that protect drops the way back of a packet that came in.
+#[cold]
+fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
+    match context.policies.lookup(packet.tenant, &packet.flow.flow().reversed()) {
+        Verdict::Covered(policy) => policy.action() == PolicyAction::Discard,
+        Verdict::NoMatch => false,
     }
 }
 
@@ -151,10 +181,22 @@ fn through<'a>(context: &mut Context<'a>, packet: &Clear, sa: &'a Outbound, runs
     if packet.expires() {
         Fate::Expired
     } else if packet.info.total_len() > run.limit {
-        Fate::TooBig(number)
+        too_big(run, packet, number)
     } else {
         run.packets += 1;
         Fate::Seal(number)
+    }
+}
+
+/// It is cut on one side of the engine or the other, if at all.
+#[cold]
+fn too_big(run: &mut Run<'_>, packet: &Clear, number: u16) -> Fate {
+    match special::narrow(&run.sa.options, run.limit, packet) {
+        Narrow::Before => Fate::TooBig(number),
+        Narrow::After => {
+            run.packets += 1;
+            Fate::SealAndCut(number)
+        }
     }
 }
 
@@ -182,7 +224,11 @@ fn begin<'a>(context: &mut Context<'a>, sa: &'a Outbound) -> Result<Run<'a>, Dro
     };
     let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
     let sequence = Err(DropReason::SequenceExhausted);
-    Ok(Run { sa, template, hop, port, limit, packets: 0, sequence })
+    let mut run = Run { sa, template, special: false, hop, port, mtu, limit, packets: 0, sequence };
+    if sa.special {
+        special::begin(&mut run, mtu);
+    }
+    Ok(run)
 }
 
 /// Gives every run its sequence numbers: one reservation each.
@@ -198,13 +244,13 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
     let mut tally = Tally::new(&context.shared.events);
     for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
         match *fate {
-            Fate::Seal(number) => {
+            Fate::Seal(number) | Fate::SealAndCut(number) => {
                 let Some(run) = runs.get_mut(usize::from(number)) else { continue };
                 match encapsulate(run, frame, about) {
                     Ok(parameters) => {
                         tally.count(run.sa.traffic(), run.sa.limits(), about.info.total_len(), context.now);
                         batch.push(parameters.packet(run.sa.key(), frame));
-                        if let Some(port) = run.port {
+                        if let (Some(port), Fate::Seal(_)) = (run.port, *fate) {
                             *fate = Fate::Send(port);
                         }
                     }
@@ -216,7 +262,7 @@ fn seal<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>, runs: &mut 
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
+            Fate::Send(_) | Fate::Trapped | Fate::Expired | Fate::TooBig(_) | Fate::Dropped(_) => {}
         }
     }
     tally.flush(context.now);
@@ -237,6 +283,9 @@ fn encapsulate(
     if about.counts_down() {
         decrement_ttl(frame.packet_mut());
     }
+    if run.special {
+        return special::encapsulate(run, frame, about, sequence);
+    }
     run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence)
 }
 
@@ -250,7 +299,15 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             }
             None => context.drop(frame, DropReason::NoSa),
         },
+        Fate::SealAndCut(number) => match runs.get(usize::from(number)) {
+            Some(run) => {
+                run.template.finish(&mut frame);
+                cut::send_in_pieces(context, frame, run.mtu, &run.hop);
+            }
+            None => context.drop(frame, DropReason::NoSa),
+        },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
+        Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {
             let limit = runs.get(usize::from(number)).map_or(0, |run| run.limit);
@@ -263,7 +320,9 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
 #[cfg(test)]
 mod tests {
     use portcullis_aead::Engine;
-    use portcullis_ipsec::{Encapsulation, EspAlgorithm, EspKey, OutboundSa, Spi, TunnelEndpoints};
+    use portcullis_ipsec::{
+        Encapsulation, EspAlgorithm, EspKey, OutboundSa, SaOptions, Spi, TunnelEndpoints,
+    };
 
     use super::*;
     use crate::sa::sequence::SequenceCounter;
@@ -281,6 +340,7 @@ mod tests {
             endpoints,
             local_ts: vec!["10.1.0.0/16".parse().unwrap()],
             remote_ts: vec!["10.2.0.0/16".parse().unwrap()],
+            options: SaOptions::default(),
         };
         let counter = SequenceCounter::starting_at(first, last);
         Outbound::new(&Engine::select(None).unwrap(), sa.spi, 0, counter, &sa).unwrap()
@@ -289,7 +349,17 @@ mod tests {
     fn run(sa: &Outbound, packets: u32) -> Run<'_> {
         let template = Template::new(&sa.endpoints.get(), 4096, sa.algorithm(), sa.salt(), sa.esn).unwrap();
         let sequence = Err(DropReason::NoSa);
-        Run { sa, template, hop: NextHop::None, port: None, limit: 1400, packets, sequence }
+        Run {
+            sa,
+            template,
+            special: false,
+            hop: NextHop::None,
+            port: None,
+            mtu: 1500,
+            limit: 1400,
+            packets,
+            sequence,
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use portcullis_ipsec::{InstallError, Policy, PolicyId};
+use portcullis_ipsec::{InstallError, Policy, PolicyAction, PolicyId};
 
 pub use self::cache::FlowCache;
 pub use self::entry::PolicyEntry;
@@ -31,20 +31,34 @@ use crate::sync::{Mutex, MutexGuard, lock};
 /// Most policies that a table can have room for.
 pub const MAX_POLICIES: usize = 1 << 20;
 
-/// The prefixes of all policies: what goes from a local to a remote one is the workers' affair, and travels in clear only
-/// where they find a policy that bypasses it.
+/// The prefixes of policies. What goes from a local to a remote one of those that do not bypass is the workers' affair,
+/// and travels in clear only where they find a policy that bypasses it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProtectedPrefixes {
     /// Sources of what we seal.
     pub local: Vec<IpNet>,
     /// Destinations of what we seal.
     pub remote: Vec<IpNet>,
+    /// Sources of what bypasses.
+    pub pass_local: Vec<IpNet>,
+    /// Destinations of what bypasses.
+    pub pass_remote: Vec<IpNet>,
 }
 
 impl ProtectedPrefixes {
+    /// Those of a policy, on the sides that its action chooses.
+    fn of(policy: &Policy, local: Vec<IpNet>, remote: Vec<IpNet>) -> Self {
+        if bypasses(policy) {
+            Self { pass_local: local, pass_remote: remote, ..Self::default() }
+        } else {
+            Self { local, remote, ..Self::default() }
+        }
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.local.is_empty() && self.remote.is_empty()
+        let Self { local, remote, pass_local, pass_remote } = self;
+        [local, remote, pass_local, pass_remote].into_iter().all(Vec::is_empty)
     }
 }
 
@@ -62,6 +76,14 @@ struct WriterState {
     places: Vec<Place>,
     free: VecDeque<u32>,
     installed: u64,
+    /// Of the policies that do not bypass.
+    protected: CountedSides,
+    /// Of those that bypass.
+    passed: CountedSides,
+}
+
+#[derive(Debug, Default)]
+struct CountedSides {
     local: Counted,
     remote: Counted,
 }
@@ -82,8 +104,8 @@ impl PolicyTable {
             places: (0..capacity).map(|_| Place::default()).collect(),
             free: (0..capacity as u32).collect(),
             installed: 0,
-            local: Counted::default(),
-            remote: Counted::default(),
+            protected: CountedSides::default(),
+            passed: CountedSides::default(),
         };
         Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity })
     }
@@ -112,7 +134,12 @@ impl PolicyTable {
     /// What is protected now.
     pub fn protected(&self) -> ProtectedPrefixes {
         let writer = lock(&self.writer);
-        ProtectedPrefixes { local: writer.local.all(), remote: writer.remote.all() }
+        ProtectedPrefixes {
+            local: writer.protected.local.all(),
+            remote: writer.protected.remote.all(),
+            pass_local: writer.passed.local.all(),
+            pass_remote: writer.passed.remote.all(),
+        }
     }
 
     /// The right to change the table; waits for another thread that has it. Workers are not affected.
@@ -168,10 +195,9 @@ impl PolicyControl<'_> {
     /// The prefixes that the policy would be the first to protect.
     pub(crate) fn would_protect(&self, policy: &Policy) -> ProtectedPrefixes {
         let (local, remote) = prefixes(policy);
-        ProtectedPrefixes {
-            local: self.state.local.missing(local),
-            remote: self.state.remote.missing(remote),
-        }
+        let WriterState { protected, passed, .. } = &*self.state;
+        let sides = if bypasses(policy) { passed } else { protected };
+        ProtectedPrefixes::of(policy, sides.local.missing(local), sides.remote.missing(remote))
     }
 
     /// Installs a policy that [`PolicyControl::check`] allows.
@@ -183,11 +209,12 @@ impl PolicyControl<'_> {
         place.generation = place.generation.wrapping_add(1);
         let bits = self.table.capacity.next_power_of_two().trailing_zeros();
         let id = PolicyId(place.generation.checked_shl(bits).unwrap_or(0) | index);
-        let (local, remote) = prefixes(&policy);
+        let ((local, remote), bypassing) = (prefixes(&policy), bypasses(&policy));
         let entry = Arc::new(PolicyEntry::new(id, index, policy));
         place.entry = Some(Arc::clone(&entry));
-        state.local.add(local);
-        state.remote.add(remote);
+        let sides = state.sides(bypassing);
+        sides.local.add(local);
+        sides.remote.add(remote);
         state.installed += 1;
         let next = self.table.current.load().with(&entry, state.installed);
         self.table.current.store(Arc::new(next));
@@ -206,8 +233,20 @@ impl PolicyControl<'_> {
         self.table.current.store(Arc::new(next));
         state.free.push_back(entry.index);
         let (local, remote) = prefixes(entry.policy());
-        Ok(ProtectedPrefixes { local: state.local.subtract(local), remote: state.remote.subtract(remote) })
+        let sides = state.sides(bypasses(entry.policy()));
+        let (local, remote) = (sides.local.subtract(local), sides.remote.subtract(remote));
+        Ok(ProtectedPrefixes::of(entry.policy(), local, remote))
     }
+}
+
+impl WriterState {
+    fn sides(&mut self, bypassing: bool) -> &mut CountedSides {
+        if bypassing { &mut self.passed } else { &mut self.protected }
+    }
+}
+
+fn bypasses(policy: &Policy) -> bool {
+    policy.action == PolicyAction::Bypass
 }
 
 /// The distinct prefixes of either side.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_ipsec::{Flow, PolicyOrigin, PortRange, TenantId, TrafficSelector};
+use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin, PortRange, TenantId, TrafficSelector};
 
 use super::PolicyEntry;
 use crate::lpm::Lpm;
@@ -31,14 +31,29 @@ pub enum Verdict<'a> {
 pub struct Snapshot {
     /// Differs from that of every other snapshot of the same table.
     generation: u64,
-    tenants: BTreeMap<TenantId, Precedence>,
+    /// How many of them bypass.
+    bypassing: usize,
+    /// How many of them drop by a priority of their own.
+    discarding_first: usize,
+    tenants: BTreeMap<TenantId, Tiers>,
 }
 
-/// Negotiated policies go before configured ones.
-#[derive(Debug, Clone, Default)]
-struct Precedence {
-    negotiated: Lpm<Sources>,
-    configured: Lpm<Sources>,
+/// Policies of one precedence together, the first to be asked first. There are as many as there are different
+/// priorities: two where nobody has configured any.
+type Tiers = BTreeMap<Tier, Lpm<Sources>>;
+
+/// Lower goes first; of one priority, negotiated policies before configured ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tier {
+    priority: u32,
+    configured: bool,
+}
+
+impl Tier {
+    fn of(policy: &Policy) -> Self {
+        let configured = matches!(policy.origin, PolicyOrigin::Configured { .. });
+        Self { priority: policy.precedence(), configured }
+    }
 }
 
 type Sources = Lpm<Vec<Rule>>;
@@ -66,11 +81,24 @@ impl Snapshot {
         self.generation
     }
 
-    /// The policy that covers a packet: negotiated before configured; then the longest destination prefix, the
-    /// longest source prefix, the narrower protocol and ports, and the one installed first.
+    /// Whether any policy bypasses anything.
+    #[inline(always)]
+    pub fn bypasses(&self) -> bool {
+        self.bypassing > 0
+    }
+
+    /// Whether any policy may drop what another one protects.
+    #[inline(always)]
+    pub fn discards_first(&self) -> bool {
+        self.discarding_first > 0
+    }
+
+    /// The policy that covers a packet: the lowest priority (see [`Policy::precedence`]); negotiated before configured;
+    /// then the longest destination prefix, the longest source prefix, the narrower protocol and ports, and the one
+    /// installed first.
     pub fn lookup(&self, tenant: TenantId, flow: &Flow) -> Verdict<'_> {
-        let Some(precedence) = self.tenants.get(&tenant) else { return Verdict::NoMatch };
-        let found = [&precedence.negotiated, &precedence.configured].into_iter().find_map(|tries| {
+        let Some(tiers) = self.tenants.get(&tenant) else { return Verdict::NoMatch };
+        let found = tiers.values().find_map(|tries| {
             tries.matches(flow.dst).find_map(|(_, sources)| {
                 sources.matches(flow.src).find_map(|(_, rules)| rules.iter().find(|rule| rule.covers(flow)))
             })
@@ -81,6 +109,8 @@ impl Snapshot {
     /// The next snapshot, with a policy that was installed as the `order`th.
     pub(super) fn with(&self, entry: &Arc<PolicyEntry>, order: u64) -> Self {
         let mut next = self.next();
+        next.bypassing += usize::from(entry.action() == PolicyAction::Bypass);
+        next.discarding_first += usize::from(discards_first(entry));
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, local, remote| {
             let rule = Rule::new(entry, order, local, remote);
@@ -104,6 +134,8 @@ impl Snapshot {
     /// The next snapshot, without the policy.
     pub(super) fn without(&self, entry: &Arc<PolicyEntry>) -> Self {
         let mut next = self.next();
+        next.bypassing -= usize::from(entry.action() == PolicyAction::Bypass);
+        next.discarding_first -= usize::from(discards_first(entry));
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, _, _| {
             let Some(sources) = tries.get_mut(destination) else { return };
@@ -117,22 +149,26 @@ impl Snapshot {
                 tries.remove(destination);
             }
         });
-        next.tenants
-            .retain(|_, precedence| !(precedence.negotiated.is_empty() && precedence.configured.is_empty()));
+        next.tenants.retain(|_, tiers| {
+            tiers.retain(|_, tries| !tries.is_empty());
+            !tiers.is_empty()
+        });
         next
     }
 
     fn next(&self) -> Self {
-        Self { generation: self.generation + 1, tenants: self.tenants.clone() }
+        Self { generation: self.generation + 1, ..self.clone() }
     }
 
     fn tries(&mut self, entry: &PolicyEntry) -> &mut Lpm<Sources> {
-        let precedence = self.tenants.entry(entry.policy().tenant).or_default();
-        match entry.policy().origin {
-            PolicyOrigin::Negotiated => &mut precedence.negotiated,
-            PolicyOrigin::Configured { .. } => &mut precedence.configured,
-        }
+        let tiers = self.tenants.entry(entry.policy().tenant).or_default();
+        tiers.entry(Tier::of(entry.policy())).or_default()
     }
+}
+
+/// Left to its action, it comes after everything that is protected.
+fn discards_first(entry: &PolicyEntry) -> bool {
+    entry.action() == PolicyAction::Discard && entry.policy().priority.is_some()
 }
 
 impl Rule {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 
 use portcullis_ipsec::{
     Flow, InstallError, Policy, PolicyAction, PolicyOrigin, PortRange, TenantId, TrafficSelector,
@@ -23,6 +24,7 @@ fn policy(local: &[&str], remote: &[&str], origin: PolicyOrigin) -> Policy {
         remote_ts: remote.iter().map(|text| ts(text)).collect(),
         origin,
         action: PolicyAction::Protect,
+        priority: None,
     }
 }
 
@@ -52,6 +54,7 @@ fn naive(policies: &[(PolicyId, Policy)], tenant: TenantId, flow: &Flow) -> Opti
             for remote in &policy.remote_ts {
                 if flow.matches(std::slice::from_ref(local), std::slice::from_ref(remote)) {
                     candidates.push((
+                        policy.precedence(),
                         policy.origin != PolicyOrigin::Negotiated,
                         Reverse(length(remote, flow.dst)),
                         Reverse(length(local, flow.src)),
@@ -64,7 +67,7 @@ fn naive(policies: &[(PolicyId, Policy)], tenant: TenantId, flow: &Flow) -> Opti
             }
         }
     }
-    candidates.into_iter().min().map(|best| best.6)
+    candidates.into_iter().min().map(|best| best.7)
 }
 
 /// Few addresses, ports and protocols, so that everything overlaps.
@@ -104,14 +107,27 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         let side = move || prop::collection::vec(any_selector(v6), 1..3);
         (side(), side())
     });
-    (sides, origin, 0..2_u32).prop_map(|((local_ts, remote_ts), origin, tenant)| Policy {
-        name: "any".to_owned(),
-        tenant: TenantId(tenant),
-        local_ts,
-        remote_ts,
-        origin,
-        action: PolicyAction::Protect,
-    })
+    let action = prop_oneof![
+        3 => Just(PolicyAction::Protect),
+        1 => Just(PolicyAction::Bypass),
+        1 => Just(PolicyAction::Discard)
+    ];
+    // Among the priorities of the actions, and one that equals an action's.
+    let priority = prop_oneof![
+        3 => Just(None),
+        1 => prop::sample::select(vec![1, 300_000, 400_000, 700_000]).prop_map(NonZeroU32::new)
+    ];
+    (sides, origin, 0..2_u32, action, priority).prop_map(
+        |((local_ts, remote_ts), origin, tenant, action, priority)| Policy {
+            name: "any".to_owned(),
+            tenant: TenantId(tenant),
+            local_ts,
+            remote_ts,
+            origin,
+            action,
+            priority,
+        },
+    )
 }
 
 fn any_flow() -> impl Strategy<Value = (TenantId, Flow)> {
@@ -150,6 +166,10 @@ proptest! {
                 },
             }
             let snapshot = table.snapshot();
+            prop_assert_eq!(
+                snapshot.bypasses(),
+                model.iter().any(|(_, policy)| policy.action == PolicyAction::Bypass)
+            );
             for (tenant, flow) in &flows {
                 let expected = naive(&model, *tenant, flow);
                 let id = match snapshot.lookup(*tenant, flow) {
@@ -169,10 +189,12 @@ proptest! {
         let mut expected = ProtectedPrefixes::default();
         for (_, policy) in &model {
             let (local, remote) = prefixes(policy);
-            expected.local.extend(local);
-            expected.remote.extend(remote);
+            let bypasses = policy.action == PolicyAction::Bypass;
+            if bypasses { &mut expected.pass_local } else { &mut expected.local }.extend(local);
+            if bypasses { &mut expected.pass_remote } else { &mut expected.remote }.extend(remote);
         }
-        for side in [&mut expected.local, &mut expected.remote] {
+        let ProtectedPrefixes { local, remote, pass_local, pass_remote } = &mut expected;
+        for side in [local, remote, pass_local, pass_remote] {
             side.sort_unstable();
             side.dedup();
         }
@@ -196,6 +218,34 @@ fn a_negotiated_policy_goes_before_a_longer_configured_one() {
     assert_eq!(found(&table, &packet), Some(negotiated));
     table.control().remove(negotiated).unwrap();
     assert_eq!(found(&table, &packet), Some(trap));
+}
+
+#[test]
+fn what_passes_goes_before_what_is_protected_and_what_is_dropped_comes_last_unless_priorities_say_otherwise()
+{
+    let table = PolicyTable::new(8).unwrap();
+    let install = |action, priority: u32, remote: &str| {
+        let policy = policy(&["10.1.0.0/16"], &[remote], PolicyOrigin::Configured { acquire: false });
+        let policy = Policy { action, priority: NonZeroU32::new(priority), ..policy };
+        table.control().install(policy).unwrap()
+    };
+    let packet = flow("10.1.0.1", "10.2.1.1", 6, Some(80));
+    let narrow_drop = install(PolicyAction::Discard, 0, "10.2.1.0/24");
+    assert_eq!(found(&table, &packet), Some(narrow_drop));
+    let protect = install(PolicyAction::Protect, 0, "10.2.0.0/16");
+    assert_eq!(found(&table, &packet), Some(protect));
+    let wide_pass = install(PolicyAction::Bypass, 0, "10.0.0.0/8");
+    assert_eq!(found(&table, &packet), Some(wide_pass));
+    let first = install(PolicyAction::Discard, 1, "0.0.0.0/0");
+    assert_eq!(found(&table, &packet), Some(first));
+    // Of one priority, the more specific one.
+    let also_first = install(PolicyAction::Bypass, 1, "10.2.1.1/32");
+    assert_eq!(found(&table, &packet), Some(also_first));
+    table.control().remove(also_first).unwrap();
+    table.control().remove(first).unwrap();
+    let between = install(PolicyAction::Discard, 399_999, "10.2.0.0/16");
+    table.control().remove(wide_pass).unwrap();
+    assert_eq!(found(&table, &packet), Some(between));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use std::ops::Range;
 
 use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, OutboundSa, Spi, TenantId, TrafficSelector,
-    TunnelEndpoints, UsageLimits,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, InstallError, Mode, MssClamp, OutboundSa, SaOptions, Spi,
+    TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use super::endpoints::MovableEndpoints;
@@ -41,6 +41,14 @@ pub struct Inbound {
     algorithm: EspAlgorithm,
     /// 64-bit sequence numbers.
     pub esn: bool,
+    /// Whether there is anything to do but to take the tunnel off: any of the following.
+    pub special: bool,
+    /// Transport mode.
+    pub transport: bool,
+    /// The outer DSCP becomes the inner one.
+    pub copy_dscp: bool,
+    /// Limit of the TCP segment size that comes out of the tunnel.
+    pub mss_clamp: MssClamp,
     /// Where it is expected from.
     pub endpoints: MovableEndpoints,
     key: Key,
@@ -71,11 +79,15 @@ pub struct Outbound {
     algorithm: EspAlgorithm,
     /// 64-bit sequence numbers.
     pub esn: bool,
+    /// Whether its options are not the default ones.
+    pub special: bool,
     /// The outer addresses to write.
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
     limits: Limits,
+    /// How its packets are treated.
+    pub options: SaOptions,
     sent: Sent,
 }
 
@@ -91,6 +103,8 @@ impl Inbound {
         let replay = ReplayWindow::new(sa.replay_window)
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
+        let options = sa.options;
+        let (transport, copy_dscp) = (options.mode == Mode::Transport, options.copy_dscp.inwards());
         Ok(Self {
             state: SlotState::outside(),
             spi,
@@ -99,6 +113,10 @@ impl Inbound {
             salt: sa.key.salt(),
             algorithm: sa.key.algorithm(),
             esn: sa.esn,
+            special: transport | copy_dscp | (options.mss_clamp != MssClamp::Off),
+            transport,
+            copy_dscp,
+            mss_clamp: options.mss_clamp,
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
@@ -190,10 +208,12 @@ impl Outbound {
             salt: sa.key.salt(),
             algorithm: sa.key.algorithm(),
             esn: sa.esn,
+            special: sa.options != SaOptions::default(),
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
             limits: Limits::none(),
+            options: sa.options,
             sent: Sent { sequence, traffic: Traffic::new(slot, false) },
         })
     }

@@ -8,8 +8,8 @@ use std::thread;
 
 use portcullis_aead::{Engine, Key, Packet};
 use portcullis_ipsec::{
-    AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Spi, TenantId, TrafficSelector,
-    TunnelEndpoints,
+    AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, SaOptions, Spi, TenantId,
+    TrafficSelector, TunnelEndpoints,
 };
 
 use super::*;
@@ -49,6 +49,7 @@ fn inbound(number: u32) -> InboundSa {
         local_ts: selectors(number),
         remote_ts: selectors(number),
         tenant: TenantId(number),
+        options: SaOptions::default(),
     }
 }
 
@@ -60,6 +61,7 @@ fn outbound(number: u32) -> OutboundSa {
         endpoints: endpoints(number),
         local_ts: selectors(number),
         remote_ts: selectors(number),
+        options: SaOptions::default(),
     }
 }
 

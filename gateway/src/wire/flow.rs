@@ -95,6 +95,13 @@ impl L3Info {
     }
 }
 
+impl L3Info {
+    /// The same with another DSCP (the upper six bits of `tos`).
+    pub fn with_dscp(self, tos: u8) -> Self {
+        Self(self.0 & !(0xfc << Self::TOS) | u64::from(tos & 0xfc) << Self::TOS)
+    }
+}
+
 impl fmt::Debug for L3Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("L3Info")
@@ -215,15 +222,28 @@ pub fn decrement_ttl(packet: &mut [u8]) {
 
 /// Sets a packet's ECN field (two bits), and keeps IPv4's checksum right. The packet was parsed.
 pub fn set_ecn(packet: &mut [u8], ecn: u8) {
+    let old = match *packet {
+        [0x40..=0x4f, tos, ..] => tos,
+        // The traffic class straddles the first two octets.
+        [first @ 0x60..=0x6f, second, ..] => first << 4 | second >> 4,
+        _ => return,
+    };
+    set_tos(packet, old & !3 | ecn & 3);
+}
+
+/// Sets a packet's DSCP and ECN field, and keeps IPv4's checksum right. The packet was parsed.
+pub fn set_tos(packet: &mut [u8], new: u8) {
     match packet {
         [first @ 0x40..=0x4f, tos, _, _, _, _, _, _, _, _, c0, c1, ..] => {
             let old = u16::from_be_bytes([*first, *tos]);
-            *tos = (*tos & !3) | (ecn & 3);
+            *tos = new;
             let new = u16::from_be_bytes([*first, *tos]);
             [*c0, *c1] = replace_word(u16::from_be_bytes([*c0, *c1]), old, new).to_be_bytes();
         }
-        // The traffic class straddles the first two octets; ECN is bits 5 and 4 of the second.
-        [0x60..=0x6f, second, ..] => *second = (*second & !0x30) | ((ecn & 3) << 4),
+        [first @ 0x60..=0x6f, second, ..] => {
+            *first = 0x60 | new >> 4;
+            *second = *second & 0x0f | new << 4;
+        }
         _ => {}
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! All integers in the values are in host byte order.
 
+mod chain;
 mod checksum;
 mod ethernet;
 mod flow;
@@ -13,15 +14,18 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod key;
+mod tcp;
 mod udp;
 
+pub use chain::{Link, chain, end_to_end};
 pub use checksum::{Checksum, replace_word};
 pub use ethernet::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac};
-pub use flow::{Fragment, L3Info, decrement_ttl, flow, read, set_ecn};
+pub use flow::{Fragment, L3Info, decrement_ttl, flow, read, set_ecn, set_tos};
 pub use icmp::{IcmpError, MAX_ICMPV4_ERROR, MAX_ICMPV6_ERROR};
 pub use ipv4::{IPV4_HEADER_LEN, Ipv4};
 pub use ipv6::{IPV6_HEADER_LEN, IPV6_MIN_MTU, Ipv6};
 pub use key::FlowKey;
+pub use tcp::{clamp_mss, headers_of_segment};
 pub use udp::{UDP_HEADER_LEN, Udp};
 
 /// IP protocol numbers that the data plane tells apart.

@@ -139,6 +139,7 @@ impl Running {
             busy |= self.receive(now, port);
         }
         busy |= self.receive_from_host(now);
+        self.release_trapped(now);
         self.release_held(now);
         self.transmit();
         busy
@@ -224,6 +225,15 @@ impl Running {
         worker.pool.put_all(&mut out.recycled);
     }
 
+    /// Sends what waited for an SA that has come up, and gives up what has waited too long.
+    fn release_trapped(&mut self, now: Coarse) {
+        if self.worker.pipeline.trapped() > 0 {
+            let Self { worker, out, .. } = self;
+            worker.pipeline.release_trapped(now, &mut worker.pool, out);
+            self.deliver(now);
+        }
+    }
+
     /// Sends what waited for a neighbour that has answered, and gives up what has waited too long.
     fn release_held(&mut self, now: Coarse) {
         if self.held.is_empty() {
@@ -271,7 +281,8 @@ impl Running {
         let sockets = self.worker.ports.iter().flat_map(|port| &port.sockets);
         let in_kernel: usize = sockets.map(QueueSocket::in_kernel).sum();
         gauges.in_kernel.store(in_kernel as u64, Ordering::Relaxed);
-        self.worker.counters.held.store(self.held.len() as u64, Ordering::Relaxed);
+        let held = self.held.len() + self.worker.pipeline.trapped();
+        self.worker.counters.held.store(held as u64, Ordering::Relaxed);
         WorkerCounters::add(&gauges.rounds, 1);
     }
 
@@ -283,7 +294,8 @@ impl Running {
         const MORE_TO_COME: u8 = 100;
         self.worker.pipeline.offline();
         let Self { worker, held, .. } = self;
-        let mut longest = (!held.is_empty()).then_some(MORE_TO_COME);
+        let waiting = !held.is_empty() || worker.pipeline.trapped() > 0;
+        let mut longest = waiting.then_some(MORE_TO_COME);
         for socket in worker.ports.iter_mut().flat_map(|port| &mut port.sockets) {
             if socket.unsent() {
                 longest = Some(AGAIN);
@@ -303,6 +315,9 @@ impl Running {
     fn finish(mut self) -> Finished {
         for frame in self.held.take_all() {
             give_up(&mut self.worker, frame, DropReason::NeighbourUnresolved);
+        }
+        for frame in self.worker.pipeline.give_up_trapped() {
+            give_up(&mut self.worker, frame, DropReason::TrapTimeout);
         }
         self.publish();
         Finished { ports: self.worker.ports, pool: self.worker.pool }

@@ -26,13 +26,27 @@ pub(super) struct Maps {
     counters: PerCpuArray<MapData, u64>,
     addresses_v4: HashMap<MapData, [u8; 4], u32>,
     addresses_v6: HashMap<MapData, [u8; 16], u32>,
-    local_v4: Trie<[u8; 4]>,
-    local_v6: Trie<[u8; 16]>,
-    remote_v4: Trie<[u8; 4]>,
-    remote_v6: Trie<[u8; 16]>,
+    /// By [`Side`].
+    tries: [Tries; Side::ALL.len()],
+}
+
+/// The prefixes of one side.
+struct Tries {
+    v4: Trie<[u8; 4]>,
+    v6: Trie<[u8; 16]>,
 }
 
 type Trie<A> = LpmTrie<MapData, A, u32>;
+
+/// The maps of one side: IPv4, IPv6.
+const fn names(side: Side) -> (&'static str, &'static str) {
+    match side {
+        Side::Local => (map::LOCAL_V4, map::LOCAL_V6),
+        Side::Remote => (map::REMOTE_V4, map::REMOTE_V6),
+        Side::PassLocal => (map::PASS_LOCAL_V4, map::PASS_LOCAL_V6),
+        Side::PassRemote => (map::PASS_REMOTE_V4, map::PASS_REMOTE_V6),
+    }
+}
 
 /// Refuses pins that another build has left in the same place: the kernel would not.
 pub(super) fn check_pins(directory: &Path) -> Result<(), LoadError> {
@@ -59,7 +73,9 @@ fn shape(name: &str) -> MapShape {
         map::COUNTERS => (4, 8, Outcome::ALL.len() as u32),
         map::ADDRESSES_V4 => (4, 4, MAX_ADDRESSES),
         map::ADDRESSES_V6 => (16, 4, MAX_ADDRESSES),
-        map::LOCAL_V4 | map::REMOTE_V4 => (size_of::<Key<[u8; 4]>>(), 4, MAX_PREFIXES),
+        map::LOCAL_V4 | map::REMOTE_V4 | map::PASS_LOCAL_V4 | map::PASS_REMOTE_V4 => {
+            (size_of::<Key<[u8; 4]>>(), 4, MAX_PREFIXES)
+        }
         _ => (size_of::<Key<[u8; 16]>>(), 4, MAX_PREFIXES),
     };
     MapShape { key: key as u32, value: value as u32, entries }
@@ -71,6 +87,13 @@ fn take<M: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) 
     taken.map_err(|source| UpdateError::Map { map: name, source: Box::new(source) }.into())
 }
 
+impl Tries {
+    fn take_from(ebpf: &mut Ebpf, side: Side) -> Result<Self, LoadError> {
+        let (v4, v6) = names(side);
+        Ok(Self { v4: take(ebpf, v4)?, v6: take(ebpf, v6)? })
+    }
+}
+
 impl Maps {
     pub(super) fn take_from(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
         Ok(Self {
@@ -80,10 +103,12 @@ impl Maps {
             counters: take(ebpf, map::COUNTERS)?,
             addresses_v4: take(ebpf, map::ADDRESSES_V4)?,
             addresses_v6: take(ebpf, map::ADDRESSES_V6)?,
-            local_v4: take(ebpf, map::LOCAL_V4)?,
-            local_v6: take(ebpf, map::LOCAL_V6)?,
-            remote_v4: take(ebpf, map::REMOTE_V4)?,
-            remote_v6: take(ebpf, map::REMOTE_V6)?,
+            tries: [
+                Tries::take_from(ebpf, Side::Local)?,
+                Tries::take_from(ebpf, Side::Remote)?,
+                Tries::take_from(ebpf, Side::PassLocal)?,
+                Tries::take_from(ebpf, Side::PassRemote)?,
+            ],
         })
     }
 
@@ -92,10 +117,11 @@ impl Maps {
         let config = self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
         let mut found =
             Protection { ike_port: config.ike_port, nat_t_port: config.nat_t_port, ..Protection::default() };
-        read_trie(&self.local_v4, map::LOCAL_V4, &mut found.local)?;
-        read_trie(&self.local_v6, map::LOCAL_V6, &mut found.local)?;
-        read_trie(&self.remote_v4, map::REMOTE_V4, &mut found.remote)?;
-        read_trie(&self.remote_v6, map::REMOTE_V6, &mut found.remote)?;
+        for side in Side::ALL {
+            let (v4, v6) = names(side);
+            read_trie(&self.tries(side).v4, v4, found.prefixes_mut(side))?;
+            read_trie(&self.tries(side).v6, v6, found.prefixes_mut(side))?;
+        }
         for entry in self.addresses_v4.iter() {
             let (addr, flags) = entry.map_err(|e| UpdateError::map(map::ADDRESSES_V4, MAX_ADDRESSES, e))?;
             found.addresses.insert(addr.into(), from_flags(flags));
@@ -120,7 +146,7 @@ impl Maps {
     }
 
     fn try_change(&mut self, from: &Protection, to: &Protection) -> Result<(), UpdateError> {
-        for side in [Side::Local, Side::Remote] {
+        for side in Side::ALL {
             for net in to.prefixes(side).difference(from.prefixes(side)) {
                 self.insert_prefix(side, *net)?;
             }
@@ -133,7 +159,7 @@ impl Maps {
         for (addr, used) in changed_addresses(&from.addresses, &to.addresses) {
             self.insert_address(addr, used)?;
         }
-        for side in [Side::Local, Side::Remote] {
+        for side in Side::ALL {
             for net in from.prefixes(side).difference(to.prefixes(side)) {
                 self.remove_prefix(side, *net)?;
             }
@@ -149,41 +175,43 @@ impl Maps {
     }
 
     pub(super) fn insert_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
-        let length = u32::from(net.prefix_len());
-        let (name, done) = match (side, net.network()) {
-            (Side::Local, IpAddr::V4(a)) => {
-                (map::LOCAL_V4, self.local_v4.insert(&Key::new(length, a.octets()), length, 0))
-            }
-            (Side::Local, IpAddr::V6(a)) => {
-                (map::LOCAL_V6, self.local_v6.insert(&Key::new(length, a.octets()), length, 0))
-            }
-            (Side::Remote, IpAddr::V4(a)) => {
-                (map::REMOTE_V4, self.remote_v4.insert(&Key::new(length, a.octets()), length, 0))
-            }
-            (Side::Remote, IpAddr::V6(a)) => {
-                (map::REMOTE_V6, self.remote_v6.insert(&Key::new(length, a.octets()), length, 0))
-            }
+        let (length, (v4, v6)) = (u32::from(net.prefix_len()), names(side));
+        let Tries { v4: trie_v4, v6: trie_v6 } = self.tries_mut(side);
+        let (name, done) = match net.network() {
+            IpAddr::V4(a) => (v4, trie_v4.insert(&Key::new(length, a.octets()), length, 0)),
+            IpAddr::V6(a) => (v6, trie_v6.insert(&Key::new(length, a.octets()), length, 0)),
         };
         done.map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
     }
 
     pub(super) fn remove_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
-        let length = u32::from(net.prefix_len());
-        let (name, done) = match (side, net.network()) {
-            (Side::Local, IpAddr::V4(a)) => {
-                (map::LOCAL_V4, self.local_v4.remove(&Key::new(length, a.octets())))
-            }
-            (Side::Local, IpAddr::V6(a)) => {
-                (map::LOCAL_V6, self.local_v6.remove(&Key::new(length, a.octets())))
-            }
-            (Side::Remote, IpAddr::V4(a)) => {
-                (map::REMOTE_V4, self.remote_v4.remove(&Key::new(length, a.octets())))
-            }
-            (Side::Remote, IpAddr::V6(a)) => {
-                (map::REMOTE_V6, self.remote_v6.remove(&Key::new(length, a.octets())))
-            }
+        let (length, (v4, v6)) = (u32::from(net.prefix_len()), names(side));
+        let Tries { v4: trie_v4, v6: trie_v6 } = self.tries_mut(side);
+        let (name, done) = match net.network() {
+            IpAddr::V4(a) => (v4, trie_v4.remove(&Key::new(length, a.octets()))),
+            IpAddr::V6(a) => (v6, trie_v6.remove(&Key::new(length, a.octets()))),
         };
         absent_is_removed(done).map_err(|e| UpdateError::map(name, MAX_PREFIXES, e))
+    }
+
+    fn tries(&self, side: Side) -> &Tries {
+        let [local, remote, pass_local, pass_remote] = &self.tries;
+        match side {
+            Side::Local => local,
+            Side::Remote => remote,
+            Side::PassLocal => pass_local,
+            Side::PassRemote => pass_remote,
+        }
+    }
+
+    fn tries_mut(&mut self, side: Side) -> &mut Tries {
+        let [local, remote, pass_local, pass_remote] = &mut self.tries;
+        match side {
+            Side::Local => local,
+            Side::Remote => remote,
+            Side::PassLocal => pass_local,
+            Side::PassRemote => pass_remote,
+        }
     }
 
     pub(super) fn insert_address(&mut self, addr: IpAddr, used: AddressUse) -> Result<(), UpdateError> {

@@ -5,13 +5,22 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Which end of the policies a prefix is from.
+/// Which end of which policies a prefix is from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// A `local_ts`.
+    /// A `local_ts` of a policy that does not bypass.
     Local,
-    /// A `remote_ts`.
+    /// A `remote_ts` of a policy that does not bypass.
     Remote,
+    /// A `local_ts` of a policy that bypasses.
+    PassLocal,
+    /// A `remote_ts` of a policy that bypasses.
+    PassRemote,
+}
+
+impl Side {
+    /// All of them, in order of discriminant.
+    pub const ALL: [Self; 4] = [Self::Local, Self::Remote, Self::PassLocal, Self::PassRemote];
 }
 
 /// What an address of the host is used for, besides being one.
@@ -26,10 +35,15 @@ pub struct AddressUse {
 /// All that the programs are told.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Protection {
-    /// Prefixes of all policies' `local_ts`, without host bits.
+    /// Prefixes of the `local_ts` of all policies that do not bypass, without host bits.
     pub local: BTreeSet<IpNet>,
-    /// Prefixes of all policies' `remote_ts`, without host bits.
+    /// Prefixes of their `remote_ts`, without host bits.
     pub remote: BTreeSet<IpNet>,
+    /// Prefixes of the `local_ts` of policies that bypass, without host bits: what comes in clear to them by an outside
+    /// interface is shown to a worker before it is dropped.
+    pub pass_local: BTreeSet<IpNet>,
+    /// Prefixes of their `remote_ts`, from where it has to come.
+    pub pass_remote: BTreeSet<IpNet>,
     /// All addresses of the host. Those of other hosts that the kernel takes for its own (broadcast addresses of
     /// its subnets, anycast) may be among them.
     pub addresses: BTreeMap<IpAddr, AddressUse>,
@@ -45,6 +59,8 @@ impl Protection {
         match side {
             Side::Local => &self.local,
             Side::Remote => &self.remote,
+            Side::PassLocal => &self.pass_local,
+            Side::PassRemote => &self.pass_remote,
         }
     }
 
@@ -52,6 +68,8 @@ impl Protection {
         match side {
             Side::Local => &mut self.local,
             Side::Remote => &mut self.remote,
+            Side::PassLocal => &mut self.pass_local,
+            Side::PassRemote => &mut self.pass_remote,
         }
     }
 }

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -22,14 +23,16 @@ use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::Installer;
-use portcullis_gateway::pipeline::{FrameSource, Ingress, Output, Pipeline, Shared, Waiting};
+use portcullis_gateway::pipeline::{
+    FrameSource, Ingress, Output, Pipeline, Shared, TrapLimits, TrapSignal, Waiting,
+};
 use portcullis_gateway::policy::PolicyTable;
 use portcullis_gateway::route::{NextHop, PortIndex, PortInfo, Role, Route, RouteTable};
 use portcullis_gateway::sa::{Reclaimer, SaTable};
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Ipv6, Mac, Udp};
 use portcullis_ipsec::{
-    Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    Encapsulation, EspAlgorithm, EspKey, InboundSa, Mode, OutboundSa, Policy, PolicyAction, PolicyId,
+    PolicyOrigin, SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 
 pub const OUTSIDE: PortIndex = PortIndex(0);
@@ -104,12 +107,13 @@ impl std::fmt::Debug for Outcome {
 }
 
 /// One CHILD SA as one end sees it.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Child {
     pub algorithm: EspAlgorithm,
     pub esn: bool,
     pub udp: bool,
     pub outer_v6: bool,
+    pub options: SaOptions,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
 }
@@ -122,6 +126,7 @@ impl Child {
             esn: true,
             udp: false,
             outer_v6: false,
+            options: SaOptions::default(),
             local_ts: networks(a),
             remote_ts: networks(b),
         }
@@ -259,7 +264,13 @@ pub fn route_table(rig: u8, hops: &[(ipnet::IpNet, NextHop)]) -> RouteTable {
 }
 
 impl Rig {
+    /// Nothing waits for an SA.
     pub fn new(number: u8) -> Self {
+        Self::with_trap(number, TrapLimits::OFF)
+    }
+
+    pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
+        let trap_signal = Arc::new(TrapSignal::default());
         let reclaimer = Reclaimer::new(1);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
@@ -272,11 +283,16 @@ impl Rig {
             routes: Arc::clone(&routes),
             events: Arc::clone(&events),
             nat_port: 4500,
+            trap,
+            trap_signal: Arc::clone(&trap_signal),
         };
         let counters = Arc::new(WorkerCounters::default());
         let reader = reclaimer.register().unwrap();
         let pipeline = Pipeline::new(Arc::new(shared), Arc::clone(&counters), reader, 42);
         let installer = Installer::new(sas, policies, events, Box::new(()), Box::new(|| Coarse(0)));
+        let installer = installer.telling(Box::new(move || {
+            trap_signal.activated();
+        }));
         let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
         let pool = Pool { free, taken: HashSet::new() };
         let (now, out) = (Coarse(100), Output::default());
@@ -299,6 +315,17 @@ impl Rig {
         local_ts: &[TrafficSelector],
         remote_ts: &[TrafficSelector],
     ) -> PolicyId {
+        self.policy_with(action, 0, local_ts, remote_ts)
+    }
+
+    /// With a priority; 0: that of the action.
+    pub fn policy_with(
+        &self,
+        action: PolicyAction,
+        priority: u32,
+        local_ts: &[TrafficSelector],
+        remote_ts: &[TrafficSelector],
+    ) -> PolicyId {
         let policy = Policy {
             name: "connection/child".to_owned(),
             tenant: TenantId::default(),
@@ -306,7 +333,12 @@ impl Rig {
             remote_ts: remote_ts.to_vec(),
             origin: PolicyOrigin::Configured { acquire: true },
             action,
+            priority: NonZeroU32::new(priority),
         };
+        self.install(policy)
+    }
+
+    pub fn install(&self, policy: Policy) -> PolicyId {
         self.installer.install_policy(policy).unwrap()
     }
 
@@ -320,6 +352,7 @@ impl Rig {
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: child.options,
         };
         self.installer.install_inbound(spi, sa).unwrap();
         spi
@@ -333,6 +366,7 @@ impl Rig {
             endpoints: child.endpoints(self.number, peer),
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
+            options: child.options,
         };
         self.installer.activate_outbound(policy, pair, sa).unwrap();
     }
@@ -359,12 +393,27 @@ impl Rig {
 
     /// Feeds frames as they are, and checks that none is lost.
     pub fn feed_frames(&mut self, ingress: Ingress, frames: &[Vec<u8>]) -> Outcome {
-        let (drops_before, generated_before) = (self.drops(), self.generated());
         let mut batch: Vec<_> = frames.iter().map(|octets| self.frame(octets)).collect();
-        let Self { pipeline, pool, out, .. } = self;
-        pipeline.process(self.now, ingress, &mut batch, pool, out);
-        assert!(batch.is_empty());
+        self.run(frames.len(), |rig| {
+            let Self { pipeline, pool, out, .. } = rig;
+            pipeline.process(rig.now, ingress, &mut batch, pool, out);
+            assert!(batch.is_empty());
+        })
+    }
 
+    /// Lets go what waited for an SA.
+    pub fn release_trapped(&mut self) -> Outcome {
+        self.run(0, |rig| {
+            let Self { pipeline, pool, out, .. } = rig;
+            pipeline.release_trapped(rig.now, pool, out);
+        })
+    }
+
+    /// Does it, and checks that no frame is lost and that the packet balance holds.
+    fn run(&mut self, frames: usize, work: impl FnOnce(&mut Self)) -> Outcome {
+        let (drops_before, generated_before) = (self.drops(), self.generated());
+        let trapped_before = self.pipeline.trapped();
+        work(self);
         let mut outcome = Outcome::default();
         let mut back = Vec::new();
         for (port, frame) in self.out.transmit.drain() {
@@ -384,15 +433,16 @@ impl Rig {
             assert!(self.pool.taken.remove(&frame.address()), "a frame came out twice");
             self.pool.free.push(frame);
         }
-        assert!(self.pool.taken.is_empty(), "frames were lost");
+        assert_eq!(self.pool.taken.len(), self.pipeline.trapped(), "frames were lost");
 
         outcome.drops = self.drops();
         outcome.drops.retain(|label, count| {
             *count -= drops_before[label];
             *count > 0
         });
-        let came = frames.len() as u64 + self.generated() - generated_before;
-        let listed = outcome.transmit.len() + outcome.to_kernel.len() + outcome.held.len();
+        let came = (frames + trapped_before) as u64 + self.generated() - generated_before;
+        let waiting = outcome.held.len() + self.pipeline.trapped();
+        let listed = outcome.transmit.len() + outcome.to_kernel.len() + waiting;
         let went = listed as u64 + outcome.drops.values().sum::<u64>();
         assert_eq!(came, went, "the packet balance is off: {outcome:?}");
         outcome
@@ -444,6 +494,21 @@ pub fn connect(child: &Child, a: &Rig, b: &Rig) -> (Spi, Spi, PolicyId) {
     a.activate(child, b.number, a_policy, a_spi, b_spi, 1);
     b.activate(&mirrored, a.number, b_policy, b_spi, a_spi, 0);
     (a_spi, b_spi, a_policy)
+}
+
+/// A child in transport mode between the outside addresses of two rigs, which are then the hosts' own.
+pub fn between_hosts(child: &Child, a: &Rig, b: &Rig) -> Child {
+    let own = |rig: &Rig, v6| TrafficSelector::any(outside_address(rig.number, v6));
+    for rig in [a, b] {
+        let own = [false, true].map(|v6| own(rig, v6).to_string());
+        rig.set_routes(&own.each_ref().map(|own| (own.as_str(), NextHop::Local)));
+    }
+    Child {
+        local_ts: vec![own(a, child.outer_v6)],
+        remote_ts: vec![own(b, child.outer_v6)],
+        options: SaOptions { mode: Mode::Transport, ..child.options },
+        ..child.clone()
+    }
 }
 
 /// The fields of a test packet that tests care about.

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, XdpMode,
+    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, TrapLimits,
+    XdpMode,
 };
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
-    SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    SaInstaller, SaOptions, Spi, TenantId, TrafficSelector, TunnelEndpoints,
 };
 use portcullis_lab::{Host, Sites};
 
@@ -45,6 +46,7 @@ pub(crate) fn config(host: &Host, (local_ts, remote_ts): (&[&str], &[&str])) -> 
         engine: None,
         ike_port: 500,
         nat_port: 4500,
+        trap: TrapLimits::OFF,
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),
@@ -61,6 +63,7 @@ pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
         remote_ts: selectors(remote_ts),
         origin: PolicyOrigin::Configured { acquire: true },
         action: PolicyAction::Protect,
+        priority: None,
     }
 }
 
@@ -122,6 +125,7 @@ impl Gateway {
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
             tenant: TenantId::default(),
+            options: SaOptions::default(),
         };
         let outbound_sa = OutboundSa {
             spi: outbound.0,
@@ -130,6 +134,7 @@ impl Gateway {
             endpoints,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
+            options: SaOptions::default(),
         };
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();

@@ -34,7 +34,7 @@ impl Established {
         // children is not known before that is answered.
         let waits = match &self.theirs {
             Some(Theirs::Child(theirs)) => theirs.is_first(),
-            Some(Theirs::Ike(_)) => true,
+            Some(Theirs::Ike(_) | Theirs::Addresses(_)) => true,
             None => false,
         };
         matches!(self.ours, Ours::Idle) && self.channel.idle() && !waits

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspAlgorithm, Flow, InboundSa, InstallError, OutboundSa, Policy, PolicyId, SaCounters, Spi,
+    EspAlgorithm, Flow, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyId, SaCounters, Spi,
     TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
@@ -13,6 +13,7 @@ use super::authorization::Authorization;
 use crate::auth::{Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
+use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
 
 /// A UDP datagram. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
 /// strips it. An empty IKE payload never occurs; a NAT keepalive is its own variant.
@@ -104,6 +105,14 @@ pub enum Job {
         /// The negotiated policy, if its last child goes.
         policy: Option<PolicyId>,
     },
+    /// Lease inner addresses to a peer: [`crate::pools::Pools::assign`]. Leases are to be made and given back in the order of
+    /// the jobs, so that a peer that comes back finds what it had.
+    AssignAddresses(Box<AddressRequest>),
+    /// Give them back: [`crate::pools::Pools::release`].
+    ReleaseAddresses {
+        /// What one IKE SA had.
+        leases: Vec<Lease>,
+    },
     /// [`portcullis_ipsec::SaInstaller::counters`] of some pairs, for DPD and status.
     QueryCounters {
         /// The pairs.
@@ -143,6 +152,10 @@ impl fmt::Debug for Job {
             }
             Self::RemoveChild { pair, policy } => {
                 f.debug_struct("RemoveChild").field("pair", pair).field("policy", policy).finish()
+            }
+            Self::AssignAddresses(request) => f.debug_tuple("AssignAddresses").field(request).finish(),
+            Self::ReleaseAddresses { leases } => {
+                f.debug_struct("ReleaseAddresses").field("leases", leases).finish()
             }
             Self::QueryCounters { pairs } => f.debug_struct("QueryCounters").field("pairs", pairs).finish(),
         }
@@ -205,6 +218,10 @@ pub enum JobResult {
     ChildMoved(Result<(), InstallError>),
     /// Of [`Job::RemoveChild`].
     ChildRemoved(Result<(), InstallError>),
+    /// Of [`Job::AssignAddresses`].
+    AddressesAssigned(Box<Assignment>),
+    /// Of [`Job::ReleaseAddresses`].
+    AddressesReleased,
     /// Of [`Job::QueryCounters`], in the order asked; `None` for a pair that is gone.
     Counters(Vec<(Spi, Option<SaCounters>)>),
 }
@@ -337,6 +354,42 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A peer was given inner addresses.
+    AddressesAssigned {
+        /// Its IKE SA.
+        ike: IkeSaId,
+        /// Its connection.
+        connection: String,
+        /// Who it is.
+        identity: String,
+        /// One of each family at most.
+        addresses: Vec<IpAddr>,
+    },
+    /// A peer's IKE SA has ended, and with it the use of its inner addresses.
+    AddressesReleased {
+        /// The IKE SA.
+        ike: IkeSaId,
+        /// Its connection.
+        connection: String,
+        /// What it had.
+        addresses: Vec<IpAddr>,
+    },
+    /// A peer has given us inner addresses: what we send through its tunnels comes from them.
+    AddressesAcquired {
+        /// The connection.
+        connection: String,
+        /// Those that no other IKE SA of ours has had already.
+        addresses: Vec<IpAddr>,
+        /// What it has told us besides.
+        attributes: Attributes,
+    },
+    /// No IKE SA of ours has these any more.
+    AddressesLost {
+        /// The connection.
+        connection: String,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
     /// An exchange failed, on either end's account.
     Failed(Failure),
     /// A datagram was dropped before it could be tied to an SA, for the counters.
@@ -395,6 +448,10 @@ pub struct IkeSaStatus {
     pub nat_local: bool,
     /// A NAT was detected before the peer.
     pub nat_remote: bool,
+    /// Our inner addresses, from the peer.
+    pub local_vips: Vec<IpAddr>,
+    /// The peer's inner addresses, from our pools.
+    pub remote_vips: Vec<IpAddr>,
     /// When it was established.
     pub established: Option<Instant>,
     /// Its children.
@@ -422,6 +479,8 @@ pub struct ChildSaStatus {
     pub local_ts: Vec<TrafficSelector>,
     /// The peer's side, as negotiated.
     pub remote_ts: Vec<TrafficSelector>,
+    /// Tunnel or transport mode.
+    pub mode: Mode,
     /// When it was installed.
     pub established: Instant,
     /// Whether we asked for it.

@@ -1,11 +1,12 @@
 //! What IKE_AUTH and CREATE_CHILD_SA share about a CHILD SA: the offer, the judgement of an answer, the choice for
 //! a peer's offer, keys, and the install.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use portcullis_ipsec::{
-    EspKey, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin, Spi, TenantId,
-    TrafficSelector, TunnelEndpoints,
+    EspKey, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
+    SaOptions, Spi, TenantId, TfcPadding, TrafficSelector, TunnelEndpoints,
 };
 use zeroize::Zeroizing;
 
@@ -13,7 +14,7 @@ use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId,
 use super::channel::Channel;
 use super::children::{Child, Sealing};
 use super::context::{Context, Effect};
-use super::ike_sa_init::error_notification;
+use super::ike_sa_init::{error_notification, notification};
 use super::lifetime::{Schedule, usage_limits};
 use super::negotiation::{self, EspChoice};
 use super::sa::{Base, Goal};
@@ -30,12 +31,17 @@ pub(super) struct ChildPayloads<'a> {
     ts_r: Vec<TrafficSelector>,
     pub(super) nonce: Option<&'a [u8]>,
     pub(super) ke: Option<(u16, &'a [u8])>,
+    /// Transport mode is asked for, or agreed to (RFC 7296 §1.3.1).
+    mode: Mode,
+    /// Its sender takes no padding against traffic analysis.
+    no_tfc: bool,
 }
 
 impl<'a> ChildPayloads<'a> {
     /// `Err` names the payload that is missing; `Ok(None)` if there is nothing about a CHILD SA.
     pub(super) fn parse(payloads: &'a [Payload]) -> Result<Option<Self>, &'static str> {
         let (mut proposals, mut ts_i, mut ts_r, mut nonce, mut ke) = (None, None, None, None, None);
+        let (mut mode, mut no_tfc) = (Mode::Tunnel, false);
         for payload in payloads {
             match payload {
                 Payload::Sa(sa) => proposals = proposals.or(Some(sa.as_slice())),
@@ -43,6 +49,11 @@ impl<'a> ChildPayloads<'a> {
                 Payload::TsR(ts) => ts_r = ts_r.or(Some(ts)),
                 Payload::Nonce(octets) => nonce = nonce.or(Some(octets.as_slice())),
                 Payload::Ke { method, data } => ke = ke.or(Some((*method, data.as_slice()))),
+                Payload::Notify(found) => match found.notify_type {
+                    notify::USE_TRANSPORT_MODE => mode = Mode::Transport,
+                    notify::ESP_TFC_PADDING_NOT_SUPPORTED => no_tfc = true,
+                    _ => {}
+                },
                 _ => {}
             }
         }
@@ -57,6 +68,8 @@ impl<'a> ChildPayloads<'a> {
             ts_r: ts_r.map(known).ok_or("a TSr payload")?,
             nonce,
             ke,
+            mode,
+            no_tfc,
         }))
     }
 
@@ -83,6 +96,7 @@ pub(super) struct Offer {
     pub(super) spi: Spi,
     pub(super) selectors: Selectors,
     esp_proposals: Vec<EspProposal>,
+    options: SaOptions,
     with_ke: bool,
     replaces: Option<Spi>,
 }
@@ -97,6 +111,7 @@ impl Offer {
             spi,
             selectors: Selectors { local: old.status.local_ts.clone(), remote: old.status.remote_ts.clone() },
             esp_proposals: config.esp_proposals.clone(),
+            options: config.options,
             with_ke: true,
             replaces: Some(old.status.spi_in),
         })
@@ -105,7 +120,7 @@ impl Offer {
     /// `with_ke`: in CREATE_CHILD_SA a key exchange is offered as configured, in IKE_AUTH never (RFC 7296 §1.2).
     pub(super) fn new(cx: &Context, base: &Base, goal: &Goal, spi: Spi, with_ke: bool) -> Option<Self> {
         let config = cx.child(base.connection, goal.child)?;
-        let selectors = Selectors::of_child(config, base.local.ip(), base.remote.ip());
+        let selectors = Selectors::of_child(config, &base.dynamic(cx));
         Some(Self {
             child: goal.child,
             name: config.name.clone(),
@@ -115,6 +130,7 @@ impl Offer {
                 None => selectors,
             },
             esp_proposals: config.esp_proposals.clone(),
+            options: config.options,
             with_ke,
             replaces: None,
         })
@@ -125,13 +141,46 @@ impl Offer {
         negotiation::offer_esp(&self.esp_proposals, self.spi, self.with_ke)
     }
 
-    /// TSi and TSr.
-    pub(super) fn selector_payloads(&self) -> [Payload; 2] {
-        [
+    /// TSi and TSr, and what we ask for besides.
+    pub(super) fn selector_payloads(&self) -> Vec<Payload> {
+        let mut payloads = vec![
             Payload::TsI(selector_payload(&self.selectors.local)),
             Payload::TsR(selector_payload(&self.selectors.remote)),
-        ]
+        ];
+        payloads.extend(mode_notification(self.options.mode));
+        payloads
     }
+}
+
+/// In transport mode the peer's selectors have addresses as it sees them: behind a NAT, others than ours, which take their
+/// place (RFC 7296 §2.23.1).
+fn behind_nat(base: &Base, mode: Mode, mut selectors: Selectors) -> Selectors {
+    let replace = |list: &mut Vec<TrafficSelector>, addr: IpAddr| {
+        if list
+            .iter()
+            .all(|ts| Mode::transport_fits(&[*ts], &[*ts]) && ts.addrs.start().is_ipv4() == addr.is_ipv4())
+        {
+            list.iter_mut().for_each(|ts| ts.addrs = TrafficSelector::any(addr).addrs);
+        }
+    };
+    if mode == Mode::Transport && base.nat.local {
+        replace(&mut selectors.local, base.local.ip());
+    }
+    if mode == Mode::Transport && base.nat.remote {
+        replace(&mut selectors.remote, base.remote.ip());
+    }
+    selectors
+}
+
+/// What says of a CHILD SA that it is in transport mode (RFC 7296 §1.3.1).
+fn mode_notification(mode: Mode) -> Option<Payload> {
+    (mode == Mode::Transport).then(|| notification(notify::USE_TRANSPORT_MODE, Vec::new()))
+}
+
+/// What the peer's notifications leave of a child's options.
+pub(super) fn agreed_options(options: SaOptions, mode: Mode, found: &ChildPayloads<'_>) -> SaOptions {
+    let tfc_padding = if found.no_tfc { TfcPadding::Off } else { options.tfc_padding };
+    SaOptions { mode, tfc_padding, ..options }
 }
 
 /// A CHILD SA that both ends have agreed on.
@@ -145,6 +194,7 @@ pub(super) struct Agreed {
     pub(super) peer: Spi,
     pub(super) suite: EspSuite,
     pub(super) selectors: Selectors,
+    pub(super) options: SaOptions,
     /// Whether we asked for it.
     pub(super) initiator: bool,
     /// Our SPI of the CHILD SA that it replaces.
@@ -200,7 +250,10 @@ pub(super) fn accept(
         let why = "its KE payload does not go with the key exchange it chose";
         return Err(wrong(about.child_proposal_not_ours(name, &why)));
     }
-    let selectors = found.selectors_of_initiator();
+    if found.mode != offer.options.mode {
+        return Err(wrong(about.mode_refused(name, offer.options.mode)));
+    }
+    let selectors = behind_nat(base, found.mode, found.selectors_of_initiator());
     if !selectors.within(&offer.selectors) {
         let (answered, asked) = if (Selectors { remote: offer.selectors.remote.clone(), ..selectors.clone() })
             .within(&offer.selectors)
@@ -211,6 +264,18 @@ pub(super) fn accept(
         };
         return Err(wrong(about.selectors_wider_than_asked(name, answered, asked)));
     }
+    // Asked for before we knew our inner address: what is for another is not ours to send.
+    let selectors = match (base.addresses.own.is_empty(), cx.child(base.connection, offer.child)) {
+        (false, Some(config)) => {
+            let ours = Selectors::of_child(config, &base.dynamic(cx));
+            let narrowed = ours.narrow(&selectors);
+            narrowed.ok_or_else(|| {
+                let failure = about.selectors_wider_than_asked(name, &selectors.local, &ours.local);
+                wrong(failure)
+            })?
+        }
+        _ => selectors,
+    };
     Ok(Agreed {
         child: offer.child,
         name: offer.name.clone(),
@@ -218,6 +283,7 @@ pub(super) fn accept(
         peer,
         suite,
         selectors,
+        options: agreed_options(offer.options, offer.options.mode, &found),
         initiator: true,
         replaces: offer.replaces,
         standing: Standing::Active,
@@ -231,6 +297,7 @@ pub(super) struct Choice {
     pub(super) name: String,
     pub(super) esp: EspChoice,
     pub(super) selectors: Selectors,
+    pub(super) options: SaOptions,
 }
 
 /// Chooses a child for a peer's offer: of those whose selectors overlap, best first, the first whose proposals go
@@ -242,15 +309,22 @@ pub(super) fn choose(
     with_ke: bool,
 ) -> Result<Choice, (u16, Failure)> {
     let about = base.about(cx);
-    let asked = found.selectors_of_responder();
-    let fitting =
-        matching_children(cx.live_children(base.connection), base.local.ip(), base.remote.ip(), &asked);
+    let asked = behind_nat(base, found.mode, found.selectors_of_responder());
+    let dynamic = base.dynamic(cx);
+    let fitting = matching_children(cx.live_children(base.connection), &dynamic, &asked);
     let group = found.ke.map(|(method, _)| method);
     let mut mismatch = None;
     for (index, selectors) in fitting {
         let Some(config) = cx.child(base.connection, index) else { continue };
+        let Some(mode) = agreed_mode(config.options.mode, found.mode, &selectors) else {
+            mismatch.get_or_insert_with(|| about.mode_mismatch(&config.name, found.mode));
+            continue;
+        };
         match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
-            Ok(esp) => return Ok(Choice { child: index, name: config.name.clone(), esp, selectors }),
+            Ok(esp) => {
+                let options = agreed_options(config.options, mode, found);
+                return Ok(Choice { child: index, name: config.name.clone(), esp, selectors, options });
+            }
             Err(_) => {
                 let explain = || about.child_proposal_mismatch(config, found.proposals, with_ke);
                 mismatch.get_or_insert_with(explain);
@@ -261,7 +335,7 @@ pub(super) fn choose(
         Some(failure) => Err((notify::NO_PROPOSAL_CHOSEN, failure)),
         None => {
             let ours = cx.live_children(base.connection).map(|(_, child)| {
-                let own = Selectors::of_child(child, base.local.ip(), base.remote.ip());
+                let own = Selectors::of_child(child, &dynamic);
                 (child.name.clone(), own)
             });
             let ours: Vec<_> = ours.collect();
@@ -270,13 +344,26 @@ pub(super) fn choose(
     }
 }
 
-/// The answer that accepts an offer: SA, TSi and TSr.
-pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> [Payload; 3] {
-    [
-        Payload::Sa(vec![agreed.suite.answer(number, agreed.pair)]),
+/// The mode of a child for which the peer asks for one: who asks for transport mode takes tunnel mode too (RFC 7296
+/// §1.3.1). `None` if the child is for transport mode, and that is not asked for or not possible.
+fn agreed_mode(configured: Mode, asked: Mode, selectors: &Selectors) -> Option<Mode> {
+    match (configured, asked) {
+        (Mode::Tunnel, _) => Some(Mode::Tunnel),
+        (Mode::Transport, Mode::Transport) => {
+            Mode::transport_fits(&selectors.local, &selectors.remote).then_some(Mode::Transport)
+        }
+        (Mode::Transport, Mode::Tunnel) => None,
+    }
+}
+
+/// The answer that accepts an offer: the SA payload, and TSi and TSr with what else we agree to.
+pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> (Payload, Vec<Payload>) {
+    let mut rest = vec![
         Payload::TsI(selector_payload(&agreed.selectors.remote)),
         Payload::TsR(selector_payload(&agreed.selectors.local)),
-    ]
+    ];
+    rest.extend(mode_notification(agreed.options.mode));
+    (Payload::Sa(vec![agreed.suite.answer(number, agreed.pair)]), rest)
 }
 
 /// The keying material of both directions (RFC 7296 §2.17).
@@ -340,6 +427,7 @@ impl Installing {
                 endpoints,
                 local_ts: local_ts.clone(),
                 remote_ts: remote_ts.clone(),
+                options: agreed.options,
             },
         };
         let inbound = InboundSa {
@@ -350,6 +438,7 @@ impl Installing {
             local_ts,
             remote_ts,
             tenant: TenantId::default(),
+            options: agreed.options,
         };
         if let (PolicyRef::Installed(policy), false) =
             (&activation.policy, agreed.standing == Standing::Redundant)
@@ -385,6 +474,7 @@ impl Installing {
             endpoints,
             local_ts: agreed.selectors.local,
             remote_ts: agreed.selectors.remote,
+            mode: agreed.options.mode,
             established: now,
             initiator: agreed.initiator,
         };
@@ -440,6 +530,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
             remote_ts: remote.clone(),
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
+            priority: cx.child(base.connection, agreed.child).and_then(|child| child.priority),
         }),
     }
 }

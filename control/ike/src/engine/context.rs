@@ -16,6 +16,7 @@ use super::sa::{Base, Estate, State};
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Identity};
 use crate::crypto::{KeMethod, KeSecret};
+use crate::pools::{AddressRequest, Attributes, Lease};
 
 pub(super) struct Context {
     /// Connections and children by number; [`Context::live_connections`] says which are in force.
@@ -33,6 +34,8 @@ pub(super) struct Context {
     /// Established IKE SAs of each connection.
     established: HashMap<usize, usize>,
     pub(super) index: Index,
+    /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
+    own_addresses: HashMap<IpAddr, (usize, usize)>,
 }
 
 /// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
@@ -41,6 +44,8 @@ pub(super) struct Context {
 pub(super) enum Effect {
     /// INITIAL_CONTACT (RFC 7296 §2.4): whatever the peer had before `before` it has no longer.
     InitialContact { kept: IkeSaId, local_id: Identity, remote_id: Identity, before: Instant },
+    /// The peer of an IKE SA is to be given inner addresses, once those that it had are free.
+    AssignAddresses { id: IkeSaId },
     /// Both ends of an IKE SA have proved who they are.
     Authenticated { id: IkeSaId },
     /// A rekeying has made another IKE SA, in place of `replaced` if that is certain.
@@ -100,6 +105,7 @@ impl Context {
             commands: HashMap::new(),
             established: HashMap::new(),
             index: Index::default(),
+            own_addresses: HashMap::new(),
         }
     }
 
@@ -245,6 +251,59 @@ impl Context {
         self.start(owner, Job::RemoveChild { pair, policy });
     }
 
+    pub(super) fn assign_addresses(&mut self, owner: IkeSaId, request: AddressRequest) -> JobId {
+        self.start(owner, Job::AssignAddresses(Box::new(request)))
+    }
+
+    pub(super) fn release_addresses(&mut self, owner: IkeSaId, leases: Vec<Lease>) {
+        self.start(owner, Job::ReleaseAddresses { leases });
+    }
+
+    /// One more IKE SA of ours has these inner addresses.
+    pub(super) fn acquire_addresses(
+        &mut self,
+        connection: usize,
+        addresses: Vec<IpAddr>,
+        attributes: Attributes,
+    ) {
+        let mut new = Vec::new();
+        for addr in addresses {
+            let (_, users) = self.own_addresses.entry(addr).or_insert((connection, 0));
+            *users += 1;
+            if *users == 1 {
+                new.push(addr);
+            }
+        }
+        if !new.is_empty() {
+            let connection = self.connection_name(connection);
+            self.event(Event::AddressesAcquired { connection, addresses: new, attributes });
+        }
+    }
+
+    /// One IKE SA fewer has them.
+    pub(super) fn lose_addresses(&mut self, connection: usize, addresses: Vec<IpAddr>) {
+        let mut gone = Vec::new();
+        for addr in addresses {
+            let Some((_, users)) = self.own_addresses.get_mut(&addr) else { continue };
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.own_addresses.remove(&addr);
+                gone.push(addr);
+            }
+        }
+        if !gone.is_empty() {
+            let connection = self.connection_name(connection);
+            self.event(Event::AddressesLost { connection, addresses: gone });
+        }
+    }
+
+    /// The inner address that a connection has, of the family of `wanted`; else that one.
+    pub(super) fn current_address(&self, connection: usize, wanted: IpAddr) -> IpAddr {
+        let mut own = self.own_addresses.iter().filter(|(_, (of, _))| *of == connection);
+        let current = own.find(|(addr, _)| addr.is_ipv4() == wanted.is_ipv4());
+        current.map_or(wanted, |(addr, _)| *addr)
+    }
+
     pub(super) fn query_counters(&mut self, owner: IkeSaId, pairs: Vec<Spi>) -> JobId {
         self.start(owner, Job::QueryCounters { pairs })
     }
@@ -262,6 +321,9 @@ impl Context {
     /// Undoes what a job did for an IKE SA or an exchange that is no longer there.
     pub(super) fn discard(&mut self, owner: IkeSaId, leaves: Leaves, result: JobResult) {
         match (result, leaves.pair) {
+            (JobResult::AddressesAssigned(assignment), _) => {
+                self.release_addresses(owner, assignment.leases);
+            }
             (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
             // The IKE SA has ended, and with it everything that could share the policy.
             (JobResult::ChildInstalled(Ok(policy)), Some(pair)) => self.remove_child(owner, pair, policy),

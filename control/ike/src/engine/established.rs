@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::addresses::Assigning;
 use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
 use super::child::{Agreed, ChildPayloads, Installing, Refusal, Standing};
@@ -16,7 +17,7 @@ use super::children::{Child, Doomed, Sealing};
 use super::context::{Context, Effect};
 use super::create_child_sa::initiator::{Creating, Purpose};
 use super::create_child_sa::responder::Answering;
-use super::ike_sa_init::{InitRecord, notification};
+use super::ike_sa_init::notification;
 use super::informational::{self, Deleting};
 use super::lifetime::{PATIENCE_WITH_BUSY_PEERS, Schedule};
 use super::rekey_ike;
@@ -62,6 +63,8 @@ pub(super) enum Ours {
 /// A peer's exchange that waits for jobs.
 #[derive(Debug)]
 pub(super) enum Theirs {
+    /// It has asked for inner addresses, and perhaps for a child, in IKE_AUTH.
+    Addresses(Box<Assigning>),
     /// It asks for a child.
     Child(Box<Answering>),
     /// It rekeys the IKE SA.
@@ -255,20 +258,20 @@ impl Established {
         }
     }
 
-    /// Answers the child part of an IKE_AUTH request; `answer` is the part that authenticates us.
-    pub(super) fn answer_first_child(
+    /// Answers the child part of an IKE_AUTH request; `answer` is the part that authenticates us, `nonces` are the
+    /// initiator's and the responder's.
+    pub(super) fn answer_child(
         &mut self,
         cx: &mut Context,
         base: &mut Base,
         answer: Vec<Payload>,
         payloads: &[Payload],
-        record: &InitRecord,
+        nonces: (Vec<u8>, Vec<u8>),
     ) {
         match ChildPayloads::parse(payloads) {
             // An IKE SA without a child: RFC 6023 asks us to say beforehand that we take that, but we do anyway.
             Ok(None) => self.channel.respond(cx, base, answer),
             Ok(Some(found)) => {
-                let nonces = (record.nonce_i.clone(), record.nonce_r.clone());
                 let theirs = Answering::begin_first(cx, base, &mut self.channel, answer, &found, nonces);
                 self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
             }
@@ -388,6 +391,9 @@ impl Established {
                 Some(Theirs::Child(theirs)) => {
                     let theirs = theirs.handle_job(cx, base, now, &mut self.channel, done);
                     self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
+                }
+                Some(Theirs::Addresses(assigning)) => {
+                    self.addresses_assigned(cx, base, *assigning, done);
                 }
                 Some(Theirs::Ike(theirs)) => theirs.handle_job(cx, base, now, &mut self, done),
                 None => {}
@@ -642,7 +648,7 @@ impl Established {
     pub(super) fn child_under_way(&self) -> Option<usize> {
         match &self.theirs {
             Some(Theirs::Child(theirs)) => Some(theirs.child()),
-            Some(Theirs::Ike(_)) | None => None,
+            Some(Theirs::Ike(_) | Theirs::Addresses(_)) | None => None,
         }
     }
 }
@@ -652,6 +658,7 @@ impl Theirs {
         match self {
             Self::Child(theirs) => theirs.awaits(id),
             Self::Ike(theirs) => theirs.awaits(id),
+            Self::Addresses(assigning) => assigning.awaits(id),
         }
     }
 }

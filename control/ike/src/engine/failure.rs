@@ -8,6 +8,8 @@ mod authentication;
 mod children;
 mod proposals;
 
+mod addresses;
+
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
 

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::addresses;
 use super::api::{Event, Failure};
 use super::channel::{Channel, Incoming, Retransmitted};
 use super::context::{Context, Effect};
@@ -57,7 +58,8 @@ impl Established {
             }
         }
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
-        let answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
+        let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
+        answer.extend(addresses::answer_informational(payloads));
         self.channel.respond(cx, base, answer);
         self.pump(cx, base, now)
     }

@@ -12,7 +12,8 @@
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
 //! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
-//! they share of message IDs and encryption, `child` how a CHILD SA is agreed on and installed, `children` what becomes
+//! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
+//! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
 //! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
@@ -28,6 +29,7 @@
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod addresses;
 mod agenda;
 mod api;
 mod authorization;
@@ -62,6 +64,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_ipsec::Spi;
 
+pub use addresses::any_or_exactly;
 pub use api::*;
 pub use authorization::Authorization;
 pub use failure::notify_name;
@@ -422,6 +425,12 @@ impl Engine {
                 Effect::InitialContact { kept, local_id, remote_id, before } => {
                     self.initial_contact(now, kept, (local_id, remote_id), before);
                 }
+                Effect::AssignAddresses { id } => self.step(now, id, |mut state, cx, base| {
+                    if let State::Established(established) = &mut state {
+                        established.assign_addresses(cx, base);
+                    }
+                    Ok(state)
+                }),
                 Effect::Authenticated { id } => {
                     self.authenticated(now, id);
                     self.end_if_outdated(now, id);

@@ -24,6 +24,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
+use super::addresses::Addresses;
 use super::api::*;
 use super::authorization::Authorization;
 use super::channel::Linger;
@@ -79,11 +80,13 @@ pub(super) struct Goal {
 /// What an IKE SA leaves to the one that replaces it (RFC 7296 §2.8).
 #[derive(Debug, Default)]
 pub(super) struct Estate {
+    connection: usize,
     children: Vec<Child>,
     goals: VecDeque<Goal>,
     deletes: Vec<Doomed>,
     deleters: Vec<CommandId>,
     terminators: Vec<CommandId>,
+    addresses: Addresses,
     /// It was to be deleted: so is the heir.
     doomed: bool,
 }
@@ -91,6 +94,7 @@ pub(super) struct Estate {
 impl Estate {
     /// Nobody is there to take it.
     pub(super) fn dissolve(self, cx: &mut Context, owner: IkeSaId) {
+        self.addresses.give_back(cx, owner, self.connection);
         for child in self.children {
             let pair = child.status.spi_in;
             cx.index.forget_pair(pair);
@@ -125,6 +129,7 @@ pub(super) struct Base {
     pub(super) established: Option<Instant>,
     /// When both ends proved who they are: not anew when the IKE SA is rekeyed.
     pub(super) authentication: Schedule,
+    pub(super) addresses: Addresses,
     pub(super) children: Vec<Child>,
     /// CHILD SAs that the peer may still send on until it has answered our Delete of the IKE SA.
     pub(super) leaving: Vec<Spi>,
@@ -191,6 +196,7 @@ impl Base {
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
+            addresses: Addresses::default(),
             children: Vec::new(),
             leaving: Vec::new(),
             claims: Vec::new(),
@@ -305,6 +311,7 @@ impl Base {
         if let Some(failure) = &closed.failure {
             cx.event(Event::Failed(failure.clone()));
         }
+        std::mem::take(&mut self.addresses).give_back(cx, self.id, self.connection);
         let failure = closed.failure.clone().unwrap_or_else(|| self.about(cx).closed_early(&closed.reason));
         self.abandon_goals(cx, &failure);
         if self.established.is_some() {
@@ -343,18 +350,20 @@ impl Base {
     /// Takes everything that a rekeyed IKE SA leaves to its successor.
     pub(super) fn leave(&mut self) -> Estate {
         Estate {
+            connection: self.connection,
             children: std::mem::take(&mut self.children),
             goals: std::mem::take(&mut self.goals),
             deletes: std::mem::take(&mut self.deletes),
             deleters: std::mem::take(&mut self.deleters),
             terminators: std::mem::take(&mut self.terminators),
+            addresses: std::mem::take(&mut self.addresses),
             doomed: self.doomed,
         }
     }
 
     /// Takes over what a predecessor has left.
     pub(super) fn inherit(&mut self, cx: &mut Context, estate: Estate) {
-        let Estate { children, goals, deletes, deleters, terminators, doomed } = estate;
+        let Estate { children, goals, deletes, deleters, terminators, addresses, doomed, .. } = estate;
         for child in &children {
             cx.index.has_pair(child.status.spi_in, self.id);
             if let Some(job) = child.job() {
@@ -366,6 +375,7 @@ impl Base {
         self.deletes.extend(deletes);
         self.deleters.extend(deleters);
         self.terminators.extend(terminators);
+        self.addresses.add(addresses);
         self.doomed |= doomed;
         (self.superseded, self.expectant) = (None, false);
     }
@@ -596,6 +606,8 @@ impl Base {
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,
             nat_remote: self.nat.remote,
+            local_vips: self.addresses.own.clone(),
+            remote_vips: self.addresses.of_peer(),
             established: self.established,
             children: self.children.iter().map(|child| child.status.clone()).collect(),
         }

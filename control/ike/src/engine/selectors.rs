@@ -1,8 +1,6 @@
 //! Traffic-selector negotiation (RFC 7296 §2.9): what we offer, what we narrow an offer to, whether an answer
 //! stays within the offer, and which child an unknown offer is for.
 
-use std::net::IpAddr;
-
 use portcullis_ipsec::{Flow, PortRange, TrafficSelector};
 
 use crate::config::ChildConfig;
@@ -14,19 +12,30 @@ pub(super) struct Selectors {
     pub(super) remote: Vec<TrafficSelector>,
 }
 
+/// What `dynamic` stands for on either side: inner addresses, or those of the IKE SA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dynamic {
+    pub(super) local: Vec<TrafficSelector>,
+    pub(super) remote: Vec<TrafficSelector>,
+}
+
 impl Selectors {
-    /// Those of the configuration, with `dynamic` filled in by the IKE SA's addresses.
-    pub(super) fn of_child(child: &ChildConfig, local: IpAddr, remote: IpAddr) -> Self {
-        let fill = |selectors: &[Option<TrafficSelector>], addr: IpAddr| {
-            selectors.iter().map(|ts| ts.unwrap_or_else(|| TrafficSelector::any(addr))).collect()
+    /// Those of the configuration, with `dynamic` filled in.
+    pub(super) fn of_child(child: &ChildConfig, dynamic: &Dynamic) -> Self {
+        let fill = |selectors: &[Option<TrafficSelector>], dynamic: &[TrafficSelector]| {
+            let filled = selectors.iter().flat_map(|ts| match ts {
+                Some(ts) => vec![*ts],
+                None => dynamic.to_vec(),
+            });
+            filled.collect()
         };
-        Self { local: fill(&child.local_ts, local), remote: fill(&child.remote_ts, remote) }
+        Self { local: fill(&child.local_ts, &dynamic.local), remote: fill(&child.remote_ts, &dynamic.remote) }
     }
 
     /// Puts the packet that raised an acquire first (RFC 7296 §2.9), so that the peer narrows to something that
     /// covers it.
     pub(super) fn led_by(mut self, flow: &Flow) -> Self {
-        let of = |addr: IpAddr, port: Option<u16>| TrafficSelector {
+        let of = |addr: std::net::IpAddr, port: Option<u16>| TrafficSelector {
             protocol: flow.protocol,
             ports: port.map_or(PortRange::ANY, |port| PortRange { start: port, end: port }),
             ..TrafficSelector::any(addr)
@@ -96,13 +105,12 @@ struct Fitness {
 /// order of the configuration decides.
 pub(super) fn matching_children<'a>(
     children: impl Iterator<Item = (usize, &'a ChildConfig)>,
-    local: IpAddr,
-    remote: IpAddr,
+    dynamic: &Dynamic,
     offer: &Selectors,
 ) -> Vec<(usize, Selectors)> {
     let mut fitting: Vec<_> = children
         .filter_map(|(index, child)| {
-            let ours = Selectors::of_child(child, local, remote);
+            let ours = Selectors::of_child(child, dynamic);
             Some((ours.fitness(offer)?, index, ours.narrow(offer)?))
         })
         .collect();
@@ -137,6 +145,11 @@ mod tests {
         Selectors { local: parse(local), remote: parse(remote) }
     }
 
+    fn outer() -> Dynamic {
+        let Selectors { local, remote } = selectors(&["192.0.2.1"], &["192.0.2.2"]);
+        Dynamic { local, remote }
+    }
+
     fn child(name: &str, local: &[&str], remote: &[&str]) -> ChildConfig {
         let Selectors { local, remote } = selectors(local, remote);
         ChildConfig {
@@ -147,6 +160,8 @@ mod tests {
             start_action: StartAction::None,
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
+            priority: None,
+            options: portcullis_ipsec::SaOptions::default(),
         }
     }
 
@@ -197,10 +212,8 @@ mod tests {
             child("office", &["10.1.0.0/16"], &["10.2.0.0/16"]),
             child("v6", &["::/0"], &["::/0"]),
         ];
-        let local = "192.0.2.1".parse().unwrap();
-        let remote = "192.0.2.2".parse().unwrap();
         let order = |offer: &Selectors| -> Vec<usize> {
-            matching_children(children.iter().enumerate(), local, remote, offer)
+            matching_children(children.iter().enumerate(), &outer(), offer)
                 .into_iter()
                 .map(|(index, _)| index)
                 .collect()
@@ -215,7 +228,7 @@ mod tests {
     fn dynamic_is_the_address_of_the_ike_sa() {
         let mut host = child("host", &[], &["10.2.0.0/16"]);
         host.local_ts = vec![None];
-        let ours = Selectors::of_child(&host, "192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let ours = Selectors::of_child(&host, &outer());
         assert_eq!(ours, selectors(&["192.0.2.1"], &["10.2.0.0/16"]));
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use portcullis_ipsec::TrafficSelector;
 
+use super::configuration;
 use super::parse::{FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, PAYLOAD_HEADER_LEN};
 use super::{
     ExchangeType, Header, IdPayload, Message, Payload, Protocol, Transform, WireProposal,
@@ -65,7 +66,7 @@ fn header(header: &Header, first: u8, length: usize) -> Vec<u8> {
 }
 
 /// A length field. No message of ours comes near its limit.
-fn u16_len(len: usize) -> [u8; 2] {
+pub(super) fn u16_len(len: usize) -> [u8; 2] {
     u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes()
 }
 
@@ -126,6 +127,7 @@ fn body(payload: &Payload) -> Vec<u8> {
             octets.extend([u8_len(selectors.len()), 0, 0, 0]);
             selectors.into_iter().for_each(|selector| emit_selector(selector, &mut octets));
         }
+        Payload::Cp(configuration) => configuration::emit(configuration, &mut octets),
     }
     octets
 }

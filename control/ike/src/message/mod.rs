@@ -3,6 +3,7 @@
 //! [`Message::parse`] takes the cleartext part; where an Encrypted payload closes the chain, [`open`] decrypts it
 //! and parses what is inside. Nothing here knows a state machine.
 
+mod configuration;
 mod emit;
 mod parse;
 mod reader;
@@ -14,6 +15,7 @@ use portcullis_ipsec::TrafficSelector;
 use crate::config::Identity;
 use crate::crypto::IntegrityError;
 
+pub use configuration::{Attribute, Configuration, ConfigurationType, Meaning, attribute};
 pub use parse::open;
 
 /// Exchange types (RFC 7296 §3.1).
@@ -241,7 +243,9 @@ pub enum Payload {
     TsI(Vec<Option<TrafficSelector>>),
     /// 45.
     TsR(Vec<Option<TrafficSelector>>),
-    /// Known by number (CP, EAP, SKF, …) or unknown and not critical: kept unread.
+    /// 47.
+    Cp(Configuration),
+    /// Known by number (EAP, SKF, …) or unknown and not critical: kept unread.
     Unread {
         /// Payload type.
         payload_type: u8,
@@ -333,6 +337,7 @@ impl Payload {
             Self::VendorId(_) => types::VENDOR_ID,
             Self::TsI(_) => types::TS_I,
             Self::TsR(_) => types::TS_R,
+            Self::Cp(_) => types::CP,
             Self::Unread { payload_type, .. } => *payload_type,
         }
     }

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use portcullis_ipsec::{AddressRange, PortRange, TrafficSelector};
 
+use super::configuration;
 use super::reader::Reader;
 use super::{
     Encrypted, ExchangeType, Header, IdPayload, Message, MessageError, Notify, Payload, Protocol, Received,
@@ -188,7 +189,8 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         types::VENDOR_ID => Payload::VendorId(reader.rest().to_vec()),
         types::TS_I => Payload::TsI(selectors(&mut reader)?),
         types::TS_R => Payload::TsR(selectors(&mut reader)?),
-        types::CP | types::EAP => return Ok(unread(raw)),
+        types::CP => Payload::Cp(configuration::parse(&mut reader)?),
+        types::EAP => return Ok(unread(raw)),
         // Only a message as a whole is encrypted; never a part of what was.
         types::SK | types::SKF => {
             let found = u64::from(raw.payload_type);

@@ -113,6 +113,12 @@ reasons! {
     ChildProposalMismatch, "CHILD_PROPOSAL_MISMATCH", Configuration, "the ESP proposals differ in several kinds of transform";
     ChildProposalRefused, "CHILD_PROPOSAL_REFUSED", Configuration, "the peer refused our ESP proposals";
     TsNoOverlap, "TS_NO_OVERLAP", Configuration, "the traffic selectors of both ends have nothing in common";
+    ChildModeMismatch, "CHILD_MODE_MISMATCH", Configuration, "one end wants transport mode, the other a tunnel";
+    // Inner addresses.
+    PoolExhausted, "POOL_EXHAUSTED", Configuration, "no address of the pools is free";
+    PoolFamily, "POOL_FAMILY", Configuration, "no pool has addresses of the family that the peer asks for";
+    AddressNotAskedFor, "ADDRESS_NOT_ASKED_FOR", Configuration, "the peer asks for no inner address, which its children need";
+    NoAddressAssigned, "NO_ADDRESS_ASSIGNED", Configuration, "the peer gave us no inner address";
     // The network.
     NoRoute, "NO_ROUTE", Network, "the kernel has no route to the peer";
     PeerSilent, "PEER_SILENT", Network, "the peer does not answer";

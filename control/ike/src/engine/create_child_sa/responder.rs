@@ -221,6 +221,7 @@ impl Answering {
                     peer: self.choice.esp.peer,
                     suite: self.choice.esp.suite,
                     selectors: self.choice.selectors.clone(),
+                    options: self.choice.options,
                     initiator: false,
                     replaces: self.replaces,
                     standing: match (self.replaces, self.redundant) {
@@ -252,13 +253,13 @@ impl Answering {
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Ok(policy))) => {
                 let mut answer = self.authentication;
-                let [sa, ts_i, ts_r] = child::answer_payloads(&installing.agreed, self.choice.esp.number);
+                let (sa, selectors) = child::answer_payloads(&installing.agreed, self.choice.esp.number);
                 answer.push(sa);
                 if !self.first {
                     answer.push(Payload::Nonce(self.nonce_r));
                 }
                 answer.extend(self.ke);
-                answer.extend([ts_i, ts_r]);
+                answer.extend(selectors);
                 let pair = installing.agreed.pair;
                 installing.complete(cx, base, now, policy);
                 // Before it has the answer to IKE_AUTH the peer reads nothing else.

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use portcullis_ipsec::{Spi, TrafficSelector};
+use portcullis_ipsec::{Mode, Spi, TrafficSelector};
 
 use super::{About, Fix, Place, Reason, Verdict, join, list, toml_key};
 use crate::config::ChildConfig;
@@ -53,6 +53,42 @@ impl About {
         .fixes(peers_lines(ours, &table))
         .fix(Fix::here(self.child_section(child), "esp_proposals", toml_list(["<what the peer has>"])))
         .seen(table)
+    }
+
+    /// The peer's answer is not in the mode that we asked for.
+    pub(in crate::engine) fn mode_refused(&self, child: &str, asked: Mode) -> Verdict {
+        let peer = self.peer();
+        match asked {
+            Mode::Transport => self
+                .fail(
+                    Reason::ChildModeMismatch,
+                    format!("{peer} agreed to child `{child}` in tunnel mode alone, and we asked for transport mode"),
+                )
+                .fix(Fix::here(self.child_section(child), "mode", "\"tunnel\""))
+                .fix(Fix::strongswan("children.<child>", "mode", "transport"))
+                .fix(Fix::libreswan("type", "transport")),
+            Mode::Tunnel => self
+                .fail(
+                    Reason::PeerMisbehaved,
+                    format!("{peer} answered for child `{child}` with transport mode, for which we did not ask"),
+                )
+                .fix(Fix::step(Place::Peer, "update it, or report it to its maker with a capture of the exchange")),
+        }
+    }
+
+    /// The peer asks for a child in another mode than ours.
+    pub(in crate::engine) fn mode_mismatch(&self, child: &str, asked: Mode) -> Verdict {
+        let asked = match asked {
+            Mode::Tunnel => "asks for tunnel mode",
+            Mode::Transport => "asks for transport mode with selectors that are not one address on each side",
+        };
+        self.fail(
+            Reason::ChildModeMismatch,
+            format!("{} {asked}, and child `{child}` is in transport mode here", self.peer()),
+        )
+        .fix(Fix::here(self.child_section(child), "mode", "\"tunnel\""))
+        .fix(Fix::strongswan("children.<child>", "mode", "transport"))
+        .fix(Fix::libreswan("type", "transport"))
     }
 
     /// The peer's answer is not one of what we offered.

@@ -13,6 +13,7 @@ use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, v
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
+use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
@@ -157,6 +158,7 @@ impl Request {
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
+        payloads.extend(addresses::request(cx, base));
         payloads.push(Payload::Sa(self.offer.proposals()));
         payloads.extend(self.offer.selector_payloads());
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
@@ -260,6 +262,9 @@ impl AwaitingAuthResponse {
     /// The peer is who it says it is.
     fn establish(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
         base.remote_id = AuthPayloads::parse(payloads).id_r.map(|id| id.identity.clone());
+        if let Err(failure) = addresses::take(cx, base, payloads) {
+            return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
+        }
         let Self { channel, record, offer, .. } = self;
         let mut established = Established::begin(cx, base, now, channel);
         match child::accept(cx, base, &offer, payloads, None) {

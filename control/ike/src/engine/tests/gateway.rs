@@ -13,6 +13,7 @@ use super::world::{A, B, address};
 use crate::auth;
 use crate::crypto;
 use crate::engine::*;
+use crate::pools::Pools;
 
 #[derive(Debug, Default)]
 pub(super) struct Gateway {
@@ -28,6 +29,7 @@ pub(super) struct Gateway {
     pub(super) full: bool,
     pub(super) refuses: bool,
     pub(super) crls: Vec<Arc<auth::Crl>>,
+    pub(super) pools: Pools,
 }
 
 /// A CHILD SA.
@@ -116,6 +118,13 @@ impl Gateway {
             Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
             Job::VerifyPeer(request) => {
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
+            }
+            Job::AssignAddresses(request) => {
+                JobResult::AddressesAssigned(Box::new(self.pools.assign(&request)))
+            }
+            Job::ReleaseAddresses { leases } => {
+                self.pools.release(&leases);
+                JobResult::AddressesReleased
             }
             Job::AllocateSpi if self.full => {
                 JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 }))

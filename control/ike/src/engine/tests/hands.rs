@@ -168,6 +168,19 @@ impl Hands {
         copy
     }
 
+    /// Has an end ask this in an INFORMATIONAL request; gives the answer.
+    pub(super) fn ask(&mut self, end: usize, payloads: Vec<Payload>) -> Vec<Payload> {
+        let now = self.world.now;
+        let engine = &mut self.world.ends[end].engine;
+        let sa = engine.sas.values_mut().next().unwrap();
+        let State::Established(established) = &mut sa.state else { panic!("not established") };
+        established.channel.request(&mut engine.cx, &sa.base, now, ExchangeType::Informational, payloads);
+        established.ours = super::super::established::Ours::Probing;
+        self.world.collect(end);
+        let (_, response) = self.exchange(end);
+        response.payloads
+    }
+
     /// What an end asks for answered: its request and the response pass.
     pub(super) fn exchange(&mut self, end: usize) -> (Letter, Letter) {
         (self.pass(1 - end), self.pass(end))

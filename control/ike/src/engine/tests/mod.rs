@@ -1,6 +1,7 @@
 //! The engine against itself in a simulated world ([`world`]): what both ends must agree on, whatever the network
 //! does. That other implementations agree too is shown elsewhere.
 
+mod addresses;
 mod certificates;
 mod children;
 mod collide_child;
@@ -15,6 +16,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod modes;
 mod nat;
 mod reconfigure;
 mod refusals;

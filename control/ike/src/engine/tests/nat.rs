@@ -11,7 +11,7 @@ use crate::engine::*;
 const PUBLIC: &str = "198.51.100.1";
 
 /// A's addresses are mapped; B takes anyone.
-fn natted(mut a: EngineConfig, mut b: EngineConfig) -> World {
+pub(super) fn natted(mut a: EngineConfig, mut b: EngineConfig) -> World {
     a.connections[0].local_addrs = vec![];
     b.connections[0].remote_addrs = vec![];
     let mut world = World::new(1, a, b);

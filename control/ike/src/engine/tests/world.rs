@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{Spi, TrafficSelector};
+use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
@@ -113,6 +113,8 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         start_action: StartAction::None,
         replay_window: 64,
         lifetime: ChildLifetime::default(),
+        priority: None,
+        options: SaOptions::default(),
     }
 }
 
@@ -137,6 +139,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
+            pools: Vec::new(),
+            vips: Vec::new(),
             children: vec![child("lan", nets[end], nets[peer])],
         }],
         shared_keys: vec![SharedKey {
@@ -393,6 +397,15 @@ impl World {
         }
     }
 
+    /// An end starts over with an engine and a data plane that know nothing.
+    pub(super) fn forget(&mut self, end: usize, config: EngineConfig) {
+        let seed = u64::from(self.dice(u32::MAX));
+        let at = &mut self.ends[end];
+        at.engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+        at.gateway = Gateway::new(end as u32 + 7);
+        at.jobs.clear();
+    }
+
     pub(super) fn up(&self) -> bool {
         self.ends.iter().all(|end| end.engine.status().iter().any(|sa| !sa.children.is_empty()))
     }
@@ -458,6 +471,12 @@ impl World {
             }
             Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
             Event::Failed(failure) => format!("{}: {}", failure.code(), failure.in_one_line()),
+            Event::AddressesAssigned { identity, addresses, .. } => {
+                format!("gives {addresses:?} to {identity}")
+            }
+            Event::AddressesReleased { addresses, .. } => format!("takes {addresses:?} back"),
+            Event::AddressesAcquired { addresses, .. } => format!("has {addresses:?}"),
+            Event::AddressesLost { addresses, .. } => format!("has {addresses:?} no more"),
             Event::Rejected { label, .. } => format!("rejected: {label}"),
         };
         self.note(end, what);
@@ -517,6 +536,18 @@ impl World {
             }
         }
         assert_eq!(self.ike_sas(A), self.ike_sas(B), "{}", self.report());
+        for end in [A, B] {
+            assert_eq!(
+                self.inner_addresses(end, true),
+                self.inner_addresses(1 - end, false),
+                "{}",
+                self.report()
+            );
+            let leased = self.inner_addresses(end, false);
+            let leased: BTreeSet<IpAddr> = leased.into_iter().flat_map(|(_, addresses)| addresses).collect();
+            let online: usize = self.ends[end].gateway.pools.usage().iter().map(|pool| pool.online).sum();
+            assert_eq!(online, leased.len(), "a lease without an owner, or the reverse; {}", self.report());
+        }
     }
 
     /// The IKE SAs of an end, each with its children as A sees them.
@@ -531,6 +562,12 @@ impl World {
             .collect()
     }
 
+    /// The inner addresses of each IKE SA, those of `end` itself or those that it has given its peer.
+    fn inner_addresses(&self, end: usize, own: bool) -> BTreeSet<([u8; 8], Vec<IpAddr>)> {
+        let status = self.ends[end].engine.status().into_iter();
+        status.map(|sa| (sa.initiator_spi, if own { sa.local_vips } else { sa.remote_vips })).collect()
+    }
+
     /// Nothing is left anywhere.
     pub(super) fn assert_empty(&self, end: usize) {
         let end = &self.ends[end];
@@ -539,6 +576,7 @@ impl World {
         assert!(end.gateway.installed.is_empty() && end.gateway.policies.is_empty());
         end.engine.assert_consistent();
         assert_eq!(end.gateway.reserved, []);
+        assert!(end.gateway.pools.usage().iter().all(|pool| pool.online == 0));
     }
 
     pub(super) fn failures(&self, end: usize) -> Vec<&'static str> {

@@ -65,7 +65,21 @@ fn payload() -> impl Strategy<Value = Payload> {
         octets(0..=40).prop_map(Payload::VendorId),
         vec(selector(), 0..=4).prop_map(Payload::TsI),
         vec(selector(), 0..=4).prop_map(Payload::TsR),
-        (prop_oneof![Just(47_u8), Just(48), 54..=255_u8], octets(0..=40))
+        (1..=5_u8, vec((0..0x8000_u16, octets(0..=20)), 0..=5)).prop_map(|(kind, attributes)| {
+            let attributes = attributes
+                .into_iter()
+                .map(|(attribute_type, value)| Attribute { attribute_type, value })
+                .collect();
+            let kind = match kind {
+                1 => ConfigurationType::Request,
+                2 => ConfigurationType::Reply,
+                3 => ConfigurationType::Set,
+                4 => ConfigurationType::Ack,
+                other => ConfigurationType::Other(other),
+            };
+            Payload::Cp(Configuration { kind, attributes })
+        }),
+        (prop_oneof![Just(48_u8), 54..=255_u8], octets(0..=40))
             .prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
     ]
 }
