@@ -201,7 +201,10 @@ fn cut_off_and_changed_files_are_read_as_far_as_they_go() {
     for end in 0..file.0.len() {
         if let Ok(reading) = read(std::io::Cursor::new(file.0[..end].to_vec())) {
             let all = conversations(&reading, &keys());
-            judgements += all.iter().map(|one| judge(one, &all, &reading)).count();
+            for one in &all {
+                judge(one, &all, &reading);
+                judgements += 1;
+            }
         }
         let mut changed = file.0.clone();
         changed[end] ^= 0xff;
@@ -219,6 +222,6 @@ fn cut_off_and_changed_files_are_read_as_far_as_they_go() {
     assert!(read(std::io::Cursor::new(b"text".to_vec())).is_err());
     let esp = [IpAddr::from(INITIATOR), IpAddr::from(RESPONDER)];
     let plain = File::new().request(&init(false, SUITE)).send(INITIATOR, RESPONDER, 4500, b"").0;
-    assert!(read(std::io::Cursor::new(plain)).unwrap().esp.get(&(esp[0], esp[1])).is_none());
+    assert!(!read(std::io::Cursor::new(plain)).unwrap().esp.contains_key(&(esp[0], esp[1])));
     assert!(Keys::parse("a,b").is_err() && Keys::parse("zz,00,00,00").is_err());
 }

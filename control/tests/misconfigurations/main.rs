@@ -114,11 +114,9 @@ fn round(cases: &[Case], gateway: &Gateway, them: &StrongSwan, odd: &StrongSwan)
                 scope.spawn(move || mine.into_iter().map(|(i, case)| (i, attempt(case))).collect::<Vec<_>>())
             })
             .collect();
-        let mut up = vec![Ok(()); cases.len()];
-        for (index, result) in lanes.into_iter().flat_map(|lane| lane.join().unwrap()) {
-            up[index] = result;
-        }
-        up
+        let mut all: Vec<_> = lanes.into_iter().flat_map(|lane| lane.join().unwrap()).collect();
+        all.sort_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, result)| result).collect()
     })
 }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use portcullis_lab::Host;
 use rcgen::{
@@ -90,14 +90,22 @@ impl Authority {
 struct Pki {
     root: Authority,
     other: Authority,
-    dirs: [PathBuf; 2],
+    them: PathBuf,
+    odd: PathBuf,
+}
+
+impl Pki {
+    /// Where the peer of a case has its files.
+    fn dir(&self, case: &Case) -> &Path {
+        if case.peer == Peer::Odd { &self.odd } else { &self.them }
+    }
 }
 
 thread_local! {
     static PKI: RefCell<Option<Pki>> = const { RefCell::new(None) };
 }
 
-fn put(dir: &std::path::Path, name: &str, content: &str) {
+fn put(dir: &Path, name: &str, content: &str) {
     let path = dir.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, content).unwrap();
@@ -140,7 +148,7 @@ pub(crate) fn enroll(us: &Host, them: &Host, odd: &Host, case: &Case) {
         put(us.dir(), &format!("x509/peer{n}.pem"), &certificate);
         let (pinned, _) = pki.root.issue(&name, serial + 100, |_| {});
         put(us.dir(), &format!("x509/pinned{n}.pem"), &pinned);
-        let dir = &pki.dirs[usize::from(case.peer == Peer::Odd)];
+        let dir = pki.dir(case);
         put(dir, &format!("x509/own{n}.pem"), &certificate);
         put(dir, &format!("private/own{n}.pem"), &key);
     });
@@ -152,7 +160,7 @@ pub(crate) fn renew(case: &Case) {
         let pki = pki.as_ref().unwrap();
         let n = case.number;
         let (certificate, key) = pki.root.issue(&format!("b{n}.example"), u64::from(n) + 1000, |_| {});
-        let dir = &pki.dirs[usize::from(case.peer == Peer::Odd)];
+        let dir = pki.dir(case);
         put(dir, &format!("x509/own{n}.pem"), &certificate);
         put(dir, &format!("private/own{n}.pem"), &key);
     });
@@ -173,5 +181,5 @@ fn begin(us: &Host, them: &Host, odd: &Host) -> Pki {
         put(us.dir(), &format!("x509/{file}.pem"), &certificate);
         put(us.dir(), &format!("private/{file}.pem"), &key);
     }
-    Pki { root, other, dirs: [them.dir().to_owned(), odd.dir().to_owned()] }
+    Pki { root, other, them: them.dir().to_owned(), odd: odd.dir().to_owned() }
 }
