@@ -9,7 +9,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use portcullis_lab::{Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites, StrongSwan};
+use portcullis_lab::{
+    Class, Direction, Frame, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites, StrongSwan,
+};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa,
     Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm,
@@ -239,6 +241,42 @@ fn an_intermediate_ca_is_sent_along_both_ways() -> Result<()> {
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, "auth = \"pubkey\", cacerts = \"root.pem\""))?;
     comes_up_from_both_ends(&sites, &gateway, &swan)
+}
+
+/// A path that carries no more than IPv6 asks of every path: RSA certificates with an intermediate CA go in fragments of
+/// IKE (RFC 7383), none of IP.
+#[test]
+fn what_is_longer_than_the_path_carries_goes_in_fragments_both_ways() -> Result<()> {
+    let sites = Sites::new("frag")?;
+    let root = Authority::root();
+    for (host, name, serial) in [(&sites.a, A, 1), (&sites.b, B, 2)] {
+        let lower = root.below(&format!("Lab CA of {name}"));
+        lower.enroll(host, &rcgen::PKCS_RSA_SHA256, name, serial);
+        put(host, "x509ca/lower.pem", &lower.pem);
+        put(host, "x509ca/root.pem", &root.pem);
+        host.run(["ip", "link", "set", "outside0", "mtu", "1280"])?;
+    }
+    let wire = sites.capture()?;
+    let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
+    let gateway = gateway(&sites.a, toml(LOCAL, "auth = \"pubkey\", cacerts = \"root.pem\""))?;
+    comes_up_from_both_ends(&sites, &gateway, &swan)?;
+    wire.settle()?;
+    const ETHERNET: usize = 14;
+    let fragment_of_ip =
+        |bytes: &[u8]| bytes.get(12..14) == Some(&[8, 0]) && (bytes[20] & 0x3f, bytes[21]) != (0, 0);
+    let wrong = wire.matching(|frame| frame.bytes.len() > ETHERNET + 1280 || fragment_of_ip(&frame.bytes));
+    assert!(wrong.is_empty(), "{wrong:?}");
+    // Next Payload in the IKE header, behind the non-ESP marker or not: Encrypted and Authenticated Fragment.
+    const SKF: u8 = 53;
+    let ike = ETHERNET + 20 + 8;
+    let cut = |frame: &Frame| {
+        frame.class == Class::Ike && [16, 20].iter().any(|at| frame.bytes.get(ike + at) == Some(&SKF))
+    };
+    for direction in [Direction::In, Direction::Out] {
+        let sent = wire.matching(|frame| frame.direction == direction && cut(frame)).len();
+        assert!(sent >= 4, "{sent} fragments {direction:?}");
+    }
+    Ok(())
 }
 
 #[test]

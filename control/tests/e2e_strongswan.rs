@@ -102,7 +102,7 @@ fn the_defaults_of_both_ends_come_up_whoever_initiates() -> Result<()> {
         assert!(sites.client.ping(Sites::SERVER, 5)?.complete());
         // The responder's order of preference decides.
         let (ike, esp) = match we_initiate {
-            true => ("aes128gcm16-prfsha256-x25519", "aes128gcm16"),
+            true => ("aes128-sha256-prfsha256-x25519", "aes128gcm16"),
             false => ("aes256gcm16-prfsha384-x25519", "aes256gcm16"),
         };
         assert_eq!(gateway.sas()?[0].proposal.as_deref(), Some(ike));
@@ -240,7 +240,7 @@ fn a_wrong_secret_fails_cleanly_as_responder() -> Result<()> {
 
 #[test]
 fn a_wrong_ike_proposal_fails_cleanly_as_initiator() -> Result<()> {
-    initiating_fails("ikei", &wrong_proposal(), "PROPOSAL_MISMATCH", false)
+    initiating_fails("ikei", &wrong_proposal(), "PROPOSAL_REFUSED", false)
 }
 
 #[test]
@@ -250,12 +250,13 @@ fn a_wrong_ike_proposal_fails_cleanly_as_responder() -> Result<()> {
 
 #[test]
 fn a_wrong_esp_proposal_fails_cleanly_as_initiator() -> Result<()> {
-    initiating_fails("espi", &wrong_esp_proposal(), "CHILD_PROPOSAL_MISMATCH", true)
+    initiating_fails("espi", &wrong_esp_proposal(), "CHILD_PROPOSAL_REFUSED", true)
 }
 
 #[test]
 fn a_wrong_esp_proposal_fails_cleanly_as_responder() -> Result<()> {
-    responding_fails("espr", &wrong_esp_proposal(), "NO_PROPOSAL_CHOSEN", "CHILD_PROPOSAL_MISMATCH", true)
+    let code = "CHILD_PROPOSAL_ENCR_MISMATCH";
+    responding_fails("espr", &wrong_esp_proposal(), "NO_PROPOSAL_CHOSEN", code, true)
 }
 
 #[test]
@@ -288,5 +289,104 @@ fn esp_of_other_algorithms_passes_both_ways() -> Result<()> {
         }
         traffic_passes_both_ways(&sites, &wire, &gateway)?;
     }
+    Ok(())
+}
+
+/// What protects IKE itself, and what its keys and those of ESP are made of: each is negotiated, carries an IKE and a
+/// CHILD rekeying with a key exchange of its own, and packets.
+#[test]
+fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
+    let cases = [
+        ("aes256-sha256-modp2048", "aes256gcm16-modp3072", true),
+        ("aes128ctr-sha512-prfaescmac-ecp521", "aes256gcm16-ecp521", false),
+        ("aes192-sha384-prfaesxcbc-modp4096", "aes256gcm16-modp4096", true),
+        ("chacha20poly1305-prfsha512-ecp256", "aes256gcm16-ecp256", false),
+        ("aes256gcm12-prfsha384-modp6144", "aes256gcm16-x25519", true),
+        ("aes128gcm8-prfsha256-modp8192", "aes256gcm16-modp8192", false),
+        ("aes128-aesxcbc-x25519", "aes256gcm16-ecp384", false),
+        ("aes256-sha1-modp1024", "aes256gcm16-modp1536", true),
+    ];
+    let sites = Sites::new("ikealgo")?;
+    let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
+    let listed = |index: fn(&(&'static str, &'static str, bool)) -> &'static str| {
+        cases.iter().map(index).collect::<Vec<_>>().join("\", \"")
+    };
+    let all =
+        SiteConfig { proposals: listed(|(ike, ..)| ike), esp_proposals: listed(|(_, esp, _)| esp), ..ours() };
+    let gateway = gateway(&sites.a, &all)?;
+    for (ike, esp, we_initiate) in cases {
+        let one = SiteConfig { proposals: ike.into(), esp_proposals: esp.into(), ..ours() };
+        swan.reload(&one.mirrored().swanctl())?;
+        match we_initiate {
+            true => gateway.initiate("site/net", SOON)?,
+            false => swan.initiate("net", SOON)?,
+        };
+        assert!(sites.client.ping(Sites::SERVER, 2)?.complete(), "{ike}");
+        let before = gateway.sas()?.remove(0);
+        match we_initiate {
+            true => gateway.rekey("site/net")?,
+            false => swan.rekey_child("net")?,
+        };
+        let child = before.children[0].spi_in.clone();
+        let children = gateway.wait_children("another CHILD SA", SOON, |children| match children {
+            [child_now] => child_now.spi_in != child,
+            _ => false,
+        })?;
+        assert_eq!(children[0].proposal, esp, "{ike}");
+        match we_initiate {
+            true => gateway.rekey("site")?,
+            false => swan.rekey_ike("site")?,
+        };
+        let sas = gateway.wait_sas("another IKE SA", SOON, |sas| match sas {
+            [sa] => sa.initiator_spi != before.initiator_spi && sa.children.len() == 1,
+            _ => false,
+        })?;
+        let chosen = sas[0].proposal.clone().unwrap_or_default();
+        assert!(ike.split('-').all(|word| chosen.split('-').any(|found| found == word)), "{ike}: {chosen}");
+        assert!(sites.client.ping(Sites::SERVER, 2)?.complete(), "{ike}");
+        gateway.terminate("site")?;
+    }
+    Ok(())
+}
+
+/// A post-quantum pre-shared key (RFC 8784), mixed into the keys by both, whoever begins; strongSwan requires it.
+#[test]
+fn a_post_quantum_pre_shared_key_is_mixed_in_whoever_initiates() -> Result<()> {
+    const SECRET: &str = "0x00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    let sites = Sites::new("ppk")?;
+    let key = format!("secrets {{\n ppk-lab {{\n id = lab\n secret = {SECRET}\n }}\n");
+    let text = theirs().swanctl();
+    let text = text.replacen("site {\n", "site {\n ppk_id = lab\n ppk_required = yes\n", 1);
+    let swan = StrongSwan::start(&sites.b, &text.replacen("secrets {\n", &key, 1))?;
+    let ours = ours().toml();
+    let at = ours.find("[secrets").unwrap_or(ours.len());
+    let with = |lines: &str, id: &str| {
+        let connection =
+            ours[..at].replacen("[connections.site]\n", &format!("[connections.site]\n{lines}"), 1);
+        format!("{connection}[secrets.ppk-lab]\nids = [\"{id}\"]\nsecret = \"{SECRET}\"\n\n{}", &ours[at..])
+    };
+    let start = |text: String| {
+        Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(text))
+    };
+    {
+        let gateway = start(with("ppk_id = \"lab\"\nppk_required = true\n", "lab"))?;
+        let mark = swan.mark();
+        gateway.initiate("site/net", SOON)?;
+        swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+        let mark = swan.mark();
+        swan.initiate("net", SOON)?;
+        swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+    }
+    // Without it strongSwan will have nothing to do with us.
+    let gateway = start(with("", "another"))?;
+    let refused = gateway.initiate("site/net", SOON);
+    assert!(
+        matches!(&refused, Err(LabError::Failed { output, .. }) if output.contains("AUTHENTICATION_FAILED")),
+        "{refused:?}"
+    );
     Ok(())
 }

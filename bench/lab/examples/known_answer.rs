@@ -81,10 +81,12 @@ fn hex(octets: &[u8]) -> String {
 }
 
 /// What is kept of the initiator's log.
-const KEPT: [&str; 9] = [
+const KEPT: [&str; 11] = [
     "shared Diffie Hellman secret",
     "SKEYSEED",
     "Sk_d secret",
+    "Sk_ai secret",
+    "Sk_ar secret",
     "Sk_ei secret",
     "Sk_er secret",
     "Sk_pi secret",

@@ -172,6 +172,27 @@ pub enum Unique {
     Never,
 }
 
+/// Whether IKE messages that are too long for the path go in fragments (RFC 7383; swanctl's `fragmentation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum IkeFragmentation {
+    /// Both ways.
+    #[default]
+    Yes,
+    /// They are taken, not sent.
+    Accept,
+    /// Neither.
+    No,
+}
+
+/// A post-quantum pre-shared key (RFC 8784; swanctl's `ppk_id` and `ppk_required`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ppk {
+    /// Its name, where we begin; a responder takes whichever it has.
+    pub id: Option<Identity>,
+    /// Without one there is no IKE SA.
+    pub required: bool,
+}
+
 /// A CHILD SA to be (swanctl's `connections.NAME.children.CHILD`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildConfig {
@@ -218,6 +239,10 @@ pub struct ConnectionConfig {
     pub lifetime: IkeLifetime,
     /// What becomes of other IKE SAs of the same two identities.
     pub unique: Unique,
+    /// Whether long IKE messages go in fragments.
+    pub fragmentation: IkeFragmentation,
+    /// A secret that is mixed into the keys.
+    pub ppk: Ppk,
     /// Names of the pools that the peer gets its inner addresses from, in order of preference.
     pub pools: Vec<String>,
     /// Inner addresses that we ask of the peer as initiator, one of each family at most; unspecified: any.
@@ -250,6 +275,8 @@ pub struct EngineConfig {
     pub connections: Vec<ConnectionConfig>,
     /// Pre-shared keys.
     pub shared_keys: Vec<SharedKey>,
+    /// Post-quantum pre-shared keys, with the names that peers may call them by.
+    pub ppks: Vec<SharedKey>,
     /// Retransmission of requests.
     pub retransmission: Retransmission,
     /// Half-open IKE SAs from which a cookie is asked of every initiator (RFC 7296 §2.6).
@@ -260,6 +287,8 @@ pub struct EngineConfig {
     pub half_open_timeout: Duration,
     /// Interval of NAT keepalives (RFC 3948 §2.3) that the engine sends while behind a NAT; zero: never.
     pub nat_keepalive: Duration,
+    /// Octets of the IP packets that fragments of IKE messages go in; zero: what every path of the family carries.
+    pub fragment_size: usize,
     /// UDP ports: 500 and 4500 unless tests choose others.
     pub port: u16,
     /// The port of UDP-encapsulated ESP and of IKE behind a NAT.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteAuth,
-    RemoteMethod, SharedKey, StartAction, Unique,
+    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation, LocalAuth,
+    LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
@@ -17,6 +17,7 @@ use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 
 use super::credentials::Store;
 use super::reader::Section;
+use super::secrets::Secrets;
 use super::{lifetime, options, pools, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -26,12 +27,9 @@ const LATER_CONNECTION: &[&str] = &[
     "dscp",
     "mobike",
     "dpd_timeout",
-    "fragmentation",
     "childless",
     "send_certreq",
     "send_cert",
-    "ppk_id",
-    "ppk_required",
     "keyingtries",
     "if_id_in",
     "if_id_out",
@@ -83,7 +81,7 @@ pub(super) struct Connections {
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
 pub(super) fn from_root(
     root: &Section<'_>,
-    secrets: Option<&[SharedKey]>,
+    secrets: Option<&Secrets>,
     store: &Store<'_>,
     pools: &[PoolConfig],
 ) -> Connections {
@@ -98,7 +96,7 @@ pub(super) fn from_root(
 fn connection(
     name: String,
     section: &Section<'_>,
-    secrets: Option<&[SharedKey]>,
+    secrets: Option<&Secrets>,
     store: &Store<'_>,
     pools: &[PoolConfig],
     shunts: &mut Vec<Policy>,
@@ -122,13 +120,23 @@ fn connection(
         section.finish(LATER_CONNECTION);
         return None;
     }
-    let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults);
+    let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
     let lifetime = lifetime::of_connection(section);
     let policies =
         [("no", Unique::No), ("replace", Unique::Replace), ("keep", Unique::Keep), ("never", Unique::Never)];
     let unique = section.choice("unique", &policies).unwrap_or_default();
+    let modes = [
+        ("yes", IkeFragmentation::Yes),
+        ("accept", IkeFragmentation::Accept),
+        ("force", IkeFragmentation::Yes),
+        ("no", IkeFragmentation::No),
+    ];
+    let fragmentation = section.choice("fragmentation", &modes).unwrap_or_default();
+    let ppk_id =
+        section.parsed::<Identity>("ppk_id", "the name of a post-quantum pre-shared key").map(|id| id.value);
+    let ppk_required = section.boolean("ppk_required").unwrap_or(false);
     let local = rounds(section, "local", |round| local_auth(round, store));
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
@@ -146,6 +154,8 @@ fn connection(
         dpd_delay,
         lifetime,
         unique,
+        fragmentation,
+        ppk: Ppk { id: ppk_id, required: ppk_required },
         pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
         vips,
         children: children?,
@@ -154,7 +164,8 @@ fn connection(
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
-        check_secret(section, &connection, secrets);
+        check_secret(section, &connection, &secrets.shared_keys);
+        check_ppk(section, &connection, &secrets.ppks);
     }
     Some(connection)
 }
@@ -235,6 +246,21 @@ fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &
     }
 }
 
+/// A post-quantum pre-shared key that is named, or required, has to be there.
+fn check_ppk(section: &Section<'_>, connection: &ConnectionConfig, ppks: &[SharedKey]) {
+    let wanted = match &connection.ppk.id {
+        Some(id) if !ppks.iter().any(|key| key.ids.contains(id)) => format!("ids = [\"{id}\"]"),
+        None if connection.ppk.required && ppks.is_empty() => "its name among its `ids`".to_owned(),
+        _ => return,
+    };
+    let key = if connection.ppk.id.is_some() { "ppk_id" } else { "ppk_required" };
+    section.error(
+        section.span(),
+        key,
+        format!("has no secret (expected a `[secrets.ppk-NAME]` with {wanted})"),
+    );
+}
+
 /// `%any`, an address or a prefix.
 struct Address(AddressMatch);
 
@@ -262,6 +288,7 @@ fn proposals<P>(
     key: &'static str,
     expected: &str,
     defaults: fn() -> Vec<P>,
+    weak: fn(&P) -> Vec<String>,
 ) -> Option<Vec<P>>
 where
     P: FromStr,
@@ -275,7 +302,17 @@ where
             continue;
         }
         match text.value.parse() {
-            Ok(proposal) => proposals.push(proposal),
+            Ok(proposal) => {
+                let weak = weak(&proposal);
+                if !weak.is_empty() {
+                    let message = format!(
+                        "has algorithms that are too weak by today's measure ({}): only for peers that have nothing better",
+                        weak.join(", ")
+                    );
+                    section.warning(text.span.clone(), key, message);
+                }
+                proposals.push(proposal);
+            }
             Err(error) => section.error(text.span.clone(), key, format!("{error} ({expected})")),
         }
     }
@@ -406,7 +443,8 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     if let (Some(local), Some(remote)) = (&local_ts, &remote_ts) {
         check_families(section, local, remote);
     }
-    let esp_proposals = proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults);
+    let esp_proposals =
+        proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults, EspProposal::weak);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
     let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
-use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission, SharedKey};
+use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
 use super::reader::Section;
+use super::secrets::Secrets;
 
 /// `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -209,20 +210,25 @@ fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned
     valid.then(|| name.value.to_owned())
 }
 
+/// The fewest octets of an IP packet that IKE messages are cut to.
+const MIN_FRAGMENT: i64 = 256;
+
 /// `[ike]`, with the names of strongswan.conf's `charon` section.
 pub(super) fn engine_from_root(
     root: &Section<'_>,
     connections: Vec<ConnectionConfig>,
-    shared_keys: Vec<SharedKey>,
+    secrets: Secrets,
 ) -> EngineConfig {
     let mut engine = EngineConfig {
         connections,
-        shared_keys,
+        shared_keys: secrets.shared_keys,
+        ppks: secrets.ppks,
         retransmission: Retransmission::default(),
         cookie_threshold: 30,
         half_open_limit: 10_000,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
+        fragment_size: 1280,
         port: 500,
         nat_port: 4500,
     };
@@ -245,9 +251,17 @@ pub(super) fn engine_from_root(
     if let Some(timeout) = section.duration("half_open_timeout") {
         engine.half_open_timeout = timeout.max(Duration::from_secs(1));
     }
+    if let Some(size) = section.integer("fragment_size", 0..=65_535) {
+        // Smaller ones would hold hardly anything but headers.
+        if (1..MIN_FRAGMENT).contains(&size.value) {
+            let message = format!("is {} (expected 0, or {MIN_FRAGMENT} to 65535 octets)", size.value);
+            section.error(size.span, "fragment_size", message);
+        }
+        engine.fragment_size = size.value as usize;
+    }
     if let Some(interval) = section.duration("keep_alive") {
         engine.nat_keepalive = interval;
     }
-    section.finish(&["port", "port_nat_t", "threads", "make_before_break", "fragment_size"]);
+    section.finish(&["port", "port_nat_t", "threads", "make_before_break"]);
     engine
 }

@@ -131,21 +131,21 @@ impl Config {
 
     fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let shared_keys = secrets::from_root(&root);
+        let secrets = secrets::from_root(&root);
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(&root, base, directories);
         let pools = pools::from_root(&root);
-        let connections = connection::from_root(&root, shared_keys.as_deref(), &store, &pools);
+        let connections = connection::from_root(&root, secrets.as_ref(), &store, &pools);
         let connection::Connections { negotiated, shunts } = connections;
-        let engine = gateway::engine_from_root(&root, negotiated, shared_keys.unwrap_or_default());
+        let engine = gateway::engine_from_root(&root, negotiated, secrets.unwrap_or_default());
         root.finish(&["authorities", "include"]);
         Some(Self { gateway: gateway?, engine, shunts, pools })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
-        let engine = gateway::engine_from_root(&root, Vec::new(), Vec::new());
+        let engine = gateway::engine_from_root(&root, Vec::new(), secrets::Secrets::default());
         Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new() })
     }
 

@@ -15,7 +15,13 @@ pub(super) fn of_child(
     local_ts: Option<&[Option<TrafficSelector>]>,
     remote_ts: Option<&[Option<TrafficSelector>]>,
 ) -> SaOptions {
-    let modes = [("tunnel", Mode::Tunnel), ("transport", Mode::Transport)];
+    // The last two have been read elsewhere: they have no SA.
+    let modes = [
+        ("tunnel", Mode::Tunnel),
+        ("transport", Mode::Transport),
+        ("pass", Mode::Tunnel),
+        ("drop", Mode::Tunnel),
+    ];
     let mode = section.choice("mode", &modes).unwrap_or_default();
     if mode == Mode::Transport {
         for key in OF_TUNNELS.into_iter().filter(|key| section.has(key)) {

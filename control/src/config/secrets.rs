@@ -5,17 +5,35 @@ use portcullis_ike::config::{Identity, Secret, SharedKey};
 use super::credentials::is_private_key;
 use super::reader::Section;
 
+/// What two ends share.
+#[derive(Debug, Default)]
+pub(super) struct Secrets {
+    /// Pre-shared keys.
+    pub(super) shared_keys: Vec<SharedKey>,
+    /// Post-quantum pre-shared keys: `[secrets.ppk-NAME]`.
+    pub(super) ppks: Vec<SharedKey>,
+}
+
 /// All of them; `None` if one cannot be read.
-pub(super) fn from_root(root: &Section<'_>) -> Option<Vec<SharedKey>> {
+pub(super) fn from_root(root: &Section<'_>) -> Option<Secrets> {
     let sections = root.named_sections("secrets");
     let (private, shared): (Vec<_>, Vec<_>) =
         sections.into_iter().partition(|(name, _)| is_private_key(name));
     for (_, section) in private {
         check_private_key(&section);
     }
-    let keys: Vec<Option<SharedKey>> =
-        shared.into_iter().map(|(name, section)| shared_key(name, section)).collect();
-    keys.into_iter().collect()
+    let (ppks, shared): (Vec<_>, Vec<_>) = shared.into_iter().partition(|(name, _)| name.starts_with("ppk-"));
+    for (_, section) in ppks.iter().filter(|(_, section)| !section.has("ids")) {
+        section.missing("ids", "the names that peers call it by, e.g. [\"ppk-2026\"]");
+    }
+    let read = |sections: Vec<(String, Section<'_>)>| -> Vec<Option<SharedKey>> {
+        sections.into_iter().map(|(name, section)| shared_key(name, section)).collect()
+    };
+    let (shared_keys, ppks) = (read(shared), read(ppks));
+    Some(Secrets {
+        shared_keys: shared_keys.into_iter().collect::<Option<_>>()?,
+        ppks: ppks.into_iter().collect::<Option<_>>()?,
+    })
 }
 
 /// `[secrets.private-NAME]`: where a private key is, to be read when a connection wants one.

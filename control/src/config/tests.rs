@@ -2,7 +2,7 @@ mod credentials;
 
 use super::*;
 use portcullis_gateway::dataplane::{OnStop, XdpMode};
-use portcullis_ike::config::{AddressMatch, IdentityMatch, Limit, Unique};
+use portcullis_ike::config::{AddressMatch, IdentityMatch, IkeFragmentation, Limit, Unique};
 use portcullis_ipsec::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
 
 const WHOLE: &str = r#"
@@ -386,6 +386,36 @@ fn the_emergency_exit_does_not_ask_about_connections() {
     let (config, findings) = Config::load_gateway(&file).unwrap();
     assert_eq!((config.gateway.interfaces.len(), config.engine.connections.len()), (2, 0));
     assert_eq!(findings, []);
+}
+
+#[test]
+fn weak_algorithms_are_a_warning_where_they_are_named() {
+    let named = with("aes256gcm16-prfsha384-x25519", "aes256-sha1-modp1024");
+    let (config, warnings) = parse(&named).unwrap();
+    assert_eq!(config.engine.connections[0].proposals[0].to_string(), "aes256-sha1-prfsha1-modp1024");
+    let text = warnings[0].to_string();
+    assert_eq!((warnings.len(), warnings[0].severity), (1, Severity::Warning), "{text}");
+    assert!(text.contains("sha1, prfsha1, modp1024"), "{text}");
+}
+
+#[test]
+fn fragmentation_is_asked_for_as_swanctl_does() {
+    let of = |lines: &str| parse(&with("dpd_delay = ", &format!("{lines}dpd_delay = "))).unwrap().0;
+    assert_eq!(of("").engine.connections[0].fragmentation, IkeFragmentation::Yes);
+    for (mode, wanted) in [
+        ("yes", IkeFragmentation::Yes),
+        ("force", IkeFragmentation::Yes),
+        ("accept", IkeFragmentation::Accept),
+        ("no", IkeFragmentation::No),
+    ] {
+        let config = of(&format!("fragmentation = \"{mode}\"\n"));
+        assert_eq!(config.engine.connections[0].fragmentation, wanted);
+    }
+    let sized =
+        |size: &str| with("retransmit_tries = 3", &format!("retransmit_tries = 3\nfragment_size = {size}"));
+    assert_eq!(parse(WHOLE).unwrap().0.engine.fragment_size, 1280);
+    assert_eq!(parse(&sized("0")).unwrap().0.engine.fragment_size, 0);
+    assert!(errors(&sized("100"))[0].contains("expected 0, or 256 to 65535 octets"));
 }
 
 #[test]

@@ -18,9 +18,12 @@ use super::crls::CrlStore;
 pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crls: &CrlStore) -> JobResult {
     match job {
         Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
-        Job::GenerateKe { method, seed } => {
+        Job::GenerateKe { method, peer_public, seed } => {
             let mut rng = ChaCha20Rng::from_seed(seed);
-            JobResult::KeGenerated(crypto::generate(method, &mut rng))
+            JobResult::KeGenerated(match peer_public {
+                None => crypto::generate(method, &mut rng),
+                Some(public) => crypto::answer(method, &public, &mut rng),
+            })
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),

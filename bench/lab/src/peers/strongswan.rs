@@ -17,8 +17,8 @@ const START: &str = "mount --bind \"$1\" /run && exec /usr/lib/ipsec/charon";
 const START_TIME: Duration = Duration::from_secs(30);
 
 /// The order matters: kernel-libipsec must register its ESP before kernel-netlink would.
-const PLUGINS: &str = "random nonce aes sha1 sha2 pem pkcs1 pkcs8 x509 revocation constraints pubkey hmac kdf gcm \
-                       curve25519 openssl kernel-libipsec kernel-netlink socket-default vici updown";
+const PLUGINS: &str = "random nonce aes sha1 sha2 pem pkcs1 pkcs8 x509 revocation constraints pubkey hmac xcbc cmac \
+                       kdf gcm ctr chapoly curve25519 openssl kernel-libipsec kernel-netlink socket-default vici updown";
 
 /// A running charon.
 #[derive(Debug)]

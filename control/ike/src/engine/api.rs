@@ -52,10 +52,12 @@ pub enum Job {
         /// The peer.
         remote: IpAddr,
     },
-    /// Make a key pair: [`crate::crypto::generate`].
+    /// Make our half of a key exchange: [`crate::crypto::generate`], or [`crate::crypto::answer`].
     GenerateKe {
         /// The method.
         method: KeMethod,
+        /// The initiator's public value, if that is the peer.
+        peer_public: Option<Vec<u8>>,
         /// Seeds the job's own generator, so that the engine stays deterministic.
         seed: [u8; 32],
     },

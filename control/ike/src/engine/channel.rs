@@ -1,5 +1,6 @@
 //! The protected side of an IKE SA: Encrypted payloads both ways, message IDs, a window of one, retransmission of
-//! our request, and the answer to the peer's last one, kept for its retransmissions (RFC 7296 §2.1 to §2.3).
+//! our request, and the answer to the peer's last one, kept for its retransmissions (RFC 7296 §2.1 to §2.3). Messages
+//! that are too long for the path go and come in fragments (RFC 7383).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,10 +9,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::api::{Datagram, DatagramPayload};
 use super::context::Context;
+use super::ike_sa_init::InitRecord;
+use super::reassembly::{Reassembly, Whole};
 use super::sa::{Base, Inbound, Role};
-use crate::config::Retransmission;
-use crate::crypto::IkeKeys;
-use crate::message::{ExchangeType, Header, Message, MessageError, Payload, open};
+use crate::config::{IkeFragmentation, Retransmission, Secret};
+use crate::crypto::{IkeKeys, KdfInput, SharedSecret, derive_rekeyed_ike_keys};
+use crate::message::{
+    ExchangeType, Header, Message, MessageError, Payload, Sealing, authenticated_later, decrypt, payloads,
+};
 use crate::proposal::IkeSuite;
 
 /// SHA-256 of a request: tells a retransmission, which is the same octet by octet, from another message.
@@ -24,7 +29,8 @@ pub(super) fn digest(octets: &[u8]) -> RequestDigest {
 /// A request of ours that is repeated until it is answered.
 #[derive(Debug)]
 pub(super) struct Outstanding {
-    octets: Vec<u8>,
+    /// The request, or its fragments.
+    datagrams: Vec<Vec<u8>>,
     /// Retransmissions so far.
     tries: u32,
     due: Instant,
@@ -46,20 +52,20 @@ pub(super) enum Retransmitted {
 pub(super) struct Unanswered {
     /// How often it was sent.
     pub(super) sent: u32,
-    /// Its octets.
+    /// Octets of its largest datagram.
     pub(super) octets: usize,
 }
 
 impl Outstanding {
     /// Sends a request for the first time.
-    pub(super) fn send(cx: &mut Context, base: &Base, now: Instant, octets: Vec<u8>) -> Self {
-        send(cx, base.local, base.remote, octets.clone());
-        Self { octets, tries: 0, due: now + interval(&cx.config.retransmission, 0) }
+    pub(super) fn send(cx: &mut Context, base: &Base, now: Instant, datagrams: Vec<Vec<u8>>) -> Self {
+        send(cx, base.local, base.remote, &datagrams);
+        Self { datagrams, tries: 0, due: now + interval(&cx.config.retransmission, 0) }
     }
 
-    /// Its octets.
+    /// Its octets, if it is no fragments.
     pub(super) fn octets(&self) -> &[u8] {
-        &self.octets
+        self.datagrams.first().map(Vec::as_slice).unwrap_or_default()
     }
 
     pub(super) fn due(&self) -> Instant {
@@ -72,12 +78,13 @@ impl Outstanding {
             return Retransmitted::NotDue;
         }
         if self.tries >= cx.config.retransmission.tries {
-            let unanswered = Unanswered { sent: self.tries + 1, octets: self.octets.len() };
+            let octets = self.datagrams.iter().map(Vec::len).max().unwrap_or_default();
+            let unanswered = Unanswered { sent: self.tries + 1, octets };
             return Retransmitted::GivenUp(unanswered);
         }
         self.tries += 1;
         self.due = now + interval(&cx.config.retransmission, self.tries);
-        send(cx, base.local, base.remote, self.octets.clone());
+        send(cx, base.local, base.remote, &self.datagrams);
         Retransmitted::Sent
     }
 }
@@ -89,10 +96,30 @@ fn interval(retransmission: &Retransmission, tries: u32) -> Duration {
     Duration::try_from_secs_f64(seconds).map_or(LONGEST, |interval| interval.min(LONGEST))
 }
 
-/// Puts an IKE message on its way.
-pub(super) fn send(cx: &mut Context, local: SocketAddr, remote: SocketAddr, octets: Vec<u8>) {
-    cx.transmit.push_back(Datagram { local, remote, payload: DatagramPayload::Ike(octets) });
+/// Puts an IKE message, or its fragments, on their way.
+pub(super) fn send(cx: &mut Context, local: SocketAddr, remote: SocketAddr, datagrams: &[Vec<u8>]) {
+    for octets in datagrams {
+        let payload = DatagramPayload::Ike(octets.clone());
+        cx.transmit.push_back(Datagram { local, remote, payload });
+    }
 }
+
+/// Octets of an IKE message that fit into one IP packet of the size that is configured, between these addresses.
+fn largest_message(cx: &Context, local: SocketAddr, remote: SocketAddr) -> usize {
+    const UDP_HEADER: usize = 8;
+    const NON_ESP_MARKER: usize = 4;
+    let (ip_header, smallest) = if remote.is_ipv4() { (20, SMALLEST_V4) } else { (40, SMALLEST_V6) };
+    let marker = if local.port() == cx.config.port { 0 } else { NON_ESP_MARKER };
+    let packet = match cx.config.fragment_size {
+        0 => smallest,
+        size => size,
+    };
+    packet.saturating_sub(ip_header + UDP_HEADER + marker)
+}
+
+/// What every path carries (RFC 7383 §2.5.1).
+const SMALLEST_V4: usize = 576;
+const SMALLEST_V6: usize = 1280;
 
 /// A peer's request that is being worked on: it is answered to where it came from (RFC 7296 §2.11).
 #[derive(Debug)]
@@ -109,7 +136,7 @@ struct Working {
 #[derive(Debug, Clone)]
 pub(super) struct Linger {
     pub(super) digest: RequestDigest,
-    pub(super) octets: Vec<u8>,
+    pub(super) datagrams: Vec<Vec<u8>>,
 }
 
 /// What a protected message is to us.
@@ -132,13 +159,22 @@ pub(super) enum Incoming {
 pub(super) struct Channel {
     pub(super) suite: IkeSuite,
     pub(super) keys: IkeKeys,
-    /// The next explicit IV of our direction's key. Counts, so that it never repeats (RFC 5282 §3.1).
-    iv: u64,
+    /// Messages sealed with our direction's keys so far: from it come IVs that never repeat (RFC 5282 §3.1).
+    sealed: u64,
     next_request: u32,
     outstanding: Option<(u32, ExchangeType, Outstanding)>,
     expected_request: u32,
     working: Option<Working>,
     answered: Option<Linger>,
+    /// A message of the peer's that is still coming: a request, and a response.
+    coming: [Option<Reassembly>; 2],
+    /// The keys without the PPK that was mixed in, until both ends are known to have it.
+    unmixed: Option<IkeKeys>,
+    /// IKE_INTERMEDIATE exchanges so far.
+    intermediate: u32,
+    /// What AUTH covers of the messages that both ends sent in them; empty before the first.
+    int_auth_i: Vec<u8>,
+    int_auth_r: Vec<u8>,
 }
 
 impl Channel {
@@ -151,18 +187,81 @@ impl Channel {
         Self {
             suite,
             keys,
-            iv: 0,
+            sealed: 0,
             next_request,
             outstanding: None,
             expected_request,
             working: None,
             answered: None,
+            coming: [None, None],
+            unmixed: None,
+            intermediate: 0,
+            int_auth_i: Vec::new(),
+            int_auth_r: Vec::new(),
         }
     }
 
     /// The channel of a rekeyed IKE SA, whose message IDs begin again (RFC 7296 §2.18).
     pub(super) fn after_rekeying(suite: IkeSuite, keys: IkeKeys) -> Self {
         Self { next_request: 0, expected_request: 0, ..Self::new(suite, keys, Role::Initiator) }
+    }
+
+    /// An additional key exchange has made this secret: from the next message on there are other keys (RFC 9370 §2.2.2).
+    pub(super) fn renew_keys(&mut self, base: &Base, record: &InitRecord, shared: SharedSecret) {
+        let IkeSuite { prf, protection, .. } = self.suite;
+        let (nonce_i, nonce_r) = (&record.nonce_i, &record.nonce_r);
+        let input = KdfInput { nonce_i, nonce_r, spi_i: base.spi_i, spi_r: base.spi_r };
+        self.keys = derive_rekeyed_ike_keys(prf, &self.keys.sk_d, prf, protection, &[shared], input);
+        self.intermediate += 1;
+    }
+
+    /// Mixes a post-quantum pre-shared key into the keys (RFC 8784 §3).
+    pub(super) fn mix(&mut self, ppk: &Secret) {
+        let mixed = self.keys.with_ppk(self.suite.prf, &ppk.0);
+        self.unmixed = Some(std::mem::replace(&mut self.keys, mixed));
+    }
+
+    /// Takes it out again.
+    pub(super) fn unmix(&mut self) {
+        if let Some(keys) = self.unmixed.take() {
+            self.keys = keys;
+        }
+    }
+
+    /// It stays in.
+    pub(super) fn settle(&mut self) {
+        self.unmixed = None;
+    }
+
+    pub(super) fn is_mixed(&self) -> bool {
+        self.unmixed.is_some()
+    }
+
+    /// What AUTH covers of IKE_INTERMEDIATE exchanges, if there were any: `IntAuth_i | IntAuth_r | message ID of IKE_AUTH`
+    /// (RFC 9242 §3.3.2).
+    pub(super) fn int_auth(&self) -> Vec<u8> {
+        match self.intermediate {
+            0 => Vec::new(),
+            // IKE_SA_INIT had the message ID 0.
+            count => [&self.int_auth_i[..], &self.int_auth_r, &(count + 1).to_be_bytes()].concat(),
+        }
+    }
+
+    /// AUTH will cover a message of that end: `IntAuth = prf(SK_p, IntAuth before | message)`.
+    fn authenticate_later(&mut self, of: Role, octets: &[u8]) {
+        let (sk_p, int_auth) = match of {
+            Role::Initiator => (&self.keys.sk_pi, &mut self.int_auth_i),
+            Role::Responder => (&self.keys.sk_pr, &mut self.int_auth_r),
+        };
+        *int_auth = self.suite.prf.compute(sk_p, &[int_auth, octets]);
+    }
+
+    /// The same, if it is a message of an exchange whose messages AUTH covers.
+    fn received(&mut self, base: &Base, inbound: &Inbound<'_>, whole: Option<&Whole>) {
+        if let (ExchangeType::IkeIntermediate, Some(whole)) = (inbound.header().exchange, whole) {
+            let octets = authenticated_later(&whole.head, whole.fragmented, &whole.content);
+            self.authenticate_later(base.role.other(), &octets);
+        }
     }
 
     /// Whether we may send a request: the window is one.
@@ -181,17 +280,19 @@ impl Channel {
     ) {
         let id = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        if let Some(octets) = self.seal(base, exchange, false, id, payloads) {
-            self.outstanding = Some((id, exchange, Outstanding::send(cx, base, now, octets)));
+        let size = fragment_size(cx, base, base.local, base.remote);
+        if let Some(datagrams) = self.seal(base, exchange, false, id, payloads, size) {
+            self.outstanding = Some((id, exchange, Outstanding::send(cx, base, now, datagrams)));
         }
     }
 
     /// Answers the request that is being worked on.
     pub(super) fn respond(&mut self, cx: &mut Context, base: &Base, payloads: Vec<Payload>) {
         let Some(working) = self.working.take() else { return };
-        if let Some(octets) = self.seal(base, working.exchange, true, working.id, payloads) {
-            self.answered = Some(Linger { digest: working.digest, octets: octets.clone() });
-            send(cx, working.local, working.remote, octets);
+        let size = fragment_size(cx, base, working.local, working.remote);
+        if let Some(datagrams) = self.seal(base, working.exchange, true, working.id, payloads, size) {
+            send(cx, working.local, working.remote, &datagrams);
+            self.answered = Some(Linger { digest: working.digest, datagrams });
         }
     }
 
@@ -251,9 +352,10 @@ impl Channel {
             Err(MessageError::Integrity(_)) | Ok(None) => Incoming::Nothing,
             opened => {
                 self.outstanding = None;
+                self.received(base, inbound, opened.as_ref().ok().and_then(Option::as_ref));
                 base.heard_from(cx, inbound);
-                match opened {
-                    Ok(payloads) => Incoming::Response(payloads.unwrap_or_default()),
+                match opened.and_then(|whole| whole.map_or(Ok(Vec::new()), |whole| whole.payloads())) {
+                    Ok(payloads) => Incoming::Response(payloads),
                     Err(error) => Incoming::BadResponse(error),
                 }
             }
@@ -265,49 +367,87 @@ impl Channel {
         if header.message_id != self.expected_request {
             // RFC 7296 §2.1: an answered request is answered again with the same octets; anything else is old,
             // or beyond the window of one that we never widened.
-            let last = self.expected_request.checked_sub(1);
-            if last == Some(header.message_id)
+            if self.expected_request.checked_sub(1) == Some(header.message_id)
                 && let Some(answered) = &self.answered
-                && answered.digest == digest(inbound.octets)
+                && self.repeats(base, inbound, answered)
             {
-                send(cx, inbound.local, inbound.remote, answered.octets.clone());
+                send(cx, inbound.local, inbound.remote, &answered.datagrams);
             }
             return Incoming::Nothing;
         }
         if self.working.is_some() {
             return Incoming::Nothing;
         }
-        match self.open(base, inbound) {
-            Err(MessageError::Integrity(_)) | Ok(None) => Incoming::Nothing,
-            opened => {
-                self.expected_request = self.expected_request.wrapping_add(1);
-                self.answered = None;
-                self.working = Some(Working {
-                    id: header.message_id,
-                    exchange: header.exchange,
-                    digest: digest(inbound.octets),
-                    local: inbound.local,
-                    remote: inbound.remote,
-                });
-                base.heard_from(cx, inbound);
-                match opened {
-                    Ok(payloads) => Incoming::Request(header.exchange, payloads.unwrap_or_default()),
-                    Err(error) => Incoming::BadRequest(header.exchange, error),
-                }
-            }
+        let opened = match self.open(base, inbound) {
+            Err(MessageError::Integrity(_)) | Ok(None) => return Incoming::Nothing,
+            Ok(Some(whole)) => Ok(whole),
+            Err(error) => Err(error),
+        };
+        self.expected_request = self.expected_request.wrapping_add(1);
+        self.answered = None;
+        self.received(base, inbound, opened.as_ref().ok());
+        self.working = Some(Working {
+            id: header.message_id,
+            exchange: header.exchange,
+            digest: opened.as_ref().map_or_else(|_| digest(inbound.octets), |whole| whole.digest),
+            local: inbound.local,
+            remote: inbound.remote,
+        });
+        base.heard_from(cx, inbound);
+        match opened.and_then(|whole| whole.payloads()) {
+            Ok(payloads) => Incoming::Request(header.exchange, payloads),
+            Err(error) => Incoming::BadRequest(header.exchange, error),
         }
     }
 
-    /// Decrypts; `Ok(None)` if the message is not protected, which is nothing to an SA that has keys.
-    fn open(&self, base: &Base, inbound: &Inbound<'_>) -> Result<Option<Vec<Payload>>, MessageError> {
-        let Some(encrypted) = &inbound.received.encrypted else { return Ok(None) };
-        let key = match base.role {
-            Role::Initiator => &self.keys.sk_er,
-            Role::Responder => &self.keys.sk_ei,
-        };
-        open(encrypted, self.suite.encr, key).map(Some)
+    /// Whether a message is the request that was answered last: octet by octet, or, cut into fragments of another size,
+    /// by its first (RFC 7383 §2.6.1).
+    fn repeats(&self, base: &Base, inbound: &Inbound<'_>, answered: &Linger) -> bool {
+        if answered.digest == digest(inbound.octets) {
+            return true;
+        }
+        let first = inbound.received.encrypted.as_ref().filter(|encrypted| {
+            base.fragmentation && encrypted.fragment.is_some_and(|fragment| fragment.number == 1)
+        });
+        first.is_some_and(|first| decrypt(first, self.sealing(base.role.other())).is_ok())
     }
 
+    /// Decrypts; `Ok(None)` if the message is not protected, which is nothing to an SA that has keys, or not whole yet.
+    fn open(&mut self, base: &Base, inbound: &Inbound<'_>) -> Result<Option<Whole>, MessageError> {
+        let Some(encrypted) = &inbound.received.encrypted else { return Ok(None) };
+        let header = inbound.header();
+        if let Some(fragment) = encrypted.fragment {
+            let [requests, responses] = &self.coming;
+            let coming = if header.response { responses } else { requests };
+            let wanted = coming.as_ref().is_none_or(|coming| {
+                coming.lacks(header.message_id, fragment)
+                    || coming.is_outdated_by(header.message_id, fragment)
+            });
+            if !base.fragmentation || !wanted {
+                return Ok(None);
+            }
+        }
+        let whole = Whole {
+            first_payload: encrypted.first_payload,
+            content: decrypt(encrypted, self.sealing(base.role.other()))?,
+            digest: digest(inbound.octets),
+            head: encrypted.aad.clone(),
+            fragmented: encrypted.fragment.is_some(),
+        };
+        let Some(fragment) = encrypted.fragment else { return Ok(Some(whole)) };
+        let [requests, responses] = &mut self.coming;
+        let coming = if header.response { responses } else { requests };
+        if coming.as_ref().is_none_or(|coming| coming.is_outdated_by(header.message_id, fragment)) {
+            *coming = Some(Reassembly::new(header.message_id, fragment.total));
+        }
+        let whole = coming.as_mut().and_then(|coming| coming.add(fragment.number, whole));
+        if whole.is_some() {
+            *coming = None;
+        }
+        Ok(whole)
+    }
+
+    /// The datagrams of a message, which are no longer than `size`.
     fn seal(
         &mut self,
         base: &Base,
@@ -315,16 +455,46 @@ impl Channel {
         response: bool,
         id: u32,
         payloads: Vec<Payload>,
-    ) -> Option<Vec<u8>> {
-        let key = match base.role {
-            Role::Initiator => &self.keys.sk_ei,
-            Role::Responder => &self.keys.sk_er,
-        };
-        let iv = self.iv;
-        // 2^64 messages do not happen; were they to, silence is better than a nonce used twice.
-        self.iv = self.iv.checked_add(1)?;
+        size: usize,
+    ) -> Option<Vec<Vec<u8>>> {
         let message = Message { header: header(base, exchange, response, id), payloads };
-        Some(message.emit_sealed(self.suite.encr, key, iv.to_be_bytes()))
+        if exchange == ExchangeType::IkeIntermediate {
+            self.authenticate_later(base.role, &message.emit_for_authentication());
+        }
+        let datagrams = message.emit_within(self.sealing(base.role), self.sealed, size);
+        // 2^64 messages do not happen; were they to, silence is better than a nonce used twice.
+        self.sealed = self.sealed.checked_add(datagrams.len() as u64)?;
+        Some(datagrams)
+    }
+
+    /// Whether fragments of a message are kept.
+    #[cfg(test)]
+    pub(super) fn has_fragments(&self) -> bool {
+        self.coming.iter().any(Option::is_some)
+    }
+
+    /// What the messages of an end are sealed with.
+    fn sealing(&self, of: Role) -> Sealing<'_> {
+        let keys = match of {
+            Role::Initiator => self.keys.of_initiator(),
+            Role::Responder => self.keys.of_responder(),
+        };
+        Sealing { protection: self.suite.protection, keys }
+    }
+}
+
+impl Whole {
+    fn payloads(&self) -> Result<Vec<Payload>, MessageError> {
+        payloads(self.first_payload, &self.content)
+    }
+}
+
+/// The longest datagram for a message; there is none that is too long where we do not send fragments.
+fn fragment_size(cx: &Context, base: &Base, local: SocketAddr, remote: SocketAddr) -> usize {
+    let mode = cx.connection(base.connection).map(|connection| connection.fragmentation);
+    match mode {
+        Some(IkeFragmentation::Yes) if base.fragmentation => largest_message(cx, local, remote),
+        _ => usize::MAX,
     }
 }
 
@@ -348,6 +518,8 @@ pub(super) fn exchange_name(exchange: ExchangeType) -> &'static str {
         ExchangeType::IkeAuth => "IKE_AUTH",
         ExchangeType::CreateChildSa => "CREATE_CHILD_SA",
         ExchangeType::Informational => "INFORMATIONAL",
+        ExchangeType::IkeIntermediate => "IKE_INTERMEDIATE",
+        ExchangeType::IkeFollowupKe => "IKE_FOLLOWUP_KE",
         ExchangeType::Other(_) => "unknown",
     }
 }

@@ -110,7 +110,7 @@ impl Offer {
             name: config.name.clone(),
             spi,
             selectors: Selectors { local: old.status.local_ts.clone(), remote: old.status.remote_ts.clone() },
-            esp_proposals: config.esp_proposals.clone(),
+            esp_proposals: negotiation::offered_esp(&config.esp_proposals, Some(old.status.algorithm)),
             options: config.options,
             with_ke: true,
             replaces: Some(old.status.spi_in),
@@ -129,7 +129,7 @@ impl Offer {
                 Some(flow) => selectors.led_by(flow),
                 None => selectors,
             },
-            esp_proposals: config.esp_proposals.clone(),
+            esp_proposals: negotiation::offered_esp(&config.esp_proposals, None),
             options: config.options,
             with_ke,
             replaces: None,
@@ -369,7 +369,7 @@ pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> (Payload, Vec<Payl
 /// The keying material of both directions (RFC 7296 §2.17).
 pub(super) fn keymat(
     channel: &Channel,
-    shared: Option<&SharedSecret>,
+    shared: &[SharedSecret],
     nonce_i: &[u8],
     nonce_r: &[u8],
     agreed: &Agreed,

@@ -188,9 +188,16 @@ impl Context {
         self.start(owner, Job::SourceAddress { remote })
     }
 
+    /// Our half of a key exchange that we begin.
     pub(super) fn generate_ke(&mut self, owner: IkeSaId, method: KeMethod) -> JobId {
         let seed = self.random();
-        self.start(owner, Job::GenerateKe { method, seed })
+        self.start(owner, Job::GenerateKe { method, peer_public: None, seed })
+    }
+
+    /// Our half of a key exchange that the peer has begun with this public value.
+    pub(super) fn answer_ke(&mut self, owner: IkeSaId, method: KeMethod, peer_public: Vec<u8>) -> JobId {
+        let seed = self.random();
+        self.start(owner, Job::GenerateKe { method, peer_public: Some(peer_public), seed })
     }
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {

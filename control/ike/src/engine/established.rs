@@ -84,7 +84,8 @@ pub(super) enum Liveness {
 
 impl Established {
     /// Both ends are authenticated.
-    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, channel: Channel) -> Self {
+    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel) -> Self {
+        channel.settle();
         base.established = Some(now);
         cx.sa_established(base.connection);
         let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
@@ -313,13 +314,16 @@ impl Established {
                 }
                 self.just_made = None;
             }
+            Incoming::Request(ExchangeType::IkeFollowupKe, payloads) => {
+                self.handle_followup(cx, base, &payloads);
+            }
             Incoming::Request(ExchangeType::Informational, payloads) => {
                 return self.handle_informational(cx, base, now, &payloads);
             }
             // RFC 7296 §2.21.3: an authentic request that makes no sense is answered so.
             Incoming::Request(exchange, _) => {
                 let error =
-                    MessageError::Invalid { what: "the exchange type", found: exchange_number(exchange) };
+                    MessageError::Invalid { what: "the exchange type", found: exchange.number().into() };
                 return self.handle_bad_request(cx, base, exchange, &error);
             }
             Incoming::BadRequest(exchange, error) => {
@@ -513,6 +517,9 @@ impl Established {
         if let (Retransmitted::GivenUp(unanswered), exchange) = self.channel.retransmit(cx, base, now) {
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
+        if self.followup_deadline().is_some_and(|until| until <= now) {
+            self.theirs = None;
+        }
         if self.next_keepalive.is_some_and(|due| due <= now) {
             cx.transmit.push_back(Datagram {
                 local: base.local,
@@ -560,8 +567,17 @@ impl Established {
             self.schedule.end,
             base.authentication.end,
             self.next_of_ours(base),
+            self.followup_deadline(),
         ];
         single.into_iter().flatten().chain(ends).min()
+    }
+
+    /// When a peer that rekeys the IKE SA with additional key exchanges has thought better of it.
+    fn followup_deadline(&self) -> Option<Instant> {
+        match &self.theirs {
+            Some(Theirs::Ike(theirs)) => theirs.deadline(),
+            _ => None,
+        }
     }
 
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds
@@ -660,15 +676,5 @@ impl Theirs {
             Self::Ike(theirs) => theirs.awaits(id),
             Self::Addresses(assigning) => assigning.awaits(id),
         }
-    }
-}
-
-fn exchange_number(exchange: ExchangeType) -> u64 {
-    match exchange {
-        ExchangeType::IkeSaInit => 34,
-        ExchangeType::IkeAuth => 35,
-        ExchangeType::CreateChildSa => 36,
-        ExchangeType::Informational => 37,
-        ExchangeType::Other(other) => other.into(),
     }
 }

@@ -6,6 +6,7 @@
 
 mod authentication;
 mod children;
+mod ppk;
 mod proposals;
 
 mod addresses;
@@ -162,6 +163,8 @@ impl About {
             )
             .seen(answered)
             .fix(Fix::step(Place::Network, format!("let IP fragments pass between {} and {peer}, and ICMP \"fragmentation needed\"", local.ip())))
+            .fix(Fix::here(section, "fragmentation", crate::verdict::quoted("yes")))
+            .fix(Fix::strongswan("", "fragmentation", "yes"))
             .fix(Fix::step(Place::Here, "send less: ECDSA or Ed25519 certificates instead of RSA, no intermediate CAs that the peer has itself"))
         } else if floated {
             self.fail(

@@ -10,7 +10,7 @@
 //! After any `handle_*`, poll everything until it returns `None`.
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
-//! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_auth`, `create_child_sa`,
+//! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
 //! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
 //! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
@@ -43,11 +43,13 @@ mod create_child_sa;
 mod established;
 mod failure;
 mod ike_auth;
+mod ike_intermediate;
 mod ike_sa_init;
 mod index;
 mod informational;
 mod lifetime;
 mod negotiation;
+mod reassembly;
 mod reconfigure;
 mod rekey_ike;
 mod replacement;
@@ -247,7 +249,7 @@ impl Engine {
         let key = (inbound.remote, digest(inbound.octets));
         if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(id)) {
             if let Some(response) = sa.state.init_response() {
-                send(&mut self.cx, inbound.local, inbound.remote, response.to_vec());
+                send(&mut self.cx, inbound.local, inbound.remote, &[response.to_vec()]);
             }
             return;
         }
@@ -271,9 +273,9 @@ impl Engine {
                 self.half_open.insert(key, base.id);
                 self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
             }
-            Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, octets),
+            Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, &[octets]),
             Admission::Refused(octets, failure) => {
-                send(&mut self.cx, inbound.local, inbound.remote, octets);
+                send(&mut self.cx, inbound.local, inbound.remote, &[octets]);
                 self.cx.event(Event::Failed(failure));
             }
             Admission::Dropped(label, detail) => self.reject(inbound.remote, label, detail),
@@ -288,7 +290,7 @@ impl Engine {
             Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
-                    send(&mut self.cx, inbound.local, inbound.remote, linger.octets.clone());
+                    send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
                 }
                 // RFC 7296 §2.21.4 lets us answer INVALID_IKE_SPI; nobody may act on it, so we save the packet.
                 _ => self.reject(inbound.remote, "unknown_spi", "a message for no IKE SA of ours".to_owned()),
@@ -319,7 +321,8 @@ impl Engine {
         }
         match error {
             MessageError::Version { major, .. } if *major > 2 => {
-                send(&mut self.cx, local, remote, answer(&header, notify::INVALID_MAJOR_VERSION, Vec::new()));
+                let answer = answer(&header, notify::INVALID_MAJOR_VERSION, Vec::new());
+                send(&mut self.cx, local, remote, &[answer]);
             }
             MessageError::UnsupportedCritical { payload_type }
                 if header.exchange == ExchangeType::IkeSaInit =>
@@ -329,7 +332,7 @@ impl Engine {
                     &mut self.cx,
                     local,
                     remote,
-                    answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data),
+                    &[answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data)],
                 );
             }
             _ => {}

@@ -1,16 +1,31 @@
 //! Proposals as the exchanges need them: offered, chosen from an offer, answered. The rules of the choice are in
 //! [`crate::proposal`].
 
-use portcullis_ipsec::Spi;
+use portcullis_ipsec::{EspAlgorithm, Spi};
 
+use crate::crypto::KeMethod;
 use crate::message::WireProposal;
 use crate::proposal::{
-    EspProposal, EspSuite, IkeProposal, IkeSuite, Mismatch, select_esp, select_ike, transform_type,
+    Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, Mismatch, select_esp, select_ike,
+    transform_type,
 };
 
 /// Our offer for an IKE SA.
 pub(super) fn offer_ike(ours: &[IkeProposal]) -> Vec<WireProposal> {
     ours.iter().zip(1..).map(|(proposal, number)| proposal.offer(number)).collect()
+}
+
+/// What of our proposals does without additional key exchanges.
+pub(super) fn without_additional(ours: &[IkeProposal]) -> Vec<IkeProposal> {
+    let optional = |methods: &Vec<Option<KeMethod>>| methods.is_empty() || methods.contains(&None);
+    let can = ours.iter().filter(|proposal| proposal.additional.iter().all(optional));
+    can.map(|proposal| IkeProposal { additional: Additional::default(), ..proposal.clone() }).collect()
+}
+
+/// What of our proposals for a CHILD SA we propose ourselves; for the successor of one also what that has.
+pub(super) fn offered_esp(ours: &[EspProposal], of_old: Option<EspAlgorithm>) -> Vec<EspProposal> {
+    let has = |proposal: &EspProposal| of_old.is_some_and(|algorithm| proposal.encr.contains(&algorithm));
+    ours.iter().filter(|proposal| !proposal.accepted_only || has(proposal)).cloned().collect()
 }
 
 /// Our offer for a CHILD SA.

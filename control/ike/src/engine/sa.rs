@@ -7,6 +7,7 @@
 //! GeneratingKe           our public value        Answering            our public value
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
+//! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
 //! SigningRequest         our signature           VerifyingInitiator   whether its signature is good
 //! AwaitingAuthResponse   IKE_AUTH                SigningResponse      our signature
@@ -38,6 +39,8 @@ use super::ike_auth::initiator::{
 use super::ike_auth::responder::{
     AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
 };
+use super::ike_intermediate::initiator::Exchanging;
+use super::ike_intermediate::responder::AnsweringIntermediate;
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
 use super::ike_sa_init::responder::Answering;
 use super::informational::Deleting;
@@ -51,6 +54,16 @@ use crate::proposal::IkeSuite;
 pub(super) enum Role {
     Initiator,
     Responder,
+}
+
+impl Role {
+    /// The peer's.
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Initiator => Self::Responder,
+            Self::Responder => Self::Initiator,
+        }
+    }
 }
 
 /// What NAT detection found (RFC 7296 §2.23).
@@ -117,6 +130,8 @@ pub(super) struct Base {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) nat: Nat,
+    /// Both ends have said that they take fragments (RFC 7383 §2.3).
+    pub(super) fragmentation: bool,
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
     pub(super) connection: usize,
     pub(super) created: Instant,
@@ -188,6 +203,7 @@ impl Base {
             local,
             remote,
             nat: Nat::default(),
+            fragmentation: false,
             connection,
             created: now,
             suite: None,
@@ -455,6 +471,7 @@ pub(super) enum State {
     GeneratingKe(GeneratingKe),
     AwaitingInitResponse(AwaitingInitResponse),
     DerivingKeys(DerivingKeys),
+    Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
     SigningRequest(SigningRequest),
     AwaitingAuthResponse(AwaitingAuthResponse),
@@ -463,6 +480,7 @@ pub(super) enum State {
     AwaitingFirstAuth(AwaitingFirstAuth),
     DerivingForAuth(DerivingForAuth),
     AwaitingAuthRequest(AwaitingAuthRequest),
+    AnsweringIntermediate(AnsweringIntermediate),
     VerifyingInitiator(VerifyingInitiator),
     SigningResponse(SigningResponse),
     Established(Box<Established>),
@@ -479,8 +497,10 @@ impl State {
     ) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::Exchanging(state) => state.handle_message(cx, base, &inbound),
             Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingFirstAuth(state) => state.handle_message(cx, base, inbound),
+            Self::DerivingForAuth(state) => Ok(Self::DerivingForAuth(state.hold(inbound))),
             Self::AwaitingAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
             Self::Established(state) => state.handle_message(cx, base, now, &inbound),
             Self::Deleting(state) => state.handle_message(cx, base, now, &inbound),
@@ -492,7 +512,7 @@ impl State {
             | Self::SigningRequest(_)
             | Self::VerifyingResponder(_)
             | Self::Answering(_)
-            | Self::DerivingForAuth(_)
+            | Self::AnsweringIntermediate(_)
             | Self::VerifyingInitiator(_)
             | Self::SigningResponse(_)) => Ok(state),
         }
@@ -503,11 +523,13 @@ impl State {
             Self::FindingSource(state) => state.handle_job(cx, base, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, done),
+            Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),
             Self::VerifyingResponder(state) => state.handle_job(cx, base, now, done),
             Self::Answering(state) => state.handle_job(cx, base, done),
             Self::DerivingForAuth(state) => state.handle_job(cx, base, now, done),
+            Self::AnsweringIntermediate(state) => state.handle_job(cx, base, done),
             Self::VerifyingInitiator(state) => state.handle_job(cx, base, now, done),
             Self::SigningResponse(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
@@ -525,6 +547,7 @@ impl State {
     pub(super) fn handle_timeout(self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_timeout(cx, base, now),
+            Self::Exchanging(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingAuthResponse(state) => state.handle_timeout(cx, base, now),
             Self::Established(state) => state.handle_timeout(cx, base, now),
             Self::Deleting(state) => state.handle_timeout(cx, base, now),
@@ -539,6 +562,7 @@ impl State {
     pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
         match self {
             Self::AwaitingInitResponse(state) => Some(state.deadline()),
+            Self::Exchanging(state) => state.deadline(),
             Self::AwaitingAuthResponse(state) => state.deadline(),
             Self::Established(state) => state.deadline(cx, base),
             Self::Deleting(state) => state.deadline(),
@@ -555,6 +579,7 @@ impl State {
                 | Self::AwaitingFirstAuth(_)
                 | Self::DerivingForAuth(_)
                 | Self::AwaitingAuthRequest(_)
+                | Self::AnsweringIntermediate(_)
                 | Self::VerifyingInitiator(_)
                 | Self::SigningResponse(_)
         )
@@ -571,6 +596,7 @@ impl State {
             Self::AwaitingFirstAuth(state) => Some(state.init_response()),
             Self::DerivingForAuth(state) => Some(state.init_response()),
             Self::AwaitingAuthRequest(state) => Some(state.init_response()),
+            Self::AnsweringIntermediate(state) => Some(state.init_response()),
             _ => None,
         }
     }

@@ -5,61 +5,128 @@ use std::net::IpAddr;
 use portcullis_ipsec::TrafficSelector;
 
 use super::configuration;
-use super::parse::{FLAG_INITIATOR, FLAG_RESPONSE, HEADER_LEN, PAYLOAD_HEADER_LEN};
+use super::parse::{FLAG_INITIATOR, FLAG_RESPONSE, FRAGMENT_HEADER_LEN, HEADER_LEN, PAYLOAD_HEADER_LEN};
 use super::{
-    ExchangeType, Header, IdPayload, Message, Payload, Protocol, Transform, WireProposal,
-    payload_type as types,
+    Fragment, Header, IdPayload, Message, Payload, Protocol, Transform, WireProposal, payload_type as types,
 };
-use crate::crypto::IkeAead;
+use crate::crypto::{DirectionKeys, Protection};
 
 const VERSION: u8 = 0x20;
-const ICV_LEN: usize = 16;
-const IV_LEN: usize = 8;
+
+/// What protects messages of one direction.
+#[derive(Clone, Copy)]
+pub struct Sealing<'a> {
+    /// How.
+    pub protection: Protection,
+    /// With what.
+    pub keys: DirectionKeys<'a>,
+}
 
 impl Message {
     /// Octets of a message without an Encrypted payload.
     pub fn emit(&self) -> Vec<u8> {
         let chain = chain(&self.payloads);
-        let first = self.payloads.first().map_or(types::NONE, Payload::payload_type);
-        let mut octets = header(&self.header, first, HEADER_LEN + chain.len());
+        let mut octets = header(&self.header, self.first_payload(), HEADER_LEN + chain.len());
         octets.extend(chain);
         octets
     }
 
-    /// Octets of a message with all its payloads inside an Encrypted payload. `iv` must never repeat for a key.
-    pub fn emit_sealed(&self, encr: IkeAead, sk_e: &[u8], iv: [u8; IV_LEN]) -> Vec<u8> {
-        let mut content = chain(&self.payloads);
-        // No padding is needed (RFC 5282 §3): the pad length alone.
-        content.push(0);
-        let sealed = PAYLOAD_HEADER_LEN + IV_LEN + content.len() + ICV_LEN;
-        let mut octets = header(&self.header, types::SK, HEADER_LEN + sealed);
-        let first = self.payloads.first().map_or(types::NONE, Payload::payload_type);
-        octets.extend([first, 0]);
-        octets.extend(u16_len(sealed));
-        if encr.seal(sk_e, iv, &octets, &mut content).is_err() {
-            // A key of another length than we derive: whatever happens, nothing leaves unsealed.
-            content.clear();
+    /// Octets of a message with all its payloads inside an Encrypted payload. `number` must never repeat for a key.
+    pub fn emit_sealed(&self, sealing: Sealing<'_>, number: u64) -> Vec<u8> {
+        seal(&self.header, sealing, number, self.first_payload(), None, &chain(&self.payloads))
+    }
+
+    /// The same, or, if that is longer than `size`, as fragments that are not (RFC 7383 §2.5). Their numbers count up
+    /// from `number`. Empty if no number of fragments would do.
+    pub fn emit_within(&self, sealing: Sealing<'_>, number: u64, size: usize) -> Vec<Vec<u8>> {
+        let content = chain(&self.payloads);
+        let overhead = HEADER_LEN + PAYLOAD_HEADER_LEN;
+        if overhead + sealing.protection.sealed_len(content.len()) <= size {
+            return vec![seal(&self.header, sealing, number, self.first_payload(), None, &content)];
         }
-        octets.extend(iv);
+        let room = sealing.protection.content_len(size.saturating_sub(overhead + FRAGMENT_HEADER_LEN));
+        let pieces = content.chunks(room.max(1));
+        let Some(total) = u16::try_from(pieces.len()).ok().filter(|_| room > 0) else { return Vec::new() };
+        let fragments = pieces.zip(1..).zip(number..).map(|((piece, index), number)| {
+            // RFC 7383 §2.5.1: only the first names what is inside.
+            let first = if index == 1 { self.first_payload() } else { types::NONE };
+            seal(&self.header, sealing, number, first, Some(Fragment { number: index, total }), piece)
+        });
+        fragments.collect()
+    }
+
+    /// What of a message is authenticated later, if it is of IKE_INTERMEDIATE: header, generic header of the Encrypted
+    /// payload, with the lengths that they would have without encryption, and what is inside (RFC 9242 §3.3.2).
+    pub fn emit_for_authentication(&self) -> Vec<u8> {
+        let content = chain(&self.payloads);
+        let sealed = PAYLOAD_HEADER_LEN + content.len();
+        let mut octets = header(&self.header, types::SK, HEADER_LEN + sealed);
+        octets.extend([self.first_payload(), 0]);
+        octets.extend(u16_len(sealed));
         octets.extend(content);
         octets
     }
+
+    fn first_payload(&self) -> u8 {
+        self.payloads.first().map_or(types::NONE, Payload::payload_type)
+    }
+}
+
+/// The same of a message that has come: `head` is what stood before the encrypted part ([`super::Encrypted::aad`]), of the
+/// first fragment if it came in fragments, and `content` what was inside.
+pub fn authenticated_later(head: &[u8], fragmented: bool, content: &[u8]) -> Vec<u8> {
+    const NEXT_PAYLOAD: usize = 16;
+    let mut octets = head.to_vec();
+    if fragmented {
+        // As if it had come whole (RFC 9242 §3.3.2). Nothing stands before the payload then.
+        octets.truncate(head.len().saturating_sub(FRAGMENT_HEADER_LEN));
+        octets.get_mut(NEXT_PAYLOAD).into_iter().for_each(|next| *next = types::SK);
+    }
+    let length = u32::try_from(octets.len() + content.len()).unwrap_or(u32::MAX);
+    if let Some(field) = octets.get_mut(HEADER_LEN - 4..HEADER_LEN) {
+        field.copy_from_slice(&length.to_be_bytes());
+    }
+    if let Some(field) = octets.last_chunk_mut::<2>() {
+        *field = u16_len(PAYLOAD_HEADER_LEN + content.len());
+    }
+    octets.extend(content);
+    octets
+}
+
+/// A message whose one payload is encrypted. With keys of another length than we derive nothing leaves unsealed: the
+/// payload is empty then.
+fn seal(
+    of: &Header,
+    sealing: Sealing<'_>,
+    number: u64,
+    first: u8,
+    fragment: Option<Fragment>,
+    content: &[u8],
+) -> Vec<u8> {
+    let Sealing { protection, keys } = sealing;
+    let (kind, fragment_header) = match fragment {
+        None => (types::SK, Vec::new()),
+        Some(Fragment { number, total }) => {
+            (types::SKF, [number.to_be_bytes(), total.to_be_bytes()].concat())
+        }
+    };
+    let len = PAYLOAD_HEADER_LEN + fragment_header.len() + protection.sealed_len(content.len());
+    let mut octets = header(of, kind, HEADER_LEN + len);
+    octets.extend([first, 0]);
+    octets.extend(u16_len(len));
+    octets.extend(fragment_header);
+    let body = protection.seal(keys, number, &octets, content).unwrap_or_default();
+    octets.extend(body);
+    octets
 }
 
 fn header(header: &Header, first: u8, length: usize) -> Vec<u8> {
-    let exchange = match header.exchange {
-        ExchangeType::IkeSaInit => 34,
-        ExchangeType::IkeAuth => 35,
-        ExchangeType::CreateChildSa => 36,
-        ExchangeType::Informational => 37,
-        ExchangeType::Other(other) => other,
-    };
     let initiator = if header.initiator { FLAG_INITIATOR } else { 0 };
     let response = if header.response { FLAG_RESPONSE } else { 0 };
     let mut octets = Vec::with_capacity(length);
     octets.extend(header.spi_i);
     octets.extend(header.spi_r);
-    octets.extend([first, VERSION, exchange, initiator | response]);
+    octets.extend([first, VERSION, header.exchange.number(), initiator | response]);
     octets.extend(header.message_id.to_be_bytes());
     octets.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     octets

@@ -16,7 +16,8 @@ use crate::config::Identity;
 use crate::crypto::IntegrityError;
 
 pub use configuration::{Attribute, Configuration, ConfigurationType, Meaning, attribute};
-pub use parse::open;
+pub use emit::{Sealing, authenticated_later};
+pub use parse::{decrypt, open, payloads};
 
 /// Exchange types (RFC 7296 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,8 +30,40 @@ pub enum ExchangeType {
     CreateChildSa,
     /// 37.
     Informational,
+    /// 43 (RFC 9242).
+    IkeIntermediate,
+    /// 44 (RFC 9370).
+    IkeFollowupKe,
     /// Any other, to be answered or dropped as the RFC says.
     Other(u8),
+}
+
+impl ExchangeType {
+    /// Its number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::IkeSaInit => 34,
+            Self::IkeAuth => 35,
+            Self::CreateChildSa => 36,
+            Self::Informational => 37,
+            Self::IkeIntermediate => 43,
+            Self::IkeFollowupKe => 44,
+            Self::Other(other) => other,
+        }
+    }
+
+    /// The exchange of that number.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            34 => Self::IkeSaInit,
+            35 => Self::IkeAuth,
+            36 => Self::CreateChildSa,
+            37 => Self::Informational,
+            43 => Self::IkeIntermediate,
+            44 => Self::IkeFollowupKe,
+            other => Self::Other(other),
+        }
+    }
 }
 
 /// The IKE header (RFC 7296 §3.1), without next payload and length, which belong to the codec.
@@ -176,6 +209,7 @@ pub mod notify {
     pub const INVALID_SELECTORS: u16 = 39;
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
+    pub const STATE_NOT_FOUND: u16 = 47;
     pub const INITIAL_CONTACT: u16 = 16384;
     pub const SET_WINDOW_SIZE: u16 = 16385;
     pub const ADDITIONAL_TS_POSSIBLE: u16 = 16386;
@@ -187,6 +221,11 @@ pub mod notify {
     pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+    pub const USE_PPK: u16 = 16435;
+    pub const PPK_IDENTITY: u16 = 16436;
+    pub const NO_PPK_AUTH: u16 = 16437;
+    pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
+    pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 }
 
 /// A payload (RFC 7296 §3.2 onwards).
@@ -287,15 +326,27 @@ pub struct Received {
     pub encrypted: Option<Encrypted>,
 }
 
-/// An Encrypted payload (RFC 7296 §3.14), still sealed.
+/// An Encrypted payload (RFC 7296 §3.14) or an Encrypted Fragment payload (RFC 7383 §2.5), still sealed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Encrypted {
-    /// Type of the first payload inside.
+    /// Type of the first payload inside; of a fragment that is not the first, nothing.
     pub first_payload: u8,
-    /// Octets of the message up to and including the payload's generic header: the AAD (RFC 5282 §5.1).
+    /// Which fragment it is, if it is one.
+    pub fragment: Option<Fragment>,
+    /// Octets of the message up to and including the payload's generic header, and a fragment's own: what is
+    /// authenticated besides the body (RFC 5282 §5.1, RFC 7383 §2.5).
     pub aad: Vec<u8>,
     /// IV, ciphertext and ICV.
     pub body: Vec<u8>,
+}
+
+/// Which fragment of a message (RFC 7383 §2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fragment {
+    /// From 1 to the total.
+    pub number: u16,
+    /// How many there are.
+    pub total: u16,
 }
 
 /// Payload types (RFC 7296 §3.2).

@@ -7,18 +7,17 @@ use portcullis_ipsec::{AddressRange, PortRange, TrafficSelector};
 use super::configuration;
 use super::reader::Reader;
 use super::{
-    Encrypted, ExchangeType, Header, IdPayload, Message, MessageError, Notify, Payload, Protocol, Received,
-    Transform, WireProposal, payload_type as types,
+    Encrypted, ExchangeType, Fragment, Header, IdPayload, Message, MessageError, Notify, Payload, Protocol,
+    Received, Sealing, Transform, WireProposal, payload_type as types,
 };
 use crate::config::Identity;
-use crate::crypto::{IkeAead, IntegrityError};
 
 pub(super) const HEADER_LEN: usize = 28;
 pub(super) const PAYLOAD_HEADER_LEN: usize = 4;
+pub(super) const FRAGMENT_HEADER_LEN: usize = 4;
 pub(super) const FLAG_INITIATOR: u8 = 0x08;
 pub(super) const FLAG_RESPONSE: u8 = 0x20;
 const CRITICAL: u8 = 0x80;
-const IV_LEN: usize = 8;
 
 impl Header {
     /// The header alone, of whatever version, with the type of the first payload and the length it claims. Serves
@@ -29,13 +28,7 @@ impl Header {
         let spi_r = reader.array("the responder's SPI")?;
         let first = reader.u8("the header")?;
         let version = reader.u8("the header")?;
-        let exchange = match reader.u8("the header")? {
-            34 => ExchangeType::IkeSaInit,
-            35 => ExchangeType::IkeAuth,
-            36 => ExchangeType::CreateChildSa,
-            37 => ExchangeType::Informational,
-            other => ExchangeType::Other(other),
-        };
+        let exchange = ExchangeType::from_number(reader.u8("the header")?);
         let flags = reader.u8("the header")?;
         let message_id = reader.u32("the message ID")?;
         let length = reader.u32("the length")? as usize;
@@ -79,37 +72,51 @@ impl Message {
                 let (what, found) = ("the Encrypted payload", raw.body.len());
                 return Err(MessageError::Length { what, found, expected: "to close the message" });
             }
-            if raw.payload_type == types::SKF {
-                payloads.push(unread(raw));
-                break;
-            }
-            let aad = octets.get(..octets.len() - raw.body.len()).unwrap_or_default().to_vec();
-            encrypted = Some(Encrypted { first_payload: chain.next, aad, body: raw.body.to_vec() });
+            let (fragment, body) = match raw.payload_type {
+                types::SKF => fragment(raw.body)?,
+                _ => (None, raw.body),
+            };
+            let aad = octets.get(..octets.len() - body.len()).unwrap_or_default().to_vec();
+            encrypted = Some(Encrypted { first_payload: chain.next, fragment, aad, body: body.to_vec() });
             break;
         }
         Ok(Received { message: Self { header, payloads }, encrypted })
     }
 }
 
-/// Decrypts an Encrypted payload and parses the payloads in it. Any error but [`MessageError::Integrity`] is about
-/// content that the peer has authenticated.
-pub fn open(encrypted: &Encrypted, encr: IkeAead, sk_e: &[u8]) -> Result<Vec<Payload>, MessageError> {
-    let mut reader = Reader::new(&encrypted.body);
-    // Too short for an IV is not authentic either, and must not pass for malformed by the peer's own hand.
-    let iv = reader.array::<IV_LEN>("the IV").map_err(|_| IntegrityError)?;
-    let mut plaintext = reader.rest().to_vec();
-    encr.open(sk_e, iv, &encrypted.aad, &mut plaintext)?;
-    let Some((pad_length, content)) = plaintext.split_last() else {
+/// The header of an Encrypted Fragment payload, and what is behind it.
+fn fragment(body: &[u8]) -> Result<(Option<Fragment>, &[u8]), MessageError> {
+    let mut reader = Reader::new(body);
+    let number = reader.u16("the fragment number")?;
+    let total = reader.u16("the fragment total")?;
+    if number == 0 || number > total {
+        return Err(MessageError::Invalid { what: "the fragment number", found: number.into() });
+    }
+    Ok((Some(Fragment { number, total }), reader.rest()))
+}
+
+/// Decrypts an Encrypted payload that is no fragment and parses the payloads in it. Any error but
+/// [`MessageError::Integrity`] is about content that the peer has authenticated.
+pub fn open(encrypted: &Encrypted, sealing: Sealing<'_>) -> Result<Vec<Payload>, MessageError> {
+    payloads(encrypted.first_payload, &decrypt(encrypted, sealing)?)
+}
+
+/// Decrypts an Encrypted payload or a fragment: what is in it, without padding. Errors as of [`open`].
+pub fn decrypt(encrypted: &Encrypted, sealing: Sealing<'_>) -> Result<Vec<u8>, MessageError> {
+    let Sealing { protection, keys } = sealing;
+    let mut content = protection.open(keys, &encrypted.aad, &encrypted.body)?;
+    let Some(pad_length) = content.pop() else {
         return Err(MessageError::Truncated { what: "the pad length", needed: 1, found: 0 });
     };
-    let length =
-        MessageError::Length { what: "the padding", found: usize::from(*pad_length), expected: "to fit" };
-    let content = content
-        .len()
-        .checked_sub(usize::from(*pad_length))
-        .and_then(|len| content.get(..len))
-        .ok_or(length)?;
-    let mut chain = Chain { next: encrypted.first_payload, reader: Reader::new(content) };
+    let pad_length = usize::from(pad_length);
+    let length = MessageError::Length { what: "the padding", found: pad_length, expected: "to fit" };
+    content.truncate(content.len().checked_sub(pad_length).ok_or(length)?);
+    Ok(content)
+}
+
+/// Parses the payloads that were in an Encrypted payload.
+pub fn payloads(first_payload: u8, content: &[u8]) -> Result<Vec<Payload>, MessageError> {
+    let mut chain = Chain { next: first_payload, reader: Reader::new(content) };
     let mut payloads = Vec::new();
     while let Some(raw) = chain.next()? {
         payloads.push(payload(raw)?);

@@ -1,12 +1,14 @@
 use portcullis_ipsec::TrafficSelector;
 
 use super::*;
-use crate::crypto::IkeAead;
+use crate::crypto::{AesKey, DirectionKeys, IkeEncr, IntegrityError, Protection};
 
 mod random;
 
-const SK_E: [u8; 20] = [7; 20];
-const ENCR: IkeAead = IkeAead::Aes128Gcm16;
+fn sealing() -> Sealing<'static> {
+    let protection = Protection::new(IkeEncr::AesGcm16(AesKey::Aes128), None).unwrap();
+    Sealing { protection, keys: DirectionKeys { sk_e: &[7; 20], sk_a: &[] } }
+}
 
 fn header() -> Header {
     Header {
@@ -49,10 +51,10 @@ fn only(payload_type: u8, body: &[u8]) -> Result<Payload, MessageError> {
 
 /// Seals octets as they are, which need not be payloads.
 fn sealed(first: u8, content: &[u8]) -> Encrypted {
-    let mut body = content.to_vec();
     let aad = vec![9; 32];
-    ENCR.seal(&SK_E, [3; 8], &aad, &mut body).unwrap();
-    Encrypted { first_payload: first, aad, body: [vec![3; 8], body].concat() }
+    let Sealing { protection, keys } = sealing();
+    let body = protection.seal_text(keys, 3, &aad, content).unwrap();
+    Encrypted { first_payload: first, fragment: None, aad, body }
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn a_nonce_has_16_to_256_octets() {
 #[test]
 fn nothing_follows_an_encrypted_payload() {
     for payload_type in [46, 53] {
-        let last = part(43, 0, &[0; 30]);
+        let last = part(43, 0, &[1; 30]);
         assert!(Message::parse(&message(payload_type, &last)).is_ok());
         let error = Message::parse(&message(payload_type, &[last, part(0, 0, &[])].concat())).unwrap_err();
         assert!(error.to_string().contains("to close the message"), "{error}");
@@ -138,10 +140,66 @@ fn nothing_follows_an_encrypted_payload() {
 }
 
 #[test]
-fn an_encrypted_fragment_is_kept_unread() {
-    let received = Message::parse(&message(53, &part(35, 0, &[0, 1, 0, 2, 9]))).unwrap();
-    assert_eq!(received.message.payloads, [Payload::Unread { payload_type: 53, body: vec![0, 1, 0, 2, 9] }]);
-    assert_eq!(received.encrypted, None);
+fn a_fragment_says_which_it_is() {
+    let octets = message(53, &part(35, 0, &[0, 1, 0, 2, 9]));
+    let received = Message::parse(&octets).unwrap();
+    assert_eq!(received.message.payloads, []);
+    let fragment = Some(Fragment { number: 1, total: 2 });
+    let aad = octets[..octets.len() - 1].to_vec();
+    assert_eq!(received.encrypted, Some(Encrypted { first_payload: 35, fragment, aad, body: vec![9] }));
+    for [number, total] in [[0, 0], [0, 1], [2, 1]] {
+        let error = Message::parse(&message(53, &part(0, 0, &[0, number, 0, total, 9]))).unwrap_err();
+        assert!(error.to_string().contains("fragment number"), "{error}");
+    }
+    assert!(Message::parse(&message(53, &part(0, 0, &[0, 1, 0]))).is_err());
+}
+
+#[test]
+fn fragments_are_no_longer_than_they_may_be_and_hold_the_whole() {
+    use crate::crypto::IkeInteg;
+    let payloads = vec![Payload::VendorId((0..=255).cycle().take(5000).collect())];
+    let message = Message { header: header(), payloads: payloads.clone() };
+    let cbc = Protection::new(IkeEncr::AesCbc(AesKey::Aes128), Some(IkeInteg::HmacSha256)).unwrap();
+    let cbc = Sealing { protection: cbc, keys: DirectionKeys { sk_e: &[7; 16], sk_a: &[8; 32] } };
+    for sealing in [sealing(), cbc] {
+        for size in [200, 576, 1280, 1281, 1290] {
+            let fragments = message.emit_within(sealing, 0, size);
+            assert!(fragments.len() > 1 && fragments.len() <= 5000 / (size - 120) + 1, "{}", fragments.len());
+            let mut content = Vec::new();
+            let mut first = 0;
+            for (index, octets) in fragments.iter().enumerate() {
+                assert!(octets.len() <= size, "{} of {size}", octets.len());
+                let encrypted = Message::parse(octets).unwrap().encrypted.unwrap();
+                let (number, total) = (index as u16 + 1, fragments.len() as u16);
+                assert_eq!(encrypted.fragment, Some(Fragment { number, total }));
+                first = if index == 0 { encrypted.first_payload } else { first };
+                assert_eq!(encrypted.first_payload, if index == 0 { 43 } else { 0 });
+                content.extend(decrypt(&encrypted, sealing).unwrap());
+            }
+            assert_eq!(super::payloads(first, &content).unwrap(), payloads);
+        }
+        let whole = message.emit_sealed(sealing, 0);
+        assert_eq!(message.emit_within(sealing, 0, whole.len()), [whole]);
+        assert_eq!(message.emit_within(sealing, 0, 60), [[0; 0]; 0], "no octet fits");
+    }
+}
+
+#[test]
+fn what_is_authenticated_later_is_the_message_without_its_encryption() {
+    // RFC 9242 §3.3.2: the lengths are those of what is inside alone.
+    let message = Message { header: header(), payloads: vec![Payload::VendorId(vec![5, 6])] };
+    let octets = message.emit_for_authentication();
+    let mut clear = super::tests::message(46, &part(43, 0, &part(0, 0, &[5, 6])));
+    clear[28] = 43;
+    assert_eq!(octets, clear);
+    // The same at the other end, however it came.
+    for datagrams in [vec![message.emit_sealed(sealing(), 0)], message.emit_within(sealing(), 0, 66)] {
+        let fragmented = datagrams.len() > 1;
+        let parts = datagrams.iter().map(|octets| Message::parse(octets).unwrap().encrypted.unwrap());
+        let parts: Vec<Encrypted> = parts.collect();
+        let content: Vec<u8> = parts.iter().flat_map(|part| decrypt(part, sealing()).unwrap()).collect();
+        assert_eq!(authenticated_later(&parts[0].aad, fragmented, &content), octets);
+    }
 }
 
 #[test]
@@ -157,8 +215,8 @@ fn payloads_before_an_encrypted_one_are_part_of_what_its_icv_covers() {
 fn what_is_too_short_to_be_sealed_is_not_authentic_rather_than_malformed() {
     // The difference matters: only what the peer itself sent malformed may end an SA.
     for len in 0..8 + 16 + 1 {
-        let encrypted = Encrypted { first_payload: 43, aad: vec![9; 32], body: vec![3; len] };
-        assert_eq!(open(&encrypted, ENCR, &SK_E), Err(MessageError::Integrity(IntegrityError)), "{len}");
+        let encrypted = Encrypted { first_payload: 43, fragment: None, aad: vec![9; 32], body: vec![3; len] };
+        assert_eq!(open(&encrypted, sealing()), Err(MessageError::Integrity(IntegrityError)), "{len}");
     }
 }
 
@@ -167,25 +225,25 @@ fn padding_of_any_length_is_taken_off() {
     let vendor = part(0, 0, &[1, 2]);
     for padding in [0_u8, 1, 15, 255] {
         let content = [vendor.clone(), vec![0xaa; padding.into()], vec![padding]].concat();
-        assert_eq!(open(&sealed(43, &content), ENCR, &SK_E), Ok(vec![Payload::VendorId(vec![1, 2])]));
+        assert_eq!(open(&sealed(43, &content), sealing()), Ok(vec![Payload::VendorId(vec![1, 2])]));
     }
 }
 
 #[test]
 fn padding_that_does_not_fit_is_refused() {
     for content in [vec![], vec![1], vec![0xaa, 2], [part(0, 0, &[1, 2]), vec![7]].concat()] {
-        let error = open(&sealed(43, &content), ENCR, &SK_E).unwrap_err();
+        let error = open(&sealed(43, &content), sealing()).unwrap_err();
         assert!(error.to_string().contains("pad"), "{error}");
     }
-    assert_eq!(open(&sealed(0, &[0]), ENCR, &SK_E), Ok(vec![]), "an empty message is well-formed");
-    assert!(open(&sealed(0, &[0, 0]), ENCR, &SK_E).is_err(), "content of no type is not");
+    assert_eq!(open(&sealed(0, &[0]), sealing()), Ok(vec![]), "an empty message is well-formed");
+    assert!(open(&sealed(0, &[0, 0]), sealing()).is_err(), "content of no type is not");
 }
 
 #[test]
 fn nothing_is_encrypted_twice() {
     for payload_type in [46, 53] {
         let content = [part(0, 0, &[0; 30]), vec![0]].concat();
-        let error = open(&sealed(payload_type, &content), ENCR, &SK_E).unwrap_err();
+        let error = open(&sealed(payload_type, &content), sealing()).unwrap_err();
         let found = payload_type.into();
         assert_eq!(error, MessageError::Invalid { what: "the type of an encrypted payload", found });
     }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{EspProposal, EspSuite, IkeProposal, IkeSuite, esp, transform_type as types};
-use crate::crypto::{IkeAead, KeMethod, Prf};
+use super::{Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, esp, ike, transform_type as types};
+use crate::crypto::{IkeInteg, KeMethod, Prf};
 use crate::message::Transform;
 
 /// A text that is no proposal.
@@ -24,27 +24,29 @@ enum Keyword {
     Esn(bool),
 }
 
-/// Encryption in an IKE SA; ESP's is in [`esp`].
-const IKE_ENCR: &[(&str, IkeAead)] = &[
-    ("aes128gcm16", IkeAead::Aes128Gcm16),
-    ("aes128gcm", IkeAead::Aes128Gcm16),
-    ("aes128gcm128", IkeAead::Aes128Gcm16),
-    ("aes256gcm16", IkeAead::Aes256Gcm16),
-    ("aes256gcm", IkeAead::Aes256Gcm16),
-    ("aes256gcm128", IkeAead::Aes256Gcm16),
-];
-
 /// What IKE and ESP have in common. The first keyword of each meaning is the one that is printed.
 const KEYWORDS: &[(&str, Keyword)] = &[
     ("prfsha256", Keyword::Prf(Prf::HmacSha256)),
     ("prfsha384", Keyword::Prf(Prf::HmacSha384)),
     ("prfsha512", Keyword::Prf(Prf::HmacSha512)),
+    ("prfaesxcbc", Keyword::Prf(Prf::AesXcbc)),
+    ("prfaescmac", Keyword::Prf(Prf::AesCmac)),
+    ("prfsha1", Keyword::Prf(Prf::HmacSha1)),
     ("x25519", Keyword::Ke(KeMethod::X25519)),
     ("curve25519", Keyword::Ke(KeMethod::X25519)),
     ("ecp256", Keyword::Ke(KeMethod::Ecp256)),
     ("ecp384", Keyword::Ke(KeMethod::Ecp384)),
+    ("ecp521", Keyword::Ke(KeMethod::Ecp521)),
     ("modp2048", Keyword::Ke(KeMethod::Modp2048)),
     ("modp3072", Keyword::Ke(KeMethod::Modp3072)),
+    ("modp4096", Keyword::Ke(KeMethod::Modp4096)),
+    ("modp6144", Keyword::Ke(KeMethod::Modp6144)),
+    ("modp8192", Keyword::Ke(KeMethod::Modp8192)),
+    ("mlkem512", Keyword::Ke(KeMethod::MlKem512)),
+    ("mlkem768", Keyword::Ke(KeMethod::MlKem768)),
+    ("mlkem1024", Keyword::Ke(KeMethod::MlKem1024)),
+    ("modp1024", Keyword::Ke(KeMethod::Modp1024)),
+    ("modp1536", Keyword::Ke(KeMethod::Modp1536)),
     ("esn", Keyword::Esn(true)),
     ("noesn", Keyword::Esn(false)),
 ];
@@ -61,8 +63,6 @@ const LATER: &[&str] = &[
     "des",
     "ecp",
     "frodo",
-    "ke1_",
-    "ke2_",
     "md5",
     "mlkem",
     "modp",
@@ -80,9 +80,12 @@ fn keyword(text: &str) -> Result<Keyword, ProposalError> {
     if let Some((_, keyword)) = KEYWORDS.iter().find(|(name, _)| *name == text) {
         return Ok(*keyword);
     }
-    let names = IKE_ENCR.iter().map(|(name, _)| *name).chain(KEYWORDS.iter().map(|(name, _)| *name));
-    let nearest = names.map(|name| (strsim::damerau_levenshtein(text, name), name)).min();
+    let names = ike::names().chain(KEYWORDS.iter().map(|(name, _)| (*name).to_owned()));
+    let nearest = names.map(|name| (strsim::damerau_levenshtein(text, &name), name)).min();
     match nearest {
+        Some((0, _)) => {
+            Err(error("is known to strongSwan, but not supported by this version for ESP".to_owned()))
+        }
         Some((distance, name)) if distance <= 2 && !is_strongswans(text) => {
             Err(error(format!("is not known, did you mean `{name}`?")))
         }
@@ -96,35 +99,31 @@ fn keyword(text: &str) -> Result<Keyword, ProposalError> {
 /// Whole keywords of strongSwan's that are near one of ours and no misspelling of it.
 fn is_strongswans(text: &str) -> bool {
     const NEAR: &[&str] = &[
-        "aes128gcm8",
-        "aes128gcm12",
-        "aes128gcm64",
-        "aes128gcm96",
         "aes192gcm",
         "aes192gcm8",
         "aes192gcm12",
         "aes192gcm16",
         "aes192gcm128",
-        "aes256gcm8",
-        "aes256gcm12",
-        "aes256gcm64",
-        "aes256gcm96",
         "aes128gmac",
         "aes256gmac",
+        "aes128ccm8",
+        "aes128ccm12",
+        "aes128ccm16",
+        "aes192ccm8",
+        "aes192ccm12",
+        "aes192ccm16",
+        "aes256ccm8",
+        "aes256ccm12",
+        "aes256ccm16",
         "ecp192",
         "ecp224",
-        "ecp521",
+        "md5",
         "modp768",
-        "modp1024",
-        "modp1536",
-        "modp4096",
-        "modp6144",
-        "modp8192",
         "modp1024s160",
         "modp2048s224",
         "modp2048s256",
-        "prfsha1",
         "prfmd5",
+        "sha256_96",
         "x448",
         "curve448",
     ];
@@ -135,10 +134,26 @@ impl FromStr for IkeProposal {
     type Err = ProposalError;
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let mut proposal = Self { encr: Vec::new(), prf: Vec::new(), ke: Vec::new() };
+        let mut proposal = Self {
+            encr: Vec::new(),
+            integ: Vec::new(),
+            prf: Vec::new(),
+            ke: Vec::new(),
+            additional: Additional::default(),
+        };
         for word in text.split('-') {
-            if let Some((_, encr)) = IKE_ENCR.iter().find(|(name, _)| *name == word) {
-                once(&mut proposal.encr, *encr);
+            if let Some((place, method)) = additional(word)? {
+                if let Some(methods) = proposal.additional.get_mut(place) {
+                    once(methods, method);
+                }
+                continue;
+            }
+            if let Some(encr) = ike::encr(word) {
+                once(&mut proposal.encr, encr);
+                continue;
+            }
+            if let Some(integ) = ike::integ(word) {
+                once(&mut proposal.integ, integ);
                 continue;
             }
             match keyword(word)? {
@@ -151,9 +166,18 @@ impl FromStr for IkeProposal {
                 }
             }
         }
+        ike::check(text, &proposal.encr, &proposal.integ)?;
+        if proposal.prf.is_empty() {
+            proposal.integ.iter().for_each(|integ| once(&mut proposal.prf, ike::prf_of(*integ)));
+        }
+        let needs_integ = proposal.encr.iter().any(|encr| !encr.is_aead()) && proposal.integ.is_empty();
+        // With an integrity algorithm goes the pseudorandom function of the same name.
+        let needs_prf = proposal.prf.is_empty() && !needs_integ;
+        let aead = if proposal.integ.is_empty() { "aes256gcm16" } else { "aes256" };
         let missing = [
-            (proposal.encr.is_empty(), "an encryption algorithm", "aes256gcm16"),
-            (proposal.prf.is_empty(), "a pseudorandom function, which AEADs need", "prfsha384"),
+            (proposal.encr.is_empty(), "an encryption algorithm", aead),
+            (needs_integ, "an integrity algorithm", "sha256"),
+            (needs_prf, "a pseudorandom function, which AEADs need", "prfsha384"),
             (proposal.ke.is_empty(), "a key exchange method", "x25519"),
         ];
         complete(text, &missing)?;
@@ -161,15 +185,39 @@ impl FromStr for IkeProposal {
     }
 }
 
+/// An additional key exchange: which, counted from zero, and its method.
+fn additional(word: &str) -> Result<Option<(usize, Option<KeMethod>)>, ProposalError> {
+    let parts = word.strip_prefix("ke").and_then(|rest| rest.split_once('_'));
+    let Some((number, method)) = parts else { return Ok(None) };
+    let wrong = |problem: &str| Err(ProposalError { found: word.to_owned(), problem: problem.to_owned() });
+    let place = match number.parse::<usize>() {
+        Ok(number @ 1..=7) => number - 1,
+        _ => return wrong("is no additional key exchange: they are `ke1_` to `ke7_` (RFC 9370)"),
+    };
+    if method == "none" {
+        return Ok(Some((place, None)));
+    }
+    match keyword(method) {
+        Ok(Keyword::Ke(method)) => Ok(Some((place, Some(method)))),
+        Ok(_) => wrong("names no key exchange method"),
+        Err(error) => Err(error),
+    }
+}
+
 impl FromStr for EspProposal {
     type Err = ProposalError;
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new() };
+        let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new(), accepted_only: false };
         let mut words = esp::Words::default();
         for word in text.split('-') {
             if words.take(word) {
                 continue;
+            }
+            if additional(word)?.is_some() {
+                let problem =
+                    "is for IKE SAs alone in this version: CHILD SAs get their keys from theirs".to_owned();
+                return Err(ProposalError { found: word.to_owned(), problem });
             }
             match keyword(word)? {
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
@@ -209,29 +257,22 @@ fn complete(text: &str, missing: &[(bool, &str, &str)]) -> Result<(), ProposalEr
     Err(ProposalError { found: text.to_owned(), problem })
 }
 
-fn ike_encr_name(encr: IkeAead) -> &'static str {
-    match encr {
-        IkeAead::Aes128Gcm16 => "aes128gcm16",
-        IkeAead::Aes256Gcm16 => "aes256gcm16",
-    }
+fn name_of(wanted: impl Fn(&Keyword) -> bool) -> &'static str {
+    KEYWORDS.iter().find(|(_, keyword)| wanted(keyword)).map_or("", |(name, _)| name)
 }
 
-fn prf_name(prf: Prf) -> &'static str {
-    match prf {
-        Prf::HmacSha256 => "prfsha256",
-        Prf::HmacSha384 => "prfsha384",
-        Prf::HmacSha512 => "prfsha512",
-    }
+pub(super) fn prf_name(prf: Prf) -> &'static str {
+    name_of(|keyword| matches!(keyword, Keyword::Prf(found) if *found == prf))
 }
 
-fn ke_name(ke: KeMethod) -> &'static str {
-    match ke {
-        KeMethod::X25519 => "x25519",
-        KeMethod::Ecp256 => "ecp256",
-        KeMethod::Ecp384 => "ecp384",
-        KeMethod::Modp2048 => "modp2048",
-        KeMethod::Modp3072 => "modp3072",
-    }
+pub(super) fn ke_name(ke: KeMethod) -> &'static str {
+    name_of(|keyword| matches!(keyword, Keyword::Ke(found) if *found == ke))
+}
+
+pub(super) use ike::integ_name;
+
+fn additional_name(number: usize, method: Option<KeMethod>) -> String {
+    format!("ke{number}_{}", method.map_or("none", ke_name))
 }
 
 fn esn_name(esn: bool) -> &'static str {
@@ -246,10 +287,17 @@ impl fmt::Display for KeMethod {
 
 impl fmt::Display for IkeProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let encr = self.encr.iter().map(|encr| ike_encr_name(*encr));
+        let encr: Vec<String> = self.encr.iter().map(|encr| ike::encr_name(*encr)).collect();
+        let integ = self.integ.iter().map(|integ| integ_name(*integ));
         let prf = self.prf.iter().map(|prf| prf_name(*prf));
         let ke = self.ke.iter().map(|ke| ke_name(*ke));
-        join(f, encr.chain(prf).chain(ke))
+        let additional =
+            self.additional.iter().zip(1..).flat_map(|(methods, number)| {
+                methods.iter().map(move |method| additional_name(number, *method))
+            });
+        let additional: Vec<String> = additional.collect();
+        let names = encr.iter().map(String::as_str).chain(integ).chain(prf).chain(ke);
+        join(f, names.chain(additional.iter().map(String::as_str)))
     }
 }
 
@@ -264,7 +312,14 @@ impl fmt::Display for EspProposal {
 
 impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        join(f, [ike_encr_name(self.encr), prf_name(self.prf), ke_name(self.ke)].into_iter())
+        let encr = ike::encr_name(self.protection.encr());
+        let integ = self.protection.integ().map(integ_name);
+        let additional = self.additional.iter().zip(1..);
+        let additional: Vec<String> = additional
+            .filter_map(|(method, number)| method.map(|method| additional_name(number, Some(method))))
+            .collect();
+        let names = [encr.as_str()].into_iter().chain(integ).chain([prf_name(self.prf), ke_name(self.ke)]);
+        join(f, names.chain(additional.iter().map(String::as_str)))
     }
 }
 
@@ -301,25 +356,10 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::ENCR, 23, "camellia"),
     (types::ENCR, 28, "chacha20poly1305"),
     (types::PRF, 1, "prfmd5"),
-    (types::PRF, 2, "prfsha1"),
-    (types::PRF, 4, "prfaesxcbc"),
-    (types::PRF, 8, "prfaescmac"),
     (types::INTEG, 0, "none"),
     (types::INTEG, 1, "md5"),
-    (types::INTEG, 2, "sha1"),
-    (types::INTEG, 5, "aesxcbc"),
-    (types::INTEG, 8, "aescmac"),
-    (types::INTEG, 12, "sha256"),
-    (types::INTEG, 13, "sha384"),
-    (types::INTEG, 14, "sha512"),
     (types::KE, 0, "none"),
     (types::KE, 1, "modp768"),
-    (types::KE, 2, "modp1024"),
-    (types::KE, 5, "modp1536"),
-    (types::KE, 16, "modp4096"),
-    (types::KE, 17, "modp6144"),
-    (types::KE, 18, "modp8192"),
-    (types::KE, 21, "ecp521"),
     (types::KE, 22, "modp1024s160"),
     (types::KE, 23, "modp2048s224"),
     (types::KE, 24, "modp2048s256"),
@@ -330,13 +370,7 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::KE, 29, "ecp384bp"),
     (types::KE, 30, "ecp512bp"),
     (types::KE, 32, "x448"),
-    (types::KE, 35, "mlkem512"),
-    (types::KE, 36, "mlkem768"),
-    (types::KE, 37, "mlkem1024"),
 ];
-
-/// Transform types of additional key exchanges (RFC 9370).
-const ADDITIONAL_KE: std::ops::RangeInclusive<u8> = 6..=12;
 
 /// A transform in strongSwan's notation, as far as it has one.
 pub(crate) fn transform_name(transform: Transform) -> String {
@@ -359,13 +393,14 @@ pub(crate) fn transform_name(transform: Transform) -> String {
 }
 
 fn registered_name(transform_type: u8, id: u16) -> Option<String> {
-    if ADDITIONAL_KE.contains(&transform_type) {
-        let number = transform_type - ADDITIONAL_KE.start() + 1;
+    if types::ADDITIONAL_KE.contains(&transform_type) {
+        let number = transform_type - types::ADDITIONAL_KE.start() + 1;
         return registered_name(types::KE, id).map(|name| format!("ke{number}_{name}"));
     }
     let ours = match transform_type {
         types::PRF => Prf::ALL.into_iter().find(|prf| prf.id() == id).map(prf_name),
         types::KE => KeMethod::from_id(id).map(ke_name),
+        types::INTEG => IkeInteg::ALL.into_iter().find(|integ| integ.id() == id).map(integ_name),
         types::ESN if id < 2 => Some(esn_name(id == 1)),
         _ => None,
     };

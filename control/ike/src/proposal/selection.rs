@@ -7,10 +7,10 @@ use portcullis_ipsec::{EspAlgorithm, Spi};
 
 use super::notation::{once, transform_name};
 use super::{
-    EspProposal, EspSuite, IkeProposal, IkeSuite, esp_encr, esp_integ, ike_encr, transform,
-    transform_type as types,
+    Additional, EspProposal, EspSuite, IkeProposal, IkeSuite, additional_ke, esp_encr, esp_integ, ike_encr,
+    transform, transform_type as types,
 };
-use crate::crypto::{IkeAead, KeMethod, Prf};
+use crate::crypto::{KeMethod, Prf, Protection};
 use crate::message::{Protocol, Transform, WireProposal};
 
 /// No offered proposal goes together with a configured one: the nearest miss.
@@ -105,7 +105,7 @@ fn single(answer: &[WireProposal]) -> Result<&WireProposal, Mismatch> {
         configured: "exactly one proposal with one transform of each kind (RFC 7296 §2.7)".to_owned(),
     };
     let [proposal] = answer else { return Err(wrong(format!("{} proposals", answer.len()))) };
-    for (kind, _) in KINDS {
+    for kind in KINDS.map(|(kind, _)| kind).into_iter().chain(types::ADDITIONAL_KE) {
         let count = proposal.transforms.iter().filter(|transform| transform.transform_type == kind).count();
         if count > 1 {
             return Err(wrong(format!("{count} transforms of type {kind}")));
@@ -141,19 +141,20 @@ fn fit_ike(ours: &IkeProposal, theirs: &WireProposal) -> Result<IkeSuite, Miss> 
     let mut fit = Fit { theirs, fitted: 0 };
     let prf_of = |prf: Prf| transform(types::PRF, prf.id());
     let ke_of = |ke: KeMethod| transform(types::KE, ke.id());
-    fit.known_types(&[types::ENCR, types::INTEG, types::PRF, types::KE])?;
-    let encr: IkeAead = fit.choose(types::ENCR, &ours.encr, ike_encr)?;
-    fit.no_integrity()?;
+    let known = [types::ENCR, types::INTEG, types::PRF, types::KE];
+    fit.known_types(|kind| known.contains(&kind) || types::ADDITIONAL_KE.contains(&kind))?;
+    let protection = fit.protection(ours)?;
     let prf = fit.choose(types::PRF, &ours.prf, prf_of)?;
     let ke = fit.choose(types::KE, &ours.ke, ke_of)?;
-    Ok(IkeSuite { encr, prf, ke })
+    let additional = fit.additional(ke, &ours.additional)?;
+    Ok(IkeSuite { protection, prf, ke, additional })
 }
 
 fn fit_esp(ours: &EspProposal, theirs: &WireProposal, with_ke: bool) -> Result<EspSuite, Miss> {
     let mut fit = Fit { theirs, fitted: 0 };
     let ke_of = |ke: KeMethod| transform(types::KE, ke.id());
     let esn_of = |esn: bool| transform(types::ESN, u16::from(esn));
-    fit.known_types(&[types::ENCR, types::INTEG, types::KE, types::ESN])?;
+    fit.known_types(|kind| [types::ENCR, types::INTEG, types::KE, types::ESN].contains(&kind))?;
     let encr = fit.esp_algorithm(&ours.encr)?;
     let ke = fit.optional_ke(with_ke, &ours.ke, ke_of)?;
     let esn = fit.choose(types::ESN, &ours.esn, esn_of)?;
@@ -168,9 +169,8 @@ struct Fit<'a> {
 
 impl Fit<'_> {
     /// RFC 7296 §3.3.6: a proposal with a kind of transform that we do not know is not acceptable.
-    fn known_types(&self, known: &[u8]) -> Result<(), Miss> {
-        let unknown =
-            self.theirs.transforms.iter().find(|transform| !known.contains(&transform.transform_type));
+    fn known_types(&self, known: impl Fn(u8) -> bool) -> Result<(), Miss> {
+        let unknown = self.theirs.transforms.iter().find(|transform| !known(transform.transform_type));
         match unknown {
             None => Ok(()),
             Some(transform) => {
@@ -191,6 +191,20 @@ impl Fit<'_> {
                 Err(self.miss(kind_name(kind), kind, configured))
             }
         }
+    }
+
+    /// The encryption of an IKE SA, with an integrity algorithm where it is no AEAD.
+    fn protection(&mut self, ours: &IkeProposal) -> Result<Protection, Miss> {
+        let encr = self.choose(types::ENCR, &ours.encr, ike_encr)?;
+        let integ = if encr.is_aead() {
+            self.no_integrity()?;
+            None
+        } else {
+            Some(self.choose(types::INTEG, &ours.integ, |integ| transform(types::INTEG, integ.id()))?)
+        };
+        // What is configured has been checked to go together.
+        Protection::new(encr, integ)
+            .ok_or_else(|| self.miss("combination", types::ENCR, "another".to_owned()))
     }
 
     /// A cipher that is offered, with the integrity algorithm that it needs, if it does: in our order.
@@ -245,6 +259,35 @@ impl Fit<'_> {
             return Ok(None);
         }
         self.choose(types::KE, ours, wire).map(Some)
+    }
+
+    /// Additional key exchanges: each that either end wants, unless both do without. No method comes twice (RFC 9370
+    /// §2.2.1).
+    fn additional(
+        &mut self,
+        first: KeMethod,
+        ours: &Additional<Vec<Option<KeMethod>>>,
+    ) -> Result<Additional<Option<KeMethod>>, Miss> {
+        let mut chosen = Additional::default();
+        let mut taken = vec![first];
+        for ((ours, kind), place) in ours.iter().zip(types::ADDITIONAL_KE).zip(&mut chosen) {
+            // Not to propose it is to propose to do without.
+            let without = [None];
+            let ours = if ours.is_empty() { &without[..] } else { ours };
+            let silent = self.of(kind).next().is_none();
+            let offered = |method: &Option<KeMethod>| {
+                self.theirs.transforms.contains(&additional_ke(kind, *method)) || (method.is_none() && silent)
+            };
+            let fresh = |method: &Option<KeMethod>| method.is_none_or(|method| !taken.contains(&method));
+            let Some(method) = ours.iter().find(|method| fresh(method) && offered(method)) else {
+                let configured = names(ours.iter().map(|method| additional_ke(kind, *method)));
+                return Err(self.miss("additional key exchange", kind, configured));
+            };
+            taken.extend(*method);
+            *place = *method;
+        }
+        self.fitted += 1;
+        Ok(chosen)
     }
 
     fn of(&self, kind: u8) -> impl Iterator<Item = &Transform> {

@@ -14,9 +14,12 @@ fn spi(value: u32) -> Spi {
 
 #[test]
 fn proposals_are_printed_as_strongswan_writes_them() {
-    for text in
-        ["aes256gcm16-prfsha384-ecp384", "aes128gcm16-aes256gcm16-prfsha256-prfsha512-x25519-modp2048"]
-    {
+    for text in [
+        "aes256gcm16-prfsha384-ecp384",
+        "aes128gcm16-aes256gcm16-prfsha256-prfsha512-x25519-modp2048",
+        "aes256-aes192ctr-sha256-sha512-prfaescmac-ecp521",
+        "chacha20poly1305-aes192gcm8-prfaesxcbc-modp8192",
+    ] {
         assert_eq!(ike(text).to_string(), text);
     }
     for text in ["aes256gcm16-esn", "aes128gcm16-x25519-esn-noesn"] {
@@ -30,10 +33,16 @@ fn proposals_are_printed_as_strongswan_writes_them() {
 fn a_wrong_proposal_is_told_what_is_wrong() {
     for (text, problem) in [
         ("aes256gcm16-prfsha348-ecp384", "`prfsha348` is not known, did you mean `prfsha384`?"),
-        ("aes256-sha256-ecp384", "`aes256` is known to strongSwan, but not supported"),
-        ("aes256gcm16-prfsha384-modp1024", "`modp1024` is known to strongSwan, but not supported"),
-        ("aes256gcm16-prfsha384-x25519-ke1_mlkem768", "`ke1_mlkem768` is known to strongSwan"),
-        ("aes256gcm8-prfsha384-x25519", "`aes256gcm8` is known to strongSwan"),
+        ("aes256-ecp384", "lacks an integrity algorithm; complete would be `aes256-ecp384-sha256`"),
+        ("sha256-ecp384", "complete would be `sha256-ecp384-aes256`"),
+        ("aes256gcm16-sha256-prfsha256-x25519", "beside an AEAD"),
+        ("aes256gcm16-aes256-sha256-x25519", "make it two proposals"),
+        ("aes256gcm16-prfsha384-modp768", "`modp768` is known to strongSwan, but not supported"),
+        ("aes256gcm16-prfsha384-x448", "`x448` is known to strongSwan, but not supported"),
+        ("aes128ccm16-prfsha384-x25519", "`aes128ccm16` is known to strongSwan, but not supported"),
+        ("aes256gcm16-prfsha384-x25519-ke1_mlkem786", "`mlkem786` is not known, did you mean `mlkem768`?"),
+        ("aes256gcm16-prfsha384-x25519-ke8_mlkem768", "they are `ke1_` to `ke7_`"),
+        ("aes256gcm16-prfsha384-x25519-ke1_prfsha384", "names no key exchange method"),
         ("banana", "`banana` is not known"),
         (
             "aes256gcm16-x25519",
@@ -86,20 +95,23 @@ fn the_nearest_miss_is_named() {
 fn an_offer_with_what_we_do_not_know_is_named_in_words() {
     let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
     offered.transforms.retain(|transform| transform.transform_type != transform_type::ENCR);
-    offered.transforms.push(Transform { key_length: Some(256), ..transform(transform_type::ENCR, 12) });
+    offered.transforms.push(Transform { key_length: Some(256), ..transform(transform_type::ENCR, 23) });
     offered.transforms.push(transform(transform_type::INTEG, 12));
     let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
-    assert_eq!(miss.to_string(), "no encryption algorithm in common: offered aes256, configured aes256gcm16");
+    assert_eq!(
+        miss.to_string(),
+        "no encryption algorithm in common: offered camellia256, configured aes256gcm16"
+    );
 }
 
 #[test]
 fn a_proposal_with_an_unknown_kind_of_transform_is_not_taken() {
     let mut offered = ike("aes256gcm16-prfsha384-x25519").offer(1);
-    offered.transforms.push(transform(6, 36));
+    offered.transforms.push(transform(13, 36));
     let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519")], &[offered]).unwrap_err();
     assert_eq!(
         miss.to_string(),
-        "no kind of transform in common: offered ke1_mlkem768, configured none of it"
+        "no kind of transform in common: offered transform 13/36, configured none of it"
     );
 }
 
@@ -161,7 +173,16 @@ fn an_answer_must_be_one_choice_out_of_the_offer() {
 
 #[test]
 fn what_a_refusal_says_would_be_complete_is_a_proposal() {
-    for text in ["aes128gcm16", "prfsha256", "x25519", "aes256gcm16-modp3072", "prfsha512-ecp384"] {
+    for text in [
+        "aes128gcm16",
+        "prfsha256",
+        "x25519",
+        "aes256gcm16-modp3072",
+        "prfsha512-ecp384",
+        "aes128",
+        "sha512",
+        "aes256ctr-ecp521",
+    ] {
         let problem = text.parse::<IkeProposal>().unwrap_err().problem;
         let complete = problem.split('`').nth(1).unwrap();
         assert!(complete.parse::<IkeProposal>().is_ok(), "{complete}");
@@ -231,4 +252,78 @@ fn a_configured_key_exchange_is_required_and_one_not_configured_is_not_taken() {
     either[0].transforms.push(transform(transform_type::KE, 0));
     assert_eq!(select_esp(&without, &either, true).unwrap().0.ke, None, "NONE is offered beside");
     assert_eq!(select_esp(&with, &either, true).unwrap().0.ke, Some(KeMethod::X25519));
+}
+
+#[test]
+fn every_algorithm_of_an_ike_sa_has_a_name_that_leads_back_to_it() {
+    use crate::crypto::{IkeEncr, IkeInteg, Prf, Protection};
+    for encr in IkeEncr::all() {
+        let with = if encr.is_aead() { "-prfsha256" } else { "-sha256" };
+        let text = format!("{}{with}-x25519", ike::encr_name(encr));
+        let proposal: IkeProposal = text.parse().unwrap();
+        assert_eq!(proposal.encr, [encr], "{text}");
+        // On the wire and back.
+        let (suite, _) = select_ike(std::slice::from_ref(&proposal), &[proposal.offer(1)]).unwrap();
+        assert_eq!(suite.protection.encr(), encr);
+    }
+    for integ in IkeInteg::ALL {
+        let proposal: IkeProposal = format!("aes256-{}-x25519", ike::integ_name(integ)).parse().unwrap();
+        assert_eq!(proposal.integ, [integ]);
+        assert_eq!(proposal.prf, [ike::prf_of(integ)], "the pseudorandom function of the same name");
+        assert!(Protection::new(proposal.encr[0], Some(integ)).is_some());
+    }
+    for prf in Prf::ALL {
+        assert_eq!(ike(&format!("aes256gcm16-{}-x25519", notation::prf_name(prf))).prf, [prf]);
+    }
+    for ke in KeMethod::ALL {
+        assert_eq!(ike(&format!("aes256gcm16-prfsha384-{ke}")).ke, [ke]);
+    }
+    assert_eq!(ike("aes-sha-modp2048").to_string(), "aes128-sha1-prfsha1-modp2048", "as strongSwan reads it");
+}
+
+#[test]
+fn a_cipher_of_an_ike_sa_needs_an_integrity_algorithm_in_common() {
+    let ours = [ike("aes256-aes128-sha512-sha256-x25519")];
+    let (suite, _) = select_ike(&ours, &[ike("aes128-sha256-sha384-prfsha256-x25519").offer(1)]).unwrap();
+    assert_eq!(suite.to_string(), "aes128-sha256-prfsha256-x25519");
+    let miss = select_ike(&ours, &[ike("aes256-sha384-prfsha256-x25519").offer(1)]).unwrap_err();
+    assert_eq!(
+        miss.to_string(),
+        "no integrity algorithm in common: offered sha384, configured sha512, sha256"
+    );
+    let answer = suite.answer(1);
+    assert_eq!(accepted_ike(&ours, std::slice::from_ref(&answer)).unwrap(), suite);
+    let mut without = answer;
+    without.transforms.retain(|transform| transform.transform_type != transform_type::INTEG);
+    assert!(accepted_ike(&ours, &[without]).is_err());
+}
+
+#[test]
+fn what_is_weak_is_offered_only_where_it_is_named() {
+    for proposal in IkeProposal::defaults() {
+        assert_eq!(proposal.weak(), [""; 0]);
+    }
+    assert_eq!(ike("aes256-sha1-modp1024-modp2048").weak(), ["sha1", "prfsha1", "modp1024"]);
+    assert_eq!(esp("aes256gcm16-modp1536-x25519").weak(), ["modp1536"]);
+}
+
+#[test]
+fn additional_key_exchanges_are_written_as_strongswan_does() {
+    let text = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none-ke3_ecp384";
+    let proposal = ike(text);
+    assert_eq!(proposal.to_string(), text);
+    let wire = proposal.offer(1);
+    let of = |kind: u8| wire.transforms.iter().filter(move |transform| transform.transform_type == kind);
+    assert_eq!(of(6).map(|transform| transform.id).collect::<Vec<_>>(), [36, 0], "ML-KEM-768, or none");
+    assert_eq!(of(8).map(|transform| transform.id).collect::<Vec<_>>(), [20]);
+    let both =
+        select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_none-ke1_mlkem768-ke3_ecp384")], &[wire.clone()]);
+    assert_eq!(both.unwrap().0.to_string(), "aes256gcm16-prfsha384-x25519-ke3_ecp384", "our preference");
+    let miss = select_ike(&[ike("aes256gcm16-prfsha384-x25519-ke1_mlkem1024")], &[wire]).unwrap_err();
+    assert_eq!(
+        miss.to_string(),
+        "no additional key exchange in common: offered ke1_mlkem768, ke1_none, configured ke1_mlkem1024"
+    );
+    let error = "aes256gcm16-x25519-ke1_mlkem768".parse::<EspProposal>().unwrap_err().to_string();
+    assert!(error.contains("`ke1_mlkem768` is for IKE SAs alone"), "{error}");
 }

@@ -90,6 +90,9 @@ reasons! {
     AuthMethodMismatch, "AUTH_METHOD_MISMATCH", Configuration, "the peer authenticates with another method than the configured one";
     NoSharedKey, "NO_SHARED_KEY", Configuration, "no pre-shared key is configured for these two identities";
     PskMismatch, "PSK_MISMATCH", Configuration, "the pre-shared keys differ";
+    NoPpk, "NO_PPK", Configuration, "the post-quantum pre-shared key that is to be used is not configured";
+    PpkRequired, "PPK_REQUIRED", Configuration, "a post-quantum pre-shared key is required, and the two ends did not use one";
+    PpkMismatch, "PPK_MISMATCH", Configuration, "the post-quantum pre-shared keys of one name differ";
     AuthenticationFailed, "AUTHENTICATION_FAILED", Configuration, "the peer rejected our authentication";
     NotUnique, "NOT_UNIQUE", Configuration, "the peer has an IKE SA already, and only one is allowed";
     // Certificates and signatures.

@@ -171,7 +171,7 @@ impl Creating {
             }
             (Step::DerivingKe { agreed, nonce_i, nonce_r, .. }, JobResult::KeDerived(Ok(shared))) => {
                 let deleted = self.deleted.contains(&agreed.peer);
-                let (shared, nonces) = (Some(&shared), (&*nonce_i, &*nonce_r));
+                let (shared, nonces) = (std::slice::from_ref(&shared), (&*nonce_i, &*nonce_r));
                 conclude(
                     cx,
                     base,
@@ -250,7 +250,7 @@ impl Creating {
                     established,
                     (self.purpose, self.rival),
                     agreed,
-                    None,
+                    &[],
                     nonces,
                     deleted,
                 );
@@ -362,7 +362,7 @@ fn conclude(
     established: &mut Established,
     (purpose, rival): (Purpose, Option<Lowest>),
     mut agreed: Agreed,
-    shared: Option<&SharedSecret>,
+    shared: &[SharedSecret],
     (nonce_i, nonce_r): (&[u8], &[u8]),
     deleted: bool,
 ) {

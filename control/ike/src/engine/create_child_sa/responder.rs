@@ -128,7 +128,8 @@ impl Answering {
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
-                Step::GeneratingKe { job: cx.generate_ke(base.id, method), peer_public: public.to_vec() }
+                let peer_public = public.to_vec();
+                Step::GeneratingKe { job: cx.answer_ke(base.id, method, peer_public.clone()), peer_public }
             }
             (Some(method), _) => {
                 let wanted = method.id().to_be_bytes().to_vec();
@@ -231,7 +232,7 @@ impl Answering {
                     },
                 };
                 let keymat =
-                    child::keymat(channel, self.shared.as_ref(), &self.nonce_i, &self.nonce_r, &agreed);
+                    child::keymat(channel, self.shared.as_slice(), &self.nonce_i, &self.nonce_r, &agreed);
                 match Installing::begin(cx, base, agreed, &keymat) {
                     Ok(installing) => {
                         self.step = Step::Installing(installing);

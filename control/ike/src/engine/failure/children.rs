@@ -55,42 +55,6 @@ impl About {
         .seen(table)
     }
 
-    /// The peer's answer is not in the mode that we asked for.
-    pub(in crate::engine) fn mode_refused(&self, child: &str, asked: Mode) -> Verdict {
-        let peer = self.peer();
-        match asked {
-            Mode::Transport => self
-                .fail(
-                    Reason::ChildModeMismatch,
-                    format!("{peer} agreed to child `{child}` in tunnel mode alone, and we asked for transport mode"),
-                )
-                .fix(Fix::here(self.child_section(child), "mode", "\"tunnel\""))
-                .fix(Fix::strongswan("children.<child>", "mode", "transport"))
-                .fix(Fix::libreswan("type", "transport")),
-            Mode::Tunnel => self
-                .fail(
-                    Reason::PeerMisbehaved,
-                    format!("{peer} answered for child `{child}` with transport mode, for which we did not ask"),
-                )
-                .fix(Fix::step(Place::Peer, "update it, or report it to its maker with a capture of the exchange")),
-        }
-    }
-
-    /// The peer asks for a child in another mode than ours.
-    pub(in crate::engine) fn mode_mismatch(&self, child: &str, asked: Mode) -> Verdict {
-        let asked = match asked {
-            Mode::Tunnel => "asks for tunnel mode",
-            Mode::Transport => "asks for transport mode with selectors that are not one address on each side",
-        };
-        self.fail(
-            Reason::ChildModeMismatch,
-            format!("{} {asked}, and child `{child}` is in transport mode here", self.peer()),
-        )
-        .fix(Fix::here(self.child_section(child), "mode", "\"tunnel\""))
-        .fix(Fix::strongswan("children.<child>", "mode", "transport"))
-        .fix(Fix::libreswan("type", "transport"))
-    }
-
     /// The peer's answer is not one of what we offered.
     pub(in crate::engine) fn child_proposal_not_ours(&self, child: &str, why: &dyn Display) -> Verdict {
         let peer = self.peer();
@@ -158,6 +122,41 @@ impl About {
         .fix(Fix::here(self.child_section(child), "remote_ts", toml_list(["<the peer's local_ts>"])))
     }
 
+    /// The peer answered with another mode than we asked for.
+    pub(in crate::engine) fn mode_refused(&self, child: &str, asked: Mode) -> Verdict {
+        let (peer, section) = (self.peer(), self.child_section(child));
+        match asked {
+            Mode::Transport => self
+                .fail(
+                    Reason::ChildModeMismatch,
+                    format!("{peer} agrees to child `{child}` in tunnel mode alone, and {section}.mode asks for transport mode"),
+                )
+                .fix(Fix::here(section, "mode", "\"tunnel\""))
+                .fixes(peers_mode("transport")),
+            Mode::Tunnel => self
+                .fail(
+                    Reason::PeerMisbehaved,
+                    format!("{peer} answered for child `{child}` with transport mode, for which we did not ask"),
+                )
+                .fix(Fix::step(Place::Peer, "update it, or report it to its maker")),
+        }
+    }
+
+    /// The peer asked for another mode than a child of ours is for.
+    pub(in crate::engine) fn mode_mismatch(&self, child: &str, asked: Mode) -> Verdict {
+        let (peer, section) = (self.peer(), self.child_section(child));
+        let asked = match asked {
+            Mode::Tunnel => "tunnel mode",
+            Mode::Transport => "transport mode between selectors that are not one address on each side",
+        };
+        self.fail(
+            Reason::ChildModeMismatch,
+            format!("{peer} asks for {asked}, and {section}.mode is \"transport\""),
+        )
+        .fix(Fix::here(section, "mode", "\"tunnel\""))
+        .fixes(peers_mode("transport"))
+    }
+
     pub(in crate::engine) fn selectors_wider_than_asked(
         &self,
         child: &str,
@@ -185,6 +184,11 @@ fn peers_lines(ours: &[EspProposal], table: &ProposalTable) -> Vec<Fix> {
     let libreswan = libreswan_esp(&offer).map(|line| Fix::libreswan("esp", quoted(line)));
     let strongswan = Fix::strongswan("children.<child>", "esp_proposals", proposal.to_string());
     std::iter::once(strongswan).chain(libreswan).collect()
+}
+
+/// The peer's lines for a mode.
+fn peers_mode(mode: &str) -> [Fix; 2] {
+    [Fix::strongswan("children.<child>", "mode", mode), Fix::libreswan("type", mode)]
 }
 
 /// The peer's lines for one side of ours.

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
-use super::certificates;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
@@ -71,7 +71,7 @@ impl AllocatingFirstSpi {
         }
     }
 
-    fn request(self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
+    fn request(mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
         let config = cx.config.clone();
         let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone())
         else {
@@ -83,7 +83,12 @@ impl AllocatingFirstSpi {
         };
         let id = IdPayload::from(local_id.clone());
         base.local_id = Some(local_id.clone());
-        let (channel, record) = (&self.channel, &self.record);
+        let ppk = ppk::of_initiator(&config, connection, self.record.ppk, &base.about(cx));
+        let ppk = ppk.map_err(Closed::failed)?;
+        let mut of_ppk: Vec<Payload> =
+            ppk.and(connection.ppk.id.as_ref()).map(ppk::identity).into_iter().collect();
+        // Where it is not required, we prove ourselves without it as well.
+        let falls_back = ppk.is_some() && !connection.ppk.required;
         match connections::local_method(connection) {
             LocalMethod::Psk => {
                 let wanted = connections::remote_match(connection);
@@ -93,24 +98,35 @@ impl AllocatingFirstSpi {
                     let expected = expected_identity(wanted, base);
                     return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
                 };
-                let data = auth_data(channel, record, Role::Initiator, &id, &key.secret);
-                let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
-                let request = Request { id, certificates: Vec::new(), offer, key: Some(key.name.clone()) };
+                let prove =
+                    |channel: &Channel| auth_data(channel, &self.record, Role::Initiator, &id, &key.secret);
+                of_ppk.extend(falls_back.then(|| ppk::without(prove(&self.channel))));
+                ppk.into_iter().for_each(|ppk| self.channel.mix(&ppk.secret));
+                let auth = Payload::Auth { method: SHARED_KEY_MIC, data: prove(&self.channel) };
+                let key = Some(key.name.clone());
+                let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
                 Ok(request.send(cx, base, now, self.channel, self.record, auth))
             }
             LocalMethod::Pubkey { credentials, constraint } => {
-                let peer = &record.peer;
+                let peer = &self.record.peer;
                 let (credential, scheme) = certificates::choose(credentials, constraint, peer)
                     .map_err(|ours| Closed::failed(base.about(cx).no_common_hash(&ours, &peer.hashes)))?;
                 let certificates = certificates::sent(&credential, peer);
-                let octets = signed_octets(channel, record, Role::Initiator, &id);
-                let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                let sign = |channel: &Channel| SignRequest {
+                    credential: credential.clone(),
+                    scheme,
+                    octets: signed_octets(channel, &self.record, Role::Initiator, &id),
+                };
+                let without = falls_back.then(|| sign(&self.channel));
+                ppk.into_iter().for_each(|ppk| self.channel.mix(&ppk.secret));
                 Ok(State::SigningRequest(SigningRequest {
-                    job,
+                    job: cx.sign(base.id, sign(&self.channel)),
+                    without,
+                    signed: None,
                     method: scheme.method(),
                     channel: self.channel,
                     record: self.record,
-                    request: Request { id, certificates, offer, key: None },
+                    request: Request { id, certificates, offer, key: None, ppk: of_ppk },
                 }))
             }
         }
@@ -133,6 +149,8 @@ struct Request {
     offer: Offer,
     /// The name of the pre-shared key that we prove ourselves with, if it is one.
     key: Option<String>,
+    /// What is to be said of a post-quantum pre-shared key.
+    ppk: Vec<Payload>,
 }
 
 impl Request {
@@ -154,6 +172,7 @@ impl Request {
             }
         }
         payloads.push(auth);
+        payloads.extend(self.ppk);
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
@@ -171,6 +190,10 @@ impl Request {
 #[derive(Debug)]
 pub(in crate::engine) struct SigningRequest {
     job: JobId,
+    /// What is to be signed next: our proof without the PPK.
+    without: Option<SignRequest>,
+    /// The signature that precedes that one.
+    signed: Option<Vec<u8>>,
     method: u8,
     channel: Channel,
     record: InitRecord,
@@ -179,7 +202,7 @@ pub(in crate::engine) struct SigningRequest {
 
 impl SigningRequest {
     pub(in crate::engine) fn handle_job(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -187,6 +210,18 @@ impl SigningRequest {
     ) -> Next {
         match done.result {
             JobResult::Signed(Some(data)) if done.id == self.job => {
+                if let Some(without) = self.without.take() {
+                    self.job = cx.sign(base.id, without);
+                    self.signed = Some(data);
+                    return Ok(State::SigningRequest(self));
+                }
+                let data = match self.signed.take() {
+                    None => data,
+                    Some(signed) => {
+                        self.request.ppk.push(ppk::without(data));
+                        signed
+                    }
+                };
                 let auth = Payload::Auth { method: self.method, data };
                 Ok(self.request.send(cx, base, now, self.channel, self.record, auth))
             }
@@ -234,7 +269,7 @@ impl AwaitingAuthResponse {
     }
 
     fn handle_response(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -243,6 +278,13 @@ impl AwaitingAuthResponse {
         let found = AuthPayloads::parse(&payloads);
         if let (None, Some(error)) = (found.auth, error_notification(&payloads)) {
             return Err(Closed::failed(self.refusal(cx, base, error.notify_type)));
+        }
+        if self.channel.is_mixed() && !ppk::is_confirmed(&payloads) {
+            if cx.connection(base.connection).is_some_and(|connection| connection.ppk.required) {
+                let failure = base.about(cx).ppk_not_used();
+                return Ok(self.reject(cx, base, now, failure));
+            }
+            self.channel.unmix();
         }
         match self.authenticate(cx, base, &found, &payloads) {
             Ok(None) => self.establish(cx, base, now, &payloads),
@@ -270,7 +312,7 @@ impl AwaitingAuthResponse {
         match child::accept(cx, base, &offer, payloads, None) {
             Ok(agreed) => {
                 let keymat =
-                    child::keymat(&established.channel, None, &record.nonce_i, &record.nonce_r, &agreed);
+                    child::keymat(&established.channel, &[], &record.nonce_i, &record.nonce_r, &agreed);
                 established.install(cx, base, now, Purpose::Goal, agreed, &keymat);
             }
             Err(refusal) => {

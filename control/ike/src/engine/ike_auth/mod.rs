@@ -3,6 +3,7 @@
 
 pub(super) mod certificates;
 pub(super) mod initiator;
+pub(super) mod ppk;
 pub(super) mod responder;
 
 use std::sync::Arc;
@@ -36,7 +37,7 @@ fn signer_inputs<'a>(
 fn signed_octets(channel: &Channel, record: &InitRecord, signer: Role, id: &IdPayload) -> Vec<u8> {
     let (message, peer_nonce, sk_p) = signer_inputs(channel, record, signer);
     let maced_id = channel.suite.prf.compute(sk_p, &[&id.body()]);
-    [message, peer_nonce, &maced_id].concat()
+    [message, peer_nonce, &maced_id, &channel.int_auth()].concat()
 }
 
 /// The AUTH data of one end: `signer` sends `id` and shares `secret`.
@@ -48,7 +49,7 @@ fn auth_data(
     secret: &Secret,
 ) -> Vec<u8> {
     let (message, peer_nonce, sk_p) = signer_inputs(channel, record, signer);
-    psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id.body())
+    psk_auth(channel.suite.prf, &secret.0, message, peer_nonce, sk_p, &id.body(), &channel.int_auth())
 }
 
 fn verify(

@@ -1,21 +1,23 @@
 //! IKE_AUTH as the responder. Until the request decrypts, nothing that arrives changes anything; once it does, it
 //! ends in an established IKE SA or in an answer that says why not, kept a while for the peer's retransmissions.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::certificates;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
-use crate::crypto::{KdfInput, KeSecret, derive_ike_keys};
+use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
 use crate::engine::established::Established;
 use crate::engine::failure::{About, Claims};
+use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
 use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
@@ -39,7 +41,11 @@ impl AwaitingFirstAuth {
         inbound: Inbound<'_>,
     ) -> Next {
         let found = inbound.header();
-        let plausible = found.exchange == ExchangeType::IkeAuth
+        let first = match self.suite.additional().next() {
+            Some(_) => ExchangeType::IkeIntermediate,
+            None => ExchangeType::IkeAuth,
+        };
+        let plausible = found.exchange == first
             && found.initiator
             && !found.response
             && found.message_id == 1
@@ -48,14 +54,9 @@ impl AwaitingFirstAuth {
         if !plausible {
             return Ok(State::AwaitingFirstAuth(self));
         }
-        let held = Held {
-            local: inbound.local,
-            remote: inbound.remote,
-            octets: inbound.octets.to_vec(),
-            received: inbound.received,
-        };
         let job = cx.derive_ke(base.id, self.secret, self.peer_public);
-        Ok(State::DerivingForAuth(DerivingForAuth { job, suite: self.suite, record: self.record, held }))
+        let deriving = DerivingForAuth { job, suite: self.suite, record: self.record, held: Vec::new() };
+        Ok(State::DerivingForAuth(deriving.hold(inbound)))
     }
 
     pub(in crate::engine) fn init_response(&self) -> &[u8] {
@@ -78,10 +79,28 @@ pub(in crate::engine) struct DerivingForAuth {
     job: JobId,
     suite: IkeSuite,
     record: InitRecord,
-    held: Held,
+    /// The request, or fragments of it.
+    held: Vec<Held>,
 }
 
+/// Octets that are held before anything is known to be authentic: a request in fragments has some thousands.
+const MOST_HELD: usize = 16 * 1024;
+
 impl DerivingForAuth {
+    /// Keeps one more message for when there are keys, if there is room for it.
+    pub(in crate::engine) fn hold(mut self, inbound: Inbound<'_>) -> Self {
+        let held: usize = self.held.iter().map(|held| held.octets.len()).sum();
+        if held + inbound.octets.len() <= MOST_HELD || self.held.is_empty() {
+            self.held.push(Held {
+                local: inbound.local,
+                remote: inbound.remote,
+                octets: inbound.octets.to_vec(),
+                received: inbound.received,
+            });
+        }
+        self
+    }
+
     pub(in crate::engine) fn handle_job(
         self,
         cx: &mut Context,
@@ -97,11 +116,16 @@ impl DerivingForAuth {
                     spi_i: base.spi_i,
                     spi_r: base.spi_r,
                 };
-                let keys = derive_ike_keys(self.suite.prf, self.suite.encr, &shared, input);
+                let keys = derive_ike_keys(self.suite.prf, self.suite.protection, &shared, input);
                 let channel = Channel::new(self.suite, keys, Role::Responder);
-                let Held { local, remote, octets, received } = self.held;
-                let held = Inbound { local, remote, octets: &octets, received };
-                AwaitingAuthRequest { channel, record: self.record }.handle_message(cx, base, now, &held)
+                let additional = self.suite.additional().collect();
+                let awaiting = AwaitingAuthRequest { channel, record: self.record, additional };
+                let mut state = State::AwaitingAuthRequest(awaiting);
+                for Held { local, remote, octets, received } in self.held {
+                    let held = Inbound { local, remote, octets: &octets, received };
+                    state = state.handle_message(cx, base, now, held)?;
+                }
+                Ok(state)
             }
             JobResult::KeDerived(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))
@@ -123,6 +147,8 @@ impl DerivingForAuth {
 pub(in crate::engine) struct AwaitingAuthRequest {
     channel: Channel,
     record: InitRecord,
+    /// Additional key exchanges that have to come first.
+    additional: VecDeque<KeMethod>,
 }
 
 impl AwaitingAuthRequest {
@@ -138,7 +164,18 @@ impl AwaitingAuthRequest {
         inbound: &Inbound<'_>,
     ) -> Next {
         match self.channel.receive(cx, base, inbound) {
-            Incoming::Request(ExchangeType::IkeAuth, payloads) => {
+            Incoming::Request(ExchangeType::IkeIntermediate, payloads) if !self.additional.is_empty() => {
+                match self.additional.pop_front() {
+                    Some(method) => AnsweringIntermediate::begin(cx, base, self, method, &payloads),
+                    None => Ok(State::AwaitingAuthRequest(self)),
+                }
+            }
+            Incoming::Request(ExchangeType::IkeAuth, _) if !self.additional.is_empty() => {
+                let failure = base.about(cx).missing("IKE_AUTH", "the IKE_INTERMEDIATE exchanges before it");
+                Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure))
+            }
+            Incoming::Request(ExchangeType::IkeAuth, mut payloads) => {
+                self.take_ppk(cx, &mut payloads);
                 let about = About { connection: None, remote: Some(base.remote) };
                 let candidates = self.candidates(cx, base);
                 self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
@@ -160,6 +197,14 @@ impl AwaitingAuthRequest {
             Incoming::Response(_) | Incoming::BadResponse(_) | Incoming::Nothing => {
                 Ok(State::AwaitingAuthRequest(self))
             }
+        }
+    }
+
+    /// Mixes in the post-quantum pre-shared key that the initiator has named, or takes the proof without it.
+    fn take_ppk(&mut self, cx: &Context, payloads: &mut [Payload]) {
+        match ppk::of_responder(&cx.config, payloads).filter(|_| self.record.ppk) {
+            Some(key) => self.channel.mix(&key.secret),
+            None => ppk::fall_back(payloads),
         }
     }
 
@@ -255,9 +300,10 @@ impl AwaitingAuthRequest {
         base: &mut Base,
         now: Instant,
         identified: Identified,
-        answer: Vec<Payload>,
+        mut answer: Vec<Payload>,
         payloads: &[Payload],
     ) -> Next {
+        answer.extend(self.channel.is_mixed().then(ppk::confirmation));
         let Identified { connection, local_id, remote_id } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
@@ -282,7 +328,19 @@ impl AwaitingAuthRequest {
         Box::new(established).pump(cx, base, now)
     }
 
-    fn refuse(
+    /// Answers an additional key exchange, and takes the keys that it has made.
+    pub(in crate::engine) fn answer_intermediate(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        answer: Vec<Payload>,
+        shared: SharedSecret,
+    ) {
+        self.channel.respond(cx, base, answer);
+        self.channel.renew_keys(base, &self.record, shared);
+    }
+
+    pub(in crate::engine) fn refuse(
         &mut self,
         cx: &mut Context,
         base: &Base,
@@ -329,6 +387,9 @@ impl AwaitingAuthRequest {
         let about = About { connection: Some(connection.name.clone()), ..about.clone() };
         let local_id = connections::local_identity(connection, local_ip);
         let identified = Identified { connection: index, local_id, remote_id: peer.clone() };
+        if connection.ppk.required && !self.channel.is_mixed() {
+            return refused(about.ppk_not_used());
+        }
         match (connections::remote_method(connection), found.auth) {
             (RemoteMethod::Psk, Some((SHARED_KEY_MIC, data))) => {
                 let local_id = &identified.local_id;
@@ -336,7 +397,10 @@ impl AwaitingAuthRequest {
                     return refused(about.no_shared_key(local_id, peer));
                 };
                 if !verify(&self.channel, &self.record, Role::Initiator, sent, &key.secret, data) {
-                    return refused(about.shared_key_mismatch(&key.name, local_id, peer));
+                    return refused(match self.channel.is_mixed() {
+                        true => about.ppk_mismatch(&key.name, peer),
+                        false => about.shared_key_mismatch(&key.name, local_id, peer),
+                    });
                 }
                 Ok((identified, None))
             }

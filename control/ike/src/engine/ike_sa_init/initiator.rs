@@ -10,13 +10,16 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use super::{InitPayloads, InitRecord, NONCE_LEN, error_notification, nat, notification, notifications};
+use super::{
+    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, error_notification,
+    nat, notification, notifications,
+};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::context::Context;
-use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
-use crate::engine::ike_auth::{SignatureSupport, certificates};
+use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
+use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
@@ -94,7 +97,7 @@ impl GeneratingKe {
         match done.result {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let octets = request(cx, base, &self.attempt, &public);
-                let outstanding = Outstanding::send(cx, base, now, octets);
+                let outstanding = Outstanding::send(cx, base, now, vec![octets]);
                 let state =
                     AwaitingInitResponse { attempt: self.attempt, secret, public, outstanding, doubt: None };
                 Ok(State::AwaitingInitResponse(state))
@@ -110,6 +113,10 @@ impl GeneratingKe {
     }
 }
 
+fn wants_ppk(cx: &Context, base: &Base) -> bool {
+    cx.connection(base.connection).is_some_and(|connection| connection.ppk.id.is_some())
+}
+
 fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u8> {
     let connection = cx.connection(base.connection);
     let mut payloads = Vec::new();
@@ -122,6 +129,9 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
     let spis = (base.spi_i, [0; 8]);
     payloads.extend(nat::announce(spis, base.local, base.remote, nat::is_forced(cx, base)));
     payloads.extend(connection.and_then(|connection| certificates::announce_hashes([connection])));
+    payloads.extend(connection.and_then(announce_fragmentation));
+    payloads.extend(wants_ppk(cx, base).then(ppk::announce));
+    payloads.extend(connection.and_then(|connection| ike_intermediate::announce(&connection.proposals)));
     Message { header: header(base, ExchangeType::IkeSaInit, false, 0), payloads }.emit()
 }
 
@@ -166,12 +176,14 @@ impl AwaitingInitResponse {
                 base.spi_r = found.spi_r;
                 base.suite = Some(accepted.suite);
                 base.nat = nat::detect(payloads, (base.spi_i, base.spi_r), inbound, nat::is_forced(cx, base));
+                base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
                     response: inbound.octets.to_vec(),
                     nonce_i: self.attempt.nonce.to_vec(),
                     nonce_r: accepted.nonce_r,
                     peer: SignatureSupport::parse(payloads),
+                    ppk: wants_ppk(cx, base) && ppk::is_announced(payloads),
                 };
                 base.lowest_nonce = record.lowest_nonce();
                 let job = cx.derive_ke(base.id, self.secret, accepted.ke_public);
@@ -203,6 +215,12 @@ impl AwaitingInitResponse {
             );
             return Err(about.ike_proposal_not_ours(&why));
         }
+        let announced = ike_intermediate::is_announced(notifications(&inbound.received.message.payloads));
+        if suite.additional().next().is_some() && !announced {
+            let why =
+                "it chose additional key exchanges, but does not know IKE_INTERMEDIATE, which carries them";
+            return Err(about.ike_proposal_not_ours(&why));
+        }
         Ok(Accepted { suite, nonce_r: payloads.nonce.to_vec(), ke_public: payloads.ke_public.to_vec() })
     }
 
@@ -218,7 +236,7 @@ impl AwaitingInitResponse {
         }
         self.attempt.cookie = Some(cookie.data.clone());
         let octets = request(cx, base, &self.attempt, &self.public);
-        self.outstanding = Outstanding::send(cx, base, now, octets);
+        self.outstanding = Outstanding::send(cx, base, now, vec![octets]);
         Ok(State::AwaitingInitResponse(self))
     }
 
@@ -300,10 +318,11 @@ impl DerivingKeys {
                     spi_i: base.spi_i,
                     spi_r: base.spi_r,
                 };
-                let keys = derive_ike_keys(self.suite.prf, self.suite.encr, &shared, input);
+                let keys = derive_ike_keys(self.suite.prf, self.suite.protection, &shared, input);
                 float(cx, base);
                 let channel = Channel::new(self.suite, keys, Role::Initiator);
-                Ok(State::AllocatingFirstSpi(AllocatingFirstSpi::begin(cx, base, channel, self.record)))
+                let additional = self.suite.additional().collect();
+                Ok(ike_intermediate::initiator::proceed(cx, base, channel, self.record, additional))
             }
             JobResult::KeDerived(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))

@@ -6,8 +6,10 @@ pub(super) mod initiator;
 pub(super) mod nat;
 pub(super) mod responder;
 
+use super::context::Context;
 use super::ike_auth::SignatureSupport;
-use crate::message::{Notify, Payload, Protocol, WireProposal};
+use crate::config::{ConnectionConfig, IkeFragmentation};
+use crate::message::{Notify, Payload, Protocol, WireProposal, notify};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
 const NONCE_LEN: usize = 32;
@@ -21,6 +23,8 @@ pub(super) struct InitRecord {
     pub(super) nonce_r: Vec<u8>,
     /// What the peer said beforehand about signatures and certificates.
     pub(super) peer: SignatureSupport,
+    /// Both ends could use a post-quantum pre-shared key.
+    pub(super) ppk: bool,
 }
 
 impl InitRecord {
@@ -59,6 +63,19 @@ impl<'a> InitPayloads<'a> {
             nonce: nonce.ok_or("a nonce")?,
         })
     }
+}
+
+/// That we take messages in fragments (RFC 7383 §2.3).
+fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
+    let takes = connection.fragmentation != IkeFragmentation::No;
+    takes.then(|| notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()))
+}
+
+/// Whether both ends take messages in fragments, of which `payloads` says what the peer does.
+fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
+    let ours = cx.connection(connection).and_then(announce_fragmentation);
+    let found = |found: &Notify| found.notify_type == notify::IKEV2_FRAGMENTATION_SUPPORTED;
+    ours.is_some() && notifications(payloads).any(found)
 }
 
 /// A notification that concerns no SA but the IKE SA itself.

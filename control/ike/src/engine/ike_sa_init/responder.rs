@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::cookie::Cookies;
-use super::{InitPayloads, InitRecord, NONCE_LEN, nat, notification, notifications};
+use super::{InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, nat, notification, notifications};
 use crate::crypto::KeMethod;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{header, send};
@@ -13,7 +13,8 @@ use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::failure::About;
 use crate::engine::ike_auth::responder::AwaitingFirstAuth;
-use crate::engine::ike_auth::{SignatureSupport, certificates};
+use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
+use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
@@ -43,6 +44,8 @@ pub(in crate::engine) struct Admitted {
     nonce_i: Vec<u8>,
     /// What the initiator said about signatures.
     peer: SignatureSupport,
+    /// Both ends could use a post-quantum pre-shared key.
+    ppk: bool,
     /// What we say about signatures and certificates.
     authentication: Vec<Payload>,
 }
@@ -82,7 +85,8 @@ pub(in crate::engine) fn admit(
         }
     }
     let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
-    match choose(cx, &candidates, &init) {
+    let intermediate = ike_intermediate::is_announced(notifications(payloads));
+    match choose(cx, &candidates, &init, intermediate) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
             let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
@@ -95,6 +99,7 @@ pub(in crate::engine) fn admit(
             peer_public: init.ke_public.to_vec(),
             nonce_i: init.nonce.to_vec(),
             peer: SignatureSupport::parse(payloads),
+            ppk: !cx.config.ppks.is_empty() && ppk::is_announced(payloads),
             authentication: authentication(cx, &candidates, payloads),
         }),
         Some(Choice::OtherGroup(method)) => {
@@ -133,13 +138,18 @@ enum Choice {
 }
 
 /// The first candidate whose proposals go with the public value that came; else the first whose proposals go with
-/// the offer.
-fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>) -> Option<Choice> {
+/// the offer. Without `intermediate` there can be no additional key exchanges.
+fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermediate: bool) -> Option<Choice> {
     let mut other_group = None;
     let mut mismatch = None;
     for &connection in candidates {
         let Some(config) = cx.connection(connection) else { continue };
-        match negotiation::choose_ike(&config.proposals, init.proposals, init.ke_method) {
+        let ours = if intermediate {
+            config.proposals.clone()
+        } else {
+            negotiation::without_additional(&config.proposals)
+        };
+        match negotiation::choose_ike(&ours, init.proposals, init.ke_method) {
             Ok((suite, number)) if suite.ke.id() == init.ke_method => {
                 return Some(Choice::Suite { connection, suite, number });
             }
@@ -183,7 +193,8 @@ impl Answering {
         base.suite = Some(admitted.suite);
         let payloads = &inbound.received.message.payloads;
         base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
-        let job = cx.generate_ke(base.id, admitted.suite.ke);
+        base.fragmentation = agrees_on_fragmentation(cx, admitted.connection, payloads);
+        let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
         Self { job, admitted, request: inbound.octets.to_vec() }
     }
 
@@ -192,13 +203,14 @@ impl Answering {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(base, public, nonce_r.clone());
-                send(cx, base.local, base.remote, response.clone());
+                send(cx, base.local, base.remote, &[response.clone()]);
                 let record = InitRecord {
                     request: self.request,
                     response,
                     nonce_i: self.admitted.nonce_i,
                     nonce_r,
                     peer: self.admitted.peer,
+                    ppk: self.admitted.ppk,
                 };
                 base.lowest_nonce = record.lowest_nonce();
                 let state = AwaitingFirstAuth {
@@ -228,6 +240,13 @@ impl Answering {
         let spis = (base.spi_i, base.spi_r);
         payloads.extend(nat::announce(spis, base.local, base.remote, base.nat.forced));
         payloads.extend(self.admitted.authentication.iter().cloned());
+        if base.fragmentation {
+            payloads.push(notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()));
+        }
+        payloads.extend(self.admitted.ppk.then(ppk::announce));
+        if self.admitted.suite.additional().next().is_some() {
+            payloads.push(notification(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, Vec::new()));
+        }
         Message { header: header(base, ExchangeType::IkeSaInit, true, 0), payloads }.emit()
     }
 }

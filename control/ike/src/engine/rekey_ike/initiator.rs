@@ -1,14 +1,16 @@
 //! Rekeying an IKE SA of our own accord.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Agreed, born, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, link, public_of, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, KeSecret, SharedSecret};
 use crate::engine::api::{Event, Failure, IkeSaId, JobId, JobResult};
 use crate::engine::context::{Context, Effect};
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::ike_sa_init::{InitPayloads, error_notification};
+use crate::engine::failure::About;
+use crate::engine::ike_sa_init::{InitPayloads, error_notification, notification};
 use crate::engine::informational::Deleting;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Next, Role, State};
@@ -20,6 +22,10 @@ use crate::proposal::accepted_ike;
 pub(in crate::engine) struct Rekeying {
     step: Step,
     rival: Option<Rival>,
+    /// Secrets of the key exchanges that are done.
+    shared: Vec<SharedSecret>,
+    /// Additional key exchanges that are not.
+    left: VecDeque<KeMethod>,
 }
 
 /// The IKE SA that the peer has made to the same end.
@@ -36,8 +42,12 @@ enum Step {
     GeneratingKe { job: JobId, method: KeMethod, tried: Vec<KeMethod> },
     /// The response.
     AwaitingResponse(AwaitingResponse),
-    /// The shared secret.
-    DerivingKe { job: JobId, agreed: Agreed },
+    /// The shared secret. `link`: what the next IKE_FOLLOWUP_KE has to show.
+    DerivingKe { job: JobId, agreed: Agreed, link: Vec<u8> },
+    /// Our public value of an additional key exchange.
+    GeneratingFollowup { job: JobId, agreed: Agreed, link: Vec<u8>, method: KeMethod },
+    /// The IKE_FOLLOWUP_KE response.
+    AwaitingFollowup { agreed: Agreed, method: KeMethod, secret: KeSecret },
 }
 
 #[derive(Debug)]
@@ -67,7 +77,8 @@ impl Rekeying {
     ) -> Self {
         tried.push(method);
         let job = cx.generate_ke(base.id, method);
-        Self { step: Step::GeneratingKe { job, method, tried }, rival }
+        let step = Step::GeneratingKe { job, method, tried };
+        Self { step, rival, shared: Vec::new(), left: VecDeque::new() }
     }
 
     /// Whether the peer may know of it.
@@ -77,8 +88,10 @@ impl Rekeying {
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
-            Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => *job == id,
-            Step::AwaitingResponse(_) => false,
+            Step::GeneratingKe { job, .. }
+            | Step::DerivingKe { job, .. }
+            | Step::GeneratingFollowup { job, .. } => *job == id,
+            Step::AwaitingResponse(_) | Step::AwaitingFollowup { .. } => false,
         }
     }
 
@@ -115,14 +128,37 @@ impl Rekeying {
                 established.ours = Ours::RekeyingIke(self);
                 established.pump(cx, base, now)
             }
-            (Step::GeneratingKe { .. }, JobResult::KeGenerated(Err(error)))
+            (
+                Step::GeneratingKe { .. } | Step::GeneratingFollowup { .. },
+                JobResult::KeGenerated(Err(error)),
+            )
             | (Step::DerivingKe { .. }, JobResult::KeDerived(Err(error))) => {
                 let failure = base.about(cx).key_exchange(&error);
                 established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure));
                 established.pump(cx, base, now)
             }
-            (Step::DerivingKe { agreed, .. }, JobResult::KeDerived(Ok(shared))) => {
-                conclude(cx, base, now, established, &agreed, &shared, self.rival)
+            (Step::DerivingKe { agreed, link, .. }, JobResult::KeDerived(Ok(shared))) => {
+                self.shared.push(shared);
+                let Some(method) = self.left.pop_front() else {
+                    return conclude(cx, base, now, established, &agreed, &self.shared, self.rival);
+                };
+                let job = cx.generate_ke(base.id, method);
+                self.step = Step::GeneratingFollowup { job, agreed, link, method };
+                established.ours = Ours::RekeyingIke(self);
+                established.pump(cx, base, now)
+            }
+            (
+                Step::GeneratingFollowup { agreed, link, method, .. },
+                JobResult::KeGenerated(Ok((secret, public))),
+            ) => {
+                let payloads = vec![
+                    Payload::Ke { method: method.id(), data: public },
+                    notification(notify::ADDITIONAL_KEY_EXCHANGE, link),
+                ];
+                established.channel.request(cx, base, now, ExchangeType::IkeFollowupKe, payloads);
+                self.step = Step::AwaitingFollowup { agreed, method, secret };
+                established.ours = Ours::RekeyingIke(self);
+                established.pump(cx, base, now)
             }
             (step, result) => {
                 self.step = step;
@@ -142,9 +178,24 @@ impl Rekeying {
         established: &mut Established,
         payloads: Vec<Payload>,
     ) {
-        let Step::AwaitingResponse(mut state) = self.step else {
-            established.ours = Ours::RekeyingIke(self);
-            return;
+        let mut state = match self.step {
+            Step::AwaitingResponse(state) => state,
+            Step::AwaitingFollowup { agreed, method, secret } => {
+                match followed_up(base.about(cx), &payloads, method, !self.left.is_empty()) {
+                    Ok((public, link)) => {
+                        let job = cx.derive_ke(base.id, secret, public);
+                        self.step = Step::DerivingKe { job, agreed, link };
+                        established.ours = Ours::RekeyingIke(self);
+                    }
+                    Err(failure) => established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure)),
+                }
+                return;
+            }
+            step => {
+                self.step = step;
+                established.ours = Ours::RekeyingIke(self);
+                return;
+            }
         };
         if matches!(established.theirs, Some(Theirs::Ike(_))) {
             state.held = Some(payloads);
@@ -187,12 +238,38 @@ impl Rekeying {
         established.peer_is_busy_since = None;
         match state.accept(cx, base, &payloads) {
             Ok((agreed, peer_public)) => {
+                self.left = agreed.suite.additional().collect();
+                let link = link(&payloads).map(<[u8]>::to_vec);
+                if link.is_none() && !self.left.is_empty() {
+                    let failure =
+                        base.about(cx).missing("CREATE_CHILD_SA", "an ADDITIONAL_KEY_EXCHANGE notification");
+                    return established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure));
+                }
                 let job = cx.derive_ke(base.id, state.secret, peer_public);
-                self.step = Step::DerivingKe { job, agreed };
+                self.step = Step::DerivingKe { job, agreed, link: link.unwrap_or_default() };
                 established.ours = Ours::RekeyingIke(self);
             }
             Err(failure) => established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure)),
         }
+    }
+}
+
+/// The peer's public value of an IKE_FOLLOWUP_KE response, and what the next one has to show, if there is one.
+fn followed_up(
+    about: About,
+    payloads: &[Payload],
+    method: KeMethod,
+    more: bool,
+) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    if let Some(error) = error_notification(payloads) {
+        return Err(about.refused("IKE_FOLLOWUP_KE", error.notify_type));
+    }
+    let missing = |what| about.missing("IKE_FOLLOWUP_KE", what);
+    let public = public_of(payloads, method);
+    let public = public.ok_or_else(|| missing("a KE payload of the method that was agreed on"))?;
+    match link(payloads) {
+        None if more => Err(missing("an ADDITIONAL_KEY_EXCHANGE notification")),
+        link => Ok((public.to_vec(), link.unwrap_or_default().to_vec())),
     }
 }
 
@@ -250,7 +327,7 @@ fn conclude(
     now: Instant,
     mut established: Box<Established>,
     agreed: &Agreed,
-    shared: &SharedSecret,
+    shared: &[SharedSecret],
     rival: Option<Rival>,
 ) -> Next {
     let (mut new, channel) = successor(cx, base, &established.channel, now, agreed, shared);

@@ -9,6 +9,10 @@
 //! - from the peer's Delete of the old IKE SA: the peer did not know of our request, or has prevailed.
 //!
 //! What an end waits for the other to delete, it deletes itself after [`patience`].
+//!
+//! Additional key exchanges follow in IKE_FOLLOWUP_KE, tied to the first exchange by what the responder has put into its
+//! answer (RFC 9370 §2.2.4); only after the last is there a new IKE SA. While one end is at that, the other's request to
+//! the same end is answered TEMPORARY_FAILURE: neither can wait for the other.
 
 pub(super) mod initiator;
 pub(super) mod responder;
@@ -19,10 +23,11 @@ use super::api::{Event, IkeSaId, IkeState};
 use super::channel::Channel;
 use super::context::{Context, Effect};
 use super::established::Established;
+use super::ike_sa_init::notifications;
 use super::sa::{Base, Estate, Role, State};
 use crate::config::Retransmission;
-use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
-use crate::message::{Payload, Protocol, WireProposal};
+use crate::crypto::{KdfInput, KeMethod, SharedSecret, derive_rekeyed_ike_keys};
+use crate::message::{Payload, Protocol, WireProposal, notify};
 use crate::proposal::IkeSuite;
 
 /// Whether a CREATE_CHILD_SA request is about the IKE SA.
@@ -59,12 +64,13 @@ fn successor(
     channel: &Channel,
     now: Instant,
     agreed: &Agreed,
-    shared: &SharedSecret,
+    shared: &[SharedSecret],
 ) -> (Base, Channel) {
     let Agreed { role, suite, spi_i, spi_r, .. } = *agreed;
     let id = cx.fresh_id();
     let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
     base.nat = old.nat;
+    base.fragmentation = old.fragmentation;
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
@@ -75,8 +81,14 @@ fn successor(
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };
-    let keys =
-        derive_rekeyed_ike_keys(channel.suite.prf, &channel.keys.sk_d, suite.prf, suite.encr, shared, input);
+    let keys = derive_rekeyed_ike_keys(
+        channel.suite.prf,
+        &channel.keys.sk_d,
+        suite.prf,
+        suite.protection,
+        shared,
+        input,
+    );
     (base, Channel::after_rekeying(suite, keys))
 }
 
@@ -92,6 +104,20 @@ fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, n
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
     born(cx, base, State::Established(Box::new(established)), Some(old.id));
+}
+
+/// What ties an IKE_FOLLOWUP_KE to what came before it (RFC 9370 §2.2.4).
+fn link(payloads: &[Payload]) -> Option<&[u8]> {
+    let found = notifications(payloads).find(|found| found.notify_type == notify::ADDITIONAL_KEY_EXCHANGE);
+    found.map(|found| found.data.as_slice())
+}
+
+/// The public value of a key exchange of that method.
+fn public_of(payloads: &[Payload], method: KeMethod) -> Option<&[u8]> {
+    payloads.iter().find_map(|payload| match payload {
+        Payload::Ke { method: found, data } if *found == method.id() => Some(data.as_slice()),
+        _ => None,
+    })
 }
 
 /// One IKE SA's SPI in an offer or answer (RFC 7296 §3.3.1).

@@ -1,19 +1,22 @@
 //! A peer's wish to rekey the IKE SA.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::initiator::Rival;
-use super::{Agreed, born, patience, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, link, patience, public_of, spi_of, succeed, successor, with_spi};
+use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::Channel;
 use crate::engine::context::Context;
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::create_child_sa::responder::Refused;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::ike_sa_init::InitPayloads;
+use crate::engine::ike_sa_init::{InitPayloads, notification};
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Role, State};
 use crate::message::{Payload, notify};
+use crate::proposal::IkeProposal;
 
 /// A request that waits for jobs.
 #[derive(Debug)]
@@ -22,6 +25,12 @@ pub(in crate::engine) struct Answering {
     /// Of the proposal.
     number: u8,
     step: Step,
+    /// Secrets of the key exchanges that are done.
+    shared: Vec<SharedSecret>,
+    /// Additional key exchanges that are not.
+    left: VecDeque<KeMethod>,
+    /// The method of the one under way.
+    method: KeMethod,
 }
 
 /// What it awaits.
@@ -31,7 +40,11 @@ enum Step {
     GeneratingKe { job: JobId, peer_public: Vec<u8> },
     /// The shared secret.
     DerivingKe { job: JobId, public: Vec<u8> },
+    /// IKE_FOLLOWUP_KE, which shows this, until then.
+    AwaitingFollowup { link: [u8; LINK_LEN], until: Instant },
 }
+
+const LINK_LEN: usize = 16;
 
 impl Answering {
     /// Judges the request. It has been answered, or is left in `established.theirs`.
@@ -76,6 +89,13 @@ impl Answering {
             let wanted = suite.ke.id().to_be_bytes().to_vec();
             return Err(Refused::with(notify::INVALID_KE_PAYLOAD, wanted, None));
         }
+        let wants_more =
+            |proposal: &IkeProposal| proposal.additional.iter().any(|methods| !methods.is_empty());
+        if matches!(&established.ours, Ours::RekeyingIke(rekeying) if rekeying.has_left())
+            && ours.iter().any(wants_more)
+        {
+            return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
+        }
         let (nonce_i, peer_public) = (found.nonce.to_vec(), found.ke_public.to_vec());
         let agreed = Agreed {
             role: Role::Responder,
@@ -85,14 +105,39 @@ impl Answering {
             nonce_i,
             nonce_r: cx.random::<32>().to_vec(),
         };
-        let step = Step::GeneratingKe { job: cx.generate_ke(base.id, suite.ke), peer_public };
-        Ok(Self { agreed, number, step })
+        let job = cx.answer_ke(base.id, suite.ke, peer_public.clone());
+        let step = Step::GeneratingKe { job, peer_public };
+        let left = suite.additional().collect();
+        Ok(Self { agreed, number, step, shared: Vec::new(), left, method: suite.ke })
     }
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
             Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => *job == id,
+            Step::AwaitingFollowup { .. } => false,
         }
+    }
+
+    /// When the peer's next key exchange is no longer waited for.
+    pub(in crate::engine) fn deadline(&self) -> Option<Instant> {
+        match &self.step {
+            Step::AwaitingFollowup { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// Takes an IKE_FOLLOWUP_KE request; gives it back if it is not the one that is awaited.
+    fn follow_up(mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) -> Result<Self, Self> {
+        let Step::AwaitingFollowup { link: wanted, .. } = &self.step else { return Err(self) };
+        let Some(method) = self.left.front().copied().filter(|_| link(payloads) == Some(wanted)) else {
+            return Err(self);
+        };
+        let Some(peer_public) = public_of(payloads, method).map(<[u8]>::to_vec) else { return Err(self) };
+        self.left.pop_front();
+        self.method = method;
+        let job = cx.answer_ke(base.id, method, peer_public.clone());
+        self.step = Step::GeneratingKe { job, peer_public };
+        Ok(self)
     }
 
     /// Takes the job that it awaits. It has been answered, or is left in `established.theirs`.
@@ -112,12 +157,24 @@ impl Answering {
             }
             (Step::DerivingKe { public, .. }, JobResult::KeDerived(Ok(shared))) => {
                 let Agreed { suite, spi_r, .. } = self.agreed;
-                let answer = vec![
-                    Payload::Sa(with_spi(vec![suite.answer(self.number)], spi_r)),
-                    Payload::Nonce(self.agreed.nonce_r.clone()),
-                    Payload::Ke { method: suite.ke.id(), data: public },
-                ];
-                let (new, channel) = successor(cx, base, &established.channel, now, &self.agreed, &shared);
+                let mut answer = Vec::new();
+                if self.shared.is_empty() {
+                    answer.push(Payload::Sa(with_spi(vec![suite.answer(self.number)], spi_r)));
+                    answer.push(Payload::Nonce(self.agreed.nonce_r.clone()));
+                }
+                answer.push(Payload::Ke { method: self.method.id(), data: public });
+                self.shared.push(shared);
+                if !self.left.is_empty() {
+                    let link = cx.random();
+                    answer.push(notification(notify::ADDITIONAL_KEY_EXCHANGE, link.to_vec()));
+                    established.channel.respond(cx, base, answer);
+                    let until = now + patience(&cx.config.retransmission);
+                    self.step = Step::AwaitingFollowup { link, until };
+                    established.theirs = Some(Theirs::Ike(self));
+                    return;
+                }
+                let (new, channel) =
+                    successor(cx, base, &established.channel, now, &self.agreed, &self.shared);
                 established.channel.respond(cx, base, answer);
                 conclude(cx, base, now, established, &self.agreed, new, channel);
             }
@@ -163,6 +220,29 @@ fn conclude(
 }
 
 impl Established {
+    /// A peer's additional key exchange (RFC 9370 §2.2.4).
+    pub(in crate::engine) fn handle_followup(&mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) {
+        let followed = match self.theirs.take() {
+            Some(Theirs::Ike(answering)) => match answering.follow_up(cx, base, payloads) {
+                Ok(answering) => {
+                    self.theirs = Some(Theirs::Ike(answering));
+                    true
+                }
+                Err(answering) => {
+                    self.theirs = Some(Theirs::Ike(answering));
+                    false
+                }
+            },
+            theirs => {
+                self.theirs = theirs;
+                false
+            }
+        };
+        if !followed {
+            self.channel.respond(cx, base, vec![notification(notify::STATE_NOT_FOUND, Vec::new())]);
+        }
+    }
+
     /// Takes the response to our own request that came while the peer's was being answered.
     fn take_held(&mut self, cx: &mut Context, base: &mut Base, now: Instant) {
         let held = match &mut self.ours {

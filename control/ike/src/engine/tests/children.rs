@@ -141,8 +141,9 @@ fn refusal_of(world: &mut World, exchange: ExchangeType, payloads: Vec<Payload>)
         panic!()
     };
     let channel = &established.channel;
-    let payloads =
-        crate::message::open(&received.encrypted.unwrap(), channel.suite.encr, &channel.keys.sk_er).unwrap();
+    let sealing =
+        crate::message::Sealing { protection: channel.suite.protection, keys: channel.keys.of_responder() };
+    let payloads = crate::message::open(&received.encrypted.unwrap(), sealing).unwrap();
     world.run(1);
     ike_sa_init::notifications(&payloads).map(|notify| notify.notify_type).collect()
 }

@@ -29,6 +29,8 @@ pub(super) struct Gateway {
     pub(super) full: bool,
     pub(super) refuses: bool,
     pub(super) crls: Vec<Arc<auth::Crl>>,
+    /// Changes the encapsulation keys that it makes.
+    pub(super) spoil: Option<fn(&mut Vec<u8>)>,
     pub(super) pools: Pools,
 }
 
@@ -109,8 +111,18 @@ impl Gateway {
                 let local = if remote == address(B) { address(A) } else { address(B) };
                 JobResult::SourceAddress(Some(local))
             }
-            Job::GenerateKe { method, seed } => {
-                JobResult::KeGenerated(crypto::generate(method, &mut ChaCha20Rng::from_seed(seed)))
+            Job::GenerateKe { method, peer_public, seed } => {
+                let mut rng = ChaCha20Rng::from_seed(seed);
+                let mut made = match peer_public {
+                    None => crypto::generate(method, &mut rng),
+                    Some(public) => crypto::answer(method, &public, &mut rng),
+                };
+                if let (Ok((_, public)), Some(spoil), true) =
+                    (&mut made, self.spoil, method == crypto::KeMethod::MlKem768)
+                {
+                    spoil(public);
+                }
+                JobResult::KeGenerated(made)
             }
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))

@@ -6,10 +6,10 @@ use std::time::Duration;
 use portcullis_ipsec::Spi;
 
 use super::world::*;
-use crate::crypto::{IkeAead, IkeKeys};
+use crate::crypto::{IkeKeys, Protection};
 use crate::engine::ike_sa_init::notifications;
 use crate::engine::*;
-use crate::message::{Payload, open};
+use crate::message::{Payload, Sealing, open};
 
 /// A message under way, and what is in it.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(super) fn prevailing(from_a: [&Letter; 2], from_b: [&Letter; 2]) -> usize {
 /// The world, by hand.
 pub(super) struct Hands {
     pub(super) world: World,
-    keys: HashMap<([u8; 8], [u8; 8]), (IkeAead, IkeKeys)>,
+    keys: HashMap<([u8; 8], [u8; 8]), (Protection, IkeKeys)>,
 }
 
 impl Hands {
@@ -91,7 +91,7 @@ impl Hands {
             for sa in self.world.ends[end].engine.sas.values() {
                 if let State::Established(established) = &sa.state {
                     let channel = &established.channel;
-                    let keys = (channel.suite.encr, channel.keys.clone());
+                    let keys = (channel.suite.protection, channel.keys.clone());
                     self.keys.insert((sa.base.spi_i, sa.base.spi_r), keys);
                 }
             }
@@ -128,9 +128,10 @@ impl Hands {
         let DatagramPayload::Ike(octets) = &flight.datagram.payload else { panic!("not IKE") };
         let received = Message::parse(octets).unwrap();
         let header = received.message.header;
-        let (encr, keys) = &self.keys[&(header.spi_i, header.spi_r)];
-        let key = if header.initiator { &keys.sk_ei } else { &keys.sk_er };
-        let payloads = open(&received.encrypted.unwrap(), *encr, key).unwrap();
+        let (protection, keys) = &self.keys[&(header.spi_i, header.spi_r)];
+        let keys = if header.initiator { keys.of_initiator() } else { keys.of_responder() };
+        let sealing = Sealing { protection: *protection, keys };
+        let payloads = open(&received.encrypted.unwrap(), sealing).unwrap();
         Letter {
             flight,
             exchange: header.exchange,

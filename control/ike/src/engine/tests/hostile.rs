@@ -99,34 +99,25 @@ fn seal(
     inside: &[u8],
 ) -> Datagram {
     use rand_core::Rng as _;
-    let iv = world.rng.next_u64() | 1 << 63;
+    let number = world.rng.next_u64() | 1 << 63;
     let sa = world.ends[end].engine.sas.values().next().unwrap();
     let State::Established(established) = &sa.state else { panic!("not established") };
     let channel = &established.channel;
-    let key = if end == A { &channel.keys.sk_ei } else { &channel.keys.sk_er };
+    let keys = if end == A { channel.keys.of_initiator() } else { channel.keys.of_responder() };
     let header = header(channel::header(&sa.base, ExchangeType::Informational, false, 0));
     let mut octets = Vec::new();
     octets.extend_from_slice(&header.spi_i);
     octets.extend_from_slice(&header.spi_r);
-    let exchange = match header.exchange {
-        ExchangeType::IkeSaInit => 34,
-        ExchangeType::IkeAuth => 35,
-        ExchangeType::CreateChildSa => 36,
-        ExchangeType::Informational => 37,
-        ExchangeType::Other(other) => other,
-    };
+    let exchange = header.exchange.number();
     let flags = u8::from(header.initiator) << 3 | u8::from(header.response) << 5;
     octets.extend_from_slice(&[46, 0x20, exchange, flags]);
     octets.extend_from_slice(&header.message_id.to_be_bytes());
-    let sealed_len = 4 + 8 + inside.len() + 1 + 16;
+    let sealed_len = 4 + channel.suite.protection.sealed_len(inside.len());
     octets.extend_from_slice(&(28 + sealed_len as u32).to_be_bytes());
     octets.extend_from_slice(&[first_payload, 0]);
     octets.extend_from_slice(&(sealed_len as u16).to_be_bytes());
-    let mut data = inside.to_vec();
-    data.push(0);
-    channel.suite.encr.seal(key, iv.to_be_bytes(), &octets, &mut data).unwrap();
-    octets.extend_from_slice(&iv.to_be_bytes());
-    octets.extend_from_slice(&data);
+    let body = channel.suite.protection.seal(keys, number, &octets, inside).unwrap();
+    octets.extend_from_slice(&body);
     let (local, remote) = (sa.base.local, sa.base.remote);
     Datagram { local: remote, remote: local, payload: DatagramPayload::Ike(octets) }
 }
@@ -244,7 +235,7 @@ fn an_unprotected_informational_message_is_ignored() {
 fn secrets_are_not_printed() {
     let world = World::plain().established();
     let sa = world.ends[A].engine.sas.values().next().unwrap();
-    let job = Job::GenerateKe { method: crate::crypto::KeMethod::X25519, seed: [77; 32] };
+    let job = Job::GenerateKe { method: crate::crypto::KeMethod::X25519, peer_public: None, seed: [77; 32] };
     assert!(!format!("{job:?}").contains("77"));
     let printed = format!("{sa:?}");
     assert!(printed.contains("IkeKeys(…)"));
@@ -256,23 +247,22 @@ fn secrets_are_not_printed() {
 }
 
 /// The same message with other octets inside its Encrypted payload, properly sealed with the key of its sender.
-fn reseal(world: &mut World, octets: &[u8], keys: (&crate::proposal::IkeSuite, &[u8])) -> Vec<u8> {
+fn reseal(world: &mut World, octets: &[u8], sealing: crate::message::Sealing<'_>) -> Vec<u8> {
     use rand_core::Rng as _;
-    let (suite, key) = keys;
+    let crate::message::Sealing { protection, keys } = sealing;
     let encrypted = Message::parse(octets).unwrap().encrypted.unwrap();
-    let (iv, ciphertext) = encrypted.body.split_at(8);
-    let mut inside = ciphertext.to_vec();
-    suite.encr.open(key, iv.try_into().unwrap(), &encrypted.aad, &mut inside).unwrap();
-    let mut inside = mutate(world, &inside);
+    let inside = protection.open(keys, &encrypted.aad, &encrypted.body).unwrap();
+    let inside = mutate(world, &inside);
     let mut aad = encrypted.aad.clone();
-    let sealed_len = 4 + 8 + inside.len() + 16;
+    // An AEAD, so that there is no padding: with the pad length, which is inside already.
+    let sealed_len = 4 + protection.sealed_len(inside.len()) - 1;
     let len = aad.len() - 4 + sealed_len;
     aad[24..28].copy_from_slice(&(len as u32).to_be_bytes());
     let at = aad.len();
     aad[at - 2..].copy_from_slice(&(sealed_len as u16).to_be_bytes());
-    let iv = (world.rng.next_u64() | 1 << 63).to_be_bytes();
-    suite.encr.seal(key, iv, &aad, &mut inside).unwrap();
-    [aad, iv.to_vec(), inside].concat()
+    let number = world.rng.next_u64() | 1 << 63;
+    let body = protection.seal_text(keys, number, &aad, &inside).unwrap();
+    [aad, body].concat()
 }
 
 /// The suite and keys of an end, once it has any.
@@ -323,8 +313,9 @@ fn exchanges_with_authentic_but_malformed_messages_leave_nothing_behind() {
                 continue;
             }
             let (suite, keys) = keys(&world, A).expect("A has keys");
-            let key = if from == A { &keys.sk_ei } else { &keys.sk_er };
-            let changed = reseal(&mut world, octets, (&suite, key));
+            let keys = if from == A { keys.of_initiator() } else { keys.of_responder() };
+            let sealing = crate::message::Sealing { protection: suite.protection, keys };
+            let changed = reseal(&mut world, octets, sealing);
             let flight = world.wire.iter_mut().find(|flight| flight.to != from);
             if let Some(flight) = flight {
                 flight.datagram.payload = DatagramPayload::Ike(changed);

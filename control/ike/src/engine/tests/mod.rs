@@ -1,6 +1,7 @@
 //! The engine against itself in a simulated world ([`world`]): what both ends must agree on, whatever the network
 //! does. That other implementations agree too is shown elsewhere.
 
+mod additional;
 mod addresses;
 mod certificates;
 mod children;
@@ -9,6 +10,7 @@ mod collide_ike;
 mod deletes;
 mod discretion;
 mod establish;
+mod fragmentation;
 mod gateway;
 mod hands;
 mod hostile;
@@ -18,6 +20,7 @@ mod liveness;
 mod lossy;
 mod modes;
 mod nat;
+mod ppk;
 mod reconfigure;
 mod refusals;
 mod rekey_child;

@@ -1,0 +1,250 @@
+//! Additional key exchanges (RFC 9370) in IKE_INTERMEDIATE (RFC 9242).
+
+use std::time::Duration;
+
+use super::hands::Hands;
+use super::world::*;
+use crate::config::*;
+use crate::engine::*;
+use crate::message::Payload;
+
+const HYBRID: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
+
+fn proposing(end: usize, proposals: &[&str]) -> EngineConfig {
+    let mut config = config(end);
+    config.connections[0].proposals = proposals.iter().map(|text| text.parse().unwrap()).collect();
+    config
+}
+
+fn exchanges(world: &World, end: usize) -> Vec<ExchangeType> {
+    let messages = world.messages(end).into_iter();
+    messages.map(|octets| Message::parse(&octets).unwrap().message.header.exchange).collect()
+}
+
+#[test]
+fn an_additional_key_exchange_comes_between_ike_sa_init_and_ike_auth() {
+    let world = World::new(1, proposing(A, &[HYBRID]), proposing(B, &[HYBRID])).established();
+    assert_eq!(world.ends[A].engine.status()[0].proposal.as_deref(), Some(HYBRID));
+    for end in [A, B] {
+        let mut sent = exchanges(&world, end);
+        sent.dedup();
+        use ExchangeType::*;
+        assert_eq!(sent, [IkeSaInit, IkeIntermediate, IkeAuth]);
+    }
+    world.assert_agreement();
+}
+
+#[test]
+fn every_parameter_set_and_several_in_a_row_make_the_same_keys_at_both_ends() {
+    for proposal in [
+        "aes256gcm16-prfsha256-x25519-ke1_mlkem512",
+        "aes256gcm16-prfsha256-ecp256-ke1_mlkem1024",
+        "aes256-sha256-modp2048-ke1_mlkem768-ke2_ecp384-ke7_x25519",
+        "aes256gcm16-prfsha256-x25519-ke3_ecp521",
+        "aes256gcm16-prfsha256-mlkem512-ke1_x25519",
+    ] {
+        let world = World::new(1, proposing(A, &[proposal]), proposing(B, &[proposal])).established();
+        let status = world.ends[A].engine.status();
+        assert_eq!(status[0].proposal, world.ends[B].engine.status()[0].proposal);
+        world.assert_agreement();
+    }
+}
+
+#[test]
+fn a_peer_without_additional_key_exchanges_is_met_by_another_proposal_or_not_at_all() {
+    let plain = "aes256gcm16-prfsha384-x25519";
+    let world = World::new(1, proposing(A, &[HYBRID, plain]), proposing(B, &[plain])).established();
+    assert_eq!(world.ends[A].engine.status()[0].proposal.as_deref(), Some(plain));
+    let world = World::new(1, proposing(A, &[plain]), proposing(B, &[HYBRID, plain])).established();
+    assert_eq!(world.ends[B].engine.status()[0].proposal.as_deref(), Some(plain));
+    // What may be left out is no obstacle; what may not is.
+    let optional = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke1_none";
+    let world = World::new(1, proposing(A, &[optional]), proposing(B, &[optional])).established();
+    assert_eq!(world.ends[A].engine.status()[0].proposal.as_deref(), Some(HYBRID));
+    for (a, b) in [(HYBRID, plain), (plain, HYBRID)] {
+        let mut world = World::new(1, proposing(A, &[a]), proposing(B, &[b]));
+        let command = world.initiate(A);
+        world.run(60);
+        assert_eq!(world.ends[A].done[&command].as_ref().unwrap_err().code(), "PROPOSAL_REFUSED");
+        assert!(world.failures(B).contains(&"PROPOSAL_KE_MISMATCH"));
+    }
+}
+
+#[test]
+fn no_method_is_used_twice() {
+    let twice = "aes256gcm16-prfsha384-x25519-ke1_x25519";
+    let mut world = World::new(1, proposing(A, &[twice]), proposing(B, &[twice]));
+    world.initiate(A);
+    world.run(60);
+    assert!(world.failures(B).contains(&"PROPOSAL_MISMATCH"));
+}
+
+#[test]
+fn they_come_up_whatever_the_network_does_in_fragments_too_and_are_rekeyed() {
+    for seed in 0..30 {
+        let (mut a, mut b) = (proposing(A, &[HYBRID]), proposing(B, &[HYBRID]));
+        for config in [&mut a, &mut b] {
+            config.retransmission.tries = 20;
+            config.retransmission.base = 1.05;
+            config.half_open_timeout = Duration::from_secs(240);
+            config.fragment_size = if seed % 2 == 0 { 576 } else { 9000 };
+        }
+        let mut world = World::new(seed, a, b);
+        world.weather = Weather { loss: 15, duplication: 30, delay: 400 };
+        world.job_delay = 300;
+        let up = world.initiate(A);
+        world.run_until(900, &format!("seed {seed}: up"), |world| world.ends[A].done.contains_key(&up));
+        assert_eq!(world.ends[A].done[&up], Ok(()), "seed {seed}\n{}", world.report());
+        world.command(
+            if seed % 3 == 0 { A } else { B },
+            Command::Rekey { connection: "net".to_owned(), child: None },
+        );
+        world.run(600);
+        world.assert_agreement();
+        world.terminate(A);
+        world.run(300);
+        for end in [A, B] {
+            world.assert_empty(end);
+            assert_eq!(world.ends[end].engine.poll_timeout(), None, "seed {seed}");
+        }
+    }
+}
+
+/// What A sends of that exchange, changed once on its way to B by whoever has the keys at that moment.
+fn with_changed_key_exchange(change: fn(&mut Vec<u8>)) -> World {
+    let mut world = World::new(1, proposing(A, &[HYBRID]), proposing(B, &[HYBRID]));
+    world.ends[A].gateway.spoil = Some(change);
+    world.initiate(A);
+    world.run(120);
+    world
+}
+
+#[test]
+fn an_encapsulation_key_that_is_none_ends_the_negotiation_with_its_reason() {
+    let world = with_changed_key_exchange(|public| public.iter_mut().for_each(|octet| *octet = 0xff));
+    assert!(world.failures(B).contains(&"KEY_EXCHANGE_FAILED"), "{}", world.report());
+    for end in [A, B] {
+        world.assert_empty(end);
+    }
+}
+
+#[test]
+fn ends_that_saw_different_messages_do_not_authenticate_one_another() {
+    // B takes part in another key exchange than A: keys differ, and nothing can be read any more.
+    let world = with_changed_key_exchange(|public| public[0] ^= 1);
+    for end in [A, B] {
+        assert!(
+            world.ends[end].engine.status().iter().all(|sa| sa.established.is_none()),
+            "{}",
+            world.report()
+        );
+    }
+}
+
+#[test]
+fn ike_auth_before_the_additional_key_exchanges_is_refused() {
+    let mut world = World::new(1, proposing(A, &[HYBRID]), proposing(B, &[HYBRID]));
+    world.meddle = Some(Box::new(|from, datagram| {
+        // The exchange type is under the ICV: A's IKE_INTERMEDIATE never becomes IKE_AUTH.
+        let DatagramPayload::Ike(mut octets) = datagram.payload.clone() else { return Some(datagram) };
+        if from == A && octets[18] == ExchangeType::IkeIntermediate.number() {
+            octets[18] = ExchangeType::IkeAuth.number();
+        }
+        Some(Datagram { payload: DatagramPayload::Ike(octets), ..datagram })
+    }));
+    world.initiate(A);
+    world.run(20);
+    assert!(world.ends[B].engine.status().iter().all(|sa| sa.established.is_none()));
+}
+
+#[test]
+fn the_notification_is_sent_only_where_it_is_needed() {
+    let announced = |world: &World, end: usize| {
+        let init = Message::parse(&world.messages(end)[0]).unwrap().message;
+        init.payloads.iter().any(|payload| {
+            matches!(payload, Payload::Notify(found) if found.notify_type == notify::INTERMEDIATE_EXCHANGE_SUPPORTED)
+        })
+    };
+    let world = World::plain().established();
+    assert!(!announced(&world, A) && !announced(&world, B));
+    let world = World::new(1, proposing(A, &[HYBRID]), proposing(B, &[HYBRID])).established();
+    assert!(announced(&world, A) && announced(&world, B));
+}
+
+fn by_hand() -> Hands {
+    let two = "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_ecp384";
+    // Letters are read one by one, so that none may be cut.
+    let whole = |end| EngineConfig { fragment_size: 9000, ..proposing(end, &[two]) };
+    Hands::new(1, whole(A), whole(B))
+}
+
+#[test]
+fn a_rekeying_goes_on_in_ike_followup_ke_until_all_key_exchanges_are_done() {
+    for end in [A, B] {
+        let mut hands = by_hand();
+        let other = 1 - end;
+        hands.rekey_ike(end);
+        assert!(hands.pass(other).asks());
+        for _ in 0..2 {
+            let answer = hands.pass(end);
+            assert!(answer.notes().contains(&notify::ADDITIONAL_KEY_EXCHANGE));
+            let next = hands.pass(other);
+            assert_eq!(next.exchange, ExchangeType::IkeFollowupKe);
+        }
+        let last = hands.pass(end);
+        assert_eq!((last.exchange, last.notes()), (ExchangeType::IkeFollowupKe, vec![]));
+        hands.finish();
+        let proposal = hands.world.ends[other].engine.status()[0].proposal.clone().unwrap();
+        assert_eq!(proposal, "aes256gcm16-prfsha384-x25519-ke1_mlkem768-ke2_ecp384");
+    }
+}
+
+#[test]
+fn a_followup_of_nothing_is_told_so_and_harms_nothing() {
+    let mut hands = by_hand();
+    hands.rekey_ike(A);
+    hands.pass(B);
+    hands.pass(A);
+    let followup = hands.take(B);
+    // B has forgotten, as after the time that it waits.
+    let sa = hands.world.ends[B].engine.sas.values_mut().next().unwrap();
+    let State::Established(established) = &mut sa.state else { panic!() };
+    established.theirs = None;
+    hands.give(followup);
+    assert_eq!(hands.pass(A).notes(), [notify::STATE_NOT_FOUND]);
+    assert!(hands.world.failures(A).contains(&"PEER_REFUSED"));
+    hands.finish();
+}
+
+#[test]
+fn an_end_that_does_not_follow_up_is_not_waited_for_for_ever() {
+    let mut hands = by_hand();
+    hands.rekey_ike(A);
+    hands.pass(B);
+    hands.world.ends[A].dead = true;
+    hands.world.wire.clear();
+    hands.world.run(400);
+    let sa = hands.world.ends[B].engine.sas.values().next().unwrap();
+    let State::Established(established) = &sa.state else { panic!() };
+    assert!(established.theirs.is_none());
+}
+
+#[test]
+fn rekeyings_that_cross_leave_one_ike_sa() {
+    for seed in 0..30 {
+        let (a, b) = (proposing(A, &[HYBRID]), proposing(B, &[HYBRID]));
+        let mut world = World::new(seed, a, b);
+        world.weather = Weather { loss: 0, duplication: 20, delay: 60 };
+        world.job_delay = 50;
+        let mut world = world.established();
+        for end in [A, B] {
+            world.command(end, Command::Rekey { connection: "net".to_owned(), child: None });
+            world.run(u64::from(seed % 2 == 0 && end == A));
+        }
+        world.run(600);
+        world.assert_agreement();
+        for end in [A, B] {
+            assert_eq!(world.ends[end].engine.status().len(), 1, "seed {seed}\n{}", world.report());
+        }
+    }
+}
