@@ -67,6 +67,12 @@ impl Line {
         })
     }
 
+    /// Whether it is a fragment of a message (RFC 7383).
+    pub fn is_fragment(&self) -> bool {
+        let encrypted = self.received.as_ref().ok().and_then(|received| received.encrypted.as_ref());
+        encrypted.is_some_and(|encrypted| encrypted.fragment.is_some())
+    }
+
     /// Octets of what is encrypted, with IV and ICV.
     pub fn encrypted(&self) -> Option<usize> {
         self.received.as_ref().ok()?.encrypted.as_ref().map(|encrypted| encrypted.body.len())

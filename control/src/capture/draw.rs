@@ -78,7 +78,7 @@ fn contents(line: &Line) -> String {
     let mut words: Vec<String> = line.payloads().filter_map(word).collect();
     words.dedup();
     if let (Some(_), None) = (line.encrypted(), &line.inside) {
-        words.push("encrypted".to_owned());
+        words.push(if line.is_fragment() { "encrypted, a fragment" } else { "encrypted" }.to_owned());
     }
     words.join(", ")
 }

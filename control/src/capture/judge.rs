@@ -245,7 +245,7 @@ impl Scene<'_> {
     fn sealed(&self, response: &Line) -> Option<Verdict> {
         let octets = response.encrypted()?;
         // An answer that accepts has IDr and AUTH at least.
-        (octets <= ONE_NOTIFICATION).then(|| {
+        (octets <= ONE_NOTIFICATION && !response.is_fragment()).then(|| {
             Verdict::new(
                 Reason::AuthenticationFailed,
                 format!("{} rejected the authentication of {}: its encrypted answer ({octets} octets) has room for one error notification and no more", self.responder(), self.initiator()),
@@ -336,11 +336,5 @@ fn join(selectors: &[TrafficSelector]) -> String {
 
 /// The exchange of a message.
 pub(super) fn exchange_name(line: &Line) -> &'static str {
-    match line.header().map(|header| header.exchange) {
-        Some(ExchangeType::IkeSaInit) => "IKE_SA_INIT",
-        Some(ExchangeType::IkeAuth) => "IKE_AUTH",
-        Some(ExchangeType::CreateChildSa) => "CREATE_CHILD_SA",
-        Some(ExchangeType::Informational) => "INFORMATIONAL",
-        Some(ExchangeType::Other(_)) | None => "unknown exchange",
-    }
+    line.header().map_or("unknown", |header| portcullis_ike::engine::exchange_name(header.exchange))
 }

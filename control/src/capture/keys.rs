@@ -3,8 +3,10 @@
 
 use std::fmt;
 
-use portcullis_ike::message::{ExchangeType, open};
-use portcullis_ike::proposal::{IkeProposal, select_ike};
+use portcullis_ike::crypto::DirectionKeys;
+use portcullis_ike::message::{ExchangeType, Sealing, WireProposal, open};
+use portcullis_ike::proposal::{IkeProposal, IkeSuite, select_ike};
+use portcullis_ike::verdict::{ProposalTable, Protocol};
 use zeroize::Zeroizing;
 
 use super::conversation::Conversation;
@@ -27,6 +29,9 @@ struct Entry {
     spi_i: Vec<u8>,
     sk_ei: Zeroizing<Vec<u8>>,
     sk_er: Zeroizing<Vec<u8>>,
+    /// Empty with an AEAD.
+    sk_ai: Zeroizing<Vec<u8>>,
+    sk_ar: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Keys {
@@ -55,8 +60,11 @@ impl Keys {
                     .decode(word.trim_start_matches("0x").as_bytes())
                     .map_err(|_| wrong("a field is not hexadecimal"))
             };
-            let (sk_ei, sk_er) = (Zeroizing::new(hex(sk_ei)?), Zeroizing::new(hex(sk_er)?));
-            keys.push(Entry { spi_i: hex(spi_i)?, sk_ei, sk_er });
+            let secret = |word: &str| hex(word).map(Zeroizing::new);
+            let integrity = |at: usize| secret(words.get(at).copied().unwrap_or_default());
+            let (sk_ai, sk_ar) = (integrity(5)?, integrity(6)?);
+            let (sk_ei, sk_er) = (secret(sk_ei)?, secret(sk_er)?);
+            keys.push(Entry { spi_i: hex(spi_i)?, sk_ei, sk_er, sk_ai, sk_ar });
         }
         Ok(Self(keys))
     }
@@ -64,18 +72,25 @@ impl Keys {
     /// Decrypts what of a negotiation can be.
     pub(super) fn open(&self, conversation: &mut Conversation) {
         let Some(entry) = self.0.iter().find(|entry| entry.spi_i == conversation.spi_i) else { return };
-        let everything = IkeProposal::defaults();
-        let chosen = conversation
-            .of(ExchangeType::IkeSaInit, true)
-            .filter_map(|line| line.proposals())
-            .find_map(|answer| select_ike(&everything, answer).ok());
-        let Some((suite, _)) = chosen else { return };
+        let answers = conversation.of(ExchangeType::IkeSaInit, true).filter_map(|line| line.proposals());
+        let Some(suite) = answers.filter_map(chosen).next() else { return };
         for line in &mut conversation.lines {
-            let key = if line.from_initiator { &entry.sk_ei } else { &entry.sk_er };
+            let (sk_e, sk_a) = match line.from_initiator {
+                true => (&entry.sk_ei, &entry.sk_ai),
+                false => (&entry.sk_er, &entry.sk_ar),
+            };
+            let keys = DirectionKeys { sk_e, sk_a };
             let Ok(received) = &line.received else { continue };
-            if let Some(encrypted) = &received.encrypted {
-                line.inside = open(encrypted, suite.encr, key).ok();
+            if let Some(encrypted) = received.encrypted.as_ref().filter(|found| found.fragment.is_none()) {
+                line.inside = open(encrypted, Sealing { protection: suite.protection, keys }).ok();
             }
         }
     }
+}
+
+/// What a responder has chosen, if this version knows it.
+fn chosen(answer: &[WireProposal]) -> Option<IkeSuite> {
+    let table = ProposalTable::ours_alone(Protocol::Ike, answer);
+    let proposal: IkeProposal = table.here.first()?.parse().ok()?;
+    Some(select_ike(&[proposal], answer).ok()?.0)
 }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use etherparse::PacketBuilder;
 use portcullis_ike::config::Identity;
-use portcullis_ike::crypto::IkeAead;
-use portcullis_ike::message::{ExchangeType, Header, Message, Notify, Payload, Protocol, notify};
+use portcullis_ike::crypto::{AesKey, DirectionKeys, IkeEncr, Protection};
+use portcullis_ike::message::{ExchangeType, Header, Message, Notify, Payload, Protocol, Sealing, notify};
 use portcullis_ike::proposal::IkeProposal;
 use portcullis_ike::verdict::Reason;
 
@@ -99,7 +99,8 @@ const SUITE: &str = "aes256gcm16-prfsha384-x25519";
 fn sealed(response: bool, payloads: Vec<Payload>) -> Vec<u8> {
     let key = if response { [6; 36] } else { [5; 36] };
     let message = Message { header: header(ExchangeType::IkeAuth, response), payloads };
-    message.emit_sealed(IkeAead::Aes256Gcm16, &key, [0; 8])
+    let protection = Protection::new(IkeEncr::AesGcm16(AesKey::Aes256), None).unwrap();
+    message.emit_sealed(Sealing { protection, keys: DirectionKeys { sk_e: &key, sk_a: &[] } }, 0)
 }
 
 fn keys() -> Keys {

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use portcullis_ike::verdict::Reason;
 use zeroize::Zeroizing;
 
+use super::Format;
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{IkeSa, VerdictReport};
 use crate::capture::{self, Keys};
@@ -28,10 +29,10 @@ enum What {
         #[arg(value_name = "NAME|ADDRESS")]
         peer: String,
         #[command(flatten)]
-        output: Output,
+        output: Format,
     },
     /// What went wrong last.
-    Last(Output),
+    Last(Format),
     /// What somebody else's negotiation in a capture file came to: what each side wanted, and where it broke.
     Capture {
         /// A pcap or pcapng file with the packets of UDP 500 and 4500.
@@ -47,13 +48,6 @@ enum What {
         #[arg(value_name = "CODE")]
         code: Option<Reason>,
     },
-}
-
-#[derive(Debug, Clone, Copy, Args)]
-struct Output {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Answers on standard output.
@@ -109,7 +103,7 @@ fn capture(path: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
 
 fn write<T: serde::Serialize>(
     answer: &T,
-    output: Output,
+    output: Format,
     draw: impl FnOnce(&mut Page),
 ) -> anyhow::Result<()> {
     let text = if output.json { super::json(answer)? } else { drawn(draw) };

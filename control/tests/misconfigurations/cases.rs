@@ -503,8 +503,8 @@ fn network(cases: &mut Cases) {
         |case| case.odd(),
     );
     let pass: fn(&mut Case, &Host) = |_, _| {};
-    cases.add("fragments do not pass", WE_SIGN, FragmentsLost, Remedy::Step("IP fragments", pass), |case| {
-        case.here("local", "certs", "\"large.pem\"")
+    cases.add("fragments do not pass", WE_SIGN, FragmentsLost, THERE, |case| {
+        case.here("local", "certs", "\"large.pem\"").there("fragmentation", "no")
     });
     cases.add(
         "the peer's second message is lost",

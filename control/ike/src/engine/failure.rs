@@ -155,7 +155,7 @@ impl About {
                 .fix(Fix::step(Place::Peer, "see whether it was restarted: it then knows nothing of this IKE SA"));
         }
         let answered = silence(vec![format!("{peer} answered IKE_SA_INIT")]);
-        let floated = local.port() != remote.port() || base.encapsulated();
+        let floated = base.encapsulated();
         if request.octets > LARGE && (!floated || request.octets > 1472) {
             self.fail(
                 Reason::FragmentsLost,
@@ -165,6 +165,7 @@ impl About {
             .fix(Fix::step(Place::Network, format!("let IP fragments pass between {} and {peer}, and ICMP \"fragmentation needed\"", local.ip())))
             .fix(Fix::here(section, "fragmentation", crate::verdict::quoted("yes")))
             .fix(Fix::strongswan("", "fragmentation", "yes"))
+            .fix(Fix::libreswan("fragmentation", "yes"))
             .fix(Fix::step(Place::Here, "send less: ECDSA or Ed25519 certificates instead of RSA, no intermediate CAs that the peer has itself"))
         } else if floated {
             self.fail(

@@ -69,6 +69,7 @@ use portcullis_ipsec::Spi;
 pub use addresses::any_or_exactly;
 pub use api::*;
 pub use authorization::Authorization;
+pub use channel::exchange_name;
 pub use failure::notify_name;
 pub use reconfigure::{Change, Fate, changes};
 

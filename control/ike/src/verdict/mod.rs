@@ -37,7 +37,7 @@ pub struct Verdict {
     pub sentence: String,
     /// What was seen.
     pub evidence: Vec<Evidence>,
-    /// What to do about it, the most likely first. Lines for the same place are alternatives to those for another.
+    /// What to do about it. It is enough to change one place; all lines for that place belong together.
     pub fixes: Vec<Fix>,
 }
 
