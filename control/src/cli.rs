@@ -6,6 +6,7 @@ mod explain_flow;
 mod import;
 mod pki;
 mod print;
+mod probe;
 mod top;
 mod trace;
 
@@ -57,6 +58,8 @@ enum Command {
     Ask(Ask),
     /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
     Explain(explain::ExplainArgs),
+    /// Ask a live IKE responder what it accepts, and print a configuration that would match.
+    Probe(probe::ProbeArgs),
     /// A live view: throughput, tunnels, workers' load, drops, recent failures.
     Top(top::TopArgs),
     /// Follow packets: received on, policy, SA, verdict, sent on, a line each. Costs something only while it runs.
@@ -174,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
         }
+        Command::Probe(args) => probe::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Top(args) => top::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Ask(question) => ask(&Client::new(&cli.socket), question),
     };

@@ -3,6 +3,7 @@
 //! Start at [`daemon`] for what runs, at [`config`] for what an operator writes.
 
 pub mod api;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod daemon;

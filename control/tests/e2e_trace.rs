@@ -1,7 +1,5 @@
 //! `portcullis trace` and `portcullis capture` on a tunnel to strongSwan; scapy reads what was captured.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "where a test cannot go on it fails")]
-
 use std::path::Path;
 use std::time::Duration;
 

@@ -7,6 +7,7 @@
 //! - [`pools`]: address pools and their leases, shared by all engines.
 //! - [`config`]: what a connection and its children want.
 //! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
+//! - [`probe`]: asks a responder what it accepts.
 //! - [`engine`]: the state machine. Start there.
 
 pub mod auth;
@@ -16,5 +17,6 @@ pub mod engine;
 mod identity;
 pub mod message;
 pub mod pools;
+pub mod probe;
 pub mod proposal;
 pub mod verdict;

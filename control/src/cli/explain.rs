@@ -1,12 +1,17 @@
 //! `portcullis explain`: why it does not work, and what to change.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use portcullis_ike::verdict::Reason;
+use zeroize::Zeroizing;
 
+use super::Format;
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{IkeSa, VerdictReport};
+use crate::capture::{self, Keys};
 use crate::explain::{self, Page, Style};
 
 /// `portcullis explain`.
@@ -24,10 +29,19 @@ enum What {
         #[arg(value_name = "NAME|ADDRESS")]
         peer: String,
         #[command(flatten)]
-        output: Output,
+        output: Format,
     },
     /// What went wrong last.
-    Last(Output),
+    Last(Format),
+    /// What somebody else's negotiation in a capture file came to: what each side wanted, and where it broke.
+    Capture {
+        /// A pcap or pcapng file with the packets of UDP 500 and 4500.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Keys of IKE SAs, as in Wireshark's `ikev2_decryption_table`.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+    },
     /// One packet's walk through policy, SA, route, neighbour and MTU: where it stops, why, and what to change.
     Flow(super::explain_flow::FlowArgs),
     /// What a reason code means.
@@ -36,13 +50,6 @@ enum What {
         #[arg(value_name = "CODE")]
         code: Option<Reason>,
     },
-}
-
-#[derive(Debug, Clone, Copy, Args)]
-struct Output {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
 }
 
 /// Answers on standard output.
@@ -67,6 +74,7 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
             let text = runtime.block_on(super::explain_flow::run(client, &args))?;
             Ok(super::print(&text)?)
         }
+        What::Capture { file, keys } => capture(&file, keys.as_deref()),
         What::Reason { code } => {
             super::print(&match code {
                 Some(reason) => reason.text().to_owned(),
@@ -77,9 +85,31 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
     }
 }
 
+fn capture(path: &Path, keys: Option<&Path>) -> anyhow::Result<()> {
+    let keys = match keys {
+        Some(keys) => {
+            let text =
+                std::fs::read_to_string(keys).with_context(|| format!("cannot read {}", keys.display()))?;
+            Keys::parse(&Zeroizing::new(text)).with_context(|| format!("{} holds no keys", keys.display()))?
+        }
+        None => Keys::default(),
+    };
+    let file = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let reading = capture::read(file).with_context(|| path.display().to_string())?;
+    let conversations = capture::conversations(&reading, &keys);
+    anyhow::ensure!(!conversations.is_empty(), "{} has no IKE message that could be read", path.display());
+    let text = drawn(|page| {
+        for conversation in &conversations {
+            page.gap();
+            capture::draw(page, conversation, &capture::judge(conversation, &conversations, &reading));
+        }
+    });
+    Ok(super::print(&text)?)
+}
+
 fn write<T: serde::Serialize>(
     answer: &T,
-    output: Output,
+    output: Format,
     draw: impl FnOnce(&mut Page),
 ) -> anyhow::Result<()> {
     let text = if output.json { super::json(answer)? } else { drawn(draw) };

@@ -512,7 +512,8 @@ pub(super) fn header(base: &Base, exchange: ExchangeType, response: bool, messag
     }
 }
 
-pub(super) fn exchange_name(exchange: ExchangeType) -> &'static str {
+/// What RFC 7296 §3.1 and its successors call an exchange.
+pub fn exchange_name(exchange: ExchangeType) -> &'static str {
     match exchange {
         ExchangeType::IkeSaInit => "IKE_SA_INIT",
         ExchangeType::IkeAuth => "IKE_AUTH",

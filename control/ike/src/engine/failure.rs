@@ -12,7 +12,7 @@ mod ppk;
 mod proposals;
 
 use std::fmt::{Display, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use portcullis_ipsec::{InstallError, TrafficSelector};
 
@@ -155,16 +155,17 @@ impl About {
                 .fix(Fix::step(Place::Peer, "see whether it was restarted: it then knows nothing of this IKE SA"));
         }
         let answered = silence(vec![format!("{peer} answered IKE_SA_INIT")]);
-        let floated = local.port() != remote.port() || base.encapsulated();
+        let floated = base.encapsulated();
         if request.octets > LARGE && (!floated || request.octets > 1472) {
             self.fail(
                 Reason::FragmentsLost,
-                format!("{peer} answered our small first message and none of {tries} of the large second one ({exchange}, {} octets): large UDP packets do not arrive", request.octets),
+                format!("{peer} answered our small first message and never the large second one ({exchange}, {} octets, sent {tries}): large UDP packets do not arrive", request.octets),
             )
             .seen(answered)
             .fix(Fix::step(Place::Network, format!("let IP fragments pass between {} and {peer}, and ICMP \"fragmentation needed\"", local.ip())))
             .fix(Fix::here(section, "fragmentation", crate::verdict::quoted("yes")))
             .fix(Fix::strongswan("", "fragmentation", "yes"))
+            .fix(Fix::libreswan("fragmentation", "yes"))
             .fix(Fix::step(Place::Here, "send less: ECDSA or Ed25519 certificates instead of RSA, no intermediate CAs that the peer has itself"))
         } else if floated {
             self.fail(
@@ -223,42 +224,39 @@ fn yes(condition: bool) -> &'static str {
 /// Connections and their addresses.
 impl About {
     pub(super) fn no_connection_for(&self, local: SocketAddr, connections: &[&ConnectionConfig]) -> Verdict {
+        /// Connections that are shown.
+        const SHOWN: usize = 16;
         let (peer, local) = (self.remote.map(|remote| remote.ip()), local.ip());
         let allows = |allowed: &[AddressMatch], addr| {
             allowed.is_empty() || allowed.iter().any(|own| own.contains(addr))
         };
-        let candidates: Vec<Candidate> = connections
-            .iter()
-            .take(16)
-            .map(|connection| {
-                let check = |option: &str, found: std::net::IpAddr, allowed: &[AddressMatch]| Check {
-                    option: option.to_owned(),
-                    found: found.to_string(),
-                    wanted: addresses(allowed),
-                    passed: allows(allowed, found),
-                };
-                let remote = peer.map(|peer| check("remote_addrs", peer, &connection.remote_addrs));
-                let local = check("local_addrs", local, &connection.local_addrs);
-                Candidate {
-                    connection: connection.name.clone(),
-                    checks: remote.into_iter().chain([local]).collect(),
-                }
-            })
-            .collect();
-        let failed = |option: &str| {
-            connections.iter().find(|connection| {
-                let here = allows(&connection.local_addrs, local);
-                let there = peer.is_some_and(|peer| allows(&connection.remote_addrs, peer));
-                if option == "remote_addrs" { here && !there } else { there && !here }
-            })
-        };
-        let (option, nearest, missing) = match (failed("local_addrs"), failed("remote_addrs"), peer) {
-            // Whoever has the peer's address means the peer.
-            (Some(connection), ..) => ("local_addrs", Some((connection, &connection.local_addrs)), local),
-            (None, Some(connection), Some(peer)) => {
-                ("remote_addrs", Some((connection, &connection.remote_addrs)), peer)
+        let here = |connection: &&&ConnectionConfig| allows(&connection.local_addrs, local);
+        let there =
+            |connection: &&&ConnectionConfig| peer.is_some_and(|peer| allows(&connection.remote_addrs, peer));
+        let judge = |connection: &&ConnectionConfig| {
+            let check = |option: &str, found: IpAddr, allowed: &[AddressMatch]| Check {
+                option: option.to_owned(),
+                found: found.to_string(),
+                wanted: addresses(allowed),
+                passed: allows(allowed, found),
+            };
+            let remote = peer.map(|peer| check("remote_addrs", peer, &connection.remote_addrs));
+            let local = check("local_addrs", local, &connection.local_addrs);
+            Candidate {
+                connection: connection.name.clone(),
+                checks: remote.into_iter().chain([local]).collect(),
             }
-            (.., peer) => ("remote_addrs", None, peer.unwrap_or(local)),
+        };
+        // Whoever has the peer's address means the peer.
+        let of_peer: Vec<_> = connections.iter().filter(there).take(SHOWN).collect();
+        let of_ours: Vec<_> = connections.iter().filter(here).take(SHOWN).collect();
+        let (option, meant, missing) = match of_peer.is_empty() {
+            false => ("local_addrs", of_peer, Some(local)),
+            true => ("remote_addrs", of_ours, peer),
+        };
+        let shown: Vec<Candidate> = match meant.is_empty() {
+            true => connections.iter().take(SHOWN).map(judge).collect(),
+            false => meant.iter().copied().map(judge).collect(),
         };
         let peer = self.peer();
         let verdict = self
@@ -266,17 +264,22 @@ impl About {
                 Reason::NoConfigForAddress,
                 format!("{peer} asked for an IKE SA with {local}, but no connection has both addresses"),
             )
-            .seen(candidates);
-        match nearest {
-            Some((connection, allowed)) => {
-                let list = allowed.iter().map(ToString::to_string).chain([missing.to_string()]);
+            .seen(shown);
+        match meant.as_slice() {
+            [connection] => {
+                let allowed =
+                    if option == "local_addrs" { &connection.local_addrs } else { &connection.remote_addrs };
+                let list =
+                    allowed.iter().map(ToString::to_string).chain(missing.map(|addr| addr.to_string()));
                 let section = format!("connections.{}", toml_key(&connection.name));
                 verdict.fix(Fix::here(section, option, toml_list(list)))
             }
-            None => verdict.fix(Fix::step(
+            [] => verdict.fix(Fix::step(
                 Place::Here,
                 format!("add a connection with local_addrs = [\"{local}\"] and remote_addrs = [\"{peer}\"]"),
             )),
+            // Which of them only the operator knows.
+            _ => verdict.fix(Fix::here("connections.<name>", option, toml_list(missing))),
         }
         .fix(Fix::strongswan("", "remote_addrs", "<the address that is meant>"))
         .fix(Fix::libreswan("right", "<the address that is meant>"))
@@ -413,7 +416,7 @@ pub(super) fn join(items: impl Iterator<Item = impl Display>) -> String {
 }
 
 /// The RFC's name of an error notification.
-pub(super) fn notify_name(notify_type: u16) -> String {
+pub fn notify_name(notify_type: u16) -> String {
     match notify_type {
         notify::UNSUPPORTED_CRITICAL_PAYLOAD => "UNSUPPORTED_CRITICAL_PAYLOAD",
         notify::INVALID_IKE_SPI => "INVALID_IKE_SPI",

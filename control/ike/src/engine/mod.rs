@@ -69,6 +69,8 @@ use portcullis_ipsec::Spi;
 pub use crate::auth::Authorization;
 pub use addresses::any_or_exactly;
 pub use api::*;
+pub use channel::exchange_name;
+pub use failure::notify_name;
 pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
@@ -78,6 +80,8 @@ use context::{Context, Effect};
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
+#[cfg(test)]
+pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};

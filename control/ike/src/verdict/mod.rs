@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use evidence::{Candidate, Check, ChildSelectors, Evidence, Selector, SelectorTable, Silence};
 pub use fix::{Fix, Place, libreswan_esp, libreswan_ike, quoted, toml_list};
+pub(crate) use proposals::weakness;
 pub use proposals::{ProposalRow, ProposalTable, Protocol, TransformKind};
 pub use reason::{Kind, Reason, UnknownReason};
 
@@ -36,7 +37,7 @@ pub struct Verdict {
     pub sentence: String,
     /// What was seen.
     pub evidence: Vec<Evidence>,
-    /// What to do about it, the most likely first. Lines for the same place are alternatives to those for another.
+    /// What to do about it. It is enough to change one place; all lines for that place belong together.
     pub fixes: Vec<Fix>,
 }
 

@@ -31,7 +31,8 @@ pub enum TransformKind {
 }
 
 impl TransformKind {
-    fn of(transform_type: u8) -> Self {
+    /// Of a transform type.
+    pub fn of(transform_type: u8) -> Self {
         match transform_type {
             types::ENCR => Self::Encryption,
             types::INTEG => Self::Integrity,
@@ -299,7 +300,7 @@ fn rows(here: &[WireProposal], peer: &[WireProposal], counts: impl Fn(u8) -> boo
 }
 
 /// Why a transform should not be used any more.
-fn weakness(kind: u8, name: &str) -> Option<&'static str> {
+pub(crate) fn weakness(kind: u8, name: &str) -> Option<&'static str> {
     match (kind, name) {
         (types::ENCR, "3des" | "des" | "blowfish" | "cast" | "idea") => Some("64-bit blocks (RFC 8247)"),
         (types::ENCR, "null") => Some("no encryption"),

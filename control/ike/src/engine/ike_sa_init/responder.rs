@@ -161,7 +161,7 @@ fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermedi
 }
 
 /// A response that carries one notification and belongs to no IKE SA.
-pub(in crate::engine) fn answer(request: &Header, notify_type: u16, data: Vec<u8>) -> Vec<u8> {
+pub(crate) fn answer(request: &Header, notify_type: u16, data: Vec<u8>) -> Vec<u8> {
     let header = Header {
         spi_i: request.spi_i,
         spi_r: request.spi_r,

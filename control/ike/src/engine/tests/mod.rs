@@ -8,6 +8,7 @@ mod children;
 mod collide_child;
 mod collide_ike;
 mod deletes;
+mod discretion;
 mod eap;
 mod establish;
 mod flood;
