@@ -309,6 +309,7 @@ impl Dataplane {
         let keeper = Keeper::start(keeper, signal).map_err(system("watch over the interfaces"))?;
         threads.start_watchdog(config.stall).map_err(system("start the watchdog"))?;
         threads.start_housekeeper(Arc::clone(&installer)).map_err(system("start the housekeeper"))?;
+        threads.await_first_rounds();
         let path_mtu = listen_for_path_mtu(Arc::clone(&installer));
         let dataplane = Self {
             config,

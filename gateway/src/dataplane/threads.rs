@@ -20,6 +20,8 @@ const LOOKS: u32 = 4;
 
 /// How often removed SAs are looked after when nothing else is installed or removed.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often to look whether a worker that is being started has made its first round.
+const FIRST_ROUND: Duration = Duration::from_micros(200);
 
 /// Threads that run.
 #[derive(Default)]
@@ -78,6 +80,16 @@ impl Threads {
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?;
         self.workers.push(RunningWorker { thread, waker, counters, gauges, orders, faults });
         Ok(())
+    }
+
+    /// Returns when every worker has made a round, and so has given the kernel frames to receive into: what comes after that
+    /// is taken.
+    pub(super) fn await_first_rounds(&self) {
+        for worker in &self.workers {
+            while worker.gauges.rounds.load(Ordering::Relaxed) == 0 && !worker.thread.is_finished() {
+                std::thread::sleep(FIRST_ROUND);
+            }
+        }
     }
 
     /// Starts the thread that frees, and wipes, what was removed.
