@@ -428,6 +428,8 @@ impl<'a> Deliveries<'a, '_> {
         if !sa.permits(&flow) {
             return Verdict::Dropped(DropReason::SelectorMismatch);
         }
+        // What comes after it does not overtake it, of whatever flow it is: an SA's packets leave in their order.
+        self.direct = false;
         self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
         if ingress::is_esp_for_us(context, &flow) {
             return Verdict::Again;
