@@ -209,11 +209,11 @@ fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
         sas.push(sa.inspect(|sa| sa.prefetch()));
     }
     for ((reference, packets), sa) in wanted.iter().zip(&sas) {
-        runs.push(match sa {
-            Some(sa) if sa.owner(context.worker) != context.worker => {
-                Err(Halt::Elsewhere(sa.owner(context.worker)))
+        runs.push(match sa.map(|sa| (sa, sa.owner(context.worker))) {
+            Some((sa, owner)) if owner == context.worker => {
+                Run::new(context, sa, *reference).map_err(Halt::Dropped)
             }
-            Some(sa) => Run::new(context, sa, *reference).map_err(Halt::Dropped),
+            Some((_, owner)) => Err(Halt::Elsewhere(owner)),
             None => Err(Halt::Dropped(DropReason::NoSa)),
         });
         if let Some(Ok(run)) = runs.last_mut() {
