@@ -166,17 +166,15 @@ fn install(
 
 /// Refuses what is settled when the data plane starts.
 fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<(), ReloadError> {
-    if running.gateway != new.gateway {
-        let keys = settings.iter().filter(|line| line.starts_with("gateway"));
-        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
-    }
-    if running.radius != new.radius {
-        let keys = settings.iter().filter(|line| line.starts_with("radius"));
-        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
-    }
-    if running.pools != new.pools {
-        let keys = settings.iter().filter(|line| line.starts_with("pools"));
-        return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+    for (section, differs) in [
+        ("gateway", running.gateway != new.gateway),
+        ("radius", running.radius != new.radius),
+        ("pools", running.pools != new.pools),
+    ] {
+        if differs {
+            let keys = settings.iter().filter(|line| line.starts_with(section));
+            return Err(ReloadError::NeedsRestart(keys.cloned().collect::<Vec<_>>().join("; ")));
+        }
     }
     let (before, after) = (dataplane::tunnel_addresses(running), dataplane::tunnel_addresses(new));
     if before != after {
