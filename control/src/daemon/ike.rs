@@ -93,24 +93,18 @@ pub struct Stopping;
 impl IkeHandle {
     /// Gives a command and waits until it is done.
     pub(super) async fn command(&self, command: Command) -> Result<Result<(), Failure>, Stopping> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Command { command, reply }).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        self.ask(|reply| Request::Command { command, reply }).await
     }
 
     /// What there is now.
     pub(super) async fn snapshot(&self) -> Result<Snapshot, Stopping> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Snapshot { reply }).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        self.ask(|reply| Request::Snapshot { reply }).await
     }
 
     /// Gives another configuration, with the children that the configured policies belong to.
     pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
-        let (reply, answer) = oneshot::channel();
-        let request = Request::Reconfigure { config: Box::new(config), children, reply };
-        self.requests.send(request).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        let config = Box::new(config);
+        self.ask(|reply| Request::Reconfigure { config, children, reply }).await
     }
 
     /// Gives commands without waiting for them.
@@ -128,15 +122,17 @@ impl IkeHandle {
 
     /// Verdicts about a connection or an address, or all of them; newest first.
     pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Verdicts { peer, reply }).await.map_err(|_| Stopping)?;
-        answer.await.map_err(|_| Stopping)
+        self.ask(|reply| Request::Verdicts { peer, reply }).await
     }
 
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Ping { reply }).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopping> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Ping { reply }).await.map_err(|_| Stopping)?;
+        self.requests.send(request(reply)).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
     }
 }
