@@ -190,6 +190,17 @@ fn an_option_that_only_swanctl_has_is_refused_by_name() {
 }
 
 #[test]
+fn one_interface_may_serve_both_sides_and_each_side_needs_one() {
+    let inside =
+        "[[gateway.interfaces]]\nname = \"inside0\"\nrole = \"inside\"\nmode = \"skb\"\nqueues = 2\n";
+    let alone = with(inside, "");
+    assert!(errors(&alone)[0].contains("no interface has role \"inside\""), "{:?}", errors(&alone));
+    let (config, _) = parse(&alone.replace("role = \"outside\"", "role = \"both\"")).unwrap();
+    let [interface] = &config.gateway.interfaces[..] else { panic!("one interface") };
+    assert!(interface.role.is_inside() && interface.role.is_outside());
+}
+
+#[test]
 fn every_error_is_reported_at_once_in_the_order_of_the_file() {
     let text = with("workers = [1]", "workers = [1, 1]")
         .replace("role = \"inside\"", "role = \"indside\"")
