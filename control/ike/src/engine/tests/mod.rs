@@ -2,6 +2,7 @@
 //! does. That other implementations agree too is shown elsewhere.
 
 mod additional;
+mod additional_child;
 mod addresses;
 mod certificates;
 mod children;
