@@ -185,8 +185,8 @@ fn a_duration_out_of_its_range_is_told_the_range() {
 
 #[test]
 fn an_option_that_only_swanctl_has_is_refused_by_name() {
-    let errors = errors(&with("dpd_delay = ", "mobike = true\ndpd_delay = "));
-    assert!(errors[0].contains("connections.site.mobike: is an option of swanctl.conf"), "{errors:?}");
+    let errors = errors(&with("dpd_delay = ", "dscp = 46\ndpd_delay = "));
+    assert!(errors[0].contains("connections.site.dscp: is an option of swanctl.conf"), "{errors:?}");
 }
 
 #[test]
