@@ -15,7 +15,7 @@ fn packets() -> Vec<Vec<u8>> {
         for udp in [false, true] {
             let Pair { mut a, .. } = pair(&Child { outer_v6: v6, udp, ..Child::between(1, 2) });
             let inner = Packet::between(1, 2, v6, 100).octets();
-            packets.extend(a.inside(&[inner.clone()]).only_sent(OUTSIDE));
+            packets.extend(a.inside(std::slice::from_ref(&inner)).only_sent(OUTSIDE));
             packets.push(inner);
         }
     }
@@ -62,7 +62,7 @@ fn fuzz_wire() {
 fn fuzz_pipeline() {
     let one = |by: u8, what: u8| vec![0, by, what, 0, 100, 0];
     let seeds = (0..4).flat_map(|way| {
-        [0, 1, 2].into_iter().flat_map(move |by| {
+        (0..4).flat_map(move |by| {
             (0..5).map(move |what| {
                 let mut script = one(by, what);
                 script[0] = way;
@@ -81,8 +81,8 @@ fn fuzz_pipeline() {
                 break;
             }
             let (by, what, len) = (script.octet(), script.octet(), usize::from(script.word() % 3600).max(60));
-            let ingress =
-                [Ingress::Port(OUTSIDE), Ingress::Port(INSIDE), Ingress::Kernel][usize::from(by & 0x7f) % 3];
+            let ingress = [Ingress::Port(OUTSIDE), Ingress::Port(INSIDE), Ingress::Kernel, Ingress::Socket]
+                [usize::from(by & 0x7f) % 4];
             let v6 = what & 0x40 != 0;
             let packet = match what % 5 {
                 0 => pair
@@ -105,7 +105,7 @@ fn fuzz_pipeline() {
             };
             let mut frame = match ingress {
                 Ingress::Port(port) => ethernet(port_mac(2, port), &packet),
-                Ingress::Kernel => packet,
+                Ingress::Kernel | Ingress::Socket => packet,
             };
             script.spoil(&mut frame);
             batch.push(frame);
