@@ -1,5 +1,6 @@
 mod credentials;
 mod eap;
+mod fuzz;
 mod radius;
 
 use super::*;

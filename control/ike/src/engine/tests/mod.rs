@@ -14,6 +14,7 @@ mod eap;
 mod establish;
 mod flood;
 mod fragmentation;
+mod fuzz;
 mod gateway;
 mod hands;
 mod hostile;
