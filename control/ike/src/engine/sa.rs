@@ -140,6 +140,8 @@ pub(super) struct Base {
     pub(super) nat: Nat,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
+    /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
+    pub(super) childless: bool,
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
     pub(super) connection: usize,
     pub(super) created: Instant,
@@ -216,6 +218,7 @@ impl Base {
             remote,
             nat: Nat::default(),
             fragmentation: false,
+            childless: false,
             connection,
             created: now,
             progress: now,
@@ -563,7 +566,7 @@ impl State {
         match self {
             Self::FindingSource(state) => state.handle_job(cx, base, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
-            Self::DerivingKeys(state) => state.handle_job(cx, base, done),
+            Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),

@@ -219,6 +219,7 @@ pub mod notify {
     pub const USE_TRANSPORT_MODE: u16 = 16391;
     pub const REKEY_SA: u16 = 16393;
     pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+    pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const USE_PPK: u16 = 16435;
