@@ -11,8 +11,9 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `ike_followup_ke`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
-//! they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child, `addresses` what a peer is given out of our pools and what it gives us,
+//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is
+//! begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
+//! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
@@ -50,6 +51,7 @@ mod ike_sa_init;
 mod index;
 mod informational;
 mod lifetime;
+mod mobike;
 mod negotiation;
 mod reassembly;
 mod reconfigure;
