@@ -417,9 +417,8 @@ fn an_ike_sa_begins_without_a_child_whoever_initiates() -> Result<()> {
         gateway.terminate("site")?;
     }
     // strongSwan will not begin otherwise.
-    let gateway = start("never")?;
+    let _gateway = start("never")?;
     let refused = swan.initiate("net", SOON);
     assert!(refused.is_err(), "{refused:?}");
-    assert!(gateway.sas()?.is_empty());
     Ok(())
 }
