@@ -390,3 +390,35 @@ fn a_post_quantum_pre_shared_key_is_mixed_in_whoever_initiates() -> Result<()> {
     );
     Ok(())
 }
+
+/// IKE SAs that begin without a child (RFC 6023), whoever begins; the child has a key exchange of its own then.
+#[test]
+fn an_ike_sa_begins_without_a_child_whoever_initiates() -> Result<()> {
+    let sites = Sites::new("childless")?;
+    let site = SiteConfig { esp_proposals: "aes256gcm16-x25519".into(), ..ours() };
+    let text = site.mirrored().swanctl().replacen("site {\n", "site {\n childless = force\n", 1);
+    let swan = StrongSwan::start(&sites.b, &text)?;
+    let start = |childless: &str| {
+        let line = format!("[connections.site]\nchildless = \"{childless}\"\n");
+        let toml = site.toml().replacen("[connections.site]\n", &line, 1);
+        Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(toml))
+    };
+    {
+        let gateway = start("prefer")?;
+        let mark = swan.mark();
+        gateway.initiate("site/net", SOON)?;
+        swan.wait_log(mark, "parsed CREATE_CHILD_SA request", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+        let mark = swan.mark();
+        swan.initiate("net", SOON)?;
+        swan.wait_log(mark, "parsed CREATE_CHILD_SA response", SOON)?;
+        assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+        gateway.terminate("site")?;
+    }
+    // strongSwan will not begin otherwise.
+    let _gateway = start("never")?;
+    let refused = swan.initiate("net", SOON);
+    assert!(refused.is_err(), "{refused:?}");
+    Ok(())
+}

@@ -199,6 +199,20 @@ pub enum IkeFragmentation {
     No,
 }
 
+/// Whether IKE SAs begin without a child (RFC 6023; swanctl's `childless`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Childless {
+    /// The peer may; we do not.
+    #[default]
+    Allow,
+    /// We do too where the peer takes it.
+    Prefer,
+    /// Always, whoever begins.
+    Force,
+    /// Never.
+    Never,
+}
+
 /// A post-quantum pre-shared key (RFC 8784; swanctl's `ppk_id` and `ppk_required`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ppk {
@@ -258,6 +272,8 @@ pub struct ConnectionConfig {
     pub unique: Unique,
     /// Whether long IKE messages go in fragments.
     pub fragmentation: IkeFragmentation,
+    /// Whether its IKE SAs begin without a child.
+    pub childless: Childless,
     /// A secret that is mixed into the keys.
     pub ppk: Ppk,
     /// Names of the pools that the peer gets its inner addresses from, in order of preference.

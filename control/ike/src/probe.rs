@@ -296,7 +296,7 @@ impl Probe {
             face.iter().any(|payload| matches!(payload, Payload::Notify(found) if found.notify_type == kind))
         };
         let by = "the notifications that it sends".to_owned();
-        match (has(MULTIPLE_AUTH), has(CHILDLESS)) {
+        match (has(MULTIPLE_AUTH), has(notify::CHILDLESS_IKEV2_SUPPORTED)) {
             (true, true) => Some(("strongSwan", by)),
             (true, false) => Some(("strongSwan, an old one", by)),
             _ => None,
@@ -354,7 +354,6 @@ impl Probe {
     }
 }
 
-const CHILDLESS: u16 = 16418;
 const MULTIPLE_AUTH: u16 = 16404;
 
 /// Beginnings of vendor IDs, and whose they are.

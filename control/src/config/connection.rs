@@ -8,8 +8,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation, LocalAuth,
-    LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
+    AddressMatch, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation,
+    LocalAuth, LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
@@ -26,7 +26,6 @@ const LATER_CONNECTION: &[&str] = &[
     "pull",
     "dscp",
     "dpd_timeout",
-    "childless",
     "send_certreq",
     "send_cert",
     "keyingtries",
@@ -137,6 +136,13 @@ fn connection(
         ("no", IkeFragmentation::No),
     ];
     let fragmentation = section.choice("fragmentation", &modes).unwrap_or_default();
+    let ways = [
+        ("allow", Childless::Allow),
+        ("prefer", Childless::Prefer),
+        ("force", Childless::Force),
+        ("never", Childless::Never),
+    ];
+    let childless = section.choice("childless", &ways).unwrap_or_default();
     let ppk_id =
         section.parsed::<Identity>("ppk_id", "the name of a post-quantum pre-shared key").map(|id| id.value);
     let ppk_required = section.boolean("ppk_required").unwrap_or(false);
@@ -159,6 +165,7 @@ fn connection(
         lifetime,
         unique,
         fragmentation,
+        childless,
         ppk: Ppk { id: ppk_id, required: ppk_required },
         pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
         vips,

@@ -13,6 +13,7 @@ use super::addresses::Assigning;
 use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
 use super::child::{Agreed, ChildPayloads, Installing, Refusal, Standing};
+use super::childless;
 use super::children::{Child, Doomed, Sealing};
 use super::context::{Context, Effect};
 use super::create_child_sa::initiator::{Creating, Purpose};
@@ -274,19 +275,39 @@ impl Established {
         nonces: (Vec<u8>, Vec<u8>),
     ) {
         match ChildPayloads::parse(payloads) {
-            // An IKE SA without a child: RFC 6023 asks us to say beforehand that we take that, but we do anyway.
-            Ok(None) => self.channel.respond(cx, base, answer),
+            Ok(None) => match childless::check_none(cx, base) {
+                Ok(()) => self.channel.respond(cx, base, answer),
+                Err(failure) => {
+                    base.doomed = true;
+                    self.refuse_child(cx, base, answer, notify::INVALID_SYNTAX, failure);
+                }
+            },
             Ok(Some(found)) => {
+                if let Err(failure) = childless::check_child(cx, base) {
+                    return self.refuse_child(cx, base, answer, notify::NO_ADDITIONAL_SAS, failure);
+                }
                 let theirs = Answering::begin_first(cx, base, &mut self.channel, answer, &found, nonces);
                 self.theirs = theirs.map(|theirs| Theirs::Child(Box::new(theirs)));
             }
             Err(missing) => {
-                cx.event(Event::Failed(base.about(cx).missing("IKE_AUTH", missing)));
-                let mut answer = answer;
-                answer.push(notification(notify::INVALID_SYNTAX, Vec::new()));
-                self.channel.respond(cx, base, answer);
+                let failure = base.about(cx).missing("IKE_AUTH", missing);
+                self.refuse_child(cx, base, answer, notify::INVALID_SYNTAX, failure);
             }
         }
+    }
+
+    /// Answers an IKE_AUTH request with an error beside our own authentication.
+    fn refuse_child(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        mut answer: Vec<Payload>,
+        notify_type: u16,
+        failure: Failure,
+    ) {
+        cx.event(Event::Failed(failure));
+        answer.push(notification(notify_type, Vec::new()));
+        self.channel.respond(cx, base, answer);
     }
 
     pub(super) fn handle_message(

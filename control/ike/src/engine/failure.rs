@@ -6,6 +6,7 @@
 
 mod addresses;
 mod authentication;
+mod childless;
 mod children;
 mod eap;
 mod mobike;

@@ -11,9 +11,9 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is begun
-//! next. `channel` is what
-//! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
+//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is
+//! begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
+//! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
@@ -35,6 +35,7 @@ mod agenda;
 mod api;
 mod channel;
 mod child;
+mod childless;
 mod children;
 mod commands;
 mod connections;

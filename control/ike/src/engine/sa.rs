@@ -142,6 +142,8 @@ pub(super) struct Base {
     pub(super) mobility: Mobility,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
+    /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
+    pub(super) childless: bool,
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
     pub(super) connection: usize,
     pub(super) created: Instant,
@@ -219,6 +221,7 @@ impl Base {
             nat: Nat::default(),
             mobility: Mobility::default(),
             fragmentation: false,
+            childless: false,
             connection,
             created: now,
             progress: now,
@@ -567,7 +570,7 @@ impl State {
         match self {
             Self::FindingSource(state) => state.handle_job(cx, base, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
-            Self::DerivingKeys(state) => state.handle_job(cx, base, done),
+            Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),

@@ -36,16 +36,22 @@ pub(in crate::engine) struct AllocatingFirstSpi {
     record: InitRecord,
 }
 
-impl AllocatingFirstSpi {
-    pub(in crate::engine) fn begin(
-        cx: &mut Context,
-        base: &Base,
-        channel: Channel,
-        record: InitRecord,
-    ) -> Self {
-        Self { job: cx.allocate_spi(base.id), channel, record }
+/// Begins IKE_AUTH.
+pub(in crate::engine) fn begin(
+    cx: &mut Context,
+    base: &mut Base,
+    now: Instant,
+    channel: Channel,
+    record: InitRecord,
+) -> Next {
+    if base.childless {
+        return request(cx, base, now, channel, record, None);
     }
+    let job = cx.allocate_spi(base.id);
+    Ok(State::AllocatingFirstSpi(AllocatingFirstSpi { job, channel, record }))
+}
 
+impl AllocatingFirstSpi {
     pub(in crate::engine) fn handle_job(
         self,
         cx: &mut Context,
@@ -56,7 +62,7 @@ impl AllocatingFirstSpi {
         match done.result {
             JobResult::SpiAllocated(Ok(spi)) if done.id == self.job => {
                 base.reserved.push(spi);
-                self.request(cx, base, now, spi)
+                request(cx, base, now, self.channel, self.record, Some(spi))
             }
             JobResult::SpiAllocated(Err(error)) if done.id == self.job => {
                 let child = base
@@ -72,71 +78,80 @@ impl AllocatingFirstSpi {
             }
         }
     }
+}
 
-    fn request(mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: Spi) -> Next {
-        let config = cx.config.clone();
-        let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone())
-        else {
-            return Err(Closed::because("no child is wanted any more"));
-        };
-        let local_id = connections::local_identity(connection, base.local.ip());
-        let Some(offer) = Offer::new(cx, base, &goal, spi, false) else {
-            return Err(Closed::because("no child is wanted any more"));
-        };
-        let id = IdPayload::from(local_id.clone());
-        base.local_id = Some(local_id.clone());
-        let ppk = ppk::of_initiator(&config, connection, self.record.ppk, &base.about(cx));
-        let ppk = ppk.map_err(Closed::failed)?;
-        let mut of_ppk: Vec<Payload> =
-            ppk.and(connection.ppk.id.as_ref()).map(ppk::identity).into_iter().collect();
-        // Where it is not required, we prove ourselves without it as well.
-        let falls_back = ppk.is_some() && !connection.ppk.required;
-        match connections::local_method(connection) {
-            LocalMethod::Psk => {
-                let wanted = connections::remote_match(connection);
-                let keys = &config.shared_keys;
-                let Some(key) = connections::shared_key_towards(keys, &local_id, wanted, base.remote.ip())
-                else {
-                    let expected = expected_identity(wanted, base);
-                    return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
-                };
-                let prove =
-                    |channel: &Channel| auth_data(channel, &self.record, Role::Initiator, &id, &key.secret);
-                of_ppk.extend(falls_back.then(|| ppk::without(prove(&self.channel))));
-                ppk.into_iter().for_each(|ppk| self.channel.mix(&ppk.secret));
-                let auth = Payload::Auth { method: SHARED_KEY_MIC, data: prove(&self.channel) };
-                let key = Some(key.name.clone());
-                let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
-                Ok(request.send(cx, base, now, self.channel, self.record, Some(auth)))
-            }
-            // Together with a PPK it is refused in the configuration.
-            LocalMethod::Eap { .. } => {
-                let (certificates, ppk) = (Vec::new(), Vec::new());
-                let request = Request { id, certificates, offer, key: None, ppk };
-                Ok(request.send(cx, base, now, self.channel, self.record, None))
-            }
-            LocalMethod::Pubkey { credentials, constraint } => {
-                let peer = &self.record.peer;
-                let (credential, scheme) = certificates::choose(credentials, constraint, peer)
-                    .map_err(|ours| Closed::failed(base.about(cx).no_common_hash(&ours, &peer.hashes)))?;
-                let certificates = certificates::sent(&credential, peer);
-                let sign = |channel: &Channel| SignRequest {
-                    credential: credential.clone(),
-                    scheme,
-                    octets: signed_octets(channel, &self.record, Role::Initiator, &id),
-                };
-                let without = falls_back.then(|| sign(&self.channel));
-                ppk.into_iter().for_each(|ppk| self.channel.mix(&ppk.secret));
-                Ok(State::SigningRequest(SigningRequest {
-                    job: cx.sign(base.id, sign(&self.channel)),
-                    without,
-                    signed: None,
-                    method: scheme.method(),
-                    channel: self.channel,
-                    record: self.record,
-                    request: Request { id, certificates, offer, key: None, ppk: of_ppk },
-                }))
-            }
+/// Sends the request, or has it signed. Without an inbound SPI it asks for no child.
+fn request(
+    cx: &mut Context,
+    base: &mut Base,
+    now: Instant,
+    mut channel: Channel,
+    record: InitRecord,
+    spi: Option<Spi>,
+) -> Next {
+    let config = cx.config.clone();
+    let (Some(connection), Some(goal)) = (config.connections.get(base.connection), base.goal.clone()) else {
+        return Err(Closed::because("no child is wanted any more"));
+    };
+    let local_id = connections::local_identity(connection, base.local.ip());
+    let offer = match spi {
+        None => None,
+        Some(spi) => match Offer::new(cx, base, &goal, spi, false) {
+            None => return Err(Closed::because("no child is wanted any more")),
+            offer => offer,
+        },
+    };
+    let id = IdPayload::from(local_id.clone());
+    base.local_id = Some(local_id.clone());
+    let ppk = ppk::of_initiator(&config, connection, record.ppk, &base.about(cx));
+    let ppk = ppk.map_err(Closed::failed)?;
+    let mut of_ppk: Vec<Payload> =
+        ppk.and(connection.ppk.id.as_ref()).map(ppk::identity).into_iter().collect();
+    // Where it is not required, we prove ourselves without it as well.
+    let falls_back = ppk.is_some() && !connection.ppk.required;
+    match connections::local_method(connection) {
+        LocalMethod::Psk => {
+            let wanted = connections::remote_match(connection);
+            let keys = &config.shared_keys;
+            let Some(key) = connections::shared_key_towards(keys, &local_id, wanted, base.remote.ip()) else {
+                let expected = expected_identity(wanted, base);
+                return Err(Closed::failed(base.about(cx).no_shared_key(&local_id, &expected)));
+            };
+            let prove = |channel: &Channel| auth_data(channel, &record, Role::Initiator, &id, &key.secret);
+            of_ppk.extend(falls_back.then(|| ppk::without(prove(&channel))));
+            ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
+            let auth = Payload::Auth { method: SHARED_KEY_MIC, data: prove(&channel) };
+            let key = Some(key.name.clone());
+            let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
+            Ok(request.send(cx, base, now, channel, record, Some(auth)))
+        }
+        // Together with a PPK it is refused in the configuration.
+        LocalMethod::Eap { .. } => {
+            let (certificates, ppk) = (Vec::new(), Vec::new());
+            let request = Request { id, certificates, offer, key: None, ppk };
+            Ok(request.send(cx, base, now, channel, record, None))
+        }
+        LocalMethod::Pubkey { credentials, constraint } => {
+            let peer = &record.peer;
+            let (credential, scheme) = certificates::choose(credentials, constraint, peer)
+                .map_err(|ours| Closed::failed(base.about(cx).no_common_hash(&ours, &peer.hashes)))?;
+            let certificates = certificates::sent(&credential, peer);
+            let sign = |channel: &Channel| SignRequest {
+                credential: credential.clone(),
+                scheme,
+                octets: signed_octets(channel, &record, Role::Initiator, &id),
+            };
+            let without = falls_back.then(|| sign(&channel));
+            ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
+            Ok(State::SigningRequest(SigningRequest {
+                job: cx.sign(base.id, sign(&channel)),
+                without,
+                signed: None,
+                method: scheme.method(),
+                channel,
+                record,
+                request: Request { id, certificates, offer, key: None, ppk: of_ppk },
+            }))
         }
     }
 }
@@ -154,7 +169,7 @@ fn expected_identity(wanted: &IdentityMatch, base: &Base) -> Identity {
 struct Request {
     id: IdPayload,
     certificates: Vec<Payload>,
-    offer: Offer,
+    offer: Option<Offer>,
     /// The name of the pre-shared key that we prove ourselves with, if it is one.
     key: Option<String>,
     /// What is to be said of a post-quantum pre-shared key.
@@ -186,8 +201,10 @@ impl Request {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
         payloads.extend(addresses::request(cx, base));
-        payloads.push(Payload::Sa(self.offer.proposals()));
-        payloads.extend(self.offer.selector_payloads());
+        if let Some(offer) = &self.offer {
+            payloads.push(Payload::Sa(offer.proposals()));
+            payloads.extend(offer.selector_payloads());
+        }
         payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
         let state = AwaitingAuthResponse { channel, record, offer: self.offer, id: self.id, key: self.key };
@@ -250,7 +267,8 @@ impl SigningRequest {
 pub(in crate::engine) struct AwaitingAuthResponse {
     pub(in crate::engine) channel: Channel,
     pub(super) record: InitRecord,
-    pub(in crate::engine) offer: Offer,
+    /// The child that we asked for, unless the IKE SA is to begin without one.
+    pub(in crate::engine) offer: Option<Offer>,
     /// Our own.
     pub(super) id: IdPayload,
     /// The name of the pre-shared key that we proved ourselves with, if it was one.
@@ -342,6 +360,11 @@ impl AwaitingAuthResponse {
         let Self { channel, record, offer, .. } = self;
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
+        let Some(offer) = offer else {
+            // The child follows at once, in an exchange of its own.
+            base.goals.extend(base.goal.take());
+            return Box::new(established).pump(cx, base, now);
+        };
         match child::accept(cx, base, &offer, payloads, None) {
             Ok(agreed) => {
                 let keymat =

@@ -7,7 +7,7 @@ use crate::crypto::{KeMethod, KeSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::context::Context;
-use crate::engine::ike_auth::initiator::AllocatingFirstSpi;
+use crate::engine::ike_auth;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, public_of};
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Payload};
@@ -36,16 +36,17 @@ enum Step {
 /// Begins the next additional key exchange, or IKE_AUTH if there is none.
 pub(in crate::engine) fn proceed(
     cx: &mut Context,
-    base: &Base,
+    base: &mut Base,
+    now: Instant,
     channel: Channel,
     record: InitRecord,
     mut left: VecDeque<KeMethod>,
-) -> State {
+) -> Next {
     let Some(method) = left.pop_front() else {
-        return State::AllocatingFirstSpi(AllocatingFirstSpi::begin(cx, base, channel, record));
+        return ike_auth::initiator::begin(cx, base, now, channel, record);
     };
     let step = Step::GeneratingKe { job: cx.generate_ke(base.id, method), method };
-    State::Exchanging(Exchanging { channel, record, left, step })
+    Ok(State::Exchanging(Exchanging { channel, record, left, step }))
 }
 
 impl Exchanging {
@@ -68,7 +69,7 @@ impl Exchanging {
             (Step::DerivingKe { job }, JobResult::KeDerived(made)) if job == done.id => {
                 let shared = made.map_err(|error| Closed::failed(base.about(cx).key_exchange(&error)))?;
                 self.channel.renew_keys(base, &self.record, shared);
-                Ok(proceed(cx, base, self.channel, self.record, self.left))
+                proceed(cx, base, now, self.channel, self.record, self.left)
             }
             (step, result) => {
                 self.step = step;

@@ -17,6 +17,7 @@ use super::{
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
+use crate::engine::childless;
 use crate::engine::context::Context;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
 use crate::engine::ike_intermediate;
@@ -179,6 +180,7 @@ impl AwaitingInitResponse {
                 let (spis, between) = ((base.spi_i, base.spi_r), (inbound.local, inbound.remote));
                 base.nat = nat::detect(payloads, spis, between, nat::is_forced(cx, base));
                 base.mobility.detects_nats = mobike::detects_nats(payloads);
+                base.childless = accepted.childless;
                 base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
@@ -224,7 +226,9 @@ impl AwaitingInitResponse {
                 "it chose additional key exchanges, but does not know IKE_INTERMEDIATE, which carries them";
             return Err(about.ike_proposal_not_ours(&why));
         }
-        Ok(Accepted { suite, nonce_r: payloads.nonce.to_vec(), ke_public: payloads.ke_public.to_vec() })
+        let childless = childless::is_begun(cx, base, &inbound.received.message.payloads)?;
+        let (nonce_r, ke_public) = (payloads.nonce.to_vec(), payloads.ke_public.to_vec());
+        Ok(Accepted { suite, nonce_r, ke_public, childless })
     }
 
     fn handle_cookie(mut self, cx: &mut Context, base: &mut Base, now: Instant, cookie: &Notify) -> Next {
@@ -301,6 +305,7 @@ struct Accepted {
     suite: IkeSuite,
     nonce_r: Vec<u8>,
     ke_public: Vec<u8>,
+    childless: bool,
 }
 
 /// Awaits the shared secret.
@@ -312,7 +317,13 @@ pub(in crate::engine) struct DerivingKeys {
 }
 
 impl DerivingKeys {
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, done: Done) -> Next {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         match done.result {
             JobResult::KeDerived(Ok(shared)) if done.id == self.job => {
                 let input = KdfInput {
@@ -325,7 +336,7 @@ impl DerivingKeys {
                 float(cx, base);
                 let channel = Channel::new(self.suite, keys, Role::Initiator);
                 let additional = self.suite.additional().collect();
-                Ok(ike_intermediate::initiator::proceed(cx, base, channel, self.record, additional))
+                ike_intermediate::initiator::proceed(cx, base, now, channel, self.record, additional)
             }
             JobResult::KeDerived(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))

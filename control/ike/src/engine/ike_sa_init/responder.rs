@@ -9,6 +9,7 @@ use super::{InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, nat, n
 use crate::crypto::KeMethod;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{header, send};
+use crate::engine::childless;
 use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::failure::About;
@@ -48,6 +49,8 @@ pub(in crate::engine) struct Admitted {
     ppk: bool,
     /// What we say about signatures and certificates.
     authentication: Vec<Payload>,
+    /// What we say about IKE SAs without a child.
+    childless: Option<Payload>,
 }
 
 /// Judges a request that belongs to no IKE SA yet. `cookies` is given when the initiator must show one.
@@ -101,6 +104,7 @@ pub(in crate::engine) fn admit(
             peer: SignatureSupport::parse(payloads),
             ppk: !cx.config.ppks.is_empty() && ppk::is_announced(payloads),
             authentication: authentication(cx, &candidates, payloads),
+            childless: childless::announce(cx, &candidates),
         }),
         Some(Choice::OtherGroup(method)) => {
             let wanted = method.id().to_be_bytes().to_vec();
@@ -245,6 +249,7 @@ impl Answering {
         if base.fragmentation {
             payloads.push(notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()));
         }
+        payloads.extend(self.admitted.childless.clone());
         payloads.extend(self.admitted.ppk.then(ppk::announce));
         if self.admitted.suite.additional().next().is_some() {
             payloads.push(notification(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, Vec::new()));

@@ -5,6 +5,7 @@ mod additional;
 mod additional_child;
 mod addresses;
 mod certificates;
+mod childless;
 mod children;
 mod collide_child;
 mod collide_ike;

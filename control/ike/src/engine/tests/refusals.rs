@@ -297,7 +297,7 @@ fn an_answer_beyond_our_offer_is_refused_and_deleted_at_the_peer() {
     // As if we had asked for less than the peer now grants.
     let sa = world.ends[A].engine.sas.values_mut().next().unwrap();
     let State::AwaitingAuthResponse(state) = &mut sa.state else { panic!("{:?}", sa.state) };
-    state.offer.selectors.remote = vec![ts("10.2.9.0/24").unwrap()];
+    state.offer.as_mut().unwrap().selectors.remote = vec![ts("10.2.9.0/24").unwrap()];
     world.run(60);
     assert_eq!(world.ends[A].done[&command].clone().unwrap_err().code(), "PEER_MISBEHAVED");
     for end in [A, B] {

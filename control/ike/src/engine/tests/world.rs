@@ -141,6 +141,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
             fragmentation: IkeFragmentation::Yes,
+            childless: Childless::Allow,
             ppk: Ppk::default(),
             pools: Vec::new(),
             vips: Vec::new(),
