@@ -94,7 +94,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let in_force = InForce::new(source, text, policies);
     let children = in_force.children(&config);
     let dataplane = Arc::new(started);
-    let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
+    let (port, nat_port) = (config.engine.port, config.engine.nat_port);
+    let mut sockets = sockets::Sockets::open(port, nat_port, config.gateway.mark)?;
+    sockets::esp::serve(sockets.take_esp(), nat_port, dataplane.esp_inlet())?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());

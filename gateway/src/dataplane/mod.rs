@@ -37,6 +37,7 @@ use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::handover;
+use crate::inlet::EspInlet;
 use crate::installer::Installer;
 use crate::io::{CopyMode, FrameMemory, MemoryError, QueueSocket, SocketError};
 use crate::netlink::addresses::TunAddresses;
@@ -337,6 +338,11 @@ impl Dataplane {
     /// Where SAs and policies go.
     pub fn installer(&self) -> Arc<dyn SaInstaller> {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
+    }
+
+    /// Where ESP goes that came to a socket of the NAT port.
+    pub fn esp_inlet(&self) -> EspInlet {
+        EspInlet::new(self.slow.workers().to_vec(), Arc::clone(self.slow.counters()))
     }
 
     /// The addresses that peers give this host.

@@ -14,4 +14,5 @@ mod gateway;
 mod host;
 mod interfaces;
 mod life;
+mod linux;
 mod soak;
