@@ -25,7 +25,11 @@ pub(super) const TABLES: &[Table] = &[
         path: "gateway",
         about: "Interfaces, cores, the data plane.",
         keys: &[
-            key("interfaces", Required, "`[[gateway.interfaces]]` tables; at least one of each role"),
+            key(
+                "interfaces",
+                Required,
+                "`[[gateway.interfaces]]` tables; at least one of each role, or one of role `both`",
+            ),
             key(
                 "workers",
                 Is("[0]"),
@@ -122,10 +126,14 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         path: "gateway.interfaces",
-        about: "Interfaces that the gateway serves: at least one of each role.",
+        about: "Interfaces that the gateway serves: at least one of each role, or one of role `both`.",
         keys: &[
             key("name", Required, "the interface"),
-            key("role", Required, r#"`"outside"`: IKE and ESP; `"inside"`: clear text to be protected"#),
+            key(
+                "role",
+                Required,
+                r#"`"outside"`: IKE and ESP; `"inside"`: clear text to be protected; `"both"`: one interface for both ("one-armed"), see [the guide](configuration.md#gatewayinterfaces)"#,
+            ),
             key(
                 "queues",
                 Says("all"),
@@ -184,6 +192,11 @@ pub(super) const TABLES: &[Table] = &[
             key("local", Required, "how we authenticate, see [the guide](configuration.md#local-and-remote)"),
             key("remote", Required, "how the peer must"),
             key("encap", Is("false"), "UDP encapsulation even without a NAT"),
+            key(
+                "mobike",
+                Is("true"),
+                "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
+            ),
             key(
                 "dpd_delay",
                 Is("0"),
