@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
-use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
+use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, reference};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
 
@@ -52,6 +52,11 @@ enum Command {
         /// The configuration.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+    },
+    /// About the configuration's format.
+    Config {
+        #[command(subcommand)]
+        what: ConfigCommand,
     },
     /// Ask the running daemon.
     #[command(flatten)]
@@ -92,6 +97,16 @@ enum Command {
         /// The configuration that the daemon ran with.
         #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
         config: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every table and key: what it takes, its default, and what it is for, as Markdown.
+    Reference {
+        /// Only the keys whose names have this, e.g. `dpd` or `gateway.`.
+        #[arg(value_name = "WORD")]
+        word: Option<String>,
     },
 }
 
@@ -166,6 +181,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run { config, log_format } => run(&config, log_format),
         Command::Check { file } => check(&file),
+        Command::Config { what: ConfigCommand::Reference { word } } => config_reference(word.as_deref()),
         Command::Detach { open: _, config } => detach(&config),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
@@ -214,6 +230,18 @@ fn check(path: &Path) -> anyhow::Result<ExitCode> {
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
     print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn config_reference(word: Option<&str>) -> anyhow::Result<ExitCode> {
+    let page = reference::page(word);
+    if page.is_empty() {
+        anyhow::bail!(
+            "no key's name has `{}` in it (`portcullis config reference` prints all)",
+            word.unwrap_or_default()
+        );
+    }
+    print(&page)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -191,11 +191,10 @@ fn check_version(section: &Section<'_>) {
 }
 
 fn addresses(section: &Section<'_>, key: &'static str) -> Option<Vec<AddressMatch>> {
-    if !section.has(key) {
-        return Some(Vec::new());
+    match section.parsed_list::<Address>(key, "an IP address, a prefix, or %any") {
+        Some(parsed) => Some(parsed.into_iter().map(|address| address.value.0).collect()),
+        None => (!section.has(key)).then(Vec::new),
     }
-    let parsed = section.parsed_list::<Address>(key, "an IP address, a prefix, or %any")?;
-    Some(parsed.into_iter().map(|address| address.value.0).collect())
 }
 
 const IKE_EXAMPLE: &str = "e.g. \"aes256gcm16-prfsha384-x25519\"";

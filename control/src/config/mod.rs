@@ -2,7 +2,7 @@
 //!
 //! [`Config::parse`] reads the whole file and reports every error at once, each with line, column and what was
 //! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
-//! describes every option.
+//! is the guide, and [`reference`] writes the list of every table and key.
 
 mod connection;
 mod credentials;
@@ -16,6 +16,7 @@ mod options;
 mod pools;
 mod radius;
 mod reader;
+pub mod reference;
 mod secrets;
 mod shunt;
 
@@ -127,7 +128,7 @@ impl Config {
                 return Err(findings.into_sorted());
             }
         };
-        let root = Section::new(&findings, document.as_table(), "", 0..0);
+        let root = Section::root(&findings, document.as_table());
         let config = build(root, base);
         match config {
             Some(config) if findings.errors() == 0 => Ok((config, findings.into_sorted())),

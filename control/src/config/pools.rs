@@ -53,9 +53,6 @@ where
     T: FromStr,
     T::Err: Display,
 {
-    if !section.has(key) {
-        return Vec::new();
-    }
     let found = section.parsed_list::<T>(key, expected).unwrap_or_default();
     found.into_iter().map(|item| item.value).collect()
 }
@@ -89,9 +86,6 @@ pub(super) fn check(
 
 /// `vips`: one of each family at most.
 pub(super) fn vips(section: &Section<'_>) -> Vec<IpAddr> {
-    if !section.has("vips") {
-        return Vec::new();
-    }
     let expected = "inner addresses to ask for; \"0.0.0.0\" or \"::\" for any";
     let mut vips: Vec<IpAddr> = Vec::new();
     for vip in section.parsed_list::<IpAddr>("vips", expected).unwrap_or_default() {

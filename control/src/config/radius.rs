@@ -91,9 +91,10 @@ fn server(section: &Section<'_>, number: usize) -> Option<ServerConfig> {
 }
 
 fn dae(section: &Section<'_>) -> Option<DaeConfig> {
-    let listen = match section.has("listen") {
-        true => section.parsed::<IpAddr>("listen", "an IP address of ours")?.value,
-        false => Ipv4Addr::UNSPECIFIED.into(),
+    let listen = match section.parsed::<IpAddr>("listen", "an IP address of ours") {
+        Some(listen) => listen.value,
+        None if section.has("listen") => return None,
+        None => Ipv4Addr::UNSPECIFIED.into(),
     };
     let port = port(section, "port", DAE_PORT);
     let secret = secret(section);
@@ -102,10 +103,10 @@ fn dae(section: &Section<'_>) -> Option<DaeConfig> {
 }
 
 fn port(section: &Section<'_>, key: &'static str, default: u16) -> Option<u16> {
-    if !section.has(key) {
-        return Some(default);
+    match section.integer(key, 1..=65535) {
+        Some(port) => u16::try_from(port.value).ok(),
+        None => (!section.has(key)).then_some(default),
     }
-    section.integer(key, 1..=65535).and_then(|port| u16::try_from(port.value).ok())
 }
 
 fn secret(section: &Section<'_>) -> Option<Secret> {

@@ -11,17 +11,19 @@ use std::time::Duration;
 use toml_edit::{Item, TableLike, Value};
 
 use super::diagnostic::{Diagnostic, Severity};
+use super::reference::{self, Asked, Takes};
 
 /// The text and what was found wrong with it so far.
 pub(super) struct Findings<'t> {
     text: &'t str,
     found: RefCell<Vec<Diagnostic>>,
     errors: Cell<usize>,
+    asked: RefCell<Asked>,
 }
 
 impl<'t> Findings<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Self { text, found: RefCell::default(), errors: Cell::new(0) }
+        Self { text, found: RefCell::default(), errors: Cell::new(0), asked: RefCell::default() }
     }
 
     pub(super) fn error(&self, span: Range<usize>, key: impl Into<String>, message: impl Into<String>) {
@@ -47,6 +49,11 @@ impl<'t> Findings<'t> {
         self.errors.get()
     }
 
+    /// Every key that was asked for, and what it takes.
+    pub(super) fn into_asked(self) -> Asked {
+        self.asked.into_inner()
+    }
+
     /// Everything found, in the order of the file.
     pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
         let mut found = self.found.into_inner();
@@ -67,18 +74,50 @@ pub(super) struct Section<'a> {
     findings: &'a Findings<'a>,
     table: &'a dyn TableLike,
     path: String,
+    /// Its name in the reference.
+    schema: String,
     span: Range<usize>,
     known: RefCell<BTreeSet<&'static str>>,
 }
 
 impl<'a> Section<'a> {
-    pub(super) fn new(
-        findings: &'a Findings<'a>,
+    /// The whole document.
+    pub(super) fn root(findings: &'a Findings<'a>, table: &'a dyn TableLike) -> Self {
+        Self {
+            findings,
+            table,
+            path: String::new(),
+            schema: String::new(),
+            span: 0..0,
+            known: RefCell::default(),
+        }
+    }
+
+    /// A table below this one, under `key`; `name`: of those whose names are the user's choice.
+    fn below(
+        &self,
         table: &'a dyn TableLike,
-        path: impl Into<String>,
+        key: &str,
+        name: Option<&str>,
         span: Range<usize>,
-    ) -> Self {
-        Self { findings, table, path: path.into(), span, known: RefCell::default() }
+    ) -> Section<'a> {
+        let (path, schema) = match name {
+            None => (self.path_of(key), join(&self.schema, key)),
+            // This is the table of such tables.
+            Some(name) => {
+                (self.path_of(name), join(&self.schema, &reference::placeholder(&self.schema, name)))
+            }
+        };
+        Section { findings: self.findings, table, path, schema, span, known: RefCell::default() }
+    }
+
+    /// Notes for the reference what a key takes.
+    fn takes(&self, key: &'static str, precision: u8, kind: &'static str, which: impl FnOnce() -> String) {
+        let mut asked = self.findings.asked.borrow_mut();
+        let known = asked.entry((self.schema.clone(), key)).or_default();
+        if known.as_ref().is_none_or(|known| known.precision < precision) {
+            *known = Some(Takes { precision, kind, which: which() });
+        }
     }
 
     /// Where the table stands.
@@ -88,7 +127,7 @@ impl<'a> Section<'a> {
 
     /// The full name of a key of this table.
     pub(super) fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        join(&self.path, key)
     }
 
     pub(super) fn error(&self, span: Range<usize>, key: &str, message: impl Into<String>) {
@@ -101,7 +140,7 @@ impl<'a> Section<'a> {
 
     /// Reports a key that must be there and is not.
     pub(super) fn missing(&self, key: &'static str, expected: &str) {
-        self.known.borrow_mut().insert(key);
+        self.ask(key);
         self.findings.error(
             self.span(),
             self.path.clone(),
@@ -109,8 +148,13 @@ impl<'a> Section<'a> {
         );
     }
 
-    fn item(&self, key: &'static str) -> Option<(&'a Item, Range<usize>)> {
+    fn ask(&self, key: &'static str) {
         self.known.borrow_mut().insert(key);
+        self.findings.asked.borrow_mut().entry((self.schema.clone(), key)).or_default();
+    }
+
+    fn item(&self, key: &'static str) -> Option<(&'a Item, Range<usize>)> {
+        self.ask(key);
         let item = self.table.get(key).filter(|item| !item.is_none())?;
         let span = item.span().or_else(|| self.table.key(key).and_then(toml_edit::Key::span));
         Some((item, span.unwrap_or(self.span())))
@@ -133,6 +177,7 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn string(&self, key: &'static str, expected: &str) -> Option<Spanned<&'a str>> {
+        self.takes(key, 1, "text", || expected.to_owned());
         let (value, span) = self.value(key, expected)?;
         self.as_string(key, value, span, expected)
     }
@@ -154,6 +199,7 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn boolean(&self, key: &'static str) -> Option<bool> {
+        self.takes(key, 9, "boolean", || "true or false".to_owned());
         let (value, span) = self.value(key, "true or false")?;
         if value.as_bool().is_none() {
             self.error(span, key, format!("is {} (expected true or false)", a_type(value)));
@@ -168,6 +214,7 @@ impl<'a> Section<'a> {
         range: std::ops::RangeInclusive<i64>,
     ) -> Option<Spanned<i64>> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
+        self.takes(key, 9, "whole number", || whole(&range));
         let (value, span) = self.value(key, &expected)?;
         match value.as_integer() {
             Some(number) if range.contains(&number) => Some(Spanned { value: number, span }),
@@ -191,6 +238,7 @@ impl<'a> Section<'a> {
         make: impl FnOnce(i64) -> T,
     ) -> Option<T> {
         let expected = format!("a whole number from {} to {}, or \"{word}\"", range.start(), range.end());
+        self.takes(key, 9, "whole number or text", || format!("{}, or \"{word}\"", whole(&range)));
         let (value, span) = self.value(key, &expected)?;
         match (value.as_integer(), value.as_str()) {
             (Some(number), _) if range.contains(&number) => Some(make(number)),
@@ -205,6 +253,7 @@ impl<'a> Section<'a> {
     /// A floating-point or whole number within `range`.
     pub(super) fn number(&self, key: &'static str, range: std::ops::RangeInclusive<f64>) -> Option<f64> {
         let expected = format!("a number from {} to {}", range.start(), range.end());
+        self.takes(key, 9, "number", || format!("{} to {}", range.start(), range.end()));
         let (value, span) = self.value(key, &expected)?;
         let number = value.as_float().or_else(|| value.as_integer().map(|n| n as f64));
         let number = number.filter(|n| range.contains(n));
@@ -217,6 +266,7 @@ impl<'a> Section<'a> {
     /// A duration: whole seconds, or text such as `"30s"`, `"500ms"`, `"5m"`, `"1h"`.
     pub(super) fn duration(&self, key: &'static str) -> Option<Duration> {
         const EXPECTED: &str = "seconds, or text such as \"30s\", \"500ms\", \"5m\" or \"1h\"";
+        self.takes(key, 5, "duration", || EXPECTED.to_owned());
         let (value, span) = self.value(key, EXPECTED)?;
         let duration = match value {
             Value::Integer(seconds) => u64::try_from(*seconds.value()).ok().map(Duration::from_secs),
@@ -239,6 +289,7 @@ impl<'a> Section<'a> {
         key: &'static str,
         range: std::ops::RangeInclusive<Duration>,
     ) -> Option<Duration> {
+        self.takes(key, 9, "duration", || format!("{:?} to {:?}", range.start(), range.end()));
         let duration = self.duration(key)?;
         if !range.contains(&duration) {
             let (least, most) = (range.start(), range.end());
@@ -254,6 +305,7 @@ impl<'a> Section<'a> {
         T: FromStr,
         T::Err: Display,
     {
+        self.takes(key, 4, "text", || expected.to_owned());
         let text = self.string(key, expected)?;
         self.parse(key, &text, expected)
     }
@@ -276,6 +328,7 @@ impl<'a> Section<'a> {
     pub(super) fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<T> {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let expected = quoted_list(&names);
+        self.takes(key, 9, "text", || expected.clone());
         let text = self.string(key, &expected)?;
         match choices.iter().find(|(name, _)| *name == text.value) {
             Some((_, choice)) => Some(*choice),
@@ -295,6 +348,7 @@ impl<'a> Section<'a> {
     /// An array of texts; a single text is an array of one, and may hold several separated by commas, as in
     /// swanctl.conf. `None` if the key is absent.
     pub(super) fn strings(&self, key: &'static str, expected: &str) -> Option<Vec<Spanned<&'a str>>> {
+        self.takes(key, 6, "list of texts", || expected.to_owned());
         let (value, span) = self.value(key, expected)?;
         match value {
             Value::String(text) => {
@@ -340,6 +394,7 @@ impl<'a> Section<'a> {
         range: std::ops::RangeInclusive<i64>,
     ) -> Option<Vec<Spanned<i64>>> {
         let expected = format!("an array of whole numbers from {} to {}", range.start(), range.end());
+        self.takes(key, 9, "list of whole numbers", || whole(&range));
         let (value, span) = self.value(key, &expected)?;
         let Some(array) = value.as_array() else {
             self.error(span, key, format!("is {} (expected {expected})", a_type(value)));
@@ -365,13 +420,20 @@ impl<'a> Section<'a> {
 
     /// A table, inline or not.
     pub(super) fn section(&self, key: &'static str) -> Option<Section<'a>> {
+        self.takes(key, 2, "table", String::new);
         let (item, span) = self.item(key)?;
-        self.as_section(key, item, span)
+        self.as_section(key, None, item, span)
     }
 
-    fn as_section(&self, key: &str, item: &'a Item, span: Range<usize>) -> Option<Section<'a>> {
+    fn as_section(
+        &self,
+        key: &str,
+        name: Option<&str>,
+        item: &'a Item,
+        span: Range<usize>,
+    ) -> Option<Section<'a>> {
         match item.as_table_like() {
-            Some(table) => Some(Section::new(self.findings, table, self.path_of(key), span)),
+            Some(table) => Some(self.below(table, key, name, span)),
             None => {
                 self.error(span, key, format!("is {} (expected a table)", item.type_name()));
                 None
@@ -381,21 +443,23 @@ impl<'a> Section<'a> {
 
     /// A table of tables with names of the user's choice, e.g. `connections`.
     pub(super) fn named_sections(&self, key: &'static str) -> Vec<(String, Section<'a>)> {
+        self.takes(key, 3, "tables", || "with names of your choice".to_owned());
         let Some(section) = self.section(key) else { return Vec::new() };
         let named = section.table.iter().filter_map(|(name, item)| {
             let span = section.table.key(name).and_then(toml_edit::Key::span);
             let span = span.or_else(|| item.span()).unwrap_or(section.span());
-            Some((name.to_owned(), section.as_section(name, item, span)?))
+            Some((name.to_owned(), section.as_section(name, Some(name), item, span)?))
         });
         named.collect()
     }
 
     /// A table, an array of tables, or an array of inline tables: all of them.
     pub(super) fn sections(&self, key: &'static str) -> Vec<Section<'a>> {
+        self.takes(key, 3, "tables", || "one, or an array of them".to_owned());
         let Some((item, span)) = self.item(key) else { return Vec::new() };
         if let Some(tables) = item.as_array_of_tables() {
             let section = |table: &'a toml_edit::Table| {
-                Section::new(self.findings, table, self.path_of(key), table.span().unwrap_or(span.clone()))
+                self.below(table, key, None, table.span().unwrap_or(span.clone()))
             };
             return tables.iter().map(section).collect();
         }
@@ -403,7 +467,7 @@ impl<'a> Section<'a> {
             let section = |value: &'a Value| {
                 let span = value.span().unwrap_or(span.clone());
                 match value.as_inline_table() {
-                    Some(table) => Some(Section::new(self.findings, table, self.path_of(key), span)),
+                    Some(table) => Some(self.below(table, key, None, span)),
                     None => {
                         self.error(span, key, format!("is {} (expected a table)", a_type(value)));
                         None
@@ -412,14 +476,15 @@ impl<'a> Section<'a> {
             };
             return array.iter().filter_map(section).collect();
         }
-        self.as_section(key, item, span).into_iter().collect()
+        self.as_section(key, None, item, span).into_iter().collect()
     }
 
     /// Reports every key that was not asked for: as swanctl's if it is in `later`, else with the nearest known one.
     pub(super) fn finish(&self, later: &[&str]) {
         let known = self.known.borrow();
         for (key, item) in self.table.iter() {
-            if known.contains(key) {
+            // What the reference does not describe is not taken.
+            if known.contains(key) && reference::describes(&self.schema, key) {
                 continue;
             }
             let span = self.table.key(key).and_then(toml_edit::Key::span).or_else(|| item.span());
@@ -439,6 +504,18 @@ impl<'a> Section<'a> {
             };
             self.error(span, key, message);
         }
+    }
+}
+
+fn join(path: &str, key: &str) -> String {
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+}
+
+/// A range of whole numbers, in words where an end of it says nothing.
+fn whole(range: &std::ops::RangeInclusive<i64>) -> String {
+    match *range.end() {
+        i64::MAX => format!("{} or more", range.start()),
+        end => format!("{} to {end}", range.start()),
     }
 }
 
