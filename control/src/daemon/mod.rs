@@ -110,6 +110,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
         children,
         events: dataplane::watch_events(&dataplane)?,
+        paths: dataplane::watch_paths(&dataplane),
         traffic: Arc::clone(&traffic),
         pools: (config.pools.clone(), config.gateway.state_dir.clone()),
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,

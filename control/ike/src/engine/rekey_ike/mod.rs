@@ -71,6 +71,7 @@ fn successor(
     let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
     base.nat = old.nat;
     base.fragmentation = old.fragmentation;
+    base.mobility = old.mobility.succeeded();
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
@@ -101,6 +102,9 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 /// The new IKE SA takes what the old one had.
 fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
     old.heir = Some(base.id);
+    // It may have moved since the new one was begun.
+    (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
+    base.mobility = old.mobility.succeeded();
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });

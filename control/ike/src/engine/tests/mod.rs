@@ -21,6 +21,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod mobike;
 mod modes;
 mod nat;
 mod ppk;
