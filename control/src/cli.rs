@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
-use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, reference};
+use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, Diagnostic, reference};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
 
@@ -52,6 +52,9 @@ enum Command {
         /// The configuration.
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        /// Exit with 3 if there are warnings. Without, they are printed and the exit code is 0.
+        #[arg(long)]
+        strict: bool,
     },
     /// About the configuration's format.
     Config {
@@ -180,7 +183,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Run { config, log_format } => run(&config, log_format),
-        Command::Check { file } => check(&file),
+        Command::Check { file, strict } => check(&file, strict),
         Command::Config { what: ConfigCommand::Reference { word } } => config_reference(word.as_deref()),
         Command::Detach { open: _, config } => detach(&config),
         Command::Completions { shell } => completions(shell),
@@ -225,12 +228,16 @@ fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(path: &Path) -> anyhow::Result<ExitCode> {
-    let (config, _) = load(path)?;
+/// Of `check --strict`: valid, but with warnings.
+const WARNED: u8 = 3;
+
+fn check(path: &Path, strict: bool) -> anyhow::Result<ExitCode> {
+    let (config, warnings) = Config::lint(path)?;
+    print_warnings(path, &warnings);
     let children: usize = config.engine.connections.iter().map(|connection| connection.children.len()).sum();
     let connections = config.engine.connections.len();
     print(&format!("{}: valid (connections: {connections}, children: {children})\n", path.display()))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if strict && !warnings.is_empty() { ExitCode::from(WARNED) } else { ExitCode::SUCCESS })
 }
 
 fn config_reference(word: Option<&str>) -> anyhow::Result<ExitCode> {
@@ -248,10 +255,14 @@ fn config_reference(word: Option<&str>) -> anyhow::Result<ExitCode> {
 /// Loads a configuration, with its text, and prints its warnings.
 fn load(path: &Path) -> anyhow::Result<(Config, Zeroizing<String>)> {
     let (config, warnings, text) = Config::load_text(path)?;
+    print_warnings(path, &warnings);
+    Ok((config, text))
+}
+
+fn print_warnings(path: &Path, warnings: &[Diagnostic]) {
     for warning in warnings {
         eprintln!("{}:{warning}", path.display());
     }
-    Ok((config, text))
 }
 
 /// For bash, zsh and fish as packages install them.

@@ -160,3 +160,31 @@ fn top_draws_the_tunnels_and_leaves_when_told_to() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn warnings_fail_a_check_only_when_it_is_strict() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("portcullis.toml");
+    let policy =
+        |to: &str, mode: &str| format!("local_ts = '10.0.0.0/8'\nremote_ts = '{to}'\nmode = '{mode}'\n");
+    let text = format!(
+        "[gateway]\ninterfaces = [{{ name = 'nonesuch0', role = 'both' }}]\n[connections.c.children.all]\n{}\
+         [connections.c.children.one]\n{}",
+        policy("10.0.0.0/8", "pass"),
+        policy("10.1.0.0/16", "drop"),
+    );
+    let check = |text: &str, options: &[&str]| {
+        fs::write(&file, text).unwrap();
+        let output = Command::new(BINARY).arg("check").args(options).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, warnings) = check(&text, &[]);
+    assert_eq!(code, Some(0), "{warnings}");
+    assert!(
+        warnings.contains("portcullis.toml:9:13: warning: connections.c.children.one.remote_ts"),
+        "{warnings}"
+    );
+    assert_eq!(check(&text, &["--strict"]).0, Some(3));
+    assert_eq!(check(&text.replace("10.1.0.0/16", "11.0.0.0/8"), &["--strict"]).0, Some(0));
+    assert_eq!(check(&text.replace("drop", "nonesuch"), &["--strict"]).0, Some(1));
+}

@@ -12,6 +12,7 @@ mod eap;
 pub(crate) mod files;
 mod gateway;
 mod lifetime;
+mod lints;
 mod options;
 mod pools;
 mod radius;
@@ -21,6 +22,7 @@ mod secrets;
 mod shunt;
 
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
 use portcullis_ike::pools::PoolConfig;
@@ -90,6 +92,11 @@ impl Config {
         Self::load_as(path, Self::from_root)
     }
 
+    /// As [`Config::load`], with what only `portcullis check` looks for among the warnings.
+    pub fn lint(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
+        Self::load_as(path, Self::linted_from_root).map(|(config, warnings, _)| (config, warnings))
+    }
+
     /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
     /// certificate stands in its way. There are no connections in what comes out.
     pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
@@ -137,16 +144,27 @@ impl Config {
     }
 
     fn from_root(root: Section<'_>, base: &Path) -> Option<Self> {
-        let gateway = gateway(&root, base);
-        let secrets = secrets::from_root(&root);
+        Self::read(&root, base)
+    }
+
+    fn linted_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
+        let config = Self::read(&root, base)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        lints::run(&root, &config, &lints::Machine { now, mtu: &lints::mtu_of });
+        Some(config)
+    }
+
+    fn read(root: &Section<'_>, base: &Path) -> Option<Self> {
+        let gateway = gateway(root, base);
+        let secrets = secrets::from_root(root);
         let directories = gateway.as_ref().map(|gateway| gateway.credentials.clone());
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
-        let store = Store::new(&root, base, directories);
-        let pools = pools::from_root(&root);
-        let connections = connection::from_root(&root, secrets.as_ref(), &store, &pools);
+        let store = Store::new(root, base, directories);
+        let pools = pools::from_root(root);
+        let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
         let connection::Connections { negotiated, shunts } = connections;
-        let engine = gateway::engine_from_root(&root, negotiated, secrets.unwrap_or_default());
-        let radius = radius::from_root(&root);
+        let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
+        let radius = radius::from_root(root);
         root.finish(&["authorities", "include"]);
         Some(Self { gateway: gateway?, engine, shunts, pools, radius })
     }

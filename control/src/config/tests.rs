@@ -1,6 +1,7 @@
 mod credentials;
 mod eap;
 mod fuzz;
+mod lints;
 mod radius;
 
 use super::*;

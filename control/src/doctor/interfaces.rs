@@ -215,7 +215,7 @@ fn frame_size(config: &Config, name: &str, link: LinkState, found: &mut Findings
 
 /// The largest inner packet in an outer one of `mtu` octets: outer IPv4 header, SPI and sequence number (8), IV (8), ICV
 /// (16); what is left is a multiple of four, two octets of which are the trailer (RFC 4303 §2, RFC 4106 §3).
-fn largest_inner(mtu: u32) -> u32 {
+pub(crate) fn largest_inner(mtu: u32) -> u32 {
     (mtu.saturating_sub(20 + 8 + 8 + 16) & !3).saturating_sub(2)
 }
 

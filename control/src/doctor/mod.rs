@@ -16,6 +16,7 @@ mod network;
 use serde::Serialize;
 
 pub use host::{Ethtool, Host, Kernel, LinkState, Offload};
+pub(crate) use interfaces::largest_inner;
 pub use kernel::Live;
 
 use crate::config::Config;

@@ -312,3 +312,25 @@ fn keys_of_certificates_do_not_go_with_a_secret() {
 fn nothing_is_read_where_only_secrets_are_used() {
     assert!(Config::parse(WHOLE, Path::new("/nonexistent")).is_ok());
 }
+
+#[test]
+fn a_certificate_that_ends_soon_is_told_by_check_alone() {
+    let files = Files::new();
+    files.write(
+        "x509/a.pem",
+        files.certificate("a.example", |params| params.not_after = date_time_ymd(2090, 1, 31)),
+    );
+    let lint = |build: Build| {
+        let (_, found) = Config::parse_as(&pubkey(), &files.path(""), build).unwrap();
+        found.iter().map(ToString::to_string).collect::<String>()
+    };
+    // 2090-01-11 and 2089-12-31, both at 00:00.
+    let soon = lint(|root, base| super::lints::linted(root, base, 3_787_776_000, |_| None));
+    assert!(
+        soon.contains("warning: connections.site.local.certs: the certificate of `CN=a.example`"),
+        "{soon}"
+    );
+    assert!(soon.contains("in 20 days: renew it"), "{soon}");
+    let early = lint(|root, base| super::lints::linted(root, base, 3_786_825_600, |_| None));
+    assert!(!early.contains("expires"), "{early}");
+}
