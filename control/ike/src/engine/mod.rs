@@ -11,7 +11,7 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
+//! `rekey_ike`, `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
 //! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
@@ -52,6 +52,7 @@ mod mobike;
 mod negotiation;
 mod reassembly;
 mod reconfigure;
+mod redirect;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -476,7 +477,11 @@ impl Engine {
                 Effect::Retired { owner, pair } => {
                     self.timers.arm(Owner::Retired(owner, pair), now + lifetime::GRACE);
                 }
-                Effect::Reauthenticate { old } => self.reauthenticate(now, old),
+                Effect::Reauthenticate { old } => self.reauthenticate(now, old, None),
+                Effect::Redirected { old, redirect } => self.reauthenticate(now, old, Some(&redirect)),
+                Effect::Follow { connection, goals, redirect } => {
+                    self.follow(now, connection, goals, &redirect);
+                }
                 Effect::Complete { id } => self.replace(now, id),
             }
         }

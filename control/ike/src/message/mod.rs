@@ -228,6 +228,9 @@ pub mod notify {
     pub const UPDATE_SA_ADDRESSES: u16 = 16400;
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
+    pub const REDIRECT_SUPPORTED: u16 = 16406;
+    pub const REDIRECT: u16 = 16407;
+    pub const REDIRECTED_FROM: u16 = 16408;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const USE_PPK: u16 = 16435;
