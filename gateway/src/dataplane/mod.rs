@@ -204,7 +204,7 @@ impl Dataplane {
             }
             let (most, frame_size) = (most_mtu(config.frame_size), config.frame_size);
             let mtu = netlink::link(&mut connection, &interface.name)?.mtu;
-            if interface.role == Role::Outside {
+            if interface.role.is_outside() {
                 outside_mtu = outside_mtu.min(mtu);
             }
             if mtu > most {

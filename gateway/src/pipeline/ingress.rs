@@ -195,7 +195,7 @@ fn admit(
         return Kind::Dropped(DropReason::Malformed);
     }
     let outside = gate.role == Role::Outside;
-    if outside && context.policies.bypasses() && is_bypassed(context, &flow) {
+    if gate.role.is_outside() && context.policies.bypasses() && is_bypassed(context, &flow) {
         let origin = Origin::Outside { port: gate.index, l2_len: l2_len as u8 };
         clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear

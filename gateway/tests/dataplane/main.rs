@@ -15,4 +15,5 @@ mod host;
 mod interfaces;
 mod life;
 mod linux;
+mod one_armed;
 mod soak;

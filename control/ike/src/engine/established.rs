@@ -311,6 +311,10 @@ impl Established {
                 self.channel.put_off_request();
             }
             Incoming::Request(ExchangeType::CreateChildSa, payloads) => {
+                // The window is one: a peer that owes us an additional key exchange for a child has given it up.
+                if matches!(self.theirs, Some(Theirs::Child(_))) {
+                    self.forget_followup(cx, base);
+                }
                 if rekey_ike::is_about_ike(&payloads) {
                     rekey_ike::responder::Answering::begin(cx, base, &mut self, &payloads);
                 } else {
@@ -536,7 +540,7 @@ impl Established {
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
         if self.followup_deadline().is_some_and(|until| until <= now) {
-            self.theirs = None;
+            self.forget_followup(cx, base);
         }
         if self.next_keepalive.is_some_and(|due| due <= now) {
             cx.transmit.push_back(Datagram {
@@ -590,14 +594,6 @@ impl Established {
             self.followup_deadline(),
         ];
         single.into_iter().flatten().chain(ends).min()
-    }
-
-    /// When a peer that rekeys the IKE SA with additional key exchanges has thought better of it.
-    fn followup_deadline(&self) -> Option<Instant> {
-        match &self.theirs {
-            Some(Theirs::Ike(theirs)) => theirs.deadline(),
-            _ => None,
-        }
     }
 
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds

@@ -8,7 +8,7 @@ mod emit;
 mod parse;
 mod reader;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use portcullis_ipsec::TrafficSelector;
 
@@ -16,6 +16,8 @@ use crate::config::Identity;
 use crate::crypto::IntegrityError;
 
 pub use configuration::{Attribute, Configuration, ConfigurationType, Meaning, attribute};
+#[cfg(test)]
+pub(crate) use emit::spoilt;
 pub use emit::{Sealing, authenticated_later};
 pub use parse::{decrypt, open, payloads};
 
