@@ -20,7 +20,9 @@ use clap_complete::Shell;
 use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
+use crate::api::types::{
+    ChildSa, Drops, IkeSa, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
+};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, reference};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -137,6 +139,13 @@ enum Ask {
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
     Reauthenticate(TargetArgs),
+    /// Send the clients of a connection to another gateway (RFC 5685); those that do not go are put out after a while.
+    Redirect {
+        /// Name of the connection.
+        connection: String,
+        /// Address of the other gateway.
+        address: std::net::IpAddr,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -323,6 +332,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Reauthenticate(args) => {
             let () = client.post("/v1/reauthenticate", &args.target()).await?;
             Ok("reauthenticating\n".to_owned())
+        }
+        Ask::Redirect { connection, address } => {
+            let () = client.post("/v1/redirect", &RedirectRequest { connection, to: address }).await?;
+            Ok(format!("sending clients to {address}\n"))
         }
     }
 }

@@ -2,6 +2,7 @@
 //! seconds, octets are those of inner packets.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use portcullis_ike::verdict::{Kind, Verdict};
 use serde::{Deserialize, Serialize};
@@ -254,6 +255,15 @@ pub struct Target {
     pub child: Option<String>,
     /// Give up waiting after so many seconds (the attempt itself goes on).
     pub timeout_seconds: Option<u64>,
+}
+
+/// Body of `POST /v1/redirect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedirectRequest {
+    /// Name of the connection.
+    pub connection: String,
+    /// The other gateway.
+    pub to: IpAddr,
 }
 
 /// The body of every answer that is not 200.
