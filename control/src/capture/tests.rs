@@ -226,3 +226,35 @@ fn cut_off_and_changed_files_are_read_as_far_as_they_go() {
     assert!(!read(std::io::Cursor::new(plain)).unwrap().esp.contains_key(&(esp[0], esp[1])));
     assert!(Keys::parse("a,b").is_err() && Keys::parse("zz,00,00,00").is_err());
 }
+
+#[test]
+fn fuzz_capture() {
+    let one = File::new().request(&init(false, SUITE)).response(&init(true, SUITE));
+    let id = sealed(false, vec![id("a.example")]);
+    let refusal = sealed(true, vec![error(notify::AUTHENTICATION_FAILED, Vec::new())]);
+    let other = File::new().request(&init(false, SUITE)).response(&refused(notify::NO_PROPOSAL_CHOSEN));
+    let seeds = [one.request(&id).response(&refusal).0, other.0];
+    let keys = keys();
+    portcullis_fuzz::Target::new("capture").seeds(seeds).run(|input| {
+        let Ok(reading) = read(std::io::Cursor::new(input.to_vec())) else { return };
+        let all = conversations(&reading, &keys);
+        let mut page = crate::explain::Page::new(false);
+        for one in &all {
+            draw(&mut page, one, &judge(one, &all, &reading));
+        }
+    });
+}
+
+#[test]
+fn fuzz_wireshark_keys() {
+    let table = b"# Wireshark\n0001020304050607,c02e7a3031a03188,bedb67ec7dc3d00cccac42e70cd63bde,\
+        3f44bf47cafd8150591deb088199fcbf,\"AES-CBC-128 [RFC3602]\",515b0bd22e6d76b34fdb760aa7bfad80b109b75d,\
+        4ea8e662b07cdd430f6944c6723e4b82d5722418,\"HMAC_SHA1_96 [RFC2404]\"\n";
+    portcullis_fuzz::Target::new("wireshark-keys").seeds([table.to_vec()]).run(|input| {
+        let Ok(text) = std::str::from_utf8(input) else { return };
+        match Keys::parse(text) {
+            Ok(keys) => assert!(!format!("{keys:?}").contains("bedb")),
+            Err(error) => _ = error.to_string(),
+        }
+    });
+}

@@ -156,6 +156,7 @@ pub(crate) fn role(role: Role) -> &'static str {
     match role {
         Role::Outside => "outside",
         Role::Inside => "inside",
+        Role::Both => "both",
     }
 }
 

@@ -103,7 +103,8 @@ impl Draft {
 
 fn remarks(text: &mut String, remarks: &[String]) {
     for line in remarks.iter().flat_map(|remark| remark.lines()) {
-        _ = writeln!(text, "# {line}");
+        // TOML takes no control characters in a comment but tabs.
+        _ = writeln!(text, "# {}", line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"));
     }
 }
 

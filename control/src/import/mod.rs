@@ -161,6 +161,7 @@ fn finish(
     let mut notes = Vec::new();
     let head = swanctl::head(directories, surroundings, &mut notes);
     let mut draft = swanctl::draft(root, &mut notes);
+    part(&mut draft, &mut notes);
     settle(&mut draft, &head, &surroundings.base, &mut notes);
     let count = |names: usize| draft.tables.iter().filter(|table| is_connection(table, names)).count();
     let (connections, children) = (count(2), count(4));
@@ -170,6 +171,30 @@ fn finish(
 /// Whether a table is a connection (2 names) or a child (4).
 fn is_connection(table: &Table, names: usize) -> bool {
     table.path.len() == names && table.path.first().is_some_and(|first| first == "connections")
+}
+
+/// Drops settings that have the name of a section beside them: TOML takes one of the two.
+fn part(draft: &mut Draft, notes: &mut Vec<Note>) {
+    let sections: HashSet<Vec<String>> = draft
+        .tables
+        .iter()
+        .flat_map(|table| (1..=table.path.len()).map(|len| table.path.iter().take(len).cloned().collect()))
+        .collect();
+    for table in &mut draft.tables {
+        let name = table.name();
+        let path = &table.path;
+        let is_section =
+            |item: &mut Item| sections.contains(&[&path[..], std::slice::from_ref(&item.key)].concat());
+        for Item { key, original, .. } in table.items.extract_if(.., is_section) {
+            table.remarks.push(format!("not carried over: {} = {}", original.key, original.value));
+            notes.push(Note {
+                place: Some(original.place),
+                outcome: Outcome::Dropped,
+                subject: format!("{name}.{key} = {}", original.value),
+                reason: "it is the name of a section as well".to_owned(),
+            });
+        }
+    }
 }
 
 /// Parses the draft, and changes what is objected to, until there is nothing left to object to or to change.

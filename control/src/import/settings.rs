@@ -187,7 +187,8 @@ impl<'t> Lexer<'t> {
     }
 
     fn skip_blanks(&mut self) {
-        while self.chars.next_if(|(_, c)| matches!(c, ' ' | '\t' | '\r')).is_some() {}
+        // Whatever ends a word is skipped here, or a word without an end would be read for ever.
+        while self.chars.next_if(|(_, c)| c.is_whitespace() && *c != '\n').is_some() {}
         if self.chars.peek().is_some_and(|(_, c)| *c == '#') {
             while self.chars.next_if(|(_, c)| *c != '\n').is_some() {}
         }

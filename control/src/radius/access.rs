@@ -72,7 +72,7 @@ impl Radius {
 }
 
 /// What an Access-Accept says that the client may have.
-fn authorization(answer: &Packet, class_group: bool) -> Authorization {
+pub(super) fn authorization(answer: &Packet, class_group: bool) -> Authorization {
     let text = |value: &[u8]| printable(&String::from_utf8_lossy(value));
     let seconds =
         |kind| answer.number(kind).filter(|seconds| *seconds > 0).map(|s| Duration::from_secs(s.into()));

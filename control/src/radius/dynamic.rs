@@ -38,7 +38,7 @@ pub(crate) enum Verdict {
 
 /// Error-Cause (RFC 5176 §3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(super) enum Cause {
     UnsupportedAttribute = 401,
     MissingAttribute = 402,
     InvalidRequest = 404,
@@ -144,7 +144,7 @@ impl Listener {
 }
 
 /// What a request asks for.
-fn demand(request: &Packet) -> Result<Demand, Cause> {
+pub(super) fn demand(request: &Packet) -> Result<Demand, Cause> {
     let mut demand = Demand::default();
     for (kind, value) in &request.attributes {
         let text = || String::from_utf8(value.clone()).map_err(|_| Cause::InvalidRequest);

@@ -10,6 +10,8 @@
 mod access;
 mod client;
 pub(crate) mod dynamic;
+#[cfg(test)]
+mod fuzz;
 mod packet;
 pub(crate) mod sessions;
 

@@ -10,6 +10,7 @@
     reason = "where a test cannot go on it fails"
 )]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -60,6 +61,26 @@ pub struct Rig {
 pub struct Pool {
     pub free: Vec<Frame>,
     taken: HashSet<u64>,
+}
+
+thread_local! {
+    /// Frames of rigs that are gone: their memory is never given back.
+    static SPARE: RefCell<Vec<Frame>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Pool {
+    fn of(frames: usize) -> Self {
+        let mut free = SPARE.take();
+        free.resize_with(free.len().max(frames), || Frame::leaked(4096, 256));
+        SPARE.set(free.split_off(frames));
+        Self { free, taken: HashSet::new() }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let _ = SPARE.try_with(|spare| spare.borrow_mut().append(&mut self.free));
+    }
 }
 
 impl FrameSource for Pool {
@@ -298,8 +319,7 @@ impl Rig {
         let installer = installer.telling(Box::new(move || {
             trap_signal.activated();
         }));
-        let free = (0..512).map(|_| Frame::leaked(4096, 256)).collect();
-        let pool = Pool { free, taken: HashSet::new() };
+        let pool = Pool::of(512);
         let (now, out) = (Coarse(100), Output::default());
         Self { number, installer, pipeline, counters, shared, reclaimer, routes, now, pool, out, trace }
     }
@@ -385,7 +405,7 @@ impl Rig {
     /// Feeds IP packets, with Ethernet headers if they come by a port.
     pub fn feed(&mut self, ingress: Ingress, packets: &[Vec<u8>]) -> Outcome {
         let frame = |packet: &Vec<u8>| match ingress {
-            Ingress::Kernel => packet.clone(),
+            Ingress::Kernel | Ingress::Socket => packet.clone(),
             Ingress::Port(port) => ethernet(port_mac(self.number, port), packet),
         };
         let frames: Vec<_> = packets.iter().map(frame).collect();

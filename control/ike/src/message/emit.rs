@@ -103,6 +103,10 @@ fn seal(
     fragment: Option<Fragment>,
     content: &[u8],
 ) -> Vec<u8> {
+    #[cfg(test)]
+    let (first, content) = &spoilt::spoil(of, first, content);
+    #[cfg(test)]
+    let (first, content) = (*first, content.as_slice());
     let Sealing { protection, keys } = sealing;
     let (kind, fragment_header) = match fragment {
         None => (types::SK, Vec::new()),
@@ -257,5 +261,45 @@ impl IdPayload {
         octets.extend(self.reserved);
         octets.extend(data);
         octets
+    }
+}
+
+/// Lets a test change what a peer with the right keys seals: the type of the first payload, and the octets of all.
+#[cfg(test)]
+pub(crate) mod spoilt {
+    use std::cell::RefCell;
+
+    use super::Header;
+
+    type Spoil = Box<dyn FnMut(&Header, &mut u8, &mut Vec<u8>)>;
+
+    thread_local! {
+        static SPOIL: RefCell<Option<Spoil>> = const { RefCell::new(None) };
+    }
+
+    /// While it lives, whatever this thread seals is changed first.
+    pub(crate) struct Spoiling(());
+
+    impl Spoiling {
+        pub(crate) fn by(spoil: impl FnMut(&Header, &mut u8, &mut Vec<u8>) + 'static) -> Self {
+            SPOIL.set(Some(Box::new(spoil)));
+            Self(())
+        }
+    }
+
+    impl Drop for Spoiling {
+        fn drop(&mut self) {
+            SPOIL.set(None);
+        }
+    }
+
+    pub(super) fn spoil(of: &Header, mut first: u8, content: &[u8]) -> (u8, Vec<u8>) {
+        let mut content = content.to_vec();
+        if let Some(spoil) = SPOIL.with_borrow_mut(Option::take) {
+            let mut spoil = spoil;
+            spoil(of, &mut first, &mut content);
+            SPOIL.set(Some(spoil));
+        }
+        (first, content)
     }
 }

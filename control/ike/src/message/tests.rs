@@ -4,6 +4,7 @@ use super::*;
 use crate::crypto::{AesKey, DirectionKeys, IkeEncr, IntegrityError, Protection};
 
 mod random;
+pub(crate) use random::is_lossy;
 
 fn sealing() -> Sealing<'static> {
     let protection = Protection::new(IkeEncr::AesGcm16(AesKey::Aes128), None).unwrap();

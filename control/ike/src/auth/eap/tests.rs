@@ -185,3 +185,43 @@ proptest! {
         _ = client.handle(&emit(Code::Request, 1, kind, &data), &SEED);
     }
 }
+
+/// One end is mad: what it sends is spoilt as the input says. The first octet says which end; neither panics, and no
+/// client believes in a server that does not know its password.
+#[test]
+fn fuzz_eap() {
+    let seeds = (0..4)
+        .map(|who| vec![who, 0])
+        .chain((0..4).map(|at| [&[at % 2], &vec![0; at.into()][..], &[1, 0, 9, 1]].concat()));
+    portcullis_fuzz::Target::new("eap").seeds(seeds).run(|input| {
+        let mut script = portcullis_fuzz::Script::new(input);
+        let who = script.octet();
+        let wanted = (who & 2 != 0).then_some(IdentityMatch::Any);
+        let password = if who & 4 != 0 { "another" } else { "carol's" };
+        let (mut server, mut client) = (server(wanted), client("carol", password));
+        let mut packet = Vec::new();
+        for _ in 0..20 {
+            let mut step = server.handle(&packet, &SEED);
+            for end in [0, 1] {
+                let sent = match step {
+                    Step::Send(sent) | Step::Failed { packet: Some(sent), .. } => sent,
+                    Step::Done(outcome) => {
+                        assert!(end == 0 || password == "carol's", "believed in");
+                        let Some(sent) = outcome.packet else { return };
+                        sent
+                    }
+                    Step::Failed { .. } | Step::Ask(_) => return,
+                };
+                packet = sent;
+                if who & 1 == end {
+                    script.spoil(&mut packet);
+                }
+                let _ = Packet::parse(&packet);
+                if end == 1 {
+                    break;
+                }
+                step = client.handle(&packet, &SEED);
+            }
+        }
+    });
+}

@@ -10,9 +10,9 @@ use crate::engine::channel::Channel;
 use crate::engine::*;
 use crate::message::Payload;
 
-const HYBRID: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
+pub(super) const HYBRID: &str = "aes256gcm16-prfsha384-x25519-ke1_mlkem768";
 
-fn proposing(end: usize, proposals: &[&str]) -> EngineConfig {
+pub(super) fn proposing(end: usize, proposals: &[&str]) -> EngineConfig {
     let mut config = config(end);
     config.connections[0].proposals = proposals.iter().map(|text| text.parse().unwrap()).collect();
     config

@@ -30,7 +30,7 @@ fn pool(name: &str, start: &str, end: &str) -> PoolConfig {
 }
 
 /// A is a roadwarrior that asks for an address of each family; B has two of each.
-fn ends() -> (EngineConfig, EngineConfig) {
+pub(super) fn ends() -> (EngineConfig, EngineConfig) {
     let (mut a, mut b) = (config(A), config(B));
     a.connections[0].vips = vec![addr("0.0.0.0"), addr("::")];
     a.connections[0].children[0].local_ts = vec![None];
@@ -41,7 +41,7 @@ fn ends() -> (EngineConfig, EngineConfig) {
     (a, b)
 }
 
-fn with_pools(mut world: World) -> World {
+pub(super) fn with_pools(mut world: World) -> World {
     world.ends[B].gateway.pools =
         Pools::new(vec![pool("ra", "10.3.0.1", "10.3.0.2"), pool("ra6", "2001:db8:3::1", "2001:db8:3::2")]);
     world

@@ -17,7 +17,7 @@ fn user(id: &str, password: &str) -> Arc<[UserSecret]> {
 }
 
 /// A authenticates as the user `carol`; the gateway asks for her name if `asks`.
-fn configs(method: ServerMethod, asks: bool) -> [EngineConfig; 2] {
+pub(super) fn configs(method: ServerMethod, asks: bool) -> [EngineConfig; 2] {
     let [mut a, mut b] = [config(A), config(B)];
     let eap_id = Some("carol".to_owned());
     a.connections[0].local[0].auth = LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id };

@@ -5,7 +5,7 @@ use crate::config::*;
 use crate::engine::*;
 use crate::message::Payload;
 
-fn with(end: usize, id: Option<&str>, required: bool, secret: Option<&str>) -> EngineConfig {
+pub(super) fn with(end: usize, id: Option<&str>, required: bool, secret: Option<&str>) -> EngineConfig {
     let mut config = config(end);
     config.connections[0].ppk = Ppk { id: id.map(|name| name.parse().unwrap()), required };
     config.ppks.extend(secret.map(|secret| SharedKey {
@@ -16,7 +16,7 @@ fn with(end: usize, id: Option<&str>, required: bool, secret: Option<&str>) -> E
     config
 }
 
-const SECRET: &str = "thirty-two octets of no value ..";
+pub(super) const SECRET: &str = "thirty-two octets of no value ..";
 
 /// `SK_d` of both ends.
 fn sk_d(world: &World) -> [Vec<u8>; 2] {

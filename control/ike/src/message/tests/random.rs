@@ -181,7 +181,7 @@ proptest! {
 }
 
 /// Payloads of which parsing keeps less than they hold: what we do not know is never emitted.
-fn is_lossy(payload: &Payload) -> bool {
+pub(crate) fn is_lossy(payload: &Payload) -> bool {
     match payload {
         Payload::TsI(selectors) | Payload::TsR(selectors) => selectors.contains(&None),
         Payload::Sa(proposals) => proposals
