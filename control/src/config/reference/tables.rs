@@ -310,7 +310,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "revocation",
                 Is(r#""relaxed""#),
-                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
+                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
             ),
         ],
     },
