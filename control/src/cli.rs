@@ -20,7 +20,7 @@ use clap_complete::Shell;
 use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
+use crate::api::types::{ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, Reload, Reloaded, Status, Target};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -106,6 +106,8 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Policies in force, and what each has carried and dropped.
+    Policies(Format),
     /// Address pools: how full they are; with `--leases` also whose each address is.
     Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
@@ -271,6 +273,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
+        }
+        Ask::Policies(format) => {
+            let policies: Vec<PolicyStatus> = client.get("/v1/policies").await?;
+            if format.json { json(&policies) } else { Ok(print::policies(&policies)) }
         }
         Ask::Pools(args) => {
             let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
