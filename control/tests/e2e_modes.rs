@@ -78,3 +78,31 @@ fn strongswan_takes_padding_off_and_minds_no_outer_header() -> Result<()> {
     assert!(back.bytes / back.packets < 300, "{counts}");
     Ok(())
 }
+
+#[test]
+fn esp_in_udp_that_arrives_in_fragments_is_put_together_and_opened() -> Result<()> {
+    for outer_v6 in [false, true] {
+        let sites = Sites::new("pieces")?;
+        let outer = |v4: &str, v6: &str| if outer_v6 { v6.to_owned() } else { v4.to_owned() };
+        let site = SiteConfig {
+            local: outer("192.0.2.1", "2001:db8:f::1"),
+            remote: outer("192.0.2.2", "2001:db8:f::2"),
+            ..ours()
+        };
+        let _swan = StrongSwan::start(&sites.b, &site.mirrored().swanctl())?;
+        // strongSwan sends its ESP as any program sends a datagram: the kernel cuts it to what the route takes.
+        let to_a = format!("{} dev outside0 mtu 1280", site.local);
+        sites.b.ip(&format!("route add {to_a}"))?;
+        let gateway = gateway(&sites, &site, "")?;
+        gateway.initiate("site/net", SOON)?;
+        assert_eq!(gateway.status()?.packets.from_kernel, 0);
+        for (from, to) in [(&sites.client, Sites::SERVER), (&sites.client, Sites::SERVER_V6)] {
+            assert!(from.ping_with(to, 10, 1250, &[])?.complete(), "{:?}", gateway.drops()?);
+        }
+        // Each answer came by the socket, in two pieces.
+        assert_eq!(gateway.status()?.packets.from_kernel, 20);
+        assert!(sites.client.ping(Sites::SERVER, 5)?.complete());
+        assert_eq!(gateway.status()?.packets.from_kernel, 20);
+    }
+    Ok(())
+}

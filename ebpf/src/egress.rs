@@ -15,19 +15,20 @@ pub fn decide(ctx: &TcContext) -> Outcome {
     // SAFETY: the context that the kernel passed.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     let Some(interface) = maps::interface(ifindex) else { return Outcome::OutUnguarded };
-    if interface.role != Role::Outside as u32 {
+    let both = interface.role == Role::Both as u32;
+    if interface.role != Role::Outside as u32 && !both {
         return Outcome::OutUnguarded;
     }
     match packet::network(ctx) {
-        Network::Ipv4(start) => ip(ctx, packet::ipv4(ctx, start)),
-        Network::Ipv6(start) => ip(ctx, packet::ipv6(ctx, start)),
+        Network::Ipv4(start) => ip(ctx, both, packet::ipv4(ctx, start)),
+        Network::Ipv6(start) => ip(ctx, both, packet::ipv6(ctx, start)),
         Network::Other => Outcome::OutUnguarded,
         Network::TooDeep => Outcome::OutMalformed,
     }
 }
 
 #[inline(always)]
-fn ip<A: Address>(ctx: &TcContext, packet: Result<Packet<A>, Malformed>) -> Outcome {
+fn ip<A: Address>(ctx: &TcContext, both: bool, packet: Result<Packet<A>, Malformed>) -> Outcome {
     let Ok(packet) = packet else { return Outcome::OutMalformed };
     let config = maps::config();
     let flags = packet.src.flags();
@@ -44,6 +45,9 @@ fn ip<A: Address>(ctx: &TcContext, packet: Result<Packet<A>, Malformed>) -> Outc
         return Outcome::OutLinkScope;
     }
     let protection = Protection { whole: config.whole != 0 };
+    if both && protection.is_inside(&packet.dst) {
+        return Outcome::OutClear;
+    }
     let to_remote = protection.remote(&packet.dst);
     let exempt_length = if flags & (TUNNEL | OUTSIDE) != 0 { Some(0) } else { None };
     if to_remote.is_some() && to_remote != exempt_length && protection.local(&packet.src).is_some() {

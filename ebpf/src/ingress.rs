@@ -47,6 +47,12 @@ fn ip<A: Address>(
         Role::Outside => {
             to_worker(ctx, interface, unless_bypassed(outside(protection, flags, &packet), &packet))
         }
+        Role::Both if protection.is_inside(&packet.src) => {
+            to_worker(ctx, interface, inside(protection, flags, &packet))
+        }
+        Role::Both => {
+            to_worker(ctx, interface, unless_bypassed(outside(protection, flags, &packet), &packet))
+        }
     }
 }
 
@@ -123,6 +129,16 @@ impl Protection {
     #[inline(always)]
     pub fn remote<A: Address>(self, addr: &A) -> Option<u32> {
         addr.remote().or(self.otherwise())
+    }
+
+    /// On which side of an interface for both sides an address is.
+    #[inline(always)]
+    pub fn is_inside<A: Address>(self, addr: &A) -> bool {
+        match (self.local(addr), self.remote(addr)) {
+            (Some(local), Some(remote)) => remote <= local,
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
     }
 
     #[inline(always)]

@@ -117,7 +117,7 @@ drop_reasons! {
 pub struct WorkerCounters {
     /// Frames taken from RX rings.
     pub received: AtomicU64,
-    /// Packets that came from the host through the slow path.
+    /// Packets that came from the host through the slow path, and ESP that came to its sockets.
     pub from_kernel: AtomicU64,
     /// Packets made here: ICMP errors, extra fragments.
     pub generated: AtomicU64,

@@ -12,6 +12,7 @@
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
 //! - `handover`: packets from the worker that received them to the owner of their SA.
+//! - [`inlet`]: ESP that came to a socket, because it came in fragments.
 //! - [`trace`]: what is seen of packets while somebody asks.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
@@ -25,6 +26,7 @@ pub mod esp;
 pub mod events;
 pub mod frame;
 pub mod handover;
+pub mod inlet;
 pub mod installer;
 pub mod io;
 pub mod lpm;

@@ -58,6 +58,8 @@ impl AsFd for Waker {
 struct Rings {
     to_kernel: ArrayQueue<Box<[u8]>>,
     from_kernel: ArrayQueue<Box<[u8]>>,
+    /// ESP in UDP that came to a socket ([`crate::inlet`]).
+    from_socket: ArrayQueue<Box<[u8]>>,
     /// Neighbours that the worker asks for.
     resolve: ArrayQueue<(u32, IpAddr)>,
     worker: Waker,
@@ -66,7 +68,7 @@ struct Rings {
 /// What the slow path counts.
 #[derive(Debug, Default)]
 pub struct SlowPathCounters {
-    /// Packets of the host that no worker had room for.
+    /// Packets of the host, and ESP that came to its sockets, that no worker had room for.
     pub dropped_from_kernel: AtomicU64,
     /// Packets that the kernel did not take.
     pub dropped_to_kernel: AtomicU64,
@@ -89,6 +91,18 @@ impl WorkerEnd {
     /// The next packet of the host.
     pub fn take_from_kernel(&self) -> Option<Box<[u8]>> {
         self.rings.from_kernel.pop()
+    }
+
+    /// Gives the worker ESP that came to a socket; false if the ring is full.
+    pub(crate) fn give_esp(&self, packet: Box<[u8]>) -> bool {
+        let taken = self.rings.from_socket.push(packet).is_ok();
+        self.rings.worker.wake();
+        taken
+    }
+
+    /// The next ESP packet that came to a socket.
+    pub fn take_from_socket(&self) -> Option<Box<[u8]>> {
+        self.rings.from_socket.pop()
     }
 
     /// Has the kernel look for a neighbour. A full ring forgets it: who still needs it asks again.
@@ -126,6 +140,7 @@ impl SlowPath {
             let rings = Rings {
                 to_kernel: ArrayQueue::new(RING),
                 from_kernel: ArrayQueue::new(RING),
+                from_socket: ArrayQueue::new(RING),
                 resolve: ArrayQueue::new(RING),
                 worker: Waker::new()?,
             };
@@ -153,7 +168,7 @@ impl SlowPath {
     }
 
     /// What it counts.
-    pub fn counters(&self) -> &SlowPathCounters {
+    pub fn counters(&self) -> &Arc<SlowPathCounters> {
         &self.counters
     }
 }
@@ -253,7 +268,7 @@ fn is_link_scope(packet: &[u8]) -> bool {
 }
 
 /// The same for all packets between two addresses, so that their order is kept.
-fn flow_hash(packet: &[u8]) -> usize {
+pub(crate) fn flow_hash(packet: &[u8]) -> usize {
     let addresses = match packet.first().map(|octet| octet >> 4) {
         Some(4) => packet.get(12..20),
         _ => packet.get(8..40),

@@ -1,6 +1,8 @@
 //! What becomes of packets that are too big or whose TTL ends: ICMP errors with the right numbers to the right place,
 //! or fragments.
 
+#![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "where a test cannot go on it fails")]
+
 mod common;
 
 use common::{
@@ -9,7 +11,8 @@ use common::{
 use portcullis_gateway::drop::DropReason;
 use portcullis_gateway::pipeline::Ingress;
 use portcullis_gateway::route::NextHop;
-use portcullis_gateway::wire::{self, Checksum, Ipv4};
+use portcullis_gateway::wire::{self, Checksum, IcmpError, Ipv4};
+use portcullis_ipsec::TrafficSelector;
 
 #[test]
 fn the_largest_packet_passes_and_a_larger_one_is_told_so() {
@@ -206,4 +209,68 @@ fn the_hosts_own_packets_are_fragmented_without_counting_down_their_ttl() {
     let pieces = pair.b.outside(&sealed).to_kernel;
     let ttls: Vec<_> = pieces.iter().map(|piece| Ipv4::parse(piece).unwrap().ttl).collect();
     assert_eq!(ttls, [64, 64]);
+}
+
+/// Rig 1 with an SA that takes everything from everywhere, and rig 2 with an SA for the networks of both alone.
+fn careless_peer(remote_ts: &[TrafficSelector]) -> (Rig, Rig) {
+    let (a, b) = (Rig::new(1), Rig::new(2));
+    let broad = Child { local_ts: vec![ts("0.0.0.0/0"), ts("::/0")], ..Child::between(1, 2) };
+    let narrow = Child { remote_ts: remote_ts.to_vec(), ..Child::between(2, 1) };
+    let b_spi = b.install_inbound(&narrow, 1, 1);
+    let a_spi = a.install_inbound(&broad, 2, 0);
+    let a_policy = a.policy(&broad.local_ts, &broad.remote_ts);
+    a.activate(&broad, 2, a_policy, a_spi, b_spi, 1);
+    (a, b)
+}
+
+/// A router's error about a packet, sent to `to`.
+fn error(router: &str, about: &Packet, to: std::net::IpAddr) -> Vec<u8> {
+    let (packet, mut buffer) = (about.octets(), [0; 1280]);
+    let (flow, _) = wire::flow(&packet).unwrap();
+    let flow = portcullis_ipsec::Flow { src: to, ..flow };
+    let len = IcmpError::TimeExceeded.write(&packet, &flow, router.parse().unwrap(), &mut buffer).unwrap();
+    buffer[..len].to_vec()
+}
+
+#[test]
+fn a_router_beyond_the_peer_may_say_what_became_of_our_packets_and_of_no_others() {
+    for v6 in [false, true] {
+        let (mut a, mut b) = careless_peer(&common::networks(1));
+        let router = if v6 { "2001:db8:77::1" } else { "172.16.0.1" };
+        let ours = Packet::between(2, 1, v6, 600);
+        let others =
+            Packet { dst: common::ip(if v6 { "2001:db8:9::9" } else { "10.9.0.9" }), ..ours.clone() };
+        for round in 0..2 {
+            // What was let in once does not let in what quotes something else.
+            let mut through = |error: Vec<u8>| {
+                let sealed = a.inside(&[error]).only_sent(OUTSIDE);
+                b.outside(&sealed)
+            };
+            let outcome = through(error(router, &ours, ours.src));
+            assert_eq!(outcome.only_sent(INSIDE).len(), 1, "round {round}");
+            through(error(router, &others, others.src)).only_dropped(DropReason::SelectorMismatch, 1);
+            let elsewhere = host(2, v6);
+            let bystander = Packet { src: inside_address(2, v6), ..ours.clone() };
+            through(error(router, &bystander, elsewhere)).only_dropped(DropReason::SelectorMismatch, 1);
+        }
+        // A packet of the same router that is no error.
+        let plain = Packet { src: router.parse().unwrap(), ..Packet::between(1, 2, v6, 100) };
+        let sealed = a.inside(&[plain.octets()]).only_sent(OUTSIDE);
+        b.outside(&sealed).only_dropped(DropReason::SelectorMismatch, 1);
+    }
+}
+
+#[test]
+fn on_an_sa_of_later_fragments_none_reaches_into_the_ports() {
+    let opaque: Vec<_> = [ts("10.1.0.0/16[udp/opaque]"), ts("10.1.0.0/16[udp/2000]")].into();
+    for (offset, passes) in [(8, false), (16, true), (24, true)] {
+        let (mut a, mut b) = careless_peer(&opaque);
+        let packet = Packet::between(1, 2, false, 100).octets();
+        let header = Ipv4 { fragment_offset: offset, dont_fragment: false, ..Ipv4::parse(&packet).unwrap() };
+        let fragment = [header.write(&[]).as_slice(), &packet[20..]].concat();
+        let sealed = a.inside(&[fragment]).only_sent(OUTSIDE);
+        let outcome = b.outside(&sealed);
+        assert_eq!(outcome.sent(INSIDE).len(), usize::from(passes), "{offset} {outcome:?}");
+        assert_eq!(outcome.drops.contains_key("selector_mismatch"), !passes);
+    }
 }

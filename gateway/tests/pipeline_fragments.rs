@@ -7,6 +7,7 @@ mod common;
 use common::{Child, INSIDE, OUTSIDE, Packet, Pair, Rig, pair};
 use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::drop::DropReason;
+use portcullis_gateway::pipeline::Ingress;
 use portcullis_gateway::route::NextHop;
 use portcullis_gateway::wire::{Checksum, set_ecn};
 use portcullis_ipsec::{CopyDf, SaOptions};
@@ -141,5 +142,19 @@ fn congestion_that_one_piece_met_is_the_packets() {
         set_ecn(&mut pieces[1], 3);
         let opened = b.outside(&pieces).sent(INSIDE);
         assert_eq!(opened[0][1] & 3, 3);
+    }
+}
+
+#[test]
+fn what_a_socket_has_received_is_opened_if_it_is_esp_for_us_and_goes_nowhere_else() {
+    for outer_v6 in FAMILIES {
+        let Pair { mut a, mut b, .. } = pair(&Child { outer_v6, udp: true, ..Child::between(1, 2) });
+        let [sealed, again] =
+            [packet(), packet()].map(|packet| a.inside(&[packet.octets()]).only_sent(OUTSIDE));
+        assert_eq!(b.feed(Ingress::Socket, &sealed).only_sent(INSIDE), [arrived()]);
+        b.feed(Ingress::Socket, &sealed).only_dropped(DropReason::Replayed, 1);
+        // Clear text, which the policy would protect, and ESP for another.
+        b.feed(Ingress::Socket, &[packet().octets()]).only_dropped(DropReason::Unexpected, 1);
+        a.feed(Ingress::Socket, &again).only_dropped(DropReason::Unexpected, 1);
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! Start with [`Lab::new`], [`Lab::host`] and [`Lab::link`] (or [`Lab::switch`], whose ports can be captured).
 //! [`Host::run`], [`Host::spawn`] and [`Host::enter`] do something on a host, [`Capture`] watches an interface,
-//! [`Sites`] is the usual network of two sites, ready made; [`Gateway`] runs a Portcullis daemon, [`StrongSwan`], [`FreeRadius`], [`Scapy`] and [`Iperf`] run its peers.
+//! [`Sites`] is the usual network of two sites, ready made; [`Gateway`] runs a Portcullis daemon, [`StrongSwan`], [`FreeRadius`], [`Linux`], [`Scapy`] and [`Iperf`]
+//! run its peers.
 //!
 //! Three rules hold everywhere. Whatever was made is removed on drop, after a panic too, and what a killed
 //! process left behind is removed by the next lab. Whatever takes time is awaited as an event with a limit,
@@ -33,6 +34,7 @@ pub use lab::{Lab, LinkOptions, Switch, sweep};
 pub use peers::chatter::Chatter;
 pub use peers::freeradius::FreeRadius;
 pub use peers::iperf::{Iperf, IperfReport, IperfServer};
+pub use peers::linux::Linux;
 pub use peers::scapy::Scapy;
 pub use peers::strongswan::StrongSwan;
 pub use process::{Mark, Process, Stream};

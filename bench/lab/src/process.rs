@@ -226,9 +226,14 @@ impl Process {
 
     /// Everything one of the two streams has written so far (the oldest lines may have been given up).
     pub fn output(&self, stream: Stream) -> String {
+        self.output_from(Mark::default(), stream)
+    }
+
+    /// As [`Process::output`], but only what was written after `mark`.
+    pub fn output_from(&self, mark: Mark, stream: Stream) -> String {
         let state = self.log.lock();
         let mut text = String::new();
-        for (_, from, line) in state.since(0) {
+        for (_, from, line) in state.since(mark.0) {
             if from == stream {
                 text.push_str(line);
                 text.push('\n');

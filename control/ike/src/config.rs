@@ -248,6 +248,8 @@ pub struct ConnectionConfig {
     pub remote: Vec<RemoteAuth>,
     /// UDP encapsulation even where no NAT was detected (swanctl's `encap`).
     pub encap: bool,
+    /// The IKE SA outlives the addresses that it began with, if the peer is for it (RFC 4555; swanctl's `mobike`).
+    pub mobike: bool,
     /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
     pub dpd_delay: Duration,
     /// When its IKE SAs are replaced.

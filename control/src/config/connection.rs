@@ -25,7 +25,6 @@ const LATER_CONNECTION: &[&str] = &[
     "aggressive",
     "pull",
     "dscp",
-    "mobike",
     "dpd_timeout",
     "childless",
     "send_certreq",
@@ -125,6 +124,7 @@ fn connection(
     }
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
+    let mobike = section.boolean("mobike").unwrap_or(true);
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
     let lifetime = lifetime::of_connection(section);
     let policies =
@@ -154,6 +154,7 @@ fn connection(
         local: local?,
         remote: remote?,
         encap,
+        mobike,
         dpd_delay,
         lifetime,
         unique,

@@ -195,9 +195,10 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
                 None
             }
         };
-        let role = section.choice("role", &[("outside", Role::Outside), ("inside", Role::Inside)]);
-        if role.is_none() && section.string("role", "\"outside\" or \"inside\"").is_none() {
-            section.missing("role", "\"outside\" (IKE and ESP) or \"inside\" (clear text)");
+        let roles = [("outside", Role::Outside), ("inside", Role::Inside), ("both", Role::Both)];
+        let role = section.choice("role", &roles);
+        if role.is_none() && section.string("role", "\"outside\", \"inside\" or \"both\"").is_none() {
+            section.missing("role", "\"outside\" (IKE and ESP), \"inside\" (clear text) or \"both\"");
         }
         let queues = section.integer("queues", 1..=256).map(|queues| queues.value as u32);
         let modes = [("auto", XdpMode::Auto), ("native", XdpMode::Native), ("skb", XdpMode::Skb)];
@@ -209,10 +210,12 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
         }
     }
     if complete {
-        for (role, name) in [(Role::Outside, "outside"), (Role::Inside, "inside")] {
-            if !interfaces.iter().any(|interface| interface.role == role) {
-                let message =
-                    format!("no interface has role \"{name}\" (expected one of each role at least)");
+        let served = |is: fn(Role) -> bool| interfaces.iter().any(|interface| is(interface.role));
+        for (served, name) in [(served(Role::is_outside), "outside"), (served(Role::is_inside), "inside")] {
+            if !served {
+                let message = format!(
+                    "no interface has role \"{name}\" (expected one of each role at least, or one of role \"both\")"
+                );
                 gateway.error(gateway.span(), "interfaces", message);
             }
         }

@@ -185,8 +185,19 @@ fn a_duration_out_of_its_range_is_told_the_range() {
 
 #[test]
 fn an_option_that_only_swanctl_has_is_refused_by_name() {
-    let errors = errors(&with("dpd_delay = ", "mobike = true\ndpd_delay = "));
-    assert!(errors[0].contains("connections.site.mobike: is an option of swanctl.conf"), "{errors:?}");
+    let errors = errors(&with("dpd_delay = ", "dscp = 46\ndpd_delay = "));
+    assert!(errors[0].contains("connections.site.dscp: is an option of swanctl.conf"), "{errors:?}");
+}
+
+#[test]
+fn one_interface_may_serve_both_sides_and_each_side_needs_one() {
+    let inside =
+        "[[gateway.interfaces]]\nname = \"inside0\"\nrole = \"inside\"\nmode = \"skb\"\nqueues = 2\n";
+    let alone = with(inside, "");
+    assert!(errors(&alone)[0].contains("no interface has role \"inside\""), "{:?}", errors(&alone));
+    let (config, _) = parse(&alone.replace("role = \"outside\"", "role = \"both\"")).unwrap();
+    let [interface] = &config.gateway.interfaces[..] else { panic!("one interface") };
+    assert!(interface.role.is_inside() && interface.role.is_outside());
 }
 
 #[test]

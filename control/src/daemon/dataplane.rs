@@ -96,6 +96,16 @@ pub(super) fn watch_events(dataplane: &Dataplane) -> std::io::Result<watch::Rece
     Ok(receiver)
 }
 
+/// The outside addresses: a new value whenever they, or routes, have changed.
+pub(super) fn watch_paths(dataplane: &Dataplane) -> watch::Receiver<Vec<IpAddr>> {
+    let (sender, receiver) = watch::channel(Vec::new());
+    let first = sender.clone();
+    dataplane.watch_paths(Box::new(move |addresses| _ = sender.send_replace(addresses)));
+    // Whatever has changed meanwhile is looked at only now.
+    first.send_replace(dataplane.outside_addresses());
+    receiver
+}
+
 /// Stops it, leaving behind what `on_stop` says.
 pub(super) fn stop(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let Some(daemon) = Arc::into_inner(daemon) else {

@@ -2,6 +2,7 @@
 //! plane's events and the admin API. It holds no protocol state of its own.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -153,6 +154,8 @@ pub(super) struct Shell {
     pub(super) children: Children,
     /// Changes whenever the data plane has events.
     pub(super) events: watch::Receiver<u64>,
+    /// Where peers may find us; changes with the host's routes as well.
+    pub(super) paths: watch::Receiver<Vec<IpAddr>>,
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
@@ -211,7 +214,7 @@ impl Shell {
             totals: Totals::default(),
             log_limit: LogLimit::default(),
         };
-        let task = tokio::spawn(task.run(inbox, results, self.events, started));
+        let task = tokio::spawn(task.run(inbox, results, (self.events, self.paths), started));
         Ok(Started { handle, leases, task, sessions })
     }
 }
@@ -267,10 +270,11 @@ impl Task {
         mut self,
         mut requests: mpsc::Receiver<Request>,
         mut results: mpsc::UnboundedReceiver<(JobId, JobResult)>,
-        mut events: watch::Receiver<u64>,
+        (mut events, mut paths): (watch::Receiver<u64>, watch::Receiver<Vec<IpAddr>>),
         started: Vec<(String, String)>,
     ) {
         let mut buffer = Vec::new();
+        self.paths_changed(&mut paths);
         for (connection, child) in started {
             self.command(Command::Initiate { connection, child: Some(child) }, None);
         }
@@ -285,6 +289,7 @@ impl Task {
                     None => break,
                 },
                 Ok(()) = events.changed() => self.dataplane_events(),
+                Ok(()) = paths.changed() => self.paths_changed(&mut paths),
                 () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
             }
         }
@@ -345,6 +350,11 @@ impl Task {
             self.waiting.insert(id, reply);
         }
         self.engine.handle_command(Instant::now(), id, command);
+    }
+
+    fn paths_changed(&mut self, paths: &mut watch::Receiver<Vec<IpAddr>>) {
+        let addresses = paths.borrow_and_update().clone();
+        self.command(Command::PathsChanged { addresses }, None);
     }
 
     fn dataplane_events(&mut self) {
@@ -477,6 +487,12 @@ impl Task {
             Event::IkeClosed { ike, connection, reason } => {
                 self.tell(|| Told::Ended(ike));
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
+            }
+            Event::IkeMoved { ike, connection, from, to } => {
+                tracing::info!(
+                    %connection, ike = ike.0, local = %to.0, remote = %to.1, from_local = %from.0, from_remote = %from.1,
+                    "IKE SA moved"
+                );
             }
             Event::AddressesAssigned { ike, connection, identity, addresses } => {
                 tracing::info!(%connection, ike = ike.0, %identity, ?addresses, "the peer has inner addresses");

@@ -94,7 +94,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let in_force = InForce::new(source, text, policies);
     let children = in_force.children(&config);
     let dataplane = Arc::new(started);
-    let sockets = sockets::Sockets::open(config.engine.port, config.engine.nat_port, config.gateway.mark)?;
+    let (port, nat_port) = (config.engine.port, config.engine.nat_port);
+    let mut sockets = sockets::Sockets::open(port, nat_port, config.gateway.mark)?;
+    sockets::esp::serve(sockets.take_esp(), nat_port, dataplane.esp_inlet())?;
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
@@ -108,6 +110,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
         children,
         events: dataplane::watch_events(&dataplane)?,
+        paths: dataplane::watch_paths(&dataplane),
         traffic: Arc::clone(&traffic),
         pools: (config.pools.clone(), config.gateway.state_dir.clone()),
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,

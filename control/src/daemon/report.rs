@@ -190,6 +190,7 @@ pub(crate) fn role(role: Role) -> &'static str {
     match role {
         Role::Outside => "outside",
         Role::Inside => "inside",
+        Role::Both => "both",
     }
 }
 

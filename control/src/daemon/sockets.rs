@@ -4,8 +4,10 @@
 //! (`IP_PKTINFO`). Everything carries the gateway's firewall mark, so that the protected routes do not catch it.
 //! IKE_SA_INIT requests have sockets of their own, which are read when nothing else is there ([`steer`]): a flood of them
 //! keeps nothing from those whose IKE SA is up.
-//! On the NAT port the non-ESP marker (RFC 3948 §2.2) is added and stripped here.
+//! On the NAT port the non-ESP marker (RFC 3948 §2.2) is added and stripped here, and what comes without it, ESP that the
+//! kernel has put together from fragments, is left to [`esp`].
 
+pub(super) mod esp;
 mod steer;
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -62,17 +64,20 @@ pub(super) struct Sockets {
     endpoints: Vec<Endpoint>,
     /// For IKE_SA_INIT requests.
     inits: Vec<Endpoint>,
+    /// For ESP, on the NAT port.
+    esp: Vec<OwnedFd>,
     mark: u32,
 }
 
 impl Sockets {
     /// Opens both ports for both families. Where the host has no IPv6, IPv4 alone will do.
     pub(super) fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
-        let (mut endpoints, mut inits) = (Vec::new(), Vec::new());
+        let (mut endpoints, mut inits, mut esp) = (Vec::new(), Vec::new(), Vec::new());
         let mut add = |port, nat, addr| {
-            let [socket, init] = open_pair(addr, port, nat, mark)?;
-            endpoints.push(Endpoint { socket, port, nat });
-            inits.push(Endpoint { socket: init, port, nat });
+            let group = Group::open(addr, port, nat, mark)?;
+            endpoints.push(Endpoint { socket: group.most, port, nat });
+            inits.push(Endpoint { socket: group.inits, port, nat });
+            esp.extend(group.esp);
             Ok(())
         };
         for (port, nat) in [(port, false), (nat_port, true)] {
@@ -89,7 +94,12 @@ impl Sockets {
                 Err(error) => return Err(SocketError { port, family: "IPv6", error }),
             }
         }
-        Ok(Self { endpoints, inits, mark })
+        Ok(Self { endpoints, inits, esp, mark })
+    }
+
+    /// The sockets that ESP comes to; none when they were taken before.
+    pub(super) fn take_esp(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.esp)
     }
 
     /// The firewall mark of everything that is sent.
@@ -97,8 +107,8 @@ impl Sockets {
         self.mark
     }
 
-    /// The next datagram from any socket. Keepalives are answered with nothing and skipped; so is ESP that the
-    /// XDP program did not take (counted by the caller through `None`).
+    /// The next datagram from any socket. Keepalives are answered with nothing and skipped (counted by the caller
+    /// through `None`).
     pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
         buffer.resize(BUFFER, 0);
         loop {
@@ -164,13 +174,7 @@ impl Endpoint {
         let fd = self.socket.as_raw_fd();
         let message =
             socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
-        let local = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4PacketInfo(info) => {
-                Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
-            }
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
-            _ => None,
-        });
+        let local = message.cmsgs()?.find_map(|control| sent_to(&control));
         let (len, remote) = (message.bytes, message.address);
         let (Some(remote), Some(local)) = (remote.as_ref().and_then(to_std), local) else {
             return Ok(None);
@@ -217,18 +221,43 @@ impl Endpoint {
     }
 }
 
-/// Two sockets of one port: for IKE_SA_INIT requests the second, for everything else, and to send from, the first.
-fn open_pair(addr: IpAddr, port: u16, nat: bool, mark: u32) -> io::Result<[UdpSocket; 2]> {
-    let [most, inits] = [open(addr, port, mark)?, open(addr, port, mark)?];
-    // Where the kernel does not let us have it, less has to do.
-    if let Err(error) = socket::setsockopt(&most, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
-        tracing::warn!(port, %error, "the receive buffer stays small");
+/// The address that a datagram was sent to, if that is what the control message says.
+fn sent_to(control: &ControlMessageOwned) -> Option<IpAddr> {
+    match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => {
+            Some(IpAddr::from(u32::from_be(info.ipi_addr.s_addr).to_be_bytes()))
+        }
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::from(info.ipi6_addr.s6_addr)),
+        _ => None,
     }
-    steer::attach(&most, if nat { NON_ESP_MARKER.len() as u32 } else { 0 })?;
-    Ok([most, inits])
 }
 
-fn open(addr: IpAddr, port: u16, mark: u32) -> io::Result<UdpSocket> {
+/// The sockets of one port.
+struct Group {
+    /// For everything else, and to send from.
+    most: UdpSocket,
+    /// For IKE_SA_INIT requests.
+    inits: UdpSocket,
+    /// For ESP, on the NAT port.
+    esp: Option<OwnedFd>,
+}
+
+impl Group {
+    fn open(addr: IpAddr, port: u16, nat: bool, mark: u32) -> io::Result<Self> {
+        // In the order that `steer` counts them by.
+        let [most, inits] = [open(addr, port, mark)?, open(addr, port, mark)?].map(UdpSocket::from_std);
+        let esp = if nat { Some(esp::open(addr, port, mark)?) } else { None };
+        let most = most?;
+        // Where the kernel does not let us have it, less has to do.
+        if let Err(error) = socket::setsockopt(&most, sockopt::RcvBufForce, &RECEIVE_BUFFER) {
+            tracing::warn!(port, %error, "the receive buffer stays small");
+        }
+        steer::attach(&most, if nat { NON_ESP_MARKER.len() as u32 } else { 0 })?;
+        Ok(Self { most, inits: inits?, esp })
+    }
+}
+
+fn open(addr: IpAddr, port: u16, mark: u32) -> io::Result<std::net::UdpSocket> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd: OwnedFd = socket::socket(family, SockType::Datagram, flags, None)?;
@@ -245,7 +274,7 @@ fn open(addr: IpAddr, port: u16, mark: u32) -> io::Result<UdpSocket> {
             socket::bind(fd.as_raw_fd(), &SockaddrIn6::from(SocketAddrV6::new(addr, port, 0, 0)))?;
         }
     }
-    UdpSocket::from_std(fd.into())
+    Ok(fd.into())
 }
 
 fn to_std(addr: &SockaddrStorage) -> Option<SocketAddr> {
@@ -286,6 +315,19 @@ mod tests {
         let mut octets = vec![7; 28];
         (octets[18], octets[19]) = (exchange, flags);
         octets
+    }
+
+    #[tokio::test]
+    async fn esp_on_the_nat_port_has_a_socket_of_its_own() {
+        let mut sockets = Sockets::open(15_520, 15_521, 1).unwrap();
+        let esp = std::net::UdpSocket::from(sockets.take_esp().remove(0));
+        let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for payload in [&[0, 0, 1, 0, 7, 7][..], &NON_ESP_MARKER, &NAT_KEEPALIVE] {
+            peer.send_to(payload, ("127.0.0.1", 15_521)).await.unwrap();
+        }
+        let mut octets = [0; 64];
+        assert_eq!(esp.recv(&mut octets).unwrap(), 6);
+        assert_eq!(esp.recv(&mut octets).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test]

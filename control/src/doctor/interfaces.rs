@@ -229,13 +229,13 @@ fn smallest_outer(mtu: u32) -> u32 {
 }
 
 pub(super) fn check_mtus(host: &Host, config: &Config, found: &mut Findings) {
-    let of = |role: Role| {
-        let interfaces = config.gateway.interfaces.iter().filter(move |interface| interface.role == role);
+    let of = |is: fn(Role) -> bool| {
+        let interfaces = config.gateway.interfaces.iter().filter(move |interface| is(interface.role));
         interfaces
             .filter_map(|interface| Some((interface.name.as_str(), host.kernel().link(&interface.name)?.mtu)))
     };
     let (Some((outside, outer)), Some((inside, inner))) =
-        (of(Role::Outside).min_by_key(|(_, mtu)| *mtu), of(Role::Inside).max_by_key(|(_, mtu)| *mtu))
+        (of(Role::is_outside).min_by_key(|(_, mtu)| *mtu), of(Role::is_inside).max_by_key(|(_, mtu)| *mtu))
     else {
         return;
     };

@@ -168,7 +168,12 @@ impl Told {
             Hop::Interface { name, role: Role::Inside, .. } => {
                 self.step("arrival", true, format!("{src} is behind {name}, an inside interface"));
             }
-            Hop::Interface { name, role: Role::Outside, .. } => return self.outside(walk, flow, name),
+            Hop::Interface { name, role: Role::Both, .. } if walk.policy.is_some() => {
+                let text =
+                    format!("{src} is behind {name}, an interface for both sides, and within a local_ts");
+                self.step("arrival", true, text);
+            }
+            Hop::Interface { name, .. } => return self.outside(walk, flow, name),
             Hop::Kernel => {
                 self.step(
                     "arrival",

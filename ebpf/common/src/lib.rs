@@ -95,6 +95,8 @@ pub enum Role {
     Outside = 1,
     /// Towards the protected hosts.
     Inside = 2,
+    /// Towards both: an address is on the inside if no longer prefix of the peers' holds it than of our own.
+    Both = 3,
 }
 
 impl Role {
@@ -104,6 +106,7 @@ impl Role {
         match role {
             1 => Some(Self::Outside),
             2 => Some(Self::Inside),
+            3 => Some(Self::Both),
             _ => None,
         }
     }

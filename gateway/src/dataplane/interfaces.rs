@@ -20,7 +20,7 @@ use super::{
 use crate::frame::Frame;
 use crate::io::{CopyMode, FrameMemory, QueueSocket, SocketProbe, receive_queues};
 use crate::netlink::{self, Connection};
-use crate::route::{PortIndex, PortInfo, Role, RouteTable};
+use crate::route::{PortIndex, PortInfo, RouteTable};
 use crate::slowpath::Waker;
 use crate::tun::Tun;
 use crate::worker::{Order, Orders, PortSockets};
@@ -272,7 +272,7 @@ impl Interfaces {
 
     /// The TUN device's packets have to fit an outside interface once they are sealed.
     fn follow_tun_mtu(&mut self, routes: &RouteTable) {
-        let outside = routes.ports().iter().filter(|port| port.role == Role::Outside && port.ifindex != 0);
+        let outside = routes.ports().iter().filter(|port| port.role.is_outside() && port.ifindex != 0);
         let Some(smallest) = outside.map(|port| port.mtu).min() else { return };
         if let Err(error) = self.tun.set_mtu(tun_mtu(smallest)) {
             tracing::error!(%error, "the TUN device keeps its MTU");

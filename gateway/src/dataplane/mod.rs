@@ -8,6 +8,7 @@
 mod config;
 mod cover;
 mod interfaces;
+mod paths;
 mod protection;
 mod stats;
 mod threads;
@@ -37,6 +38,7 @@ use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
 use crate::frame::Frame;
 use crate::handover;
+use crate::inlet::EspInlet;
 use crate::installer::Installer;
 pub use crate::installer::PolicyInfo;
 use crate::io::{CopyMode, FrameMemory, MemoryError, QueueSocket, SocketError};
@@ -57,6 +59,7 @@ use crate::worker::{Faults, Orders, PortSockets, Worker, WorkerGauges, frames_ne
 use crate::xdp::{self, AttachError, LoadError, UpdateError};
 
 use interfaces::{Board, Interfaces, Keeper, NewSockets, Signal};
+use paths::Paths;
 use protection::Guards;
 use threads::Threads;
 
@@ -180,6 +183,7 @@ pub struct Dataplane {
     trace: Arc<Hub>,
     policies: Arc<PolicyTable>,
     routes: Arc<ArcSwap<RouteTable>>,
+    paths: Paths,
 }
 
 impl Dataplane {
@@ -201,7 +205,7 @@ impl Dataplane {
             }
             let (most, frame_size) = (most_mtu(config.frame_size), config.frame_size);
             let mtu = netlink::link(&mut connection, &interface.name)?.mtu;
-            if interface.role == Role::Outside {
+            if interface.role.is_outside() {
                 outside_mtu = outside_mtu.min(mtu);
             }
             if mtu > most {
@@ -244,7 +248,8 @@ impl Dataplane {
         let ids = ids.collect::<Result<Vec<_>, _>>()?;
 
         let signal = Arc::new(Signal::default());
-        let mirror = start_mirror(&config, &routes, &guards, &slow, &signal)?;
+        let paths = Paths::default();
+        let mirror = start_mirror(&config, &routes, &guards, &slow, (&signal, &paths))?;
         guards.attach(&config, &routes.load())?;
 
         let Bound { mode, memory, anchor, frames, ports, interfaces } =
@@ -330,6 +335,7 @@ impl Dataplane {
             trace,
             policies,
             routes,
+            paths,
         };
         dataplane.warn_about_the_host();
         Ok((dataplane, ids))
@@ -338,6 +344,11 @@ impl Dataplane {
     /// Where SAs and policies go.
     pub fn installer(&self) -> Arc<dyn SaInstaller> {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
+    }
+
+    /// Where ESP goes that came to a socket of the NAT port.
+    pub fn esp_inlet(&self) -> EspInlet {
+        EspInlet::new(self.slow.workers().to_vec(), Arc::clone(self.slow.counters()))
     }
 
     /// The addresses that peers give this host.
@@ -497,19 +508,20 @@ fn start_mirror(
     routes: &Arc<ArcSwap<RouteTable>>,
     guards: &Arc<Guards>,
     slow: &SlowPath,
-    interfaces: &Arc<Signal>,
+    (interfaces, paths): (&Arc<Signal>, &Paths),
 ) -> Result<Mirror, StartError> {
     let mirrored = MirrorConfig {
         ports: config.interfaces.iter().map(|interface| (interface.name.clone(), interface.role)).collect(),
         tunnel_addresses: config.tunnel_addresses.clone(),
     };
     let (guards, workers) = (Arc::clone(guards), slow.workers().to_vec());
-    let interfaces = Arc::clone(interfaces);
+    let (interfaces, paths) = (Arc::clone(interfaces), paths.clone());
     let mut looked_at = None;
     let on_change = move |table: &RouteTable| {
         guards.addresses_changed(table);
         if looked_at.replace(table.configuration()) != Some(table.configuration()) {
             interfaces.raise();
+            paths.changed(table);
         }
         // Held packets may go now.
         workers.iter().for_each(|worker| worker.waker().wake());

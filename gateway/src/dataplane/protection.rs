@@ -197,6 +197,7 @@ impl State {
         let role = match port.role {
             Role::Outside => xdp::Role::Outside,
             Role::Inside => xdp::Role::Inside,
+            Role::Both => xdp::Role::Both,
         };
         let attached = self.xdp.attach(port.ifindex, role, request)?;
         self.attached.insert(port.ifindex, Attachment { mode: attached.mode });
@@ -205,7 +206,7 @@ impl State {
 
     fn follow_addresses(&mut self, table: &RouteTable) -> Result<(), StartError> {
         let outside: BTreeSet<IpAddr> =
-            table.ports().iter().filter(|port| port.role == Role::Outside).flat_map(addresses_of).collect();
+            table.ports().iter().filter(|port| port.role.is_outside()).flat_map(addresses_of).collect();
         let used = |addr: IpAddr| AddressUse {
             tunnel: table.is_tunnel_address(addr),
             outside: outside.contains(&addr),

@@ -299,7 +299,7 @@ impl State {
             ports.push(port(index, name, *role, link, &addresses));
         }
         let tunnel: Vec<IpAddr> = if self.config.tunnel_addresses.is_empty() {
-            let outside = ports.iter().filter(|port| port.role == Role::Outside);
+            let outside = ports.iter().filter(|port| port.role.is_outside());
             outside.flat_map(|port| port.addresses.iter().map(IpNet::addr)).collect()
         } else {
             self.config.tunnel_addresses.clone()

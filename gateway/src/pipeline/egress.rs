@@ -3,7 +3,7 @@
 use super::{Clear, Context, Origin, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
-use crate::route::{NextHop, PortIndex, Role};
+use crate::route::{NextHop, PortIndex};
 use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, decrement_ttl};
 
 /// The destination of a frame whose neighbour has not answered yet.
@@ -138,7 +138,7 @@ pub fn release(waiting: &Waiting, mac: Mac, mut frame: Frame, out: &mut Output) 
 
 #[inline]
 fn is_inside(context: &Context<'_>, port: PortIndex) -> bool {
-    context.routes.port(port).is_some_and(|port| port.role == Role::Inside)
+    context.routes.port(port).is_some_and(|port| port.role.is_inside())
 }
 
 #[inline(always)]

@@ -8,7 +8,6 @@ use super::{Clear, Context, Origin, SPARE_START};
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::frame::Frame;
-use crate::route::Role;
 use crate::wire::{self, ETHERNET_HEADER_LEN, IcmpError, MAX_ICMPV6_ERROR};
 
 /// Errors per second and worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
@@ -64,7 +63,7 @@ fn source(context: &Context<'_>, about: &Clear, flow: &Flow) -> Option<IpAddr> {
         // it sends through that device.
         Origin::Kernel => Some(flow.dst),
         Origin::Tunnel { .. } | Origin::Generated => {
-            let inside = context.routes.ports().iter().filter(|port| port.role == Role::Inside);
+            let inside = context.routes.ports().iter().filter(|port| port.role.is_inside());
             inside.map(|port| port.index).find_map(|port| context.routes.address_for(port, wants_ipv6))
         }
     }

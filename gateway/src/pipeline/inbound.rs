@@ -392,7 +392,7 @@ impl<'a> Deliveries<'a, '_> {
             }
             self.direct = false;
         }
-        self.deliver_slowly(context, sa, arrival, flow, info)
+        self.deliver_slowly(context, sa, arrival, frame, flow, info)
     }
 
     /// Where a flow goes that is known to be what the SA is for, to be covered by no policy, and not to be ESP for us.
@@ -422,10 +422,12 @@ impl<'a> Deliveries<'a, '_> {
         context: &mut Context<'_>,
         sa: &'a Inbound,
         arrival: &Arrival,
+        frame: &Frame,
         flow: FlowKey,
         info: L3Info,
     ) -> Verdict {
-        if !sa.permits(&flow) {
+        let permitted = sa.permits(&flow);
+        if !permitted && !is_about_what_we_sent(sa, frame, &flow, &info) {
             return Verdict::Dropped(DropReason::SelectorMismatch);
         }
         // What comes after it does not overtake it, of whatever flow it is: an SA's packets leave in their order.
@@ -435,10 +437,21 @@ impl<'a> Deliveries<'a, '_> {
             return Verdict::Again;
         }
         let about = Clear::new(context, Origin::Tunnel { depth: arrival.depth + 1 }, sa.tenant, flow, info);
-        let _ = self.learned.try_push((about, arrival.place));
+        // What another error of the same router says is another matter.
+        if permitted {
+            let _ = self.learned.try_push((about, arrival.place));
+        }
         self.clear.about.push(about);
         Verdict::Good
     }
+}
+
+/// RFC 4301 §6.2: a router beyond the peer, whose address no selector names, may tell the sender of a packet what became of it,
+/// if that packet's answer could have come through this SA.
+#[cold]
+fn is_about_what_we_sent(sa: &Inbound, frame: &Frame, flow: &FlowKey, info: &L3Info) -> bool {
+    let Some(quoted) = wire::quoted(frame.packet(), flow, info) else { return false };
+    quoted.src_bits() == flow.dst_bits() && sa.permits(&FlowKey::from(&quoted.flow().reversed()))
 }
 
 /// Sends what came out of a tunnel, and is ESP for us once more, back to the start.

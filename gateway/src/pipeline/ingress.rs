@@ -56,6 +56,9 @@ pub(super) fn sort(
         (Ingress::Kernel, _) => {
             kinds.extend(frames.iter_mut().take(batch).map(|frame| from_kernel(context, frame, clear)));
         }
+        (Ingress::Socket, _) => {
+            kinds.extend(frames.iter_mut().take(batch).map(|frame| from_socket(context, frame, esp)));
+        }
     }
     match batch {
         0 => {}
@@ -84,6 +87,22 @@ fn from_kernel(context: &Context<'_>, frame: &mut Frame, clear: &mut Packets<Cle
             Kind::Clear
         }
         Ok(_) => Kind::Dropped(DropReason::Malformed),
+        Err(reason) => Kind::Dropped(reason),
+    }
+}
+
+/// Reads a bare IP packet that can be nothing but ESP in UDP.
+fn from_socket(context: &Context<'_>, frame: &mut Frame, esp: &mut Packets<Arrival>) -> Kind {
+    let outer = wire::read(frame.packet()).and_then(|(flow, info)| match is_esp_for_us(context, &flow) {
+        true => esp::parse(frame.packet(), &flow, &info, context.shared.nat_port),
+        false => Err(DropReason::Unexpected),
+    });
+    match outer {
+        Ok(outer) => {
+            let arrival = Arrival::new(context, outer, 0, esp.about.last());
+            esp.about.push(arrival);
+            Kind::Esp
+        }
         Err(reason) => Kind::Dropped(reason),
     }
 }
@@ -176,7 +195,7 @@ fn admit(
         return Kind::Dropped(DropReason::Malformed);
     }
     let outside = gate.role == Role::Outside;
-    if outside && context.policies.bypasses() && is_bypassed(context, &flow) {
+    if gate.role.is_outside() && context.policies.bypasses() && is_bypassed(context, &flow) {
         let origin = Origin::Outside { port: gate.index, l2_len: l2_len as u8 };
         clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear

@@ -91,13 +91,15 @@ pub enum Ingress {
     Port(PortIndex),
     /// Bare IP packets from the TUN device.
     Kernel,
+    /// ESP in UDP, as bare IP packets, that came to a socket of the host because it came in fragments ([`crate::inlet`]).
+    Socket,
 }
 
 impl Ingress {
     fn port(self) -> Option<PortIndex> {
         match self {
             Self::Port(index) => Some(index),
-            Self::Kernel => None,
+            Self::Kernel | Self::Socket => None,
         }
     }
 }

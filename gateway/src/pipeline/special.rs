@@ -10,7 +10,7 @@ use crate::drop::DropReason;
 use crate::esp::{self, AeadParameters, EspPacket};
 use crate::frame::Frame;
 use crate::sa::{Inbound, Outbound};
-use crate::wire::{self, FlowKey, Fragment, IPV6_MIN_MTU, L3Info, protocol};
+use crate::wire::{self, FlowKey, Fragment, IPV6_MIN_MTU, Ipv4, L3Info, protocol};
 
 /// Makes a run's template and limit what the SA's options say. `mtu` is that of the way to the peer.
 #[cold]
@@ -88,6 +88,9 @@ pub(super) fn deliver(
         return Ok((flow, info));
     }
     let (flow, mut info) = esp::decapsulate(frame, outer, sa.algorithm())?;
+    if sa.opaque && reaches_into_ports(frame, &flow, &info) {
+        return Err(DropReason::SelectorMismatch);
+    }
     if sa.copy_dscp {
         // The ECN field is what both headers say together.
         info = info.with_dscp(outer.tos());
@@ -95,6 +98,15 @@ pub(super) fn deliver(
     }
     clamp_inbound(context, sa, frame, &flow, &info);
     Ok((flow, info))
+}
+
+/// RFC 4301 §7.2, RFC 1858 §3: a later fragment that begins within what its first one's selectors were read from, or right
+/// behind, could change that when they are put together. Of IPv6 it cannot be told.
+fn reaches_into_ports(frame: &Frame, flow: &FlowKey, info: &L3Info) -> bool {
+    const LEAST_OFFSET: usize = 16;
+    info.fragment() == Fragment::Later
+        && !flow.is_ipv6()
+        && Ipv4::parse(frame.packet()).is_ok_and(|header| header.fragment_offset < LEAST_OFFSET)
 }
 
 /// What comes out of the tunnel announces no more than what fits into it on the way back.

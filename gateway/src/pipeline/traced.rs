@@ -120,7 +120,7 @@ impl Pipeline {
         let routes = shared.routes.load();
         let port = match ingress {
             Ingress::Port(index) => routes.port(index),
-            Ingress::Kernel => None,
+            Ingress::Kernel | Ingress::Socket => None,
         };
         let l2_len = match port {
             Some(_) => Ethernet::parse(frame.packet()).ok()?.header_len,
@@ -146,7 +146,7 @@ impl Pipeline {
             let flow = key.flow();
             record.flow = Some(flow);
             let outer = esp::parse(packet, &key, &info, shared.nat_port).ok();
-            match outer.filter(|_| port.is_some() && routes.is_tunnel_address(key.dst())) {
+            match outer.filter(|_| ingress != Ingress::Kernel && routes.is_tunnel_address(key.dst())) {
                 Some(outer) => {
                     record.class = Class::Esp;
                     record.spi_in = Spi::new(outer.spi);

@@ -29,6 +29,20 @@ pub enum Role {
     Outside,
     /// The protected side: clear text.
     Inside,
+    /// Both at once ("one-armed"): what policy protects tells the sides apart.
+    Both,
+}
+
+impl Role {
+    /// Whether peers are behind it.
+    pub const fn is_outside(self) -> bool {
+        matches!(self, Self::Outside | Self::Both)
+    }
+
+    /// Whether protected hosts are behind it.
+    pub const fn is_inside(self) -> bool {
+        matches!(self, Self::Inside | Self::Both)
+    }
 }
 
 /// An interface that workers send and receive on.

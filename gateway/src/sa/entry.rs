@@ -48,6 +48,8 @@ pub struct Inbound {
     pub transport: bool,
     /// The outer DSCP becomes the inner one.
     pub copy_dscp: bool,
+    /// A selector names ports that cannot be seen ([`PortRange::OPAQUE`](portcullis_ipsec::PortRange::OPAQUE)).
+    pub opaque: bool,
     /// Limit of the TCP segment size that comes out of the tunnel.
     pub mss_clamp: MssClamp,
     /// Where it is expected from.
@@ -110,6 +112,8 @@ impl Inbound {
         check_endpoints(sa.endpoints)?;
         let options = sa.options;
         let (transport, copy_dscp) = (options.mode == Mode::Transport, options.copy_dscp.inwards());
+        let selectors = Selectors::new(&sa.local_ts, &sa.remote_ts)?;
+        let opaque = selectors.any_opaque();
         Ok(Self {
             state: SlotState::outside(),
             spi,
@@ -118,13 +122,14 @@ impl Inbound {
             salt: sa.key.salt(),
             algorithm: sa.key.algorithm(),
             esn: sa.esn,
-            special: transport | copy_dscp | (options.mss_clamp != MssClamp::Off),
+            special: transport | copy_dscp | opaque | (options.mss_clamp != MssClamp::Off),
             transport,
             copy_dscp,
+            opaque,
             mss_clamp: options.mss_clamp,
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
-            selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
+            selectors,
             limits: Limits::none(),
             received: Received { traffic: Traffic::new(slot, true), replay },
         })

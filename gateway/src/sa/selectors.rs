@@ -75,6 +75,13 @@ impl Selectors {
             && self.of(to).any(|selector| selector.matches(flow, flow.dst_bits(), flow.dst_port()))
     }
 
+    /// Whether any of them names ports that cannot be seen: it carries later fragments without the first.
+    pub(super) fn any_opaque(&self) -> bool {
+        [Side::Local, Side::Remote]
+            .into_iter()
+            .any(|side| self.of(side).any(|it| it.ports == PortRange::OPAQUE))
+    }
+
     /// As they were installed.
     pub(super) fn list(&self, side: Side) -> Vec<TrafficSelector> {
         self.of(side).map(Packed::unpack).collect()

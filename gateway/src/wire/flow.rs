@@ -220,6 +220,49 @@ fn ports(protocol: u8, fragment: Fragment, upper: &[u8]) -> Ports {
     }
 }
 
+/// The selectors of the packet that an ICMP error is about, as far as it quotes that packet (RFC 4301 §6.2). `None` for whatever
+/// is no ICMP error, or quotes too little. `packet` was read as `flow` and `info`.
+#[cold]
+pub fn quoted(packet: &[u8], flow: &FlowKey, info: &L3Info) -> Option<FlowKey> {
+    const ICMP_HEADER_LEN: usize = 8;
+    // Redirects are no errors, and no router sends one further (RFC 1812 §5.2.7.2).
+    let is_error = |kind| match flow.protocol() {
+        protocol::ICMP => matches!(kind, 3 | 4 | 11 | 12),
+        protocol::ICMPV6 => kind < 128,
+        _ => false,
+    };
+    let (kind, _) = flow.src_port()?.to_be_bytes().into();
+    let quote = packet.get(info.header_len() + ICMP_HEADER_LEN..info.total_len())?;
+    match is_error(kind) {
+        true if flow.is_ipv6() => quoted_v6(quote),
+        true => quoted_v4(quote),
+        false => None,
+    }
+}
+
+// The lengths in a quotation are those of the packet as it was.
+fn quoted_v4(quote: &[u8]) -> Option<FlowKey> {
+    let &[first, _, _, _, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] =
+        quote.first_chunk()?;
+    let upper = quote.get(usize::from(first & 0xf) * 4..)?;
+    let later = u16::from_be_bytes([f0, f1]) & 0x1fff != 0;
+    let ports = ports(protocol, if later { Fragment::Later } else { Fragment::First }, upper);
+    let [src, dst] = [[s0, s1, s2, s3], [d0, d1, d2, d3]].map(u32::from_be_bytes);
+    matches!(first, 0x45..=0x4f).then(|| FlowKey::v4(src, dst, protocol, ports))
+}
+
+fn quoted_v6(quote: &[u8]) -> Option<FlowKey> {
+    let (&[first, _, _, _, _, _, next_header, _], rest) = quote.split_first_chunk()?;
+    let (&src, rest) = rest.split_first_chunk::<16>()?;
+    let (&dst, payload) = rest.split_first_chunk::<16>()?;
+    let (traffic_class, flow_label, hop_limit) = (0, 0, 0);
+    let (payload_len, src, dst) = (payload.len(), src.into(), dst.into());
+    let header = Ipv6 { traffic_class, flow_label, payload_len, next_header, hop_limit, src, dst };
+    let upper = header.upper_layer(quote).ok().filter(|_| first >> 4 == 6)?;
+    let ports = ports(upper.protocol, upper.fragment, quote.get(upper.offset..).unwrap_or_default());
+    Some(FlowKey::v6(src.to_bits(), dst.to_bits(), upper.protocol, ports))
+}
+
 /// Counts a packet's TTL or hop limit down by one, as every router does, and keeps IPv4's checksum right. The
 /// packet was parsed, and its TTL is not 0.
 #[inline(always)]

@@ -15,6 +15,7 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::io::{FramePool, Ledger, QueueSocket};
 use crate::pipeline::{BATCH, FrameSource, Handed, Ingress, Output, Pipeline};
+use crate::slowpath::WorkerEnd;
 
 /// Where a packet of the host starts in its frame: leaves room for any encapsulation.
 const KERNEL_START: usize = 256;
@@ -137,7 +138,8 @@ impl<'w> Running<'w> {
         for port in 0..self.worker.ports.len() {
             busy |= self.receive(now, port);
         }
-        busy |= self.receive_from_host(now);
+        busy |= self.receive_from_host(now, Ingress::Kernel, WorkerEnd::take_from_kernel);
+        busy |= self.receive_from_host(now, Ingress::Socket, WorkerEnd::take_from_socket);
         busy |= self.receive_handed(now);
         self.release_trapped(now);
         self.release_held(now);
@@ -168,10 +170,15 @@ impl<'w> Running<'w> {
         busy
     }
 
-    /// Takes what the host sends through the pipeline.
-    fn receive_from_host(&mut self, now: Coarse) -> bool {
+    /// Takes what the host sends, or its sockets have received, through the pipeline.
+    fn receive_from_host(
+        &mut self,
+        now: Coarse,
+        ingress: Ingress,
+        next: impl Fn(&WorkerEnd) -> Option<Box<[u8]>>,
+    ) -> bool {
         while self.batch.len() < BATCH {
-            let Some(packet) = self.worker.slow.take_from_kernel() else { break };
+            let Some(packet) = next(&self.worker.slow) else { break };
             WorkerCounters::add(&self.worker.counters.from_kernel, 1);
             match framed(&packet, &mut self.pool) {
                 Ok(frame) => self.batch.push(frame),
@@ -180,7 +187,7 @@ impl<'w> Running<'w> {
         }
         let busy = !self.batch.is_empty();
         if busy {
-            self.process(now, Ingress::Kernel);
+            self.process(now, ingress);
         }
         busy
     }

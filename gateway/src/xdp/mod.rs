@@ -115,7 +115,7 @@ impl XdpManager {
         let missing = |action| move |e| AttachError::Program { action, ifindex, source: Box::new(e) };
         let guard = match role {
             Role::Inside => None,
-            Role::Outside => {
+            Role::Outside | Role::Both => {
                 let program = self.egress_mut().map_err(missing("attaching the egress guard to"))?;
                 Some(links::attach_guard(program, &links, ifindex, without_tcx)?)
             }

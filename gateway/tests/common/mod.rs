@@ -385,7 +385,7 @@ impl Rig {
     /// Feeds IP packets, with Ethernet headers if they come by a port.
     pub fn feed(&mut self, ingress: Ingress, packets: &[Vec<u8>]) -> Outcome {
         let frame = |packet: &Vec<u8>| match ingress {
-            Ingress::Kernel => packet.clone(),
+            Ingress::Kernel | Ingress::Socket => packet.clone(),
             Ingress::Port(port) => ethernet(port_mac(self.number, port), packet),
         };
         let frames: Vec<_> = packets.iter().map(frame).collect();

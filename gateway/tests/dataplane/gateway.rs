@@ -20,8 +20,10 @@ pub(crate) struct Gateway {
     pub(crate) host: Host,
     pub(crate) dataplane: Dataplane,
     pub(crate) policy: PolicyId,
-    /// Of the SAs that are to be installed.
+    /// Of the SAs that are to be installed, as the two below.
     pub(crate) options: SaOptions,
+    pub(crate) algorithm: EspAlgorithm,
+    pub(crate) esn: bool,
     outer: IpAddr,
     local_ts: Vec<TrafficSelector>,
     remote_ts: Vec<TrafficSelector>,
@@ -98,6 +100,8 @@ impl Gateway {
             dataplane,
             policy: ids[0],
             options: SaOptions::default(),
+            algorithm: EspAlgorithm::Aes256Gcm16,
+            esn: true,
             outer,
             local_ts,
             remote_ts,
@@ -132,18 +136,24 @@ impl Gateway {
     pub(crate) fn connect(&self, peer: &Self, encapsulation: Encapsulation) -> (Spi, Spi) {
         let (ours, theirs) =
             (self.installer().allocate_spi().unwrap(), peer.installer().allocate_spi().unwrap());
-        self.install(peer, encapsulation, (ours, 1), (theirs, 2));
-        peer.install(self, encapsulation, (theirs, 2), (ours, 1));
+        self.install(peer.outer, encapsulation, (ours, 1), (theirs, 2));
+        peer.install(self.outer, encapsulation, (theirs, 2), (ours, 1));
         (ours, theirs)
     }
 
     /// Both directions, each an SPI and a seed for its key.
-    fn install(&self, peer: &Self, encapsulation: Encapsulation, inbound: (Spi, u8), outbound: (Spi, u8)) {
-        let endpoints = TunnelEndpoints { local: self.outer, remote: peer.outer, encapsulation };
-        let key = |seed| EspKey::from_keymat(EspAlgorithm::Aes256Gcm16, &[seed; 36]).unwrap();
+    pub(crate) fn install(
+        &self,
+        remote: IpAddr,
+        encapsulation: Encapsulation,
+        inbound: (Spi, u8),
+        outbound: (Spi, u8),
+    ) {
+        let endpoints = TunnelEndpoints { local: self.outer, remote, encapsulation };
+        let key = |seed| EspKey::from_keymat(self.algorithm, &self.keymat(seed)).unwrap();
         let inbound_sa = InboundSa {
             key: key(inbound.1),
-            esn: true,
+            esn: self.esn,
             replay_window: 1024,
             endpoints,
             local_ts: self.local_ts.clone(),
@@ -154,7 +164,7 @@ impl Gateway {
         let outbound_sa = OutboundSa {
             spi: outbound.0,
             key: key(outbound.1),
-            esn: true,
+            esn: self.esn,
             endpoints,
             local_ts: self.local_ts.clone(),
             remote_ts: self.remote_ts.clone(),
@@ -163,6 +173,11 @@ impl Gateway {
         let installer = self.installer();
         installer.install_inbound(inbound.0, inbound_sa).unwrap();
         installer.activate_outbound(self.policy, inbound.0, outbound_sa).unwrap();
+    }
+
+    /// Keying material of one direction, no two octets of which are the same by design.
+    pub(crate) fn keymat(&self, seed: u8) -> Vec<u8> {
+        (0..self.algorithm.keymat_len() as u8).map(|i| i.wrapping_mul(7) ^ seed).collect()
     }
 
     /// Demands that, once nothing moves, each frame is free, with the kernel, or holds a waiting packet.

@@ -14,4 +14,6 @@ mod gateway;
 mod host;
 mod interfaces;
 mod life;
+mod linux;
+mod one_armed;
 mod soak;

@@ -20,3 +20,5 @@ mod lifetime;
 mod malformed;
 #[cfg(test)]
 mod object;
+#[cfg(test)]
+mod one_armed;

@@ -4,5 +4,6 @@
 pub(crate) mod chatter;
 pub(crate) mod freeradius;
 pub(crate) mod iperf;
+pub(crate) mod linux;
 pub(crate) mod scapy;
 pub(crate) mod strongswan;

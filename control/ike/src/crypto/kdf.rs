@@ -217,6 +217,17 @@ mod tests {
         assert_eq!(around_nonces(&[], &[8], &[9]).concat(), [8, 9]);
     }
 
+    /// Worked out by Python's `hmac` from the formula of RFC 9370 §2.2.4 alone.
+    #[test]
+    fn keymat_of_a_child_with_additional_key_exchanges_is_a_known_answer() {
+        let sk_d: Vec<u8> = (0..32).collect();
+        let shared = [(0x10, 32), (0x21, 32), (0x32, 48)].map(|(octet, len)| SharedSecret(vec![octet; len]));
+        let keymat = derive_child_keymat(Prf::HmacSha256, &sk_d, &shared, &[0xa1; 32], &[0xb2; 32], 72);
+        let answer = "99a2a3f5312fa75e0d70d03522f056ae9f9d407ddd693043019a37a56e6df896cb23556fe9e82ce274924672b9a49261\
+                      918fc5628d6e8b13e3cd72bc206de64194bed8e7650f6a0d";
+        assert_eq!(*keymat, hex(answer));
+    }
+
     #[test]
     fn the_keys_of_an_ike_sa_are_cut_in_the_order_of_the_rfc() {
         let input = KdfInput { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: [3; 8], spi_r: [4; 8] };

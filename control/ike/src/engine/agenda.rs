@@ -1,5 +1,5 @@
 //! What an authenticated IKE SA does next of its own accord. The window is one: one exchange at a time, and what is
-//! more urgent first: the end of the IKE SA, deletes, its rekeying, children that are wanted, children to be rekeyed,
+//! more urgent first: the end of the IKE SA, where it is, deletes, its rekeying, children that are wanted, children to be rekeyed,
 //! a peer to be asked whether it lives.
 
 use std::time::Instant;
@@ -63,6 +63,10 @@ impl Established {
             cx.effects.push_back(Effect::Reauthenticate { old: base.id });
         }
         let held = self.hold_until.is_some_and(|until| until > now);
+        // First: what follows should arrive.
+        if self.begin_mobike(cx, base, now) {
+            return Ok(State::Established(self));
+        }
         if !base.deletes.is_empty() {
             let doomed = std::mem::take(&mut base.deletes);
             let spis: Vec<Spi> = doomed.iter().map(|doomed| doomed.pair).collect();
@@ -80,7 +84,8 @@ impl Established {
         } else if let Some(old) = self.child_due(base, now) {
             self.ours = Ours::Creating(Creating::begin(cx, base, Purpose::rekey(old)));
         } else if matches!(self.liveness, Liveness::Suspect) {
-            self.channel.request(cx, base, now, ExchangeType::Informational, Vec::new());
+            let probe = Self::probe(cx, base);
+            self.channel.request(cx, base, now, ExchangeType::Informational, probe);
             self.ours = Ours::Probing;
         } else if base.replacing && base.goals.is_empty() && self.theirs.is_none() {
             base.replacing = false;

@@ -327,6 +327,12 @@ pub enum Command {
         /// How long.
         timeout: Duration,
     },
+    /// The host's outside addresses or its routes have changed, or this is what they are at the start: IKE SAs that can
+    /// move (RFC 4555) look for a way again.
+    PathsChanged {
+        /// Those of the outside interfaces that are up, in order of preference.
+        addresses: Vec<IpAddr>,
+    },
     /// Delete every IKE SA (an orderly stop).
     TerminateAll,
 }
@@ -396,6 +402,17 @@ pub enum Event {
         connection: String,
         /// Why.
         reason: String,
+    },
+    /// An IKE SA goes on between other addresses; so do its children, once the peer has shown that it is there.
+    IkeMoved {
+        /// Which.
+        ike: IkeSaId,
+        /// Its connection.
+        connection: String,
+        /// Ours and the peer's before.
+        from: (SocketAddr, SocketAddr),
+        /// Ours and the peer's from now on.
+        to: (SocketAddr, SocketAddr),
     },
     /// A peer was given inner addresses.
     AddressesAssigned {

@@ -303,6 +303,18 @@ impl Channel {
         }
     }
 
+    /// Between which addresses the request went that is being worked on: ours and the peer's.
+    pub(super) fn asked_between(&self) -> Option<(SocketAddr, SocketAddr)> {
+        self.working.as_ref().map(|working| (working.local, working.remote))
+    }
+
+    /// The way has changed: the request under way is sent again at once, as often as on the old one.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        if let Some((_, _, outstanding)) = &mut self.outstanding {
+            (outstanding.tries, outstanding.due) = (0, now);
+        }
+    }
+
     /// The last answer, for after the end of the SA.
     pub(super) fn linger(&mut self) -> Option<Linger> {
         self.answered.take()

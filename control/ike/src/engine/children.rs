@@ -235,6 +235,11 @@ impl Base {
     /// Tells the data plane of children that are not where this SA is.
     pub(super) fn move_children(&mut self, cx: &mut Context) {
         let endpoints = self.endpoints(cx);
+        self.move_children_to(cx, endpoints);
+    }
+
+    /// Tells the data plane of children that are elsewhere.
+    pub(super) fn move_children_to(&mut self, cx: &mut Context, endpoints: TunnelEndpoints) {
         for child in self.children.iter_mut().filter(|child| child.status.endpoints != endpoints) {
             child.status.endpoints = endpoints;
             if let Sealing::Waiting(activation) = &mut child.sealing {

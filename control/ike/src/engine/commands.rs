@@ -50,6 +50,10 @@ impl Engine {
                 self.of_pair(now, id, pair, |_, cx, base| base.peer_moved(cx, seen));
                 Ok(())
             }
+            Command::PathsChanged { addresses } => {
+                self.paths_changed(now, id, addresses);
+                Ok(())
+            }
             Command::FirstPacket { pair } => {
                 self.of_pair(now, id, pair, |_, cx, base| base.activate(cx, pair));
                 Ok(())
@@ -70,6 +74,22 @@ impl Engine {
         if let Err(failure) = result {
             self.cx.event(Event::CommandDone { command: id, result: Err(failure) });
         }
+    }
+
+    /// Lets those IKE SAs that can move know.
+    fn paths_changed(&mut self, now: Instant, id: CommandId, addresses: Vec<IpAddr>) {
+        self.cx.outside_addresses = Some(addresses);
+        let mobile = self.sas.values().filter(|sa| sa.base.mobility.agreed).map(|sa| sa.base.id);
+        for sa in mobile.collect::<Vec<_>>() {
+            self.step(now, sa, |mut state, cx, base| {
+                if let State::Established(established) = &mut state {
+                    established.paths_changed(cx, base, now);
+                }
+                Ok(state)
+            });
+            self.nudge(now, sa);
+        }
+        self.cx.begin_command(id, 0);
     }
 
     /// Indices of a connection and of the children meant.
@@ -364,7 +384,13 @@ impl Base {
     /// (RFC 7296 §2.23). IKE follows, and so do the SA's other children.
     fn peer_moved(&mut self, cx: &mut Context, seen: TunnelEndpoints) {
         let Encapsulation::Udp { remote_port, .. } = seen.encapsulation else { return };
-        if self.nat.remote && !self.nat.local {
+        if !self.nat.remote || self.nat.local {
+            return;
+        }
+        if self.mobility.agreed {
+            // IKE goes by UPDATE_SA_ADDRESSES alone; ESP may follow ESP (RFC 4555 §3.8).
+            self.move_children_to(cx, seen);
+        } else {
             self.remote = SocketAddr::new(seen.remote, remote_port);
             self.move_children(cx);
         }

@@ -37,6 +37,8 @@ pub(super) struct Context {
     /// Established IKE SAs of each connection.
     established: HashMap<usize, usize>,
     pub(super) index: Index,
+    /// Addresses of the outside interfaces that are up; `None` until the shell has said.
+    pub(super) outside_addresses: Option<Vec<IpAddr>>,
     /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
     own_addresses: HashMap<IpAddr, (usize, usize)>,
 }
@@ -111,6 +113,7 @@ impl Context {
             commands: HashMap::new(),
             established: HashMap::new(),
             index: Index::default(),
+            outside_addresses: None,
             own_addresses: HashMap::new(),
         }
     }

@@ -20,6 +20,7 @@ use super::create_child_sa::responder::Answering;
 use super::ike_sa_init::notification;
 use super::informational::{self, Deleting};
 use super::lifetime::{PATIENCE_WITH_BUSY_PEERS, Schedule};
+use super::mobike;
 use super::rekey_ike;
 use super::rekey_ike::initiator::Rekeying;
 use super::sa::{Base, Closed, Done, Inbound, Next, State};
@@ -56,8 +57,10 @@ pub(super) enum Ours {
     RekeyingIke(Rekeying),
     /// Awaits the answer to a Delete of these.
     Deleting(Vec<Doomed>),
-    /// Awaits the answer to an empty INFORMATIONAL request.
+    /// Awaits the answer to an INFORMATIONAL request that asks nothing but whether the peer lives.
     Probing,
+    /// Awaits the answer to what MOBIKE says or asks.
+    Mobike(mobike::Exchange),
 }
 
 /// A peer's exchange that waits for jobs.
@@ -308,6 +311,10 @@ impl Established {
                 self.channel.put_off_request();
             }
             Incoming::Request(ExchangeType::CreateChildSa, payloads) => {
+                // The window is one: a peer that owes us an additional key exchange for a child has given it up.
+                if matches!(self.theirs, Some(Theirs::Child(_))) {
+                    self.forget_followup(cx, base);
+                }
                 if rekey_ike::is_about_ike(&payloads) {
                     rekey_ike::responder::Answering::begin(cx, base, &mut self, &payloads);
                 } else {
@@ -330,7 +337,19 @@ impl Established {
             Incoming::BadRequest(exchange, error) => {
                 return self.handle_bad_request(cx, base, exchange, &error);
             }
-            Incoming::Response(payloads) => self.handle_response(cx, base, now, payloads),
+            Incoming::Response(payloads) => match std::mem::replace(&mut self.ours, Ours::Idle) {
+                Ours::Mobike(exchange) => {
+                    let answered = self.mobike_answered(cx, base, now, inbound, exchange, &payloads);
+                    if let Err(mobike::CookieDiffers) = answered {
+                        let failure = base.about(cx).cookie_differs();
+                        return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
+                    }
+                }
+                ours => {
+                    self.ours = ours;
+                    self.handle_response(cx, base, now, payloads);
+                }
+            },
             Incoming::BadResponse(error) => {
                 let failure = base.about(cx).malformed("answering", &error);
                 return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
@@ -375,8 +394,8 @@ impl Established {
                     base.children_deleted(cx);
                 }
             }
-            Ours::Probing => {}
-            ours @ (Ours::Idle | Ours::Installing(..)) => self.ours = ours,
+            Ours::Probing => Self::compare_mapping(base, &payloads),
+            ours @ (Ours::Idle | Ours::Installing(..) | Ours::Mobike(_)) => self.ours = ours,
         }
     }
 
@@ -389,6 +408,8 @@ impl Established {
     ) -> Next {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
+        } else if base.mobility.awaits(done.id) {
+            self.mobike_job(cx, base, now, done);
         } else if let Some(pair) = base.activates(done.id) {
             self.activated(cx, base, pair, done.result);
         } else if self.theirs.as_ref().is_some_and(|theirs| theirs.awaits(done.id)) {
@@ -519,7 +540,7 @@ impl Established {
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
         if self.followup_deadline().is_some_and(|until| until <= now) {
-            self.theirs = None;
+            self.forget_followup(cx, base);
         }
         if self.next_keepalive.is_some_and(|due| due <= now) {
             cx.transmit.push_back(Datagram {
@@ -575,14 +596,6 @@ impl Established {
         single.into_iter().flatten().chain(ends).min()
     }
 
-    /// When a peer that rekeys the IKE SA with additional key exchanges has thought better of it.
-    fn followup_deadline(&self) -> Option<Instant> {
-        match &self.theirs {
-            Some(Theirs::Ike(theirs)) => theirs.deadline(),
-            _ => None,
-        }
-    }
-
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds
     /// a dead peer soon enough.
     fn dpd_due(&self, cx: &Context, base: &Base) -> Option<Instant> {
@@ -619,7 +632,7 @@ impl Established {
     }
 
     /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open.
-    fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
+    pub(super) fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
         let wanted = (base.nat.local || base.nat.forced)
             && !cx.config.nat_keepalive.is_zero()
             && base.local.port() != cx.config.port;

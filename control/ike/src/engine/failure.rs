@@ -8,6 +8,7 @@ mod addresses;
 mod authentication;
 mod children;
 mod eap;
+mod mobike;
 mod ppk;
 mod proposals;
 
@@ -433,6 +434,8 @@ pub fn notify_name(notify_type: u16) -> String {
         notify::FAILED_CP_REQUIRED => "FAILED_CP_REQUIRED",
         notify::TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
         notify::INVALID_SELECTORS => "INVALID_SELECTORS",
+        notify::UNACCEPTABLE_ADDRESSES => "UNACCEPTABLE_ADDRESSES",
+        notify::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         notify::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         notify::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
         other => return format!("error notification {other}"),

@@ -60,6 +60,7 @@ impl Established {
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
         let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
         answer.extend(addresses::answer_informational(payloads));
+        answer.extend(self.answer_mobike(cx, base, now, payloads));
         self.channel.respond(cx, base, answer);
         self.pump(cx, base, now)
     }

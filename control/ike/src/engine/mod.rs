@@ -11,7 +11,8 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `informational`; `established` decides whose turn it is, `agenda` what is begun next. `channel` is what
+//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is begun
+//! next. `channel` is what
 //! they share of message IDs and encryption, `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
@@ -43,11 +44,13 @@ mod established;
 mod failure;
 mod half_open;
 mod ike_auth;
+mod ike_followup_ke;
 mod ike_intermediate;
 mod ike_sa_init;
 mod index;
 mod informational;
 mod lifetime;
+mod mobike;
 mod negotiation;
 mod reassembly;
 mod reconfigure;

@@ -52,6 +52,7 @@ use super::ike_sa_init::responder::Answering;
 use super::index::Identities;
 use super::informational::Deleting;
 use super::lifetime::Schedule;
+use super::mobike::Mobility;
 use crate::auth::Authorization;
 use crate::config::Identity;
 use crate::message::{Header, Received};
@@ -138,6 +139,7 @@ pub(super) struct Base {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) nat: Nat,
+    pub(super) mobility: Mobility,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
@@ -215,6 +217,7 @@ impl Base {
             local,
             remote,
             nat: Nat::default(),
+            mobility: Mobility::default(),
             fragmentation: false,
             connection,
             created: now,
@@ -289,10 +292,11 @@ impl Base {
     }
 
     /// An authentic message came from there. A responder answers and asks where IKE_AUTH came from; later only a
-    /// peer behind a NAT is followed, and only by an end that is behind none (RFC 7296 §2.23).
+    /// peer behind a NAT is followed, and only by an end that is behind none (RFC 7296 §2.23); with MOBIKE nobody is, but
+    /// by UPDATE_SA_ADDRESSES (RFC 4555 §3.8).
     pub(super) fn heard_from(&mut self, cx: &mut Context, inbound: &Inbound<'_>) {
         let connecting = self.established.is_none() && self.role == Role::Responder;
-        let mapped = self.nat.remote && !self.nat.local;
+        let mapped = self.nat.remote && !self.nat.local && !self.mobility.agreed;
         if (connecting || mapped) && (self.local, self.remote) != (inbound.local, inbound.remote) {
             (self.local, self.remote) = (inbound.local, inbound.remote);
             self.move_children(cx);

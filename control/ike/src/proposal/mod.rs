@@ -46,6 +46,8 @@ pub struct EspProposal {
     pub encr: Vec<EspAlgorithm>,
     /// Key exchange for CREATE_CHILD_SA; empty: none. Not offered in IKE_AUTH (RFC 7296 §1.2).
     pub ke: Vec<KeMethod>,
+    /// Additional key exchanges (RFC 9370) beside it.
+    pub additional: Additional<Vec<Option<KeMethod>>>,
     /// Extended sequence numbers, in order of preference: `[true]`, `[false]` or both. Never empty.
     pub esn: Vec<bool>,
     /// It is taken of a peer that proposes it, and not proposed. Such ones come last.
@@ -72,6 +74,8 @@ pub struct EspSuite {
     pub encr: EspAlgorithm,
     /// Key exchange in CREATE_CHILD_SA.
     pub ke: Option<KeMethod>,
+    /// Additional key exchanges beside it.
+    pub additional: Additional<Option<KeMethod>>,
     /// Extended sequence numbers.
     pub esn: bool,
 }
@@ -173,7 +177,13 @@ impl EspProposal {
     /// What is proposed when nothing is configured, and what is taken besides: AES-CBC is slow here, but all that some
     /// peers propose (iOS and macOS). Peers without ESN find theirs as well.
     pub fn defaults() -> Vec<Self> {
-        let of = |encr, accepted_only| Self { encr, ke: Vec::new(), esn: vec![true, false], accepted_only };
+        let of = |encr, accepted_only| Self {
+            encr,
+            ke: Vec::new(),
+            additional: Additional::default(),
+            esn: vec![true, false],
+            accepted_only,
+        };
         vec![
             of(vec![EspAlgorithm::Aes256Gcm16, EspAlgorithm::Aes128Gcm16], false),
             of(
@@ -204,19 +214,31 @@ impl EspProposal {
             .iter()
             .filter_map(|encr| esp_integ(*encr))
             .for_each(|integ| notation::once(&mut transforms, integ));
-        transforms
-            .extend(self.ke.iter().filter(|_| with_ke).map(|ke| transform(transform_type::KE, ke.id())));
+        if with_ke {
+            transforms.extend(self.ke.iter().map(|ke| transform(transform_type::KE, ke.id())));
+            transforms.extend(offer_additional(&self.additional));
+        }
         transforms.extend(self.esn.iter().map(|esn| transform(transform_type::ESN, u16::from(*esn))));
         WireProposal { number, protocol: Protocol::Esp, spi: spi.get().to_be_bytes().to_vec(), transforms }
     }
 }
 
 impl EspSuite {
+    /// The additional key exchanges, in their order.
+    pub fn additional(self) -> impl Iterator<Item = KeMethod> {
+        self.additional.into_iter().flatten()
+    }
+
     /// As the responder's answer names it, with the responder's SPI.
     pub fn answer(self, number: u8, spi: Spi) -> WireProposal {
-        let ke: Vec<KeMethod> = self.ke.into_iter().collect();
-        EspProposal { encr: vec![self.encr], ke, esn: vec![self.esn], accepted_only: false }
-            .offer(number, spi, true)
+        EspProposal {
+            encr: vec![self.encr],
+            ke: self.ke.into_iter().collect(),
+            additional: self.additional.map(|method| method.into_iter().map(Some).collect()),
+            esn: vec![self.esn],
+            accepted_only: false,
+        }
+        .offer(number, spi, true)
     }
 }
 

@@ -208,16 +208,23 @@ impl FromStr for EspProposal {
     type Err = ProposalError;
 
     fn from_str(text: &str) -> Result<Self, ProposalError> {
-        let mut proposal = Self { encr: Vec::new(), ke: Vec::new(), esn: Vec::new(), accepted_only: false };
+        let mut proposal = Self {
+            encr: Vec::new(),
+            ke: Vec::new(),
+            additional: Additional::default(),
+            esn: Vec::new(),
+            accepted_only: false,
+        };
         let mut words = esp::Words::default();
         for word in text.split('-') {
             if words.take(word) {
                 continue;
             }
-            if additional(word)?.is_some() {
-                let problem =
-                    "is for IKE SAs alone in this version: CHILD SAs get their keys from theirs".to_owned();
-                return Err(ProposalError { found: word.to_owned(), problem });
+            if let Some((place, method)) = additional(word)? {
+                if let Some(methods) = proposal.additional.get_mut(place) {
+                    once(methods, method);
+                }
+                continue;
             }
             match keyword(word)? {
                 Keyword::Ke(ke) => once(&mut proposal.ke, ke),
@@ -230,6 +237,12 @@ impl FromStr for EspProposal {
             }
         }
         proposal.encr = words.algorithms(text)?;
+        if proposal.ke.is_empty() && proposal.additional.iter().flatten().any(Option::is_some) {
+            let problem = format!(
+                "has an additional key exchange and none that it is added to; complete would be `{text}-x25519`"
+            );
+            return Err(ProposalError { found: text.to_owned(), problem });
+        }
         if proposal.esn.is_empty() {
             // As strongSwan reads it.
             proposal.esn.push(false);
@@ -275,6 +288,16 @@ fn additional_name(number: usize, method: Option<KeMethod>) -> String {
     format!("ke{number}_{}", method.map_or("none", ke_name))
 }
 
+fn additional_names(additional: &Additional<Vec<Option<KeMethod>>>) -> Vec<String> {
+    let all = additional.iter().zip(1..);
+    all.flat_map(|(methods, number)| methods.iter().map(move |method| additional_name(number, *method)))
+        .collect()
+}
+
+fn chosen_names(additional: Additional<Option<KeMethod>>) -> Vec<String> {
+    additional_names(&additional.map(|method| method.into_iter().map(Some).collect()))
+}
+
 fn esn_name(esn: bool) -> &'static str {
     if esn { "esn" } else { "noesn" }
 }
@@ -291,11 +314,7 @@ impl fmt::Display for IkeProposal {
         let integ = self.integ.iter().map(|integ| integ_name(*integ));
         let prf = self.prf.iter().map(|prf| prf_name(*prf));
         let ke = self.ke.iter().map(|ke| ke_name(*ke));
-        let additional =
-            self.additional.iter().zip(1..).flat_map(|(methods, number)| {
-                methods.iter().map(move |method| additional_name(number, *method))
-            });
-        let additional: Vec<String> = additional.collect();
+        let additional = additional_names(&self.additional);
         let names = encr.iter().map(String::as_str).chain(integ).chain(prf).chain(ke);
         join(f, names.chain(additional.iter().map(String::as_str)))
     }
@@ -305,8 +324,9 @@ impl fmt::Display for EspProposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encr = esp::words(&self.encr).into_iter();
         let ke = self.ke.iter().map(|ke| ke_name(*ke));
+        let additional = additional_names(&self.additional);
         let esn = self.esn.iter().map(|esn| esn_name(*esn));
-        join(f, encr.chain(ke).chain(esn))
+        join(f, encr.chain(ke).chain(additional.iter().map(String::as_str)).chain(esn))
     }
 }
 
@@ -314,10 +334,7 @@ impl fmt::Display for IkeSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encr = ike::encr_name(self.protection.encr());
         let integ = self.protection.integ().map(integ_name);
-        let additional = self.additional.iter().zip(1..);
-        let additional: Vec<String> = additional
-            .filter_map(|(method, number)| method.map(|method| additional_name(number, Some(method))))
-            .collect();
+        let additional = chosen_names(self.additional);
         let names = [encr.as_str()].into_iter().chain(integ).chain([prf_name(self.prf), ke_name(self.ke)]);
         join(f, names.chain(additional.iter().map(String::as_str)))
     }
@@ -326,8 +343,10 @@ impl fmt::Display for IkeSuite {
 impl fmt::Display for EspSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ke = self.ke.map(ke_name);
+        let additional = chosen_names(self.additional);
         let esn = self.esn.then_some("esn");
-        join(f, [self.encr.name()].into_iter().chain(ke).chain(esn))
+        let names = [self.encr.name()].into_iter().chain(ke);
+        join(f, names.chain(additional.iter().map(String::as_str)).chain(esn))
     }
 }
 

@@ -146,7 +146,7 @@ fn fit_ike(ours: &IkeProposal, theirs: &WireProposal) -> Result<IkeSuite, Miss> 
     let protection = fit.protection(ours)?;
     let prf = fit.choose(types::PRF, &ours.prf, prf_of)?;
     let ke = fit.choose(types::KE, &ours.ke, ke_of)?;
-    let additional = fit.additional(ke, &ours.additional)?;
+    let additional = fit.additional(Some(ke), &ours.additional)?;
     Ok(IkeSuite { protection, prf, ke, additional })
 }
 
@@ -154,11 +154,16 @@ fn fit_esp(ours: &EspProposal, theirs: &WireProposal, with_ke: bool) -> Result<E
     let mut fit = Fit { theirs, fitted: 0 };
     let ke_of = |ke: KeMethod| transform(types::KE, ke.id());
     let esn_of = |esn: bool| transform(types::ESN, u16::from(esn));
-    fit.known_types(|kind| [types::ENCR, types::INTEG, types::KE, types::ESN].contains(&kind))?;
+    let known = [types::ENCR, types::INTEG, types::KE, types::ESN];
+    fit.known_types(|kind| known.contains(&kind) || types::ADDITIONAL_KE.contains(&kind))?;
     let encr = fit.esp_algorithm(&ours.encr)?;
     let ke = fit.optional_ke(with_ke, &ours.ke, ke_of)?;
+    let additional = match with_ke {
+        true => fit.additional(ke, &ours.additional)?,
+        false => Additional::default(),
+    };
     let esn = fit.choose(types::ESN, &ours.esn, esn_of)?;
-    Ok(EspSuite { encr, ke, esn })
+    Ok(EspSuite { encr, ke, additional, esn })
 }
 
 /// One offered proposal being fitted.
@@ -265,11 +270,11 @@ impl Fit<'_> {
     /// §2.2.1).
     fn additional(
         &mut self,
-        first: KeMethod,
+        first: Option<KeMethod>,
         ours: &Additional<Vec<Option<KeMethod>>>,
     ) -> Result<Additional<Option<KeMethod>>, Miss> {
         let mut chosen = Additional::default();
-        let mut taken = vec![first];
+        let mut taken: Vec<KeMethod> = first.into_iter().collect();
         for ((ours, kind), place) in ours.iter().zip(types::ADDITIONAL_KE).zip(&mut chosen) {
             // Not to propose it is to propose to do without.
             let without = [None];

@@ -326,6 +326,24 @@ fn additional_key_exchanges_are_written_as_strongswan_does() {
         miss.to_string(),
         "no additional key exchange in common: offered ke1_mlkem768, ke1_none, configured ke1_mlkem1024"
     );
-    let error = "aes256gcm16-x25519-ke1_mlkem768".parse::<EspProposal>().unwrap_err().to_string();
-    assert!(error.contains("`ke1_mlkem768` is for IKE SAs alone"), "{error}");
+}
+
+#[test]
+fn additional_key_exchanges_of_a_child_are_added_to_one_and_never_offered_in_ike_auth() {
+    let text = "aes256gcm16-x25519-ke1_mlkem768-ke1_none-ke2_ecp384-esn";
+    let proposal: EspProposal = text.parse().unwrap();
+    assert_eq!(proposal.to_string(), text);
+    let spi = Spi::new(4096).unwrap();
+    let offer = proposal.offer(1, spi, true);
+    let kinds: Vec<_> =
+        offer.transforms.iter().map(|transform| (transform.transform_type, transform.id)).collect();
+    assert_eq!(kinds, [(1, 20), (4, 31), (6, 36), (6, 0), (7, 20), (5, 1)]);
+    let first = proposal.offer(1, spi, false);
+    assert!(first.transforms.iter().all(|transform| [1, 5].contains(&transform.transform_type)));
+    let (suite, ..) = select_esp(std::slice::from_ref(&proposal), &[offer], true).unwrap();
+    assert_eq!(suite.to_string(), "aes256gcm16-x25519-ke1_mlkem768-ke2_ecp384-esn");
+    let answer = suite.answer(1, spi);
+    assert_eq!(accepted_esp(std::slice::from_ref(&proposal), &[answer], true).unwrap().0, suite);
+    let error = "aes256gcm16-ke1_mlkem768".parse::<EspProposal>().unwrap_err().to_string();
+    assert!(error.contains("complete would be `aes256gcm16-ke1_mlkem768-x25519`"), "{error}");
 }

@@ -140,6 +140,7 @@ reasons! {
     AuthNeverCame, "AUTH_NEVER_CAME", Network, "the peer began an IKE SA and did not go on";
     Nat4500Blocked, "NAT_BLOCKS_4500", Network, "UDP 500 passes and UDP 4500 does not";
     FragmentsLost, "FRAGMENTS_LOST", Network, "small messages pass and large ones do not";
+    MoveRefused, "MOVE_REFUSED", Configuration, "an end has moved to an address that the other does not allow";
     // The peer.
     PeerRefused, "PEER_REFUSED", Peer, "the peer answered with an error";
     PeerBusy, "PEER_BUSY", Peer, "the peer has been busy for minutes";

@@ -1,5 +1,6 @@
 //! CREATE_CHILD_SA as the initiator: one more child, or the successor of one.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use portcullis_ipsec::Spi;
@@ -11,7 +12,8 @@ use crate::engine::child::{self, Agreed, ChildPayloads, Offer, Refusal, Standing
 use crate::engine::children::Doomed;
 use crate::engine::context::Context;
 use crate::engine::established::{Established, Ours};
-use crate::engine::ike_sa_init::notifications;
+use crate::engine::ike_followup_ke::{self, Link, followed_up};
+use crate::engine::ike_sa_init::{error_notification, notifications};
 use crate::engine::sa::{Base, Done};
 use crate::message::{ExchangeType, Notify, Payload, Protocol, notify};
 
@@ -76,8 +78,24 @@ enum Step {
     GeneratingKe { job: JobId, spi: Spi, method: KeMethod, tried: Vec<KeMethod> },
     /// The response.
     AwaitingResponse(AwaitingResponse),
-    /// The shared secret.
-    DerivingKe { job: JobId, agreed: Agreed, nonce_i: Vec<u8>, nonce_r: Vec<u8> },
+    /// The shared secret. `link`: what the next IKE_FOLLOWUP_KE has to show.
+    DerivingKe { job: JobId, keying: Keying, link: Link },
+    /// Our public value of an additional key exchange.
+    GeneratingFollowup { job: JobId, keying: Keying, link: Link, method: KeMethod },
+    /// The IKE_FOLLOWUP_KE response.
+    AwaitingFollowup { keying: Keying, method: KeMethod, secret: KeSecret },
+}
+
+/// What both ends have agreed on, whose keys are being made.
+#[derive(Debug)]
+struct Keying {
+    agreed: Agreed,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    /// Secrets of the key exchanges that are done.
+    shared: Vec<SharedSecret>,
+    /// Additional key exchanges that are not.
+    left: VecDeque<KeMethod>,
 }
 
 #[derive(Debug)]
@@ -97,10 +115,11 @@ impl Creating {
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
-            Step::AllocatingSpi { job } | Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => {
-                *job == id
-            }
-            Step::AwaitingResponse(_) => false,
+            Step::AllocatingSpi { job }
+            | Step::GeneratingKe { job, .. }
+            | Step::DerivingKe { job, .. }
+            | Step::GeneratingFollowup { job, .. } => *job == id,
+            Step::AwaitingResponse(_) | Step::AwaitingFollowup { .. } => false,
         }
     }
 
@@ -108,7 +127,9 @@ impl Creating {
     pub(in crate::engine) fn makes_half(&self, spi: Spi) -> bool {
         match &self.step {
             Step::AwaitingResponse(_) => true,
-            Step::DerivingKe { agreed, .. } => agreed.peer == spi,
+            Step::DerivingKe { keying, .. }
+            | Step::GeneratingFollowup { keying, .. }
+            | Step::AwaitingFollowup { keying, .. } => keying.agreed.peer == spi,
             Step::AllocatingSpi { .. } | Step::GeneratingKe { .. } => false,
         }
     }
@@ -123,7 +144,7 @@ impl Creating {
     /// The peer rekeys the same CHILD SA, or asks for the same child, with these nonces. No rekeying crosses if our
     /// request has not left yet: then it never does.
     pub(in crate::engine) fn crosses(&mut self, base: &Base, old: Option<Spi>, child: usize, theirs: Lowest) {
-        let has_left = matches!(self.step, Step::AwaitingResponse(_) | Step::DerivingKe { .. });
+        let has_left = !matches!(self.step, Step::AllocatingSpi { .. } | Step::GeneratingKe { .. });
         let same = match &self.purpose {
             Purpose::Goal => {
                 let goal = base.goal.as_ref().filter(|goal| goal.flow.is_none());
@@ -169,24 +190,34 @@ impl Creating {
                 let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: false };
                 established.child_refused(cx, base, now, self.purpose, Some(spi), refusal);
             }
-            (Step::DerivingKe { agreed, nonce_i, nonce_r, .. }, JobResult::KeDerived(Ok(shared))) => {
-                let deleted = self.deleted.contains(&agreed.peer);
-                let (shared, nonces) = (std::slice::from_ref(&shared), (&*nonce_i, &*nonce_r));
-                conclude(
-                    cx,
-                    base,
-                    now,
-                    established,
-                    (self.purpose, self.rival),
-                    agreed,
-                    shared,
-                    nonces,
-                    deleted,
-                );
+            (Step::DerivingKe { mut keying, link, .. }, JobResult::KeDerived(Ok(shared))) => {
+                keying.shared.push(shared);
+                if let Some(method) = keying.left.pop_front() {
+                    let job = cx.generate_ke(base.id, method);
+                    self.step = Step::GeneratingFollowup { job, keying, link, method };
+                    established.ours = Ours::Creating(self);
+                } else {
+                    let deleted = self.deleted.contains(&keying.agreed.peer);
+                    conclude(cx, base, now, established, (self.purpose, self.rival), keying, deleted);
+                }
             }
-            (Step::DerivingKe { agreed, .. }, JobResult::KeDerived(Err(error))) => {
-                let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: true };
-                established.child_refused(cx, base, now, self.purpose, Some(agreed.pair), refusal);
+            (
+                Step::GeneratingFollowup { keying, link, method, .. },
+                JobResult::KeGenerated(Ok((secret, public))),
+            ) => {
+                ike_followup_ke::request(cx, base, now, established, (method, public), &link);
+                self.step = Step::AwaitingFollowup { keying, method, secret };
+                established.ours = Ours::Creating(self);
+            }
+            (Step::GeneratingFollowup { keying, .. }, JobResult::KeGenerated(Err(error))) => {
+                let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete: false };
+                keying.fail(cx, base, now, established, self.purpose, refusal);
+            }
+            (Step::DerivingKe { keying, .. }, JobResult::KeDerived(Err(error))) => {
+                // The peer has it if it has answered the last key exchange.
+                let delete = keying.left.is_empty();
+                let refusal = Refusal { failure: base.about(cx).key_exchange(&error), delete };
+                keying.fail(cx, base, now, established, self.purpose, refusal);
             }
             (step, result) => {
                 self.step = step;
@@ -205,9 +236,35 @@ impl Creating {
         established: &mut Established,
         payloads: &[Payload],
     ) {
-        let Step::AwaitingResponse(state) = self.step else {
-            established.ours = Ours::Creating(self);
-            return;
+        let state = match self.step {
+            Step::AwaitingResponse(state) => state,
+            Step::AwaitingFollowup { keying, method, secret } => {
+                match followed_up(base.about(cx), payloads, method, !keying.left.is_empty()) {
+                    Ok((public, link)) => {
+                        let job = cx.derive_ke(base.id, secret, public);
+                        self.step = Step::DerivingKe { job, keying, link };
+                        established.ours = Ours::Creating(self);
+                    }
+                    // Whoever answers with an error has made nothing.
+                    Err(failure) => {
+                        let done = keying.left.is_empty() && error_notification(payloads).is_none();
+                        keying.fail(
+                            cx,
+                            base,
+                            now,
+                            established,
+                            self.purpose,
+                            Refusal { failure, delete: done },
+                        );
+                    }
+                }
+                return;
+            }
+            step => {
+                self.step = step;
+                established.ours = Ours::Creating(self);
+                return;
+            }
         };
         let spi = state.offer.spi;
         if let Some(method) = state.other_group(cx, base, payloads) {
@@ -234,26 +291,25 @@ impl Creating {
         };
         let public = found.as_ref().and_then(|found| found.ke).map(|(_, public)| public.to_vec());
         let (nonce_i, nonce_r) = (state.nonce, nonce_r.to_vec());
+        let left = agreed.suite.additional().collect();
+        let keying = Keying { agreed, nonce_i, nonce_r, shared: Vec::new(), left };
         match (state.ke, public) {
             (Some((_, secret)), Some(public)) => {
-                let job = cx.derive_ke(base.id, secret, public);
-                self.step = Step::DerivingKe { job, agreed, nonce_i, nonce_r };
-                established.ours = Ours::Creating(self);
+                match Link::of_first(base.about(cx), payloads, !keying.left.is_empty()) {
+                    Ok(link) => {
+                        let job = cx.derive_ke(base.id, secret, public);
+                        self.step = Step::DerivingKe { job, keying, link };
+                        established.ours = Ours::Creating(self);
+                    }
+                    Err(failure) => {
+                        let refusal = Refusal { failure, delete: false };
+                        keying.fail(cx, base, now, established, self.purpose, refusal);
+                    }
+                }
             }
             _ => {
-                let deleted = self.deleted.contains(&agreed.peer);
-                let nonces = (&*nonce_i, &*nonce_r);
-                conclude(
-                    cx,
-                    base,
-                    now,
-                    established,
-                    (self.purpose, self.rival),
-                    agreed,
-                    &[],
-                    nonces,
-                    deleted,
-                );
+                let deleted = self.deleted.contains(&keying.agreed.peer);
+                conclude(cx, base, now, established, (self.purpose, self.rival), keying, deleted);
             }
         }
     }
@@ -354,32 +410,45 @@ fn request(
 }
 
 /// Both ends have agreed, and there are keys. `deleted`: the peer has thought better of it already.
-#[expect(clippy::too_many_arguments, reason = "an exchange's whole result")]
 fn conclude(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
     established: &mut Established,
     (purpose, rival): (Purpose, Option<Lowest>),
-    mut agreed: Agreed,
-    shared: &[SharedSecret],
-    (nonce_i, nonce_r): (&[u8], &[u8]),
+    keying: Keying,
     deleted: bool,
 ) {
+    let Keying { mut agreed, nonce_i, nonce_r, shared, .. } = keying;
     if deleted {
         base.release(cx, agreed.pair);
         return established.deleted_at_once(cx, base, purpose);
     }
     let there = purpose.old().is_some() || established.peer_makes(base, agreed.child);
     if let Some(rival) = rival.filter(|_| there) {
-        if !Lowest::of(nonce_i, nonce_r).prevails_over(&rival) {
+        if !Lowest::of(&nonce_i, &nonce_r).prevails_over(&rival) {
             agreed.standing = Standing::Redundant;
         } else if let Some(old) = purpose.old() {
             established.peers_successor_is_redundant(base, old);
         }
     }
-    let keymat = child::keymat(&established.channel, shared, nonce_i, nonce_r, &agreed);
+    let keymat = child::keymat(&established.channel, &shared, &nonce_i, &nonce_r, &agreed);
     established.install(cx, base, now, purpose, agreed, &keymat);
+}
+
+impl Keying {
+    /// It comes to nothing.
+    fn fail(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        established: &mut Established,
+        purpose: Purpose,
+        refusal: Refusal,
+    ) {
+        established.child_refused(cx, base, now, purpose, Some(self.agreed.pair), refusal);
+    }
 }
 
 impl AwaitingResponse {

@@ -5,6 +5,10 @@
 //! has the answer, and deletes the predecessor; the other end seals with it once it sees the first packet on it, or
 //! that Delete. A predecessor takes what is under way for a while after that.
 //!
+//! Additional key exchanges follow in IKE_FOLLOWUP_KE ([`super::ike_followup_ke`]): only after the last is there a child.
+//! An end that has begun them is in the middle of its exchange, and all that is said below of requests that cross goes
+//! on until it is through.
+//!
 //! Requests may cross (§2.8.1, §2.25.1):
 //!
 //! | here            | the peer asks to | is answered                                                   |

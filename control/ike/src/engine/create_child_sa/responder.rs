@@ -1,6 +1,7 @@
 //! A peer's wish for a child: the second half of IKE_AUTH, and CREATE_CHILD_SA. The inbound SA is in the data plane
 //! before the answer leaves, because the answer lets the peer send.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use portcullis_ipsec::{InstallError, Spi};
@@ -14,6 +15,7 @@ use crate::engine::child::{self, Agreed, ChildPayloads, Choice, Installing, Stan
 use crate::engine::children::Doomed;
 use crate::engine::context::Context;
 use crate::engine::established::{Established, Ours, Theirs};
+use crate::engine::ike_followup_ke::Expected;
 use crate::engine::ike_sa_init::{notification, notifications};
 use crate::engine::rekey_ike::patience;
 use crate::engine::sa::{Base, Done};
@@ -22,31 +24,43 @@ use crate::message::{Notify, Payload, Protocol, notify};
 /// A request about a CHILD SA that waits for jobs.
 #[derive(Debug)]
 pub(in crate::engine) struct Answering {
+    request: Request,
+    step: Step,
+}
+
+/// What it asks for, and how far we are.
+#[derive(Debug)]
+struct Request {
     /// It is the IKE_AUTH request.
     first: bool,
     /// IDr and AUTH of the IKE_AUTH response.
     authentication: Vec<Payload>,
-    /// Our KE payload.
+    /// Our KE payload of the key exchange under way.
     ke: Option<Payload>,
     choice: Choice,
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
-    shared: Option<SharedSecret>,
+    /// Secrets of the key exchanges that are done.
+    shared: Vec<SharedSecret>,
+    /// Additional key exchanges that are not.
+    left: VecDeque<KeMethod>,
+    /// The inbound SPI, once we have told it to the peer: only IKE_FOLLOWUP_KE is left to be answered.
+    told: Option<Spi>,
     /// Our SPI of the child that is rekeyed.
     replaces: Option<Spi>,
     /// Our own exchange to the same end has prevailed over it.
     redundant: bool,
     /// The child was terminated meanwhile: it is deleted as soon as the request is answered.
     unwanted: bool,
-    step: Step,
 }
 
 /// What it awaits.
 #[derive(Debug)]
 enum Step {
-    GeneratingKe { job: JobId, peer_public: Vec<u8> },
+    GeneratingKe { job: JobId, method: KeMethod, peer_public: Vec<u8> },
     DerivingKe(JobId),
     AllocatingSpi(JobId),
+    AwaitingFollowup(Expected),
     Installing(Installing),
 }
 
@@ -63,19 +77,21 @@ impl Answering {
         match child::choose(cx, base, found, false) {
             Ok(choice) => {
                 let step = Step::AllocatingSpi(cx.allocate_spi(base.id));
-                Some(Self {
+                let request = Request {
                     first: true,
                     authentication,
                     ke: None,
                     choice,
                     nonce_i,
                     nonce_r,
-                    shared: None,
+                    shared: Vec::new(),
+                    left: VecDeque::new(),
+                    told: None,
                     replaces: None,
                     redundant: false,
                     unwanted: false,
-                    step,
-                })
+                };
+                Some(Self { request, step })
             }
             Err((notify_type, failure)) => {
                 cx.event(Event::Failed(failure));
@@ -96,8 +112,8 @@ impl Answering {
         match Self::judge(cx, base, established, payloads) {
             Ok(answering) => {
                 if let Ours::Creating(creating) = &mut established.ours {
-                    let nonces = Lowest::of(&answering.nonce_i, &answering.nonce_r);
-                    creating.crosses(base, answering.replaces, answering.choice.child, nonces);
+                    let nonces = Lowest::of(&answering.request.nonce_i, &answering.request.nonce_r);
+                    creating.crosses(base, answering.replaces(), answering.child(), nonces);
                 }
                 established.theirs = Some(Theirs::Child(Box::new(answering)));
             }
@@ -129,7 +145,8 @@ impl Answering {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
                 let peer_public = public.to_vec();
-                Step::GeneratingKe { job: cx.answer_ke(base.id, method, peer_public.clone()), peer_public }
+                let job = cx.answer_ke(base.id, method, peer_public.clone());
+                Step::GeneratingKe { job, method, peer_public }
             }
             (Some(method), _) => {
                 let wanted = method.id().to_be_bytes().to_vec();
@@ -137,39 +154,42 @@ impl Answering {
             }
         };
         let nonce_r = cx.random::<32>().to_vec();
-        Ok(Self {
+        let left = choice.esp.suite.additional().collect();
+        let request = Request {
             first: false,
             authentication: Vec::new(),
             ke: None,
             choice,
             nonce_i,
             nonce_r,
-            shared: None,
+            shared: Vec::new(),
+            left,
+            told: None,
             replaces,
             redundant: false,
             unwanted: false,
-            step,
-        })
+        };
+        Ok(Self { request, step })
     }
 
     /// The child that is asked for.
     pub(in crate::engine) fn child(&self) -> usize {
-        self.choice.child
+        self.request.choice.child
     }
 
     /// Our SPI of the CHILD SA that is to have a successor.
     pub(in crate::engine) fn replaces(&self) -> Option<Spi> {
-        self.replaces
+        self.request.replaces
     }
 
     /// The child was terminated.
     pub(in crate::engine) fn terminate(&mut self) {
-        self.unwanted = true;
+        self.request.unwanted = true;
     }
 
     /// Our own exchange to the same end has prevailed.
     pub(in crate::engine) fn gives_way(&mut self) {
-        self.redundant = true;
+        self.request.redundant = true;
         if let Step::Installing(installing) = &mut self.step {
             installing.agreed.standing = Standing::Redundant;
         }
@@ -177,98 +197,95 @@ impl Answering {
 
     /// Whether it is the IKE_AUTH request, before whose answer the peer knows nothing of the IKE SA.
     pub(in crate::engine) fn is_first(&self) -> bool {
-        self.first
+        self.request.first
     }
 
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
             Step::GeneratingKe { job, .. } | Step::DerivingKe(job) | Step::AllocatingSpi(job) => *job == id,
+            Step::AwaitingFollowup(_) => false,
             Step::Installing(installing) => installing.job == id,
+        }
+    }
+
+    /// When the peer's next key exchange is no longer waited for.
+    pub(in crate::engine) fn deadline(&self) -> Option<Instant> {
+        match &self.step {
+            Step::AwaitingFollowup(expected) => Some(expected.until),
+            _ => None,
+        }
+    }
+
+    /// Takes an IKE_FOLLOWUP_KE request; false if it is not the one that is awaited.
+    pub(in crate::engine) fn follow_up(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        payloads: &[Payload],
+    ) -> bool {
+        let Step::AwaitingFollowup(expected) = &self.step else { return false };
+        let Some(method) = self.request.left.front().copied() else { return false };
+        let Some(peer_public) = expected.is_met(payloads, method) else { return false };
+        self.request.left.pop_front();
+        let job = cx.answer_ke(base.id, method, peer_public.clone());
+        self.step = Step::GeneratingKe { job, method, peer_public };
+        true
+    }
+
+    /// The peer has given it up between two key exchanges.
+    pub(in crate::engine) fn abandon(self, cx: &mut Context, base: &mut Base) {
+        if let Some(pair) = self.request.told {
+            base.release(cx, pair);
         }
     }
 
     /// Takes the job that it awaits. `None` once the request is answered.
     pub(in crate::engine) fn handle_job(
-        mut self,
+        self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
         channel: &mut Channel,
         done: Done,
     ) -> Option<Self> {
-        match (self.step, done.result) {
-            (Step::GeneratingKe { peer_public, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
-                let method = self.choice.esp.suite.ke.map(KeMethod::id).unwrap_or_default();
-                self.ke = Some(Payload::Ke { method, data: public });
-                self.step = Step::DerivingKe(cx.derive_ke(base.id, secret, peer_public));
-                Some(self)
+        let Self { mut request, step } = self;
+        match (step, done.result) {
+            (
+                Step::GeneratingKe { method, peer_public, .. },
+                JobResult::KeGenerated(Ok((secret, public))),
+            ) => {
+                request.ke = Some(Payload::Ke { method: method.id(), data: public });
+                Some(Self { request, step: Step::DerivingKe(cx.derive_ke(base.id, secret, peer_public)) })
             }
             (Step::DerivingKe(_), JobResult::KeDerived(Ok(shared))) => {
-                self.shared = Some(shared);
-                self.step = Step::AllocatingSpi(cx.allocate_spi(base.id));
-                Some(self)
+                request.shared.push(shared);
+                match request.told {
+                    Some(pair) => request.go_on(cx, base, now, channel, pair),
+                    None => Some(Self { request, step: Step::AllocatingSpi(cx.allocate_spi(base.id)) }),
+                }
             }
             (Step::GeneratingKe { .. }, JobResult::KeGenerated(Err(error)))
             | (Step::DerivingKe(_), JobResult::KeDerived(Err(error))) => {
-                let failure = base.about(cx).key_exchange(&error);
-                refuse(cx, base, channel, self.authentication, notify::INVALID_SYNTAX, failure)
+                let (failure, pair) = (base.about(cx).key_exchange(&error), request.told);
+                request.refuse(cx, base, channel, pair, notify::INVALID_SYNTAX, failure)
             }
             (Step::AllocatingSpi(_), JobResult::SpiAllocated(Ok(spi))) => {
                 base.reserved.push(spi);
-                let agreed = Agreed {
-                    child: self.choice.child,
-                    name: self.choice.name.clone(),
-                    pair: spi,
-                    peer: self.choice.esp.peer,
-                    suite: self.choice.esp.suite,
-                    selectors: self.choice.selectors.clone(),
-                    options: self.choice.options,
-                    initiator: false,
-                    replaces: self.replaces,
-                    standing: match (self.replaces, self.redundant) {
-                        (None, _) => Standing::Active,
-                        (Some(_), false) => Standing::Waiting,
-                        (Some(_), true) => Standing::Redundant,
-                    },
-                };
-                let keymat =
-                    child::keymat(channel, self.shared.as_slice(), &self.nonce_i, &self.nonce_r, &agreed);
-                match Installing::begin(cx, base, agreed, &keymat) {
-                    Ok(installing) => {
-                        self.step = Step::Installing(installing);
-                        Some(self)
-                    }
-                    Err(error) => not_installed(
-                        cx,
-                        base,
-                        channel,
-                        self.authentication,
-                        &self.choice.name,
-                        Some(spi),
-                        &error,
-                    ),
-                }
+                request.go_on(cx, base, now, channel, spi)
             }
             (Step::AllocatingSpi(_), JobResult::SpiAllocated(Err(error))) => {
-                not_installed(cx, base, channel, self.authentication, &self.choice.name, None, &error)
+                request.not_installed(cx, base, channel, None, &error)
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Ok(policy))) => {
-                let mut answer = self.authentication;
-                let (sa, selectors) = child::answer_payloads(&installing.agreed, self.choice.esp.number);
-                answer.push(sa);
-                if !self.first {
-                    answer.push(Payload::Nonce(self.nonce_r));
-                }
-                answer.extend(self.ke);
-                answer.extend(selectors);
+                let answer = request.answer(&installing.agreed);
                 let pair = installing.agreed.pair;
                 installing.complete(cx, base, now, policy);
                 // Before it has the answer to IKE_AUTH the peer reads nothing else.
-                if let Some(child) = base.child_mut(pair).filter(|_| !self.first) {
+                if let Some(child) = base.child_mut(pair).filter(|_| !request.first) {
                     child.unconfirmed = Some(now + patience(&cx.config.retransmission));
                 }
                 channel.respond(cx, base, answer);
-                if self.unwanted
+                if request.unwanted
                     && let Some(child) = base.remove_child(cx, pair, "terminated")
                 {
                     base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
@@ -277,14 +294,111 @@ impl Answering {
             }
             (Step::Installing(installing), JobResult::ChildInstalled(Err(error))) => {
                 let pair = installing.agreed.pair;
-                not_installed(cx, base, channel, self.authentication, &self.choice.name, Some(pair), &error)
+                request.not_installed(cx, base, channel, Some(pair), &error)
             }
             (step, result) => {
                 cx.discard(base.id, done.leaves, result);
-                self.step = step;
-                Some(self)
+                Some(Self { request, step })
             }
         }
+    }
+}
+
+impl Request {
+    /// A key exchange is done: another follows, or the child is installed.
+    fn go_on(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        channel: &mut Channel,
+        pair: Spi,
+    ) -> Option<Answering> {
+        let agreed = self.agreed(pair);
+        if !self.left.is_empty() {
+            let (expected, link) = Expected::next(cx, now);
+            let mut answer = self.answer(&agreed);
+            answer.push(link);
+            channel.respond(cx, base, answer);
+            self.told = Some(pair);
+            return Some(Answering { request: self, step: Step::AwaitingFollowup(expected) });
+        }
+        let keymat = child::keymat(channel, &self.shared, &self.nonce_i, &self.nonce_r, &agreed);
+        match Installing::begin(cx, base, agreed, &keymat) {
+            Ok(installing) => Some(Answering { request: self, step: Step::Installing(installing) }),
+            Err(error) => self.not_installed(cx, base, channel, Some(pair), &error),
+        }
+    }
+
+    /// What both have agreed on.
+    fn agreed(&self, pair: Spi) -> Agreed {
+        Agreed {
+            child: self.choice.child,
+            name: self.choice.name.clone(),
+            pair,
+            peer: self.choice.esp.peer,
+            suite: self.choice.esp.suite,
+            selectors: self.choice.selectors.clone(),
+            options: self.choice.options,
+            initiator: false,
+            replaces: self.replaces,
+            standing: match (self.replaces, self.redundant) {
+                (None, _) => Standing::Active,
+                (Some(_), false) => Standing::Waiting,
+                (Some(_), true) => Standing::Redundant,
+            },
+        }
+    }
+
+    /// What answers the request under way: everything to CREATE_CHILD_SA and IKE_AUTH, our public value alone to
+    /// IKE_FOLLOWUP_KE.
+    fn answer(&mut self, agreed: &Agreed) -> Vec<Payload> {
+        let mut answer = std::mem::take(&mut self.authentication);
+        if self.told.is_some() {
+            answer.extend(self.ke.take());
+            return answer;
+        }
+        let (sa, selectors) = child::answer_payloads(agreed, self.choice.esp.number);
+        answer.push(sa);
+        if !self.first {
+            answer.push(Payload::Nonce(self.nonce_r.clone()));
+        }
+        answer.extend(self.ke.take());
+        answer.extend(selectors);
+        answer
+    }
+
+    /// Answers that the data plane would not have it.
+    fn not_installed(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        channel: &mut Channel,
+        pair: Option<Spi>,
+        error: &InstallError,
+    ) -> Option<Answering> {
+        let failure = base.about(cx).not_installed(&self.choice.name, error);
+        self.refuse(cx, base, channel, pair, notify::NO_ADDITIONAL_SAS, failure)
+    }
+
+    /// Answers with an error: in IKE_AUTH beside our own authentication, else alone.
+    fn refuse(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        channel: &mut Channel,
+        pair: Option<Spi>,
+        notify_type: u16,
+        failure: Failure,
+    ) -> Option<Answering> {
+        if let Some(pair) = pair {
+            base.release(cx, pair);
+        }
+        cx.event(Event::Failed(failure));
+        let mut answer = std::mem::take(&mut self.authentication);
+        answer.push(notification(notify_type, Vec::new()));
+        channel.respond(cx, base, answer);
+        None
     }
 }
 
@@ -340,36 +454,4 @@ impl Refused {
         }
         channel.respond(cx, base, vec![Payload::Notify(self.notify)]);
     }
-}
-
-/// Answers that the data plane would not have it.
-fn not_installed(
-    cx: &mut Context,
-    base: &mut Base,
-    channel: &mut Channel,
-    answer: Vec<Payload>,
-    child: &str,
-    spi: Option<Spi>,
-    error: &InstallError,
-) -> Option<Answering> {
-    if let Some(spi) = spi {
-        base.release(cx, spi);
-    }
-    let failure = base.about(cx).not_installed(child, error);
-    refuse(cx, base, channel, answer, notify::NO_ADDITIONAL_SAS, failure)
-}
-
-/// Answers with an error: in IKE_AUTH beside our own authentication, in CREATE_CHILD_SA alone.
-fn refuse(
-    cx: &mut Context,
-    base: &Base,
-    channel: &mut Channel,
-    mut answer: Vec<Payload>,
-    notify_type: u16,
-    failure: Failure,
-) -> Option<Answering> {
-    cx.event(Event::Failed(failure));
-    answer.push(notification(notify_type, Vec::new()));
-    channel.respond(cx, base, answer);
-    None
 }

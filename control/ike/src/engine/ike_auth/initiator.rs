@@ -24,6 +24,7 @@ use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
+use crate::engine::mobike;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
@@ -187,6 +188,7 @@ impl Request {
         payloads.extend(addresses::request(cx, base));
         payloads.push(Payload::Sa(self.offer.proposals()));
         payloads.extend(self.offer.selector_payloads());
+        payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
         let state = AwaitingAuthResponse { channel, record, offer: self.offer, id: self.id, key: self.key };
         State::AwaitingAuthResponse(state)
@@ -338,6 +340,7 @@ impl AwaitingAuthResponse {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
         let Self { channel, record, offer, .. } = self;
+        mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
         match child::accept(cx, base, &offer, payloads, None) {
             Ok(agreed) => {

@@ -21,6 +21,7 @@ use crate::engine::established::Established;
 use crate::engine::failure::{About, Claims};
 use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
 use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
+use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, Received, notify};
@@ -365,6 +366,7 @@ impl AwaitingAuthRequest {
             let (kept, before) = (base.id, base.created);
             cx.effects.push_back(Effect::InitialContact { kept, identities, before });
         }
+        answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
         established.answer_first_child(cx, base, answer, payloads, &self.record);
         Box::new(established).pump(cx, base, now)

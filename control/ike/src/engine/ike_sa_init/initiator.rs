@@ -20,6 +20,7 @@ use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::context::Context;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
 use crate::engine::ike_intermediate;
+use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
@@ -175,7 +176,9 @@ impl AwaitingInitResponse {
             Ok(accepted) => {
                 base.spi_r = found.spi_r;
                 base.suite = Some(accepted.suite);
-                base.nat = nat::detect(payloads, (base.spi_i, base.spi_r), inbound, nat::is_forced(cx, base));
+                let (spis, between) = ((base.spi_i, base.spi_r), (inbound.local, inbound.remote));
+                base.nat = nat::detect(payloads, spis, between, nat::is_forced(cx, base));
+                base.mobility.detects_nats = mobike::detects_nats(payloads);
                 base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
@@ -335,9 +338,10 @@ impl DerivingKeys {
     }
 }
 
-/// RFC 7296 §2.23: with a NAT between us, everything after IKE_SA_INIT goes from and to the NAT port.
+/// RFC 7296 §2.23: with a NAT between us, or where one may come between us, everything after IKE_SA_INIT goes from and to
+/// the NAT port.
 fn float(cx: &Context, base: &mut Base) {
-    if !base.encapsulated() {
+    if !base.encapsulated() && !mobike::floats(cx, base) {
         return;
     }
     for addr in [&mut base.local, &mut base.remote] {

@@ -6,7 +6,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::{notification, notifications};
 use crate::engine::context::Context;
-use crate::engine::sa::{Base, Inbound, Nat};
+use crate::engine::sa::{Base, Nat};
 use crate::message::{Payload, notify};
 
 /// SPIi and SPIr.
@@ -26,13 +26,18 @@ fn detection_hash((spi_i, spi_r): Spis, addr: SocketAddr) -> [u8; 20] {
 }
 
 /// Whether the connection wants ESP in UDP whatever NAT detection finds.
-pub(super) fn is_forced(cx: &Context, base: &Base) -> bool {
+pub(in crate::engine) fn is_forced(cx: &Context, base: &Base) -> bool {
     cx.connection(base.connection).is_some_and(|connection| connection.encap)
 }
 
 /// The two notifications of a message from `local` to `remote`. `forced` hashes a source that cannot be ours, so
 /// that the peer finds a NAT and encapsulates ESP in UDP, as strongSwan's `encap = yes` does.
-pub(super) fn announce(spis: Spis, local: SocketAddr, remote: SocketAddr, forced: bool) -> [Payload; 2] {
+pub(in crate::engine) fn announce(
+    spis: Spis,
+    local: SocketAddr,
+    remote: SocketAddr,
+    forced: bool,
+) -> [Payload; 2] {
     let mut source = local;
     if forced {
         source.set_port(0);
@@ -43,9 +48,14 @@ pub(super) fn announce(spis: Spis, local: SocketAddr, remote: SocketAddr, forced
     ]
 }
 
-/// What the peer's notifications say of the way that its message took. A peer that sends none does not do NAT
+/// What the peer's notifications say of the way that its message took, to `local` from `remote`. A peer that sends none does not do NAT
 /// traversal: nothing can be forced upon it.
-pub(super) fn detect(payloads: &[Payload], spis: Spis, inbound: &Inbound<'_>, forced: bool) -> Nat {
+pub(in crate::engine) fn detect(
+    payloads: &[Payload],
+    spis: Spis,
+    (local, remote): (SocketAddr, SocketAddr),
+    forced: bool,
+) -> Nat {
     let hashes = |notify_type: u16| {
         notifications(payloads)
             .filter(move |notify| notify.notify_type == notify_type)
@@ -58,8 +68,8 @@ pub(super) fn detect(payloads: &[Payload], spis: Spis, inbound: &Inbound<'_>, fo
         hashes.peek().is_some() && !hashes.any(|hash| hash == seen)
     };
     Nat {
-        local: differs(notify::NAT_DETECTION_DESTINATION_IP, inbound.local),
-        remote: differs(notify::NAT_DETECTION_SOURCE_IP, inbound.remote),
+        local: differs(notify::NAT_DETECTION_DESTINATION_IP, local),
+        remote: differs(notify::NAT_DETECTION_SOURCE_IP, remote),
         forced: forced && hashes(notify::NAT_DETECTION_SOURCE_IP).next().is_some(),
     }
 }

@@ -192,7 +192,8 @@ impl Answering {
     ) -> Self {
         base.suite = Some(admitted.suite);
         let payloads = &inbound.received.message.payloads;
-        base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), inbound, nat::is_forced(cx, base));
+        let between = (inbound.local, inbound.remote);
+        base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), between, nat::is_forced(cx, base));
         base.fragmentation = agrees_on_fragmentation(cx, admitted.connection, payloads);
         let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
         cx.is_admission(job);

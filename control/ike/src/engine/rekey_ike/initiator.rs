@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::{Agreed, born, link, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, KeSecret, SharedSecret};
 use crate::engine::api::{Event, Failure, IkeSaId, JobId, JobResult};
 use crate::engine::context::{Context, Effect};
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::failure::About;
-use crate::engine::ike_sa_init::{InitPayloads, error_notification, notification, public_of};
+use crate::engine::ike_followup_ke::{self, Link, followed_up};
+use crate::engine::ike_sa_init::{InitPayloads, error_notification};
 use crate::engine::informational::Deleting;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Next, Role, State};
@@ -43,9 +43,9 @@ enum Step {
     /// The response.
     AwaitingResponse(AwaitingResponse),
     /// The shared secret. `link`: what the next IKE_FOLLOWUP_KE has to show.
-    DerivingKe { job: JobId, agreed: Agreed, link: Vec<u8> },
+    DerivingKe { job: JobId, agreed: Agreed, link: Link },
     /// Our public value of an additional key exchange.
-    GeneratingFollowup { job: JobId, agreed: Agreed, link: Vec<u8>, method: KeMethod },
+    GeneratingFollowup { job: JobId, agreed: Agreed, link: Link, method: KeMethod },
     /// The IKE_FOLLOWUP_KE response.
     AwaitingFollowup { agreed: Agreed, method: KeMethod, secret: KeSecret },
 }
@@ -151,11 +151,7 @@ impl Rekeying {
                 Step::GeneratingFollowup { agreed, link, method, .. },
                 JobResult::KeGenerated(Ok((secret, public))),
             ) => {
-                let payloads = vec![
-                    Payload::Ke { method: method.id(), data: public },
-                    notification(notify::ADDITIONAL_KEY_EXCHANGE, link),
-                ];
-                established.channel.request(cx, base, now, ExchangeType::IkeFollowupKe, payloads);
+                ike_followup_ke::request(cx, base, now, &mut established, (method, public), &link);
                 self.step = Step::AwaitingFollowup { agreed, method, secret };
                 established.ours = Ours::RekeyingIke(self);
                 established.pump(cx, base, now)
@@ -239,37 +235,17 @@ impl Rekeying {
         match state.accept(cx, base, &payloads) {
             Ok((agreed, peer_public)) => {
                 self.left = agreed.suite.additional().collect();
-                let link = link(&payloads).map(<[u8]>::to_vec);
-                if link.is_none() && !self.left.is_empty() {
-                    let failure =
-                        base.about(cx).missing("CREATE_CHILD_SA", "an ADDITIONAL_KEY_EXCHANGE notification");
-                    return established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure));
+                match Link::of_first(base.about(cx), &payloads, !self.left.is_empty()) {
+                    Ok(link) => {
+                        let job = cx.derive_ke(base.id, state.secret, peer_public);
+                        self.step = Step::DerivingKe { job, agreed, link };
+                        established.ours = Ours::RekeyingIke(self);
+                    }
+                    Err(failure) => established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure)),
                 }
-                let job = cx.derive_ke(base.id, state.secret, peer_public);
-                self.step = Step::DerivingKe { job, agreed, link: link.unwrap_or_default() };
-                established.ours = Ours::RekeyingIke(self);
             }
             Err(failure) => established.ike_not_rekeyed(cx, base, now, self.rival, Some(failure)),
         }
-    }
-}
-
-/// The peer's public value of an IKE_FOLLOWUP_KE response, and what the next one has to show, if there is one.
-fn followed_up(
-    about: About,
-    payloads: &[Payload],
-    method: KeMethod,
-    more: bool,
-) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    if let Some(error) = error_notification(payloads) {
-        return Err(about.refused("IKE_FOLLOWUP_KE", error.notify_type));
-    }
-    let missing = |what| about.missing("IKE_FOLLOWUP_KE", what);
-    let public = public_of(payloads, method);
-    let public = public.ok_or_else(|| missing("a KE payload of the method that was agreed on"))?;
-    match link(payloads) {
-        None if more => Err(missing("an ADDITIONAL_KEY_EXCHANGE notification")),
-        link => Ok((public.to_vec(), link.unwrap_or_default().to_vec())),
     }
 }
 

@@ -10,8 +10,7 @@
 //!
 //! What an end waits for the other to delete, it deletes itself after [`patience`].
 //!
-//! Additional key exchanges follow in IKE_FOLLOWUP_KE, tied to the first exchange by what the responder has put into its
-//! answer (RFC 9370 §2.2.4); only after the last is there a new IKE SA. While one end is at that, the other's request to
+//! Additional key exchanges follow in IKE_FOLLOWUP_KE ([`super::ike_followup_ke`]); only after the last is there a new IKE SA. While one end is at that, the other's request to
 //! the same end is answered TEMPORARY_FAILURE: neither can wait for the other.
 
 pub(super) mod initiator;
@@ -23,11 +22,10 @@ use super::api::{Event, IkeSaId, IkeState};
 use super::channel::Channel;
 use super::context::{Context, Effect};
 use super::established::Established;
-use super::ike_sa_init::notifications;
 use super::sa::{Base, Estate, Role, State};
 use crate::config::Retransmission;
 use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
-use crate::message::{Payload, Protocol, WireProposal, notify};
+use crate::message::{Payload, Protocol, WireProposal};
 use crate::proposal::IkeSuite;
 
 /// Whether a CREATE_CHILD_SA request is about the IKE SA.
@@ -71,6 +69,7 @@ fn successor(
     let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
     base.nat = old.nat;
     base.fragmentation = old.fragmentation;
+    base.mobility = old.mobility.succeeded();
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
@@ -101,16 +100,13 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 /// The new IKE SA takes what the old one had.
 fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
     old.heir = Some(base.id);
+    // It may have moved since the new one was begun.
+    (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
+    base.mobility = old.mobility.succeeded();
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
     born(cx, base, State::Established(Box::new(established)), Some(old.id));
-}
-
-/// What ties an IKE_FOLLOWUP_KE to what came before it (RFC 9370 §2.2.4).
-fn link(payloads: &[Payload]) -> Option<&[u8]> {
-    let found = notifications(payloads).find(|found| found.notify_type == notify::ADDITIONAL_KEY_EXCHANGE);
-    found.map(|found| found.data.as_slice())
 }
 
 /// One IKE SA's SPI in an offer or answer (RFC 7296 §3.3.1).

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::initiator::Rival;
-use super::{Agreed, born, link, patience, spi_of, succeed, successor, with_spi};
+use super::{Agreed, born, patience, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::Channel;
@@ -12,7 +12,8 @@ use crate::engine::context::Context;
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::create_child_sa::responder::Refused;
 use crate::engine::established::{Established, Ours, Theirs};
-use crate::engine::ike_sa_init::{InitPayloads, notification, public_of};
+use crate::engine::ike_followup_ke::Expected;
+use crate::engine::ike_sa_init::InitPayloads;
 use crate::engine::negotiation;
 use crate::engine::sa::{Base, Done, Role, State};
 use crate::message::{Payload, notify};
@@ -40,11 +41,9 @@ enum Step {
     GeneratingKe { job: JobId, peer_public: Vec<u8> },
     /// The shared secret.
     DerivingKe { job: JobId, public: Vec<u8> },
-    /// IKE_FOLLOWUP_KE, which shows this, until then.
-    AwaitingFollowup { link: [u8; LINK_LEN], until: Instant },
+    /// IKE_FOLLOWUP_KE.
+    AwaitingFollowup(Expected),
 }
-
-const LINK_LEN: usize = 16;
 
 impl Answering {
     /// Judges the request. It has been answered, or is left in `established.theirs`.
@@ -114,25 +113,28 @@ impl Answering {
     pub(in crate::engine) fn awaits(&self, id: JobId) -> bool {
         match &self.step {
             Step::GeneratingKe { job, .. } | Step::DerivingKe { job, .. } => *job == id,
-            Step::AwaitingFollowup { .. } => false,
+            Step::AwaitingFollowup(_) => false,
         }
     }
 
     /// When the peer's next key exchange is no longer waited for.
     pub(in crate::engine) fn deadline(&self) -> Option<Instant> {
         match &self.step {
-            Step::AwaitingFollowup { until, .. } => Some(*until),
+            Step::AwaitingFollowup(expected) => Some(expected.until),
             _ => None,
         }
     }
 
     /// Takes an IKE_FOLLOWUP_KE request; false if it is not the one that is awaited.
-    fn follow_up(&mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) -> bool {
-        let Step::AwaitingFollowup { link: wanted, .. } = &self.step else { return false };
-        let Some(method) = self.left.front().copied().filter(|_| link(payloads) == Some(wanted)) else {
-            return false;
-        };
-        let Some(peer_public) = public_of(payloads, method).map(<[u8]>::to_vec) else { return false };
+    pub(in crate::engine) fn follow_up(
+        &mut self,
+        cx: &mut Context,
+        base: &Base,
+        payloads: &[Payload],
+    ) -> bool {
+        let Step::AwaitingFollowup(expected) = &self.step else { return false };
+        let Some(method) = self.left.front().copied() else { return false };
+        let Some(peer_public) = expected.is_met(payloads, method) else { return false };
         self.left.pop_front();
         self.method = method;
         let job = cx.answer_ke(base.id, method, peer_public.clone());
@@ -165,11 +167,10 @@ impl Answering {
                 answer.push(Payload::Ke { method: self.method.id(), data: public });
                 self.shared.push(shared);
                 if !self.left.is_empty() {
-                    let link = cx.random();
-                    answer.push(notification(notify::ADDITIONAL_KEY_EXCHANGE, link.to_vec()));
+                    let (expected, link) = Expected::next(cx, now);
+                    answer.push(link);
                     established.channel.respond(cx, base, answer);
-                    let until = now + patience(&cx.config.retransmission);
-                    self.step = Step::AwaitingFollowup { link, until };
+                    self.step = Step::AwaitingFollowup(expected);
                     established.theirs = Some(Theirs::Ike(self));
                     return;
                 }
@@ -220,17 +221,6 @@ fn conclude(
 }
 
 impl Established {
-    /// A peer's additional key exchange (RFC 9370 §2.2.4).
-    pub(in crate::engine) fn handle_followup(&mut self, cx: &mut Context, base: &Base, payloads: &[Payload]) {
-        let followed = match &mut self.theirs {
-            Some(Theirs::Ike(answering)) => answering.follow_up(cx, base, payloads),
-            _ => false,
-        };
-        if !followed {
-            self.channel.respond(cx, base, vec![notification(notify::STATE_NOT_FOUND, Vec::new())]);
-        }
-    }
-
     /// Takes the response to our own request that came while the peer's was being answered.
     fn take_held(&mut self, cx: &mut Context, base: &mut Base, now: Instant) {
         let held = match &mut self.ours {

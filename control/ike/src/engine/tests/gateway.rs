@@ -1,6 +1,7 @@
 //! A data plane that only remembers, and can tell whether a packet would have passed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_ipsec::{
@@ -29,6 +30,10 @@ pub(super) struct Gateway {
     pub(super) current: BTreeMap<PolicyId, Spi>,
     pub(super) moved: Vec<(Spi, TunnelEndpoints)>,
     pub(super) counters: HashMap<Spi, SaCounters>,
+    /// Where the host sends from; by default where its end is.
+    pub(super) source: Option<IpAddr>,
+    /// There is no route to anybody.
+    pub(super) unreachable: bool,
     pub(super) full: bool,
     pub(super) refuses: bool,
     pub(super) crls: Vec<Arc<auth::Crl>>,
@@ -151,7 +156,8 @@ impl Gateway {
         match job {
             Job::SourceAddress { remote } => {
                 let local = if remote == address(B) { address(A) } else { address(B) };
-                JobResult::SourceAddress(Some(local))
+                let local = self.source.unwrap_or(local);
+                JobResult::SourceAddress((!self.unreachable).then_some(local))
             }
             Job::GenerateKe { method, peer_public, seed } => {
                 let mut rng = ChaCha20Rng::from_seed(seed);

@@ -2,6 +2,7 @@
 //! does. That other implementations agree too is shown elsewhere.
 
 mod additional;
+mod additional_child;
 mod addresses;
 mod certificates;
 mod children;
@@ -20,6 +21,7 @@ mod late_jobs;
 mod lifetimes;
 mod liveness;
 mod lossy;
+mod mobike;
 mod modes;
 mod nat;
 mod ppk;

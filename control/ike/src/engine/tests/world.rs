@@ -136,6 +136,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             local: vec![LocalAuth { auth: LocalMethod::Psk, id: Some(id(names[end])) }],
             remote: vec![RemoteAuth { auth: RemoteMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
+            mobike: false,
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
@@ -477,6 +478,7 @@ impl World {
             }
             Event::ChildClosed { pair, reason, .. } => format!("{pair} closed: {reason}"),
             Event::Failed(failure) => format!("{}: {}", failure.code(), failure.in_one_line()),
+            Event::IkeMoved { from, to, .. } => format!("moves from {from:?} to {to:?}"),
             Event::AddressesAssigned { identity, addresses, .. } => {
                 format!("gives {addresses:?} to {identity}")
             }
