@@ -118,7 +118,7 @@ impl Trapped {
 pub(super) fn hold(context: &mut Context<'_>, frame: Frame, about: &Clear) {
     let limits = context.shared.trap;
     if limits.per_policy == 0 {
-        return context.drop(frame, DropReason::NoSa);
+        return given_up(context, frame, about, DropReason::NoSa);
     }
     let Some(policy) = about.policy(context).map(|policy| policy.id()) else {
         return context.drop(frame, DropReason::NoPolicy);
