@@ -8,8 +8,8 @@ use portcullis_ipsec::{PolicyAction, PolicyCounters, PolicyId, SaInstaller};
 use common::{Child, OUTSIDE, Packet, Pair, Rig, connect, networks, pair};
 
 fn counters(rig: &Rig, policy: PolicyId) -> PolicyCounters {
-    let policies = rig.installer.policies();
-    policies.into_iter().find(|info| info.entry.id() == policy).unwrap().counters
+    let mut policies = rig.installer.policies().into_iter();
+    policies.find(|info| info.entry.id() == policy).map(|info| info.counters).unwrap_or_default()
 }
 
 #[test]
