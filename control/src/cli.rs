@@ -21,7 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{
-    ChildSa, Drops, IkeSa, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
+    ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
 };
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, reference};
 use crate::daemon;
@@ -123,6 +123,8 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Policies in force, and what each has carried and dropped.
+    Policies(Format),
     /// Address pools: how full they are; with `--leases` also whose each address is.
     Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
@@ -308,6 +310,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
+        }
+        Ask::Policies(format) => {
+            let policies: Vec<PolicyStatus> = client.get("/v1/policies").await?;
+            if format.json { json(&policies) } else { Ok(print::policies(&policies)) }
         }
         Ask::Pools(args) => {
             let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;

@@ -16,8 +16,8 @@ use tokio::net::UnixListener;
 
 use super::trace;
 use super::types::{
-    ApiError, ChildSa, Drops, IkeSa, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
-    VerdictReport,
+    ApiError, ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status,
+    Target, VerdictReport,
 };
 use crate::daemon::{Daemon, ReloadError, Stopping};
 use crate::explain::flow::{FlowQuestion, FlowReport};
@@ -65,6 +65,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
+        .route("/v1/policies", get(policies))
         .route("/v1/verdicts", get(verdicts))
         .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
@@ -96,6 +97,10 @@ async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refu
 
 async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
+}
+
+async fn policies(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PolicyStatus>> {
+    Json(daemon.policies())
 }
 
 /// What `GET /v1/verdicts` may be asked for.

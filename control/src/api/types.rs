@@ -243,6 +243,35 @@ pub struct LeaseReport {
     pub online: bool,
 }
 
+/// A policy of `GET /v1/policies`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// `CONNECTION/CHILD`.
+    pub name: String,
+    /// `configured`, or `negotiated` with a CHILD SA.
+    pub origin: String,
+    /// `protect`, `pass` or `drop`.
+    pub action: String,
+    /// Lower goes first.
+    pub priority: u32,
+    /// Sources.
+    pub local_ts: Vec<String>,
+    /// Destinations.
+    pub remote_ts: Vec<String>,
+    /// Whether there is an SA to seal with.
+    pub has_sa: bool,
+    /// Packets opened on its SAs.
+    pub packets_in: u64,
+    /// Octets opened.
+    pub bytes_in: u64,
+    /// Packets sealed on its SAs, or passed.
+    pub packets_out: u64,
+    /// Octets sealed, or passed.
+    pub bytes_out: u64,
+    /// Packets that ended at it.
+    pub dropped: u64,
+}
+
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.
 pub type Drops = BTreeMap<String, u64>;
 
