@@ -20,7 +20,9 @@ use clap_complete::Shell;
 use zeroize::Zeroizing;
 
 use crate::api::client::{Client, ClientError};
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target};
+use crate::api::types::{
+    ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
+};
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, Diagnostic, reference};
 use crate::daemon;
 use crate::logging::{self, LogFormat};
@@ -124,6 +126,8 @@ enum Ask {
     Sas(Format),
     /// Dropped packets by reason.
     Drops(Format),
+    /// Policies in force, and what each has carried and dropped.
+    Policies(Format),
     /// Address pools: how full they are; with `--leases` also whose each address is.
     Pools(PoolsArgs),
     /// Bring up a connection, or one of its children, and wait until it is up.
@@ -140,6 +144,13 @@ enum Ask {
     Rekey(TargetArgs),
     /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
     Reauthenticate(TargetArgs),
+    /// Send the clients of a connection to another gateway (RFC 5685); those that do not go are put out after a while.
+    Redirect {
+        /// Name of the connection.
+        connection: String,
+        /// Address of the other gateway.
+        address: std::net::IpAddr,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -311,6 +322,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
             let drops: Drops = client.get("/v1/drops").await?;
             if format.json { json(&drops) } else { Ok(print::drops(&drops)) }
         }
+        Ask::Policies(format) => {
+            let policies: Vec<PolicyStatus> = client.get("/v1/policies").await?;
+            if format.json { json(&policies) } else { Ok(print::policies(&policies)) }
+        }
         Ask::Pools(args) => {
             let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
             if args.format.json { json(&pools) } else { Ok(print::pools(&pools, args.leases)) }
@@ -334,6 +349,10 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
         Ask::Reauthenticate(args) => {
             let () = client.post("/v1/reauthenticate", &args.target()).await?;
             Ok("reauthenticating\n".to_owned())
+        }
+        Ask::Redirect { connection, address } => {
+            let () = client.post("/v1/redirect", &RedirectRequest { connection, to: address }).await?;
+            Ok(format!("sending clients to {address}\n"))
         }
     }
 }

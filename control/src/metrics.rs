@@ -17,6 +17,7 @@ use axum::routing::get;
 use portcullis_gateway::dataplane::{DataplaneStats, WorkerStats};
 use portcullis_ike::config::{LocalMethod, StartAction};
 use portcullis_ike::pools::PoolUsage;
+use portcullis_ipsec::PolicyCounters;
 
 use crate::api::types::IkeSa;
 use crate::config::Config;
@@ -64,6 +65,8 @@ pub(crate) struct Measured {
     pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
+    /// What policies have done, by name.
+    pub(crate) policies: std::collections::BTreeMap<String, PolicyCounters>,
 }
 
 impl Measured {
@@ -77,6 +80,7 @@ impl Measured {
         families.extend(self.ike());
         families.extend(self.connections());
         families.push(self.pools());
+        families.extend(self.policies());
         families.extend(self.packets());
         families.extend(self.resources());
         families
@@ -195,6 +199,24 @@ impl Measured {
         ends
     }
 
+    /// By name: a child's configured policy and those of its CHILD SAs together.
+    fn policies(&self) -> Vec<Family> {
+        let mut bytes = Family::counter("policy_bytes", "Octets of inner packets by policy");
+        let mut packets = Family::counter("policy_packets", "Inner packets by policy");
+        let mut drops = Family::counter("policy_drops", "Packets that ended at the policy that covers them");
+        for (name, counts) in &self.policies {
+            for (direction, octets, count) in
+                [("in", counts.bytes_in, counts.packets_in), ("out", counts.bytes_out, counts.packets_out)]
+            {
+                let labels = [("policy", name.as_str()), ("direction", direction)];
+                bytes = bytes.with(&labels, octets);
+                packets = packets.with(&labels, count);
+            }
+            drops = drops.with(&[("policy", name)], counts.dropped);
+        }
+        vec![bytes, packets, drops]
+    }
+
     /// Packets by their way and end.
     fn packets(&self) -> Vec<Family> {
         let mut packets = Family::counter(
@@ -202,6 +224,10 @@ impl Measured {
             "Packets through the workers; received + from_kernel + generated = transmitted + to_kernel + dropped + held, for all workers together: between them, packets go from handed_over to taken_over",
         );
         let mut held = Family::gauge("packets_held", "Packets that wait for a neighbour");
+        let mut unaccounted = Family::gauge(
+            "packets_unaccounted",
+            "Packets that came to a worker and are neither held nor counted where they went (less than 0: more went than came); 0 while its packet balance holds",
+        );
         let ways: [(&str, Pick); 10] = [
             ("received", |worker| worker.received),
             ("from_kernel", |worker| worker.from_kernel),
@@ -220,12 +246,13 @@ impl Measured {
                 packets = packets.with(&[("path", path), ("worker", &index)], pick(worker));
             }
             held = held.with(&[("worker", &index)], worker.held);
+            unaccounted = unaccounted.with(&[("worker", &index)], worker.unaccounted as f64);
         }
         let mut drops = Family::counter("drops", "Dropped packets by reason");
         for (reason, count) in report::drops(&self.stats) {
             drops = drops.with(&[("reason", &reason)], count);
         }
-        vec![packets, held, drops]
+        vec![packets, held, unaccounted, drops]
     }
 
     /// What can run out.

@@ -155,7 +155,7 @@ fn top_draws_the_tunnels_and_leaves_when_told_to() -> Result<()> {
     top.write_line("q")?;
     assert!(top.wait_exit(soon)?.success(), "{}", top.tail());
     let screen = top.output(Stream::Stdout);
-    for expected in ["site/net", "192.0.2.2:500", "workers", "recent", "q: quit"] {
+    for expected in ["site/net", "192.0.2.2:4500", "workers", "recent", "q: quit"] {
         assert!(screen.contains(expected), "`{expected}` is missing in {screen:?}");
     }
     Ok(())

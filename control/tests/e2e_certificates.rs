@@ -296,6 +296,44 @@ fn a_crl_is_fetched_from_where_the_certificate_says() -> Result<()> {
 }
 
 #[test]
+fn an_ocsp_responder_is_asked_about_a_peer() -> Result<()> {
+    let sites = Sites::new("ocsp")?;
+    let mut root = Authority::root();
+    root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
+    root.ocsp_url = Some("http://192.0.2.2:8080/".to_owned());
+    root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
+    put(&sites.b, "ocsp/root.key", &root.key.serialize_pem());
+    put(&sites.b, "ocsp/root.pem", &root.pem);
+    let directory = sites.b.dir().join("ocsp").display().to_string();
+    let responder = |entry: &str| {
+        put(&sites.b, "ocsp/index", &format!("{entry}\t02\tunknown\t/CN=b.example\n"));
+        let command = format!(
+            "cd '{directory}' && exec openssl ocsp -index index -port 8080 -rsigner root.pem -rkey root.key \
+             -CA root.pem 2>&1"
+        );
+        let responder = sites.b.spawn_words(["sh", "-c", &command])?;
+        responder.wait_line("waiting for OCSP client connections", SOON)?;
+        Ok::<_, LabError>(responder)
+    };
+    let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
+    let ifuri = || toml(LOCAL, "auth = \"pubkey\", revocation = \"ifuri\"");
+
+    let nobody = gateway(&sites.a, ifuri())?;
+    is_refused(&sites, &nobody, &swan, "CERT_STATUS_UNKNOWN")?;
+    drop(nobody);
+
+    let good = responder("V\t460101000000Z\t")?;
+    let asking = gateway(&sites.a, ifuri())?;
+    comes_up_from_both_ends(&sites, &asking, &swan)?;
+    asking.terminate("site")?;
+    drop((asking, good));
+
+    let _revoked = responder("R\t460101000000Z\t250101000000Z,keyCompromise")?;
+    let asking = gateway(&sites.a, ifuri())?;
+    is_refused(&sites, &asking, &swan, "CERT_REVOKED")
+}
+
+#[test]
 fn our_own_revoked_certificate_is_refused_by_strongswan_and_we_say_so() -> Result<()> {
     let (sites, root) = enrolled("revokedus", &rcgen::PKCS_ECDSA_P256_SHA256)?;
     put(&sites.b, "x509crl/root.crl", &root.crl(1));

@@ -174,13 +174,14 @@ impl WorkerCounters {
         }
     }
 
-    /// Packets that came and have gone nowhere: those that the worker has in its hands, the held ones included.
-    pub fn in_hands(&self) -> u64 {
+    /// Packets that came and have gone nowhere: those that the worker has in its hands, the held ones included. Less than
+    /// none if more went than came, which is a mistake in what counts.
+    pub fn in_hands(&self) -> i64 {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let came = [&self.received, &self.from_kernel, &self.generated, &self.taken_over].map(load);
         let gone = [&self.transmitted, &self.to_kernel, &self.handed_over].map(load);
         let gone = gone.iter().sum::<u64>() + self.total_drops();
-        came.iter().sum::<u64>().saturating_sub(gone)
+        came.iter().sum::<u64>().wrapping_sub(gone).cast_signed()
     }
 
     /// How many packets were dropped for this reason.
@@ -191,5 +192,27 @@ impl WorkerCounters {
     /// Dropped packets, all reasons together.
     pub fn total_drops(&self) -> u64 {
         DropReason::ALL.iter().map(|&reason| self.drops(reason)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_balance_says_what_is_missing_and_what_is_too_much() {
+        let counters = WorkerCounters::default();
+        for (counter, packets) in [
+            (&counters.received, 9),
+            (&counters.generated, 1),
+            (&counters.transmitted, 6),
+            (&counters.to_kernel, 1),
+        ] {
+            WorkerCounters::add(counter, packets);
+        }
+        counters.count_drops(DropReason::NoSa, 2);
+        assert_eq!(counters.in_hands(), 1);
+        WorkerCounters::add(&counters.transmitted, 3);
+        assert_eq!(counters.in_hands(), -2);
     }
 }

@@ -258,6 +258,11 @@ impl Gateway {
         self.portcullis(&["rekey", what])
     }
 
+    /// Has the clients of a connection sent to another gateway; does not wait.
+    pub fn redirect(&self, connection: &str, to: &str) -> Result<Output> {
+        self.portcullis(&["redirect", connection, to])
+    }
+
     /// Has the IKE SAs of a connection made anew; does not wait.
     pub fn reauthenticate(&self, connection: &str) -> Result<Output> {
         self.portcullis(&["reauthenticate", connection])

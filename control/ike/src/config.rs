@@ -264,6 +264,10 @@ pub struct ConnectionConfig {
     pub encap: bool,
     /// The IKE SA outlives the addresses that it began with, if the peer is for it (RFC 4555; swanctl's `mobike`).
     pub mobike: bool,
+    /// As a client we go where the gateway sends us (RFC 5685).
+    pub follow_redirects: bool,
+    /// As a gateway we send clients there in place of serving them, if they would go.
+    pub redirect_to: Option<IpAddr>,
     /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
     pub dpd_delay: Duration,
     /// When its IKE SAs are replaced.

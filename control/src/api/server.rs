@@ -16,7 +16,8 @@ use tokio::net::UnixListener;
 
 use super::trace;
 use super::types::{
-    ApiError, ChildSa, Drops, IkeSa, PoolStatus, Reload, Reloaded, Status, Target, VerdictReport,
+    ApiError, ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status,
+    Target, VerdictReport,
 };
 use crate::daemon::{Daemon, ReloadError, Stopping};
 use crate::explain::flow::{FlowQuestion, FlowReport};
@@ -64,12 +65,14 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/health", get(health))
         .route("/v1/sas", get(sas))
         .route("/v1/drops", get(drops))
+        .route("/v1/policies", get(policies))
         .route("/v1/verdicts", get(verdicts))
         .route("/v1/pools", get(pools))
         .route("/v1/initiate", post(initiate))
         .route("/v1/terminate", post(terminate))
         .route("/v1/rekey", post(rekey))
         .route("/v1/reauthenticate", post(reauthenticate))
+        .route("/v1/redirect", post(redirect))
         .route("/v1/reload", post(reload))
         .route("/v1/explain/flow", post(explain_flow))
         .route("/v1/trace", post(trace::open))
@@ -94,6 +97,10 @@ async fn sas(State(daemon): State<Arc<Daemon>>) -> Result<Json<Vec<IkeSa>>, Refu
 
 async fn drops(State(daemon): State<Arc<Daemon>>) -> Json<Drops> {
     Json(daemon.drops())
+}
+
+async fn policies(State(daemon): State<Arc<Daemon>>) -> Json<Vec<PolicyStatus>> {
+    Json(daemon.policies())
 }
 
 /// What `GET /v1/verdicts` may be asked for.
@@ -163,6 +170,17 @@ async fn reauthenticate(
         return Err(Refusal::UnknownTarget(why.to_owned()));
     }
     run(&daemon, Command::Reauthenticate { connection: target.connection.clone() }, &target).await?;
+    Ok(Json(()))
+}
+
+async fn redirect(
+    State(daemon): State<Arc<Daemon>>,
+    Json(asked): Json<RedirectRequest>,
+) -> Result<Json<()>, Refusal> {
+    let RedirectRequest { connection, to } = asked;
+    let target = Target { connection: connection.clone(), child: None, timeout_seconds: None };
+    daemon.check_target(&target)?;
+    run(&daemon, Command::Redirect { connection, to }, &target).await?;
     Ok(Json(()))
 }
 

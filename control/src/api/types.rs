@@ -2,6 +2,7 @@
 //! seconds, octets are those of inner packets.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use portcullis_ike::verdict::{Kind, Verdict};
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,35 @@ pub struct LeaseReport {
     pub online: bool,
 }
 
+/// A policy of `GET /v1/policies`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// `CONNECTION/CHILD`.
+    pub name: String,
+    /// `configured`, or `negotiated` with a CHILD SA.
+    pub origin: String,
+    /// `protect`, `pass` or `drop`.
+    pub action: String,
+    /// Lower goes first.
+    pub priority: u32,
+    /// Sources.
+    pub local_ts: Vec<String>,
+    /// Destinations.
+    pub remote_ts: Vec<String>,
+    /// Whether there is an SA to seal with.
+    pub has_sa: bool,
+    /// Packets opened on its SAs.
+    pub packets_in: u64,
+    /// Octets opened.
+    pub bytes_in: u64,
+    /// Packets sealed on its SAs, or passed.
+    pub packets_out: u64,
+    /// Octets sealed, or passed.
+    pub bytes_out: u64,
+    /// Packets that ended at it.
+    pub dropped: u64,
+}
+
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.
 pub type Drops = BTreeMap<String, u64>;
 
@@ -254,6 +284,15 @@ pub struct Target {
     pub child: Option<String>,
     /// Give up waiting after so many seconds (the attempt itself goes on).
     pub timeout_seconds: Option<u64>,
+}
+
+/// Body of `POST /v1/redirect`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedirectRequest {
+    /// Name of the connection.
+    pub connection: String,
+    /// The other gateway.
+    pub to: IpAddr,
 }
 
 /// The body of every answer that is not 200.

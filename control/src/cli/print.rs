@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, PoolStatus, Reloaded, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, Reloaded, Status};
 use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
@@ -129,6 +129,26 @@ pub(super) fn pools(pools: &[PoolStatus], leases: bool) -> String {
     }
     if pools.is_empty() {
         line!(out, "no pools");
+    }
+    out
+}
+
+pub(super) fn policies(policies: &[PolicyStatus]) -> String {
+    let mut out = String::new();
+    for policy in policies {
+        let PolicyStatus { name, origin, action, priority, .. } = policy;
+        let sa = if action == "protect" && !policy.has_sa { ", no SA" } else { "" };
+        line!(out, "{name}: {action}, {origin}, priority {priority}{sa}");
+        line!(out, "    local  {}", policy.local_ts.join(" "));
+        line!(out, "    remote {}", policy.remote_ts.join(" "));
+        line!(out, "    in  {:>10} bytes, {:>8} packets", policy.bytes_in, policy.packets_in);
+        line!(out, "    out {:>10} bytes, {:>8} packets", policy.bytes_out, policy.packets_out);
+        if policy.dropped > 0 {
+            line!(out, "    dropped {} packets", policy.dropped);
+        }
+    }
+    if policies.is_empty() {
+        line!(out, "no policies");
     }
     out
 }

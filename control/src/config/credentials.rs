@@ -408,7 +408,7 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// A peer of unknown status would be refused, for want of CRLs that only an operator can bring.
+    /// A peer of unknown status would be refused, for want of CRLs, unless its certificate says where its status is to be had.
     fn check_revocation(
         &self,
         section: &Section<'_>,
@@ -428,11 +428,10 @@ impl<'a> Store<'a> {
                 (false, false) => continue,
             };
             let message = match revocation {
-                Revocation::Strict => format!("\"strict\" refuses every peer: {what}"),
-                Revocation::IfUri => format!(
-                    "\"ifuri\" refuses every peer whose certificate names a CRL: {what}, and this version fetches none"
+                Revocation::Strict => format!(
+                    "\"strict\" refuses every peer whose certificate names neither an OCSP responder nor a CRL: {what}"
                 ),
-                Revocation::Relaxed => continue,
+                Revocation::IfUri | Revocation::Relaxed => continue,
             };
             section.warning(span_of(section, "revocation"), "revocation", message);
         }

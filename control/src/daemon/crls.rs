@@ -1,22 +1,27 @@
 //! The CRLs of `gateway.x509crl`, read again whenever a file there has changed, so that a new CRL counts without a
-//! restart; and those that certificates name, fetched by HTTP and kept while they are new.
+//! restart; and those that certificates name, fetched by HTTP and kept while they are new. And what OCSP responders answer.
 
 mod fetch;
+mod http;
+mod ocsp;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource};
+use portcullis_ike::auth::ocsp::{Answer, Question};
+use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource, UnixTime};
 
 use crate::config::files;
 use fetch::Fetched;
+use ocsp::Answers;
 
 /// The CRLs of a directory, and of wherever certificates say.
 pub(super) struct CrlStore {
     directory: PathBuf,
     read: Mutex<Read>,
     fetched: Fetched,
+    answers: Answers,
 }
 
 #[derive(Default)]
@@ -37,7 +42,7 @@ struct Seen {
 impl CrlStore {
     /// The CRLs of `directory`, read when they are first asked for.
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, read: Mutex::default(), fetched: Fetched::default() }
+        Self { directory, read: Mutex::default(), fetched: Fetched::default(), answers: Answers::default() }
     }
 
     fn look(&self) -> Vec<Seen> {
@@ -66,5 +71,9 @@ impl RevocationSource for CrlStore {
 
     fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
         Some(self.fetched.get(uri))
+    }
+
+    fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
+        Some(self.answers.get(uri, question, now))
     }
 }

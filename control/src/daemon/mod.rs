@@ -44,7 +44,7 @@ pub(crate) use traffic::Traffic;
 use reload::InForce;
 
 use crate::api::server::{self, Refusal};
-use crate::api::types::{Drops, IkeSa, PoolStatus, Status, Target, VerdictReport};
+use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
@@ -269,6 +269,11 @@ impl Daemon {
         report::pools(&self.leases.usage(), &self.leases.leases())
     }
 
+    /// Every policy, with what it has done.
+    pub fn policies(&self) -> Vec<PolicyStatus> {
+        report::policies(&self.dataplane.policies())
+    }
+
     /// For `portcullis drops`.
     pub fn drops(&self) -> Drops {
         report::drops(&self.dataplane.stats())
@@ -284,6 +289,7 @@ impl Daemon {
             sas: report::sas(&snapshot, installer.as_ref()),
             pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
+            policies: self.dataplane.policy_totals(),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
             snapshot,

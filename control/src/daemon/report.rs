@@ -2,16 +2,16 @@
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, Role, WorkerStats};
+use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
-use portcullis_ipsec::{Encapsulation, Mode, SaInstaller};
+use portcullis_ipsec::{Encapsulation, Mode, PolicyAction, PolicyOrigin, SaInstaller, TrafficSelector};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
-    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PoolStatus, Status,
-    VerdictReport, WorkerStatus,
+    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
+    Status, VerdictReport, WorkerStatus,
 };
 
 /// For `portcullis status`.
@@ -149,6 +149,40 @@ pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStat
             .collect(),
     };
     usage.iter().map(pool).collect()
+}
+
+/// For `portcullis policies`, by name.
+pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
+    let list = |ts: &[TrafficSelector]| ts.iter().map(ToString::to_string).collect();
+    let status = |PolicyInfo { entry, counters }: &PolicyInfo| {
+        let policy = entry.policy();
+        let origin = match policy.origin {
+            PolicyOrigin::Configured { .. } => "configured",
+            PolicyOrigin::Negotiated => "negotiated",
+        };
+        let action = match policy.action {
+            PolicyAction::Protect => "protect",
+            PolicyAction::Bypass => "pass",
+            PolicyAction::Discard => "drop",
+        };
+        PolicyStatus {
+            name: policy.name.clone(),
+            origin: origin.to_owned(),
+            action: action.to_owned(),
+            priority: policy.precedence(),
+            local_ts: list(&policy.local_ts),
+            remote_ts: list(&policy.remote_ts),
+            has_sa: entry.outbound().is_some(),
+            packets_in: counters.packets_in,
+            bytes_in: counters.bytes_in,
+            packets_out: counters.packets_out,
+            bytes_out: counters.bytes_out,
+            dropped: counters.dropped,
+        }
+    };
+    let mut policies: Vec<PolicyStatus> = policies.iter().map(status).collect();
+    policies.sort_by(|a, b| (&a.name, &a.origin, &a.remote_ts).cmp(&(&b.name, &b.origin, &b.remote_ts)));
+    policies
 }
 
 /// As the configuration writes it.

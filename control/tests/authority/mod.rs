@@ -10,8 +10,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use portcullis_lab::Host;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationList, CertificateRevocationListParams,
-    CrlDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber, SignatureAlgorithm, date_time_ymd,
+    CrlDistributionPoint, CustomExtension, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 
 /// A CA of our own.
@@ -24,6 +24,8 @@ pub struct Authority {
     pub pem: String,
     /// Where its CRL is to be had, as its certificates say.
     pub crl_url: Option<String>,
+    /// Where its OCSP responder is, as its certificates say.
+    pub ocsp_url: Option<String>,
 }
 
 impl Authority {
@@ -39,13 +41,13 @@ impl Authority {
     pub fn root() -> Self {
         let (params, key) = (Self::params("Lab Root"), KeyPair::generate().unwrap());
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { params, key, pem, crl_url: None }
+        Self { params, key, pem, crl_url: None, ocsp_url: None }
     }
 
     pub fn below(&self, name: &str) -> Self {
         let (params, key) = (Self::params(name), KeyPair::generate().unwrap());
         let pem = params.signed_by(&key, &self.issuer()).unwrap().pem();
-        Self { params, key, pem, crl_url: None }
+        Self { params, key, pem, crl_url: None, ocsp_url: None }
     }
 
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
@@ -63,6 +65,7 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         params.crl_distribution_points =
             self.crl_url.iter().map(|url| CrlDistributionPoint { uris: vec![url.clone()] }).collect();
+        params.custom_extensions = self.ocsp_url.iter().map(|url| responder_at(url)).collect();
         let key = KeyPair::generate_for(algorithm).unwrap();
         let pem = params.signed_by(&key, &self.issuer()).unwrap().pem();
         put(host, "x509/own.pem", &pem);
@@ -98,6 +101,15 @@ impl Authority {
         };
         list.signed_by(&self.issuer()).unwrap()
     }
+}
+
+/// authorityInfoAccess with one OCSP responder.
+fn responder_at(url: &str) -> CustomExtension {
+    const ID_AD_OCSP: [u8; 10] = [6, 8, 0x2b, 6, 1, 5, 5, 7, 0x30, 1];
+    let tlv = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
+    let description = [&ID_AD_OCSP[..], &tlv(0x86, url.as_bytes())].concat();
+    let content = tlv(0x30, &tlv(0x30, &description));
+    CustomExtension::from_oid_content(&[1, 3, 6, 1, 5, 5, 7, 1, 1], content)
 }
 
 /// Puts a file where only root may read it.

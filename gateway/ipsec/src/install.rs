@@ -64,6 +64,35 @@ pub struct SaCounters {
     pub idle_out: Option<Duration>,
 }
 
+/// What a policy has done. Octets are those of the inner packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PolicyCounters {
+    /// Packets opened on its inbound SAs.
+    pub packets_in: u64,
+    /// Octets opened on them.
+    pub bytes_in: u64,
+    /// Packets sealed on its outbound SAs, or sent in clear by a policy that bypasses.
+    pub packets_out: u64,
+    /// Octets of these.
+    pub bytes_out: u64,
+    /// Packets that it covered and that ended at it: discarded, or no SA that takes them.
+    pub dropped: u64,
+}
+
+impl PolicyCounters {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            packets_in: self.packets_in + other.packets_in,
+            bytes_in: self.bytes_in + other.bytes_in,
+            packets_out: self.packets_out + other.packets_out,
+            bytes_out: self.bytes_out + other.bytes_out,
+            dropped: self.dropped + other.dropped,
+        }
+    }
+}
+
 /// How much each SA of a pair may carry before [`DataplaneEvent::SoftLimit`] and [`DataplaneEvent::HardLimit`] are
 /// raised for the pair, whichever SA comes there first. `None` is no limit. Octets are those of the inner packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

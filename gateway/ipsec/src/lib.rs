@@ -12,7 +12,9 @@ mod sa;
 mod selector;
 
 pub use esp::{Cipher, EspAlgorithm, EspKey, Integrity, KeyLengthError};
-pub use install::{DataplaneEvent, InstallError, PolicyId, SaCounters, SaInstaller, UsageLimits};
+pub use install::{
+    DataplaneEvent, InstallError, PolicyCounters, PolicyId, SaCounters, SaInstaller, UsageLimits,
+};
 pub use options::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
 pub use sa::{
     Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,

@@ -14,7 +14,7 @@ mod stats;
 mod threads;
 mod walk;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
-use portcullis_ipsec::{InstallError, PolicyId, SaInstaller};
+use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, SaInstaller};
 
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
@@ -40,6 +40,7 @@ use crate::frame::Frame;
 use crate::handover;
 use crate::inlet::EspInlet;
 use crate::installer::Installer;
+pub use crate::installer::PolicyInfo;
 use crate::io::{CopyMode, FrameMemory, MemoryError, QueueSocket, SocketError};
 use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
@@ -368,6 +369,16 @@ impl Dataplane {
     /// Counts and states, as of now.
     pub fn stats(&self) -> DataplaneStats {
         stats::collect(self)
+    }
+
+    /// Every policy with what it has done.
+    pub fn policies(&self) -> Vec<PolicyInfo> {
+        self.installer.policies()
+    }
+
+    /// What all policies of each name have done since the start, also those that are gone: never less than before.
+    pub fn policy_totals(&self) -> BTreeMap<String, PolicyCounters> {
+        self.installer.policy_totals()
     }
 
     /// Has a worker suffer a fault, for tests.

@@ -36,6 +36,8 @@ pub struct WorkerStats {
     pub opened: u64,
     /// ESP packets sealed.
     pub sealed: u64,
+    /// Packets that came and went nowhere, or less than none; 0 while the balance holds.
+    pub unaccounted: i64,
     /// How often the worker has gone to sleep.
     pub sleeps: u64,
     /// How often it has panicked and was started anew.
@@ -149,6 +151,7 @@ fn worker_stats(counters: &WorkerCounters, gauges: &WorkerGauges) -> WorkerStats
         held: load(&counters.held),
         opened: load(&counters.opened),
         sealed: load(&counters.sealed),
+        unaccounted: gauges.unaccounted.load(Ordering::Relaxed),
         sleeps: load(&gauges.sleeps),
         restarts: load(&gauges.restarts),
     }

@@ -4,15 +4,15 @@
 //! One lock orders the callers among themselves; workers take none. What is protected is told to the
 //! [`ProtectionSink`] (the XDP program's prefixes, the host's routes) before a policy goes in and after it went out.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use portcullis_ipsec::{
-    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyId,
-    SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
+    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyCounters,
+    PolicyId, SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use crate::coarse::Coarse;
@@ -55,6 +55,15 @@ pub struct Installer {
     pairs: Mutex<Pairs>,
     /// Outbound SAs by their SPI, which peers choose: several may have the same. Taken after `pairs`, and nothing after it.
     outbound: Mutex<HashMap<Spi, Vec<OutboundRef>, SpiHasher>>,
+    /// Removed pairs that workers may still count on, by inbound SPI. Taken after `pairs`.
+    ending: Mutex<HashMap<Spi, Ending, SpiHasher>>,
+}
+
+/// A removed pair whose counts are still to be added to those of its policy.
+#[derive(Debug)]
+struct Ending {
+    policy: Arc<PolicyEntry>,
+    outbound: Option<OutboundRef>,
 }
 
 /// The pairs by inbound SPI. Taken before the tables' own locks.
@@ -97,6 +106,8 @@ struct Pair {
     inbound: bool,
     limits: UsageLimits,
     outbound: OutboundState,
+    /// That of the outbound SA, also when it has ended.
+    policy: Option<Arc<PolicyEntry>>,
 }
 
 #[derive(Debug, Default)]
@@ -152,6 +163,15 @@ pub struct SaInfo {
     pub counters: SaCounters,
 }
 
+/// One policy and what it has done, for people.
+#[derive(Debug, Clone)]
+pub struct PolicyInfo {
+    /// The policy.
+    pub entry: Arc<PolicyEntry>,
+    /// What it has done since it was installed, over all SAs that it had.
+    pub counters: PolicyCounters,
+}
+
 /// The outbound SA of a pair, for people.
 #[derive(Debug, Clone)]
 pub struct OutboundInfo {
@@ -183,7 +203,8 @@ impl Installer {
         let outbound = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         let activated = Box::new(|| {});
         let stopped = AtomicBool::new(false);
-        Self { sas, policies, events, sink, clock, activated, stopped, pairs, outbound }
+        let ending = Mutex::new(HashMap::with_hasher(SpiHasher));
+        Self { sas, policies, events, sink, clock, activated, stopped, pairs, outbound, ending }
     }
 
     /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
@@ -233,6 +254,50 @@ impl Installer {
             pairs.iter().filter_map(|(&spi, pair)| self.info(&control, spi, pair)).collect();
         list.sort_unstable_by_key(|info| info.pair);
         list
+    }
+
+    /// Every policy with its counts.
+    pub fn policies(&self) -> Vec<PolicyInfo> {
+        let pairs = self.lock();
+        let mut of_sas: HashMap<PolicyId, PolicyCounters> = HashMap::new();
+        self.show_carried(&pairs, |policy, counts| {
+            let sum = of_sas.entry(policy.id()).or_default();
+            *sum = sum.plus(counts);
+        });
+        let info = |entry: Arc<PolicyEntry>| {
+            let of_sas = of_sas.get(&entry.id()).copied().unwrap_or_default();
+            PolicyInfo { counters: entry.counted().plus(of_sas), entry }
+        };
+        self.policies.list().into_iter().map(info).collect()
+    }
+
+    /// What all policies of each name have done, also those that are gone: never less than before.
+    pub fn policy_totals(&self) -> BTreeMap<String, PolicyCounters> {
+        let pairs = self.lock();
+        let mut totals = self.policies.gone();
+        let mut add = |policy: &PolicyEntry, counts: PolicyCounters| {
+            let total = totals.entry(policy.policy().name.clone()).or_default();
+            *total = total.plus(counts);
+        };
+        self.policies.list().iter().for_each(|entry| add(entry, entry.counted()));
+        self.show_carried(&pairs, add);
+        totals
+    }
+
+    /// What SAs have carried that their policies have not counted yet.
+    fn show_carried(&self, pairs: &Pairs, mut show: impl FnMut(&PolicyEntry, PolicyCounters)) {
+        let control = self.sas.control();
+        let ending = lock(&self.ending);
+        let there = pairs
+            .iter()
+            .filter_map(|(spi, pair)| Some((spi, pair.policy.as_ref()?, pair.outbound.reference())));
+        let leaving = ending.iter().map(|(spi, ending)| (spi, &ending.policy, ending.outbound));
+        for (&spi, policy, outbound) in there.chain(leaving) {
+            let inbound = control.inbound(spi).map(|sa| sa.traffic().read()).unwrap_or_default();
+            let outbound = outbound.and_then(|reference| control.outbound(reference));
+            let outbound = outbound.map(|sa| sa.traffic().read()).unwrap_or_default();
+            show(policy, carried_in(inbound).plus(carried_out(outbound)));
+        }
     }
 
     fn info(&self, control: &SaControl<'_>, spi: Spi, pair: &Pair) -> Option<SaInfo> {
@@ -294,14 +359,31 @@ impl Installer {
     }
 
     fn collect_locked(&self, pairs: &mut Pairs, control: &mut SaControl<'_>) {
+        // Nobody counts any more, so these are the last counts.
         control.collect(
-            |slot| self.events.forget_pair(slot),
+            |inbound| {
+                self.events.forget_pair(inbound.slot);
+                let ending = lock(&self.ending).remove(&inbound.spi);
+                if let Some(Ending { policy, .. }) = ending {
+                    self.policies.count(&policy, &carried_in(inbound.traffic().read()));
+                }
+            },
             |outbound| {
-                // A retired SA whose pair lives on: nobody counts any more, so these are the last counts.
-                if let Some(pair) = pairs.get_mut(&outbound.pair)
-                    && matches!(pair.outbound, OutboundState::Retired { .. })
-                {
-                    pair.outbound = OutboundState::Ended(outbound.traffic().read());
+                let counts = outbound.traffic().read();
+                let policy = match pairs.get_mut(&outbound.pair) {
+                    // A retired SA whose pair lives on.
+                    Some(pair) if matches!(pair.outbound, OutboundState::Retired { .. }) => {
+                        pair.outbound = OutboundState::Ended(counts);
+                        pair.policy.clone()
+                    }
+                    Some(_) => None,
+                    None => lock(&self.ending).get_mut(&outbound.pair).map(|ending| {
+                        ending.outbound = None;
+                        Arc::clone(&ending.policy)
+                    }),
+                };
+                if let Some(policy) = policy {
+                    self.policies.count(&policy, &carried_out(counts));
                 }
             },
         );
@@ -327,6 +409,14 @@ impl Installer {
             pair.outbound = OutboundState::Retired { reference: *reference };
         }
     }
+}
+
+fn carried_in(TrafficCounts { packets, bytes, .. }: TrafficCounts) -> PolicyCounters {
+    PolicyCounters { packets_in: packets, bytes_in: bytes, ..PolicyCounters::default() }
+}
+
+fn carried_out(TrafficCounts { packets, bytes, .. }: TrafficCounts) -> PolicyCounters {
+    PolicyCounters { packets_out: packets, bytes_out: bytes, ..PolicyCounters::default() }
 }
 
 impl SaInstaller for Installer {
@@ -387,6 +477,7 @@ impl SaInstaller for Installer {
                 sa.limit(&state.limits);
             }
             state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
+            state.policy = Some(Arc::clone(&entry));
         }
         entry.activate(reference);
         (self.activated)();
@@ -435,7 +526,12 @@ impl SaInstaller for Installer {
         let mut state = pairs.remove(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
         let mut control = self.sas.control();
         self.retire_outbound(&mut control, &mut state);
-        control.withdraw_inbound(pair);
+        if control.withdraw_inbound(pair)
+            && let Some(policy) = state.policy
+        {
+            let outbound = state.outbound.reference();
+            lock(&self.ending).insert(pair, Ending { policy, outbound });
+        }
         self.collect_locked(&mut pairs, &mut control);
         Ok(())
     }

@@ -30,7 +30,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_ipsec::TenantId;
+use portcullis_ipsec::{PolicyCounters, TenantId};
 
 use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
@@ -596,6 +596,42 @@ impl Straight {
     /// The port, if all of a batch of so many leave by it.
     fn whole(&self, batch: usize) -> Option<PortIndex> {
         (self.packets == batch).then_some(self.port)
+    }
+}
+
+/// Adds up what runs of packets of one policy have come to where no SA counts them.
+#[derive(Default)]
+struct PolicyTally(Option<(Arc<PolicyEntry>, PolicyCounters)>);
+
+impl PolicyTally {
+    /// One that goes on in clear.
+    #[cold]
+    fn passed(&mut self, policy: &Arc<PolicyEntry>, octets: usize) {
+        let bytes_out = octets as u64;
+        self.add(policy, PolicyCounters { packets_out: 1, bytes_out, ..PolicyCounters::default() });
+    }
+
+    /// One that ends here.
+    #[cold]
+    fn dropped(&mut self, policy: &Arc<PolicyEntry>) {
+        self.add(policy, PolicyCounters { dropped: 1, ..PolicyCounters::default() });
+    }
+
+    fn add(&mut self, policy: &Arc<PolicyEntry>, counts: PolicyCounters) {
+        match &mut self.0 {
+            Some((last, sum)) if Arc::ptr_eq(last, policy) => *sum = sum.plus(counts),
+            _ => {
+                self.flush();
+                self.0 = Some((Arc::clone(policy), counts));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn flush(&mut self) {
+        if let Some((policy, counts)) = self.0.take() {
+            policy.count(&counts);
+        }
     }
 }
 

@@ -10,7 +10,9 @@ use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
-use super::{BATCH, Clear, Context, Handed, Origin, Packets, Straight, cut, take, trapped, trouble};
+use super::{
+    BATCH, Clear, Context, Handed, Origin, Packets, PolicyTally, Straight, cut, take, trapped, trouble,
+};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
@@ -97,9 +99,11 @@ pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear
     if let Some(port) = straight.whole(batch) {
         take(&mut packets.frames, batch, context.out.transmit.of(port));
     } else {
+        let mut tally = PolicyTally::default();
         for ((frame, about), fate) in packets.frames.drain(..batch).zip(&packets.about).zip(&fates) {
-            dispatch(context, frame, about, *fate, &runs);
+            dispatch(context, frame, about, *fate, &runs, &mut tally);
         }
+        tally.flush();
     }
     packets.about.drain(..batch);
 }
@@ -110,8 +114,9 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
     if context.flows.take_misses() > FEW_MISSES {
         look_ahead(context, packets);
     }
+    let mut tally = PolicyTally::default();
     for packet in packets {
-        fates.push(match decide(context, packet) {
+        fates.push(match decide(context, packet, &mut tally) {
             Ok(Way::Sealed { reference, permitted }) => {
                 match wanted.last_mut() {
                     Some((last, packets)) if *last == reference => *packets += 1,
@@ -128,6 +133,7 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
             Err(reason) => Fate::Dropped(reason),
         });
     }
+    tally.flush();
 }
 
 /// Asks the processor for the policies of the packets whose flows are not remembered.
@@ -156,7 +162,7 @@ enum Way {
 }
 
 #[inline(always)]
-fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> {
+fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) -> Result<Way, DropReason> {
     let Clear { flow, place, tenant, .. } = packet;
     // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
     let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
@@ -185,7 +191,10 @@ fn decide(context: &mut Context<'_>, packet: &Clear) -> Result<Way, DropReason> 
             let may_wait = policy.wants_sa() && packet.pinned.is_none();
             if may_wait { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
         }
-        PolicyAction::Bypass => Ok(Way::Clear(Reach::Anywhere)),
+        PolicyAction::Bypass => {
+            tally.passed(policy, packet.info.total_len());
+            Ok(Way::Clear(Reach::Anywhere))
+        }
         PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
         PolicyAction::Discard => Err(DropReason::Discarded),
     }
@@ -377,7 +386,14 @@ fn stopped(context: &mut Context<'_>, packet: &Clear, halt: Halt) -> Fate {
     Fate::Dropped(reason)
 }
 
-fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fate, runs: &Runs<'_>) {
+fn dispatch(
+    context: &mut Context<'_>,
+    mut frame: Frame,
+    about: &Clear,
+    fate: Fate,
+    runs: &Runs<'_>,
+    tally: &mut PolicyTally,
+) {
     match fate {
         Fate::Send(port) => context.out.transmit.push(port, frame),
         Fate::Seal { run, .. } => match runs.get(usize::from(run)) {
@@ -403,7 +419,12 @@ fn dispatch(context: &mut Context<'_>, mut frame: Frame, about: &Clear, fate: Fa
             trouble::too_big_for_tunnel(context, frame, about, limit);
         }
         Fate::Elsewhere(worker) => context.out.handed.push(worker, Handed { frame, about: *about }),
-        Fate::Dropped(reason) => context.drop(frame, reason),
+        Fate::Dropped(reason) => {
+            if let Some(policy) = about.policy(context) {
+                tally.dropped(policy);
+            }
+            context.drop(frame, reason);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portcullis_ipsec::PolicyId;
+use portcullis_ipsec::{PolicyCounters, PolicyId};
 
 use super::{Clear, Context, Packets};
 use crate::coarse::Coarse;
@@ -118,7 +118,7 @@ impl Trapped {
 pub(super) fn hold(context: &mut Context<'_>, frame: Frame, about: &Clear) {
     let limits = context.shared.trap;
     if limits.per_policy == 0 {
-        return context.drop(frame, DropReason::NoSa);
+        return given_up(context, frame, about, DropReason::NoSa);
     }
     let Some(policy) = about.policy(context).map(|policy| policy.id()) else {
         return context.drop(frame, DropReason::NoPolicy);
@@ -127,7 +127,7 @@ pub(super) fn hold(context: &mut Context<'_>, frame: Frame, about: &Clear) {
         None => {
             context.shared.trap_signal.waiting.fetch_add(1, Ordering::SeqCst);
         }
-        Some(frame) => context.drop(frame, DropReason::TrapQueueFull),
+        Some(frame) => given_up(context, frame, about, DropReason::TrapQueueFull),
     }
 }
 
@@ -143,7 +143,7 @@ pub(super) fn release(context: &mut Context<'_>, clear: &mut Packets<Clear>) {
             if !waits(context, &about) {
                 clear.push(frame, about);
             } else if old {
-                context.drop(frame, DropReason::TrapTimeout);
+                given_up(context, frame, &about, DropReason::TrapTimeout);
             } else {
                 waiting.push(frame, about);
             }
@@ -155,6 +155,13 @@ pub(super) fn release(context: &mut Context<'_>, clear: &mut Packets<Clear>) {
     context.trapped.len = context.trapped.queues.iter().map(|queue| queue.packets.frames.len()).sum();
     let gone = before.saturating_sub(context.trapped.len) as u64;
     context.shared.trap_signal.waiting.fetch_sub(gone, Ordering::SeqCst);
+}
+
+fn given_up(context: &mut Context<'_>, frame: Frame, about: &Clear, reason: DropReason) {
+    if let Some(policy) = about.policy(context) {
+        policy.count(&PolicyCounters { dropped: 1, ..PolicyCounters::default() });
+    }
+    context.drop(frame, reason);
 }
 
 fn waits(context: &Context<'_>, about: &Clear) -> bool {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use portcullis_ipsec::{Policy, PolicyAction, PolicyId, PolicyOrigin};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyCounters, PolicyId, PolicyOrigin};
 
 use crate::prefetch;
 use crate::sa::OutboundRef;
@@ -15,13 +15,37 @@ pub struct PolicyEntry {
     /// Below the table's capacity, and nobody else's while the policy is installed.
     pub(crate) index: u32,
     policy: Policy,
-    /// The current outbound SA as a word, or 0.
-    handle: Line<AtomicU64>,
+    changing: Line<Changing>,
 }
+
+/// What changes of a policy, on a line of its own. Workers write the counts where there is no SA that has some of its own;
+/// those of SAs are added when they end.
+#[derive(Debug)]
+struct Changing {
+    /// The current outbound SA as a word, or 0.
+    handle: AtomicU64,
+    packets_in: AtomicU64,
+    bytes_in: AtomicU64,
+    packets_out: AtomicU64,
+    bytes_out: AtomicU64,
+    dropped: AtomicU64,
+}
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line<Changing>>() == 64);
 
 impl PolicyEntry {
     pub(super) fn new(id: PolicyId, index: u32, policy: Policy) -> Self {
-        Self { id, index, policy, handle: Line(AtomicU64::new(0)) }
+        let zero = || AtomicU64::new(0);
+        let changing = Changing {
+            handle: zero(),
+            packets_in: zero(),
+            bytes_in: zero(),
+            packets_out: zero(),
+            bytes_out: zero(),
+            dropped: zero(),
+        };
+        Self { id, index, policy, changing: Line(changing) }
     }
 
     /// Its name to the control plane.
@@ -49,29 +73,58 @@ impl PolicyEntry {
     #[inline]
     pub fn outbound(&self) -> Option<OutboundRef> {
         // Acquire: the SA was published before the handle was set.
-        OutboundRef::from_word(self.handle.0.load(Ordering::Acquire))
+        OutboundRef::from_word(self.changing.0.handle.load(Ordering::Acquire))
+    }
+
+    /// Counts what was done beside SAs, or on ones that have ended.
+    pub(crate) fn count(&self, counts: &PolicyCounters) {
+        let Changing { packets_in, bytes_in, packets_out, bytes_out, dropped, .. } = &self.changing.0;
+        for (counter, count) in [
+            (packets_in, counts.packets_in),
+            (bytes_in, counts.bytes_in),
+            (packets_out, counts.packets_out),
+            (bytes_out, counts.bytes_out),
+            (dropped, counts.dropped),
+        ] {
+            if count > 0 {
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What [`PolicyEntry::count`] has counted.
+    pub fn counted(&self) -> PolicyCounters {
+        let Changing { packets_in, bytes_in, packets_out, bytes_out, dropped, .. } = &self.changing.0;
+        PolicyCounters {
+            packets_in: packets_in.load(Ordering::Relaxed),
+            bytes_in: bytes_in.load(Ordering::Relaxed),
+            packets_out: packets_out.load(Ordering::Relaxed),
+            bytes_out: bytes_out.load(Ordering::Relaxed),
+            dropped: dropped.load(Ordering::Relaxed),
+        }
     }
 
     /// Asks the processor for what [`PolicyEntry::outbound`] and [`PolicyEntry::action`] read.
     pub(super) fn prefetch(&self) {
-        prefetch::start(&self.handle);
+        prefetch::start(&self.changing);
         prefetch::start(&self.policy.action);
     }
 
     /// Points to another SA.
     pub(crate) fn activate(&self, outbound: OutboundRef) {
-        self.handle.0.store(outbound.to_word(), Ordering::Release);
+        self.changing.0.handle.store(outbound.to_word(), Ordering::Release);
     }
 
     /// Points to none, if it points to this one.
     pub(crate) fn deactivate(&self, outbound: OutboundRef) {
         // Whether it did does not matter: either way it does not afterwards.
-        let _ = self.handle.0.compare_exchange(outbound.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        let handle = &self.changing.0.handle;
+        let _ = handle.compare_exchange(outbound.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Points to none, for good: the policy is being removed.
     pub(crate) fn disarm(&self) {
-        self.handle.0.store(0, Ordering::Release);
+        self.changing.0.handle.store(0, Ordering::Release);
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use portcullis_ipsec::{InstallError, Policy, PolicyAction, PolicyId};
+use portcullis_ipsec::{InstallError, Policy, PolicyAction, PolicyCounters, PolicyId};
 
 pub use self::cache::FlowCache;
 pub use self::entry::PolicyEntry;
@@ -80,6 +80,8 @@ struct WriterState {
     protected: CountedSides,
     /// Of those that bypass.
     passed: CountedSides,
+    /// What policies did that were removed, by name.
+    gone: BTreeMap<String, PolicyCounters>,
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +108,7 @@ impl PolicyTable {
             installed: 0,
             protected: CountedSides::default(),
             passed: CountedSides::default(),
+            gone: BTreeMap::new(),
         };
         Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity })
     }
@@ -129,6 +132,22 @@ impl PolicyTable {
     /// Every policy, by index.
     pub fn list(&self) -> Vec<Arc<PolicyEntry>> {
         lock(&self.writer).places.iter().filter_map(|place| place.entry.clone()).collect()
+    }
+
+    /// Counts what an SA of a policy has carried that has ended, also if the policy was removed meanwhile.
+    pub(crate) fn count(&self, entry: &Arc<PolicyEntry>, counts: &PolicyCounters) {
+        let mut writer = lock(&self.writer);
+        let place = writer.places.get(entry.index as usize);
+        if place.and_then(|place| place.entry.as_ref()).is_some_and(|there| Arc::ptr_eq(there, entry)) {
+            entry.count(counts);
+        } else {
+            writer.count_gone(&entry.policy().name, *counts);
+        }
+    }
+
+    /// What policies did that were removed, by name.
+    pub fn gone(&self) -> BTreeMap<String, PolicyCounters> {
+        lock(&self.writer).gone.clone()
     }
 
     /// What is protected now.
@@ -232,6 +251,7 @@ impl PolicyControl<'_> {
         let next = self.table.current.load().without(&entry);
         self.table.current.store(Arc::new(next));
         state.free.push_back(entry.index);
+        state.count_gone(&entry.policy().name, entry.counted());
         let (local, remote) = prefixes(entry.policy());
         let sides = state.sides(bypasses(entry.policy()));
         let (local, remote) = (sides.local.subtract(local), sides.remote.subtract(remote));
@@ -240,6 +260,13 @@ impl PolicyControl<'_> {
 }
 
 impl WriterState {
+    fn count_gone(&mut self, name: &str, counts: PolicyCounters) {
+        match self.gone.get_mut(name) {
+            Some(gone) => *gone = gone.plus(counts),
+            None => drop(self.gone.insert(name.to_owned(), counts)),
+        }
+    }
+
     fn sides(&mut self, bypassing: bool) -> &mut CountedSides {
         if bypassing { &mut self.passed } else { &mut self.protected }
     }

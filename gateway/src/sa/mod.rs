@@ -203,9 +203,13 @@ impl SaControl<'_> {
         self.outbound.withdraw(reference.handle())
     }
 
-    /// Frees and wipes what was withdrawn and no worker can see any more. `inbound_freed` is told the slots,
-    /// `outbound_ends` shown the SAs, before they go.
-    pub fn collect(&mut self, mut inbound_freed: impl FnMut(u32), mut outbound_ends: impl FnMut(&Outbound)) {
+    /// Frees and wipes what was withdrawn and no worker can see any more. `inbound_ends` and `outbound_ends` are shown the
+    /// SAs, before they go.
+    pub fn collect(
+        &mut self,
+        mut inbound_ends: impl FnMut(&Inbound),
+        mut outbound_ends: impl FnMut(&Outbound),
+    ) {
         if self.waiting() == 0 {
             // Installs alone look at nothing that workers write.
             return;
@@ -214,7 +218,7 @@ impl SaControl<'_> {
         // inbound one, so that who gets the one gets the other.
         let horizon = self.table.reclaimer.horizon();
         self.outbound.collect(horizon, |_, outbound| outbound_ends(outbound));
-        self.inbound.collect(horizon, |slot, _| inbound_freed(slot));
+        self.inbound.collect(horizon, |_, inbound| inbound_ends(inbound));
     }
 
     /// The inbound SA of an SPI, also while it waits to be freed.

@@ -19,7 +19,7 @@ mod spin;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -67,6 +67,9 @@ pub struct WorkerGauges {
     pub handed: AtomicU64,
     /// Rounds that the worker has made: what shows that it lives.
     pub rounds: AtomicU64,
+    /// Packets that came and went nowhere, or less than none: what is not 0 is a mistake in the packet balance. Between two
+    /// rounds a worker has nothing in its hands but what it holds, so that this is exact.
+    pub unaccounted: AtomicI64,
     /// How often it has gone to sleep.
     pub sleeps: AtomicU64,
     /// How often it has panicked and was started anew.
@@ -147,7 +150,7 @@ impl Worker {
     fn recover(&mut self, mine: &Ledger) -> Vec<Frame> {
         // Nothing is held any more, and what was in its hands is lost: packets that came and have gone nowhere.
         self.counters.held.store(0, Ordering::Relaxed);
-        let packets = self.counters.in_hands();
+        let packets = u64::try_from(self.counters.in_hands()).unwrap_or(0);
         self.counters.count_drops(DropReason::WorkerPanic, packets);
         WorkerCounters::add(&self.gauges.restarts, 1);
         WorkerCounters::add(&self.gauges.rounds, 1);

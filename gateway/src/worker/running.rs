@@ -20,6 +20,9 @@ use crate::slowpath::WorkerEnd;
 /// Where a packet of the host starts in its frame: leaves room for any encapsulation.
 const KERNEL_START: usize = 256;
 
+/// A worker that never sleeps checks its packet balance once in so many rounds: some fifty counters.
+const CHECK_BALANCE: u64 = 1024;
+
 /// A running worker. A panic takes all of it but what it borrows.
 pub(super) struct Running<'w> {
     worker: &'w mut Worker,
@@ -336,6 +339,16 @@ impl<'w> Running<'w> {
         let held = self.held.len() + self.pipeline.trapped();
         self.worker.counters.held.store(held as u64, Ordering::Relaxed);
         WorkerCounters::add(&gauges.rounds, 1);
+        if gauges.rounds.load(Ordering::Relaxed).is_multiple_of(CHECK_BALANCE) {
+            self.check_balance();
+        }
+    }
+
+    /// Says how many packets are neither held nor counted where they went. After [`Running::publish`].
+    fn check_balance(&self) {
+        let counters = &self.worker.counters;
+        let held = counters.held.load(Ordering::Relaxed).cast_signed();
+        self.worker.gauges.unaccounted.store(counters.in_hands() - held, Ordering::Relaxed);
     }
 
     /// Waits in `poll` for something to do.
@@ -344,6 +357,7 @@ impl<'w> Running<'w> {
         const AGAIN: u8 = 1;
         // Frames that the driver sends come back without an event; held packets grow too old without one.
         const MORE_TO_COME: u8 = 100;
+        self.check_balance();
         self.pipeline.offline();
         let Self { worker, pipeline, held, spin, .. } = self;
         let bell = worker.exchange.bell().clone();

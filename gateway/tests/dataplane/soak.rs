@@ -4,6 +4,7 @@
 //!
 //! `./dev soak SECONDS` runs it for longer than `./dev test` does.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,15 @@ const GROWTH: u64 = 48 << 20;
 
 #[test]
 fn nothing_leaks_while_everything_fails_at_once() {
+    // The memory of other tests is nothing that this one could tell apart from its own.
+    let mut alone = Command::new(std::env::current_exe().unwrap());
+    alone.args(["--ignored", "--exact", "soak::everything_fails_at_once", "--nocapture"]);
+    assert!(alone.status().unwrap().success());
+}
+
+#[test]
+#[ignore = "is run by the test before, in a process of its own"]
+fn everything_fails_at_once() {
     let seconds = std::env::var("PORTCULLIS_SOAK_SECONDS").ok().and_then(|text| text.parse().ok());
     let length = Duration::from_secs(seconds.unwrap_or(SHORT));
     let links = LinkOptions { queues: 2, ..LinkOptions::default() };

@@ -94,6 +94,11 @@ impl StrongSwan {
         self.swanctl(&["--rekey", "--ike", connection])
     }
 
+    /// Sends the clients of a connection to another gateway; does not wait.
+    pub fn redirect(&self, connection: &str, to: &str) -> Result<Output> {
+        self.swanctl(&["--redirect", "--ike", connection, "--gateway", to])
+    }
+
     /// The SAs as `swanctl --list-sas` prints them; empty if there are none.
     pub fn list_sas(&self) -> Result<String> {
         self.swanctl(&["--list-sas"]).map(|output| output.stdout)

@@ -10,8 +10,9 @@ use x509_cert::TbsCertificate;
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::name::{DistributionPointName, GeneralName};
 use x509_cert::ext::pkix::{
-    AuthorityKeyIdentifier, BasicConstraints, CertificatePolicies, CrlDistributionPoints, ExtendedKeyUsage,
-    InhibitAnyPolicy, KeyUsage, NameConstraints, PolicyMappings, SubjectAltName, SubjectKeyIdentifier,
+    AuthorityInfoAccessSyntax, AuthorityKeyIdentifier, BasicConstraints, CertificatePolicies,
+    CrlDistributionPoints, ExtendedKeyUsage, InhibitAnyPolicy, KeyUsage, NameConstraints, PolicyMappings,
+    SubjectAltName, SubjectKeyIdentifier,
 };
 use x509_cert::spki::AlgorithmIdentifierRef;
 
@@ -63,7 +64,7 @@ pub struct Certificate {
     pub(super) ext: Extensions,
 }
 
-/// What an issuer has signed, in a certificate or in a CRL.
+/// What an issuer has signed, in a certificate, a CRL or an OCSP response.
 #[derive(Clone)]
 pub(super) struct Signed {
     pub(super) content: Vec<u8>,
@@ -79,10 +80,16 @@ impl Signed {
             return Err(Tag::Sequence.value_error().into());
         }
         let mut fields = SliceReader::new(whole.value())?;
-        let content = fields.tlv_bytes()?.to_vec();
-        let algorithm = AlgorithmIdentifierRef::decode(&mut fields)?;
-        let signature = BitStringRef::decode(&mut fields)?;
+        let signed = Self::decode(&mut fields)?;
         fields.finish()?;
+        Ok(signed)
+    }
+
+    /// The three fields, which others may follow.
+    pub(super) fn decode(fields: &mut SliceReader<'_>) -> der::Result<Self> {
+        let content = fields.tlv_bytes()?.to_vec();
+        let algorithm = AlgorithmIdentifierRef::decode(fields)?;
+        let signature = BitStringRef::decode(fields)?;
         let signature = signature.as_bytes().ok_or_else(|| Tag::BitString.value_error())?.to_vec();
         Ok(Self { content, scheme: Scheme::from_algorithm(&algorithm), signature })
     }
@@ -104,6 +111,7 @@ pub(super) struct Extensions {
     pub(super) subject_key_id: Option<Vec<u8>>,
     pub(super) authority_key_id: Option<Vec<u8>>,
     pub(super) crl_uris: Vec<String>,
+    pub(super) ocsp_uris: Vec<String>,
     /// Critical ones that we do not understand: nothing may be done with the certificate (RFC 5280 §4.2).
     pub(super) unknown_critical: Vec<ObjectIdentifier>,
 }
@@ -188,6 +196,11 @@ impl Certificate {
         &self.ext.crl_uris
     }
 
+    /// Where its status is to be asked for by OCSP, by its own account.
+    pub fn ocsp_uris(&self) -> &[String] {
+        &self.ext.ocsp_uris
+    }
+
     /// How it was signed.
     pub(super) fn scheme(&self) -> &Result<Scheme, String> {
         &self.signed.scheme
@@ -250,6 +263,7 @@ impl Extensions {
                 let found = decode::<AuthorityKeyIdentifier>(extension)?;
                 self.authority_key_id = found.key_identifier.map(|id| id.as_bytes().to_vec());
             }
+            AuthorityInfoAccessSyntax::OID => self.ocsp_uris = responders(decode(extension)?),
             CrlDistributionPoints::OID => self.crl_uris = uris(&decode(extension)?),
             // Without policyConstraints, which we refuse, every policy will do, and these decide nothing.
             CertificatePolicies::OID | PolicyMappings::OID | InhibitAnyPolicy::OID => {}
@@ -274,4 +288,17 @@ fn uris(points: &CrlDistributionPoints) -> Vec<String> {
         _ => None,
     });
     uris.collect()
+}
+
+/// id-ad-ocsp (RFC 5280 §4.2.2.1).
+const ID_AD_OCSP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.48.1");
+
+fn responders(access: AuthorityInfoAccessSyntax) -> Vec<String> {
+    let uri = |found: x509_cert::ext::pkix::AccessDescription| match found.access_location {
+        GeneralName::UniformResourceIdentifier(uri) if found.access_method == ID_AD_OCSP => {
+            Some(uri.as_str().to_owned())
+        }
+        _ => None,
+    };
+    access.0.into_iter().filter_map(uri).collect()
 }

@@ -182,6 +182,11 @@ impl PublicKey {
         &self.spki
     }
 
+    /// The subjectPublicKey itself, without tag, length and unused bits.
+    pub(super) fn bits(&self) -> &[u8] {
+        &self.key
+    }
+
     /// SHA-1 of the SubjectPublicKeyInfo, by which CERTREQ names authorities (RFC 7296 §3.7).
     pub fn hash(&self) -> [u8; 20] {
         Sha1::digest(&self.spki).into()

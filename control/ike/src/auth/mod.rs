@@ -3,7 +3,7 @@
 //!
 //! Start at [`sign`] and [`verify`], the two jobs that the engine gives out; everything else serves them. [`verify`]
 //! asks, in this order: is the AUTH payload of a kind we know (`method`), does somebody we trust vouch for the
-//! certificate (`path`, `revocation`), is the identity in it (`names`), may such a key and such a scheme be used
+//! certificate (`path`, `revocation`, `ocsp`), is the identity in it (`names`), may such a key and such a scheme be used
 //! (`constraint`), is the signature right (`key`). Every no is a [`Rejection`].
 //!
 //! No files and no clock here: DER and the time are passed in. Nothing panics, whatever a peer sends.
@@ -17,6 +17,7 @@ pub mod eap;
 mod key;
 pub(crate) mod method;
 mod names;
+pub mod ocsp;
 mod path;
 pub(crate) mod peer;
 mod rejection;

@@ -1,4 +1,4 @@
-//! Certificate revocation lists (RFC 5280 §5), and what becomes of a certificate by them.
+//! Certificate revocation lists (RFC 5280 §5), and what becomes of a certificate by them and by OCSP.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,6 +13,7 @@ use x509_cert::time::Time;
 
 use super::certificate::{Certificate, Signed, UnixTime};
 use super::dn::DistinguishedName;
+use super::ocsp::{Answer, Question, Status};
 use super::rejection::Rejection;
 use super::scheme::HashAlgorithm;
 
@@ -21,14 +22,14 @@ use super::scheme::HashAlgorithm;
 pub enum Revocation {
     /// A certificate of unknown status is refused.
     Strict,
-    /// A certificate of unknown status is refused if it says where its CRL is to be had.
+    /// A certificate of unknown status is refused if it says where its status is to be had: names an OCSP responder or a CRL.
     IfUri,
     /// Only what is known to be revoked is refused.
     #[default]
     Relaxed,
 }
 
-/// Where CRLs come from. Asked by a job, so it may take its time.
+/// Where CRLs and the answers of OCSP responders come from. Asked by a job, so it may take its time.
 pub trait RevocationSource {
     /// The CRLs of an issuer, those of others not excluded.
     fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>>;
@@ -37,6 +38,12 @@ pub trait RevocationSource {
     /// issued the CRL. `None`: this source fetches nothing; `Err` says for people why it cannot be had.
     fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
         _ = uri;
+        None
+    }
+
+    /// What the OCSP responder at a URI answers, judged by the question. `None` and `Err`: as with [`Self::fetch`].
+    fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
+        _ = (uri, question, now);
         None
     }
 }
@@ -196,7 +203,7 @@ fn entry_reason(entry: &RevokedCert) -> Result<Option<CrlReason>, String> {
 }
 
 /// Asks the CRLs of `issuer` about a certificate that it has issued: those at hand, and where an answer is needed and they
-/// have none, those that the certificate names.
+/// have none, the OCSP responders and then the CRLs that the certificate names.
 pub(super) fn check(
     certificate: &Certificate,
     issuer: &Certificate,
@@ -212,14 +219,28 @@ pub(super) fn check(
             Err(why) => doubt = why,
         }
     }
-    let uris = certificate.crl_uris();
+    let (uris, responders) = (certificate.crl_uris(), certificate.ocsp_uris());
     let needed = match policy {
         Revocation::Strict => true,
-        Revocation::IfUri => !uris.is_empty(),
+        Revocation::IfUri => !uris.is_empty() || !responders.is_empty(),
         Revocation::Relaxed => false,
     };
     if known_good || !needed {
         return Ok(());
+    }
+    let question = Question::about(certificate, issuer);
+    for uri in responders {
+        match source.ask(uri, &question, now) {
+            None => {}
+            Some(Ok(Answer { status: Status::Good, .. })) => return Ok(()),
+            Some(Ok(Answer { status: Status::Revoked { since, reason }, .. })) => {
+                return Err(revoked(certificate, since, reason));
+            }
+            Some(Ok(Answer { status: Status::Unknown, .. })) => {
+                doubt = format!("the OCSP responder at {uri} does not know it");
+            }
+            Some(Err(why)) => doubt = format!("{why} (from {uri})"),
+        }
     }
     for uri in uris {
         match source.fetch(uri) {
@@ -234,6 +255,11 @@ pub(super) fn check(
     Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt })
 }
 
+fn revoked(certificate: &Certificate, since: UnixTime, reason: Option<String>) -> Rejection {
+    let (subject, serial) = (certificate.subject().clone(), certificate.serial());
+    Rejection::Revoked { subject, serial, since, reason }
+}
+
 /// What one CRL says of a certificate: that it is good, or why that is in doubt. `Err`: it was revoked.
 fn status(
     certificate: &Certificate,
@@ -246,12 +272,8 @@ fn status(
     }
     // Even a stale CRL knows what was revoked.
     if let Some(found) = crl.revoked.get(&certificate.serial) {
-        return Err(Rejection::Revoked {
-            subject: certificate.subject().clone(),
-            serial: certificate.serial(),
-            since: found.since,
-            reason: found.reason.map(|reason| format!("{reason:?}")),
-        });
+        let reason = found.reason.map(|reason| format!("{reason:?}"));
+        return Err(revoked(certificate, found.since, reason));
     }
     Ok(match crl.next_update {
         _ if crl.this_update > now => {

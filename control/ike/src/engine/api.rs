@@ -315,6 +315,14 @@ pub enum Command {
         /// The connection's name.
         connection: String,
     },
+    /// Send every peer of a connection that has begun an IKE SA to another gateway (RFC 5685). Done as soon as that has
+    /// begun; those that do not go are put out after a while.
+    Redirect {
+        /// The connection's name.
+        connection: String,
+        /// The other gateway.
+        to: IpAddr,
+    },
     /// Delete one IKE SA, or what has taken its place meanwhile.
     TerminateSa {
         /// Which.

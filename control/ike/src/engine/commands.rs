@@ -10,6 +10,7 @@ use super::context::Context;
 use super::established::Established;
 use super::failure::{self, About};
 use super::ike_sa_init;
+use super::redirect::Redirect;
 use super::sa::{Base, Closed, Goal, Role, State};
 use super::{Engine, IkeSa};
 use crate::config::{AddressMatch, ConnectionConfig, StartAction};
@@ -70,6 +71,7 @@ impl Engine {
             }
             Command::Rekey { connection, child } => self.rekey(now, id, &connection, child.as_deref()),
             Command::Reauthenticate { connection } => self.reauthenticate_all(now, id, &connection),
+            Command::Redirect { connection, to } => self.redirect_clients(now, id, &connection, to),
         };
         if let Err(failure) = result {
             self.cx.event(Event::CommandDone { command: id, result: Err(failure) });
@@ -93,7 +95,7 @@ impl Engine {
     }
 
     /// Indices of a connection and of the children meant.
-    fn find(&self, connection: &str, child: Option<&str>) -> Result<(usize, Vec<usize>), Failure> {
+    pub(super) fn find(&self, connection: &str, child: Option<&str>) -> Result<(usize, Vec<usize>), Failure> {
         let about = About { connection: Some(connection.to_owned()), remote: None };
         let found = self.cx.live_connections().find(|(_, config)| config.name == connection);
         let (index, _) = found.ok_or_else(|| about.unknown_connection(connection))?;
@@ -160,7 +162,7 @@ impl Engine {
                 }
                 self.nudge(now, id);
             }
-            None => _ = self.begin_ike_sa(now, connection, goal),
+            None => _ = self.begin_ike_sa(now, connection, goal, None),
         }
     }
 
@@ -184,12 +186,20 @@ impl Engine {
         }
     }
 
-    /// Begins an IKE SA; `None` if there is nowhere to begin it to.
-    pub(super) fn begin_ike_sa(&mut self, now: Instant, connection: usize, goal: Goal) -> Option<IkeSaId> {
+    /// Begins an IKE SA, where the configuration or a gateway says; `None` if there is nowhere to begin it to.
+    pub(super) fn begin_ike_sa(
+        &mut self,
+        now: Instant,
+        connection: usize,
+        goal: Goal,
+        redirect: Option<&Redirect>,
+    ) -> Option<IkeSaId> {
         let config = self.cx.connection(connection)?;
         let about = About { connection: Some(config.name.clone()), remote: None };
         let method = config.proposals.first().and_then(|proposal| proposal.ke.first()).copied();
-        let (Some((local, remote)), Some(method)) = (addresses(config, self.cx.config.port), method) else {
+        let (Some((local, remote)), Some(method)) =
+            (addresses(config, redirect.map(|redirect| redirect.to), self.cx.config.port), method)
+        else {
             // Not retried: only another configuration could change it.
             self.upkeep.unwant(connection, goal.child);
             let failure = about.no_remote_address();
@@ -200,6 +210,7 @@ impl Engine {
         let (id, spi) = (self.cx.fresh_id(), self.cx.fresh_spi());
         let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
         base.goal = Some(goal);
+        base.redirect = redirect.cloned();
         let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
         self.insert(now, IkeSa { base, state, init_key: None, keys: None });
         Some(id)
@@ -398,16 +409,30 @@ impl Base {
 }
 
 /// Where a connection is initiated from and to; an unspecified local address leaves the choice to the kernel.
-fn addresses(config: &ConnectionConfig, port: u16) -> Option<(SocketAddr, SocketAddr)> {
+/// `elsewhere` is another gateway than the configured one.
+fn addresses(
+    config: &ConnectionConfig,
+    elsewhere: Option<IpAddr>,
+    port: u16,
+) -> Option<(SocketAddr, SocketAddr)> {
     let single = |allowed: &AddressMatch| match allowed {
         AddressMatch::Address(addr) => Some(*addr),
         AddressMatch::Any | AddressMatch::Network(_) => None,
     };
-    let remote = config.remote_addrs.iter().find_map(single)?;
+    let remote = elsewhere.or_else(|| config.remote_addrs.iter().find_map(single))?;
+    Some((local_towards(config, remote, port), SocketAddr::new(remote, port)))
+}
+
+/// Our end of a connection to that address.
+pub(super) fn local_towards(config: &ConnectionConfig, remote: IpAddr, port: u16) -> SocketAddr {
+    let single = |allowed: &AddressMatch| match allowed {
+        AddressMatch::Address(addr) => Some(*addr),
+        AddressMatch::Any | AddressMatch::Network(_) => None,
+    };
     let local = config.local_addrs.iter().filter_map(single).find(|addr| addr.is_ipv4() == remote.is_ipv4());
     let any: IpAddr = match remote {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    Some((SocketAddr::new(local.unwrap_or(any), port), SocketAddr::new(remote, port)))
+    SocketAddr::new(local.unwrap_or(any), port)
 }

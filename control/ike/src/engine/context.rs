@@ -12,7 +12,8 @@ use rand_core::CryptoRng;
 use super::api::*;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
-use super::sa::{Base, Estate, State};
+use super::redirect::Redirect;
+use super::sa::{Base, Estate, Goal, State};
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig};
@@ -63,6 +64,10 @@ pub(super) enum Effect {
     Retired { owner: IkeSaId, pair: Spi },
     /// An IKE SA is due to be authenticated anew.
     Reauthenticate { old: IkeSaId },
+    /// A gateway sends us away from an IKE SA.
+    Redirected { old: IkeSaId, redirect: Redirect },
+    /// It did so before there was any child: these are still wanted.
+    Follow { connection: usize, goals: Vec<Goal>, redirect: Redirect },
     /// An IKE SA has brought up everything that it was to.
     Complete { id: IkeSaId },
     /// A CHILD SA came up.

@@ -12,6 +12,7 @@ mod eap;
 mod mobike;
 mod ppk;
 mod proposals;
+mod redirect;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};

@@ -62,6 +62,7 @@ impl Established {
         answer.extend(addresses::answer_informational(payloads));
         answer.extend(self.answer_mobike(cx, base, now, payloads));
         self.channel.respond(cx, base, answer);
+        self.redirected(cx, base, now, payloads);
         self.pump(cx, base, now)
     }
 

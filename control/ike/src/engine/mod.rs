@@ -11,8 +11,8 @@
 //!
 //! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
 //! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`; `established` decides whose turn it is, `agenda` what is
-//! begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
+//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `agenda` what
+//! is begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
@@ -55,6 +55,7 @@ mod mobike;
 mod negotiation;
 mod reassembly;
 mod reconfigure;
+mod redirect;
 mod rekey_ike;
 mod replacement;
 mod sa;
@@ -479,7 +480,11 @@ impl Engine {
                 Effect::Retired { owner, pair } => {
                     self.timers.arm(Owner::Retired(owner, pair), now + lifetime::GRACE);
                 }
-                Effect::Reauthenticate { old } => self.reauthenticate(now, old),
+                Effect::Reauthenticate { old } => self.reauthenticate(now, old, None),
+                Effect::Redirected { old, redirect } => self.reauthenticate(now, old, Some(&redirect)),
+                Effect::Follow { connection, goals, redirect } => {
+                    self.follow(now, connection, goals, &redirect);
+                }
                 Effect::Complete { id } => self.replace(now, id),
             }
         }

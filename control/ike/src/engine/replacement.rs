@@ -13,6 +13,7 @@ use super::Engine;
 use super::api::*;
 use super::context::Context;
 use super::index::Identities;
+use super::redirect::Redirect;
 use super::rekey_ike::patience;
 use super::sa::{Base, Closed, Estate, Goal};
 use crate::config::Unique;
@@ -102,8 +103,8 @@ impl Engine {
         }
     }
 
-    /// Makes an IKE SA anew, with every child that it has.
-    pub(super) fn reauthenticate(&mut self, now: Instant, old: IkeSaId) {
+    /// Makes an IKE SA anew, with every child that it has; perhaps with another gateway.
+    pub(super) fn reauthenticate(&mut self, now: Instant, old: IkeSaId, redirect: Option<&Redirect>) {
         let Some(sa) = self.sas.get(&old) else { return };
         let connection = sa.base.connection;
         let mut wanted: Vec<usize> = sa.base.children.iter().map(|child| child.config).collect();
@@ -120,7 +121,7 @@ impl Engine {
             });
             return self.nudge(now, old);
         };
-        let Some(new) = self.begin_ike_sa(now, connection, first) else { return };
+        let Some(new) = self.begin_ike_sa(now, connection, first, redirect) else { return };
         if let Some(sa) = self.sas.get_mut(&new) {
             sa.base.goals.extend(goals);
             sa.base.replacing = true;

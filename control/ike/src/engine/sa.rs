@@ -25,7 +25,7 @@
 //! Each state is a type that is consumed by what it awaits and makes the next state, or [`Closed`].
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
@@ -53,6 +53,7 @@ use super::index::Identities;
 use super::informational::Deleting;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
+use super::redirect::Redirect;
 use crate::auth::Authorization;
 use crate::config::Identity;
 use crate::message::{Header, Received};
@@ -140,6 +141,12 @@ pub(super) struct Base {
     pub(super) remote: SocketAddr,
     pub(super) nat: Nat,
     pub(super) mobility: Mobility,
+    /// A gateway has sent us here.
+    pub(super) redirect: Option<Redirect>,
+    /// The peer is a client that goes where it is sent.
+    pub(super) takes_redirects: bool,
+    /// Where it is to be sent.
+    pub(super) redirecting: Option<IpAddr>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
     /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
@@ -220,6 +227,9 @@ impl Base {
             remote,
             nat: Nat::default(),
             mobility: Mobility::default(),
+            redirect: None,
+            takes_redirects: false,
+            redirecting: None,
             fragmentation: false,
             childless: false,
             connection,

@@ -231,6 +231,9 @@ pub mod notify {
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+    pub const REDIRECT_SUPPORTED: u16 = 16406;
+    pub const REDIRECT: u16 = 16407;
+    pub const REDIRECTED_FROM: u16 = 16408;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const USE_PPK: u16 = 16435;

@@ -142,6 +142,7 @@ reasons! {
     Nat4500Blocked, "NAT_BLOCKS_4500", Network, "UDP 500 passes and UDP 4500 does not";
     FragmentsLost, "FRAGMENTS_LOST", Network, "small messages pass and large ones do not";
     MoveRefused, "MOVE_REFUSED", Configuration, "an end has moved to an address that the other does not allow";
+    RedirectRefused, "REDIRECT_REFUSED", Configuration, "a gateway sends us to where we do not go";
     // The peer.
     PeerRefused, "PEER_REFUSED", Peer, "the peer answered with an error";
     PeerBusy, "PEER_BUSY", Peer, "the peer has been busy for minutes";
@@ -156,6 +157,7 @@ reasons! {
     UnknownChild, "UNKNOWN_CHILD", Configuration, "the connection has no child called so";
     NothingToTerminate, "NOTHING_TO_TERMINATE", Configuration, "there is no SA to be terminated";
     NothingToRekey, "NOTHING_TO_REKEY", Configuration, "there is no SA to be rekeyed from here";
+    NothingToRedirect, "NOTHING_TO_REDIRECT", Configuration, "there is no client that would go to another gateway";
     NoRemoteAddress, "NO_REMOTE_ADDRESS", Configuration, "the connection names no address to initiate to";
 }
 
@@ -169,7 +171,11 @@ impl Reason {
     pub fn is_about_an_exchange(self) -> bool {
         !matches!(
             self,
-            Self::UnknownConnection | Self::UnknownChild | Self::NothingToTerminate | Self::NothingToRekey
+            Self::UnknownConnection
+                | Self::UnknownChild
+                | Self::NothingToTerminate
+                | Self::NothingToRekey
+                | Self::NothingToRedirect
         )
     }
 }

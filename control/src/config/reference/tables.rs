@@ -198,6 +198,16 @@ pub(super) const TABLES: &[Table] = &[
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
             ),
             key(
+                "follow_redirects",
+                Is("true"),
+                "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",
+            ),
+            key(
+                "redirect_to",
+                Absent,
+                "address of another gateway, to which clients that take it are sent in place of being served; see also `portcullis redirect`",
+            ),
+            key(
                 "dpd_delay",
                 Is("0"),
                 "silence, of IKE and of ESP, after which the peer is asked whether it lives; `0`: off",
@@ -300,7 +310,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "revocation",
                 Is(r#""relaxed""#),
-                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
+                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
             ),
         ],
     },

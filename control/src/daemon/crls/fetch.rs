@@ -5,21 +5,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode, Uri, header};
-use hyper_util::rt::TokioIo;
 use portcullis_ike::auth::Crl;
-use tokio::net::TcpStream;
 
-/// How long one is waited for, from the name to the last octet.
-const PATIENCE: Duration = Duration::from_secs(5);
+use super::http;
+
 /// Until what could not be had is asked for again.
 const REST: Duration = Duration::from_secs(60);
 /// The longest that one is kept, whatever it promises.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-/// Octets of the largest that is taken.
-const MAX_LEN: usize = 16 * 1024 * 1024;
 /// URIs that are remembered. Only CAs that are trusted here name any.
 const MAX_URIS: usize = 1024;
 
@@ -67,43 +60,7 @@ fn lifetime(crl: &Crl, now: SystemTime) -> Duration {
 }
 
 fn fetch(uri: &str) -> Result<Crl, String> {
-    let runtime = tokio::runtime::Handle::try_current().map_err(|error| error.to_string())?;
-    let fetched = runtime.block_on(async { tokio::time::timeout(PATIENCE, get(uri)).await });
-    let octets = fetched.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))??;
-    Crl::from_der(&octets).map_err(|error| error.to_string())
-}
-
-async fn get(uri: &str) -> Result<Bytes, String> {
-    let uri: Uri = uri.parse().map_err(|error| format!("{error}"))?;
-    if uri.scheme_str() != Some("http") {
-        return Err("only http:// is fetched".to_owned());
-    }
-    let host = uri.host().ok_or("it names no host")?;
-    let port = uri.port_u16().unwrap_or(80);
-    // An IPv6 address stands in brackets.
-    let address = (host.trim_start_matches('[').trim_end_matches(']'), port);
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let broken = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let driver = tokio::spawn(connection);
-    let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let request = Request::get(uri.path_and_query().map_or("/", |path| path.as_str()))
-        .header(header::HOST, authority)
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(broken)?;
-    let answer = match response.status() {
-        StatusCode::OK => Limited::new(response.into_body(), MAX_LEN)
-            .collect()
-            .await
-            .map(|body| body.to_bytes())
-            .map_err(|error| error.to_string()),
-        other => Err(format!("the server answered {other}")),
-    };
-    driver.abort();
-    answer
+    Crl::from_der(&http::get(uri)?).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]

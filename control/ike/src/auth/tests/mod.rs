@@ -1,6 +1,7 @@
 //! A public key infrastructure for tests, made by rcgen on the spot, and the trials of [`super::verify`].
 
 mod certificates;
+mod ocsp;
 mod proofs;
 mod random;
 

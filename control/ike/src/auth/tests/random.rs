@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::method::Proof;
+use super::super::ocsp::{NONCE_LEN, Question};
 use super::*;
 
 proptest! {
@@ -10,6 +11,8 @@ proptest! {
     fn random_octets_never_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
         let _ = Certificate::from_der(&octets);
         let _ = Crl::from_der(&octets);
+        let ca = Certificate::from_der(include_bytes!("ocsp/ca.der")).unwrap();
+        let _ = Question::about(&ca, &ca).judge(&octets, &[0; NONCE_LEN], NOW);
         let _ = DistinguishedName::from_der(&octets);
         let _ = PublicKey::from_spki(&octets);
         let _ = PrivateKey::from_der(&octets);

@@ -256,7 +256,7 @@ impl About {
             Rejection::StatusUnknown { subject, why } => verdict
                 .fact("certificate", subject)
                 .fact("because", why)
-                .fix(Fix::step(Place::Here, "put the CA's current CRL into gateway.x509crl: it is read again by itself"))
+                .fix(Fix::step(Place::Here, "put the CA's current CRL into gateway.x509crl, which is read again by itself, or let its OCSP responder be reached"))
                 .fix(Fix::here(remote, "revocation", quoted("relaxed"))),
             Rejection::NotPinned { subject } => verdict
                 .fact("certificate", subject)

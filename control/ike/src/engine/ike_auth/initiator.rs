@@ -19,12 +19,13 @@ use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
-use crate::engine::context::Context;
+use crate::engine::context::{Context, Effect};
 use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
 use crate::engine::mobike;
+use crate::engine::redirect;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
@@ -354,6 +355,21 @@ impl AwaitingAuthResponse {
         now: Instant,
         payloads: &[Payload],
     ) -> Next {
+        let has_child = payloads.iter().any(|payload| matches!(payload, Payload::Sa(_)));
+        if let Some(target) = redirect::found(payloads).filter(|_| !has_child) {
+            if let Some(offer) = &self.offer {
+                base.release(cx, offer.spi);
+            }
+            return Ok(match base.redirected(cx, now, &target) {
+                Ok(redirect) => {
+                    let goals = base.goal.take().into_iter().chain(base.goals.drain(..)).collect();
+                    let connection = base.connection;
+                    cx.effects.push_back(Effect::Follow { connection, goals, redirect });
+                    Deleting::begin(cx, base, now, self.channel, "the peer has sent us to another gateway")
+                }
+                Err(failure) => Deleting::reject(cx, base, now, self.channel, failure, None),
+            });
+        }
         if let Err(failure) = addresses::take(cx, base, payloads) {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }

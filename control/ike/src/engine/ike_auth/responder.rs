@@ -23,6 +23,7 @@ use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
 use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::mobike;
 use crate::engine::negotiation;
+use crate::engine::redirect;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, Received, notify};
 use crate::proposal::IkeSuite;
@@ -368,7 +369,13 @@ impl AwaitingAuthRequest {
         }
         answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
-        established.answer_first_child(cx, base, answer, payloads, &self.record);
+        match redirect::instead_of_a_child(cx, base, now) {
+            Some(redirect) => {
+                answer.push(redirect);
+                established.channel.respond(cx, base, answer);
+            }
+            None => established.answer_first_child(cx, base, answer, payloads, &self.record),
+        }
         Box::new(established).pump(cx, base, now)
     }
 

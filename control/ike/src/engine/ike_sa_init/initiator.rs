@@ -18,11 +18,13 @@ use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::childless;
+use crate::engine::commands::local_towards;
 use crate::engine::context::Context;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
 use crate::engine::ike_intermediate;
 use crate::engine::mobike;
 use crate::engine::negotiation;
+use crate::engine::redirect;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
 use crate::proposal::{IkeSuite, accepted_ike};
@@ -132,6 +134,7 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
     payloads.extend(nat::announce(spis, base.local, base.remote, nat::is_forced(cx, base)));
     payloads.extend(connection.and_then(|connection| certificates::announce_hashes([connection])));
     payloads.extend(connection.and_then(announce_fragmentation));
+    payloads.extend(redirect::announce(cx, base));
     payloads.extend(wants_ppk(cx, base).then(ppk::announce));
     payloads.extend(connection.and_then(|connection| ike_intermediate::announce(&connection.proposals)));
     Message { header: header(base, ExchangeType::IkeSaInit, false, 0), payloads }.emit()
@@ -169,6 +172,9 @@ impl AwaitingInitResponse {
         let payloads = &inbound.received.message.payloads;
         if let Some(cookie) = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE) {
             return self.handle_cookie(cx, base, now, cookie);
+        }
+        if let Some(target) = redirect::in_init(payloads, &self.attempt.nonce) {
+            return self.handle_redirect(cx, base, now, &target);
         }
         if let Some(error) = error_notification(payloads) {
             return self.handle_error(cx, base, now, error);
@@ -244,6 +250,29 @@ impl AwaitingInitResponse {
         self.attempt.cookie = Some(cookie.data.clone());
         let octets = request(cx, base, &self.attempt, &self.public);
         self.outstanding = Outstanding::send(cx, base, now, vec![octets]);
+        Ok(State::AwaitingInitResponse(self))
+    }
+
+    /// We begin again, elsewhere. Who is there has to prove to be the same as if we had not been sent.
+    fn handle_redirect(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        target: &redirect::Target,
+    ) -> Next {
+        match (base.redirected(cx, now, target), cx.connection(base.connection)) {
+            (Ok(redirect), Some(connection)) => {
+                let port = cx.config.port;
+                base.local = local_towards(connection, redirect.to, port);
+                base.remote = SocketAddr::new(redirect.to, port);
+                base.redirect = Some(redirect);
+                base.spi_i = cx.fresh_spi();
+                return Ok(begin(cx, base, self.attempt.method));
+            }
+            (Err(failure), _) => self.doubt(cx, now, failure),
+            (Ok(_), None) => {}
+        }
         Ok(State::AwaitingInitResponse(self))
     }
 

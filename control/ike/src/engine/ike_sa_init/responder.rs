@@ -17,6 +17,7 @@ use crate::engine::ike_auth::responder::AwaitingFirstAuth;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
 use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
+use crate::engine::redirect;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
 use crate::proposal::IkeSuite;
@@ -199,6 +200,7 @@ impl Answering {
         let between = (inbound.local, inbound.remote);
         base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), between, nat::is_forced(cx, base));
         base.fragmentation = agrees_on_fragmentation(cx, admitted.connection, payloads);
+        base.takes_redirects = redirect::is_announced(payloads);
         let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
         cx.is_admission(job);
         Self { job, admitted, request: inbound.octets.to_vec() }

@@ -70,6 +70,8 @@ fn successor(
     base.nat = old.nat;
     base.fragmentation = old.fragmentation;
     base.mobility = old.mobility.succeeded();
+    base.redirect = old.redirect.clone();
+    base.takes_redirects = old.takes_redirects;
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
@@ -103,6 +105,7 @@ fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, n
     // It may have moved since the new one was begun.
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
     base.mobility = old.mobility.succeeded();
+    base.redirecting = old.redirecting.take();
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });

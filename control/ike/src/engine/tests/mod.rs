@@ -28,6 +28,7 @@ mod modes;
 mod nat;
 mod ppk;
 mod reconfigure;
+mod redirect;
 mod refusals;
 mod rekey_child;
 mod rekey_ike;

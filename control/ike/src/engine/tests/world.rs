@@ -137,6 +137,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             remote: vec![RemoteAuth { auth: RemoteMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
             mobike: false,
+            follow_redirects: true,
+            redirect_to: None,
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
