@@ -4,7 +4,7 @@
 
 use super::api::Failure;
 use super::context::Context;
-use super::ike_sa_init::{notification, notifications};
+use super::ike_sa_init::{data_of, notification};
 use super::sa::Base;
 use crate::config::Childless;
 use crate::message::{Payload, notify};
@@ -21,8 +21,7 @@ pub(super) fn announce(cx: &Context, candidates: &[usize]) -> Option<Payload> {
 
 /// As initiator, whether we make one, given the answer to IKE_SA_INIT.
 pub(super) fn is_begun(cx: &Context, base: &Base, payloads: &[Payload]) -> Result<bool, Failure> {
-    let announced =
-        || notifications(payloads).any(|found| found.notify_type == notify::CHILDLESS_IKEV2_SUPPORTED);
+    let announced = || data_of(payloads, notify::CHILDLESS_IKEV2_SUPPORTED).is_some();
     match mode(cx, base.connection) {
         Childless::Allow | Childless::Never => Ok(false),
         Childless::Prefer => Ok(announced()),

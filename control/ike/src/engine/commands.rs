@@ -415,24 +415,24 @@ fn addresses(
     elsewhere: Option<IpAddr>,
     port: u16,
 ) -> Option<(SocketAddr, SocketAddr)> {
-    let single = |allowed: &AddressMatch| match allowed {
-        AddressMatch::Address(addr) => Some(*addr),
-        AddressMatch::Any | AddressMatch::Network(_) => None,
-    };
     let remote = elsewhere.or_else(|| config.remote_addrs.iter().find_map(single))?;
     Some((local_towards(config, remote, port), SocketAddr::new(remote, port)))
 }
 
 /// Our end of a connection to that address.
 pub(super) fn local_towards(config: &ConnectionConfig, remote: IpAddr, port: u16) -> SocketAddr {
-    let single = |allowed: &AddressMatch| match allowed {
-        AddressMatch::Address(addr) => Some(*addr),
-        AddressMatch::Any | AddressMatch::Network(_) => None,
-    };
     let local = config.local_addrs.iter().filter_map(single).find(|addr| addr.is_ipv4() == remote.is_ipv4());
     let any: IpAddr = match remote {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     SocketAddr::new(local.unwrap_or(any), port)
+}
+
+/// The address that is allowed, if it is a single one.
+fn single(allowed: &AddressMatch) -> Option<IpAddr> {
+    match allowed {
+        AddressMatch::Address(addr) => Some(*addr),
+        AddressMatch::Any | AddressMatch::Network(_) => None,
+    }
 }

@@ -2,16 +2,17 @@
 //! What the responder puts into its answer, if another is to follow, ties the next request to it. What becomes of the
 //! secrets is up to whoever made the first exchange: [`super::rekey_ike`] and [`super::create_child_sa`].
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::context::Context;
 use super::established::{Established, Theirs};
 use super::failure::About;
-use super::ike_sa_init::{error_notification, notification, notifications, public_of};
+use super::ike_sa_init::{data_of, error_notification, notification, public_of};
 use super::rekey_ike::patience;
 use super::sa::Base;
 use crate::crypto::KeMethod;
-use crate::engine::api::Failure;
+use crate::engine::api::{Failure, JobId};
 use crate::message::{ExchangeType, Payload, notify};
 
 /// What ties a request to the answer before it.
@@ -21,9 +22,7 @@ pub(super) struct Link(Vec<u8>);
 impl Link {
     /// Of an answer.
     pub(super) fn of(payloads: &[Payload]) -> Option<Self> {
-        let found =
-            notifications(payloads).find(|found| found.notify_type == notify::ADDITIONAL_KEY_EXCHANGE)?;
-        Some(Self(found.data.clone()))
+        Some(Self(data_of(payloads, notify::ADDITIONAL_KEY_EXCHANGE)?.to_vec()))
     }
 
     /// Of the answer to CREATE_CHILD_SA, where additional key exchanges are `left`.
@@ -87,10 +86,21 @@ impl Expected {
         (Self { link, until: now + patience(&cx.config.retransmission) }, notification)
     }
 
-    /// The peer's public value, if it is this request.
-    pub(super) fn is_met(&self, payloads: &[Payload], method: KeMethod) -> Option<Vec<u8>> {
+    /// Takes the request, which is for the next of the methods that are `left`: that method, the job that answers it, and
+    /// the peer's public value. `None`, and nothing has changed, if it is another request.
+    pub(super) fn take(
+        &self,
+        cx: &mut Context,
+        base: &Base,
+        payloads: &[Payload],
+        left: &mut VecDeque<KeMethod>,
+    ) -> Option<(KeMethod, JobId, Vec<u8>)> {
+        let method = left.front().copied()?;
         Link::of(payloads).filter(|link| *link == self.link)?;
-        public_of(payloads, method).map(<[u8]>::to_vec)
+        let peer_public = public_of(payloads, method)?.to_vec();
+        left.pop_front();
+        let job = cx.answer_ke(base.id, method, peer_public.clone());
+        Some((method, job, peer_public))
     }
 }
 

@@ -12,7 +12,7 @@ use super::api::{CommandId, Event, Failure, IkeSaId};
 use super::context::{Context, Effect};
 use super::established::{Established, Ours};
 use super::failure::About;
-use super::ike_sa_init::{notification, notifications};
+use super::ike_sa_init::{data_of, notification, notifications};
 use super::rekey_ike::patience;
 use super::sa::{Base, Goal, State};
 use crate::message::{ExchangeType, Payload, notify};
@@ -66,11 +66,6 @@ fn identity(addr: IpAddr) -> Vec<u8> {
         IpAddr::V4(addr) => [&[IPV4, 4][..], &addr.octets()].concat(),
         IpAddr::V6(addr) => [&[IPV6, 16][..], &addr.octets()].concat(),
     }
-}
-
-fn data_of(payloads: &[Payload], notify_type: u16) -> Option<&[u8]> {
-    let mut found = notifications(payloads).filter(|found| found.notify_type == notify_type);
-    found.next().map(|found| found.data.as_slice())
 }
 
 /// What a client says in IKE_SA_INIT: that it goes where it is sent, or that it was.

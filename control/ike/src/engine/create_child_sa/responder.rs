@@ -224,10 +224,8 @@ impl Answering {
         payloads: &[Payload],
     ) -> bool {
         let Step::AwaitingFollowup(expected) = &self.step else { return false };
-        let Some(method) = self.request.left.front().copied() else { return false };
-        let Some(peer_public) = expected.is_met(payloads, method) else { return false };
-        self.request.left.pop_front();
-        let job = cx.answer_ke(base.id, method, peer_public.clone());
+        let taken = expected.take(cx, base, payloads, &mut self.request.left);
+        let Some((method, job, peer_public)) = taken else { return false };
         self.step = Step::GeneratingKe { job, method, peer_public };
         true
     }

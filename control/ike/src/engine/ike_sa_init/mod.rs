@@ -100,6 +100,12 @@ pub(super) fn notifications(payloads: &[Payload]) -> impl Iterator<Item = &Notif
     })
 }
 
+/// The data of the first notification of a type.
+pub(super) fn data_of(payloads: &[Payload], notify_type: u16) -> Option<&[u8]> {
+    let found = notifications(payloads).find(|found| found.notify_type == notify_type)?;
+    Some(&found.data)
+}
+
 /// The first notification of an error: types below 16384 (RFC 7296 §3.10.1).
 pub(super) fn error_notification(payloads: &[Payload]) -> Option<&Notify> {
     notifications(payloads).find(|notify| notify.notify_type < 16384)

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::{acceptable, allows, data_of, detects_nats, told};
+use super::{acceptable, allows, detects_nats, told};
 use crate::engine::api::Event;
 use crate::engine::context::Context;
 use crate::engine::established::Established;
-use crate::engine::ike_sa_init::{nat, notification};
+use crate::engine::ike_sa_init::{data_of, nat, notification};
 use crate::engine::sa::Base;
 use crate::message::{Payload, notify};
 

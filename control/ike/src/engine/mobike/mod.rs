@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::api::{Event, JobId};
 use super::context::Context;
 use super::established::{Established, Ours};
-use super::ike_sa_init::{nat, notification, notifications};
+use super::ike_sa_init::{data_of, nat, notification, notifications};
 use super::sa::{Base, Done, Inbound};
 use crate::config::{AddressMatch, ConnectionConfig};
 use crate::message::{ExchangeType, Payload, notify};
@@ -97,7 +97,7 @@ pub(super) fn announce(cx: &Context, base: &mut Base) -> Vec<Payload> {
 
 /// Takes what the peer says in IKE_AUTH.
 pub(super) fn agree(cx: &Context, base: &mut Base, payloads: &[Payload]) {
-    let supported = notifications(payloads).any(|found| found.notify_type == notify::MOBIKE_SUPPORTED);
+    let supported = data_of(payloads, notify::MOBIKE_SUPPORTED).is_some();
     base.mobility.agreed = supported && wanted(cx, base);
     if let Some(peer) = told(payloads) {
         base.mobility.peer = peer;
@@ -150,12 +150,6 @@ pub(super) fn told(payloads: &[Payload]) -> Option<Vec<IpAddr>> {
     }
     addresses.truncate(MAX_FURTHER);
     said.then_some(addresses)
-}
-
-/// The data of the first notification of a type.
-fn data_of(payloads: &[Payload], notify_type: u16) -> Option<&[u8]> {
-    let mut found = notifications(payloads).filter(|found| found.notify_type == notify_type);
-    found.next().map(|found| found.data.as_slice())
 }
 
 /// Whether payloads say how their sender sees the way.

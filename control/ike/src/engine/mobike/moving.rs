@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use super::{allows, data_of, detects_nats};
+use super::{allows, detects_nats};
 use crate::config::AddressMatch;
 use crate::engine::api::{Event, JobId, JobResult};
 use crate::engine::context::Context;
 use crate::engine::established::Established;
-use crate::engine::ike_sa_init::{error_notification, nat};
+use crate::engine::ike_sa_init::{data_of, error_notification, nat};
 use crate::engine::sa::{Base, Done, Inbound};
 use crate::message::{Payload, notify};
 

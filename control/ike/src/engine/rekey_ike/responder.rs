@@ -133,11 +133,9 @@ impl Answering {
         payloads: &[Payload],
     ) -> bool {
         let Step::AwaitingFollowup(expected) = &self.step else { return false };
-        let Some(method) = self.left.front().copied() else { return false };
-        let Some(peer_public) = expected.is_met(payloads, method) else { return false };
-        self.left.pop_front();
+        let taken = expected.take(cx, base, payloads, &mut self.left);
+        let Some((method, job, peer_public)) = taken else { return false };
         self.method = method;
-        let job = cx.answer_ke(base.id, method, peer_public.clone());
         self.step = Step::GeneratingKe { job, peer_public };
         true
     }

@@ -1,7 +1,7 @@
 //! Additional key exchanges (RFC 9370) in IKE_INTERMEDIATE (RFC 9242).
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::hands::Hands;
 use super::world::*;
@@ -84,19 +84,11 @@ fn no_method_is_used_twice() {
 #[test]
 fn they_come_up_whatever_the_network_does_in_fragments_too_and_are_rekeyed() {
     for seed in 0..30 {
-        let (mut a, mut b) = (proposing(A, &[HYBRID]), proposing(B, &[HYBRID]));
-        for config in [&mut a, &mut b] {
-            config.retransmission.tries = 20;
-            config.retransmission.base = 1.05;
-            config.half_open_timeout = Duration::from_secs(240);
+        let mut configs = [proposing(A, &[HYBRID]), proposing(B, &[HYBRID])];
+        for config in &mut configs {
             config.fragment_size = if seed % 2 == 0 { 576 } else { 9000 };
         }
-        let mut world = World::new(seed, a, b);
-        world.weather = Weather { loss: 15, duplication: 30, delay: 400 };
-        world.job_delay = 300;
-        let up = world.initiate(A);
-        world.run_until(900, &format!("seed {seed}: up"), |world| world.ends[A].done.contains_key(&up));
-        assert_eq!(world.ends[A].done[&up], Ok(()), "seed {seed}\n{}", world.report());
+        let mut world = World::up_in_a_storm(seed, configs);
         world.command(
             if seed % 3 == 0 { A } else { B },
             Command::Rekey { connection: "net".to_owned(), child: None },

@@ -1,7 +1,5 @@
 //! Additional key exchanges of CHILD SAs (RFC 9370 §2.2.4): CREATE_CHILD_SA, followed by IKE_FOLLOWUP_KE.
 
-use std::time::Duration;
-
 use super::hands::{Hands, Letter, prevailing};
 use super::world::*;
 use crate::config::*;
@@ -251,19 +249,11 @@ fn a_link_that_is_not_the_one_that_was_given_is_refused() {
 #[test]
 fn they_come_up_and_are_rekeyed_whatever_the_network_does() {
     for seed in 0..30 {
-        let (mut a, mut b) = (proposing(A, &[ONE]), proposing(B, &[ONE]));
-        for config in [&mut a, &mut b] {
-            config.retransmission.tries = 20;
-            config.retransmission.base = 1.05;
-            config.half_open_timeout = Duration::from_secs(240);
+        let mut configs = [proposing(A, &[ONE]), proposing(B, &[ONE])];
+        for config in &mut configs {
             config.fragment_size = if seed % 2 == 0 { 576 } else { 9000 };
         }
-        let mut world = World::new(seed, a, b);
-        world.weather = Weather { loss: 15, duplication: 30, delay: 400 };
-        world.job_delay = 300;
-        let up = world.initiate(A);
-        world.run_until(900, &format!("seed {seed}: up"), |world| world.ends[A].done.contains_key(&up));
-        assert_eq!(world.ends[A].done[&up], Ok(()), "seed {seed}\n{}", world.report());
+        let mut world = World::up_in_a_storm(seed, configs);
         for end in [A, B] {
             if seed % 3 != end as u64 {
                 let (connection, child) = ("net".to_owned(), Some("lan".to_owned()));

@@ -104,18 +104,8 @@ fn one_that_was_not_agreed_to_is_deleted() {
 #[test]
 fn they_come_up_whatever_the_network_does() {
     for seed in 0..20 {
-        let (mut a, mut b) = (with(A, Childless::Force), with(B, Childless::Allow));
-        for config in [&mut a, &mut b] {
-            config.retransmission.tries = 20;
-            config.retransmission.base = 1.05;
-            config.half_open_timeout = std::time::Duration::from_secs(240);
-        }
-        let mut world = World::new(seed, a, b);
-        world.weather = Weather { loss: 15, duplication: 30, delay: 400 };
-        world.job_delay = 300;
-        let up = world.initiate(A);
-        world.run_until(900, &format!("seed {seed}: up"), |world| world.ends[A].done.contains_key(&up));
-        assert_eq!(world.ends[A].done[&up], Ok(()), "seed {seed}\n{}", world.report());
+        let configs = [with(A, Childless::Force), with(B, Childless::Allow)];
+        let mut world = World::up_in_a_storm(seed, configs);
         world.run(120);
         world.assert_agreement();
         world.terminate(A);

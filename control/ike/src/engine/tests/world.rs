@@ -430,6 +430,24 @@ impl World {
         self
     }
 
+    /// Two ends that are patient enough for a network that loses, doubles and delays what it carries, and for slow jobs;
+    /// the tunnel is up in spite of them.
+    pub(super) fn up_in_a_storm(seed: u64, mut configs: [EngineConfig; 2]) -> Self {
+        for config in &mut configs {
+            config.retransmission.tries = 20;
+            config.retransmission.base = 1.05;
+            config.half_open_timeout = Duration::from_secs(240);
+        }
+        let [a, b] = configs;
+        let mut world = Self::new(seed, a, b);
+        world.weather = Weather { loss: 15, duplication: 30, delay: 400 };
+        world.job_delay = 300;
+        let up = world.initiate(A);
+        world.run_until(900, &format!("seed {seed}: up"), |world| world.ends[A].done.contains_key(&up));
+        assert_eq!(world.ends[A].done[&up], Ok(()), "seed {seed}\n{}", world.report());
+        world
+    }
+
     /// What happened, and what there is now.
     pub(super) fn report(&self) -> String {
         let mut report = self.log.join("\n");
