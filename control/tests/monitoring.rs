@@ -214,7 +214,7 @@ fn a_prometheus_finds_the_names_of_strongswans_exporter() -> Result<()> {
     assert!(complaints.is_empty(), "{good}: {complaints:?}");
     assert!(busy.body()?.contains("# TYPE ipsec_in_bytes counter\n"));
     let host = &busy.sites.a;
-    let _prometheus = prometheus(host)?;
+    let _prometheus = prometheus::start(host)?;
     let becomes = |name: &str, wanted: &str| -> Result<()> {
         let asked = format!("{name}{{tunnel=\"site\"}}");
         let deadline = Instant::now() + SOON;
