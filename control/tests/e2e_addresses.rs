@@ -108,6 +108,69 @@ fn strongswan_gets_addresses_from_our_pools_and_the_same_ones_after_a_restart() 
     Ok(())
 }
 
+#[test]
+fn another_range_leaves_who_is_connected_his_address_and_gives_one_of_it_to_whoever_comes() -> Result<()> {
+    let sites = Sites::new("repool")?;
+    let wire = sites.capture()?;
+    let text = |pools: &str| format!("{}\n{pools}", ours("pools = [\"ra\"]"));
+    let gateway = gateway(&sites.a, &text("[pools.ra]\naddrs = \"10.3.0.0/28\"\n"))?;
+    let reload = |pools: &str, arguments: &[&str]| {
+        let config = GatewayConfig {
+            gateway_lines: format!("state_dir = \"{}/state\"\n", sites.a.dir().display()),
+            ..GatewayConfig::new(text(pools))
+        };
+        gateway.reload(&config, arguments).map(|output| output.stdout)
+    };
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0"))?;
+    swan.initiate("net", SOON)?;
+    let before = gateway.sas()?.remove(0);
+    assert_eq!(before.remote_vips, ["10.3.0.1"]);
+    pings(&sites.client, LEASED)?;
+
+    const MOVED: &str = "[pools.ra]\naddrs = \"10.3.1.0/28\"\ndns = [\"10.1.0.53\"]\n";
+    const SAID: &str = "pool ra: 10.3.0.1-10.3.0.14 → 10.3.1.1-10.3.1.14; 1 address in use stays its peer's until its IKE \
+                        SA ends\n";
+    let said = reload(MOVED, &["--dry-run"])?;
+    assert!(said.contains(SAID) && said.ends_with("not applied (--dry-run)\n"), "{said}");
+    let listed =
+        |arguments: &[&str]| Ok::<_, LabError>(gateway.portcullis(&[&["pools"], arguments].concat())?.stdout);
+    assert!(listed(&[])?.starts_with("ra: 10.3.0.1-10.3.0.14, 1 of 14 in use"), "{}", listed(&[])?);
+    let said = reload(MOVED, &[])?;
+    assert!(said.contains(SAID) && said.ends_with("in force\n"), "{said}");
+    assert_eq!(
+        listed(&["--leases"])?,
+        "ra: 10.3.1.1-10.3.1.14, 0 of 14 in use, 0 kept, 1 outside in use\n  \
+         10.3.0.1                                 outside  'b.example'\n"
+    );
+    // Nothing has happened to the tunnel, and a rekeying takes the address along.
+    let after = gateway.sas()?.remove(0);
+    assert_eq!((&after.initiator_spi, &after.remote_vips), (&before.initiator_spi, &before.remote_vips));
+    pings(&sites.client, LEASED)?;
+    swan.rekey_ike("site")?;
+    gateway.wait_sas("a rekeyed IKE SA with the address", SOON, |sas| {
+        matches!(sas, [sa] if sa.initiator_spi != before.initiator_spi && sa.remote_vips == ["10.3.0.1"])
+    })?;
+    pings(&sites.client, LEASED)?;
+    // What the new range protects is blocked from the first moment on.
+    let moved: IpAddr = Ipv4Addr::new(10, 3, 1, 1).into();
+    assert_eq!(sites.client.ping(moved, 1)?.received, 0);
+
+    swan.terminate("site")?;
+    gateway.wait_sas("the client has gone", SOON, <[_]>::is_empty)?;
+    swan.initiate("net", SOON)?;
+    assert_eq!(gateway.sas()?[0].remote_vips, ["10.3.1.1"]);
+    pings(&sites.client, moved)?;
+    assert_eq!(listed(&[])?, "ra: 10.3.1.1-10.3.1.14, 1 of 14 in use, 0 kept\n");
+
+    // A pool that shrinks to what is in use keeps it, and has nothing for others.
+    let said = reload("[pools.ra]\naddrs = \"10.3.1.1\"\ndns = [\"10.1.0.53\"]\n", &[])?;
+    assert!(said.contains("pool ra: 10.3.1.1-10.3.1.14 → 10.3.1.1/32\n"), "{said}");
+    assert_eq!(listed(&[])?, "ra: 10.3.1.1/32, 1 of 1 in use, 0 kept\n");
+    pings(&sites.client, moved)?;
+    assert_eq!(wire.settle()?.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+    Ok(())
+}
+
 /// The initiator's SPI in what `swanctl --list-sas` prints.
 fn theirs_spi(list: &str) -> String {
     let word = list.split_whitespace().find(|word| word.ends_with("_i*") || word.ends_with("_i"));

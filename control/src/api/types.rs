@@ -231,6 +231,9 @@ pub struct PoolStatus {
     pub online: usize,
     /// Addresses kept for identities that are not connected.
     pub offline: usize,
+    /// Addresses in use that it has no longer.
+    #[serde(default)]
+    pub outside: usize,
     /// Every lease.
     pub leases: Vec<LeaseReport>,
 }
@@ -244,6 +247,9 @@ pub struct LeaseReport {
     pub identity: String,
     /// Whether it is in use.
     pub online: bool,
+    /// Whether its pool has it no longer: it stays until it is given up.
+    #[serde(default)]
+    pub outside: bool,
 }
 
 /// A policy of `GET /v1/policies`.

@@ -121,10 +121,15 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
 pub(super) fn pools(pools: &[PoolStatus], leases: bool) -> String {
     let mut out = String::new();
     for pool in pools {
-        let PoolStatus { name, addrs, size, online, offline, .. } = pool;
-        line!(out, "{name}: {addrs}, {online} of {size} in use, {offline} kept");
+        let PoolStatus { name, addrs, size, online, offline, outside, .. } = pool;
+        let outside = if *outside > 0 { format!(", {outside} outside in use") } else { String::new() };
+        line!(out, "{name}: {addrs}, {online} of {size} in use, {offline} kept{outside}");
         for lease in pool.leases.iter().filter(|_| leases) {
-            let state = if lease.online { "online" } else { "offline" };
+            let state = match (lease.online, lease.outside) {
+                (_, true) => "outside",
+                (true, false) => "online",
+                (false, false) => "offline",
+            };
             line!(out, "  {:<39}  {state:<7}  '{}'", lease.address, lease.identity);
         }
     }

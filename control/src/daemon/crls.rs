@@ -18,7 +18,7 @@ use ocsp::Answers;
 
 /// The CRLs of a directory, and of wherever certificates say.
 pub(super) struct CrlStore {
-    directory: PathBuf,
+    directory: Mutex<PathBuf>,
     read: Mutex<Read>,
     fetched: Fetched,
     answers: Answers,
@@ -42,11 +42,21 @@ struct Seen {
 impl CrlStore {
     /// The CRLs of `directory`, read when they are first asked for.
     pub(super) fn new(directory: PathBuf) -> Self {
+        let directory = Mutex::new(directory);
         Self { directory, read: Mutex::default(), fetched: Fetched::default(), answers: Answers::default() }
     }
 
+    /// Looks in another directory from now on.
+    pub(super) fn set_directory(&self, directory: PathBuf) {
+        *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn look(&self) -> Vec<Seen> {
-        let files = files::files_in(&self.directory).unwrap_or_default();
+        let files = files::files_in(&self.directory()).unwrap_or_default();
         let look = |path: PathBuf| {
             let metadata = std::fs::metadata(&path).ok()?;
             Some(Seen { len: metadata.len(), modified: metadata.modified().ok(), path })
@@ -60,7 +70,7 @@ impl RevocationSource for CrlStore {
         let seen = self.look();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.seen != seen {
-            let (crls, problems) = files::crls_in(&self.directory);
+            let (crls, problems) = files::crls_in(&self.directory());
             for (path, problem) in problems {
                 tracing::warn!(path = %path.display(), %problem, "a file in gateway.x509crl is not used");
             }

@@ -111,9 +111,11 @@ pub(super) fn stop(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let Some(daemon) = Arc::into_inner(daemon) else {
         anyhow::bail!("something still uses the daemon; protected traffic stays blocked");
     };
-    let Some(dataplane) = Arc::into_inner(daemon.dataplane) else {
+    let on_stop = daemon.config().gateway.on_stop;
+    let Some(mut dataplane) = Arc::into_inner(daemon.dataplane) else {
         anyhow::bail!("something still uses the data plane; protected traffic stays blocked");
     };
+    dataplane.set_on_stop(on_stop);
     dataplane.stop().context("the data plane did not stop cleanly; protected traffic stays blocked")
 }
 

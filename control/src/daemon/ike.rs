@@ -39,9 +39,19 @@ const REQUESTS: usize = 64;
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
-    Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
+    Reconfigure(Box<Reconfiguration>, oneshot::Sender<()>),
     Ping { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
+}
+
+/// Another configuration, as far as it concerns the engine and what stands beside it.
+pub(super) struct Reconfiguration {
+    /// Connections and secrets.
+    pub(super) engine: EngineConfig,
+    /// Which child each configured policy belongs to.
+    pub(super) children: Children,
+    /// Pools of addresses; `None`: the same as before.
+    pub(super) pools: Option<Vec<PoolConfig>>,
 }
 
 /// The engine as seen at one moment.
@@ -102,10 +112,9 @@ impl IkeHandle {
         self.ask(|reply| Request::Snapshot { reply }).await
     }
 
-    /// Gives another configuration, with the children that the configured policies belong to.
-    pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
-        let config = Box::new(config);
-        self.ask(|reply| Request::Reconfigure { config, children, reply }).await
+    /// Gives another configuration.
+    pub(super) async fn reconfigure(&self, new: Reconfiguration) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Reconfigure(Box::new(new), reply)).await
     }
 
     /// Gives commands without waiting for them.
@@ -159,7 +168,7 @@ pub(super) struct Shell {
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
-    pub(super) radius: Option<Arc<Radius>>,
+    pub(super) radius: Arc<Radius>,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
@@ -174,8 +183,8 @@ pub(super) struct Started {
     pub(super) leases: Leases,
     /// It.
     pub(super) task: tokio::task::JoinHandle<()>,
-    /// Who hears of the sessions of AAA servers, if there are any.
-    pub(super) sessions: Option<(mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>)>,
+    /// Who hears of the sessions of AAA servers.
+    pub(super) sessions: (mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>),
 }
 
 impl Shell {
@@ -191,13 +200,12 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
-        let sessions = self.radius.as_ref().map(|radius| {
-            let order = handle.orders();
-            Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
-        });
+        let order = handle.orders();
+        let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
+        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order);
         let task = Task {
             radius: self.radius,
-            sessions: sessions.as_ref().map(|(told, _)| told.clone()),
+            sessions: sessions.0.clone(),
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
@@ -226,8 +234,8 @@ struct Task {
     crls: Arc<CrlStore>,
     children: Children,
     traffic: Arc<Traffic>,
-    radius: Option<Arc<Radius>>,
-    sessions: Option<mpsc::UnboundedSender<Told>>,
+    radius: Arc<Radius>,
+    sessions: mpsc::UnboundedSender<Told>,
     handshakes: Handshakes,
     leases: Leases,
     tun_addresses: TunAddresses,
@@ -317,9 +325,14 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
-            Request::Reconfigure { config, children, reply } => {
-                self.children = children;
-                self.engine.handle_config(Instant::now(), *config);
+            Request::Reconfigure(new, reply) => {
+                self.children = new.children;
+                // What the engine has asked for is answered from the pools before, what it asks for next from the new ones.
+                self.drain();
+                if let Some(pools) = new.pools {
+                    self.leases.reconfigure(pools);
+                }
+                self.engine.handle_config(Instant::now(), new.engine);
                 // Whoever asked may have gone.
                 let _ = reply.send(());
             }
@@ -398,9 +411,9 @@ impl Task {
         while let Some((id, job)) = self.engine.poll_job() {
             let Some(job) = self.leases.submit(id, job) else { continue };
             let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
-            let job = match (job, &self.radius) {
-                (Job::AskAaa(question), Some(radius)) => {
-                    let radius = Arc::clone(radius);
+            let job = match job {
+                Job::AskAaa(question) => {
+                    let radius = Arc::clone(&self.radius);
                     tokio::spawn(async move {
                         let answer = radius.authenticate(*question).await;
                         // The task may have ended.
@@ -408,7 +421,7 @@ impl Task {
                     });
                     continue;
                 }
-                (job, _) => job,
+                job => job,
             };
             let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
             let crls = Arc::clone(&self.crls);
@@ -425,11 +438,9 @@ impl Task {
         }
     }
 
-    /// The sessions' task may have ended.
-    fn tell(&self, told: impl FnOnce() -> Told) {
-        if let Some(sessions) = &self.sessions {
-            let _ = sessions.send(told());
-        }
+    fn tell(&self, told: Told) {
+        // The sessions' task may have ended.
+        let _ = self.sessions.send(told);
     }
 
     fn event(&mut self, event: Event) {
@@ -446,7 +457,10 @@ impl Task {
                         if ike.initiator { &mut self.totals.initiated } else { &mut self.totals.answered };
                     histogram.observe(took);
                 }
-                self.tell(|| Told::Began(Box::new(ike.clone())));
+                // No AAA server knows the others.
+                if ike.authorization.accounted {
+                    self.tell(Told::Began(Box::new(ike.clone())));
+                }
                 let connection = ike.connection.unwrap_or_default();
                 let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
                 let proposal = ike.proposal.unwrap_or_default();
@@ -457,7 +471,7 @@ impl Task {
                 );
             }
             Event::ChildEstablished { ike, connection, child } => {
-                self.tell(|| Told::Child { ike, pair: child.spi_in });
+                self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
                 self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
@@ -467,7 +481,7 @@ impl Task {
                 );
             }
             Event::ChildRekeyed { ike, connection, child, replaced } => {
-                self.tell(|| Told::Child { ike, pair: child.spi_in });
+                self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
                 self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
@@ -477,7 +491,7 @@ impl Task {
             }
             Event::IkeRekeyed { ike, replaced } => {
                 self.totals.ike_rekeyed += 1;
-                self.tell(|| Told::Rekeyed { ike: ike.id, replaced });
+                self.tell(Told::Rekeyed { ike: ike.id, replaced });
                 let connection = ike.connection.unwrap_or_default();
                 tracing::info!(%connection, ike = ike.id.0, replaced = replaced.0, "IKE SA rekeyed");
             }
@@ -485,7 +499,7 @@ impl Task {
                 tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");
             }
             Event::IkeClosed { ike, connection, reason } => {
-                self.tell(|| Told::Ended(ike));
+                self.tell(Told::Ended(ike));
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
             }
             Event::IkeMoved { ike, connection, from, to } => {

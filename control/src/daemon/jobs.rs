@@ -30,10 +30,9 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
         Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls)),
         Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
-        // Where there is one, it was asked before it came to this.
+        // Of the engine's task, which asks RADIUS: `super::ike`.
         Job::AskAaa(_) => {
-            let why = "no AAA server is configured ([[radius.servers]])".to_owned();
-            JobResult::AaaAnswered(Box::new(AaaAnswer::Unreachable { why }))
+            JobResult::AaaAnswered(Box::new(AaaAnswer::Unreachable { why: "nobody was asked".to_owned() }))
         }
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),

@@ -12,6 +12,7 @@ mod liveness;
 mod reload;
 pub(crate) mod report;
 mod service;
+mod services;
 mod sockets;
 mod threads;
 mod trace;
@@ -29,8 +30,8 @@ use portcullis_gateway::dataplane::Dataplane;
 use portcullis_ike::engine::{Command, Failure};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -47,8 +48,9 @@ use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::explain::flow::FlowReport;
-use crate::metrics::{self, Measured};
-use crate::radius::{Radius, dynamic};
+use crate::metrics::Measured;
+use crate::radius::Radius;
+use crate::radius::sessions::Told;
 use crate::sandbox::Sandbox;
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
@@ -62,6 +64,9 @@ pub struct Daemon {
     ike: ike::IkeHandle,
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
+    radius: Arc<Radius>,
+    sessions: mpsc::UnboundedSender<Told>,
+    crls: Arc<crls::CrlStore>,
     traces: Arc<trace::Traces>,
     sandbox: Sandbox,
     /// What did not answer when it was last looked.
@@ -92,15 +97,11 @@ async fn serve(
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
-        Some(addr) => Some(
-            TcpListener::bind(addr)
-                .await
-                .with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
-        ),
+        Some(addr) => Some(services::listen_for_scrapes(addr).await?),
         None => None,
     };
     let (started, policies) = dataplane::start(&config)?;
-    let in_force = InForce::new(source, text, policies);
+    let mut in_force = InForce::new(source, text, policies);
     let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let (port, nat_port) = (config.engine.port, config.engine.nat_port);
@@ -109,14 +110,15 @@ async fn serve(
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
-    let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
+    let radius = Arc::new(Radius::new(config.radius.clone()));
+    let crls = Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone()));
     let shell = ike::Shell {
-        radius,
+        radius: Arc::clone(&radius),
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         sockets,
         installer: dataplane.installer(),
-        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
+        crls: Arc::clone(&crls),
         children,
         events: dataplane::watch_events(&dataplane)?,
         paths: dataplane::watch_paths(&dataplane),
@@ -125,16 +127,9 @@ async fn serve(
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
     let ike::Started { handle: ike, leases, task: engine_task, sessions } = shell.start()?;
-    let mut sessions_tasks = Vec::new();
-    if let Some((told, task)) = sessions {
-        sessions_tasks.push(task);
-        if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.clone()) {
-            let listen = dae.listen;
-            let task = dynamic::listen(dae, told)
-                .await
-                .with_context(|| format!("cannot take dynamic authorisation at {listen} (radius.dae)"))?;
-            sessions_tasks.push(task);
-        }
+    let (told, sessions_task) = sessions;
+    if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.as_ref()) {
+        in_force.services.dae = Some(services::take_demands(dae.listen, &radius, &told).await?);
     }
     let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
@@ -145,14 +140,17 @@ async fn serve(
         ike,
         leases,
         traffic,
+        radius,
+        sessions: told,
+        crls,
         sandbox,
         stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
     });
-    let mut servers = vec![spawn(axum::serve(admin, server::router(Arc::clone(&daemon))))];
+    let admin = spawn(axum::serve(admin, server::router(Arc::clone(&daemon))));
     if let Some(listener) = metrics {
-        servers.push(spawn(axum::serve(listener, metrics::router(Arc::clone(&daemon)))));
+        daemon.in_force.lock().await.services.metrics = Some(services::answer_scrapes(listener, &daemon));
     }
     let liveness = tokio::spawn(liveness::watch(Arc::clone(&daemon)));
     tracing::info!("portcullis is ready");
@@ -172,18 +170,16 @@ async fn serve(
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
-    for server in servers {
-        server.abort();
-        let _ = server.await;
-    }
+    admin.abort();
+    let _ = admin.await;
+    let services = std::mem::take(&mut daemon.in_force.lock().await.services);
+    services.stop().await;
     // The socket's file goes with the daemon; that it may be gone already is no trouble.
     let _ = std::fs::remove_file(&admin_socket);
     engine_task.abort();
     let _ = engine_task.await;
-    for task in sessions_tasks {
-        task.abort();
-        let _ = task.await;
-    }
+    sessions_task.abort();
+    let _ = sessions_task.await;
     dataplane::stop(daemon)
 }
 

@@ -135,23 +135,45 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
 
 /// For `portcullis pools`: each pool with its leases.
 pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStatus> {
+    let of_pool = |name: &str| -> Vec<LeaseReport> {
+        let leases = leases.iter().filter(|lease| lease.binding.pool == name);
+        leases
+            .map(|lease| LeaseReport {
+                address: lease.binding.address.to_string(),
+                identity: lease.binding.identity.clone(),
+                online: lease.online,
+                outside: lease.outside,
+            })
+            .collect()
+    };
     let pool = |pool: &PoolUsage| PoolStatus {
         name: pool.name.clone(),
         addrs: pool.addrs.to_string(),
         size: u64::try_from(pool.size).unwrap_or(u64::MAX),
         online: pool.online,
         offline: pool.offline,
-        leases: leases
-            .iter()
-            .filter(|lease| lease.binding.pool == pool.name)
-            .map(|lease| LeaseReport {
-                address: lease.binding.address.to_string(),
-                identity: lease.binding.identity.clone(),
-                online: lease.online,
-            })
-            .collect(),
+        outside: pool.outside,
+        leases: of_pool(&pool.name),
     };
-    usage.iter().map(pool).collect()
+    let mut pools: Vec<PoolStatus> = usage.iter().map(pool).collect();
+    // What a reload has removed, as long as somebody uses its addresses.
+    for lease in leases {
+        let name = &lease.binding.pool;
+        if !pools.iter().any(|pool| pool.name == *name) {
+            let leases = of_pool(name);
+            let (addrs, outside) = ("(removed)".to_owned(), leases.len());
+            pools.push(PoolStatus {
+                name: name.clone(),
+                addrs,
+                size: 0,
+                online: 0,
+                offline: 0,
+                outside,
+                leases,
+            });
+        }
+    }
+    pools
 }
 
 /// For `portcullis policies`, by name.

@@ -21,7 +21,7 @@ use crate::daemon::{Carried, Traffic};
 /// What the sessions' task is told.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// An IKE SA is established.
+    /// An IKE SA is established whose client an AAA server has let in.
     Began(Box<IkeSaStatus>),
     /// It has a successor.
     Rekeyed {
@@ -90,6 +90,8 @@ struct Session {
     look: Option<Instant>,
     /// Reports that wait, and whether one is under way.
     waiting: VecDeque<Vec<(u8, Vec<u8>)>>,
+    /// Whether it is reported, as the configuration said when it began: a server that heard of its start hears of its end.
+    accounted: bool,
     reporting: bool,
     ended: bool,
 }
@@ -175,14 +177,11 @@ impl Sessions {
     }
 
     fn begin(&mut self, now: Instant, ike: IkeSaStatus) {
-        if !ike.authorization.accounted {
-            return;
-        }
         let id = self.next;
         self.next += 1;
-        let config = &self.radius.config;
-        let interval = ike.authorization.interim.unwrap_or(config.accounting_interval);
-        let report = (config.accounting && !interval.is_zero()).then(|| now + interval);
+        let accounted = self.radius.servers().config.as_ref().is_some_and(|config| config.accounting);
+        let interval = ike.authorization.interim.unwrap_or_else(|| self.interval());
+        let report = (accounted && !interval.is_zero()).then(|| now + interval);
         let look = ike.authorization.idle_timeout.map(|idle| now + idle);
         let session = Session {
             ike: ike.id,
@@ -195,6 +194,7 @@ impl Sessions {
             report,
             look,
             waiting: VecDeque::new(),
+            accounted,
             reporting: false,
             ended: false,
         };
@@ -202,6 +202,11 @@ impl Sessions {
         self.by_ike.insert(ike.id, id);
         self.sessions.insert(id, session);
         self.report(now, id, Status::Start);
+    }
+
+    /// How often a session is reported of which its server does not say it.
+    fn interval(&self) -> Duration {
+        self.radius.servers().config.as_ref().map_or(Duration::ZERO, |config| config.accounting_interval)
     }
 
     fn end(&mut self, now: Instant, id: SessionId) {
@@ -230,11 +235,11 @@ impl Sessions {
             self.due.remove(&(at, id));
             if self.sessions.get(&id).is_some_and(|session| session.report == Some(at)) {
                 self.report(now, id, Status::Interim);
-                let default = self.radius.config.accounting_interval;
+                let default = self.interval();
                 if let Some(session) = self.sessions.get_mut(&id) {
-                    let next = now + session.authorization.interim.unwrap_or(default);
-                    session.report = Some(next);
-                    self.due.insert((next, id));
+                    let interval = session.authorization.interim.unwrap_or(default);
+                    session.report = (!interval.is_zero()).then(|| now + interval);
+                    self.due.extend(session.report.map(|next| (next, id)));
                 }
             }
             if self.sessions.get(&id).is_some_and(|session| session.look == Some(at)) {
@@ -262,15 +267,14 @@ impl Sessions {
     }
 
     fn report(&mut self, now: Instant, id: SessionId, status: Status) {
-        if !self.radius.config.accounting {
-            return;
-        }
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.accounted) else { return };
         let mut carried = Carried::default();
         for pair in &session.pairs {
             carried.add(&self.traffic.of_pair(*pair, self.installer.as_ref()));
         }
-        let report = session.attributes(now, status, &carried, &self.radius.config.nas_identifier);
+        let servers = self.radius.servers();
+        let nas = servers.config.as_ref().map(|config| config.nas_identifier.as_str()).unwrap_or_default();
+        let report = session.attributes(now, status, &carried, nas);
         session.waiting.push_back(report);
         self.send(id);
     }

@@ -398,6 +398,11 @@ impl Dataplane {
         self.threads.workers().iter().map(beat).collect()
     }
 
+    /// What an orderly stop leaves behind from now on.
+    pub fn set_on_stop(&mut self, on_stop: OnStop) {
+        self.config.on_stop = on_stop;
+    }
+
     /// Stops workers and threads. What is left behind, `on_stop` says; frames are accounted for.
     pub fn stop(mut self) -> Result<(), StartError> {
         self.installer.stop();

@@ -117,6 +117,10 @@ fn stays(old: &ConnectionConfig, new: &ConnectionConfig) -> bool {
     let mut new = new.clone();
     new.children.clone_from(&old.children);
     (new.dpd_delay, new.lifetime, new.unique) = (old.dpd_delay, old.lifetime, old.unique);
+    // Whoever has an address keeps it.
+    if !new.pools.is_empty() && !old.pools.is_empty() {
+        new.pools.clone_from(&old.pools);
+    }
     if covers(&new.proposals, &old.proposals) {
         new.proposals.clone_from(&old.proposals);
     }

@@ -65,6 +65,19 @@ fn the_same_configuration_again_changes_nothing() {
 }
 
 #[test]
+fn another_pool_leaves_its_peers_alone_but_not_one_that_is_the_first_or_the_last() {
+    let [a, _] = with_children(&[("one", 1)]);
+    let with = |pools: &[&str]| {
+        let mut config = a.clone();
+        config.connections[0].pools = pools.iter().map(|name| (*name).to_owned()).collect();
+        config
+    };
+    assert_eq!(fates(&with(&["ra"]), &with(&["clients", "ra6"])), [(None, Fate::Adjusted)]);
+    assert_eq!(fates(&with(&[]), &with(&["ra"])), [(None, Fate::Replaced)]);
+    assert_eq!(fates(&with(&["ra"]), &with(&[])), [(None, Fate::Replaced)]);
+}
+
+#[test]
 fn a_child_that_is_added_comes_up_and_one_that_is_removed_goes_while_another_stays_as_it_is() {
     let (old, new) = (with_children(&[("one", 1), ("two", 2)]), with_children(&[("three", 3), ("two", 2)]));
     let expected = [(Some("three".to_owned()), Fate::Added), (Some("one".to_owned()), Fate::Removed)];
