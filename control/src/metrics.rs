@@ -65,6 +65,10 @@ pub(crate) struct Measured {
     pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
+    /// Who reads the stream of events.
+    pub(crate) event_readers: usize,
+    /// Events that they were too slow for.
+    pub(crate) events_lost: u64,
     /// What policies have done, by name.
     pub(crate) policies: std::collections::BTreeMap<String, PolicyCounters>,
 }
@@ -83,6 +87,7 @@ impl Measured {
         families.extend(self.policies());
         families.extend(self.packets());
         families.extend(self.resources());
+        families.extend(self.listeners());
         families
     }
 
@@ -253,6 +258,15 @@ impl Measured {
             drops = drops.with(&[("reason", &reason)], count);
         }
         vec![packets, held, unaccounted, drops]
+    }
+
+    /// Who is told what happens.
+    fn listeners(&self) -> Vec<Family> {
+        vec![
+            Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
+            Family::counter("events_lost", "Events that a reader of the stream was too slow for")
+                .with(&[], self.events_lost),
+        ]
     }
 
     /// What can run out.

@@ -27,6 +27,7 @@ use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
+use crate::events::{Listeners, sessions};
 use crate::radius::Radius;
 use crate::radius::sessions::{Order, Sessions, Told};
 
@@ -160,6 +161,8 @@ pub(super) struct Shell {
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
     pub(super) radius: Option<Arc<Radius>>,
+    /// Who is told what happens.
+    pub(super) listeners: Listeners,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
@@ -193,11 +196,14 @@ impl Shell {
         let handle = IkeHandle { requests };
         let sessions = self.radius.as_ref().map(|radius| {
             let order = handle.orders();
-            Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
+            let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
+            Sessions::start(Arc::clone(radius), traffic, installer, order, Arc::clone(&self.listeners.hub))
         });
         let task = Task {
             radius: self.radius,
             sessions: sessions.as_ref().map(|(told, _)| told.clone()),
+            present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
+            listeners: self.listeners,
             engine: Engine::new(self.config, self.rng),
             sockets: self.sockets,
             installer: self.installer,
@@ -228,6 +234,8 @@ struct Task {
     traffic: Arc<Traffic>,
     radius: Option<Arc<Radius>>,
     sessions: Option<mpsc::UnboundedSender<Told>>,
+    present: sessions::Sessions,
+    listeners: Listeners,
     handshakes: Handshakes,
     leases: Leases,
     tun_addresses: TunAddresses,
@@ -433,6 +441,12 @@ impl Task {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::ChildEstablished { connection, child, .. }
+        | Event::ChildRekeyed { connection, child, .. } = &event
+        {
+            self.traffic.opened(child.spi_in, connection);
+        }
+        self.present.hear(&event, &|happening| self.listeners.hear(happening));
         match event {
             Event::CommandDone { command, result } => {
                 if let Some(reply) = self.waiting.remove(&command) {
@@ -459,7 +473,6 @@ impl Task {
             Event::ChildEstablished { ike, connection, child } => {
                 self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
@@ -469,7 +482,6 @@ impl Task {
             Event::ChildRekeyed { ike, connection, child, replaced } => {
                 self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"
@@ -526,6 +538,9 @@ impl Task {
                 self.totals.last_failures.insert(connection.clone(), at);
                 *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
                 self.verdicts.push(failure, Instant::now(), at);
+            }
+            Event::Redirected { ike, connection, remote, to, by_us } => {
+                tracing::info!(%connection, ike = ike.0, %remote, %to, by_us, "redirected to another gateway");
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

@@ -46,6 +46,8 @@ use reload::InForce;
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
+use crate::events::Listeners;
+use crate::events::hub::Hub;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 use crate::radius::{Radius, dynamic};
@@ -62,6 +64,7 @@ pub struct Daemon {
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     traces: Arc<trace::Traces>,
+    listeners: Listeners,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -100,14 +103,19 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
+    let listeners = Listeners { hub: Arc::new(Hub::default()) };
     let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
         radius,
+        listeners: listeners.clone(),
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         sockets,
         installer: dataplane.installer(),
-        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
+        crls: Arc::new(crls::CrlStore::new(
+            config.gateway.credentials.x509crl.clone(),
+            Arc::clone(&listeners.hub),
+        )),
         children,
         events: dataplane::watch_events(&dataplane)?,
         paths: dataplane::watch_paths(&dataplane),
@@ -136,6 +144,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ike,
         leases,
         traffic,
+        listeners,
         stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
@@ -162,6 +171,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
+    daemon.listeners.hub.close();
     for server in servers {
         server.abort();
         let _ = server.await;
@@ -210,25 +220,31 @@ impl Daemon {
         Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
     }
 
+    /// Whether a connection of that name is configured.
+    pub(crate) fn check_connection(&self, name: &str) -> Result<(), Refusal> {
+        let config = self.config();
+        if config.connection(name).is_some() {
+            return Ok(());
+        }
+        let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
+        Err(Refusal::UnknownTarget(format!(
+            "no connection `{name}` is configured (there are: {})",
+            known.collect::<Vec<_>>().join(", ")
+        )))
+    }
+
     /// Whether a connection and child of that name are configured.
     pub fn check_target(&self, target: &Target) -> Result<(), Refusal> {
-        let names = |names: Vec<&str>| names.join(", ");
+        self.check_connection(&target.connection)?;
         let config = self.config();
-        let Some(connection) = config.connection(&target.connection) else {
-            let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
-            return Err(Refusal::UnknownTarget(format!(
-                "no connection `{}` is configured (there are: {})",
-                target.connection,
-                names(known.collect())
-            )));
-        };
+        let Some(connection) = config.connection(&target.connection) else { return Ok(()) };
         match &target.child {
             Some(child) if !connection.children.iter().any(|known| known.name == *child) => {
                 let known = connection.children.iter().map(|child| child.name.as_str());
                 Err(Refusal::UnknownTarget(format!(
                     "connection `{}` has no child `{child}` (it has: {})",
                     target.connection,
-                    names(known.collect())
+                    known.collect::<Vec<_>>().join(", ")
                 )))
             }
             _ => Ok(()),
@@ -238,6 +254,11 @@ impl Daemon {
     /// What did not answer when it was last looked; nothing: all is well. For probes.
     pub(crate) fn stuck(&self) -> Vec<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Who reads what happens.
+    pub(crate) fn events(&self) -> &Arc<Hub> {
+        &self.listeners.hub
     }
 
     /// Who looks at packets.
@@ -292,6 +313,8 @@ impl Daemon {
             policies: self.dataplane.policy_totals(),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
+            event_readers: self.listeners.hub.readers(),
+            events_lost: self.listeners.hub.lost(),
             snapshot,
             stats,
         })

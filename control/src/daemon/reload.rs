@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::ike::Stopping;
 use super::{Children, Daemon, dataplane};
+use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, differences};
 
@@ -88,6 +89,18 @@ impl ReloadError {
 impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        let result = self.put_in_force(dry_run).await;
+        match &result {
+            _ if dry_run => {}
+            Ok(Reloaded { settings, effects, .. }) => self
+                .events()
+                .publish(|| Happened::Reloaded { settings: settings.clone(), effects: effects.clone() }),
+            Err(error) => self.events().publish(|| Happened::ReloadRefused { reason: error.summary() }),
+        }
+        result
+    }
+
+    async fn put_in_force(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let mut in_force = self.in_force.lock().await;
         let (config, _, text) = Config::load_text(&in_force.source)?;
         let running = self.config();
