@@ -16,4 +16,5 @@ mod metrics;
 pub mod pcapng;
 pub mod pki;
 pub mod radius;
+pub mod sandbox;
 pub mod top;
