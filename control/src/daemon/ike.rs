@@ -42,6 +42,7 @@ enum Request {
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
+    Stop { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
 
@@ -125,6 +126,11 @@ impl IkeHandle {
     /// Verdicts about a connection or an address, or all of them; newest first.
     pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
         self.ask(|reply| Request::Verdicts { peer, reply }).await
+    }
+
+    /// Says of every peer that is still there that it is gone.
+    pub(super) async fn stop(&self) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Stop { reply }).await
     }
 
     /// Returns when the engine's task has come to it.
@@ -325,6 +331,11 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Stop { reply } => {
+                self.present.stop(&|happening| self.listeners.hear(happening));
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Request::Reconfigure { config, children, reply } => {
                 self.children = children;
                 self.engine.handle_config(Instant::now(), *config);

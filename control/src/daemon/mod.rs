@@ -47,6 +47,7 @@ use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
 use crate::events::Listeners;
+use crate::events::audit::Audit;
 use crate::events::hub::Hub;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
@@ -92,6 +93,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut rotated = signal(SignalKind::user_defined1())?;
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
@@ -112,7 +114,12 @@ async fn serve(
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
-    let listeners = Listeners { hub: Arc::new(Hub::default()) };
+    let audit = config.audit.as_ref().map(|audit| {
+        let file = audit.file.display();
+        Audit::start(audit).with_context(|| format!("cannot write the audit trail to {file} (audit.file)"))
+    });
+    let audit = audit.transpose()?.map(Arc::new);
+    let listeners = Listeners { hub: Arc::new(Hub::default()), audit };
     let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
         radius,
@@ -172,6 +179,7 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => service::reload(&daemon).await,
+            _ = rotated.recv() => daemon.reopen_files(),
         }
     }
     tracing::info!("stopping");
@@ -181,6 +189,8 @@ async fn serve(
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
+    // What they have carried is known while the data plane is there.
+    let _ = tokio::time::timeout(GOODBYE, daemon.ike.stop()).await;
     daemon.listeners.hub.close();
     for server in servers {
         server.abort();
@@ -193,6 +203,10 @@ async fn serve(
     for task in sessions_tasks {
         task.abort();
         let _ = task.await;
+    }
+    if let Some(audit) = daemon.listeners.audit.clone() {
+        // It may block for a while.
+        let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
     }
     dataplane::stop(daemon)
 }
@@ -266,6 +280,13 @@ impl Daemon {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Files that are only ever added to may have been moved away: they are begun anew.
+    fn reopen_files(&self) {
+        if let Some(audit) = &self.listeners.audit {
+            audit.reopen();
+        }
+    }
+
     /// Who reads what happens.
     pub(crate) fn events(&self) -> &Arc<Hub> {
         &self.listeners.hub
@@ -323,6 +344,7 @@ impl Daemon {
             policies: self.dataplane.policy_totals(),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
+            audit: self.listeners.audit.clone(),
             event_readers: self.listeners.hub.readers(),
             events_lost: self.listeners.hub.lost(),
             snapshot,

@@ -107,6 +107,10 @@ impl ReloadError {
 impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        if !dry_run {
+            // Also if nothing else comes of it.
+            self.reopen_files();
+        }
         let result = self.put_in_force(dry_run).await;
         match &result {
             _ if dry_run => {}
@@ -204,6 +208,7 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
         ("gateway", running.gateway != new.gateway),
         ("radius", running.radius != new.radius),
         ("pools", running.pools != new.pools),
+        ("audit", running.audit != new.audit),
     ] {
         if differs {
             let keys = settings.iter().filter(|line| line.starts_with(section));

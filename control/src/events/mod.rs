@@ -1,9 +1,10 @@
 //! What happens to peers, for those outside who want to know. [`sessions`] makes [`Happening`]s of what the engine says, one
 //! event after the other: who is there, over all rekeyings, and what was carried. Whoever listens is in [`Listeners`]: the
-//! stream of `portcullis events` ([`hub`]).
+//! stream of `portcullis events` ([`hub`]), the audit trail ([`audit`]).
 //!
 //! Everything here runs in the engine's task, so that nothing may wait.
 
+pub(crate) mod audit;
 pub(crate) mod hub;
 mod report;
 pub(crate) mod sessions;
@@ -15,6 +16,7 @@ use portcullis_ike::engine::{Failure, IkeSaId};
 use portcullis_ipsec::Spi;
 
 use crate::daemon::Carried;
+use audit::Audit;
 use hub::Hub;
 use sessions::{Child, Session};
 
@@ -36,7 +38,13 @@ pub(crate) enum Happening<'a> {
     /// A CHILD SA is gone, and nothing is in its place.
     ChildDown { session: &'a Session, child: &'a Child, reason: &'a str, carried: Carried },
     /// A peer has inner addresses of us.
-    AddressesAssigned { ike: IkeSaId, connection: &'a str, identity: &'a str, addresses: &'a [IpAddr] },
+    AddressesAssigned {
+        session: Option<&'a Session>,
+        ike: IkeSaId,
+        connection: &'a str,
+        identity: &'a str,
+        addresses: &'a [IpAddr],
+    },
     /// It has them no more.
     AddressesReleased { ike: IkeSaId, connection: &'a str, addresses: &'a [IpAddr] },
     /// We have inner addresses of a peer.
@@ -54,11 +62,16 @@ pub(crate) enum Happening<'a> {
 pub(crate) struct Listeners {
     /// Readers of the stream.
     pub(crate) hub: Arc<Hub>,
+    /// The audit trail, if there is one.
+    pub(crate) audit: Option<Arc<Audit>>,
 }
 
 impl Listeners {
     /// Tells everybody.
     pub(crate) fn hear(&self, happening: &Happening<'_>) {
         self.hub.publish(|| report::happened(happening));
+        if let Some(audit) = &self.audit {
+            audit.hear(happening);
+        }
     }
 }

@@ -38,7 +38,7 @@ pub(super) fn happened(happening: &Happening<'_>) -> Happened {
             seconds: child.age().as_secs_f64(),
             carried: carried.into(),
         },
-        Happening::AddressesAssigned { ike, connection, identity, addresses } => {
+        Happening::AddressesAssigned { ike, connection, identity, addresses, .. } => {
             Happened::AddressesAssigned {
                 connection: connection.to_owned(),
                 ike: ike.0,
@@ -72,7 +72,8 @@ pub(super) fn happened(happening: &Happening<'_>) -> Happened {
     }
 }
 
-fn who(session: &Session) -> Who {
+/// Between whom a session is.
+pub(super) fn who(session: &Session) -> Who {
     let ike = &session.ike;
     let (signature, certificate) = match &ike.proven {
         Some(Proven::Signature { scheme, key, certificate }) => {
@@ -107,7 +108,6 @@ fn who(session: &Session) -> Who {
 
 fn child_report(session: &Session, child: &Child) -> ChildReport {
     let status = &child.status;
-    let selectors = |list: &[TrafficSelector]| list.iter().map(ToString::to_string).collect();
     ChildReport {
         connection: session.connection().to_owned(),
         child: status.name.clone(),
@@ -125,7 +125,11 @@ fn child_report(session: &Session, child: &Child) -> ChildReport {
     }
 }
 
-fn list(addresses: &[IpAddr]) -> Vec<String> {
+pub(super) fn selectors(list: &[TrafficSelector]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
+pub(super) fn list(addresses: &[IpAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
 }
 

@@ -3,13 +3,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_ike::engine::{ChildSaStatus, Event, IkeSaId, IkeSaStatus};
 use portcullis_ipsec::{SaInstaller, Spi};
 
-use super::Happening;
+use super::audit::ChildEntry;
+use super::{Happening, report};
 use crate::daemon::{Carried, Traffic};
+
+/// CHILD SAs of a session that are noted.
+const NOTED: usize = 32;
 
 /// An IKE SA and its successors.
 #[derive(Debug)]
@@ -18,7 +22,11 @@ pub(crate) struct Session {
     pub(crate) ike: IkeSaStatus,
     /// Both SPIs that it began with.
     pub(crate) name: String,
+    /// When that was.
+    pub(crate) began: SystemTime,
     since: Instant,
+    /// Every CHILD SA that was of another kind than those before, for the record.
+    pub(crate) had: Vec<ChildEntry>,
     children: Vec<Child>,
     /// Of the children that are gone.
     gone: Tally,
@@ -90,6 +98,19 @@ impl Session {
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed()
     }
+
+    /// A peer that asks for ever other selectors fills no memory.
+    fn note(&mut self, child: &ChildSaStatus) {
+        let entry = ChildEntry {
+            child: child.name.clone(),
+            proposal: child.proposal.clone(),
+            local_ts: report::selectors(&child.local_ts),
+            remote_ts: report::selectors(&child.remote_ts),
+        };
+        if self.had.len() < NOTED && !self.had.contains(&entry) {
+            self.had.push(entry);
+        }
+    }
 }
 
 impl Child {
@@ -122,7 +143,9 @@ impl Sessions {
                 let session = Session {
                     name: format!("{}-{}", hex(&ike.initiator_spi), hex(&ike.responder_spi)),
                     ike: IkeSaStatus { children: Vec::new(), ..ike.clone() },
+                    began: SystemTime::now(),
                     since: Instant::now(),
+                    had: Vec::new(),
                     children: Vec::new(),
                     gone: Tally::default(),
                 };
@@ -146,7 +169,8 @@ impl Sessions {
                 if let Some(session) = self.sessions.get_mut(ike) {
                     session.ike.remote_vips.clone_from(addresses);
                 }
-                tell(&Happening::AddressesAssigned { ike: *ike, connection, identity, addresses });
+                let (session, ike) = (self.sessions.get(ike), *ike);
+                tell(&Happening::AddressesAssigned { session, ike, connection, identity, addresses });
             }
             Event::AddressesReleased { ike, connection, addresses } => {
                 tell(&Happening::AddressesReleased { ike: *ike, connection, addresses });
@@ -163,6 +187,14 @@ impl Sessions {
             }
             Event::Failed(failure) => tell(&Happening::Failed(failure)),
             Event::CommandDone { .. } | Event::Rejected { .. } => {}
+        }
+    }
+
+    /// The daemon stops: whoever is still there is gone.
+    pub(crate) fn stop(&mut self, tell: &dyn Fn(&Happening<'_>)) {
+        let left: Vec<IkeSaId> = self.sessions.keys().copied().collect();
+        for ike in left {
+            self.closed(ike, "the daemon stops", tell);
         }
     }
 
@@ -198,6 +230,7 @@ impl Sessions {
         let Some(session) = self.sessions.get_mut(&ike) else { return };
         let pair = status.spi_in;
         self.owners.insert(pair, ike);
+        session.note(status);
         let heir = |child: &Child| replaced.is_some_and(|replaced| child.pairs.contains(&replaced));
         match (session.children.iter().position(heir), replaced) {
             (Some(at), Some(replaced)) => {
