@@ -13,11 +13,7 @@ const LEASED_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0,
 const GIVEN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 4, 0, 1));
 
 fn gateway(host: &Host, connections: &str) -> Result<Gateway> {
-    let config = GatewayConfig {
-        gateway_lines: format!("state_dir = \"{}/state\"\n", host.dir().display()),
-        ..GatewayConfig::new(connections)
-    };
-    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)
+    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(connections))
 }
 
 /// Our end, on gateway `a`; its peer is a roadwarrior.
@@ -115,11 +111,7 @@ fn another_range_leaves_who_is_connected_his_address_and_gives_one_of_it_to_whoe
     let text = |pools: &str| format!("{}\n{pools}", ours("pools = [\"ra\"]"));
     let gateway = gateway(&sites.a, &text("[pools.ra]\naddrs = \"10.3.0.0/28\"\n"))?;
     let reload = |pools: &str, arguments: &[&str]| {
-        let config = GatewayConfig {
-            gateway_lines: format!("state_dir = \"{}/state\"\n", sites.a.dir().display()),
-            ..GatewayConfig::new(text(pools))
-        };
-        gateway.reload(&config, arguments).map(|output| output.stdout)
+        gateway.reload(&GatewayConfig::new(text(pools)), arguments).map(|output| output.stdout)
     };
     let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0"))?;
     swan.initiate("net", SOON)?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_gateway::netlink::addresses::TunAddresses;
-use portcullis_ike::config::{EngineConfig, StartAction};
+use portcullis_ike::config::{EngineConfig, Secret, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
@@ -27,6 +27,7 @@ use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
+use crate::events::{Listeners, sessions};
 use crate::radius::Radius;
 use crate::radius::sessions::{Order, Sessions, Told};
 
@@ -41,6 +42,7 @@ enum Request {
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Reconfigure(Box<Reconfiguration>, oneshot::Sender<()>),
     Ping { reply: oneshot::Sender<()> },
+    Stop { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
 
@@ -135,6 +137,11 @@ impl IkeHandle {
         self.ask(|reply| Request::Verdicts { peer, reply }).await
     }
 
+    /// Says of every peer that is still there that it is gone.
+    pub(super) async fn stop(&self) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Stop { reply }).await
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         self.ask(|reply| Request::Ping { reply }).await
@@ -153,6 +160,8 @@ pub(super) struct Shell {
     pub(super) config: EngineConfig,
     /// Its only randomness.
     pub(super) rng: Box<dyn CryptoRng + Send>,
+    /// What tokens for peers are made of (RFC 6290).
+    pub(super) token_secret: Option<Secret>,
     /// UDP.
     pub(super) sockets: Sockets,
     /// The data plane.
@@ -169,6 +178,8 @@ pub(super) struct Shell {
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
     pub(super) radius: Arc<Radius>,
+    /// Who is told what happens.
+    pub(super) listeners: Listeners,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
@@ -200,13 +211,20 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
+        let mut engine = Engine::new(self.config, self.rng);
+        if let Some(secret) = self.token_secret {
+            engine.keep_tokens(secret);
+        }
         let order = handle.orders();
         let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
-        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order);
+        let hub = Arc::clone(&self.listeners.hub);
+        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order, hub);
         let task = Task {
             radius: self.radius,
             sessions: sessions.0.clone(),
-            engine: Engine::new(self.config, self.rng),
+            present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
+            listeners: self.listeners,
+            engine,
             sockets: self.sockets,
             installer: self.installer,
             crls: self.crls,
@@ -236,6 +254,8 @@ struct Task {
     traffic: Arc<Traffic>,
     radius: Arc<Radius>,
     sessions: mpsc::UnboundedSender<Told>,
+    present: sessions::Sessions,
+    listeners: Listeners,
     handshakes: Handshakes,
     leases: Leases,
     tun_addresses: TunAddresses,
@@ -325,6 +345,11 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Stop { reply } => {
+                self.present.stop(&|happening| self.listeners.hear(happening));
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Request::Reconfigure(new, reply) => {
                 self.children = new.children;
                 // What the engine has asked for is answered from the pools before, what it asks for next from the new ones.
@@ -391,6 +416,9 @@ impl Task {
                     tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
                     self.command(Command::HardLimit { pair }, None);
                 }
+                DataplaneEvent::UnknownSpi { spi, seen } => {
+                    self.command(Command::UnknownSpi { spi, seen }, None);
+                }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     let connection = self.traffic.connection_of(pair);
                     tracing::info!(%connection, spi_in = %pair, address = %seen.remote, "authenticated ESP comes from another address");
@@ -444,6 +472,12 @@ impl Task {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::ChildEstablished { connection, child, .. }
+        | Event::ChildRekeyed { connection, child, .. } = &event
+        {
+            self.traffic.opened(child.spi_in, connection);
+        }
+        self.present.hear(&event, &|happening| self.listeners.hear(happening));
         match event {
             Event::CommandDone { command, result } => {
                 if let Some(reply) = self.waiting.remove(&command) {
@@ -473,7 +507,6 @@ impl Task {
             Event::ChildEstablished { ike, connection, child } => {
                 self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
@@ -483,7 +516,6 @@ impl Task {
             Event::ChildRekeyed { ike, connection, child, replaced } => {
                 self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"
@@ -540,6 +572,9 @@ impl Task {
                 self.totals.last_failures.insert(connection.clone(), at);
                 *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
                 self.verdicts.push(failure, Instant::now(), at);
+            }
+            Event::Redirected { ike, connection, remote, to, by_us } => {
+                tracing::info!(%connection, ike = ike.0, %remote, %to, by_us, "redirected to another gateway");
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

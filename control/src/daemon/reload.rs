@@ -19,6 +19,7 @@ use super::ike::Reconfiguration;
 use super::ike::Stopping;
 use super::services::Services;
 use super::{Children, Daemon, dataplane};
+use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, GatewayConfig, differences};
 
@@ -122,6 +123,22 @@ impl ReloadError {
 impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(self: &Arc<Self>, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        if !dry_run {
+            // Also if nothing else comes of it.
+            self.reopen_files();
+        }
+        let result = self.put_in_force(dry_run).await;
+        match &result {
+            _ if dry_run => {}
+            Ok(Reloaded { settings, effects, .. }) => self
+                .events()
+                .publish(|| Happened::Reloaded { settings: settings.clone(), effects: effects.clone() }),
+            Err(error) => self.events().publish(|| Happened::ReloadRefused { reason: error.summary() }),
+        }
+        result
+    }
+
+    async fn put_in_force(self: &Arc<Self>, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let mut in_force = self.in_force.lock().await;
         let (config, _, text) = Config::load_text(&in_force.source).map_err(|error| {
             let hint = denied(&error).then(|| self.sandbox.hint()).flatten();
@@ -267,6 +284,10 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
             key.is_some_and(|key| !ALIVE.contains(&key))
         };
         let keys: Vec<String> = settings.iter().filter(needs_it).cloned().collect();
+        return Err(ReloadError::NeedsRestart(keys.join("; ")));
+    }
+    if running.audit != new.audit {
+        let keys: Vec<String> = settings.iter().filter(|line| line.starts_with("audit.")).cloned().collect();
         return Err(ReloadError::NeedsRestart(keys.join("; ")));
     }
     let (before, after) = (dataplane::tunnel_addresses(running), dataplane::tunnel_addresses(new));

@@ -145,6 +145,7 @@ reasons! {
     RedirectRefused, "REDIRECT_REFUSED", Configuration, "a gateway sends us to where we do not go";
     // The peer.
     PeerRefused, "PEER_REFUSED", Peer, "the peer answered with an error";
+    PeerRestarted, "PEER_RESTARTED", Peer, "the peer has lost its state";
     PeerBusy, "PEER_BUSY", Peer, "the peer has been busy for minutes";
     PeerMisbehaved, "PEER_MISBEHAVED", Peer, "the peer does what the standard does not allow";
     // Ourselves.
@@ -165,6 +166,12 @@ impl Reason {
     /// Where it is explained, below the documentation's root.
     pub fn page(self) -> String {
         format!("docs/reasons/{}.md", self.code())
+    }
+
+    /// Whether it is about who is who, and how that was proved.
+    pub fn is_about_authentication(self) -> bool {
+        // In the order above.
+        (Self::IdUnexpected..=Self::AaaNoKey).contains(&self)
     }
 
     /// Whether it is news of an SA: not so for a command that named something that is not there.

@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("radius", Absent, "AAA servers"),
+            key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
     },
     Table {
@@ -67,7 +68,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "state_dir",
                 Is(r#""/var/lib/portcullis""#),
-                "where leases of [pools](configuration.md#poolsname) are kept over restarts",
+                "where leases of [pools](configuration.md#poolsname) and the secret of [crash detection](configuration.md#when-a-peer-is-restarted) are kept over restarts",
             ),
             key(
                 "metrics",
@@ -206,6 +207,11 @@ pub(super) const TABLES: &[Table] = &[
                 "mobike",
                 Is("true"),
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
+            ),
+            key(
+                "quick_crash_detection",
+                Is("true"),
+                "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
             ),
             key(
                 "follow_redirects",
@@ -527,6 +533,22 @@ pub(super) const TABLES: &[Table] = &[
             key("secret", Required, "the secret that we share with those who ask"),
             key("listen", Is(r#""0.0.0.0""#), "our address"),
             key("port", Is("3799"), "our UDP port"),
+        ],
+    },
+    Table {
+        path: "audit",
+        about: "The audit trail: a JSON object a line for each session's start and end, and for each failed authentication; see [the page](audit.md).",
+        keys: &[
+            key(
+                "file",
+                Required,
+                "where the lines go; its directory has to be there, and the daemon's user may write in it. Opened anew by a reload and by SIGUSR1",
+            ),
+            key(
+                "failures_per_second",
+                Is("10"),
+                "failed authentications that are written, at most; the others are counted; `0`: none",
+            ),
         ],
     },
 ];
