@@ -202,7 +202,9 @@ impl Engine {
         while let Some(owner) = self.timers.expire(now) {
             match owner {
                 Owner::Ike(id) => {
-                    self.step_on(Cause::Timeout, now, id, |state, cx, base| state.handle_timeout(cx, base, now));
+                    self.step_on(Cause::Timeout, now, id, |state, cx, base| {
+                        state.handle_timeout(cx, base, now)
+                    });
                 }
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
@@ -397,7 +399,7 @@ impl Engine {
         let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
-                transitions::record(from, cause, Position::of(&state));
+                from.took(cause, Position::of(&state));
                 let init_key = init_key.filter(|key| {
                     let half_open = state.half_open();
                     if !half_open {
@@ -408,7 +410,7 @@ impl Engine {
                 self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
-                transitions::record(from, cause, transitions::CLOSED);
+                from.took(cause, Position::CLOSED);
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }
