@@ -231,7 +231,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "reauth_time",
                 Says("off, which `0` is too"),
-                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end lets it end `over_time` later",
+                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end tells it this time (AUTH_LIFETIME, RFC 4478), and lets the IKE SA end `over_time` later. What a peer tells us so counts where it is shorter",
             ),
             key(
                 "over_time",
