@@ -11,6 +11,7 @@ mod leases;
 mod liveness;
 mod reload;
 pub(crate) mod report;
+mod secret_file;
 mod service;
 mod sockets;
 mod threads;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
+use portcullis_ike::config::Secret;
 use portcullis_ike::engine::{Command, Failure};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -49,6 +51,7 @@ use crate::config::Config;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 use crate::radius::{Radius, dynamic};
+use crate::sandbox::Sandbox;
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -62,6 +65,7 @@ pub struct Daemon {
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     traces: Arc<trace::Traces>,
+    sandbox: Sandbox,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -72,11 +76,18 @@ pub struct Daemon {
 /// in it; SIGHUP puts in force what stands there then.
 pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
     service::harden().context("cannot keep secrets out of core dumps")?;
+    // No thread has been started yet: all of them will be inside.
+    let sandbox = Sandbox::enter(&config, source);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, source, text))
+    runtime.block_on(serve(config, source, text, sandbox))
 }
 
-async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    source: &Path,
+    text: Zeroizing<String>,
+    sandbox: Sandbox,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -105,6 +116,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         radius,
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
+        token_secret: token_secret(&config),
         sockets,
         installer: dataplane.installer(),
         crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
@@ -136,6 +148,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ike,
         leases,
         traffic,
+        sandbox,
         stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
@@ -175,6 +188,21 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         let _ = task.await;
     }
     dataplane::stop(daemon)
+}
+
+/// The secret of quick crash detection, where a connection has it.
+fn token_secret(config: &Config) -> Option<Secret> {
+    let wanted = config.engine.connections.iter().any(|connection| connection.quick_crash_detection);
+    let path = config.gateway.state_dir.join("qcd.secret");
+    let found = wanted.then(|| secret_file::load_or_make(&path))?;
+    found
+        .inspect_err(|error| {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "there is no secret that outlives us (gateway.state_dir): peers get no tokens, and will not notice at once when we are restarted"
+            );
+        })
+        .ok()
 }
 
 fn spawn<S>(server: S) -> JoinHandle<()>
@@ -255,7 +283,7 @@ impl Daemon {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
         let times = threads::worker_cpu_times(stats.workers.len());
         let workers = report::workers(&self.config().gateway.workers, &stats, &times);
-        Ok(report::status(&snapshot, &stats, workers, self.since))
+        Ok(report::status(&snapshot, &stats, workers, &self.sandbox, self.since))
     }
 
     /// For `portcullis sas`.

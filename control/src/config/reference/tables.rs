@@ -67,7 +67,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "state_dir",
                 Is(r#""/var/lib/portcullis""#),
-                "where leases of [pools](configuration.md#poolsname) are kept over restarts",
+                "where leases of [pools](configuration.md#poolsname) and the secret of [crash detection](configuration.md#when-a-peer-is-restarted) are kept over restarts",
             ),
             key(
                 "metrics",
@@ -94,6 +94,11 @@ pub(super) const TABLES: &[Table] = &[
                 "allow_decrypted_capture",
                 Is("false"),
                 "whether `portcullis capture --decrypted` may show what ESP protects",
+            ),
+            key(
+                "sandbox",
+                Is("true"),
+                "whether the daemon shuts itself in at its start: files by Landlock, system calls by seccomp, see [running as a service](service.md#the-sandbox)",
             ),
             key("route_table", Is("220"), "routing table of the protected routes"),
             key("mark", Is("0x5043"), "firewall mark of the daemon's own IKE packets"),
@@ -196,6 +201,11 @@ pub(super) const TABLES: &[Table] = &[
                 "mobike",
                 Is("true"),
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
+            ),
+            key(
+                "quick_crash_detection",
+                Is("true"),
+                "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
             ),
             key(
                 "follow_redirects",
