@@ -16,17 +16,19 @@ mod lints;
 mod options;
 mod pools;
 mod radius;
+mod rates;
 mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
 use portcullis_ike::pools::PoolConfig;
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, RateLimits, TenantId, TrafficSelector};
 use toml_edit::Document;
 use zeroize::Zeroizing;
 
@@ -51,6 +53,8 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
+    pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
 }
@@ -162,17 +166,24 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts } = connections;
+        let connection::Connections { negotiated, shunts, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new(), radius: None })
+        Some(Self {
+            gateway: gateway?,
+            engine,
+            shunts: Vec::new(),
+            rates: BTreeMap::new(),
+            pools: Vec::new(),
+            radius: None,
+        })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
