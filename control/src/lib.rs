@@ -15,4 +15,5 @@ mod metrics;
 pub mod pcapng;
 pub mod pki;
 pub mod radius;
+pub mod sandbox;
 pub mod top;

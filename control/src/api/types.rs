@@ -23,6 +23,9 @@ pub struct Status {
     pub worker_threads: Vec<WorkerStatus>,
     /// UMEM frames, and how many are free.
     pub frames: FrameUsage,
+    /// What the daemon has taken from itself: files, system calls.
+    #[serde(default)]
+    pub sandbox: String,
     /// Interfaces and what their driver gave.
     pub interfaces: Vec<InterfaceStatus>,
     /// Established IKE SAs.

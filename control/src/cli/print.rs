@@ -34,6 +34,7 @@ pub(super) fn status(status: &Status) -> String {
     line!(out, "portcullis {}, ready for {}", status.version, duration(status.uptime_seconds));
     line!(out, "  {}, AEAD engine {}", counted(status.workers as u64, "worker"), status.aead_engine);
     line!(out, "  {} of {} frames free", status.frames.free, status.frames.total);
+    line!(out, "  sandbox: {}", status.sandbox);
     for interface in &status.interfaces {
         let queues = counted(interface.queues.into(), "queue");
         line!(out, "  {} ({}): {}, {queues}", interface.name, interface.role, interface.mode);

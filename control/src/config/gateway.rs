@@ -52,6 +52,8 @@ pub struct GatewayConfig {
     pub trap: TrapLimits,
     /// Whether `portcullis capture` may show what ESP protects.
     pub allow_decrypted_capture: bool,
+    /// Whether the daemon takes from itself what it does not need.
+    pub sandbox: bool,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
 }
@@ -96,6 +98,7 @@ impl GatewayConfig {
         let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let trap = trap(&section, frames);
         let allow_decrypted_capture = section.boolean("allow_decrypted_capture").unwrap_or(false);
+        let sandbox = section.boolean("sandbox").unwrap_or(true);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -118,6 +121,7 @@ impl GatewayConfig {
             watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             trap,
             allow_decrypted_capture,
+            sandbox,
             credentials,
         })
     }

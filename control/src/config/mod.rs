@@ -23,7 +23,7 @@ mod secrets;
 mod shunt;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
@@ -57,6 +57,8 @@ pub struct Config {
     pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
+    /// Files that it names, certificates and keys.
+    pub files: Vec<PathBuf>,
 }
 
 /// A configuration that cannot be used.
@@ -170,20 +172,15 @@ impl Config {
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius })
+        let files = store.into_named();
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        Some(Self {
-            gateway: gateway?,
-            engine,
-            shunts: Vec::new(),
-            rates: BTreeMap::new(),
-            pools: Vec::new(),
-            radius: None,
-        })
+        let (shunts, rates, pools, files) = (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius: None, files })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

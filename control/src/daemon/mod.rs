@@ -49,6 +49,7 @@ use crate::config::Config;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 use crate::radius::{Radius, dynamic};
+use crate::sandbox::Sandbox;
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -62,6 +63,7 @@ pub struct Daemon {
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     traces: Arc<trace::Traces>,
+    sandbox: Sandbox,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -72,11 +74,18 @@ pub struct Daemon {
 /// in it; SIGHUP puts in force what stands there then.
 pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
     service::harden().context("cannot keep secrets out of core dumps")?;
+    // No thread has been started yet: all of them will be inside.
+    let sandbox = Sandbox::enter(&config, source);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, source, text))
+    runtime.block_on(serve(config, source, text, sandbox))
 }
 
-async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    source: &Path,
+    text: Zeroizing<String>,
+    sandbox: Sandbox,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -136,6 +145,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ike,
         leases,
         traffic,
+        sandbox,
         stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
@@ -255,7 +265,7 @@ impl Daemon {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
         let times = threads::worker_cpu_times(stats.workers.len());
         let workers = report::workers(&self.config().gateway.workers, &stats, &times);
-        Ok(report::status(&snapshot, &stats, workers, self.since))
+        Ok(report::status(&snapshot, &stats, workers, &self.sandbox, self.since))
     }
 
     /// For `portcullis sas`.

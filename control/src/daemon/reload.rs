@@ -48,8 +48,13 @@ impl InForce {
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
     /// It cannot be used.
-    #[error("{}", config_error(.0))]
-    Config(#[from] ConfigError),
+    #[error("{}", config_error(.error, .hint.as_deref()))]
+    Config {
+        /// Why.
+        error: ConfigError,
+        /// What else may be the matter.
+        hint: Option<String>,
+    },
     /// It changes what only a restart can.
     #[error("nothing was changed: only a restart can apply {0}")]
     NeedsRestart(String),
@@ -66,20 +71,33 @@ pub enum ReloadError {
     Stopping(#[from] Stopping),
 }
 
-fn config_error(error: &ConfigError) -> String {
+fn config_error(error: &ConfigError, hint: Option<&str>) -> String {
     let findings = match error {
         ConfigError::Invalid { findings, .. } => findings.as_slice(),
         ConfigError::Unreadable { .. } => &[],
     };
     let lines = findings.iter().map(Diagnostic::to_string).chain([format!("nothing was changed: {error}")]);
+    let lines = lines.chain(hint.map(str::to_owned));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Whether it is about a file that the daemon was not allowed to read.
+fn denied(error: &ConfigError) -> bool {
+    let denied = std::io::Error::from_raw_os_error(libc::EACCES).to_string();
+    match error {
+        ConfigError::Unreadable { error, .. } => error.kind() == std::io::ErrorKind::PermissionDenied,
+        ConfigError::Invalid { findings, .. } => {
+            findings.iter().any(|finding| finding.message.contains(&denied))
+        }
+    }
 }
 
 impl ReloadError {
     /// Without the findings.
     pub(super) fn summary(&self) -> String {
         match self {
-            Self::Config(error) => format!("nothing was changed: {error}"),
+            Self::Config { error, hint: None } => format!("nothing was changed: {error}"),
+            Self::Config { error, hint: Some(hint) } => format!("nothing was changed: {error}; {hint}"),
             other => other.to_string(),
         }
     }
@@ -89,7 +107,10 @@ impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let mut in_force = self.in_force.lock().await;
-        let (config, _, text) = Config::load_text(&in_force.source)?;
+        let (config, _, text) = Config::load_text(&in_force.source).map_err(|error| {
+            let hint = denied(&error).then(|| self.sandbox.hint()).flatten();
+            ReloadError::Config { error, hint }
+        })?;
         let running = self.config();
         let settings = differences(&in_force.text, &text);
         check_restart(&running, &config, &settings)?;

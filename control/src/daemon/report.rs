@@ -15,12 +15,14 @@ use crate::api::types::{
     ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
     RateStatus, Status, VerdictReport, WorkerStatus,
 };
+use crate::sandbox::Sandbox;
 
 /// For `portcullis status`.
 pub(super) fn status(
     snapshot: &Snapshot,
     stats: &DataplaneStats,
     workers: Vec<WorkerStatus>,
+    sandbox: &Sandbox,
     since: Instant,
 ) -> Status {
     let interface = |interface: &InterfaceStats| InterfaceStatus {
@@ -36,6 +38,7 @@ pub(super) fn status(
         workers: stats.workers.len(),
         worker_threads: workers,
         frames: frames(stats),
+        sandbox: sandbox.to_string(),
         interfaces: stats.interfaces.iter().map(interface).collect(),
         ike_sas: snapshot.established(),
         half_open_ike_sas: snapshot.half_open,

@@ -65,7 +65,7 @@ pub(super) async fn reload(daemon: &Daemon) {
             "protecting; the configuration was reloaded"
         }
         Err(error) => {
-            if let ReloadError::Config(ConfigError::Invalid { findings, .. }) = &error {
+            if let ReloadError::Config { error: ConfigError::Invalid { findings, .. }, .. } = &error {
                 for finding in findings {
                     // Not as it is printed, which shows the line of the file: an event is one line.
                     let (line, column) = (finding.line, finding.column);

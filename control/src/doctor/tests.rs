@@ -33,6 +33,7 @@ struct Fake {
     links: BTreeMap<String, LinkState>,
     ethtool: BTreeMap<String, Ethtool>,
     synchronised: bool,
+    landlock: Option<u32>,
 }
 
 impl Kernel for Fake {
@@ -46,6 +47,10 @@ impl Kernel for Fake {
 
     fn clock_synchronised(&self) -> Option<bool> {
         Some(self.synchronised)
+    }
+
+    fn landlock(&self) -> Option<u32> {
+        self.landlock
     }
 }
 
@@ -63,7 +68,8 @@ impl Machine {
         let ice = Ethtool { driver: Some("ice".to_owned()), on: vec![], esp_hash: Some(0xf0) };
         let links = [("outside0".to_owned(), outside), ("inside0".to_owned(), link)];
         let ethtool = ["outside0", "inside0"].map(|name| (name.to_owned(), ice.clone()));
-        let kernel = Fake { links: links.into(), ethtool: ethtool.into(), synchronised: true };
+        let kernel =
+            Fake { links: links.into(), ethtool: ethtool.into(), synchronised: true, landlock: Some(6) };
         let machine = Self { root: tempfile::tempdir().unwrap(), kernel, config: CONFIG.to_owned() };
         for (path, text) in [
             ("proc/self/status", "Name:\tportcullis\nCapEff:\t000001ffffffffff\n"),
@@ -90,6 +96,7 @@ impl Machine {
             ("proc/irq/25/effective_affinity_list", "3\n"),
             ("sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never\n"),
             ("proc/meminfo", "HugePages_Free:        0\n"),
+            ("proc/sys/kernel/seccomp/actions_avail", "kill_process errno allow\n"),
             ("proc/sys/net/ipv4/ip_forward", "1\n"),
             ("proc/sys/net/ipv4/conf/all/rp_filter", "0\n"),
             ("proc/sys/net/ipv4/conf/default/rp_filter", "2\n"),
@@ -155,6 +162,7 @@ fn a_machine_that_is_as_it_should_be_gets_no_complaint() {
         "queues",
         "rp_filter",
         "rss",
+        "sandbox",
         "tun",
     ];
     assert!(checks.iter().eq(expected.iter()), "{checks:?}");
@@ -220,6 +228,18 @@ fn a_loose_filter_on_all_interfaces_makes_a_strict_one_loose() {
     machine.write("proc/sys/net/ipv4/conf/outside0/rp_filter", "1");
     machine.write("proc/sys/net/ipv4/conf/all/rp_filter", "2");
     assert_eq!(machine.examine().count(Severity::Warning), 0);
+}
+
+#[test]
+fn a_kernel_that_cannot_shut_the_daemon_in_is_named_and_so_is_a_configuration_that_does_not_want_it() {
+    let mut machine = Machine::new();
+    machine.kernel.landlock = None;
+    machine.complains("sandbox", Severity::Warning, "lsm=landlock");
+    machine.config = CONFIG.replace("[gateway]", "[gateway]\nsandbox = false");
+    machine.complains("sandbox", Severity::Warning, "sandbox = true");
+    let machine = Machine::new();
+    fs::remove_file(machine.root.path().join("proc/sys/kernel/seccomp/actions_avail")).unwrap();
+    machine.complains("sandbox", Severity::Warning, "linux-image");
 }
 
 #[test]

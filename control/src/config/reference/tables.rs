@@ -95,6 +95,11 @@ pub(super) const TABLES: &[Table] = &[
                 Is("false"),
                 "whether `portcullis capture --decrypted` may show what ESP protects",
             ),
+            key(
+                "sandbox",
+                Is("true"),
+                "whether the daemon shuts itself in at its start: files by Landlock, system calls by seccomp, see [running as a service](service.md#the-sandbox)",
+            ),
             key("route_table", Is("220"), "routing table of the protected routes"),
             key("mark", Is("0x5043"), "firewall mark of the daemon's own IKE packets"),
             key(

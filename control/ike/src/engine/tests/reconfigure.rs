@@ -141,6 +141,27 @@ fn a_connection_that_is_removed_is_closed_and_refused_from_then_on() {
 }
 
 #[test]
+fn an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added() {
+    let mut a = config(A);
+    a.connections[0].proposals = vec!["aes256gcm16-prfsha384-ecp384".parse().unwrap()];
+    let mut world = World::new(1, a.clone(), config(B));
+    let first = world.initiate(A);
+    // The refusal has come, and is not believed for a while: nobody has signed it.
+    world.run(1);
+    assert!(!world.failures(B).is_empty() && world.failures(A).is_empty());
+    a.connections[0].proposals.push("aes256gcm16-prfsha384-x25519".parse().unwrap());
+    world.reconfigure(A, a);
+    let second = world.initiate(A);
+    world.run(5);
+    for command in [first, second] {
+        assert_eq!(world.ends[A].done.get(&command), Some(&Ok(())), "{}", world.report());
+    }
+    assert_eq!(world.failures(A), Vec::<&str>::new());
+    assert_eq!(world.ends[A].engine.status().len(), 1);
+    world.assert_agreement();
+}
+
+#[test]
 fn an_attempt_under_way_does_not_end_in_a_connection_that_is_there_no_longer() {
     // With signatures, whose jobs leave room between the peer's proof and ours.
     let pki = Pki::new();
