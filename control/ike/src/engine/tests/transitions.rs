@@ -123,7 +123,7 @@ fn every_row_of_the_tables_happens() {
     let cause = |change: &Change| seen.iter().any(|it| (it.0, it.1, it.2) == (change.0, change.1, change.2));
     let arrow = |change: &Change| seen.iter().any(|it| (it.0, it.1, it.3) == (change.0, change.1, change.3));
     let rare = |change: &Change| RARE.contains(&(change.1, change.3));
-    let unseen: Vec<_> = all().filter(|it| !rare(it) && !(cause(it) && arrow(it))).collect();
+    let unseen: Vec<_> = all().filter(|it| !(rare(it) || cause(it) && arrow(it))).collect();
     assert!(unseen.is_empty(), "these never happen: {unseen:#?}");
 }
 
