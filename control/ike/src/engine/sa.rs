@@ -152,6 +152,8 @@ pub(super) struct Base {
     pub(super) tokens: Vec<Secret>,
     /// The peer is to be given ours.
     pub(super) owes_token: bool,
+    /// It is to be asked to prove itself anew (RFC 4478).
+    pub(super) owes_reauthentication: bool,
     /// An SPI that the peer sends on, and that is no CHILD SA's.
     pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
@@ -241,6 +243,7 @@ impl Base {
             redirecting: None,
             tokens: Vec::new(),
             owes_token: false,
+            owes_reauthentication: false,
             unknown_spi: None,
             fragmentation: false,
             childless: false,
@@ -552,6 +555,37 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What it is called in [`super::transitions`].
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::FindingSource(_) => "FindingSource",
+            Self::GeneratingKe(_) => "GeneratingKe",
+            Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::DerivingKeys(_) => "DerivingKeys",
+            Self::Exchanging(state) => state.name(),
+            Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
+            Self::SigningRequest(_) => "SigningRequest",
+            Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
+            Self::VerifyingResponder(_) => "VerifyingResponder",
+            Self::AnsweringEap(_) => "AnsweringEap",
+            Self::AwaitingEapRequest(_) => "AwaitingEapRequest",
+            Self::AwaitingLastAuthResponse(_) => "AwaitingLastAuthResponse",
+            Self::Answering(_) => "Answering",
+            Self::AwaitingFirstAuth(_) => "AwaitingFirstAuth",
+            Self::DerivingForAuth(_) => "DerivingForAuth",
+            Self::AwaitingAuthRequest(_) => "AwaitingAuthRequest",
+            Self::AnsweringIntermediate(state) => state.name(),
+            Self::VerifyingInitiator(_) => "VerifyingInitiator",
+            Self::SigningResponse(_) => "SigningResponse",
+            Self::TurningEap(_) => "TurningEap",
+            Self::AskingAaa(_) => "AskingAaa",
+            Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
+            Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::Established(_) => "Established",
+            Self::Deleting(_) => "Deleting",
+        }
+    }
+
     pub(super) fn handle_message(
         self,
         cx: &mut Context,
