@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_gateway::netlink::addresses::TunAddresses;
-use portcullis_ike::config::{EngineConfig, StartAction};
+use portcullis_ike::config::{EngineConfig, Secret, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
@@ -144,6 +144,8 @@ pub(super) struct Shell {
     pub(super) config: EngineConfig,
     /// Its only randomness.
     pub(super) rng: Box<dyn CryptoRng + Send>,
+    /// What tokens for peers are made of (RFC 6290).
+    pub(super) token_secret: Option<Secret>,
     /// UDP.
     pub(super) sockets: Sockets,
     /// The data plane.
@@ -191,6 +193,10 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
+        let mut engine = Engine::new(self.config, self.rng);
+        if let Some(secret) = self.token_secret {
+            engine.keep_tokens(secret);
+        }
         let sessions = self.radius.as_ref().map(|radius| {
             let order = handle.orders();
             Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
@@ -198,7 +204,7 @@ impl Shell {
         let task = Task {
             radius: self.radius,
             sessions: sessions.as_ref().map(|(told, _)| told.clone()),
-            engine: Engine::new(self.config, self.rng),
+            engine,
             sockets: self.sockets,
             installer: self.installer,
             crls: self.crls,
@@ -377,6 +383,9 @@ impl Task {
                     let connection = self.traffic.connection_of(pair);
                     tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
                     self.command(Command::HardLimit { pair }, None);
+                }
+                DataplaneEvent::UnknownSpi { spi, seen } => {
+                    self.command(Command::UnknownSpi { spi, seen }, None);
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     let connection = self.traffic.connection_of(pair);

@@ -232,6 +232,7 @@ pub mod notify {
     pub const NO_NATS_ALLOWED: u16 = 16402;
     pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+    pub const QCD_TOKEN: u16 = 16419;
     pub const REDIRECT_SUPPORTED: u16 = 16406;
     pub const REDIRECT: u16 = 16407;
     pub const REDIRECTED_FROM: u16 = 16408;
