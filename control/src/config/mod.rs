@@ -4,6 +4,7 @@
 //! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
 //! is the guide, and [`reference`] writes the list of every table and key.
 
+mod audit;
 mod connection;
 mod credentials;
 mod diagnostic;
@@ -35,6 +36,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use crate::events::audit::AuditConfig;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -51,6 +53,8 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// `[audit]`: where it is written who was there.
+    pub audit: Option<AuditConfig>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
     /// Files that it names, certificates and keys.
@@ -167,16 +171,17 @@ impl Config {
         let connection::Connections { negotiated, shunts } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
+        let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius, files })
+        Some(Self { gateway: gateway?, engine, shunts, pools, radius, audit, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
         let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, files })
+        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, audit: None, files })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

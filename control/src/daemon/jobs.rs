@@ -257,7 +257,8 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer, 0, &Arc::new(CrlStore::new("/nonexistent".into())));
+        let crls = Arc::new(CrlStore::new("/nonexistent".into(), Arc::default()));
+        let result = perform(job, &installer, 0, &crls);
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }
