@@ -409,6 +409,22 @@ pub(super) const TABLES: &[Table] = &[
                 r#"the segment size that TCP announces through the tunnel, either way, is lowered to this many octets (88 to 65495) or, with `"mtu"`, to what the tunnel takes"#,
             ),
             key(
+                "rate_out",
+                Absent,
+                "how much goes into each tunnel of the child, in bits of inner packets; see [the guide](configuration.md#rates)",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, at least 16384"),
+                "octets that may go at once after a pause",
+            ),
+            key("rate_in", Absent, "how much comes out of each tunnel of the child, likewise"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, at least 16384"),
+                "octets that may come at once after a pause",
+            ),
+            key(
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
