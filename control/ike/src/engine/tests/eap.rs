@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::certificates::Pki;
 use super::world::*;
 use crate::auth::Authorization;
 use crate::auth::eap::{ClientMethod, ServerMethod, UserSecret};
@@ -63,6 +64,16 @@ fn a_user_with_a_password_gets_a_tunnel() {
         let user = if asks { "carol" } else { "a.example" };
         assert_eq!(status.authorization.eap_id.as_deref(), Some(user));
     }
+}
+
+#[test]
+pub(super) fn a_gateway_that_proves_itself_by_a_certificate_lets_a_user_in() {
+    let ([mut a, mut b], pki) = (configs(ServerMethod::MsChapV2, true), Pki::new());
+    b.connections[0].local[0].auth = pki.local(B);
+    a.connections[0].remote[0].auth = pki.remote();
+    let world = World::new(1, a, b).established();
+    world.assert_agreement();
+    assert_eq!(world.ends[B].engine.status()[0].authorization.eap_id.as_deref(), Some("carol"));
 }
 
 #[test]

@@ -114,6 +114,7 @@ fn every_row_of_the_tables_happens() {
     collide_ike::collision_while_jobs_are_under_way();
     certificates::a_ca_that_only_one_end_trusts_is_named_there_and_nowhere_else();
     eap::a_wrong_password_is_named_at_the_gateway_and_hinted_at_to_the_client();
+    eap::a_gateway_that_proves_itself_by_a_certificate_lets_a_user_in();
     eap::a_refusal_of_the_aaa_server_is_passed_on();
     eap::a_user_of_an_aaa_server_gets_a_tunnel_and_what_it_says_he_may_have();
     eap::success_without_the_key_is_worth_nothing();
