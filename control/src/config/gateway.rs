@@ -34,6 +34,8 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whose names metrics have beside ours; `None`: nobody's.
+    pub metrics_compatibility: Option<MetricsCompatibility>,
     /// AEAD engine; `None`: the fastest that this processor runs.
     pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
@@ -56,6 +58,13 @@ pub struct GatewayConfig {
     pub sandbox: bool,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
+}
+
+/// Names that others have given to what we measure too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsCompatibility {
+    /// ipsec_exporter's, for strongSwan.
+    IpsecExporter,
 }
 
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
@@ -88,6 +97,8 @@ impl GatewayConfig {
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
         let state_dir = path("state_dir", "/var/lib/portcullis");
         let metrics = metrics(&section);
+        let metrics_compatibility = section
+            .choice("metrics_compatibility", &[("ipsec_exporter", MetricsCompatibility::IpsecExporter)]);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
@@ -112,6 +123,7 @@ impl GatewayConfig {
             admin_socket,
             state_dir,
             metrics,
+            metrics_compatibility,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
             route_table,

@@ -36,7 +36,7 @@ use zeroize::Zeroizing;
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility};
 
 use crate::events::audit::AuditConfig;
 use crate::radius::RadiusConfig;

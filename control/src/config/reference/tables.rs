@@ -76,6 +76,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"address and port that Prometheus scrapes (`/metrics`), or `"off"`"#,
             ),
             key(
+                "metrics_compatibility",
+                Absent,
+                r#"`"ipsec_exporter"`: the names of [strongSwan's exporter](monitoring.md#dashboards-made-for-strongswan) beside ours"#,
+            ),
+            key(
                 "aead_engine",
                 Says("the fastest"),
                 r#"`"vaes512"`, `"vaes256"`, `"aesni"` or `"portable"`; refused at start if the processor cannot"#,
