@@ -50,12 +50,13 @@ impl GatewayConfig {
         }
     }
 
-    fn toml(&self, socket: &Path, pin_dir: &Path) -> String {
+    fn toml(&self, host: &Host) -> String {
         let mut text = format!(
-            "[gateway]\nadmin_socket = \"{}\"\npin_dir = \"{}\"\ntun = \"portcullis0\"\non_stop = \"{}\"\n\
+            "[gateway]\nadmin_socket = \"{}\"\nstate_dir = \"{}\"\npin_dir = \"{}\"\ntun = \"portcullis0\"\non_stop = \"{}\"\n\
              workers = {:?}\nframes = 8192\nmax_sas = 1024\n{}\n",
-            socket.display(),
-            pin_dir.display(),
+            admin_socket(host).display(),
+            host.dir().join("state").display(),
+            host.pin_dir().display(),
             self.on_stop,
             self.workers,
             self.gateway_lines
@@ -70,6 +71,10 @@ impl GatewayConfig {
         text.push_str(&self.connections);
         text
     }
+}
+
+fn admin_socket(host: &Host) -> PathBuf {
+    host.dir().join("admin.sock")
 }
 
 /// A running daemon; killed when dropped.
@@ -216,9 +221,8 @@ impl Gateway {
     /// # Errors
     /// [`LabError::Ended`] with its log when it refuses the configuration or cannot start.
     pub fn start(host: &Host, binary: &Path, config: &GatewayConfig) -> Result<Self> {
-        let (socket, file) = (host.dir().join("admin.sock"), host.dir().join("portcullis.toml"));
-        fs::write(&file, config.toml(&socket, host.pin_dir()))
-            .map_err(LabError::io(format!("write {}", file.display())))?;
+        let (socket, file) = (admin_socket(host), host.dir().join("portcullis.toml"));
+        fs::write(&file, config.toml(host)).map_err(LabError::io(format!("write {}", file.display())))?;
         let process = run_daemon(host, binary, &file)?;
         Ok(Self { host: host.clone(), binary: binary.into(), config: file, socket, process })
     }
@@ -228,7 +232,7 @@ impl Gateway {
     /// # Errors
     /// With what `portcullis reload` prints when it is refused.
     pub fn reload(&self, config: &GatewayConfig, arguments: &[&str]) -> Result<Output> {
-        fs::write(&self.config, config.toml(&self.socket, self.host.pin_dir()))
+        fs::write(&self.config, config.toml(&self.host))
             .map_err(LabError::io(format!("write {}", self.config.display())))?;
         self.portcullis(&[&["reload"], arguments].concat())
     }

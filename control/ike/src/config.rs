@@ -264,6 +264,8 @@ pub struct ConnectionConfig {
     pub encap: bool,
     /// The IKE SA outlives the addresses that it began with, if the peer is for it (RFC 4555; swanctl's `mobike`).
     pub mobike: bool,
+    /// Either end shows the other that it has lost its state (RFC 6290).
+    pub quick_crash_detection: bool,
     /// As a client we go where the gateway sends us (RFC 5685).
     pub follow_redirects: bool,
     /// As a gateway we send clients there in place of serving them, if they would go.

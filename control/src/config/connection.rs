@@ -124,6 +124,7 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let mobike = section.boolean("mobike").unwrap_or(true);
+    let quick_crash_detection = section.boolean("quick_crash_detection").unwrap_or(true);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
     let redirect_to = section.parsed::<IpAddr>("redirect_to", "the IP address of another gateway");
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -163,6 +164,7 @@ fn connection(
         remote: remote?,
         encap,
         mobike,
+        quick_crash_detection,
         follow_redirects,
         redirect_to: redirect_to.map(|addr| addr.value),
         dpd_delay,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_gateway::netlink::addresses::TunAddresses;
-use portcullis_ike::config::{EngineConfig, StartAction};
+use portcullis_ike::config::{EngineConfig, Secret, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
@@ -151,6 +151,8 @@ pub(super) struct Shell {
     pub(super) config: EngineConfig,
     /// Its only randomness.
     pub(super) rng: Box<dyn CryptoRng + Send>,
+    /// What tokens for peers are made of (RFC 6290).
+    pub(super) token_secret: Option<Secret>,
     /// UDP.
     pub(super) sockets: Sockets,
     /// The data plane.
@@ -200,6 +202,10 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
+        let mut engine = Engine::new(self.config, self.rng);
+        if let Some(secret) = self.token_secret {
+            engine.keep_tokens(secret);
+        }
         let sessions = self.radius.as_ref().map(|radius| {
             let order = handle.orders();
             let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
@@ -210,7 +216,7 @@ impl Shell {
             sessions: sessions.as_ref().map(|(told, _)| told.clone()),
             present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
             listeners: self.listeners,
-            engine: Engine::new(self.config, self.rng),
+            engine,
             sockets: self.sockets,
             installer: self.installer,
             crls: self.crls,
@@ -396,6 +402,9 @@ impl Task {
                     let connection = self.traffic.connection_of(pair);
                     tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
                     self.command(Command::HardLimit { pair }, None);
+                }
+                DataplaneEvent::UnknownSpi { spi, seen } => {
+                    self.command(Command::UnknownSpi { spi, seen }, None);
                 }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     let connection = self.traffic.connection_of(pair);

@@ -11,6 +11,7 @@ mod leases;
 mod liveness;
 mod reload;
 pub(crate) mod report;
+mod secret_file;
 mod service;
 mod sockets;
 mod threads;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
+use portcullis_ike::config::Secret;
 use portcullis_ike::engine::{Command, Failure};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -126,6 +128,7 @@ async fn serve(
         listeners: listeners.clone(),
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
+        token_secret: token_secret(&config),
         sockets,
         installer: dataplane.installer(),
         crls: Arc::new(crls::CrlStore::new(
@@ -209,6 +212,21 @@ async fn serve(
         let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
     }
     dataplane::stop(daemon)
+}
+
+/// The secret of quick crash detection, where a connection has it.
+fn token_secret(config: &Config) -> Option<Secret> {
+    let wanted = config.engine.connections.iter().any(|connection| connection.quick_crash_detection);
+    let path = config.gateway.state_dir.join("qcd.secret");
+    let found = wanted.then(|| secret_file::load_or_make(&path))?;
+    found
+        .inspect_err(|error| {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "there is no secret that outlives us (gateway.state_dir): peers get no tokens, and will not notice at once when we are restarted"
+            );
+        })
+        .ok()
 }
 
 fn spawn<S>(server: S) -> JoinHandle<()>

@@ -142,6 +142,13 @@ pub enum DataplaneEvent {
         /// Where it came from.
         seen: TunnelEndpoints,
     },
+    /// ESP came on an SPI that is no SA's (RFC 7296 §1.5). Nothing about it is authentic.
+    UnknownSpi {
+        /// The SPI.
+        spi: Spi,
+        /// Where it came from.
+        seen: TunnelEndpoints,
+    },
 }
 
 /// Where SAs and policies go. An SA pair is named by its inbound SPI, which is ours and unique.

@@ -576,6 +576,10 @@ impl SaInstaller for Installer {
                 let moved = control.inbound(pair)?.endpoints.get() != seen;
                 moved.then_some(DataplaneEvent::PeerMoved { pair, seen })
             }
+            Raised::UnknownSpi { spi, seen } => {
+                let spi = spi.filter(|spi| !pairs.contains_key(spi))?;
+                Some(DataplaneEvent::UnknownSpi { spi, seen })
+            }
         };
         self.events.take().into_iter().filter_map(event).collect()
     }

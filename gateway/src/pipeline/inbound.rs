@@ -128,7 +128,10 @@ fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, open
         let way = match (run, *sa) {
             (Some((before, way)), Some(sa)) if ptr::eq(before, sa) => Some(way),
             (_, Some(sa)) => Some(sa.endpoints.way()),
-            (_, None) => None,
+            (_, None) => {
+                context.shared.events.unknown_spi(context.now, outer.spi, outer.endpoints());
+                None
+            }
         };
         run = sa.zip(way);
         let sequence = run.ok_or(DropReason::UnknownSpi).and_then(|(sa, way)| number(sa, &way, outer, frame));

@@ -286,6 +286,13 @@ pub enum Command {
         /// Where it came from.
         seen: TunnelEndpoints,
     },
+    /// [`portcullis_ipsec::DataplaneEvent::UnknownSpi`]: ESP came for no SA.
+    UnknownSpi {
+        /// What it is for.
+        spi: Spi,
+        /// Where it came from.
+        seen: TunnelEndpoints,
+    },
     /// [`portcullis_ipsec::DataplaneEvent::FirstPacket`]: the peer seals with a CHILD SA that it has asked for.
     FirstPacket {
         /// The pair.

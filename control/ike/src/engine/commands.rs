@@ -51,6 +51,11 @@ impl Engine {
                 self.of_pair(now, id, pair, |_, cx, base| base.peer_moved(cx, seen));
                 Ok(())
             }
+            Command::UnknownSpi { spi, seen } => {
+                self.unknown_spi(now, spi, seen);
+                self.cx.begin_command(id, 0);
+                Ok(())
+            }
             Command::PathsChanged { addresses } => {
                 self.paths_changed(now, id, addresses);
                 Ok(())

@@ -16,7 +16,7 @@ use super::redirect::Redirect;
 use super::sa::{Base, Estate, Goal, State};
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{ChildConfig, ConnectionConfig, EngineConfig};
+use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Secret};
 use crate::crypto::{KeMethod, KeSecret};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
@@ -42,6 +42,8 @@ pub(super) struct Context {
     pub(super) outside_addresses: Option<Vec<IpAddr>>,
     /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
     own_addresses: HashMap<IpAddr, (usize, usize)>,
+    /// What our tokens are made of (RFC 6290 §5).
+    pub(super) token_secret: Option<Secret>,
 }
 
 /// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
@@ -70,6 +72,8 @@ pub(super) enum Effect {
     Follow { connection: usize, goals: Vec<Goal>, redirect: Redirect },
     /// An IKE SA has brought up everything that it was to.
     Complete { id: IkeSaId },
+    /// A peer has lost an IKE SA with these children: those that are wanted are brought up at once.
+    BeginAgain { connection: usize, children: Vec<usize> },
     /// A CHILD SA came up.
     ChildUp { connection: usize, child: usize, remote: IpAddr },
     /// A CHILD SA is gone, or an attempt to bring it up has failed.
@@ -120,6 +124,7 @@ impl Context {
             index: Index::default(),
             outside_addresses: None,
             own_addresses: HashMap::new(),
+            token_secret: None,
         }
     }
 

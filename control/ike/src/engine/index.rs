@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::net::IpAddr;
 
 use portcullis_ipsec::Spi;
 
@@ -21,6 +22,10 @@ pub(super) struct Keys {
     /// It is an attempt of ours that the peer has not answered yet.
     unanswered: bool,
     identities: Option<Identities>,
+    /// Where the peer is, once it is authenticated.
+    address: Option<IpAddr>,
+    /// The SPI that it will have if our rekeying succeeds: the peer may use it before we do.
+    offered: Option<[u8; 8]>,
 }
 
 impl Keys {
@@ -31,6 +36,8 @@ impl Keys {
             connection: (!state.half_open()).then_some(base.connection),
             unanswered: state.unanswered(),
             identities: base.identities().filter(|_| established),
+            address: established.then(|| base.remote.ip()),
+            offered: state.offered_spi(),
         }
     }
 }
@@ -43,6 +50,8 @@ pub(super) struct Index {
     by_connection: HashMap<usize, BTreeSet<IkeSaId>>,
     unanswered: HashMap<usize, BTreeSet<IkeSaId>>,
     by_identities: HashMap<Identities, BTreeSet<IkeSaId>>,
+    by_address: HashMap<IpAddr, BTreeSet<IkeSaId>>,
+    offered: HashSet<[u8; 8]>,
     by_pair: HashMap<Spi, IkeSaId>,
 }
 
@@ -52,9 +61,9 @@ impl Index {
         self.ids.contains(&id)
     }
 
-    /// Whether an SPI of ours is in use.
+    /// Whether an SPI of ours is in use, or about to be.
     pub(super) fn has_spi(&self, spi: &[u8; 8]) -> bool {
-        self.by_spi.contains_key(spi)
+        self.by_spi.contains_key(spi) || self.offered.contains(spi)
     }
 
     /// The IKE SA with that SPI of ours.
@@ -75,6 +84,11 @@ impl Index {
     /// The authenticated IKE SAs of two identities, oldest first.
     pub(super) fn of_identities(&self, identities: &Identities) -> Vec<IkeSaId> {
         all(&self.by_identities, identities)
+    }
+
+    /// The authenticated IKE SAs with peers at an address, oldest first.
+    pub(super) fn of_address(&self, addr: IpAddr) -> Vec<IkeSaId> {
+        all(&self.by_address, &addr)
     }
 
     /// The IKE SA that has a CHILD SA.
@@ -107,6 +121,12 @@ impl Index {
             if let Some(identities) = &old.identities {
                 drop_from(&mut self.by_identities, identities, id);
             }
+            if let Some(address) = &old.address {
+                drop_from(&mut self.by_address, address, id);
+            }
+            if let Some(offered) = &old.offered {
+                self.offered.remove(offered);
+            }
         }
         if let Some(new) = new {
             self.ids.insert(id);
@@ -120,6 +140,10 @@ impl Index {
             if let Some(identities) = &new.identities {
                 self.by_identities.entry(identities.clone()).or_default().insert(id);
             }
+            if let Some(address) = new.address {
+                self.by_address.entry(address).or_default().insert(id);
+            }
+            self.offered.extend(new.offered);
         }
     }
 }

@@ -17,7 +17,7 @@
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
 //! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -40,6 +40,7 @@ mod children;
 mod commands;
 mod connections;
 mod context;
+mod crash;
 mod create_child_sa;
 mod established;
 mod failure;
@@ -82,6 +83,7 @@ use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
 use channel::{Linger, digest, send};
 use context::{Context, Effect};
+use crash::Strays;
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
@@ -104,6 +106,7 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
+    strays: Strays,
 }
 
 /// An IKE SA in its place.
@@ -155,6 +158,7 @@ impl Engine {
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
+            strays: Strays::default(),
         }
     }
 
@@ -312,8 +316,7 @@ impl Engine {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
                     send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
                 }
-                // RFC 7296 §2.21.4 lets us answer INVALID_IKE_SPI; nobody may act on it, so we save the packet.
-                _ => self.reject(inbound.remote, "unknown_spi", "a message for no IKE SA of ours".to_owned()),
+                _ => self.handle_stray(now, &inbound),
             },
         }
     }
@@ -486,6 +489,13 @@ impl Engine {
                     self.follow(now, connection, goals, &redirect);
                 }
                 Effect::Complete { id } => self.replace(now, id),
+                Effect::BeginAgain { connection, mut children } => {
+                    children.retain(|child| self.upkeep.is_wanted(connection, *child));
+                    for child in children {
+                        let goal = Goal { child, flow: None, commands: Vec::new(), unwanted: false };
+                        self.bring_up(now, connection, goal);
+                    }
+                }
             }
         }
     }

@@ -35,7 +35,7 @@ use super::api::*;
 use super::channel::Linger;
 use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
-use super::established::Established;
+use super::established::{Established, Ours};
 use super::failure::{About, is_refusal};
 use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
 use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
@@ -55,7 +55,7 @@ use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::redirect::Redirect;
 use crate::auth::{Authorization, Proven};
-use crate::config::Identity;
+use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
 
@@ -148,6 +148,12 @@ pub(super) struct Base {
     pub(super) takes_redirects: bool,
     /// Where it is to be sent.
     pub(super) redirecting: Option<IpAddr>,
+    /// What the peer would show if it had lost the IKE SA (RFC 6290).
+    pub(super) tokens: Vec<Secret>,
+    /// The peer is to be given ours.
+    pub(super) owes_token: bool,
+    /// An SPI that the peer sends on, and that is no CHILD SA's.
+    pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
     /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
@@ -233,6 +239,9 @@ impl Base {
             redirect: None,
             takes_redirects: false,
             redirecting: None,
+            tokens: Vec::new(),
+            owes_token: false,
+            unknown_spi: None,
             fragmentation: false,
             childless: false,
             connection,
@@ -660,6 +669,17 @@ impl State {
                 | Self::AwaitingEapResponse(_)
                 | Self::AwaitingLastAuthRequest(_)
         )
+    }
+
+    /// The SPI that our rekeying has offered.
+    pub(super) fn offered_spi(&self) -> Option<[u8; 8]> {
+        match self {
+            Self::Established(established) => match &established.ours {
+                Ours::RekeyingIke(rekeying) => rekeying.offered_spi(),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Whether the peer has not answered our IKE_SA_INIT yet.

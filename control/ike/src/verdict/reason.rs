@@ -145,6 +145,7 @@ reasons! {
     RedirectRefused, "REDIRECT_REFUSED", Configuration, "a gateway sends us to where we do not go";
     // The peer.
     PeerRefused, "PEER_REFUSED", Peer, "the peer answered with an error";
+    PeerRestarted, "PEER_RESTARTED", Peer, "the peer has lost its state";
     PeerBusy, "PEER_BUSY", Peer, "the peer has been busy for minutes";
     PeerMisbehaved, "PEER_MISBEHAVED", Peer, "the peer does what the standard does not allow";
     // Ourselves.

@@ -68,7 +68,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "state_dir",
                 Is(r#""/var/lib/portcullis""#),
-                "where leases of [pools](configuration.md#poolsname) are kept over restarts",
+                "where leases of [pools](configuration.md#poolsname) and the secret of [crash detection](configuration.md#when-a-peer-is-restarted) are kept over restarts",
             ),
             key(
                 "metrics",
@@ -202,6 +202,11 @@ pub(super) const TABLES: &[Table] = &[
                 "mobike",
                 Is("true"),
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
+            ),
+            key(
+                "quick_crash_detection",
+                Is("true"),
+                "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
             ),
             key(
                 "follow_redirects",

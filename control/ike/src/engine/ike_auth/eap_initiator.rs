@@ -13,6 +13,7 @@ use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Incoming, Retransmitted};
 use crate::engine::connections;
 use crate::engine::context::Context;
+use crate::engine::crash;
 use crate::engine::ike_sa_init::error_notification;
 use crate::engine::informational::Deleting;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
@@ -73,7 +74,8 @@ impl EapSession {
                 let AwaitingAuthResponse { channel, record, id, .. } = &mut self.awaiting;
                 let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
                 let data = auth_data(channel, record, Role::Initiator, id, &secret);
-                let payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                payloads.extend(crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
                 channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
                 let (msk, user) = (outcome.msk, client.user().to_owned());
                 let state = AwaitingLastAuthResponse { session: self, msk, user };

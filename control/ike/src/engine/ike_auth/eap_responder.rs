@@ -251,6 +251,7 @@ impl AwaitingLastAuthRequest {
         if let Some(failure) = refused {
             return Err(session.refuse(cx, base, notify::AUTHENTICATION_FAILED, failure));
         }
+        base.keep_tokens(&payloads);
         let EapSession { request, identified, payloads, .. } = *self.session;
         let own = IdPayload::from(identified.local_id.clone());
         let secret = secret(&request.channel, self.msk.as_ref(), Role::Responder);

@@ -20,6 +20,7 @@ use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
@@ -195,7 +196,10 @@ impl Request {
                 payloads.push(Payload::IdR(id.clone().into()));
             }
         }
+        // Whom EAP authenticates gives its token with its last message.
+        let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
         payloads.extend(auth);
+        payloads.extend(token.flatten());
         payloads.extend(self.ppk);
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
@@ -383,6 +387,7 @@ impl AwaitingAuthResponse {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
         let Self { channel, record, offer, .. } = self;
+        base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
         let Some(offer) = offer else {

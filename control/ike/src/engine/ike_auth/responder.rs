@@ -16,6 +16,7 @@ use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::established::Established;
 use crate::engine::failure::{About, Claims};
 use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
@@ -348,6 +349,8 @@ impl AwaitingAuthRequest {
         mut answer: Vec<Payload>,
         payloads: &[Payload],
     ) -> Next {
+        base.keep_tokens(payloads);
+        answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
         let Identified { connection, local_id, remote_id, proven, authorization } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);

@@ -23,7 +23,7 @@ use super::channel::Channel;
 use super::context::{Context, Effect};
 use super::established::Established;
 use super::sa::{Base, Estate, Role, State};
-use crate::config::Retransmission;
+use crate::config::{Retransmission, Secret};
 use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
 use crate::message::{Payload, Protocol, WireProposal};
 use crate::proposal::IkeSuite;
@@ -53,6 +53,8 @@ struct Agreed {
     spi_r: [u8; 8],
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
+    /// Of the peer, in its answer to us (RFC 6290 §4.3).
+    tokens: Vec<Secret>,
 }
 
 /// The new IKE SA, with nothing in it.
@@ -81,6 +83,8 @@ fn successor(
     base.authentication = old.authentication;
     base.session_end = old.session_end;
     base.original_initiator = old.original_initiator;
+    base.tokens.clone_from(&agreed.tokens);
+    base.owes_token = role == Role::Initiator;
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };

@@ -9,6 +9,7 @@ mod childless;
 mod children;
 mod collide_child;
 mod collide_ike;
+mod crash;
 mod deletes;
 mod discretion;
 mod eap;

@@ -137,6 +137,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             remote: vec![RemoteAuth { auth: RemoteMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
             mobike: false,
+            quick_crash_detection: true,
             follow_redirects: true,
             redirect_to: None,
             dpd_delay: Duration::ZERO,
@@ -168,11 +169,18 @@ pub(super) fn config(end: usize) -> EngineConfig {
     }
 }
 
+/// An engine with the secret of that end, which outlives it.
+fn engine(end: usize, config: EngineConfig, seed: u64) -> Engine {
+    let mut engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+    engine.keep_tokens(Secret(vec![end as u8; 32]));
+    engine
+}
+
 impl World {
     pub(super) fn new(seed: u64, a: EngineConfig, b: EngineConfig) -> Self {
         let start = Instant::now();
         let end = |number: u64, config| End {
-            engine: Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed * 2 + number))),
+            engine: engine(number as usize, config, seed * 2 + number),
             gateway: Gateway::new(number as u32),
             events: Vec::new(),
             done: HashMap::new(),
@@ -411,7 +419,7 @@ impl World {
     pub(super) fn forget(&mut self, end: usize, config: EngineConfig) {
         let seed = u64::from(self.dice(u32::MAX));
         let at = &mut self.ends[end];
-        at.engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+        at.engine = engine(end, config, seed);
         at.gateway = Gateway::new(end as u32 + 7);
         at.jobs.clear();
     }
