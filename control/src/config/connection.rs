@@ -18,7 +18,8 @@ use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, shunt};
+use super::{eap, lifetime, options, pools, shunt, updown};
+use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -44,7 +45,6 @@ const LATER_AUTH: &[&str] =
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
-    "updown",
     "hostaccess",
     "policies",
     "policies_fwd_out",
@@ -74,6 +74,8 @@ pub(super) struct Connections {
     pub(super) negotiated: Vec<ConnectionConfig>,
     /// The policies of children that pass or drop, of all connections.
     pub(super) shunts: Vec<Policy>,
+    /// The hooks of children.
+    pub(super) hooks: HookConfigs,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -86,8 +88,8 @@ pub(super) fn from_root(
     let mut connections = Connections::default();
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated =
-            connection(name, &section, secrets, store, pools, has_radius, &mut connections.shunts);
+        let (shunts, hooks) = (&mut connections.shunts, &mut connections.hooks);
+        let negotiated = connection(name, &section, secrets, store, pools, has_radius, shunts, hooks);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -101,6 +103,7 @@ fn connection(
     pools: &[PoolConfig],
     has_radius: bool,
     shunts: &mut Vec<Policy>,
+    hooks: &mut HookConfigs,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -153,6 +156,9 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
+    for (_, child, section) in &children {
+        hooks.extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
+    }
     let children = self::children(section, children);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {

@@ -54,8 +54,19 @@ pub struct GatewayConfig {
     pub allow_decrypted_capture: bool,
     /// Whether the daemon takes from itself what it does not need.
     pub sandbox: bool,
+    /// How hooks are run.
+    pub updown: UpdownConfig,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
+}
+
+/// How `updown` hooks are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdownConfig {
+    /// How long one may take.
+    pub timeout: Duration,
+    /// How many run at once.
+    pub at_once: usize,
 }
 
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
@@ -99,6 +110,11 @@ impl GatewayConfig {
         let trap = trap(&section, frames);
         let allow_decrypted_capture = section.boolean("allow_decrypted_capture").unwrap_or(false);
         let sandbox = section.boolean("sandbox").unwrap_or(true);
+        let limits = Duration::from_secs(1)..=Duration::from_secs(600);
+        let updown = UpdownConfig {
+            timeout: section.duration_within("updown_timeout", limits).unwrap_or(Duration::from_secs(30)),
+            at_once: section.integer("updown_at_once", 1..=256).map_or(16, |most| most.value as usize),
+        };
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -121,6 +137,7 @@ impl GatewayConfig {
             watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             trap,
             allow_decrypted_capture,
+            updown,
             sandbox,
             credentials,
         })

@@ -21,6 +21,7 @@ mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
+mod updown;
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,9 +35,10 @@ use zeroize::Zeroizing;
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, UpdownConfig};
 
 use crate::events::audit::AuditConfig;
+use crate::hooks::HookConfigs;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -53,6 +55,8 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// What is run when a child comes up and goes down (`updown`).
+    pub hooks: HookConfigs,
     /// `[audit]`: where it is written who was there.
     pub audit: Option<AuditConfig>,
     /// `[pools]`.
@@ -168,20 +172,20 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts } = connections;
+        let connection::Connections { negotiated, shunts, hooks } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius, audit, files })
+        Some(Self { gateway: gateway?, engine, shunts, pools, radius, audit, hooks, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, audit: None, files })
+        let (shunts, pools, files, hooks) = (Vec::new(), Vec::new(), Vec::new(), HookConfigs::new());
+        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, audit: None, hooks, files })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

@@ -1,6 +1,6 @@
 //! What happens to peers, for those outside who want to know. [`sessions`] makes [`Happening`]s of what the engine says, one
 //! event after the other: who is there, over all rekeyings, and what was carried. Whoever listens is in [`Listeners`]: the
-//! stream of `portcullis events` ([`hub`]), the audit trail ([`audit`]).
+//! stream of `portcullis events` ([`hub`]), the audit trail ([`audit`]), hooks ([`crate::hooks`]).
 //!
 //! Everything here runs in the engine's task, so that nothing may wait.
 
@@ -16,6 +16,7 @@ use portcullis_ike::engine::{Failure, IkeSaId};
 use portcullis_ipsec::Spi;
 
 use crate::daemon::Carried;
+use crate::hooks::Hooks;
 use audit::Audit;
 use hub::Hub;
 use sessions::{Child, Session};
@@ -64,6 +65,8 @@ pub(crate) struct Listeners {
     pub(crate) hub: Arc<Hub>,
     /// The audit trail, if there is one.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What runs hooks, if there was one at the start.
+    pub(crate) hooks: Option<Arc<Hooks>>,
 }
 
 impl Listeners {
@@ -72,6 +75,9 @@ impl Listeners {
         self.hub.publish(|| report::happened(happening));
         if let Some(audit) = &self.audit {
             audit.hear(happening);
+        }
+        if let Some(hooks) = &self.hooks {
+            hooks.hear(happening);
         }
     }
 }

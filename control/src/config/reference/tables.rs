@@ -128,6 +128,16 @@ pub(super) const TABLES: &[Table] = &[
                 Says("`pubkey` beside this file"),
                 "directory of raw public keys, see [the guide](configuration.md#certificates-and-keys)",
             ),
+            key(
+                "updown_timeout",
+                Is(r#""30s""#),
+                "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",
+            ),
+            key(
+                "updown_at_once",
+                Is("16"),
+                "how many `updown` hooks run at once, those of one CHILD SA one after the other",
+            ),
         ],
     },
     Table {
@@ -407,6 +417,11 @@ pub(super) const TABLES: &[Table] = &[
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
+            ),
+            key(
+                "updown",
+                Absent,
+                "a program, run without a shell when a CHILD SA has come up and when it is gone, with strongSwan's environment; see [hooks](hooks.md)",
             ),
         ],
     },
