@@ -88,8 +88,7 @@ pub(super) fn from_root(
     let mut connections = Connections::default();
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let (shunts, hooks) = (&mut connections.shunts, &mut connections.hooks);
-        let negotiated = connection(name, &section, secrets, store, pools, has_radius, shunts, hooks);
+        let negotiated = connection(name, &section, secrets, store, pools, has_radius, &mut connections);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -102,8 +101,7 @@ fn connection(
     store: &Store<'_>,
     pools: &[PoolConfig],
     has_radius: bool,
-    shunts: &mut Vec<Policy>,
-    hooks: &mut HookConfigs,
+    found: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -117,7 +115,7 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        found.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -157,7 +155,7 @@ fn connection(
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
     for (_, child, section) in &children {
-        hooks.extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
+        found.hooks.extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
     }
     let children = self::children(section, children);
     section.finish(LATER_CONNECTION);

@@ -51,6 +51,7 @@ use crate::config::Config;
 use crate::events::Listeners;
 use crate::events::audit::Audit;
 use crate::events::hub::Hub;
+use crate::events::routes::Routes;
 use crate::explain::flow::FlowReport;
 use crate::hooks::{Hooks, Runner};
 use crate::metrics::{self, Measured};
@@ -134,7 +135,12 @@ async fn serve(
         Hooks::start(runner, configured, gateway.updown.timeout, gateway.tun.clone())
     });
     let hooks = hooks.transpose().context("cannot talk to the process that runs updown hooks")?.map(Arc::new);
-    let listeners = Listeners { hub: Arc::new(Hub::default()), audit, hooks };
+    let routes = config.gateway.export_routes.as_ref().map(|export| {
+        let what = "cannot export routes (gateway.export_routes)";
+        Routes::start(export, dataplane.tun_index()).context(what)
+    });
+    let routes = routes.transpose()?.map(Arc::new);
+    let listeners = Listeners { hub: Arc::new(Hub::default()), audit, hooks, routes };
     let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
         radius,
@@ -219,6 +225,9 @@ async fn serve(
     for task in sessions_tasks {
         task.abort();
         let _ = task.await;
+    }
+    if let Some(routes) = daemon.listeners.routes.clone() {
+        let _ = tokio::task::spawn_blocking(move || routes.finish(GOODBYE)).await;
     }
     if let Some(hooks) = daemon.listeners.hooks.clone() {
         let _ = tokio::task::spawn_blocking(move || hooks.finish(LAST_HOOKS)).await;

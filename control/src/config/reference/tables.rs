@@ -129,6 +129,17 @@ pub(super) const TABLES: &[Table] = &[
                 "directory of raw public keys, see [the guide](configuration.md#certificates-and-keys)",
             ),
             key(
+                "export_routes",
+                Is(r#""off""#),
+                "routes for a routing daemon while CHILD SAs are up: to the inner `addresses` of peers, or to `remote_ts` as negotiated; see [the guide](configuration.md#routes-for-a-routing-daemon)",
+            ),
+            key("export_table", Is("222"), "the table that they are in; no routing rule may lead to it"),
+            key(
+                "export_protocol",
+                Is("112"),
+                "their protocol number, by which a routing daemon knows them: 5 to 255",
+            ),
+            key(
                 "updown_timeout",
                 Is(r#""30s""#),
                 "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",
