@@ -153,7 +153,7 @@ enum Ask {
     },
     /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
-    /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
+    /// Make the IKE SAs of a connection anew, then close the old ones; a peer that began one is asked to. Does not wait.
     Reauthenticate(TargetArgs),
     /// Send the clients of a connection to another gateway (RFC 5685); those that do not go are put out after a while.
     Redirect {

@@ -216,6 +216,10 @@ impl Measured {
         let mut bytes = Family::counter("policy_bytes", "Octets of inner packets by policy");
         let mut packets = Family::counter("policy_packets", "Inner packets by policy");
         let mut drops = Family::counter("policy_drops", "Packets that ended at the policy that covers them");
+        let mut rates =
+            Family::gauge("policy_rate_bits", "Bits per second that each tunnel of a policy may carry");
+        let mut beyond =
+            Family::counter("policy_rate_drops", "Inner packets beyond the rates of a policy's tunnels");
         for (name, counts) in &self.policies {
             for (direction, octets, count) in
                 [("in", counts.bytes_in, counts.packets_in), ("out", counts.bytes_out, counts.packets_out)]
@@ -225,8 +229,20 @@ impl Measured {
                 packets = packets.with(&labels, count);
             }
             drops = drops.with(&[("policy", name)], counts.dropped);
+            for (direction, count, limit) in [
+                ("in", counts.limited_in, self.config.rates.get(name).and_then(|rates| rates.inbound)),
+                ("out", counts.limited_out, self.config.rates.get(name).and_then(|rates| rates.outbound)),
+            ] {
+                let labels = [("policy", name.as_str()), ("direction", direction)];
+                if count > 0 || limit.is_some() {
+                    beyond = beyond.with(&labels, count);
+                }
+                if let Some(limit) = limit {
+                    rates = rates.with(&labels, limit.bits_per_second.get());
+                }
+            }
         }
-        vec![bytes, packets, drops]
+        vec![bytes, packets, drops, rates, beyond]
     }
 
     /// Packets by their way and end.

@@ -30,6 +30,8 @@ pub struct GatewayConfig {
     pub on_stop: &'static str,
     /// Cores that workers are pinned to.
     pub workers: Vec<u32>,
+    /// SA pairs that it holds.
+    pub max_sas: u32,
     /// Further lines for `[gateway]`.
     pub gateway_lines: String,
     /// `[connections.…]` and `[secrets.…]`.
@@ -45,6 +47,7 @@ impl GatewayConfig {
             queues: None,
             on_stop: "closed",
             workers: vec![0],
+            max_sas: 1024,
             gateway_lines: String::new(),
             connections: connections.into(),
         }
@@ -53,12 +56,13 @@ impl GatewayConfig {
     fn toml(&self, host: &Host) -> String {
         let mut text = format!(
             "[gateway]\nadmin_socket = \"{}\"\nstate_dir = \"{}\"\npin_dir = \"{}\"\ntun = \"portcullis0\"\non_stop = \"{}\"\n\
-             workers = {:?}\nframes = 8192\nmax_sas = 1024\n{}\n",
+             workers = {:?}\nframes = 8192\nmax_sas = {}\n{}\n",
             admin_socket(host).display(),
             host.dir().join("state").display(),
             host.pin_dir().display(),
             self.on_stop,
             self.workers,
+            self.max_sas,
             self.gateway_lines
         );
         let roles = [("outside", &self.outside), ("inside", &self.inside)];

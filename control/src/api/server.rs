@@ -48,7 +48,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
     if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if is_served(path) {
             return Err(AdminSocketError::InUse(path.to_owned()));
         }
         std::fs::remove_file(path).map_err(failed)?;
@@ -56,6 +56,11 @@ pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether a daemon listens on `path`.
+pub fn is_served(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
 /// Everything that the admin API answers.

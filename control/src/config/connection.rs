@@ -1,5 +1,6 @@
 //! `[connections.NAME]` and `[connections.NAME.children.CHILD]`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -13,12 +14,12 @@ use portcullis_ike::config::{
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, shunt, updown};
+use super::{eap, lifetime, options, pools, rates, shunt, updown};
 use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -76,6 +77,8 @@ pub(super) struct Connections {
     pub(super) shunts: Vec<Policy>,
     /// The hooks of children.
     pub(super) hooks: HookConfigs,
+    /// The rates of children that have some, by `CONNECTION/CHILD`.
+    pub(super) rates: BTreeMap<String, RateLimits>,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -101,7 +104,7 @@ fn connection(
     store: &Store<'_>,
     pools: &[PoolConfig],
     has_radius: bool,
-    found: &mut Connections,
+    connections: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -115,7 +118,7 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        found.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        connections.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -155,9 +158,11 @@ fn connection(
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
     for (_, child, section) in &children {
-        found.hooks.extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
+        connections
+            .hooks
+            .extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
     }
-    let children = self::children(section, children);
+    let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -460,15 +465,23 @@ where
 
 fn children(
     section: &Section<'_>,
+    connection: &str,
     sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+    rates: &mut BTreeMap<String, RateLimits>,
 ) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
         section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
-    let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
+    let read = |(_, name, section): (_, String, Section<'_>)| {
+        let limits = rates::of_child(&section);
+        if limits != RateLimits::default() {
+            rates.insert(format!("{connection}/{name}"), limits);
+        }
+        child(name, &section)
+    };
+    let children: Vec<ChildConfig> = sections.into_iter().filter_map(read).collect();
     (children.len() == count).then_some(children)
 }
 

@@ -17,18 +17,20 @@ mod lints;
 mod options;
 mod pools;
 mod radius;
+mod rates;
 mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
 mod updown;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
 use portcullis_ike::pools::PoolConfig;
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, RateLimits, TenantId, TrafficSelector};
 use toml_edit::Document;
 use zeroize::Zeroizing;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub hooks: HookConfigs,
     /// `[audit]`: where it is written who was there.
     pub audit: Option<AuditConfig>,
+    /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
+    pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
     /// Files that it names, certificates and keys.
@@ -172,20 +176,31 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts, hooks } = connections;
+        let connection::Connections { negotiated, shunts, hooks, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius, audit, hooks, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, hooks, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        let (shunts, pools, files, hooks) = (Vec::new(), Vec::new(), Vec::new(), HookConfigs::new());
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, audit: None, hooks, files })
+        let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
+        let (rates, hooks) = (BTreeMap::new(), HookConfigs::new());
+        Some(Self {
+            gateway: gateway?,
+            engine,
+            shunts,
+            rates,
+            pools,
+            radius: None,
+            audit: None,
+            hooks,
+            files,
+        })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

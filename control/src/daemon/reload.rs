@@ -7,12 +7,12 @@
 //!
 //! [`Engine::handle_config`]: portcullis_ike::engine::Engine::handle_config
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis_ike::engine;
-use portcullis_ipsec::{InstallError, Policy, PolicyId, SaInstaller};
+use portcullis_ipsec::{InstallError, Policy, PolicyId, RateLimits, SaInstaller};
 use zeroize::Zeroizing;
 
 use super::ike::Stopping;
@@ -145,6 +145,7 @@ impl Daemon {
         };
         report.effects.extend(shunts(&running.shunts, &config.shunts));
         report.effects.extend(hooks(&running.hooks, &config.hooks));
+        report.effects.extend(rates(&running.rates, &config.rates));
         if report.effects.is_empty() && !report.settings.is_empty() {
             report.effects.push("no connection is affected".to_owned());
         }
@@ -164,6 +165,10 @@ impl Daemon {
             in_force.policies.remove(name);
         }
         in_force.policies.extend(added);
+        // Tunnels that come up from here on have the new rates as well.
+        if let Err(error) = self.dataplane.set_rates(config.rates.clone()) {
+            tracing::error!(%error, "rates of tunnels stay as they were");
+        }
         self.ike.reconfigure(config.engine.clone(), in_force.children(&config)).await?;
         for (name, policy) in outdated {
             if let Err(error) = installer.remove_policy(policy) {
@@ -198,6 +203,13 @@ fn hooks(old: &HookConfigs, new: &HookConfigs) -> Vec<String> {
         format!("{connection}/{child}: its updown hook is another for what comes up from now on")
     };
     differ.map(line).collect()
+}
+
+/// Whose rates are others, a line each. Their SAs stay.
+fn rates(old: &BTreeMap<String, RateLimits>, new: &BTreeMap<String, RateLimits>) -> Vec<String> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    changed.map(|name| format!("{name}: another rate; its SAs stay")).collect()
 }
 
 /// Installs all, or none.

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
-use portcullis_ipsec::{Encapsulation, Mode, PolicyAction, PolicyOrigin, SaInstaller, TrafficSelector};
+use portcullis_ipsec::{
+    Encapsulation, Mode, PolicyAction, PolicyOrigin, RateLimit, SaInstaller, TrafficSelector,
+};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
     ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
-    Status, VerdictReport, WorkerStatus,
+    RateStatus, Status, VerdictReport, WorkerStatus,
 };
 use crate::sandbox::Sandbox;
 
@@ -161,7 +163,14 @@ pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStat
 /// For `portcullis policies`, by name.
 pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
     let list = |ts: &[TrafficSelector]| ts.iter().map(ToString::to_string).collect();
-    let status = |PolicyInfo { entry, counters }: &PolicyInfo| {
+    let rate = |limit: Option<RateLimit>, dropped| {
+        limit.map(|RateLimit { bits_per_second, burst }| RateStatus {
+            bits_per_second: bits_per_second.get(),
+            burst: burst.get(),
+            dropped,
+        })
+    };
+    let status = |PolicyInfo { entry, counters, rates }: &PolicyInfo| {
         let policy = entry.policy();
         let origin = match policy.origin {
             PolicyOrigin::Configured { .. } => "configured",
@@ -185,6 +194,8 @@ pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
             packets_out: counters.packets_out,
             bytes_out: counters.bytes_out,
             dropped: counters.dropped,
+            rate_in: rate(rates.inbound, counters.limited_in),
+            rate_out: rate(rates.outbound, counters.limited_out),
         }
     };
     let mut policies: Vec<PolicyStatus> = policies.iter().map(status).collect();

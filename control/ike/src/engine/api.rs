@@ -316,8 +316,8 @@ pub enum Command {
         /// The child's name; `None`: the IKE SAs.
         child: Option<String>,
     },
-    /// Make every IKE SA of a connection that we have initiated anew, with its children, then delete the old one.
-    /// Done as soon as that has begun.
+    /// Make every IKE SA of a connection anew, with its children, then delete the old one; peers that have begun one are
+    /// asked to (RFC 4478). Done as soon as that has begun.
     Reauthenticate {
         /// The connection's name.
         connection: String,

@@ -152,6 +152,8 @@ pub(super) struct Base {
     pub(super) tokens: Vec<Secret>,
     /// The peer is to be given ours.
     pub(super) owes_token: bool,
+    /// It is to be asked to prove itself anew (RFC 4478).
+    pub(super) owes_reauthentication: bool,
     /// An SPI that the peer sends on, and that is no CHILD SA's.
     pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
@@ -241,6 +243,7 @@ impl Base {
             redirecting: None,
             tokens: Vec::new(),
             owes_token: false,
+            owes_reauthentication: false,
             unknown_spi: None,
             fragmentation: false,
             childless: false,

@@ -252,7 +252,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "reauth_time",
                 Says("off, which `0` is too"),
-                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end lets it end `over_time` later",
+                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end tells it this time (AUTH_LIFETIME, RFC 4478), and lets the IKE SA end `over_time` later. What a peer tells us so counts where it is shorter",
             ),
             key(
                 "over_time",
@@ -423,6 +423,22 @@ pub(super) const TABLES: &[Table] = &[
                 "mss_clamp",
                 Says("off"),
                 r#"the segment size that TCP announces through the tunnel, either way, is lowered to this many octets (88 to 65495) or, with `"mtu"`, to what the tunnel takes"#,
+            ),
+            key(
+                "rate_out",
+                Absent,
+                "how much goes into each tunnel of the child, in bits of inner packets; see [the guide](configuration.md#rates)",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, at least 16384"),
+                "octets that may go at once after a pause",
+            ),
+            key("rate_in", Absent, "how much comes out of each tunnel of the child, likewise"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, at least 16384"),
+                "octets that may come at once after a pause",
             ),
             key(
                 "tfc_padding",

@@ -390,6 +390,7 @@ impl AwaitingAuthResponse {
         base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
+        base.heed_lifetime(cx, now, payloads);
         let Some(offer) = offer else {
             // The child follows at once, in an exchange of its own.
             base.goals.extend(base.goal.take());

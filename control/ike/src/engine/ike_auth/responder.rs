@@ -372,6 +372,7 @@ impl AwaitingAuthRequest {
         }
         answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
+        answer.extend(base.announce_lifetime(now));
         match redirect::instead_of_a_child(cx, base, now) {
             Some(redirect) => {
                 answer.push(redirect);

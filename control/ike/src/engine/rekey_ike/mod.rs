@@ -111,6 +111,7 @@ fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, n
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
     base.mobility = old.mobility.succeeded();
     base.redirecting = old.redirecting.take();
+    base.owes_reauthentication = std::mem::take(&mut old.owes_reauthentication);
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
