@@ -7,6 +7,7 @@
 mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -22,6 +23,7 @@ use portcullis_ipsec::PolicyCounters;
 use crate::api::types::IkeSa;
 use crate::config::Config;
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
+use crate::events::audit::Audit;
 
 use text::{Family, Format, Value};
 
@@ -65,6 +67,12 @@ pub(crate) struct Measured {
     pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
+    /// The audit trail.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// Who reads the stream of events.
+    pub(crate) event_readers: usize,
+    /// Events that they were too slow for.
+    pub(crate) events_lost: u64,
     /// What policies have done, by name.
     pub(crate) policies: std::collections::BTreeMap<String, PolicyCounters>,
 }
@@ -83,6 +91,7 @@ impl Measured {
         families.extend(self.policies());
         families.extend(self.packets());
         families.extend(self.resources());
+        families.extend(self.listeners());
         families
     }
 
@@ -269,6 +278,28 @@ impl Measured {
             drops = drops.with(&[("reason", &reason)], count);
         }
         vec![packets, held, unaccounted, drops]
+    }
+
+    /// Who is told what happens.
+    fn listeners(&self) -> Vec<Family> {
+        let mut lines = Family::counter("audit_lines", "Lines of the audit trail by what became of them");
+        if let Some(audit) = &self.audit {
+            let totals = audit.totals();
+            for (result, count) in [
+                ("written", &totals.written),
+                ("lost", &totals.lost),
+                ("failed", &totals.failed),
+                ("suppressed", &totals.suppressed),
+            ] {
+                lines = lines.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
+        vec![
+            lines,
+            Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
+            Family::counter("events_lost", "Events that a reader of the stream was too slow for")
+                .with(&[], self.events_lost),
+        ]
     }
 
     /// What can run out.

@@ -4,6 +4,7 @@
 //! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
 //! is the guide, and [`reference`] writes the list of every table and key.
 
+mod audit;
 mod connection;
 mod credentials;
 mod diagnostic;
@@ -37,6 +38,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use crate::events::audit::AuditConfig;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -53,6 +55,8 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// `[audit]`: where it is written who was there.
+    pub audit: Option<AuditConfig>,
     /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
     pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
@@ -171,16 +175,17 @@ impl Config {
         let connection::Connections { negotiated, shunts, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
+        let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
         let (shunts, rates, pools, files) = (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius: None, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius: None, audit: None, files })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

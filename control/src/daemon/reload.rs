@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::ike::Stopping;
 use super::{Children, Daemon, dataplane};
+use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, differences};
 
@@ -106,6 +107,22 @@ impl ReloadError {
 impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        if !dry_run {
+            // Also if nothing else comes of it.
+            self.reopen_files();
+        }
+        let result = self.put_in_force(dry_run).await;
+        match &result {
+            _ if dry_run => {}
+            Ok(Reloaded { settings, effects, .. }) => self
+                .events()
+                .publish(|| Happened::Reloaded { settings: settings.clone(), effects: effects.clone() }),
+            Err(error) => self.events().publish(|| Happened::ReloadRefused { reason: error.summary() }),
+        }
+        result
+    }
+
+    async fn put_in_force(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let mut in_force = self.in_force.lock().await;
         let (config, _, text) = Config::load_text(&in_force.source).map_err(|error| {
             let hint = denied(&error).then(|| self.sandbox.hint()).flatten();
@@ -203,6 +220,7 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
         ("gateway", running.gateway != new.gateway),
         ("radius", running.radius != new.radius),
         ("pools", running.pools != new.pools),
+        ("audit", running.audit != new.audit),
     ] {
         if differs {
             let keys = settings.iter().filter(|line| line.starts_with(section));

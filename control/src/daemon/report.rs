@@ -108,18 +108,22 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
     }
 }
 
-fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
-    let mode = match (child.mode, child.endpoints.encapsulation) {
+/// A CHILD SA's mode, as swanctl prints it.
+pub(crate) fn mode(child: &ChildSaStatus) -> &'static str {
+    match (child.mode, child.endpoints.encapsulation) {
         (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
         (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
         (Mode::Transport, Encapsulation::None) => "TRANSPORT",
         (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
-    };
+    }
+}
+
+fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();
     ChildSa {
         name: child.name.clone(),
-        mode: mode.to_owned(),
+        mode: mode(child).to_owned(),
         spi_in: child.spi_in.to_string(),
         spi_out: child.spi_out.to_string(),
         proposal: child.proposal.clone(),

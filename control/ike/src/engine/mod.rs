@@ -16,7 +16,7 @@
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
-//! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
+//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for); what an operator asks in `commands`, what he
 //! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
@@ -55,6 +55,7 @@ mod lifetime;
 mod mobike;
 mod negotiation;
 mod reassembly;
+mod reauthentication;
 mod reconfigure;
 mod redirect;
 mod rekey_ike;

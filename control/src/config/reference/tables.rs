@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("radius", Absent, "AAA servers"),
+            key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
     },
     Table {
@@ -235,7 +236,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "reauth_time",
                 Says("off, which `0` is too"),
-                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end lets it end `over_time` later",
+                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end tells it this time (AUTH_LIFETIME, RFC 4478), and lets the IKE SA end `over_time` later. What a peer tells us so counts where it is shorter",
             ),
             key(
                 "over_time",
@@ -548,6 +549,22 @@ pub(super) const TABLES: &[Table] = &[
             key("secret", Required, "the secret that we share with those who ask"),
             key("listen", Is(r#""0.0.0.0""#), "our address"),
             key("port", Is("3799"), "our UDP port"),
+        ],
+    },
+    Table {
+        path: "audit",
+        about: "The audit trail: a JSON object a line for each session's start and end, and for each failed authentication; see [the page](audit.md).",
+        keys: &[
+            key(
+                "file",
+                Required,
+                "where the lines go; its directory has to be there, and the daemon's user may write in it. Opened anew by a reload and by SIGUSR1",
+            ),
+            key(
+                "failures_per_second",
+                Is("10"),
+                "failed authentications that are written, at most; the others are counted; `0`: none",
+            ),
         ],
     },
 ];

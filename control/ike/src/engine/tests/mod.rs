@@ -28,6 +28,7 @@ mod mobike;
 mod modes;
 mod nat;
 mod ppk;
+mod reauthentication;
 mod reconfigure;
 mod redirect;
 mod refusals;
