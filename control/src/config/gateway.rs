@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
+use portcullis_gateway::dataplane::{
+    EngineKind, Firewall, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
@@ -41,6 +43,8 @@ pub struct GatewayConfig {
     pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
     pub on_stop: OnStop,
+    /// Who forwards what is in clear.
+    pub firewall: Firewall,
     /// Routing table of the protected routes.
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
@@ -115,6 +119,7 @@ impl GatewayConfig {
             .choice("metrics_compatibility", &[("ipsec_exporter", MetricsCompatibility::IpsecExporter)]);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
+        let firewall = section.choice("firewall", &[("none", Firewall::None), ("kernel", Firewall::Kernel)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         let spin =
@@ -146,6 +151,7 @@ impl GatewayConfig {
             metrics_compatibility,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
+            firewall: firewall.unwrap_or_default(),
             route_table,
             mark,
             spin,

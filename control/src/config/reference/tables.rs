@@ -91,6 +91,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"`"closed"`: protected traffic stays blocked after an orderly stop; `"open"`: everything is detached"#,
             ),
             key(
+                "firewall",
+                Is(r#""none""#),
+                r#"`"kernel"`: what is protected passes the host's firewall and NAT in clear, between the inside interfaces and the TUN device; `"none"`: it passes the workers alone, many times as fast; see [the guide](configuration.md#the-hosts-firewall)"#,
+            ),
+            key(
                 "trap_packets",
                 Is("16"),
                 r#"packets of a child with `start_action = "trap"` that wait for its SA while it comes up, and are then sent; 0: none. All together at most a sixteenth of `frames`, and 1024"#,
