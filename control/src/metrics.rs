@@ -26,6 +26,7 @@ use crate::config::{Config, MetricsCompatibility};
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
 use crate::events::audit::Audit;
 
+use crate::hooks::Hooks;
 use text::{Family, Format, Value};
 
 /// Answers `GET /metrics`.
@@ -70,6 +71,8 @@ pub(crate) struct Measured {
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
     /// The audit trail.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What runs hooks.
+    pub(crate) hooks: Option<Arc<Hooks>>,
     /// Who reads the stream of events.
     pub(crate) event_readers: usize,
     /// Events that they were too slow for.
@@ -295,8 +298,22 @@ impl Measured {
                 lines = lines.with(&[("result", result)], count.load(Ordering::Relaxed));
             }
         }
+        let mut hooks = Family::counter("updown_hooks", "Runs of updown hooks by how they ended");
+        if let Some(told) = &self.hooks {
+            let totals = told.totals();
+            for (result, count) in [
+                ("done", &totals.done),
+                ("failed", &totals.failed),
+                ("timeout", &totals.timeout),
+                ("not_started", &totals.not_started),
+                ("lost", &totals.lost),
+            ] {
+                hooks = hooks.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
         vec![
             lines,
+            hooks,
             Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
             Family::counter("events_lost", "Events that a reader of the stream was too slow for")
                 .with(&[], self.events_lost),

@@ -22,6 +22,7 @@ use super::{Children, Daemon, dataplane};
 use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, GatewayConfig, differences};
+use crate::hooks::HookConfigs;
 
 /// What was put in force last. Whoever holds it may put something else in force.
 pub(super) struct InForce {
@@ -147,6 +148,11 @@ impl Daemon {
         let running = self.config();
         let settings = differences(&in_force.text, &text);
         check_restart(&running, &config, &settings)?;
+        if self.listeners.hooks.is_none() && !config.hooks.is_empty() {
+            let what =
+                "`updown`: hooks are run by a process that is started with the daemon, if there is one then";
+            return Err(ReloadError::NeedsRestart(what.to_owned()));
+        }
         let effects = engine::changes(&running.engine.connections, &config.engine.connections);
         let mut report = Reloaded {
             applied: !dry_run,
@@ -154,6 +160,7 @@ impl Daemon {
             effects: effects.iter().map(ToString::to_string).collect(),
         };
         report.effects.extend(shunts(&running.shunts, &config.shunts));
+        report.effects.extend(hooks(&running.hooks, &config.hooks));
         report.effects.extend(rates(&running.rates, &config.rates));
         report.effects.extend(self.leases.changes(&config.pools).iter().map(ToString::to_string));
         if running.radius != config.radius {
@@ -217,6 +224,9 @@ impl Daemon {
             self.crls.set_directory(config.gateway.credentials.x509crl.clone());
         }
         in_force.services.follow(moved, self).await;
+        if let Some(hooks) = &self.listeners.hooks {
+            hooks.reconfigure(config.hooks.clone());
+        }
         in_force.text = text;
         self.set_config(Arc::new(config));
         Ok(report)
@@ -232,6 +242,16 @@ fn shunts(old: &[Policy], new: &[Policy]) -> Vec<String> {
     });
     let removed = old.iter().filter(|policy| find(new, &policy.name).is_none());
     changed.chain(removed.map(|policy| format!("{}: removed", policy.name))).collect()
+}
+
+/// Which hooks differ, a line each.
+fn hooks(old: &HookConfigs, new: &HookConfigs) -> Vec<String> {
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    let line = |(connection, child): &(String, String)| {
+        format!("{connection}/{child}: its updown hook is another for what comes up from now on")
+    };
+    differ.map(line).collect()
 }
 
 /// Whose rates are others, a line each. Their SAs stay.

@@ -91,6 +91,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"`"closed"`: protected traffic stays blocked after an orderly stop; `"open"`: everything is detached"#,
             ),
             key(
+                "firewall",
+                Is(r#""none""#),
+                r#"`"kernel"`: what is protected passes the host's firewall and NAT in clear, between the inside interfaces and the TUN device; `"none"`: it passes the workers alone, many times as fast; see [the guide](configuration.md#the-hosts-firewall)"#,
+            ),
+            key(
                 "trap_packets",
                 Is("16"),
                 r#"packets of a child with `start_action = "trap"` that wait for its SA while it comes up, and are then sent; 0: none. All together at most a sixteenth of `frames`, and 1024"#,
@@ -132,6 +137,27 @@ pub(super) const TABLES: &[Table] = &[
                 "pubkey",
                 Says("`pubkey` beside this file"),
                 "directory of raw public keys, see [the guide](configuration.md#certificates-and-keys)",
+            ),
+            key(
+                "export_routes",
+                Is(r#""off""#),
+                "routes for a routing daemon while CHILD SAs are up: to the inner `addresses` of peers, or to `remote_ts` as negotiated; see [the guide](configuration.md#routes-for-a-routing-daemon)",
+            ),
+            key("export_table", Is("222"), "the table that they are in; no routing rule may lead to it"),
+            key(
+                "export_protocol",
+                Is("112"),
+                "their protocol number, by which a routing daemon knows them: 5 to 255",
+            ),
+            key(
+                "updown_timeout",
+                Is(r#""30s""#),
+                "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",
+            ),
+            key(
+                "updown_at_once",
+                Is("16"),
+                "how many `updown` hooks run at once, those of one CHILD SA one after the other",
             ),
         ],
     },
@@ -433,6 +459,11 @@ pub(super) const TABLES: &[Table] = &[
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
+            ),
+            key(
+                "updown",
+                Absent,
+                "a program, run without a shell when a CHILD SA has come up and when it is gone, with strongSwan's environment; see [hooks](hooks.md)",
             ),
         ],
     },
