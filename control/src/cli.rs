@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod events;
 mod explain;
 mod explain_flow;
 mod import;
@@ -95,6 +96,10 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write packets to a pcapng file, inner and outer form linked.
     Capture(trace::CaptureArgs),
+    /// Follow what happens, a line each.
+    ///
+    /// SAs up, rekeyed, moved and down, addresses, failures, reloads.
+    Events(events::EventsArgs),
     /// Look at the machine before traffic does, with fixes.
     Doctor(doctor::DoctorArgs),
     /// Make a configuration of a strongSwan or libreswan setup.
@@ -182,7 +187,7 @@ enum Ask {
     Rekey(TargetArgs),
     /// Make a connection's IKE SAs anew, then close the old ones.
     ///
-    /// Those that were initiated from here. Does not wait.
+    /// A peer that began one is asked to. Does not wait.
     Reauthenticate(TargetArgs),
     /// Send a connection's clients to another gateway (RFC 5685).
     ///
@@ -264,6 +269,7 @@ pub fn main() -> ExitCode {
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Events(args) => events::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
         }

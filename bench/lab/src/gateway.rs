@@ -348,6 +348,19 @@ impl Gateway {
         self.host.run(words.into_iter().chain(arguments.iter().map(|argument| argument.as_ref())))
     }
 
+    /// Follows what happens, from now on, as `portcullis events --json` prints it: an object a line.
+    ///
+    /// # Errors
+    /// [`LabError::Ended`] with what is wrong if the daemon does not tell.
+    pub fn events(&self, arguments: &[&str]) -> Result<Process> {
+        let words = [self.binary.as_os_str(), "--socket".as_ref(), self.socket.as_os_str()];
+        let words = words.into_iter().chain(["events".as_ref(), "--json".as_ref()]);
+        let process =
+            self.host.spawn_words(words.chain(arguments.iter().map(|argument| argument.as_ref())))?;
+        process.wait_line("\"event\":\"subscribed\"", START_TIME)?;
+        Ok(process)
+    }
+
     /// Runs the emergency exit, `portcullis detach --open`, which needs no daemon.
     pub fn detach_open(&self) -> Result<Output> {
         let words = [self.binary.as_os_str(), "detach".as_ref(), "--open".as_ref(), "--config".as_ref()];

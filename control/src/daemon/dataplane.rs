@@ -25,6 +25,7 @@ pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId
     let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
     let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
+    dataplane.set_rates(config.rates.clone()).context("cannot limit rates")?;
     Ok((dataplane, ids.into_iter().zip(policies).collect()))
 }
 

@@ -153,13 +153,14 @@ impl Established {
         Some(Closed::failed(base.about(cx).peer_restarted()))
     }
 
-    /// Gives the peer our token of an IKE SA that a rekeying of ours has made (RFC 6290 §4.3), or tells it of an SPI that it
-    /// uses and that we do not have.
+    /// Gives the peer our token of an IKE SA that a rekeying of ours has made (RFC 6290 §4.3), tells it of an SPI that it
+    /// uses and that we do not have, or asks it to prove itself anew.
     pub(super) fn begin_notice(&mut self, cx: &mut Context, base: &mut Base, now: Instant) -> bool {
         let mut notice: Vec<Payload> = base.unknown_spi.take().map(invalid_spi).into_iter().collect();
         if std::mem::take(&mut base.owes_token) {
             notice.extend(announce(cx, base.connection, (base.spi_i, base.spi_r)));
         }
+        notice.extend(Self::asks_to_reauthenticate(base));
         if notice.is_empty() {
             return false;
         }

@@ -54,7 +54,7 @@ use super::informational::Deleting;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::redirect::Redirect;
-use crate::auth::Authorization;
+use crate::auth::{Authorization, Proven};
 use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
@@ -121,6 +121,7 @@ impl Estate {
         for child in self.children {
             let pair = child.status.spi_in;
             cx.index.forget_pair(pair);
+            cx.child_closed(self.connection, &child.status.name, pair, "its IKE SA is gone");
             cx.remove_child(owner, pair, child.policy());
         }
         let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
@@ -151,6 +152,8 @@ pub(super) struct Base {
     pub(super) tokens: Vec<Secret>,
     /// The peer is to be given ours.
     pub(super) owes_token: bool,
+    /// It is to be asked to prove itself anew (RFC 4478).
+    pub(super) owes_reauthentication: bool,
     /// An SPI that the peer sends on, and that is no CHILD SA's.
     pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
@@ -165,6 +168,8 @@ pub(super) struct Base {
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
+    /// What the peer has proved its identity with.
+    pub(super) proven: Option<Proven>,
     /// What the peer may have, from whoever authenticated it.
     pub(super) authorization: Authorization,
     /// When both ends were authenticated.
@@ -238,6 +243,7 @@ impl Base {
             redirecting: None,
             tokens: Vec::new(),
             owes_token: false,
+            owes_reauthentication: false,
             unknown_spi: None,
             fragmentation: false,
             childless: false,
@@ -247,6 +253,7 @@ impl Base {
             suite: None,
             local_id: None,
             remote_id: None,
+            proven: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
@@ -548,6 +555,37 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What it is called in [`super::transitions`].
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::FindingSource(_) => "FindingSource",
+            Self::GeneratingKe(_) => "GeneratingKe",
+            Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::DerivingKeys(_) => "DerivingKeys",
+            Self::Exchanging(state) => state.name(),
+            Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
+            Self::SigningRequest(_) => "SigningRequest",
+            Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
+            Self::VerifyingResponder(_) => "VerifyingResponder",
+            Self::AnsweringEap(_) => "AnsweringEap",
+            Self::AwaitingEapRequest(_) => "AwaitingEapRequest",
+            Self::AwaitingLastAuthResponse(_) => "AwaitingLastAuthResponse",
+            Self::Answering(_) => "Answering",
+            Self::AwaitingFirstAuth(_) => "AwaitingFirstAuth",
+            Self::DerivingForAuth(_) => "DerivingForAuth",
+            Self::AwaitingAuthRequest(_) => "AwaitingAuthRequest",
+            Self::AnsweringIntermediate(state) => state.name(),
+            Self::VerifyingInitiator(_) => "VerifyingInitiator",
+            Self::SigningResponse(_) => "SigningResponse",
+            Self::TurningEap(_) => "TurningEap",
+            Self::AskingAaa(_) => "AskingAaa",
+            Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
+            Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::Established(_) => "Established",
+            Self::Deleting(_) => "Deleting",
+        }
+    }
+
     pub(super) fn handle_message(
         self,
         cx: &mut Context,
@@ -722,6 +760,7 @@ impl Base {
             remote: self.remote,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            proven: self.proven.clone(),
             authorization: self.authorization.clone(),
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,

@@ -230,6 +230,7 @@ pub mod notify {
     pub const UPDATE_SA_ADDRESSES: u16 = 16400;
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
+    pub const AUTH_LIFETIME: u16 = 16403;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
     pub const QCD_TOKEN: u16 = 16419;
     pub const REDIRECT_SUPPORTED: u16 = 16406;

@@ -77,6 +77,7 @@ fn successor(
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
+    base.proven = old.proven.clone();
     base.authorization = old.authorization.clone();
     base.established = Some(now);
     base.authentication = old.authentication;
@@ -110,6 +111,7 @@ fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, n
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
     base.mobility = old.mobility.succeeded();
     base.redirecting = old.redirecting.take();
+    base.owes_reauthentication = std::mem::take(&mut old.owes_reauthentication);
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
