@@ -26,6 +26,7 @@ use crate::api::types::{
 };
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, Diagnostic, reference};
 use crate::daemon;
+use crate::hooks::runner;
 use crate::logging::{self, LogFormat};
 
 /// Portcullis, a kernel-bypass IPsec gateway.
@@ -85,6 +86,13 @@ enum Command {
     Import(import::ImportArgs),
     /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
     Pki(pki::PkiArgs),
+    /// Runs `updown` hooks for the daemon, which starts it.
+    #[command(hide = true)]
+    HookRunner {
+        /// How many at once.
+        #[arg(long)]
+        at_once: usize,
+    },
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -202,6 +210,9 @@ pub fn main() -> ExitCode {
         Command::Detach { open: _, config } => detach(&config),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
+        Command::HookRunner { at_once } => {
+            runner::run(at_once).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Command::Doctor(args) => doctor::run(&args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),

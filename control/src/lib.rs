@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod doctor;
 mod events;
 pub mod explain;
+mod hooks;
 pub mod import;
 pub mod logging;
 mod metrics;

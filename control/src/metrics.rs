@@ -4,6 +4,7 @@
 //! up to a whole under one name. Labels are names of the configuration and fixed words, so that no peer can make a
 //! series. `docs/monitoring.md` lists them.
 
+mod ipsec_exporter;
 mod text;
 
 use std::sync::Arc;
@@ -21,10 +22,11 @@ use portcullis_ike::pools::PoolUsage;
 use portcullis_ipsec::PolicyCounters;
 
 use crate::api::types::IkeSa;
-use crate::config::Config;
+use crate::config::{Config, MetricsCompatibility};
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
 use crate::events::audit::Audit;
 
+use crate::hooks::Hooks;
 use text::{Family, Format, Value};
 
 /// Answers `GET /metrics`.
@@ -37,7 +39,7 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
     let format = Format::wanted(accept);
     match daemon.measure().await {
         Ok(measured) => {
-            let page = text::page(measured.families(), format);
+            let page = text::page(&measured.families(), format);
             ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
         }
         Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
@@ -69,6 +71,8 @@ pub(crate) struct Measured {
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
     /// The audit trail.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What runs hooks.
+    pub(crate) hooks: Option<Arc<Hooks>>,
     /// Who reads the stream of events.
     pub(crate) event_readers: usize,
     /// Events that they were too slow for.
@@ -92,6 +96,9 @@ impl Measured {
         families.extend(self.packets());
         families.extend(self.resources());
         families.extend(self.listeners());
+        if self.config.gateway.metrics_compatibility == Some(MetricsCompatibility::IpsecExporter) {
+            families.extend(ipsec_exporter::families(&self.config, &self.sas, &self.carried));
+        }
         families
     }
 
@@ -291,8 +298,22 @@ impl Measured {
                 lines = lines.with(&[("result", result)], count.load(Ordering::Relaxed));
             }
         }
+        let mut hooks = Family::counter("updown_hooks", "Runs of updown hooks by how they ended");
+        if let Some(told) = &self.hooks {
+            let totals = told.totals();
+            for (result, count) in [
+                ("done", &totals.done),
+                ("failed", &totals.failed),
+                ("timeout", &totals.timeout),
+                ("not_started", &totals.not_started),
+                ("lost", &totals.lost),
+            ] {
+                hooks = hooks.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
         vec![
             lines,
+            hooks,
             Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
             Family::counter("events_lost", "Events that a reader of the stream was too slow for")
                 .with(&[], self.events_lost),

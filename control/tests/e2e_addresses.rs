@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_lab::{Class, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites, StrongSwan};
 
@@ -170,5 +170,83 @@ fn strongswans_pool_gives_us_addresses_that_the_host_sends_from() -> Result<()> 
     let addresses = sites.a.run(["ip", "-o", "address", "show", "dev", "portcullis0"])?.stdout;
     assert!(!addresses.contains("10.4.0.1"), "{addresses}");
     assert_eq!(wire.settle()?.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+    Ok(())
+}
+
+/// Asks BIRD, or the kernel, until its answer has these, or none of them.
+fn routes_are(host: &Host, words: &[&str], nets: &[&str], there: bool) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let answer = host.run(words)?.stdout;
+        if nets.iter().all(|net| answer.contains(net) == there) {
+            return Ok(());
+        }
+        assert!(Instant::now() < deadline, "{words:?}, {nets:?} {there}: {answer}");
+    }
+}
+
+#[test]
+fn bird_learns_the_addresses_of_peers_for_as_long_as_they_have_them() -> Result<()> {
+    let sites = Sites::new("bird")?;
+    let kernel = |family: &str| {
+        format!(
+            "protocol kernel {{ kernel table 222; learn; scan time 1; {family} {{ import all; export none; }}; }}\n"
+        )
+    };
+    let file = |name: &str| sites.a.dir().join(name).display().to_string();
+    let (settings, socket) = (file("bird.conf"), file("bird.ctl"));
+    let text = format!(
+        "router id 192.0.2.1;\nprotocol device {{ scan time 1; }}\n{}{}",
+        kernel("ipv4"),
+        kernel("ipv6")
+    );
+    std::fs::write(&settings, text).map_err(LabError::io("write bird.conf"))?;
+    let _bird = sites.a.spawn_words(["bird", "-f", "-c", &settings, "-s", &socket])?;
+
+    let connections = format!("{}{POOLS}", ours("pools = [\"ra\", \"ra6\"]"));
+    let config = |what: &str| GatewayConfig {
+        gateway_lines: format!("export_routes = \"{what}\"\n"),
+        ..GatewayConfig::new(connections.clone())
+    };
+    let binary = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+    let mut gateway = Gateway::start(&sites.a, binary, &config("addresses"))?;
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0,::"))?;
+    let nets = ["10.3.0.1", "2001:db8:3::1"];
+    let learned = ["birdc", "-s", &socket, "show", "route"];
+    let (v4, v6) = ("ip -4 route show table 222 proto 112", "ip -6 route show table 222 proto 112");
+    let kernel = |command: &str, net: &str, there| {
+        routes_are(&sites.a, &command.split(' ').collect::<Vec<_>>(), &[net], there)
+    };
+    swan.initiate("net", SOON)?;
+    routes_are(&sites.a, &learned, &["10.3.0.1/32", "2001:db8:3::1/128", "dev portcullis0"], true)?;
+    pings(&sites.client, LEASED)?;
+    // What a rekeying leaves as it was stays; the end of the tunnel takes it back.
+    swan.rekey_child("net")?;
+    gateway.wait_children(
+        "a rekeyed child",
+        SOON,
+        |children| matches!(children, [child] if child.packets_in == 0),
+    )?;
+    kernel(v4, nets[0], true)?;
+    swan.terminate("site")?;
+    routes_are(&sites.a, &learned, &nets, false)?;
+
+    // A crash leaves them; the next daemon takes them back before it is ready.
+    swan.initiate("net", SOON)?;
+    kernel(v6, nets[1], true)?;
+    gateway.kill9();
+    kernel(v6, nets[1], true)?;
+    gateway.restart()?;
+    for (command, net) in [(v4, nets[0]), (v6, nets[1])] {
+        let answer = sites.a.run(command.split(' '))?.stdout;
+        assert!(!answer.contains(net), "{answer}");
+    }
+    // So does an orderly stop.
+    drop(swan);
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0,::"))?;
+    swan.initiate("net", SOON)?;
+    kernel(v4, nets[0], true)?;
+    gateway.stop()?;
+    assert!(!sites.a.run(v4.split(' '))?.stdout.contains(nets[0]));
     Ok(())
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);
 
-fn ours(host: &portcullis_lab::Host, remote: &str) -> GatewayConfig {
+fn ours(remote: &str) -> GatewayConfig {
     let text = format!(
         "[connections.site]\nlocal_addrs = \"192.0.2.1\"\nremote_addrs = \"192.0.2.2\"\npools = [\"ra\"]\n\
          local = {{ auth = \"pubkey\", certs = \"own.pem\", id = \"a.example\" }}\n\
@@ -23,8 +23,7 @@ fn ours(host: &portcullis_lab::Host, remote: &str) -> GatewayConfig {
          [connections.site.children.net]\nlocal_ts = \"10.1.0.0/24\"\nesp_proposals = \"aes256gcm16\"\n\n\
          [pools.ra]\naddrs = \"10.3.0.0/28\"\n"
     );
-    let gateway_lines = format!("state_dir = \"{}/state\"\n", host.dir().display());
-    GatewayConfig { gateway_lines, ..GatewayConfig::new(text) }
+    GatewayConfig::new(text)
 }
 
 const THEIRS: &str = "connections {
@@ -74,7 +73,7 @@ fn strongswan_comes_is_rekeyed_goes_and_is_refused_and_every_step_is_told_once()
     let (sites, root) = (Sites::new("events")?, Authority::root());
     root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, "a.example", 1);
     root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, "b.example", 2);
-    let config = ours(&sites.a, "b.example");
+    let config = ours("b.example");
     let gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)?;
     let swan = StrongSwan::start(&sites.b, THEIRS)?;
     let (events, mut from) = (gateway.events(&["--connection", "site"])?, Mark::default());
@@ -117,7 +116,7 @@ fn strongswan_comes_is_rekeyed_goes_and_is_refused_and_every_step_is_told_once()
     let broken = GatewayConfig { connections: "[connections.site]".to_owned(), ..config };
     assert!(matches!(gateway.reload(&broken, &[]), Err(LabError::Failed { .. })));
     all.wait_line("\"event\":\"reload_refused\"", SOON)?;
-    gateway.reload(&ours(&sites.a, "c.example"), &[])?;
+    gateway.reload(&ours("c.example"), &[])?;
     let reloaded = all.wait_line("\"event\":\"reloaded\"", SOON)?;
     assert!(reloaded.contains("connections.site.remote.id"), "{reloaded}");
     assert!(matches!(swan.initiate("net", SOON), Err(LabError::Failed { .. })));
@@ -162,7 +161,7 @@ fn who_was_there_is_written_to_a_file_that_logrotate_moves_away() -> Result<()> 
     fs::create_dir(&directory).unwrap();
     let (file, rotated) = (directory.join("audit.jsonl"), directory.join("audit.jsonl.1"));
     let config = |remote: &str| {
-        let mut config = ours(&sites.a, remote);
+        let mut config = ours(remote);
         config.connections += &format!("\n[audit]\nfile = \"{}\"\n", file.display());
         config
     };

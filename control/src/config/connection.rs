@@ -19,7 +19,8 @@ use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, rates, shunt};
+use super::{eap, lifetime, options, pools, rates, shunt, updown};
+use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -44,7 +45,6 @@ const LATER_AUTH: &[&str] = &["round", "cert", "xauth_id", "ca_id", "groups", "c
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
-    "updown",
     "hostaccess",
     "policies",
     "policies_fwd_out",
@@ -74,6 +74,8 @@ pub(super) struct Connections {
     pub(super) negotiated: Vec<ConnectionConfig>,
     /// The policies of children that pass or drop, of all connections.
     pub(super) shunts: Vec<Policy>,
+    /// The hooks of children.
+    pub(super) hooks: HookConfigs,
     /// The rates of children that have some, by `CONNECTION/CHILD`.
     pub(super) rates: BTreeMap<String, RateLimits>,
 }
@@ -154,6 +156,11 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
+    for (_, child, section) in &children {
+        connections
+            .hooks
+            .extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
+    }
     let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {

@@ -22,6 +22,7 @@ mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
+mod updown;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -36,9 +37,10 @@ use zeroize::Zeroizing;
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility, UpdownConfig};
 
 use crate::events::audit::AuditConfig;
+use crate::hooks::HookConfigs;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -55,6 +57,8 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// What is run when a child comes up and goes down (`updown`).
+    pub hooks: HookConfigs,
     /// `[audit]`: where it is written who was there.
     pub audit: Option<AuditConfig>,
     /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
@@ -172,20 +176,31 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts, rates } = connections;
+        let connection::Connections { negotiated, shunts, hooks, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, hooks, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        let (shunts, rates, pools, files) = (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius: None, audit: None, files })
+        let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
+        let (rates, hooks) = (BTreeMap::new(), HookConfigs::new());
+        Some(Self {
+            gateway: gateway?,
+            engine,
+            shunts,
+            rates,
+            pools,
+            radius: None,
+            audit: None,
+            hooks,
+            files,
+        })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

@@ -51,13 +51,18 @@ use crate::config::Config;
 use crate::events::Listeners;
 use crate::events::audit::Audit;
 use crate::events::hub::Hub;
+use crate::events::routes::Routes;
 use crate::explain::flow::FlowReport;
+use crate::hooks::{Hooks, Runner};
 use crate::metrics::{self, Measured};
 use crate::radius::{Radius, dynamic};
 use crate::sandbox::Sandbox;
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long an orderly stop waits for the hooks that it has caused.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
 
 /// A running daemon, as the admin API and metrics see it.
 pub struct Daemon {
@@ -79,11 +84,14 @@ pub struct Daemon {
 /// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from, and `text` what stood
 /// in it; SIGHUP puts in force what stands there then.
 pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
+    let hooks = &config.gateway.updown;
+    let runner = (!config.hooks.is_empty()).then(|| Runner::start(hooks.at_once));
+    let runner = runner.transpose().context("cannot start the process that runs updown hooks")?;
     service::harden().context("cannot keep secrets out of core dumps")?;
     // No thread has been started yet: all of them will be inside.
     let sandbox = Sandbox::enter(&config, source);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, source, text, sandbox))
+    runtime.block_on(serve(config, source, text, sandbox, runner))
 }
 
 async fn serve(
@@ -91,6 +99,7 @@ async fn serve(
     source: &Path,
     text: Zeroizing<String>,
     sandbox: Sandbox,
+    runner: Option<Runner>,
 ) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -121,7 +130,17 @@ async fn serve(
         Audit::start(audit).with_context(|| format!("cannot write the audit trail to {file} (audit.file)"))
     });
     let audit = audit.transpose()?.map(Arc::new);
-    let listeners = Listeners { hub: Arc::new(Hub::default()), audit };
+    let hooks = runner.map(|runner| {
+        let (configured, gateway) = (config.hooks.clone(), &config.gateway);
+        Hooks::start(runner, configured, gateway.updown.timeout, gateway.tun.clone())
+    });
+    let hooks = hooks.transpose().context("cannot talk to the process that runs updown hooks")?.map(Arc::new);
+    let routes = config.gateway.export_routes.as_ref().map(|export| {
+        let what = "cannot export routes (gateway.export_routes)";
+        Routes::start(export, dataplane.tun_index()).context(what)
+    });
+    let routes = routes.transpose()?.map(Arc::new);
+    let listeners = Listeners { hub: Arc::new(Hub::default()), audit, hooks, routes };
     let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
         radius,
@@ -206,6 +225,12 @@ async fn serve(
     for task in sessions_tasks {
         task.abort();
         let _ = task.await;
+    }
+    if let Some(routes) = daemon.listeners.routes.clone() {
+        let _ = tokio::task::spawn_blocking(move || routes.finish(GOODBYE)).await;
+    }
+    if let Some(hooks) = daemon.listeners.hooks.clone() {
+        let _ = tokio::task::spawn_blocking(move || hooks.finish(LAST_HOOKS)).await;
     }
     if let Some(audit) = daemon.listeners.audit.clone() {
         // It may block for a while.
@@ -363,6 +388,7 @@ impl Daemon {
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
             audit: self.listeners.audit.clone(),
+            hooks: self.listeners.hooks.clone(),
             event_readers: self.listeners.hub.readers(),
             events_lost: self.listeners.hub.lost(),
             snapshot,

@@ -20,6 +20,7 @@ use super::{Children, Daemon, dataplane};
 use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, differences};
+use crate::hooks::HookConfigs;
 
 /// What was put in force last. Whoever holds it may put something else in force.
 pub(super) struct InForce {
@@ -131,6 +132,11 @@ impl Daemon {
         let running = self.config();
         let settings = differences(&in_force.text, &text);
         check_restart(&running, &config, &settings)?;
+        if self.listeners.hooks.is_none() && !config.hooks.is_empty() {
+            let what =
+                "`updown`: hooks are run by a process that is started with the daemon, if there is one then";
+            return Err(ReloadError::NeedsRestart(what.to_owned()));
+        }
         let effects = engine::changes(&running.engine.connections, &config.engine.connections);
         let mut report = Reloaded {
             applied: !dry_run,
@@ -138,6 +144,7 @@ impl Daemon {
             effects: effects.iter().map(ToString::to_string).collect(),
         };
         report.effects.extend(shunts(&running.shunts, &config.shunts));
+        report.effects.extend(hooks(&running.hooks, &config.hooks));
         report.effects.extend(rates(&running.rates, &config.rates));
         if report.effects.is_empty() && !report.settings.is_empty() {
             report.effects.push("no connection is affected".to_owned());
@@ -168,6 +175,9 @@ impl Daemon {
                 tracing::error!(policy = name, %error, "an outdated policy stays in force");
             }
         }
+        if let Some(hooks) = &self.listeners.hooks {
+            hooks.reconfigure(config.hooks.clone());
+        }
         in_force.text = text;
         self.set_config(Arc::new(config));
         Ok(report)
@@ -183,6 +193,16 @@ fn shunts(old: &[Policy], new: &[Policy]) -> Vec<String> {
     });
     let removed = old.iter().filter(|policy| find(new, &policy.name).is_none());
     changed.chain(removed.map(|policy| format!("{}: removed", policy.name))).collect()
+}
+
+/// Which hooks differ, a line each.
+fn hooks(old: &HookConfigs, new: &HookConfigs) -> Vec<String> {
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let differ = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    let line = |(connection, child): &(String, String)| {
+        format!("{connection}/{child}: its updown hook is another for what comes up from now on")
+    };
+    differ.map(line).collect()
 }
 
 /// Whose rates are others, a line each. Their SAs stay.

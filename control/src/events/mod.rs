@@ -1,12 +1,14 @@
 //! What happens to peers, for those outside who want to know. [`sessions`] makes [`Happening`]s of what the engine says, one
 //! event after the other: who is there, over all rekeyings, and what was carried. Whoever listens is in [`Listeners`]: the
-//! stream of `portcullis events` ([`hub`]), the audit trail ([`audit`]).
+//! stream of `portcullis events` ([`hub`]), the audit trail ([`audit`]), hooks ([`crate::hooks`]), routes
+//! for a routing daemon ([`routes`]).
 //!
 //! Everything here runs in the engine's task, so that nothing may wait.
 
 pub(crate) mod audit;
 pub(crate) mod hub;
 mod report;
+pub(crate) mod routes;
 pub(crate) mod sessions;
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +18,10 @@ use portcullis_ike::engine::{Failure, IkeSaId};
 use portcullis_ipsec::Spi;
 
 use crate::daemon::Carried;
+use crate::hooks::Hooks;
 use audit::Audit;
 use hub::Hub;
+use routes::Routes;
 use sessions::{Child, Session};
 
 /// Something that happened, with what is known of whom it happened to.
@@ -64,6 +68,10 @@ pub(crate) struct Listeners {
     pub(crate) hub: Arc<Hub>,
     /// The audit trail, if there is one.
     pub(crate) audit: Option<Arc<Audit>>,
+    /// What runs hooks, if there was one at the start.
+    pub(crate) hooks: Option<Arc<Hooks>>,
+    /// Routes for a routing daemon, if they are wanted.
+    pub(crate) routes: Option<Arc<Routes>>,
 }
 
 impl Listeners {
@@ -72,6 +80,12 @@ impl Listeners {
         self.hub.publish(|| report::happened(happening));
         if let Some(audit) = &self.audit {
             audit.hear(happening);
+        }
+        if let Some(hooks) = &self.hooks {
+            hooks.hear(happening);
+        }
+        if let Some(routes) = &self.routes {
+            routes.hear(happening);
         }
     }
 }

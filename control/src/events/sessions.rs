@@ -35,6 +35,8 @@ pub(crate) struct Session {
 /// A CHILD SA and its successors.
 #[derive(Debug)]
 pub(crate) struct Child {
+    /// Its number within this run of the daemon.
+    pub(crate) id: u64,
     /// The newest.
     pub(crate) status: ChildSaStatus,
     since: Instant,
@@ -127,12 +129,13 @@ pub(crate) struct Sessions {
     sessions: HashMap<IkeSaId, Session>,
     /// Whose each pair is.
     owners: HashMap<Spi, IkeSaId>,
+    next_child: u64,
 }
 
 impl Sessions {
     /// Nobody is there.
     pub(crate) fn new(traffic: Arc<Traffic>, installer: Arc<dyn SaInstaller>) -> Self {
-        Self { traffic, installer, sessions: HashMap::new(), owners: HashMap::new() }
+        Self { traffic, installer, sessions: HashMap::new(), owners: HashMap::new(), next_child: 0 }
     }
 
     /// Takes an event of the engine, and tells what that means. [`Traffic::opened`] comes first.
@@ -247,7 +250,9 @@ impl Sessions {
             _ => {
                 let mut tally = Tally::default();
                 tally.keep(pair, &self.traffic);
-                let child = Child { status: status.clone(), since: Instant::now(), pairs: vec![pair], tally };
+                self.next_child += 1;
+                let (id, since) = (self.next_child, Instant::now());
+                let child = Child { id, status: status.clone(), since, pairs: vec![pair], tally };
                 tell(&Happening::ChildUp { session, child: &child });
                 session.children.push(child);
             }

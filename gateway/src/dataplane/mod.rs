@@ -357,6 +357,11 @@ impl Dataplane {
         Ok(TunAddresses::open(self.tun.ifindex())?)
     }
 
+    /// The TUN device's interface index.
+    pub fn tun_index(&self) -> u32 {
+        self.tun.ifindex()
+    }
+
     /// Readable when [`SaInstaller::take_events`] has something to give.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()

@@ -76,6 +76,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"address and port that Prometheus scrapes (`/metrics`), or `"off"`"#,
             ),
             key(
+                "metrics_compatibility",
+                Absent,
+                r#"`"ipsec_exporter"`: the names of [strongSwan's exporter](monitoring.md#dashboards-made-for-strongswan) beside ours"#,
+            ),
+            key(
                 "aead_engine",
                 Says("the fastest"),
                 r#"`"vaes512"`, `"vaes256"`, `"aesni"` or `"portable"`; refused at start if the processor cannot"#,
@@ -132,6 +137,27 @@ pub(super) const TABLES: &[Table] = &[
                 "pubkey",
                 Says("`pubkey` beside this file"),
                 "directory of raw public keys, see [the guide](configuration.md#certificates-and-keys)",
+            ),
+            key(
+                "export_routes",
+                Is(r#""off""#),
+                "routes for a routing daemon while CHILD SAs are up: to the inner `addresses` of peers, or to `remote_ts` as negotiated; see [the guide](configuration.md#routes-for-a-routing-daemon)",
+            ),
+            key("export_table", Is("222"), "the table that they are in; no routing rule may lead to it"),
+            key(
+                "export_protocol",
+                Is("112"),
+                "their protocol number, by which a routing daemon knows them: 5 to 255",
+            ),
+            key(
+                "updown_timeout",
+                Is(r#""30s""#),
+                "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",
+            ),
+            key(
+                "updown_at_once",
+                Is("16"),
+                "how many `updown` hooks run at once, those of one CHILD SA one after the other",
             ),
         ],
     },
@@ -433,6 +459,11 @@ pub(super) const TABLES: &[Table] = &[
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
+            ),
+            key(
+                "updown",
+                Absent,
+                "a program, run without a shell when a CHILD SA has come up and when it is gone, with strongSwan's environment; see [hooks](hooks.md)",
             ),
         ],
     },
