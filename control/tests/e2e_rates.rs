@@ -12,6 +12,8 @@ use portcullis_lab::{Gateway, GatewayConfig, Host, Result, SiteConfig, Sites, St
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);
+/// Many times as often as the slowest rate lets pings through.
+const OFTEN: Duration = Duration::from_millis(5);
 const PORT: u16 = 9999;
 /// Packets of a burst, and octets of each: 40 are let through at once, and one in a second after that. No more than sockets
 /// of the peer hold.
@@ -123,5 +125,12 @@ fn a_tunnel_carries_its_rate_over_rekeys_and_another_one_after_a_reload() -> Res
     assert_eq!(a.children()?[0].spi_out, before[0].spi_out);
     assert_eq!(a.drops()?["rate_out"], out_dropped + again_dropped);
     assert!(a.drops()?.iter().all(|(reason, count)| *count == 0 || reason.starts_with("rate_")));
+
+    // Which packets they are.
+    a.reload(&config("rate_out = \"8k\"\nburst_out = 4_096"), &[])?;
+    let pings = sites.client.begin_pings(Sites::SERVER, OFTEN)?;
+    let said = a.portcullis(&["trace", "--count", "1", "dropped"])?.stdout;
+    assert!(said.contains("| policy site/net | dropped: rate_out"), "{said}");
+    drop(pings);
     Ok(())
 }

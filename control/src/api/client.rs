@@ -1,5 +1,6 @@
 //! The CLI's side of the admin API.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
@@ -15,15 +16,13 @@ use super::types::ApiError;
 /// Why a call of the admin API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody listens.
-    #[error(
-        "cannot reach the daemon at {path}: {error} (is `portcullis run` running? another socket: --socket)"
-    )]
+    /// Nobody listens, or only to others.
+    #[error("cannot reach the daemon at {path}: {}", unreachable(error))]
     Unreachable {
         /// The socket.
         path: PathBuf,
         /// Why.
-        error: std::io::Error,
+        error: io::Error,
     },
     /// The daemon went away, or does not speak HTTP.
     #[error("the daemon at {path} broke off: {error}")]
@@ -39,6 +38,20 @@ pub enum ClientError {
     /// The daemon says no.
     #[error("{}: {}", .0.code, .0.explanation)]
     Refused(ApiError),
+}
+
+/// Why it cannot be reached, and what to do about it.
+fn unreachable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "it is not running (`systemctl start portcullis` starts it), or listens elsewhere (--socket)"
+                .to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "only root and the daemon's own user may use this socket (try it with sudo)".to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// A caller of one daemon.

@@ -34,6 +34,9 @@ pub struct Status {
     pub half_open_ike_sas: usize,
     /// CHILD SAs.
     pub child_sas: usize,
+    /// Children with `start_action = "start"` that have no SA, as CONNECTION/CHILD.
+    #[serde(default)]
+    pub down: Vec<String>,
     /// Packets in, out and dropped, over all workers.
     pub packets: PacketBalance,
     /// Verdicts of failed exchanges, newest first.
@@ -253,7 +256,7 @@ pub struct LeaseReport {
 }
 
 /// A policy of `GET /v1/policies`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
     /// `CONNECTION/CHILD`.
     pub name: String,

@@ -38,6 +38,7 @@ pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility, UpdownConfig};
+pub(crate) use reader::nearest;
 
 use crate::events::audit::AuditConfig;
 use crate::hooks::HookConfigs;
@@ -73,7 +74,7 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read the configuration `{path}`: {error}")]
+    #[error("cannot read the configuration `{path}`: {}", unreadable(error))]
     Unreadable {
         /// The file.
         path: String,
@@ -90,6 +91,22 @@ pub enum ConfigError {
         /// Errors and warnings in the order of the file.
         findings: Vec<Diagnostic>,
     },
+}
+
+/// Why it cannot be read, and what to do about it.
+fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no such file (the package has an example: /usr/share/doc/portcullis/examples/portcullis.toml)"
+                .to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "only root and the group of the daemon may (try it with sudo; in the daemon's own case: `chgrp portcullis` and \
+             `chmod 640`)"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Makes a configuration of a document in a directory.

@@ -541,7 +541,7 @@ fn whole(range: &std::ops::RangeInclusive<i64>) -> String {
 }
 
 /// The known word that `found` is probably a misspelling of.
-fn nearest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
     let scored = names.iter().map(|name| (strsim::damerau_levenshtein(found, name), *name));
     scored.filter(|(distance, name)| *distance <= 1 + name.len() / 4).min().map(|(_, name)| name)
 }

@@ -22,6 +22,7 @@ mod verdicts;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -48,7 +49,7 @@ use reload::InForce;
 
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::events::Listeners;
 use crate::events::audit::Audit;
 use crate::events::hub::Hub;
@@ -261,6 +262,30 @@ where
     })
 }
 
+/// Names that are listed where one was mistaken; there may be thousands.
+const NAMES_LISTED: usize = 8;
+
+fn unknown_connection(config: &Config, name: &str) -> Refusal {
+    let known = config.engine.connections.iter().map(|connection| connection.name.as_str()).collect();
+    Refusal::UnknownTarget(format!("no connection `{name}` is configured ({})", alternatives(name, known)))
+}
+
+/// What may have been meant, or what there is.
+fn alternatives(name: &str, mut known: Vec<&str>) -> String {
+    if let Some(meant) = nearest(name, &known) {
+        return format!("did you mean `{meant}`?");
+    }
+    let more = match known.len().saturating_sub(NAMES_LISTED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    known.truncate(NAMES_LISTED);
+    match known.is_empty() {
+        true => "there are none".to_owned(),
+        false => format!("there are: {}{more}", known.join(", ")),
+    }
+}
+
 impl Daemon {
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
@@ -277,21 +302,23 @@ impl Daemon {
     }
 
     /// Verdicts about a connection or an address, or all of them; newest first.
-    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Stopping> {
-        Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
+    ///
+    /// # Errors
+    /// There is neither a verdict about the name nor a connection called so.
+    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Refusal> {
+        let entries = self.ike.verdicts(peer.clone()).await?;
+        let nothing_about = peer.filter(|name| entries.is_empty() && name.parse::<IpAddr>().is_err());
+        nothing_about.map_or(Ok(()), |name| self.check_connection(&name))?;
+        Ok(entries.iter().map(report::verdict).collect())
     }
 
     /// Whether a connection of that name is configured.
     pub(crate) fn check_connection(&self, name: &str) -> Result<(), Refusal> {
         let config = self.config();
-        if config.connection(name).is_some() {
-            return Ok(());
+        match config.connection(name) {
+            Some(_) => Ok(()),
+            None => Err(unknown_connection(&config, name)),
         }
-        let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
-        Err(Refusal::UnknownTarget(format!(
-            "no connection `{name}` is configured (there are: {})",
-            known.collect::<Vec<_>>().join(", ")
-        )))
     }
 
     /// Whether a connection and child of that name are configured.
@@ -301,11 +328,11 @@ impl Daemon {
         let Some(connection) = config.connection(&target.connection) else { return Ok(()) };
         match &target.child {
             Some(child) if !connection.children.iter().any(|known| known.name == *child) => {
-                let known = connection.children.iter().map(|child| child.name.as_str());
+                let known = connection.children.iter().map(|child| child.name.as_str()).collect();
                 Err(Refusal::UnknownTarget(format!(
-                    "connection `{}` has no child `{child}` (it has: {})",
+                    "connection `{}` has no child `{child}` ({})",
                     target.connection,
-                    known.collect::<Vec<_>>().join(", ")
+                    alternatives(child, known)
                 )))
             }
             _ => Ok(()),
@@ -344,7 +371,9 @@ impl Daemon {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
         let times = threads::worker_cpu_times(stats.workers.len());
         let workers = report::workers(&self.config().gateway.workers, &stats, &times);
-        Ok(report::status(&snapshot, &stats, workers, &self.sandbox, self.since))
+        let mut status = report::status(&snapshot, &stats, workers, &self.sandbox, self.since);
+        status.down = report::down(&snapshot, &self.config().engine.connections);
+        Ok(status)
     }
 
     /// For `portcullis sas`.

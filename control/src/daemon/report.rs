@@ -1,8 +1,10 @@
 //! Puts what the engine and the data plane know into the admin API's words.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
+use portcullis_ike::config::{ConnectionConfig, StartAction};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
 use portcullis_ipsec::{
@@ -44,8 +46,28 @@ pub(super) fn status(
         half_open_ike_sas: snapshot.half_open,
         child_sas: snapshot.child_sas(),
         packets: balance(stats),
+        down: Vec::new(),
         verdicts: snapshot.verdicts.iter().map(verdict).collect(),
     }
+}
+
+/// Children that are to be kept up and have no SA, as CONNECTION/CHILD.
+pub(super) fn down(snapshot: &Snapshot, connections: &[ConnectionConfig]) -> Vec<String> {
+    let up: HashSet<(&str, &str)> = snapshot
+        .ike_sas
+        .iter()
+        .filter_map(|ike| Some((ike.connection.as_deref()?, &ike.children)))
+        .flat_map(|(connection, children)| {
+            children.iter().map(move |child| (connection, child.name.as_str()))
+        })
+        .collect();
+    let kept = connections.iter().flat_map(|connection| {
+        let kept = connection.children.iter().filter(|child| child.start_action == StartAction::Start);
+        kept.map(|child| (connection.name.as_str(), child.name.as_str()))
+    });
+    kept.filter(|child| !up.contains(child))
+        .map(|(connection, child)| format!("{connection}/{child}"))
+        .collect()
 }
 
 /// By worker: its core, its time and its packets.

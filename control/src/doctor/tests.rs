@@ -116,7 +116,8 @@ impl Machine {
 
     fn examine(&self) -> Report {
         let (config, _) = Config::parse(&self.config, self.root.path()).unwrap();
-        examine(&Host::new(self.root.path(), Box::new(self.kernel.clone())), Some(&config))
+        let file = self.root.path().join("portcullis.toml");
+        examine(&Host::new(self.root.path(), Box::new(self.kernel.clone())), &file, Some(&config))
     }
 
     /// The only finding that is not as it should be.
@@ -371,4 +372,41 @@ fn ipv6_forwarding_matters_where_the_configuration_speaks_ipv6() {
     assert_eq!(machine.examine().count(Severity::Warning), 0);
     machine.config = CONFIG.replace("\"10.2.0.0/24\"", "\"10.2.0.0/24\", \"2001:db8::/48\"");
     machine.complains("forwarding", Severity::Warning, "net.ipv6.conf.all.forwarding=1");
+}
+
+#[test]
+fn a_service_that_may_not_read_its_configuration_or_keys_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let machine = Machine::new();
+    let root = machine.root.path().to_owned();
+    let mode =
+        |path: &str, mode| fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    machine.write("portcullis.toml", "");
+    machine.write("private/gw.key", "no key");
+    for (path, bits) in
+        [("", 0o755), ("private", 0o755), ("private/gw.key", 0o600), ("portcullis.toml", 0o600)]
+    {
+        mode(path, bits);
+    }
+    // Where it is no service, whoever starts it is root.
+    machine.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nportcullis:x:65534:65534::/:/bin/false\n");
+    assert!(machine.examine().findings.iter().all(|finding| finding.check != "access"));
+    machine.write("etc/systemd/system/portcullis.service", "");
+    let complaint = machine.complaint();
+    assert_eq!((complaint.check, complaint.severity), ("access", Severity::Error));
+    let list = format!("{0}/portcullis.toml {0}/private/gw.key", root.display());
+    assert_eq!(complaint.fix, format!("chgrp portcullis {list} && chmod g+rX {list}"));
+    mode("portcullis.toml", 0o644);
+    mode("private", 0o700);
+    let fix = machine.complaint().fix;
+    assert!(fix.contains("/private ") && !fix.contains("portcullis.toml"), "{fix}");
+    mode("private", 0o755);
+    mode("private/gw.key", 0o644);
+    assert!(
+        machine
+            .examine()
+            .findings
+            .iter()
+            .any(|finding| finding.check == "access" && finding.severity == Severity::Ok)
+    );
 }

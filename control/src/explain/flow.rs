@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use portcullis_gateway::dataplane::{Firewall, Hop, Miss, RateWalk, Role, SaWalk, Walk};
+use portcullis_gateway::wire::protocol;
 use portcullis_ike::config::StartAction;
 use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin};
 use serde::{Deserialize, Serialize};
@@ -58,12 +59,36 @@ pub struct FlowStep {
     pub text: String,
 }
 
+/// The packet, with its protocol's name; ICMP has a type and a code where others have ports.
+fn named(flow: &Flow) -> String {
+    let Flow { src, dst, protocol, .. } = *flow;
+    let name = match protocol {
+        protocol::ICMP | protocol::ICMPV6 => {
+            let name = if protocol == protocol::ICMP { "icmp" } else { "icmp6" };
+            return match flow.src_port.map(u16::to_be_bytes) {
+                Some([kind, code]) => format!("{src} > {dst}, {name} type {kind} code {code}"),
+                None => format!("{src} > {dst}, {name}"),
+            };
+        }
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::SCTP => "sctp".to_owned(),
+        protocol::ESP => "esp".to_owned(),
+        number => format!("protocol {number}"),
+    };
+    let end = |addr: IpAddr, port: Option<u16>| match port {
+        Some(port) => format!("{addr}[{port}]"),
+        None => addr.to_string(),
+    };
+    format!("{} > {}, {name}", end(src, flow.src_port), end(dst, flow.dst_port))
+}
+
 /// Tells the walk in words.
 pub fn report(walk: &Walk, flow: &Flow, config: &Config) -> FlowReport {
     let mut told = Told { steps: Vec::new(), fix: Vec::new() };
     let (verdict, reason) = told.walk(walk, flow, config);
     FlowReport {
-        flow: flow.to_string(),
+        flow: named(flow),
         steps: told.steps,
         verdict: verdict.to_owned(),
         reason: reason.map(str::to_owned),

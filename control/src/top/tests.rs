@@ -72,6 +72,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         }],
         ike_sas: 1,
         half_open_ike_sas: 2,
+        down: Vec::new(),
         child_sas: 1,
         packets: PacketBalance::default(),
         verdicts: vec![VerdictReport {

@@ -101,3 +101,8 @@ fn troubleshooting_shows_what_is_seen_and_every_name_of_a_drop_is_explained() ->
 fn what_is_closed_without_the_daemon_is_closed() -> Result<()> {
     World::with_a_tunnel("closed")?.walk("docs/security.md")
 }
+
+#[test]
+fn a_strongswan_gives_way_to_us_as_the_page_says() -> Result<()> {
+    World::with_a_tunnel("giveway")?.walk("docs/coming-from-strongswan.md")
+}

@@ -33,7 +33,7 @@ impl fmt::Display for Kind {
 
 /// A text that is no reason code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no reason code")]
+#[error("`{0}` is no reason code: `portcullis explain reason` lists them")]
 pub struct UnknownReason(String);
 
 macro_rules! reasons {
