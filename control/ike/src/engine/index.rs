@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use portcullis_ipsec::Spi;
 
@@ -20,7 +21,8 @@ pub(super) struct Keys {
     connection: Option<usize>,
     /// It is an attempt of ours that the peer has not answered yet.
     unanswered: bool,
-    identities: Option<Identities>,
+    /// Once it is established: they are settled then.
+    identities: Option<Arc<Identities>>,
 }
 
 impl Keys {
@@ -30,8 +32,16 @@ impl Keys {
             spi: base.own_spi(),
             connection: (!state.half_open()).then_some(base.connection),
             unanswered: state.unanswered(),
-            identities: base.identities().filter(|_| established),
+            identities: base.identities().filter(|_| established).map(Arc::new),
         }
+    }
+
+    /// Whether they still are what it is found by.
+    pub(super) fn are_of(&self, base: &Base, state: &State) -> bool {
+        let connection = (!state.half_open()).then_some(base.connection);
+        let same =
+            (self.spi, self.connection, self.unanswered) == (base.own_spi(), connection, state.unanswered());
+        same && self.identities.is_some() == base.established.is_some()
     }
 }
 
@@ -42,7 +52,8 @@ pub(super) struct Index {
     by_spi: HashMap<[u8; 8], IkeSaId>,
     by_connection: HashMap<usize, BTreeSet<IkeSaId>>,
     unanswered: HashMap<usize, BTreeSet<IkeSaId>>,
-    by_identities: HashMap<Identities, BTreeSet<IkeSaId>>,
+    /// Mostly one of each, in order.
+    by_identities: HashMap<Arc<Identities>, Vec<IkeSaId>>,
     by_pair: HashMap<Spi, IkeSaId>,
 }
 
@@ -74,7 +85,7 @@ impl Index {
 
     /// The authenticated IKE SAs of two identities, oldest first.
     pub(super) fn of_identities(&self, identities: &Identities) -> Vec<IkeSaId> {
-        all(&self.by_identities, identities)
+        self.by_identities.get(identities).cloned().unwrap_or_default()
     }
 
     /// The IKE SA that has a CHILD SA.
@@ -105,7 +116,7 @@ impl Index {
                 drop_from(&mut self.unanswered, connection, id);
             }
             if let Some(identities) = &old.identities {
-                drop_from(&mut self.by_identities, identities, id);
+                self.forget_identities(identities, id);
             }
         }
         if let Some(new) = new {
@@ -118,8 +129,22 @@ impl Index {
                 }
             }
             if let Some(identities) = &new.identities {
-                self.by_identities.entry(identities.clone()).or_default().insert(id);
+                let ids = self.by_identities.entry(Arc::clone(identities)).or_default();
+                if let Err(place) = ids.binary_search(&id) {
+                    ids.reserve_exact(1);
+                    ids.insert(place, id);
+                }
             }
+        }
+    }
+}
+
+impl Index {
+    fn forget_identities(&mut self, identities: &Identities, id: IkeSaId) {
+        let Some(ids) = self.by_identities.get_mut(identities) else { return };
+        ids.retain(|other| *other != id);
+        if ids.is_empty() {
+            self.by_identities.remove(identities);
         }
     }
 }
