@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod events;
 mod explain;
 mod explain_flow;
 mod import;
@@ -76,6 +77,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write packets to a pcapng file, each with its inner and outer form linked.
     Capture(trace::CaptureArgs),
+    /// Follow what happens, a line each: SAs up, rekeyed, moved and down, addresses, failures, reloads.
+    Events(events::EventsArgs),
     /// Look at the machine before traffic does: every finding with its fix.
     Doctor(doctor::DoctorArgs),
     /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
@@ -142,7 +145,7 @@ enum Ask {
     },
     /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
-    /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
+    /// Make the IKE SAs of a connection anew, then close the old ones; a peer that began one is asked to. Does not wait.
     Reauthenticate(TargetArgs),
     /// Send the clients of a connection to another gateway (RFC 5685); those that do not go are put out after a while.
     Redirect {
@@ -204,6 +207,7 @@ pub fn main() -> ExitCode {
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Events(args) => events::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
         }

@@ -13,11 +13,7 @@ const LEASED_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0,
 const GIVEN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 4, 0, 1));
 
 fn gateway(host: &Host, connections: &str) -> Result<Gateway> {
-    let config = GatewayConfig {
-        gateway_lines: format!("state_dir = \"{}/state\"\n", host.dir().display()),
-        ..GatewayConfig::new(connections)
-    };
-    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)
+    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(connections))
 }
 
 /// Our end, on gateway `a`; its peer is a roadwarrior.

@@ -191,6 +191,9 @@ fn a_removed_sa_is_never_used_again() {
     pair.a.inside(&[packet]).only_dropped(DropReason::NoSa, 1);
     pair.b.installer.remove(pair.b_spi).unwrap();
     pair.b.outside(&sealed).only_dropped(DropReason::UnknownSpi, 1);
+    let events = pair.b.installer.take_events();
+    let [DataplaneEvent::UnknownSpi { spi, seen }] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((*spi, seen.remote, seen.encapsulation), (pair.b_spi, ip("192.0.2.1"), Encapsulation::None));
 }
 
 /// A sealed packet and the tunnel it is for, and a check that the tunnel has taken no harm.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_ike::auth::sign;
+use portcullis_ike::auth::{Proven, sign};
 use portcullis_ike::config::{
     AddressMatch, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig, Identity,
     IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission, Secret,
@@ -175,8 +175,8 @@ impl Client {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
             }
             Job::Sign(request) => JobResult::Signed(sign(&request)),
-            // It is the responder that is measured, and it is known.
-            Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(())),
+            // It is the responder that is measured: whatever it shows of itself is believed.
+            Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(Proven::Psk)),
             Job::AllocateSpi => JobResult::SpiAllocated(match self.carries {
                 Carries::Child => Ok(self.spi()),
                 // An engine that begins wants a child in the end, and asks for it unless it can have no SPI.
@@ -248,6 +248,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         mobike: false,
         follow_redirects: false,
         redirect_to: None,
+        quick_crash_detection: true,
         dpd_delay: Duration::ZERO,
         lifetime: IkeLifetime::default(),
         unique: Unique::No,

@@ -1,5 +1,6 @@
 //! `[connections.NAME]` and `[connections.NAME.children.CHILD]`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -13,12 +14,12 @@ use portcullis_ike::config::{
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, shunt};
+use super::{eap, lifetime, options, pools, rates, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -39,8 +40,7 @@ const LATER_CONNECTION: &[&str] = &[
     "cacerts",
     "ocsp",
 ];
-const LATER_AUTH: &[&str] =
-    &["round", "cert", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
+const LATER_AUTH: &[&str] = &["round", "cert", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
@@ -74,6 +74,8 @@ pub(super) struct Connections {
     pub(super) negotiated: Vec<ConnectionConfig>,
     /// The policies of children that pass or drop, of all connections.
     pub(super) shunts: Vec<Policy>,
+    /// The rates of children that have some, by `CONNECTION/CHILD`.
+    pub(super) rates: BTreeMap<String, RateLimits>,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -86,8 +88,7 @@ pub(super) fn from_root(
     let mut connections = Connections::default();
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated =
-            connection(name, &section, secrets, store, pools, has_radius, &mut connections.shunts);
+        let negotiated = connection(name, &section, secrets, store, pools, has_radius, &mut connections);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -100,7 +101,7 @@ fn connection(
     store: &Store<'_>,
     pools: &[PoolConfig],
     has_radius: bool,
-    shunts: &mut Vec<Policy>,
+    connections: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -114,7 +115,7 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        connections.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -124,6 +125,7 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let mobike = section.boolean("mobike").unwrap_or(true);
+    let quick_crash_detection = section.boolean("quick_crash_detection").unwrap_or(true);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
     let redirect_to = section.parsed::<IpAddr>("redirect_to", "the IP address of another gateway");
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -152,7 +154,7 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
-    let children = self::children(section, children);
+    let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -163,6 +165,7 @@ fn connection(
         remote: remote?,
         encap,
         mobike,
+        quick_crash_detection,
         follow_redirects,
         redirect_to: redirect_to.map(|addr| addr.value),
         dpd_delay,
@@ -370,9 +373,16 @@ enum Auth<'a> {
 fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     let auth = auth(section, &["certs", "pubkeys"]);
     let id = identity::<Identity>(section);
+    if section.has("aaa_id") && !matches!(&auth, Some(Auth::Eap(auth)) if eap::uses_tls(auth)) {
+        section.error(
+            section.span(),
+            "aaa_id",
+            "belongs to EAP methods over TLS (expected `auth = \"eap-tls\"`)",
+        );
+    }
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
-        Auth::Eap(auth) => eap::local(section, auth),
+        Auth::Eap(auth) => eap::local(section, auth, store, id.as_ref().ok()?.as_ref()),
         // The identity is compared with the certificate, so it has to be read first.
         Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
     };
@@ -385,7 +395,7 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
-        Auth::Eap(auth) => eap::remote(section, auth),
+        Auth::Eap(auth) => eap::remote(section, auth, store, id.as_ref().ok()?),
         Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
     };
     section.finish(LATER_AUTH);
@@ -394,14 +404,15 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
 
 /// `auth`, and whether keys that belong to public keys stand beside it.
 fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<'a>> {
-    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", or \"eap-mschapv2\"";
+    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", \"eap-mschapv2\" or \"eap-tls\"";
     const OTHERS: [&str; 4] = ["xauth", "any", "null", "psk-"];
     let Some(text) = section.string("auth", EXPECTED) else {
         section.missing("auth", EXPECTED);
         return None;
     };
     let is_eap = text.value == "eap" || text.value.starts_with("eap-");
-    if text.value == "psk" || is_eap {
+    let uses_tls = eap::uses_tls(text.value);
+    if text.value == "psk" || is_eap && !uses_tls {
         for key in with_pubkey.iter().filter(|key| section.has(key)) {
             let message = format!("belongs to public keys, but `auth` is \"{}\"", text.value);
             section.error(text.span.clone(), key, message);
@@ -454,15 +465,23 @@ where
 
 fn children(
     section: &Section<'_>,
+    connection: &str,
     sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+    rates: &mut BTreeMap<String, RateLimits>,
 ) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
         section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
-    let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
+    let read = |(_, name, section): (_, String, Section<'_>)| {
+        let limits = rates::of_child(&section);
+        if limits != RateLimits::default() {
+            rates.insert(format!("{connection}/{name}"), limits);
+        }
+        child(name, &section)
+    };
+    let children: Vec<ChildConfig> = sections.into_iter().filter_map(read).collect();
     (children.len() == count).then_some(children)
 }
 

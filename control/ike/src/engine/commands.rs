@@ -51,6 +51,11 @@ impl Engine {
                 self.of_pair(now, id, pair, |_, cx, base| base.peer_moved(cx, seen));
                 Ok(())
             }
+            Command::UnknownSpi { spi, seen } => {
+                self.unknown_spi(now, spi, seen);
+                self.cx.begin_command(id, 0);
+                Ok(())
+            }
             Command::PathsChanged { addresses } => {
                 self.paths_changed(now, id, addresses);
                 Ok(())
@@ -244,17 +249,18 @@ impl Engine {
         self.done(id, name, found)
     }
 
-    /// Has the IKE SAs of a connection that we have initiated made anew.
+    /// Has the IKE SAs of a connection made anew: those that the peer has begun, by the peer.
     fn reauthenticate_all(&mut self, now: Instant, id: CommandId, name: &str) -> Result<(), Failure> {
         let (connection, _) = self.find(name, None)?;
         let mut found = false;
         for sa in self.cx.index.of_connection(connection) {
             self.step(now, sa, |state, _, base| {
-                if matches!(state, State::Established(_))
-                    && base.original_initiator
-                    && base.superseded.is_none()
-                {
-                    base.authentication.bring_forward(now);
+                if matches!(state, State::Established(_)) && base.superseded.is_none() {
+                    if base.original_initiator {
+                        base.authentication.bring_forward(now);
+                    } else {
+                        base.owes_reauthentication = true;
+                    }
                     found = true;
                 }
                 Ok(state)

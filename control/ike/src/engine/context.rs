@@ -16,7 +16,7 @@ use super::redirect::Redirect;
 use super::sa::{Base, Estate, Goal, State};
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{ChildConfig, ConnectionConfig, EngineConfig};
+use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Secret};
 use crate::crypto::{KeMethod, KeSecret};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
@@ -42,6 +42,8 @@ pub(super) struct Context {
     pub(super) outside_addresses: Option<Vec<IpAddr>>,
     /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
     own_addresses: HashMap<IpAddr, (usize, usize)>,
+    /// What our tokens are made of (RFC 6290 §5).
+    pub(super) token_secret: Option<Secret>,
 }
 
 /// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
@@ -70,6 +72,8 @@ pub(super) enum Effect {
     Follow { connection: usize, goals: Vec<Goal>, redirect: Redirect },
     /// An IKE SA has brought up everything that it was to.
     Complete { id: IkeSaId },
+    /// A peer has lost an IKE SA with these children: those that are wanted are brought up at once.
+    BeginAgain { connection: usize, children: Vec<usize> },
     /// A CHILD SA came up.
     ChildUp { connection: usize, child: usize, remote: IpAddr },
     /// A CHILD SA is gone, or an attempt to bring it up has failed.
@@ -120,6 +124,7 @@ impl Context {
             index: Index::default(),
             outside_addresses: None,
             own_addresses: HashMap::new(),
+            token_secret: None,
         }
     }
 
@@ -389,6 +394,22 @@ impl Context {
 
     pub(super) fn event(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Says that a CHILD SA is gone.
+    pub(super) fn child_closed(&mut self, connection: usize, child: &str, pair: Spi, reason: &str) {
+        self.event(Event::ChildClosed {
+            connection: self.connection_name(connection),
+            child: child.to_owned(),
+            pair,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Says that one end sends the other elsewhere.
+    pub(super) fn redirected(&mut self, base: &Base, to: IpAddr, by_us: bool) {
+        let connection = self.connection_name(base.connection);
+        self.event(Event::Redirected { ike: base.id, connection, remote: base.remote, to, by_us });
     }
 
     /// Registers a command that ends when `ends` goals have ended.

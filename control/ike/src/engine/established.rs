@@ -72,7 +72,7 @@ pub(super) enum Theirs {
     /// It asks for a child.
     Child(Box<Answering>),
     /// It rekeys the IKE SA.
-    Ike(rekey_ike::responder::Answering),
+    Ike(Box<rekey_ike::responder::Answering>),
 }
 
 /// Dead-peer detection (RFC 7296 §2.4).
@@ -317,6 +317,9 @@ impl Established {
         now: Instant,
         inbound: &Inbound<'_>,
     ) -> Next {
+        if let Some(closed) = Self::lost_by_peer(cx, base, inbound) {
+            return Err(closed);
+        }
         let incoming = self.channel.receive(cx, base, inbound);
         if !matches!(incoming, Incoming::Nothing) {
             self.alive(now);
@@ -324,6 +327,16 @@ impl Established {
         if matches!(incoming, Incoming::Request(..) | Incoming::BadRequest(..)) {
             // Its window is one: it has our answer to the last.
             base.children.iter_mut().for_each(|child| child.unconfirmed = None);
+        }
+        match &incoming {
+            // Those of a rekeying are of the IKE SA that it makes.
+            Incoming::Request(_, payloads) if !rekey_ike::is_about_ike(payloads) => {
+                base.keep_tokens(payloads)
+            }
+            Incoming::Response(payloads) if !matches!(self.ours, Ours::RekeyingIke(_)) => {
+                base.keep_tokens(payloads);
+            }
+            _ => {}
         }
         match incoming {
             // The peer knows already that this is the IKE SA that prevails; what it asks is perhaps about children that
@@ -526,7 +539,7 @@ impl Established {
     }
 
     /// Deletes one CHILD SA, here and, by the next [`Established::pump`], at the peer.
-    fn close(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, reason: &str) {
+    pub(super) fn close(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, reason: &str) {
         if let Some(child) = base.remove_child(cx, pair, reason) {
             base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
         }
@@ -626,6 +639,11 @@ impl Established {
             && base.superseded.is_none()
             && !delay.is_zero();
         watching.then(|| self.heard + delay)
+    }
+
+    /// When the peer last showed that it lives.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     fn alive(&mut self, now: Instant) {

@@ -57,6 +57,8 @@ impl Established {
                 deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, spi)));
             }
         }
+        self.peer_lacks(cx, base, payloads);
+        base.heed_lifetime(cx, now, payloads);
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
         let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
         answer.extend(addresses::answer_informational(payloads));

@@ -95,7 +95,7 @@ fn after(now: Instant, time: Duration, used: bool) -> Option<Instant> {
 }
 
 /// A random part of a time.
-fn part(cx: &mut Context, of: Duration) -> Duration {
+pub(super) fn part(cx: &mut Context, of: Duration) -> Duration {
     let dice = u32::from_be_bytes(cx.random());
     of.mul_f64(f64::from(dice) / (f64::from(u32::MAX) + 1.0))
 }

@@ -16,8 +16,8 @@
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
-//! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for); what an operator asks in `commands`, what he
+//! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -40,6 +40,7 @@ mod children;
 mod commands;
 mod connections;
 mod context;
+mod crash;
 mod create_child_sa;
 mod established;
 mod failure;
@@ -54,6 +55,7 @@ mod lifetime;
 mod mobike;
 mod negotiation;
 mod reassembly;
+mod reauthentication;
 mod reconfigure;
 mod redirect;
 mod rekey_ike;
@@ -63,6 +65,7 @@ mod selectors;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transitions;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -82,6 +85,7 @@ use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
 use channel::{Linger, digest, send};
 use context::{Context, Effect};
+use crash::Strays;
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
@@ -91,6 +95,7 @@ use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
 use timers::Timers;
+use transitions::{Cause, Position};
 use upkeep::Upkeep;
 
 /// The engine. One thread owns it.
@@ -105,6 +110,7 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
+    strays: Strays,
 }
 
 /// An IKE SA in its place.
@@ -156,6 +162,7 @@ impl Engine {
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
+            strays: Strays::default(),
         }
     }
 
@@ -189,7 +196,7 @@ impl Engine {
         let Some((owner, leaves)) = self.cx.job_done(id) else { return };
         let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
-            self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
+            self.step_on(Cause::Job, now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
         } else {
             done.discard(&mut self.cx, owner);
         }
@@ -200,7 +207,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(owner) = self.timers.expire(now) {
             match owner {
-                Owner::Ike(id) => self.step(now, id, |state, cx, base| state.handle_timeout(cx, base, now)),
+                Owner::Ike(id) => {
+                    self.step_on(Cause::Timeout, now, id, |state, cx, base| {
+                        state.handle_timeout(cx, base, now)
+                    });
+                }
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
                         self.bring_up(
@@ -308,13 +319,15 @@ impl Engine {
         let header = inbound.header();
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
         match self.cx.index.by_spi(&own_spi) {
-            Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
+            Some(id) => {
+                let cause = Cause::of(header);
+                self.step_on(cause, now, id, |state, cx, base| state.handle_message(cx, base, now, inbound));
+            }
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
                     send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
                 }
-                // RFC 7296 §2.21.4 lets us answer INVALID_IKE_SPI; nobody may act on it, so we save the packet.
-                _ => self.reject(inbound.remote, "unknown_spi", "a message for no IKE SA of ours".to_owned()),
+                _ => self.handle_stray(now, &inbound),
             },
         }
     }
@@ -374,12 +387,25 @@ impl Engine {
         self.cx.event(Event::Rejected { remote, label, detail });
     }
 
-    /// Lets one IKE SA take a step, and puts what it became in its place.
+    /// Lets one IKE SA take a step that we have decided on.
     fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
+        self.step_on(Cause::Decision, now, id, step);
+    }
+
+    /// Lets one IKE SA take a step, and puts what it became in its place.
+    fn step_on(
+        &mut self,
+        cause: Cause,
+        now: Instant,
+        id: IkeSaId,
+        step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
+    ) {
         let Some(sa) = self.sas.remove(&id) else { return };
         let IkeSa { mut base, state, init_key, keys } = *sa;
+        let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
+                from.took(cause, Position::of(&state));
                 let init_key = init_key.filter(|key| {
                     let half_open = state.half_open();
                     if !half_open {
@@ -390,6 +416,7 @@ impl Engine {
                 self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
+                from.took(cause, Position::CLOSED);
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }
@@ -488,6 +515,13 @@ impl Engine {
                     self.follow(now, connection, goals, &redirect);
                 }
                 Effect::Complete { id } => self.replace(now, id),
+                Effect::BeginAgain { connection, mut children } => {
+                    children.retain(|child| self.upkeep.is_wanted(connection, *child));
+                    for child in children {
+                        let goal = Goal { child, flow: None, commands: Vec::new(), unwanted: false };
+                        self.bring_up(now, connection, goal);
+                    }
+                }
             }
         }
     }

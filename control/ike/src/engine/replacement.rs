@@ -202,7 +202,7 @@ impl Engine {
 
 impl Base {
     /// The children that it has or is to have.
-    fn wanted(&self) -> Vec<usize> {
+    pub(super) fn wanted(&self) -> Vec<usize> {
         let has = self.children.iter().map(|child| child.config);
         let goals = self.goals.iter().chain(&self.goal).filter(|goal| !goal.unwanted).map(|goal| goal.child);
         let mut wanted: Vec<usize> = has.chain(goals).collect();

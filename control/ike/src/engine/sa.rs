@@ -35,7 +35,7 @@ use super::api::*;
 use super::channel::Linger;
 use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
-use super::established::Established;
+use super::established::{Established, Ours};
 use super::failure::{About, is_refusal};
 use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
 use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
@@ -54,8 +54,8 @@ use super::informational::Deleting;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::redirect::Redirect;
-use crate::auth::Authorization;
-use crate::config::Identity;
+use crate::auth::{Authorization, Proven};
+use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
 
@@ -121,6 +121,7 @@ impl Estate {
         for child in self.children {
             let pair = child.status.spi_in;
             cx.index.forget_pair(pair);
+            cx.child_closed(self.connection, &child.status.name, pair, "its IKE SA is gone");
             cx.remove_child(owner, pair, child.policy());
         }
         let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
@@ -147,6 +148,14 @@ pub(super) struct Base {
     pub(super) takes_redirects: bool,
     /// Where it is to be sent.
     pub(super) redirecting: Option<IpAddr>,
+    /// What the peer would show if it had lost the IKE SA (RFC 6290).
+    pub(super) tokens: Vec<Secret>,
+    /// The peer is to be given ours.
+    pub(super) owes_token: bool,
+    /// It is to be asked to prove itself anew (RFC 4478).
+    pub(super) owes_reauthentication: bool,
+    /// An SPI that the peer sends on, and that is no CHILD SA's.
+    pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
     /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
@@ -159,6 +168,8 @@ pub(super) struct Base {
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
+    /// What the peer has proved its identity with.
+    pub(super) proven: Option<Proven>,
     /// What the peer may have, from whoever authenticated it.
     pub(super) authorization: Authorization,
     /// When both ends were authenticated.
@@ -230,6 +241,10 @@ impl Base {
             redirect: None,
             takes_redirects: false,
             redirecting: None,
+            tokens: Vec::new(),
+            owes_token: false,
+            owes_reauthentication: false,
+            unknown_spi: None,
             fragmentation: false,
             childless: false,
             connection,
@@ -238,6 +253,7 @@ impl Base {
             suite: None,
             local_id: None,
             remote_id: None,
+            proven: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
@@ -540,6 +556,37 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What it is called in [`super::transitions`].
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::FindingSource(_) => "FindingSource",
+            Self::GeneratingKe(_) => "GeneratingKe",
+            Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::DerivingKeys(_) => "DerivingKeys",
+            Self::Exchanging(state) => state.name(),
+            Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
+            Self::SigningRequest(_) => "SigningRequest",
+            Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
+            Self::VerifyingResponder(_) => "VerifyingResponder",
+            Self::AnsweringEap(_) => "AnsweringEap",
+            Self::AwaitingEapRequest(_) => "AwaitingEapRequest",
+            Self::AwaitingLastAuthResponse(_) => "AwaitingLastAuthResponse",
+            Self::Answering(_) => "Answering",
+            Self::AwaitingFirstAuth(_) => "AwaitingFirstAuth",
+            Self::DerivingForAuth(_) => "DerivingForAuth",
+            Self::AwaitingAuthRequest(_) => "AwaitingAuthRequest",
+            Self::AnsweringIntermediate(state) => state.name(),
+            Self::VerifyingInitiator(_) => "VerifyingInitiator",
+            Self::SigningResponse(_) => "SigningResponse",
+            Self::TurningEap(_) => "TurningEap",
+            Self::AskingAaa(_) => "AskingAaa",
+            Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
+            Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::Established(_) => "Established",
+            Self::Deleting(_) => "Deleting",
+        }
+    }
+
     pub(super) fn handle_message(
         self,
         cx: &mut Context,
@@ -659,6 +706,17 @@ impl State {
         )
     }
 
+    /// The SPI that our rekeying has offered.
+    pub(super) fn offered_spi(&self) -> Option<[u8; 8]> {
+        match self {
+            Self::Established(established) => match &established.ours {
+                Ours::RekeyingIke(rekeying) => rekeying.offered_spi(),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// Whether the peer has not answered our IKE_SA_INIT yet.
     pub(super) fn unanswered(&self) -> bool {
         matches!(self, Self::FindingSource(_) | Self::GeneratingKe(_) | Self::AwaitingInitResponse(_))
@@ -703,6 +761,7 @@ impl Base {
             remote: self.remote,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            proven: self.proven.clone(),
             authorization: self.authorization.clone(),
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,

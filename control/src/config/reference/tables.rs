@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("radius", Absent, "AAA servers"),
+            key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
     },
     Table {
@@ -67,7 +68,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "state_dir",
                 Is(r#""/var/lib/portcullis""#),
-                "where leases of [pools](configuration.md#poolsname) are kept over restarts",
+                "where leases of [pools](configuration.md#poolsname) and the secret of [crash detection](configuration.md#when-a-peer-is-restarted) are kept over restarts",
             ),
             key(
                 "metrics",
@@ -203,6 +204,11 @@ pub(super) const TABLES: &[Table] = &[
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
             ),
             key(
+                "quick_crash_detection",
+                Is("true"),
+                "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
+            ),
+            key(
                 "follow_redirects",
                 Is("true"),
                 "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",
@@ -225,7 +231,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "reauth_time",
                 Says("off, which `0` is too"),
-                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end lets it end `over_time` later",
+                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end tells it this time (AUTH_LIFETIME, RFC 4478), and lets the IKE SA end `over_time` later. What a peer tells us so counts where it is shorter",
             ),
             key(
                 "over_time",
@@ -292,6 +298,11 @@ pub(super) const TABLES: &[Table] = &[
             key("certs", Absent, "our certificates; the one that a CA of the peer's vouches for is used"),
             key("pubkeys", Absent, "raw public keys instead of certificates (RFC 7670)"),
             key("eap_id", Says("`id`"), "with EAP: our name"),
+            key(
+                "aaa_id",
+                Says("the gateway"),
+                r#"with EAP over TLS: whom the server's certificate has to be for, or `"%any"`"#,
+            ),
         ],
     },
     Table {
@@ -396,6 +407,22 @@ pub(super) const TABLES: &[Table] = &[
                 "mss_clamp",
                 Says("off"),
                 r#"the segment size that TCP announces through the tunnel, either way, is lowered to this many octets (88 to 65495) or, with `"mtu"`, to what the tunnel takes"#,
+            ),
+            key(
+                "rate_out",
+                Absent,
+                "how much goes into each tunnel of the child, in bits of inner packets; see [the guide](configuration.md#rates)",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, at least 16384"),
+                "octets that may go at once after a pause",
+            ),
+            key("rate_in", Absent, "how much comes out of each tunnel of the child, likewise"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, at least 16384"),
+                "octets that may come at once after a pause",
             ),
             key(
                 "tfc_padding",
@@ -522,6 +549,22 @@ pub(super) const TABLES: &[Table] = &[
             key("secret", Required, "the secret that we share with those who ask"),
             key("listen", Is(r#""0.0.0.0""#), "our address"),
             key("port", Is("3799"), "our UDP port"),
+        ],
+    },
+    Table {
+        path: "audit",
+        about: "The audit trail: a JSON object a line for each session's start and end, and for each failed authentication; see [the page](audit.md).",
+        keys: &[
+            key(
+                "file",
+                Required,
+                "where the lines go; its directory has to be there, and the daemon's user may write in it. Opened anew by a reload and by SIGUSR1",
+            ),
+            key(
+                "failures_per_second",
+                Is("10"),
+                "failed authentications that are written, at most; the others are counted; `0`: none",
+            ),
         ],
     },
 ];

@@ -12,7 +12,7 @@ use super::eap_initiator::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
+use crate::auth::{Proven, SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -20,6 +20,7 @@ use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
@@ -195,8 +196,14 @@ impl Request {
                 payloads.push(Payload::IdR(id.clone().into()));
             }
         }
+        // Whom EAP authenticates gives its token with its last message.
+        let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
         payloads.extend(auth);
+        payloads.extend(token.flatten());
         payloads.extend(self.ppk);
+        if cx.connection(base.connection).is_some_and(connections::is_eap_only) {
+            payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
+        }
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
@@ -317,7 +324,14 @@ impl AwaitingAuthResponse {
             self.channel.unmix();
         }
         match self.authenticate(cx, base, &found, &payloads) {
-            Ok(None) => self.proceed(cx, base, now, payloads),
+            Ok(None) => {
+                let proven = match cx.connection(base.connection).map(connections::remote_method) {
+                    // As it will be, or there will be no IKE SA.
+                    Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
+                    _ => Proven::Psk,
+                };
+                self.proceed(cx, base, now, proven, payloads)
+            }
             Ok(Some(request)) => {
                 let job = cx.verify_peer(base.id, request);
                 Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
@@ -332,7 +346,15 @@ impl AwaitingAuthResponse {
     }
 
     /// The peer is who it says it is. We may still have to prove who we are.
-    fn proceed(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: Vec<Payload>) -> Next {
+    fn proceed(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        proven: Proven,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        base.proven = Some(proven);
         let found = AuthPayloads::parse(&payloads);
         base.remote_id = found.id_r.map(|id| id.identity.clone());
         match cx.connection(base.connection).map(connections::local_method) {
@@ -362,6 +384,7 @@ impl AwaitingAuthResponse {
             }
             return Ok(match base.redirected(cx, now, &target) {
                 Ok(redirect) => {
+                    cx.redirected(base, redirect.to, false);
                     let goals = base.goal.take().into_iter().chain(base.goals.drain(..)).collect();
                     let connection = base.connection;
                     cx.effects.push_back(Effect::Follow { connection, goals, redirect });
@@ -374,8 +397,10 @@ impl AwaitingAuthResponse {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
         let Self { channel, record, offer, .. } = self;
+        base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
+        base.heed_lifetime(cx, now, payloads);
         let Some(offer) = offer else {
             // The child follows at once, in an exchange of its own.
             base.goals.extend(base.goal.take());
@@ -426,11 +451,16 @@ impl AwaitingAuthResponse {
         };
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
-        let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
         let wanted = connections::remote_match(connection);
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
+        let (method, data) = match found.auth {
+            Some(auth) => auth,
+            // EAP will prove it, and its last AUTH.
+            None if connections::is_eap_only(connection) => return Ok(None),
+            None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
+        };
         let (channel, record) = (&self.channel, &self.record);
         match connections::remote_method(connection) {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
@@ -446,6 +476,7 @@ impl AwaitingAuthResponse {
                 let proof = (method, data);
                 Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
             }
+            RemoteMethod::Eap { .. } => Err(about.eap_only_refused(&method_name(Some(method)))),
             wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }
@@ -486,8 +517,8 @@ impl VerifyingResponder {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
-                self.awaiting.proceed(cx, base, now, self.payloads)
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.awaiting.proceed(cx, base, now, proven, self.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
                 let failure = base.about(cx).peer_rejected(&rejection);

@@ -6,17 +6,20 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::eap_responder::EapSession;
-use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::{
+    AuthPayloads, announces_eap_only, auth_data, is_signature, method_name, signed_octets, verify,
+    verify_request,
+};
 use super::{certificates, ppk};
-use crate::auth::Authorization;
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::established::Established;
 use crate::engine::failure::{About, Claims};
 use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
@@ -316,7 +319,12 @@ impl AwaitingAuthRequest {
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
             }
-            LocalMethod::Eap { .. } => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !connections::is_eap_only(connection) => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !announces_eap_only(&payloads) => about.eap_only_not_offered(),
+            LocalMethod::Eap { .. } => {
+                let answer = vec![Payload::IdR(id)];
+                return self.proceed(cx, base, now, identified, answer, payloads);
+            }
         };
         Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
     }
@@ -349,13 +357,16 @@ impl AwaitingAuthRequest {
         mut answer: Vec<Payload>,
         payloads: &[Payload],
     ) -> Next {
+        base.keep_tokens(payloads);
+        answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
-        let Identified { connection, local_id, remote_id, authorization } = identified;
+        let Identified { connection, local_id, remote_id, proven, authorization } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         base.connection = connection;
         base.local_id = Some(local_id);
         base.remote_id = Some(remote_id.clone());
+        base.proven = proven;
         base.authorization = authorization;
         let identities = base.identities();
         let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
@@ -369,6 +380,7 @@ impl AwaitingAuthRequest {
         }
         answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
+        answer.extend(base.announce_lifetime(now));
         match redirect::instead_of_a_child(cx, base, now) {
             Some(redirect) => {
                 answer.push(redirect);
@@ -439,7 +451,8 @@ impl AwaitingAuthRequest {
         let local_id = connections::local_identity(connection, local_ip);
         let authorization = Authorization::default();
         let remote_id = peer.clone();
-        let identified = Identified { connection: index, local_id, remote_id, authorization };
+        let mut identified =
+            Identified { connection: index, local_id, remote_id, proven: None, authorization };
         if connection.ppk.required && !self.channel.is_mixed() {
             return refused(about.ppk_not_used());
         }
@@ -455,6 +468,7 @@ impl AwaitingAuthRequest {
                         false => about.shared_key_mismatch(&key.name, local_id, peer),
                     });
                 }
+                identified.proven = Some(Proven::Psk);
                 Ok((identified, None))
             }
             (RemoteMethod::Pubkey(trust), Some((method, data))) if is_signature(method) => {
@@ -462,7 +476,11 @@ impl AwaitingAuthRequest {
                 let request = verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads);
                 Ok((identified, Some(request)))
             }
-            (RemoteMethod::Eap { .. }, None) => Ok((identified, None)),
+            (RemoteMethod::Eap { method, .. }, None) => {
+                // As it will be, or there will be no IKE SA.
+                identified.proven = Some(Proven::Eap(*method));
+                Ok((identified, None))
+            }
             (wanted, found) => {
                 let method = method_name(found.map(|(method, _)| method));
                 refused(about.other_auth_method(&method, wanted))
@@ -510,6 +528,7 @@ pub(super) struct Identified {
     pub(super) connection: usize,
     pub(super) local_id: Identity,
     pub(super) remote_id: Identity,
+    pub(super) proven: Option<Proven>,
     pub(super) authorization: Authorization,
 }
 
@@ -532,7 +551,8 @@ impl VerifyingInitiator {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.identified.proven = Some(proven);
                 self.request.prove(cx, base, now, self.identified, self.attempt.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {

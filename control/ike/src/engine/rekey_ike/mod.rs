@@ -23,7 +23,7 @@ use super::channel::Channel;
 use super::context::{Context, Effect};
 use super::established::Established;
 use super::sa::{Base, Estate, Role, State};
-use crate::config::Retransmission;
+use crate::config::{Retransmission, Secret};
 use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
 use crate::message::{Payload, Protocol, WireProposal};
 use crate::proposal::IkeSuite;
@@ -53,6 +53,8 @@ struct Agreed {
     spi_r: [u8; 8],
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
+    /// Of the peer, in its answer to us (RFC 6290 §4.3).
+    tokens: Vec<Secret>,
 }
 
 /// The new IKE SA, with nothing in it.
@@ -75,11 +77,14 @@ fn successor(
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
+    base.proven = old.proven.clone();
     base.authorization = old.authorization.clone();
     base.established = Some(now);
     base.authentication = old.authentication;
     base.session_end = old.session_end;
     base.original_initiator = old.original_initiator;
+    base.tokens.clone_from(&agreed.tokens);
+    base.owes_token = role == Role::Initiator;
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };
@@ -113,6 +118,7 @@ fn succeed(
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
     base.mobility = old.mobility.succeeded();
     base.redirecting = old.redirecting.take();
+    base.owes_reauthentication = std::mem::take(&mut old.owes_reauthentication);
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });
