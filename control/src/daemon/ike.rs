@@ -2,6 +2,7 @@
 //! plane's events and the admin API. It holds no protocol state of its own.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
-use super::jobs;
+use super::jobs::threads::JobThreads;
+use super::jobs::{self, Place};
 use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
@@ -35,6 +37,8 @@ use crate::radius::sessions::{Order, Sessions, Told};
 const SHOWN: usize = 32;
 /// Requests that wait for the engine's task.
 const REQUESTS: usize = 64;
+/// Datagrams that are taken one after the other.
+const AT_ONCE: usize = 32;
 
 /// What the engine's task is asked.
 enum Request {
@@ -232,6 +236,7 @@ impl Shell {
             traffic: self.traffic,
             handshakes: Handshakes::default(),
             leases: leases.clone(),
+            threads: JobThreads::start()?,
             tun_addresses: self.tun_addresses,
             finished,
             waiting: HashMap::new(),
@@ -258,6 +263,7 @@ struct Task {
     listeners: Listeners,
     handshakes: Handshakes,
     leases: Leases,
+    threads: JobThreads,
     tun_addresses: TunAddresses,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
@@ -308,9 +314,17 @@ impl Task {
         }
         loop {
             self.drain();
+            // What has been computed goes on before anything new begins.
+            while let Ok((id, result)) = results.try_recv() {
+                self.engine.handle_job(Instant::now(), id, result);
+                self.drain();
+            }
             let timeout = self.engine.poll_timeout();
             tokio::select! {
-                datagram = self.sockets.receive(&mut buffer) => self.received(datagram),
+                datagram = self.sockets.receive(&mut buffer) => {
+                    self.received(datagram);
+                    self.receive_more(&mut buffer);
+                }
                 Some((id, result)) = results.recv() => self.engine.handle_job(Instant::now(), id, result),
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
@@ -319,6 +333,17 @@ impl Task {
                 Ok(()) = events.changed() => self.dataplane_events(),
                 Ok(()) = paths.changed() => self.paths_changed(&mut paths),
                 () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Some of what else has come, without asking what else there is to do.
+    fn receive_more(&mut self, buffer: &mut Vec<u8>) {
+        for _ in 0..AT_ONCE {
+            self.drain();
+            match self.sockets.receive_now(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                datagram => self.received(datagram),
             }
         }
     }
@@ -430,39 +455,53 @@ impl Task {
 
     /// Takes everything that the engine has to say.
     fn drain(&mut self) {
-        while let Some(datagram) = self.engine.poll_transmit() {
-            self.observe(&datagram);
-            if let Err(error) = self.sockets.send(&datagram) {
-                tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+        loop {
+            while let Some(datagram) = self.engine.poll_transmit() {
+                self.observe(&datagram);
+                if let Err(error) = self.sockets.send(&datagram) {
+                    tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+                }
             }
+            while let Some(event) = self.engine.poll_event() {
+                self.event(event);
+            }
+            let Some((id, job)) = self.engine.poll_job() else { break };
+            self.job(id, job);
         }
-        while let Some((id, job)) = self.engine.poll_job() {
-            let Some(job) = self.leases.submit(id, job) else { continue };
-            let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
-            let job = match job {
-                Job::AskAaa(question) => {
-                    let radius = Arc::clone(&self.radius);
-                    tokio::spawn(async move {
-                        let answer = radius.authenticate(*question).await;
-                        // The task may have ended.
-                        let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
-                    });
-                    continue;
-                }
-                job => job,
-            };
-            let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
-            let crls = Arc::clone(&self.crls);
-            tokio::task::spawn_blocking(move || {
-                if let Job::RemoveChild { pair, .. } = &job {
-                    traffic.closing(*pair, installer.as_ref());
-                }
-                // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
-            });
+    }
+
+    /// Does a job, or has it done.
+    fn job(&mut self, id: JobId, job: Job) {
+        let Some(job) = self.leases.submit(id, job) else { return };
+        let finished = self.finished.clone();
+        let job = match job {
+            Job::AskAaa(question) => {
+                let radius = Arc::clone(&self.radius);
+                tokio::spawn(async move {
+                    let answer = radius.authenticate(*question).await;
+                    // The task may have ended.
+                    let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
+                });
+                return;
+            }
+            job => job,
+        };
+        if let Job::RemoveChild { pair, .. } = &job {
+            self.traffic.closing(*pair, self.installer.as_ref());
         }
-        while let Some(event) = self.engine.poll_event() {
-            self.event(event);
+        let (mark, place) = (self.sockets.mark(), jobs::place(&job));
+        if place == Place::Here {
+            let result = jobs::perform(job, &self.installer, mark, &self.crls);
+            return self.engine.handle_job(Instant::now(), id, result);
+        }
+        let (installer, crls) = (Arc::clone(&self.installer), Arc::clone(&self.crls));
+        let work = move || {
+            // The task may have ended.
+            let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
+        };
+        match place {
+            Place::Threads => self.threads.give(work),
+            Place::Blocking | Place::Here => _ = tokio::task::spawn_blocking(work),
         }
     }
 

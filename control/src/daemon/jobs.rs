@@ -1,4 +1,7 @@
-//! Carries out the engine's jobs off the reactor: mathematics and installs, on the runtime's blocking threads.
+//! Carries out the engine's jobs: mathematics on threads of its own ([`threads`]), what may wait for others on the runtime's
+//! blocking threads, and installs at once, because they take less time than it would to hand them over.
+
+pub(super) mod threads;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
@@ -14,6 +17,35 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::crls::CrlStore;
+
+/// Where a job is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By the engine's task itself.
+    Here,
+    /// On [`threads`].
+    Threads,
+    /// Where it may block for long.
+    Blocking,
+}
+
+/// Where a job is to be done. A table of SAs is changed in a few microseconds.
+pub(super) fn place(job: &Job) -> Place {
+    match job {
+        Job::AllocateSpi
+        | Job::InstallChild(_)
+        | Job::ActivateChild { .. }
+        | Job::RetireChild { .. }
+        | Job::MoveChild { .. }
+        | Job::RemoveChild { .. }
+        | Job::QueryCounters { .. } => Place::Here,
+        Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
+        // Fetches CRLs and asks OCSP responders.
+        Job::VerifyPeer(_) => Place::Blocking,
+        Job::SourceAddress { .. } | Job::EapTurn(_) => Place::Blocking,
+        Job::AskAaa(_) | Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => Place::Blocking,
+    }
+}
 
 /// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
 pub(super) fn perform(

@@ -492,6 +492,8 @@ impl Installing {
         let lifetime =
             cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
         let schedule = Schedule::of_child(cx, now, &lifetime);
+        // There is hardly ever another, and a vector that grows by itself makes room for four.
+        base.children.reserve_exact(1);
         base.children.push(Child {
             config: agreed.child,
             status,

@@ -182,6 +182,7 @@ impl Base {
     fn take_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) -> Option<Child> {
         let at = self.children.iter().position(|child| child.status.spi_in == pair)?;
         let child = self.children.remove(at);
+        self.children.shrink_to_fit();
         cx.index.forget_pair(pair);
         for other in self.children.iter_mut().filter(|other| other.successor == Some(pair)) {
             // Its own, if it had one.

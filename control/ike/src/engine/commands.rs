@@ -328,7 +328,7 @@ impl Engine {
     fn terminate_all(&mut self, now: Instant, id: CommandId) {
         self.upkeep = super::upkeep::Upkeep::default();
         let (half_open, sas): (Vec<_>, Vec<_>) = self.sas.values().partition(|sa| sa.state.half_open());
-        let ids = |sas: Vec<&IkeSa>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
+        let ids = |sas: Vec<&Box<IkeSa>>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
         let (half_open, sas) = (ids(half_open), ids(sas));
         for sa in half_open {
             self.step(now, sa, |_, _, _| Err(Closed::because("terminated")));

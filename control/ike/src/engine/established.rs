@@ -30,7 +30,7 @@ use crate::message::{ExchangeType, MessageError, Payload, notify};
 /// An authenticated IKE SA.
 #[derive(Debug)]
 pub(super) struct Established {
-    pub(super) channel: Channel,
+    pub(super) channel: Box<Channel>,
     pub(super) ours: Ours,
     /// A peer's request that waits for jobs.
     pub(super) theirs: Option<Theirs>,
@@ -88,7 +88,7 @@ pub(super) enum Liveness {
 
 impl Established {
     /// Both ends are authenticated.
-    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel) -> Self {
+    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Box<Channel>) -> Self {
         channel.settle();
         base.established = Some(now);
         cx.sa_established(base.connection);
@@ -102,11 +102,11 @@ impl Established {
     }
 
     /// The IKE SA takes the place of another.
-    pub(super) fn succeeding(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+    pub(super) fn succeeding(cx: &mut Context, base: &Base, now: Instant, channel: Box<Channel>) -> Self {
         Self::new(cx, base, now, channel)
     }
 
-    fn new(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+    fn new(cx: &mut Context, base: &Base, now: Instant, channel: Box<Channel>) -> Self {
         let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
         let mut established = Self {
             channel,

@@ -128,7 +128,7 @@ fn rejection(cx: &Context, base: &Base, error: u16) -> Failure {
 /// Awaits the answer to the Delete of an IKE SA whose children are gone already.
 #[derive(Debug)]
 pub(super) struct Deleting {
-    channel: Channel,
+    channel: Box<Channel>,
     reason: String,
 }
 
@@ -138,7 +138,7 @@ impl Deleting {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         reason: &str,
     ) -> State {
         base.remove_children(cx, reason);
@@ -152,7 +152,7 @@ impl Deleting {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         failure: Failure,
         told: Option<u16>,
     ) -> State {

@@ -101,7 +101,8 @@ use upkeep::Upkeep;
 /// The engine. One thread owns it.
 pub struct Engine {
     cx: Context,
-    sas: HashMap<IkeSaId, IkeSa>,
+    /// Boxed, so that the room that the map keeps free is not as large as they are.
+    sas: HashMap<IkeSaId, Box<IkeSa>>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HalfOpen,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -399,7 +400,8 @@ impl Engine {
         id: IkeSaId,
         step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
     ) {
-        let Some(IkeSa { mut base, state, init_key, keys }) = self.sas.remove(&id) else { return };
+        let Some(sa) = self.sas.remove(&id) else { return };
+        let IkeSa { mut base, state, init_key, keys } = *sa;
         let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
@@ -437,12 +439,12 @@ impl Engine {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
         }
-        let keys = Keys::of(&sa.base, &sa.state);
-        if sa.keys.as_ref() != Some(&keys) {
+        if !sa.keys.as_ref().is_some_and(|keys| keys.are_of(&sa.base, &sa.state)) {
+            let keys = Keys::of(&sa.base, &sa.state);
             self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
             sa.keys = Some(keys);
         }
-        self.sas.insert(sa.base.id, sa);
+        self.sas.insert(sa.base.id, Box::new(sa));
     }
 
     fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {

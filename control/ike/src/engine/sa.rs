@@ -442,6 +442,7 @@ impl Base {
                 cx.hand_over(job, self.id);
             }
         }
+        self.children.reserve_exact(children.len());
         self.children.extend(children);
         self.goals.extend(goals);
         self.deletes.extend(deletes);

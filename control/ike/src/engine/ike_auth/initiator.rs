@@ -34,7 +34,7 @@ use crate::message::{ExchangeType, IdPayload, Payload, notify};
 #[derive(Debug)]
 pub(in crate::engine) struct AllocatingFirstSpi {
     job: JobId,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
 }
 
@@ -43,7 +43,7 @@ pub(in crate::engine) fn begin(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
 ) -> Next {
     if base.childless {
@@ -87,7 +87,7 @@ fn request(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    mut channel: Channel,
+    mut channel: Box<Channel>,
     record: InitRecord,
     spi: Option<Spi>,
 ) -> Next {
@@ -184,7 +184,7 @@ impl Request {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         record: InitRecord,
         auth: Option<Payload>,
     ) -> State {
@@ -229,7 +229,7 @@ pub(in crate::engine) struct SigningRequest {
     /// The signature that precedes that one.
     signed: Option<Vec<u8>>,
     method: u8,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     request: Request,
 }
@@ -273,7 +273,7 @@ impl SigningRequest {
 /// Awaits the IKE_AUTH response.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthResponse {
-    pub(in crate::engine) channel: Channel,
+    pub(in crate::engine) channel: Box<Channel>,
     pub(super) record: InitRecord,
     /// The child that we asked for, unless the IKE SA is to begin without one.
     pub(in crate::engine) offer: Option<Offer>,

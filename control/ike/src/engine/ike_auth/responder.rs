@@ -153,7 +153,7 @@ impl DerivingForAuth {
 /// Awaits an IKE_AUTH request that decrypts.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthRequest {
-    pub(super) channel: Channel,
+    pub(super) channel: Box<Channel>,
     pub(super) record: InitRecord,
     /// Additional key exchanges that have to come first.
     additional: VecDeque<KeMethod>,

@@ -15,7 +15,7 @@ use crate::message::{ExchangeType, Payload};
 /// An additional key exchange under way.
 #[derive(Debug)]
 pub(in crate::engine) struct Exchanging {
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     /// Those that follow it.
     left: VecDeque<KeMethod>,
@@ -38,7 +38,7 @@ pub(in crate::engine) fn proceed(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     mut left: VecDeque<KeMethod>,
 ) -> Next {

@@ -65,7 +65,7 @@ fn successor(
     now: Instant,
     agreed: &Agreed,
     shared: &[SharedSecret],
-) -> (Base, Channel) {
+) -> (Base, Box<Channel>) {
     let Agreed { role, suite, spi_i, spi_r, .. } = *agreed;
     let id = cx.fresh_id();
     let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
@@ -105,7 +105,14 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 }
 
 /// The new IKE SA takes what the old one had.
-fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
+fn succeed(
+    cx: &mut Context,
+    old: &mut Base,
+    mut base: Base,
+    channel: Box<Channel>,
+    now: Instant,
+    estate: Estate,
+) {
     old.heir = Some(base.id);
     // It may have moved since the new one was begun.
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);

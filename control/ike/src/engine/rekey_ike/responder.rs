@@ -216,7 +216,7 @@ fn conclude(
     established: &mut Established,
     agreed: &Agreed,
     mut new: Base,
-    channel: Channel,
+    channel: Box<Channel>,
 ) {
     if let Ours::RekeyingIke(rekeying) = &mut established.ours {
         let nonces = Lowest::of(&agreed.nonce_i, &agreed.nonce_r);

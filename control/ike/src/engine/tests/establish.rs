@@ -67,7 +67,7 @@ fn the_initiator_sends_with_the_first_key_of_keymat() {
         message.payloads.iter().find_map(nonce).unwrap()
     };
     let State::Established(sa) = &world.ends[A].engine.sas.values().next().unwrap().state else { panic!() };
-    let Channel { suite, keys, .. } = &sa.channel;
+    let Channel { suite, keys, .. } = sa.channel.as_ref();
     let keymat = derive_child_keymat(suite.prf, &keys.sk_d, &[], &nonce(A), &nonce(B), 72);
     let child = world.ends[A].gateway.installed.values().next().unwrap();
     let outbound = child.outbound.as_ref().unwrap();

@@ -477,7 +477,7 @@ impl World {
         let mut report = self.log.join("\n");
         for (end, name) in self.ends.iter().zip(["A", "B"]) {
             for sa in end.engine.sas.values() {
-                let IkeSa { base, state, .. } = sa;
+                let IkeSa { base, state, .. } = sa.as_ref();
                 let children: Vec<_> = base
                     .children
                     .iter()
