@@ -4,6 +4,7 @@
 //! up to a whole under one name. Labels are names of the configuration and fixed words, so that no peer can make a
 //! series. `docs/monitoring.md` lists them.
 
+mod ipsec_exporter;
 mod text;
 
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use portcullis_ike::pools::PoolUsage;
 use portcullis_ipsec::PolicyCounters;
 
 use crate::api::types::IkeSa;
-use crate::config::Config;
+use crate::config::{Config, MetricsCompatibility};
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
 use crate::events::audit::Audit;
 
@@ -38,7 +39,7 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
     let format = Format::wanted(accept);
     match daemon.measure().await {
         Ok(measured) => {
-            let page = text::page(measured.families(), format);
+            let page = text::page(&measured.families(), format);
             ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
         }
         Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
@@ -95,6 +96,9 @@ impl Measured {
         families.extend(self.packets());
         families.extend(self.resources());
         families.extend(self.listeners());
+        if self.config.gateway.metrics_compatibility == Some(MetricsCompatibility::IpsecExporter) {
+            families.extend(ipsec_exporter::families(&self.config, &self.sas, &self.carried));
+        }
         families
     }
 
@@ -198,10 +202,7 @@ impl Measured {
         );
         for connection in &self.config.engine.connections {
             let methods = connection.local.iter().map(|round| &round.auth);
-            let credentials = methods.flat_map(|method| match method {
-                LocalMethod::Psk | LocalMethod::Eap { .. } => [].as_slice(),
-                LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
-            });
+            let credentials = methods.flat_map(LocalMethod::credentials);
             let first =
                 credentials.filter_map(|credential| Some(credential.certificate()?.not_after().0)).min();
             if let Some(end) = first {

@@ -29,11 +29,17 @@ struct Busy {
 
 impl Busy {
     fn new(name: &str) -> Result<Self> {
+        Self::with(name, "")
+    }
+
+    /// With further lines for `[gateway]`.
+    fn with(name: &str, lines: &str) -> Result<Self> {
         let sites = Sites::new(name)?;
         let impatient = "[ike]\nretransmit_timeout = \"100ms\"\nretransmit_tries = 1\n\n";
         let ours = SiteConfig { start_action: "start", ..SiteConfig::a() };
         let start = |host: &Host, connections: String| {
-            Gateway::start(host, Path::new(BINARY), &GatewayConfig::new(connections))
+            let config = GatewayConfig { gateway_lines: lines.to_owned(), ..GatewayConfig::new(connections) };
+            Gateway::start(host, Path::new(BINARY), &config)
         };
         let a = start(&sites.a, format!("{impatient}{}", ours.toml()))?;
         // Nobody answers yet: a failure.
@@ -192,6 +198,48 @@ fn every_query_of_the_dashboard_returns_data_from_a_prometheus_that_scrapes_a_ga
     assert!(empty.is_empty(), "these return nothing: {empty:#?}");
     let firing = query(host, "ALERTS{alertstate=\"firing\"}")?;
     assert!(firing.trim().is_empty(), "a gateway in order raises {firing}");
+    Ok(())
+}
+
+/// What dashboards for ipsec_exporter ask.
+#[test]
+fn a_prometheus_finds_the_names_of_strongswans_exporter() -> Result<()> {
+    let busy = Busy::with("exporter", "metrics_compatibility = \"ipsec_exporter\"")?;
+    let (good, text) = promtool(&["check", "metrics"], Some(&busy.body()?));
+    let complaints: Vec<&str> = text
+        .lines()
+        // Of the exporter, whose names these are, it has the same to say.
+        .filter(|line| !(line.starts_with("ipsec_") && line.ends_with("should have \"_total\" suffix")))
+        .collect();
+    assert!(complaints.is_empty(), "{good}: {complaints:?}");
+    assert!(busy.body()?.contains("# TYPE ipsec_in_bytes counter\n"));
+    let host = &busy.sites.a;
+    let _prometheus = prometheus::start(host)?;
+    let becomes = |name: &str, wanted: &str| -> Result<()> {
+        let asked = format!("{name}{{tunnel=\"site\"}}");
+        let deadline = Instant::now() + SOON;
+        loop {
+            let said = query(host, &asked)?;
+            if said.contains(&format!("}} => {wanted} @")) {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "{name} does not become {wanted}: {said}");
+        }
+    };
+    becomes("ipsec_up", "1")?;
+    becomes("ipsec_status", "0")?;
+    for name in ["ipsec_in_packets", "ipsec_out_packets"] {
+        becomes(name, "5")?;
+    }
+    let [child] = busy.a.children()?.try_into().expect("one child");
+    becomes("ipsec_in_bytes", &child.bytes_in.to_string())?;
+    becomes("ipsec_out_bytes", &child.bytes_out.to_string())?;
+    // The IKE SA stays when its last child goes.
+    busy.a.terminate("site/net")?;
+    becomes("ipsec_status", "1")?;
+    busy.a.terminate("site")?;
+    becomes("ipsec_status", "2")?;
+    becomes("ipsec_in_packets", "5")?;
     Ok(())
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
+use portcullis_gateway::dataplane::{
+    EngineKind, Firewall, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
@@ -35,10 +37,14 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whose names metrics have beside ours; `None`: nobody's.
+    pub metrics_compatibility: Option<MetricsCompatibility>,
     /// AEAD engine; `None`: the fastest that this processor runs.
     pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
     pub on_stop: OnStop,
+    /// Who forwards what is in clear.
+    pub firewall: Firewall,
     /// Routing table of the protected routes.
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
@@ -61,6 +67,13 @@ pub struct GatewayConfig {
     pub updown: UpdownConfig,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
+}
+
+/// Names that others have given to what we measure too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsCompatibility {
+    /// ipsec_exporter's, for strongSwan.
+    IpsecExporter,
 }
 
 /// How `updown` hooks are run.
@@ -102,8 +115,11 @@ impl GatewayConfig {
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
         let state_dir = path("state_dir", "/var/lib/portcullis");
         let metrics = metrics(&section);
+        let metrics_compatibility = section
+            .choice("metrics_compatibility", &[("ipsec_exporter", MetricsCompatibility::IpsecExporter)]);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
+        let firewall = section.choice("firewall", &[("none", Firewall::None), ("kernel", Firewall::Kernel)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         let spin =
@@ -132,8 +148,10 @@ impl GatewayConfig {
             admin_socket,
             state_dir,
             metrics,
+            metrics_compatibility,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
+            firewall: firewall.unwrap_or_default(),
             route_table,
             mark,
             spin,

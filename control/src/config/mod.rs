@@ -39,7 +39,7 @@ use zeroize::Zeroizing;
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, UpdownConfig};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility, UpdownConfig};
 
 use crate::events::audit::AuditConfig;
 use crate::hooks::HookConfigs;

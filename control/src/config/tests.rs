@@ -344,6 +344,18 @@ fn options_of_packets_that_mean_nothing_are_errors() {
 }
 
 #[test]
+fn the_hosts_firewall_is_asked_only_if_that_is_said() {
+    use portcullis_gateway::dataplane::Firewall;
+    let firewall = |lines: &str| {
+        parse(&with("on_stop = ", &format!("{lines}\non_stop = "))).map(|(config, _)| config.gateway.firewall)
+    };
+    assert_eq!(firewall(""), Ok(Firewall::None));
+    assert_eq!(firewall("firewall = \"kernel\""), Ok(Firewall::Kernel));
+    let errors = errors(&with("on_stop = ", "firewall = true\non_stop = "));
+    assert!(errors[0].contains("firewall: is true or false (expected \"none\" or \"kernel\")"), "{errors:?}");
+}
+
+#[test]
 fn rates_belong_to_children_with_sas() {
     use portcullis_ipsec::{RateLimit, RateLimits};
     let rates = |lines: &str| parse(&with("start_action = \"trap\"", lines)).unwrap().0.rates;

@@ -56,6 +56,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         policies: Vec::new(),
         trap: gateway.trap,
         on_stop: gateway.on_stop,
+        firewall: gateway.firewall,
     }
 }
 

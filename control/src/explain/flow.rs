@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_gateway::dataplane::{Hop, Miss, RateWalk, Role, SaWalk, Walk};
+use portcullis_gateway::dataplane::{Firewall, Hop, Miss, RateWalk, Role, SaWalk, Walk};
 use portcullis_ike::config::StartAction;
 use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub struct FlowReport {
 /// What a stage says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStep {
-    /// `arrival`, `policy`, `sa`, `rate`, `route`, `neighbour` or `mtu`.
+    /// `arrival`, `firewall`, `policy`, `sa`, `rate`, `route`, `neighbour` or `mtu`.
     pub stage: String,
     /// Whether the packet gets past it.
     pub passes: bool,
@@ -112,7 +112,7 @@ impl Told {
     }
 
     fn walk(&mut self, walk: &Walk, flow: &Flow, config: &Config) -> End {
-        if let Some(end) = self.arrival(walk, flow) {
+        if let Some(end) = self.arrival(walk, flow, config) {
             return end;
         }
         let Some(policy) = &walk.policy else { return self.no_policy(walk, flow) };
@@ -145,6 +145,7 @@ impl Told {
                     PolicyOrigin::Negotiated => "as negotiated",
                     PolicyOrigin::Configured { .. } => "as configured",
                 };
+                self.firewall(config, "from an inside interface into");
                 self.step("policy", true, format!("{name} protects it, {origin} ({})", selectors(policy)));
                 match &walk.sa {
                     Some(sa) => self.through(sa, policy, walk.rate_out, config),
@@ -155,7 +156,7 @@ impl Told {
     }
 
     /// Whether it gets to policy at all.
-    fn arrival(&mut self, walk: &Walk, flow: &Flow) -> Option<End> {
+    fn arrival(&mut self, walk: &Walk, flow: &Flow, config: &Config) -> Option<End> {
         let Flow { src, dst, .. } = flow;
         if walk.to == Hop::Own {
             self.step("arrival", true, format!("{dst} is an address of this host: no policy is asked"));
@@ -173,7 +174,7 @@ impl Told {
                     format!("{src} is behind {name}, an interface for both sides, and within a local_ts");
                 self.step("arrival", true, text);
             }
-            Hop::Interface { name, .. } => return self.outside(walk, flow, name),
+            Hop::Interface { name, .. } => return self.outside(walk, flow, name, config),
             Hop::Kernel => {
                 self.step(
                     "arrival",
@@ -196,7 +197,7 @@ impl Told {
         None
     }
 
-    fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str) -> Option<End> {
+    fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str, config: &Config) -> Option<End> {
         let Flow { src, dst, .. } = flow;
         match &walk.back {
             Some(policy) if policy.action == PolicyAction::Protect => {
@@ -212,6 +213,7 @@ impl Told {
                     format!("in clear by {interface} it is dropped (xdp_clear_inbound)"),
                 );
                 self.rate("rate_in", name, walk.rate_in);
+                self.firewall(config, "out of");
                 Some(self.way("its destination", *dst, &walk.to).unwrap_or(("opened", None)))
             }
             Some(policy) if policy.action == PolicyAction::Bypass => {
@@ -333,6 +335,16 @@ impl Told {
             self.step("mtu", true, text);
         }
         ("sealed", None)
+    }
+
+    /// Where the host's firewall has a say.
+    fn firewall(&mut self, config: &Config, way: &str) {
+        if config.gateway.firewall == Firewall::Kernel {
+            let tun = &config.gateway.tun;
+            let text =
+                format!("the host's firewall sees it in clear, {way} {tun} (gateway.firewall = \"kernel\")");
+            self.step("firewall", true, text);
+        }
     }
 
     /// What its tunnel may carry in time, if that is limited.

@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
 use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, RateLimits, SaInstaller};
 
-pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
+pub use config::{DataplaneConfig, Firewall, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
 pub use walk::{Hop, Miss, RateWalk, SaWalk, Walk};
 
@@ -260,6 +260,7 @@ impl Dataplane {
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
+            firewall: config.firewall == Firewall::Kernel,
             trap: config.trap,
             trap_signal,
             trace: Arc::clone(&trace),

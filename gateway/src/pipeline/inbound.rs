@@ -290,9 +290,10 @@ fn unpack(
 ) -> Straight {
     let mut straight = Straight::default();
     let Openings { sas, verdicts, .. } = openings;
-    // Nothing overtakes what waits to be asked policy about; and a policy that drops the way back is asked every time.
-    let direct = clear.is_empty() && !context.policies.discards_first();
     let shared = context.shared;
+    // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
+    // firewall sees everything.
+    let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
     let tally = Tally::new(&shared.events);
     let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
     for (((frame, arrival), sa), verdict) in

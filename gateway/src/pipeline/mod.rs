@@ -79,6 +79,8 @@ pub struct Shared {
     pub events: Arc<EventBoard>,
     /// The UDP port on which ESP arrives, normally 4500.
     pub nat_port: u16,
+    /// Whether what comes out of tunnels goes to the kernel, whose firewall has a say in it, and not straight on.
+    pub firewall: bool,
     /// How many packets may wait for SAs that they have asked for.
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
@@ -562,6 +564,12 @@ impl Clear {
             Some(pinned) => context.again.pinned(pinned),
             None => context.flows.lookup(context.policies, self.tenant, &self.flow, self.place as usize),
         }
+    }
+
+    /// Whether it came in by an outside interface, and was checked against policy there: out of a tunnel, or bypassed.
+    #[inline(always)]
+    fn is_admitted(&self) -> bool {
+        matches!(self.origin, Origin::Tunnel { .. } | Origin::Outside { .. })
     }
 
     /// Whether we forward it as a router: neither the host, who does so itself, nor a second time after

@@ -11,8 +11,7 @@ use portcullis_ipsec::PolicyAction;
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
 use super::{
-    BATCH, Clear, Context, Handed, Origin, Packets, PolicyTally, Straight, cut, police, take, trapped,
-    trouble,
+    BATCH, Clear, Context, Handed, Packets, PolicyTally, Straight, cut, police, take, trapped, trouble,
 };
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
@@ -57,6 +56,8 @@ pub(super) enum Fate {
     SealedToCut(u8),
     /// On in clear: out of a tunnel and not to go into another, or bypassed.
     Clear(Reach),
+    /// To the host, whose routes and firewall take it on.
+    Kernel,
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
     /// Kept until the SA that it has asked for comes up.
@@ -117,8 +118,13 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
         look_ahead(context, packets);
     }
     let mut tally = PolicyTally::default();
+    let firewall = context.shared.firewall;
     for packet in packets {
-        fates.push(match decide(context, packet, &mut tally) {
+        let mut way = decide(context, packet, &mut tally);
+        if firewall {
+            way = through_firewall(context, packet, way);
+        }
+        fates.push(match way {
             Ok(Way::Sealed { reference, permitted }) => {
                 match wanted.last_mut() {
                     Some((last, packets)) if *last == reference => *packets += 1,
@@ -131,6 +137,7 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
                 Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
             }
             Ok(Way::Clear(reach)) => Fate::Clear(reach),
+            Ok(Way::Kernel) => Fate::Kernel,
             Ok(Way::Trapped) => Fate::Trapped,
             Err(reason) => Fate::Dropped(reason),
         });
@@ -159,6 +166,8 @@ enum Way {
         permitted: bool,
     },
     Clear(Reach),
+    /// To the host.
+    Kernel,
     /// None yet: an SA was asked for.
     Trapped,
 }
@@ -166,8 +175,7 @@ enum Way {
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) -> Result<Way, DropReason> {
     let Clear { flow, place, tenant, .. } = packet;
-    // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
-    let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
+    let admitted = packet.is_admitted();
     if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
         return Err(DropReason::Discarded);
     }
@@ -200,6 +208,25 @@ fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) ->
         PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
         PolicyAction::Discard => Err(DropReason::Discarded),
     }
+}
+
+/// What policy lets on that came in by an outside interface goes to the kernel, and comes back from the TUN device if it is
+/// for another tunnel. Where it may not go in clear stays what it was.
+#[cold]
+fn through_firewall(
+    context: &mut Context<'_>,
+    packet: &Clear,
+    way: Result<Way, DropReason>,
+) -> Result<Way, DropReason> {
+    if !packet.is_admitted() {
+        return way;
+    }
+    if let Ok(Way::Clear(Reach::Inside(reason))) = way
+        && egress::leads_outside(context, &packet.flow)
+    {
+        return Err(reason);
+    }
+    way.map(|_| Way::Kernel)
 }
 
 /// Whether a policy that goes before those that protect drops the way back of a packet that came in.
@@ -306,7 +333,7 @@ fn seal<'a>(
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped => {}
+            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped | Fate::Kernel => {}
             Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
         }
         if let Fate::Send(port) = *fate {
@@ -423,6 +450,7 @@ fn dispatch(
             _ => context.drop(frame, DropReason::NoSa),
         },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
+        Fate::Kernel => context.out.to_kernel.push(frame),
         Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {

@@ -298,6 +298,15 @@ impl Rig {
     }
 
     pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
+        Self::with(number, trap, false)
+    }
+
+    /// What comes out of tunnels goes to the host.
+    pub fn with_firewall(number: u8) -> Self {
+        Self::with(number, TrapLimits::OFF, true)
+    }
+
+    fn with(number: u8, trap: TrapLimits, firewall: bool) -> Self {
         let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let reclaimer = Reclaimer::new(2);
         let engine = Engine::select(None).unwrap();
@@ -315,6 +324,7 @@ impl Rig {
             routes: Arc::clone(&routes),
             events: Arc::clone(&events),
             nat_port: 4500,
+            firewall,
             trap,
             trap_signal: Arc::clone(&trap_signal),
             trace: Arc::clone(&trace),

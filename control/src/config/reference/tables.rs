@@ -76,6 +76,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"address and port that Prometheus scrapes (`/metrics`), or `"off"`"#,
             ),
             key(
+                "metrics_compatibility",
+                Absent,
+                r#"`"ipsec_exporter"`: the names of [strongSwan's exporter](monitoring.md#dashboards-made-for-strongswan) beside ours"#,
+            ),
+            key(
                 "aead_engine",
                 Says("the fastest"),
                 r#"`"vaes512"`, `"vaes256"`, `"aesni"` or `"portable"`; refused at start if the processor cannot"#,
@@ -84,6 +89,11 @@ pub(super) const TABLES: &[Table] = &[
                 "on_stop",
                 Is(r#""closed""#),
                 r#"`"closed"`: protected traffic stays blocked after an orderly stop; `"open"`: everything is detached"#,
+            ),
+            key(
+                "firewall",
+                Is(r#""none""#),
+                r#"`"kernel"`: what is protected passes the host's firewall and NAT in clear, between the inside interfaces and the TUN device; `"none"`: it passes the workers alone, many times as fast; see [the guide](configuration.md#the-hosts-firewall)"#,
             ),
             key(
                 "trap_packets",
@@ -319,6 +329,11 @@ pub(super) const TABLES: &[Table] = &[
             key("certs", Absent, "our certificates; the one that a CA of the peer's vouches for is used"),
             key("pubkeys", Absent, "raw public keys instead of certificates (RFC 7670)"),
             key("eap_id", Says("`id`"), "with EAP: our name"),
+            key(
+                "aaa_id",
+                Says("the gateway"),
+                r#"with EAP over TLS: whom the server's certificate has to be for, or `"%any"`"#,
+            ),
         ],
     },
     Table {

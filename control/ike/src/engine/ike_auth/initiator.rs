@@ -201,6 +201,9 @@ impl Request {
         payloads.extend(auth);
         payloads.extend(token.flatten());
         payloads.extend(self.ppk);
+        if cx.connection(base.connection).is_some_and(connections::is_eap_only) {
+            payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
+        }
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
@@ -321,7 +324,14 @@ impl AwaitingAuthResponse {
             self.channel.unmix();
         }
         match self.authenticate(cx, base, &found, &payloads) {
-            Ok(None) => self.proceed(cx, base, now, Proven::Psk, payloads),
+            Ok(None) => {
+                let proven = match cx.connection(base.connection).map(connections::remote_method) {
+                    // As it will be, or there will be no IKE SA.
+                    Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
+                    _ => Proven::Psk,
+                };
+                self.proceed(cx, base, now, proven, payloads)
+            }
             Ok(Some(request)) => {
                 let job = cx.verify_peer(base.id, request);
                 Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
@@ -441,11 +451,16 @@ impl AwaitingAuthResponse {
         };
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
-        let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
         let wanted = connections::remote_match(connection);
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
+        let (method, data) = match found.auth {
+            Some(auth) => auth,
+            // EAP will prove it, and its last AUTH.
+            None if connections::is_eap_only(connection) => return Ok(None),
+            None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
+        };
         let (channel, record) = (&self.channel, &self.record);
         match connections::remote_method(connection) {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
@@ -461,6 +476,7 @@ impl AwaitingAuthResponse {
                 let proof = (method, data);
                 Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
             }
+            RemoteMethod::Eap { .. } => Err(about.eap_only_refused(&method_name(Some(method)))),
             wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }

@@ -20,9 +20,10 @@ pub(super) fn user(id: &str, password: &str) -> Arc<[UserSecret]> {
 pub(super) fn configs(method: ServerMethod, asks: bool) -> [EngineConfig; 2] {
     let [mut a, mut b] = [config(A), config(B)];
     let eap_id = Some("carol".to_owned());
-    a.connections[0].local[0].auth = LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id };
+    a.connections[0].local[0].auth =
+        LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id, aaa_id: None, credentials: Vec::new() };
     b.connections[0].remote[0].auth =
-        RemoteMethod::Eap { method, eap_id: asks.then_some(IdentityMatch::Any) };
+        RemoteMethod::Eap { method, eap_id: asks.then_some(IdentityMatch::Any), trust: Arc::default() };
     let known = if asks { "carol" } else { "a.example" };
     (a.users, b.users) = (user("carol", "violets"), user(known, "violets"));
     [a, b]

@@ -13,7 +13,8 @@ use rand_core::SeedableRng as _;
 use super::world::{A, B, address};
 use crate::auth;
 use crate::auth::eap::{
-    AaaAnswer, AaaRequest, AaaState, Conversation, Seed, Server, ServerMethod, Step, Turn, UserSecret,
+    AaaAnswer, AaaRequest, AaaState, Circumstances, Conversation, Seed, Server, ServerMethod, Step,
+    TlsSettings, Turn, UserSecret,
 };
 use crate::crypto;
 use crate::engine::*;
@@ -53,6 +54,10 @@ pub(super) enum Mishap {
     Drags,
 }
 
+fn circumstances(crls: Vec<Arc<auth::Crl>>) -> Circumstances {
+    Circumstances { now: auth::tests::NOW, source: Arc::new(crls) }
+}
+
 /// An AAA server: EAP-MSCHAPv2 with one client at a time.
 #[derive(Debug, Default)]
 pub(super) struct Aaa {
@@ -69,12 +74,21 @@ impl Aaa {
         let (server, received) = match state {
             None => {
                 let id = crate::config::Identity::Fqdn(user);
-                (Box::new(Server::new(ServerMethod::MsChapV2, None, &id, self.users.clone())), Vec::new())
+                let server = Server::new(
+                    ServerMethod::MsChapV2,
+                    None,
+                    &id,
+                    self.users.clone(),
+                    TlsSettings::default(),
+                );
+                (Box::new(server), Vec::new())
             }
             Some(_) => (self.conversation.take().unwrap(), packet),
         };
         let turn = Turn { conversation: Conversation::Server(server), received, seed: Seed([3; 32]) };
-        let (Conversation::Server(server), step) = turn.take() else { unreachable!() };
+        let (Conversation::Server(server), step) = turn.take(&circumstances(Vec::new())) else {
+            unreachable!()
+        };
         self.conversation = Some(server);
         match step {
             Step::Send(packet) => {
@@ -210,7 +224,9 @@ impl Gateway {
             Job::VerifyPeer(request) => {
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
-            Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
+            Job::EapTurn(turn) => {
+                JobResult::EapTurned(Box::new(turn.take(&circumstances(self.crls.clone()))))
+            }
             Job::AskAaa(question) => JobResult::AaaAnswered(Box::new(self.aaa.answer(*question))),
             Job::AssignAddresses(request) => {
                 JobResult::AddressesAssigned(Box::new(self.pools.assign(&request)))
