@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use portcullis_ike::auth::{Proven, sign};
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig, Identity,
-    IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission, Secret,
-    SharedKey, StartAction, Unique,
+    AddressMatch, ChildActions, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig,
+    Identity, IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission,
+    Secret, SharedKey, StartAction, Unique,
 };
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{
@@ -231,6 +231,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         remote_ts: vec![Some(LOCAL.parse()?)],
         esp_proposals: vec![ESP_PROPOSAL.parse()?],
         start_action: StartAction::None,
+        actions: ChildActions::default(),
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,

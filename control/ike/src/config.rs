@@ -164,6 +164,36 @@ pub enum StartAction {
     Start,
 }
 
+/// What follows when a child is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LossAction {
+    /// Nothing.
+    Clear,
+    /// The next packet that matches brings it up again.
+    Trap,
+    /// It is brought up again at once, and tried until it is up.
+    Restart,
+}
+
+/// What becomes of a child that is lost, or that nobody uses. Where it is not said, a child with [`StartAction::Start`] is
+/// kept up and every other one stays down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChildActions {
+    /// Its peer has fallen silent (swanctl's `dpd_action`).
+    pub dpd: Option<LossAction>,
+    /// Its peer has closed it (`close_action`).
+    pub close: Option<LossAction>,
+    /// It is closed after so long without traffic (`inactivity`); zero: never.
+    pub inactivity: Duration,
+}
+
+impl ChildActions {
+    /// Whether one of them is this.
+    pub fn name(&self, action: LossAction) -> bool {
+        self.dpd == Some(action) || self.close == Some(action)
+    }
+}
+
 /// When a CHILD SA is rekeyed, and when it ends if that has not succeeded. Zero is never. The end of its sequence
 /// numbers is a limit besides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -262,6 +292,8 @@ pub struct ChildConfig {
     pub esp_proposals: Vec<EspProposal>,
     /// When it is brought up.
     pub start_action: StartAction,
+    /// What becomes of it when it is lost or idle.
+    pub actions: ChildActions,
     /// 0 (off) or 64 to 8192.
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.

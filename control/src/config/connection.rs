@@ -9,8 +9,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation,
-    LocalAuth, LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
+    AddressMatch, ChildActions, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch,
+    IkeFragmentation, LocalAuth, LocalMethod, LossAction, Ppk, RemoteAuth, RemoteMethod, SharedKey,
+    StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
@@ -48,9 +49,7 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "hostaccess",
     "policies",
     "policies_fwd_out",
-    "dpd_action",
     "ipcomp",
-    "inactivity",
     "reqid",
     "interface",
     "mark_in",
@@ -63,7 +62,6 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "label",
     "label_mode",
     "hw_offload",
-    "close_action",
     "per_cpu_sas",
 ];
 
@@ -217,11 +215,16 @@ const ESP_EXAMPLE: &str = "e.g. \"aes256gcm16-esn\"";
 /// A child that we start needs a peer address to start to.
 fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
     let reachable = connection.remote_addrs.iter().any(|addr| matches!(addr, AddressMatch::Address(_)));
-    let started = connection.children.iter().find(|child| child.start_action != StartAction::None);
+    let begins = |child: &&ChildConfig| {
+        let after_loss =
+            [LossAction::Trap, LossAction::Restart].iter().any(|action| child.actions.name(*action));
+        child.start_action != StartAction::None || after_loss
+    };
+    let started = connection.children.iter().find(begins);
     if let (false, Some(child)) = (reachable, started) {
         let message = format!(
             "names no address to initiate to, but child `{}` is to be started from here (expected an IP address, \
-             or `start_action = \"none\"`)",
+             or `start_action = \"none\"`, and neither `trap` nor `restart` after a loss)",
             child.name
         );
         section.error(section.span(), "remote_addrs", message);
@@ -502,6 +505,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults, EspProposal::weak);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
+    let actions = self::actions(section);
     let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
@@ -519,11 +523,38 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         remote_ts: remote_ts?,
         esp_proposals: esp_proposals?,
         start_action,
+        actions,
         replay_window,
         lifetime,
         priority,
         options,
     })
+}
+
+/// `dpd_action`, `close_action` and `inactivity`, with the words that swanctl.conf has for either.
+fn actions(section: &Section<'_>) -> ChildActions {
+    use LossAction::{Clear, Restart, Trap};
+    let dpd = [
+        ("clear", Clear),
+        ("trap", Trap),
+        ("restart", Restart),
+        ("none", Clear),
+        ("hold", Trap),
+        ("start", Restart),
+    ];
+    let close = [
+        ("none", Clear),
+        ("trap", Trap),
+        ("start", Restart),
+        ("clear", Clear),
+        ("hold", Trap),
+        ("restart", Restart),
+    ];
+    ChildActions {
+        dpd: section.choice("dpd_action", &dpd),
+        close: section.choice("close_action", &close),
+        inactivity: section.duration("inactivity").unwrap_or(Duration::ZERO),
+    }
 }
 
 /// Left out, as in swanctl.conf: the end's own addresses.

@@ -28,7 +28,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
+use portcullis_ike::config::{
+    ChildConfig, ConnectionConfig, EngineConfig, LossAction, StartAction, any_or_exactly,
+};
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, RateLimits, TenantId, TrafficSelector};
 use toml_edit::Document;
@@ -235,7 +237,7 @@ impl Config {
                 tenant: TenantId::default(),
                 local_ts: self.known_local(connection, child)?,
                 remote_ts: self.known_remote(connection, child)?,
-                origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
+                origin: PolicyOrigin::Configured { acquire: asks(child) },
                 action: PolicyAction::Protect,
                 priority: child.priority,
             };
@@ -284,6 +286,11 @@ impl Config {
     pub fn connection(&self, name: &str) -> Option<&ConnectionConfig> {
         self.engine.connections.iter().find(|connection| connection.name == name)
     }
+}
+
+/// Whether packets without an SA may come to ask for one: the engine knows whether they do.
+fn asks(child: &ChildConfig) -> bool {
+    child.start_action == StartAction::Trap || child.actions.name(LossAction::Trap)
 }
 
 fn gateway(root: &Section<'_>, base: &Path) -> Option<GatewayConfig> {

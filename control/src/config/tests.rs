@@ -1,5 +1,6 @@
 mod credentials;
 mod eap;
+mod events;
 mod fuzz;
 mod lints;
 mod radius;

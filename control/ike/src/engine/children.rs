@@ -26,6 +26,8 @@ pub(super) struct Child {
     /// The peer has asked for it and may not have our answer yet: until it shows that it has, or this time, it is not
     /// rekeyed from here, because the peer would know nothing of it.
     pub(super) unconfirmed: Option<Instant>,
+    /// When it may next have been idle for so long that it is closed.
+    pub(super) idle_check: Option<Instant>,
 }
 
 /// Whether packets are sealed with a CHILD SA.
@@ -194,6 +196,7 @@ impl Base {
                 connection: self.connection,
                 child: child.config,
                 refused: false,
+                loss: self.loss,
             });
         }
         Some(child)

@@ -21,9 +21,7 @@ impl Engine {
             Command::Initiate { connection, child } => {
                 self.initiate(now, id, &connection, child.as_deref(), None)
             }
-            Command::Acquire { connection, child, flow } => {
-                self.initiate(now, id, &connection, Some(&child), Some(flow))
-            }
+            Command::Acquire { connection, child, flow } => self.acquire(now, id, &connection, &child, flow),
             Command::Terminate { connection, child } => {
                 self.terminate(now, id, &connection, child.as_deref())
             }
@@ -116,7 +114,7 @@ impl Engine {
         }
     }
 
-    fn initiate(
+    pub(super) fn initiate(
         &mut self,
         now: Instant,
         id: CommandId,

@@ -9,6 +9,7 @@ use std::time::Instant;
 use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
 use rand_core::CryptoRng;
 
+use super::actions::Loss;
 use super::api::*;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
@@ -77,7 +78,7 @@ pub(super) enum Effect {
     /// A CHILD SA came up.
     ChildUp { connection: usize, child: usize, remote: IpAddr },
     /// A CHILD SA is gone, or an attempt to bring it up has failed.
-    ChildDown { connection: usize, child: usize, refused: bool },
+    ChildDown { connection: usize, child: usize, refused: bool, loss: Option<Loss> },
 }
 
 /// A job under way: whose it is, and what a result that nobody waits for any more leaves to be cleaned up.

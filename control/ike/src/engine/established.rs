@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::actions::Loss;
 use super::addresses::Assigning;
 use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
@@ -46,6 +47,8 @@ pub(super) struct Established {
     /// When the peer last showed that it lives.
     heard: Instant,
     pub(super) liveness: Liveness,
+    /// The data plane is asked whether children are idle.
+    pub(super) idling: Option<JobId>,
     next_keepalive: Option<Instant>,
 }
 
@@ -118,6 +121,7 @@ impl Established {
             just_made: None,
             heard: now,
             liveness: Liveness::Quiet,
+            idling: None,
             next_keepalive: None,
         };
         established.schedule_keepalive(cx, base, now);
@@ -318,6 +322,7 @@ impl Established {
         inbound: &Inbound<'_>,
     ) -> Next {
         if let Some(closed) = Self::lost_by_peer(cx, base, inbound) {
+            base.loss = Some(Loss::Silent);
             return Err(closed);
         }
         let incoming = self.channel.receive(cx, base, inbound);
@@ -442,6 +447,9 @@ impl Established {
     ) -> Next {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
+        } else if self.idling == Some(done.id) {
+            self.idling = None;
+            self.counted_idle(cx, base, now, &done.result);
         } else if base.mobility.awaits(done.id) {
             self.mobike_job(cx, base, now, done);
         } else if let Some(pair) = base.activates(done.id) {
@@ -571,6 +579,7 @@ impl Established {
         now: Instant,
     ) -> Next {
         if let (Retransmitted::GivenUp(unanswered), exchange) = self.channel.retransmit(cx, base, now) {
+            base.loss = Some(Loss::Silent);
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
         if self.followup_deadline().is_some_and(|until| until <= now) {
@@ -601,6 +610,7 @@ impl Established {
         for pair in ended {
             self.expire_child(cx, base, pair);
         }
+        self.look_for_idle(cx, base, now);
         let over = base.superseded.is_some_and(|until| until <= now);
         // The peer should have deleted it long ago. Perhaps it never had our answer, and knows nothing of the successor.
         if over && let Some(heir) = base.heir.take() {
@@ -627,7 +637,8 @@ impl Established {
             self.next_of_ours(base),
             self.followup_deadline(),
         ];
-        single.into_iter().flatten().chain(ends).min()
+        let idle = base.children.iter().filter_map(|child| child.idle_check);
+        single.into_iter().flatten().chain(ends).chain(idle).min()
     }
 
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds

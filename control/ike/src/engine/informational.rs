@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::actions::Loss;
 use super::addresses;
 use super::api::{Event, Failure};
 use super::channel::{Channel, Incoming, Retransmitted};
@@ -82,7 +83,10 @@ impl Established {
                 "rekeyed"
             }
             None if base.superseded.is_some() => "rekeyed",
-            None => "deleted by the peer",
+            None => {
+                base.loss = Some(Loss::Closed);
+                "deleted by the peer"
+            }
         }
     }
 
@@ -108,7 +112,11 @@ impl Established {
         };
         match successor {
             Some(_) => base.retire_child(cx, pair, "rekeyed"),
-            None => _ = base.remove_child(cx, pair, "deleted by the peer"),
+            None => {
+                let before = base.loss.replace(Loss::Closed);
+                base.remove_child(cx, pair, "deleted by the peer");
+                base.loss = before;
+            }
         }
         base.deletes.retain(|doomed| doomed.pair != pair);
         let under_way =

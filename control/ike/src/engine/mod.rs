@@ -30,6 +30,7 @@
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod actions;
 mod addresses;
 mod agenda;
 mod api;
@@ -68,7 +69,7 @@ mod timers;
 mod transitions;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,8 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
+    /// Children that packets may ask for since they were lost.
+    trapped: HashSet<(usize, usize)>,
     strays: Strays,
 }
 
@@ -162,6 +165,7 @@ impl Engine {
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
+            trapped: HashSet::new(),
             strays: Strays::default(),
         }
     }
@@ -468,7 +472,10 @@ impl Engine {
                     self.give_way(now, connection, child, remote);
                     self.end_if_outdated_child(now, connection, child);
                 }
-                Effect::ChildDown { connection, child, refused } => {
+                Effect::ChildDown { connection, child, refused, loss } => {
+                    if let Some(loss) = loss {
+                        self.lost(connection, child, loss);
+                    }
                     let [dice] = self.cx.random();
                     if let Some(delay) = self.upkeep.down(connection, child, refused, dice) {
                         self.timers.arm(Owner::Retry(connection, child), now + delay);

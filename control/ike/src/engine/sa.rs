@@ -30,6 +30,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
+use super::actions::Loss;
 use super::addresses::Addresses;
 use super::api::*;
 use super::channel::Linger;
@@ -196,6 +197,8 @@ pub(super) struct Base {
     pub(super) deleters: Vec<CommandId>,
     /// Commands that wait for this IKE SA's end.
     pub(super) terminators: Vec<CommandId>,
+    /// Why its children go, if the configuration may say what follows.
+    pub(super) loss: Option<Loss>,
     /// To be deleted as soon as the protocol lets us.
     pub(super) doomed: bool,
     /// It was rekeyed, and another IKE SA has what it had; or it lost a collision and never had anything. Somebody is
@@ -268,6 +271,7 @@ impl Base {
             goal: None,
             deleters: Vec::new(),
             terminators: Vec::new(),
+            loss: None,
             doomed: false,
             superseded: None,
             expectant: false,
@@ -352,6 +356,7 @@ impl Base {
                 connection: self.connection,
                 child: goal.child,
                 refused,
+                loss: None,
             });
         }
         for command in goal.commands {

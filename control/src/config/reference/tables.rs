@@ -465,6 +465,21 @@ pub(super) const TABLES: &[Table] = &[
                 Absent,
                 "a program, run without a shell when a CHILD SA has come up and when it is gone, with strongSwan's environment; see [hooks](hooks.md)",
             ),
+            key(
+                "dpd_action",
+                Says("`restart` with `start_action = \"start\"`, else `clear`"),
+                "when the peer does not answer any more: `clear`: it stays down; `trap`: the next packet that matches brings it up; `restart`: it is tried until it is up (`none`, `start`: the same as `clear`, `restart`)",
+            ),
+            key(
+                "close_action",
+                Says("`start` with `start_action = \"start\"`, else `none`"),
+                "when the peer has closed it, or its IKE SA: `none`, `trap`, `start`, likewise",
+            ),
+            key(
+                "inactivity",
+                Is("0"),
+                "closed after so long without a packet either way, and not brought up by itself; its IKE SA stays; `0`: never",
+            ),
         ],
     },
     Table {

@@ -121,6 +121,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         remote_ts: vec![ts(remote)],
         esp_proposals: vec!["aes256gcm16-esn".parse().unwrap()],
         start_action: StartAction::None,
+        actions: ChildActions::default(),
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,
