@@ -37,11 +37,21 @@ pub(super) struct Gateway {
     pub(super) unreachable: bool,
     pub(super) full: bool,
     pub(super) refuses: bool,
+    /// The job that goes wrong, if it can, counted from now.
+    pub(super) mishap: Option<(u32, Mishap)>,
     pub(super) crls: Vec<Arc<auth::Crl>>,
     pub(super) aaa: Aaa,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
     pub(super) pools: Pools,
+}
+
+/// What may befall a job.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mishap {
+    Fails,
+    /// It takes longer than anybody waits.
+    Drags,
 }
 
 fn circumstances(crls: Vec<Arc<auth::Crl>>) -> Circumstances {
@@ -164,6 +174,27 @@ impl Gateway {
             return Err(format!("another key for {}", sealed.spi));
         }
         Ok(!std::mem::replace(&mut pair.heard, true))
+    }
+
+    /// What befalls the next job.
+    pub(super) fn befalls(&mut self) -> Option<Mishap> {
+        let (left, mishap) = self.mishap?;
+        self.mishap = left.checked_sub(1).map(|left| (left, mishap));
+        self.mishap.is_none().then_some(mishap)
+    }
+
+    pub(super) fn fail(&mut self, job: Job) -> JobResult {
+        let nothing =
+            crypto::KeyExchangeError::Length { method: crypto::KeMethod::X25519, expected: 32, found: 0 };
+        match job {
+            Job::SourceAddress { .. } => JobResult::SourceAddress(None),
+            Job::GenerateKe { .. } => JobResult::KeGenerated(Err(nothing)),
+            Job::DeriveKe { .. } => JobResult::KeDerived(Err(nothing)),
+            Job::Sign(_) => JobResult::Signed(None),
+            Job::AllocateSpi => JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 })),
+            Job::InstallChild(_) => JobResult::ChildInstalled(Err(InstallError::TableFull { capacity: 0 })),
+            job => self.run(job),
+        }
     }
 
     pub(super) fn run(&mut self, job: Job) -> JobResult {

@@ -36,4 +36,5 @@ mod rekey_child;
 mod rekey_ike;
 mod replacement;
 mod storm;
+mod transitions;
 mod world;
