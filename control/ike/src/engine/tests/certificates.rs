@@ -29,11 +29,11 @@ impl Pki {
         Self { ca, ends }
     }
 
-    fn local(&self, end: usize) -> LocalMethod {
+    pub(super) fn local(&self, end: usize) -> LocalMethod {
         local(self.ends[end].credential(&[&self.ca]))
     }
 
-    fn remote(&self) -> RemoteMethod {
+    pub(super) fn remote(&self) -> RemoteMethod {
         remote(trust(&self.ca))
     }
 
