@@ -1,4 +1,4 @@
-//! EAP-TLS, and EAP that alone proves both ends (RFC 5998), against strongSwan, as its gateway and as its client; and
+//! EAP-TLS, EAP-TTLS, and EAP that alone proves both ends (RFC 5998), against strongSwan, as its gateway and as its client; and
 //! against FreeRADIUS with TLS 1.3, which strongSwan 5.9.8 does in EAP only before it was standardised.
 
 #![expect(clippy::unwrap_used, reason = "without its certificates there is nothing to try")]
@@ -136,24 +136,84 @@ fn eap_tls_alone_proves_both_ends_whoever_begins() -> Result<()> {
 /// Our client at our gateway, which passes EAP to FreeRADIUS: that makes the client's key in its own way, by RFC 9190, and the
 /// gateway has it from there.
 #[test]
-fn tls_1_3_makes_the_key_that_freeradius_makes() -> Result<()> {
+fn tls_1_3_makes_the_keys_that_freeradius_makes() -> Result<()> {
     let (sites, root) = enrolled("eaptls13")?;
     let aaa = sites.lab.host("aaa")?;
     sites.lab.link(&aaa, "eth0", &sites.a, "aaa0")?;
     aaa.address("eth0", "10.77.0.2/24")?;
     sites.a.address("aaa0", "10.77.0.1/24")?;
     root.enroll(&aaa, &rcgen::PKCS_ECDSA_P256_SHA256, "aaa.example", 3);
-    let server = FreeRadius::start(&aaa, "", "a secret of gateway and server")?;
+    let users = "carol Cleartext-Password := \"violets\"\n";
+    let server = FreeRadius::start(&aaa, users, "a secret of gateway and server")?;
     let from = server.mark();
     let text = format!(
         "[radius]\n[[radius.servers]]\naddress = \"10.77.0.2\"\nsecret = \"a secret of gateway and server\"\n\n{}",
         ours(&format!("auth = \"pubkey\", {OWN}"), "auth = \"eap-radius\", eap_id = \"%any\"")
     );
     let _gateway = gateway(&sites.a, text)?;
+    let remote = "auth = \"pubkey\", id = \"a.example\"";
     let local = "auth = \"eap-tls\", certs = \"own.pem\", id = \"b.example\", aaa_id = \"aaa.example\"";
-    let client = between([2, 1], local, "auth = \"pubkey\", id = \"a.example\"");
-    let client = self::gateway(&sites.b, client)?;
+    let client = self::gateway(&sites.b, between([2, 1], local, remote))?;
     client.initiate("site/net", SOON)?;
-    server.wait_log(from, "TLS-Session-Version = \"TLS 1.3\"", SOON)?;
+    server.wait_log(from, "recv TLS 1.3 Handshake, Finished", SOON)?;
+    carries_traffic(&sites)?;
+    client.terminate("site")?;
+
+    // EAP-TTLS has another key and another end.
+    let from = server.mark();
+    let local = "auth = \"eap-ttls\", eap_id = \"carol\", id = \"b.example\", aaa_id = \"aaa.example\"";
+    let text = format!("{}{USERS}", between([2, 1], local, remote));
+    client.reload(&GatewayConfig::new(text), &[])?;
+    client.initiate("site/net", SOON)?;
+    server.wait_log(from, "recv TLS 1.3 Handshake, Finished", SOON)?;
     carries_traffic(&sites)
+}
+
+const USERS: &str = "\n[secrets.eap-carol]\nid = \"carol\"\nsecret = \"violets\"\n";
+
+fn their_user(password: &str) -> String {
+    format!("secrets {{\n eap-carol {{\n id = carol\n secret = \"{password}\"\n }}\n}}\n")
+}
+
+/// strongSwan asks for EAP-MD5 inside unless it is told otherwise.
+const INSIDE: &str = "plugins {\n eap-ttls {\n phase2_method = mschapv2\n }\n }";
+
+#[test]
+fn a_password_inside_tls_lets_strongswan_in() -> Result<()> {
+    let (sites, _root) = enrolled("ttlsgw")?;
+    let remote = "auth = \"eap-ttls\", eap_id = \"%any\"";
+    let gateway = gateway(&sites.a, ours(&format!("auth = \"pubkey\", {OWN}"), remote) + USERS)?;
+    let client = theirs(
+        "auth = eap-ttls\n eap_id = carol\n id = b.example",
+        "auth = pubkey\n id = a.example\n cacerts = root.pem",
+    );
+    let swan = StrongSwan::start(&sites.b, &format!("{client}{}", their_user("violets")))?;
+    swan.initiate("net", SOON)?;
+    carries_traffic(&sites)?;
+    assert_eq!(gateway.sas()?[0].eap_id.as_deref(), Some("carol"));
+    swan.terminate("site")?;
+    swan.reload(&format!("{client}{}", their_user("roses")))?;
+    let refused = swan.initiate("net", SOON);
+    assert!(matches!(&refused, Err(LabError::Failed { .. })), "{refused:?}");
+    let said = failure(&gateway)?;
+    assert!(said.starts_with("EAP_WRONG_PASSWORD"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn a_password_inside_tls_lets_us_in_at_strongswan() -> Result<()> {
+    let (sites, _root) = enrolled("ttlsclient")?;
+    let local = "auth = \"eap-ttls\", eap_id = \"carol\", id = \"a.example\"";
+    let remote = "auth = \"pubkey\", id = \"b.example\"";
+    let gateway = gateway(&sites.a, ours(local, remote) + USERS)?;
+    let server = theirs(&format!("auth = pubkey\n {THEIR_OWN}"), "auth = eap-ttls\n eap_id = %any");
+    let swan = StrongSwan::start_with(&sites.b, &format!("{server}{}", their_user("violets")), INSIDE)?;
+    gateway.initiate("site/net", SOON)?;
+    carries_traffic(&sites)?;
+    gateway.terminate("site")?;
+    swan.reload(&format!("{server}{}", their_user("roses")))?;
+    let refused = gateway.initiate("site/net", SOON);
+    let Err(LabError::Failed { output, .. }) = &refused else { panic!("{refused:?}") };
+    assert!(output.contains("EAP_REFUSED"), "{output}");
+    Ok(())
 }

@@ -32,7 +32,7 @@ pub(super) fn user(name: String, section: &Section<'_>, secret: Option<Secret>) 
 
 /// Whether `auth` names a method over TLS, to which certificates belong.
 pub(super) fn uses_tls(auth: &str) -> bool {
-    auth == "eap-tls"
+    matches!(auth, "eap-tls" | "eap-ttls")
 }
 
 /// How we are authenticated by EAP.
@@ -46,6 +46,7 @@ pub(super) fn local(
         ("eap", ClientMethod::MsChapV2),
         ("eap-mschapv2", ClientMethod::MsChapV2),
         ("eap-tls", ClientMethod::Tls),
+        ("eap-ttls", ClientMethod::Ttls),
     ];
     let method = known(section, auth, &methods)?;
     let eap_id = section.string("eap_id", "our name in EAP, e.g. \"carol\"").map(|id| id.value.to_owned());
@@ -54,13 +55,15 @@ pub(super) fn local(
     if aaa_id.is_none() && section.has("aaa_id") {
         return None;
     }
-    let credentials = match uses_tls(auth) {
+    // As a client of EAP-TTLS we need none.
+    let has_certs = method == ClientMethod::Tls || section.has("certs") || section.has("pubkeys");
+    let credentials = match uses_tls(auth) && has_certs {
         false => Vec::new(),
         true => {
             // A name that says nothing of who we are is not in the certificate (RFC 9190 §2.1.7).
-            let named = eap_id.as_deref().filter(|id| !id.starts_with('@'));
+            let named = eap_id.as_deref().filter(|id| method == ClientMethod::Tls && !id.starts_with('@'));
             let parsed = named.and_then(|id| id.parse::<Identity>().ok());
-            let id = parsed.as_ref().or(id.filter(|_| eap_id.is_none()));
+            let id = parsed.as_ref().or(id.filter(|_| eap_id.is_none() || method == ClientMethod::Ttls));
             let method = store.local(section, Constraint::default(), id)?;
             if method.credentials().iter().any(|own| own.certificate().is_none()) {
                 let message = "holds raw public keys, but TLS needs certificates (expected `certs`)";
@@ -82,6 +85,7 @@ pub(super) fn remote(
     let methods = [
         ("eap-mschapv2", ServerMethod::MsChapV2),
         ("eap-tls", ServerMethod::Tls),
+        ("eap-ttls", ServerMethod::Ttls),
         ("eap-radius", ServerMethod::Aaa),
     ];
     let method = known(section, auth, &methods)?;
@@ -90,7 +94,9 @@ pub(super) fn remote(
     if eap_id.is_none() && section.has("eap_id") {
         return None;
     }
-    let trust = match uses_tls(auth) {
+    // Users of EAP-TTLS have none; a server that EAP alone proves has one.
+    let has_certs = method == ServerMethod::Tls || section.has("certs") || section.has("cacerts");
+    let trust = match uses_tls(auth) && has_certs {
         false => Arc::default(),
         true => {
             // Whom a pinned certificate is for is not said by IKE's identity, but by EAP's.
@@ -143,8 +149,8 @@ pub(super) fn check(
             Some(LocalMethod::Eap { method: ours, .. })
                 if ours.name() != method.name() || !ours.is_mutual() =>
             {
-                let message = "and `local` are both EAP, so that EAP alone proves both ends, which only \"eap-tls\" does \
-                               well enough (expected \"eap-tls\" in both, or \"pubkey\" in `local`, so that the peer \
+                let message = "and `local` are both EAP, so that EAP alone proves both ends, which only \"eap-tls\" and \
+                               \"eap-ttls\" do well enough (expected one of these in both, or \"pubkey\" in `local`, so that the peer \
                                knows to whom it gives its password)";
                 section.error(section.span(), "remote", message);
             }
@@ -154,8 +160,7 @@ pub(super) fn check(
                 section.error(section.span(), "local", message);
             }
             Some(LocalMethod::Pubkey { credentials, .. })
-                if *method == ServerMethod::Tls
-                    && credentials.iter().all(|own| own.certificate().is_none()) =>
+                if method.is_over_tls() && credentials.iter().all(|own| own.certificate().is_none()) =>
             {
                 let message =
                     "has raw public keys alone, but a server of TLS needs a certificate (expected `certs`)";
@@ -173,7 +178,7 @@ pub(super) fn check(
                 "asks a RADIUS server, but there is none (expected `[radius]` with `[[radius.servers]]`)";
             section.error(section.span(), "remote", message);
         }
-        if *method == ServerMethod::MsChapV2 && users.is_some_and(<[UserSecret]>::is_empty) {
+        if method.has_passwords() && users.is_some_and(<[UserSecret]>::is_empty) {
             let message = "authenticates users by their passwords, but there are none (expected `[secrets.eap-NAME]` \
                            with `id` and `secret`)";
             section.error(section.span(), "remote", message);
@@ -183,7 +188,8 @@ pub(super) fn check(
     else {
         return;
     };
-    if *method == ClientMethod::Tls && matches!(remote, Some(RemoteMethod::Psk)) {
+    let over_tls = matches!(method, ClientMethod::Tls | ClientMethod::Ttls);
+    if over_tls && matches!(remote, Some(RemoteMethod::Psk)) {
         let message = "is \"psk\", but the server of TLS proves itself with a certificate (expected \"pubkey\" with \
                        `cacerts` that vouch for it)";
         section.error(section.span(), "remote", message);

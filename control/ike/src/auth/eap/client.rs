@@ -3,7 +3,7 @@
 
 use super::packet::{self, Code, Packet, kind, kind_name};
 use super::tls::{self, Claim};
-use super::{Circumstances, Outcome, Rejection, Seed, Step, TlsSettings, mschapv2};
+use super::{Circumstances, Outcome, Rejection, Seed, Step, TlsSettings, mschapv2, ttls};
 use crate::auth::Authorization;
 use crate::config::{IdentityMatch, Secret};
 
@@ -17,6 +17,8 @@ pub enum ClientMethod {
     MsChapV2,
     /// EAP-TLS.
     Tls,
+    /// EAP-TTLS, with EAP-MSCHAPv2 inside.
+    Ttls,
 }
 
 impl ClientMethod {
@@ -24,13 +26,14 @@ impl ClientMethod {
         match self {
             Self::MsChapV2 => kind::MSCHAPV2,
             Self::Tls => kind::TLS,
+            Self::Ttls => kind::TTLS,
         }
     }
 
     /// Whether it needs a password.
     pub fn has_password(self) -> bool {
         match self {
-            Self::MsChapV2 => true,
+            Self::MsChapV2 | Self::Ttls => true,
             Self::Tls => false,
         }
     }
@@ -40,7 +43,7 @@ impl ClientMethod {
         match self {
             // Whoever records a conversation can try passwords at leisure.
             Self::MsChapV2 => false,
-            Self::Tls => true,
+            Self::Tls | Self::Ttls => true,
         }
     }
 
@@ -49,6 +52,7 @@ impl ClientMethod {
         match self {
             Self::MsChapV2 => "eap-mschapv2",
             Self::Tls => "eap-tls",
+            Self::Ttls => "eap-ttls",
         }
     }
 }
@@ -89,6 +93,7 @@ pub struct Client {
 enum Stage {
     Begun,
     MsChapV2(Box<mschapv2::Client>),
+    /// EAP-TLS, or another method over it.
     Tls(Box<tls::Client>),
     Ended,
 }
@@ -167,8 +172,8 @@ impl Client {
                     Answered::Failed(why) => self.fail(why),
                 }
             }
-            (Stage::Tls(method), kind::TLS) => match method.handle(data, circumstances) {
-                Answered::Response(data) => respond(kind::TLS, &data),
+            (Stage::Tls(method), kind) if kind == ours => match method.handle(data, seed, circumstances) {
+                Answered::Response(data) => respond(kind, &data),
                 Answered::Failed(why) => self.fail(why),
             },
             (_, kind) => self
@@ -179,10 +184,24 @@ impl Client {
     /// The server has offered our method.
     fn begin(&self) -> Result<Stage, Rejection> {
         let ClientSettings { method, user, password, tls, server } = &self.settings;
+        let claim = || Claim::OneOf(server.clone());
         Ok(match method {
             ClientMethod::MsChapV2 => Stage::MsChapV2(Box::new(mschapv2::Client::new(user, password))),
-            ClientMethod::Tls => Stage::Tls(Box::new(tls::Client::new(tls, Claim::OneOf(server.clone()))?)),
+            ClientMethod::Tls => Stage::Tls(Box::new(tls::Client::new(tls, claim())?)),
+            ClientMethod::Ttls => {
+                let inner = ttls::Client::new(user, password);
+                Stage::Tls(Box::new(tls::Client::tunnel(tls, claim(), inner)?))
+            }
         })
+    }
+
+    /// Whether the method has proven both ends, where nobody says so by EAP-Success.
+    pub(super) fn is_proven(&mut self) -> bool {
+        match &mut self.stage {
+            Stage::MsChapV2(method) => method.finish().is_some(),
+            Stage::Tls(method) => method.finish().is_some(),
+            Stage::Begun | Stage::Ended => false,
+        }
     }
 
     fn succeed(&mut self) -> Step {

@@ -7,7 +7,7 @@
 //! ([`Step::Ask`]), and the answer goes into [`Server::handle_answer`].
 //!
 //! - [`packet`]: packets and their octets. Nothing panics, whatever comes.
-//! - [`server`], [`client`]: who the other is, which method; [`mschapv2`] and [`tls`] are some.
+//! - [`server`], [`client`]: who the other is, which method; [`mschapv2`], [`tls`] and `ttls` are some.
 //! - [`rejection`]: why it failed, for people.
 
 pub mod client;
@@ -18,6 +18,7 @@ pub mod server;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod ttls;
 
 use std::fmt;
 
@@ -31,6 +32,7 @@ pub use tls::{Circumstances, SharedSource, TlsSettings};
 use super::Authorization;
 use crate::config::Secret;
 use client::Answered;
+use server::accepts;
 
 /// A master session key (RFC 3748 §7.10), at least 64 octets. Never printed.
 #[derive(Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::packet::{self, Code, Packet, kind, kind_name};
 use super::tls::{self, Claim};
 use super::{
-    Circumstances, Msk, Outcome, Rejection, Seed, Step, TlsSettings, UserSecret, mschapv2, secret_of,
+    Circumstances, Msk, Outcome, Rejection, Seed, Step, TlsSettings, UserSecret, mschapv2, secret_of, ttls,
 };
 use crate::auth::Authorization;
 use crate::config::{Identity, IdentityMatch};
@@ -21,16 +21,29 @@ pub enum ServerMethod {
     MsChapV2,
     /// EAP-TLS, with certificates.
     Tls,
+    /// EAP-TTLS, with passwords that are configured here.
+    Ttls,
     /// Whatever an AAA server does with them.
     Aaa,
 }
 
 impl ServerMethod {
+    /// Whether it is one over TLS, for which the server has to have a certificate.
+    pub fn is_over_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Ttls)
+    }
+
+    /// Whether users have passwords that are configured here.
+    pub fn has_passwords(self) -> bool {
+        matches!(self, Self::MsChapV2 | Self::Ttls)
+    }
+
     /// As the configuration writes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::MsChapV2 => "eap-mschapv2",
             Self::Tls => "eap-tls",
+            Self::Ttls => "eap-ttls",
             Self::Aaa => "eap-radius",
         }
     }
@@ -109,9 +122,12 @@ pub struct Server {
 #[derive(Debug)]
 enum Stage {
     Begun,
+    /// The client is to say who it is without being asked.
+    Unasked,
     Identifying,
     MsChapV2(Box<mschapv2::Server>),
-    Tls(Box<tls::Server>),
+    /// EAP-TLS, or another method over it.
+    Tls(u8, Box<tls::Server>),
     Aaa(Option<AaaState>),
     Ended,
 }
@@ -129,6 +145,14 @@ impl Server {
         Self { method, wanted, id, user, secrets, tls, identifier, received: 0, stage: Stage::Begun }
     }
 
+    /// The server of a conversation inside another's TLS, where passwords are asked for; the client begins it by saying who it
+    /// is (RFC 5281 §11.2.1).
+    pub(super) fn unasked(wanted: IdentityMatch, secrets: Arc<[UserSecret]>) -> Self {
+        let (method, nobody) = (ServerMethod::MsChapV2, Identity::Fqdn(String::new()));
+        let server = Self::new(method, Some(wanted), &nobody, secrets, TlsSettings::default());
+        Self { stage: Stage::Unasked, ..server }
+    }
+
     /// Who the client is: what it says in IKE until it has said more.
     pub fn user(&self) -> &str {
         &self.user
@@ -138,7 +162,7 @@ impl Server {
     pub fn refusal(&self) -> Option<&Rejection> {
         match &self.stage {
             Stage::MsChapV2(method) => method.refusal(),
-            Stage::Tls(method) => method.refusal(),
+            Stage::Tls(_, method) => method.refusal(),
             _ => None,
         }
     }
@@ -173,6 +197,10 @@ impl Server {
             let state = state.take();
             return self.ask(received.to_vec(), state);
         }
+        if matches!(self.stage, Stage::Unasked) {
+            self.identifier = found.identifier;
+            self.stage = Stage::Identifying;
+        }
         if found.identifier != self.identifier {
             let what = format!("an EAP response to request {}, not {}", found.identifier, self.identifier);
             return self.fail(Rejection::Malformed { what });
@@ -183,7 +211,7 @@ impl Server {
                 let name = data.split(|octet| *octet == 0).next().unwrap_or_default();
                 self.user = String::from_utf8_lossy(name).into_owned();
                 match &self.wanted {
-                    Some(wanted) if !accepts(wanted, &self.user) && !self.is_told_by_certificate() => {
+                    Some(wanted) if !accepts(wanted, &self.user) && !self.is_told_inside() => {
                         let why = Rejection::OtherUser {
                             user: self.user.clone(),
                             wanted: Box::new(wanted.clone()),
@@ -198,17 +226,19 @@ impl Server {
                 mschapv2::Asked::Done(msk) => self.succeed(kind, msk),
                 mschapv2::Asked::Failed(why) => self.fail(why),
             },
-            (Stage::Tls(method), kind::TLS) => match method.handle(data, circumstances) {
-                tls::Asked::Request(data) => self.request(kind::TLS, &data),
-                tls::Asked::Done { msk, user } => {
-                    self.user = user;
-                    self.succeed(kind, msk)
+            (Stage::Tls(ours, method), kind) if kind == *ours => {
+                match method.handle(data, seed, circumstances) {
+                    tls::Asked::Request(data) => self.request(kind, &data),
+                    tls::Asked::Done { msk, user } => {
+                        self.user = user;
+                        self.succeed(kind, msk)
+                    }
+                    tls::Asked::Failed(why) => self.fail(why),
                 }
-                tls::Asked::Failed(why) => self.fail(why),
-            },
-            (Stage::MsChapV2(_) | Stage::Tls(_), kind::NAK) => {
+            }
+            (Stage::MsChapV2(_) | Stage::Tls(..), kind::NAK) => {
                 let offered = match self.stage {
-                    Stage::Tls(_) => kind_name(kind::TLS),
+                    Stage::Tls(ours, _) => kind_name(ours),
                     _ => kind_name(kind::MSCHAPV2),
                 };
                 self.fail(Rejection::OtherMethod { offered, wanted: data.to_vec() })
@@ -253,11 +283,25 @@ impl Server {
         }
     }
 
-    /// Whether the client keeps its name for TLS, where nobody listens: it was asked and gave an anonymous one (RFC 9190
-    /// §2.1.7, RFC 7542 §2.4).
-    fn is_told_by_certificate(&self) -> bool {
+    fn begin_tls(&mut self, kind: u8, begun: Result<(tls::Server, Vec<u8>), Rejection>) -> Step {
+        match begun {
+            Ok((method, data)) => {
+                self.stage = Stage::Tls(kind, Box::new(method));
+                self.request(kind, &data)
+            }
+            Err(why) => self.fail(why),
+        }
+    }
+
+    /// Whether the client says only inside TLS who it is, where nobody listens: with EAP-TTLS, and with EAP-TLS if it was asked and
+    /// gave an anonymous name (RFC 9190 §2.1.7, RFC 7542 §2.4).
+    fn is_told_inside(&self) -> bool {
         let anonymous = self.user.is_empty() || self.user.starts_with('@');
-        self.method == ServerMethod::Tls && self.wanted.is_some() && anonymous
+        match self.method {
+            ServerMethod::Ttls => true,
+            ServerMethod::Tls => self.wanted.is_some() && anonymous,
+            ServerMethod::MsChapV2 | ServerMethod::Aaa => false,
+        }
     }
 
     /// `identity`: the client's answer to EAP-Identity, if it was asked.
@@ -275,16 +319,18 @@ impl Server {
             ServerMethod::Tls => {
                 let claim = match (&self.wanted, self.user.parse()) {
                     (None, _) => Claim::Named(self.id.clone()),
-                    (Some(_), Ok(id)) if !self.is_told_by_certificate() => Claim::Named(id),
+                    (Some(_), Ok(id)) if !self.is_told_inside() => Claim::Named(id),
                     (Some(wanted), _) => Claim::OneOf(wanted.clone()),
                 };
-                match tls::Server::begin(&self.tls, claim) {
-                    Ok((method, data)) => {
-                        self.stage = Stage::Tls(Box::new(method));
-                        self.request(kind::TLS, &data)
-                    }
-                    Err(why) => self.fail(why),
-                }
+                self.begin_tls(kind::TLS, tls::Server::begin(&self.tls, claim))
+            }
+            ServerMethod::Ttls => {
+                let wanted = match &self.wanted {
+                    Some(wanted) => wanted.clone(),
+                    None => IdentityMatch::Exactly(self.id.clone()),
+                };
+                let inner = ttls::Server::new(wanted, Arc::clone(&self.secrets));
+                self.begin_tls(kind::TTLS, tls::Server::begin_tunnel(&self.tls, inner))
             }
             ServerMethod::Aaa => {
                 // As RFC 3579 §2.1 has it where the authenticator knows the identity already.
@@ -322,6 +368,6 @@ impl Server {
 }
 
 /// Whether a user's name is one that is wanted.
-fn accepts(wanted: &IdentityMatch, user: &str) -> bool {
+pub(super) fn accepts(wanted: &IdentityMatch, user: &str) -> bool {
     matches!(wanted, IdentityMatch::Any) || user.parse::<Identity>().is_ok_and(|id| wanted.accepts(&id))
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::auth::tests::NOW;
 use crate::config::{Identity, IdentityMatch};
 
-fn users() -> Arc<[UserSecret]> {
+pub(super) fn users() -> Arc<[UserSecret]> {
     let user = |name: &str, ids: &[&str], password: &str| UserSecret {
         name: name.to_owned(),
         ids: ids.iter().map(|id| (*id).to_owned()).collect(),

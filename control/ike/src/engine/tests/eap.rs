@@ -35,6 +35,30 @@ fn local() -> World {
     World::new(1, a, b)
 }
 
+/// The gateway proves itself with a certificate, as it should, or by EAP-TLS alone (RFC 5998).
+#[test]
+pub(super) fn a_gateway_with_a_certificate_lets_users_in() {
+    let pki = Pki::new();
+    let [mut a, mut b] = configs(ServerMethod::MsChapV2, true);
+    a.connections[0].remote[0].auth = pki.remote();
+    b.connections[0].local[0].auth = pki.local(B);
+    World::new(1, a, b).established().assert_agreement();
+    let [mut a, mut b] = [config(A), config(B)];
+    for (end, config) in [(A, &mut a), (B, &mut b)] {
+        let (credentials, trust) =
+            (pki.local(end).credentials().to_vec(), pki.remote().trust().cloned().unwrap());
+        let (eap_id, aaa_id) = (None, None);
+        let method = ClientMethod::Tls;
+        config.connections[0].local[0].auth = LocalMethod::Eap { method, eap_id, aaa_id, credentials };
+        config.connections[0].remote[0].auth =
+            RemoteMethod::Eap { method: ServerMethod::Tls, eap_id: None, trust };
+    }
+    let world = World::new(1, a, b).established();
+    world.assert_agreement();
+    let status = world.ends[B].engine.status().remove(0);
+    assert_eq!(status.authorization.eap_id.as_deref(), Some("a.example"));
+}
+
 /// A world whose gateway asks an AAA server.
 fn aaa(password: &str) -> World {
     let [a, b] = configs(ServerMethod::Aaa, true);

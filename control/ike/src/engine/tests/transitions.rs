@@ -117,6 +117,7 @@ fn every_row_of_the_tables_happens() {
     eap::a_gateway_that_proves_itself_by_a_certificate_lets_a_user_in();
     eap::a_refusal_of_the_aaa_server_is_passed_on();
     eap::a_user_of_an_aaa_server_gets_a_tunnel_and_what_it_says_he_may_have();
+    eap::a_gateway_with_a_certificate_lets_users_in();
     eap::success_without_the_key_is_worth_nothing();
     reconfigure::an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added();
     mobike::a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back();

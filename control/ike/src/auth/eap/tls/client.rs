@@ -1,16 +1,17 @@
-//! The client's end of EAP-TLS.
+//! The client's end of EAP-TLS, and of methods inside it.
 
 use super::fragments::{Came, Fragments};
 use super::server::{COMMITMENT, EXPORT};
 use super::session::Session;
 use super::{Circumstances, Claim, TlsSettings};
-use crate::auth::eap::{Answered, Msk, Rejection};
+use crate::auth::eap::{Answered, Msk, Rejection, Seed, ttls};
 
-/// A client with a certificate.
+/// A client, with a certificate or with something to say inside TLS.
 #[derive(Debug)]
 pub(in crate::auth::eap) struct Client {
     session: Session,
     fragments: Fragments,
+    inner: Option<ttls::Client>,
     stage: Stage,
 }
 
@@ -28,18 +29,32 @@ impl Client {
     /// `server`: whom its certificate has to be for.
     pub(in crate::auth::eap) fn new(settings: &TlsSettings, server: Claim) -> Result<Self, Rejection> {
         let session = Session::client(settings, server)?;
-        Ok(Self { session, fragments: Fragments::default(), stage: Stage::Begun })
+        Ok(Self { session, fragments: Fragments::default(), inner: None, stage: Stage::Begun })
+    }
+
+    /// With a method inside TLS.
+    pub(in crate::auth::eap) fn tunnel(
+        settings: &TlsSettings,
+        server: Claim,
+        inner: ttls::Client,
+    ) -> Result<Self, Rejection> {
+        Ok(Self { inner: Some(inner), ..Self::new(settings, server)? })
     }
 
     /// What has ended it, once something has.
     pub(in crate::auth::eap) fn refusal(&self) -> Option<&Rejection> {
         match &self.stage {
             Stage::Over(why) => Some(why),
-            _ => None,
+            _ => self.inner.as_ref()?.refusal(),
         }
     }
 
-    pub(in crate::auth::eap) fn handle(&mut self, data: &[u8], circumstances: &Circumstances) -> Answered {
+    pub(in crate::auth::eap) fn handle(
+        &mut self,
+        data: &[u8],
+        seed: &Seed,
+        circumstances: &Circumstances,
+    ) -> Answered {
         let malformed = |what: &str| Answered::Failed(Rejection::Malformed { what: what.to_owned() });
         match (self.fragments.receive(data), &self.stage) {
             (Ok(Came::Start), Stage::Begun) => {
@@ -47,12 +62,8 @@ impl Client {
                 self.say()
             }
             (Ok(Came::Message(message)), Stage::Handshaking) => {
-                if let Err(why) = self.session.take(&message, circumstances) {
+                if let Err(why) = self.take(&message, seed, circumstances) {
                     self.stage = Stage::Over(why);
-                } else if self.session.is_established()
-                    && (!self.session.is_tls13() || self.session.read() == COMMITMENT)
-                {
-                    self.stage = Stage::Finished;
                 }
                 self.say()
             }
@@ -66,6 +77,23 @@ impl Client {
         }
     }
 
+    fn take(&mut self, message: &[u8], seed: &Seed, circumstances: &Circumstances) -> Result<(), Rejection> {
+        self.session.take(message, circumstances)?;
+        if !self.session.is_established() {
+            return Ok(());
+        }
+        let said = self.session.read();
+        match &mut self.inner {
+            Some(inner) => {
+                let answer = inner.handle(&said, seed, circumstances)?;
+                self.session.write(&answer);
+            }
+            None if !self.session.is_tls13() || said == COMMITMENT => self.stage = Stage::Finished,
+            None => {}
+        }
+        Ok(())
+    }
+
     /// What TLS wants said; that may be nothing.
     fn say(&mut self) -> Answered {
         Answered::Response(match self.session.output() {
@@ -75,7 +103,11 @@ impl Client {
     }
 
     /// The key, once the server has proven itself and taken our proof.
-    pub(in crate::auth::eap) fn finish(&self) -> Option<Option<Msk>> {
-        matches!(self.stage, Stage::Finished).then(|| self.session.msk(EXPORT))
+    pub(in crate::auth::eap) fn finish(&mut self) -> Option<Option<Msk>> {
+        match (&self.stage, &mut self.inner) {
+            (Stage::Finished, None) => Some(self.session.msk(EXPORT)),
+            (Stage::Handshaking, Some(inner)) => inner.is_proven().then(|| self.session.msk(ttls::EXPORT)),
+            _ => None,
+        }
     }
 }

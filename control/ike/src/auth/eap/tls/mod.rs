@@ -21,6 +21,7 @@ use std::sync::Arc;
 pub(super) use client::Client;
 pub(super) use judge::Claim;
 pub(super) use server::{Asked, Server};
+pub(super) use session::Export;
 
 use crate::auth::{Credential, RevocationSource, Trust, UnixTime};
 

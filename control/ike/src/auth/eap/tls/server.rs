@@ -1,10 +1,10 @@
-//! The server's end of EAP-TLS.
+//! The server's end of EAP-TLS, and of methods inside it.
 
 use super::fragments::{Came, Fragments};
 use super::session::{Export, Session};
 use super::{Circumstances, Claim, TlsSettings};
 use crate::auth::eap::packet::kind;
-use crate::auth::eap::{Msk, Rejection};
+use crate::auth::eap::{Msk, Rejection, Seed, ttls};
 
 /// How EAP-TLS exports its key.
 pub(super) const EXPORT: Export = Export { label: b"client EAP encryption", kind: kind::TLS };
@@ -33,7 +33,17 @@ pub(in crate::auth::eap) enum Asked {
 pub(in crate::auth::eap) struct Server {
     session: Session,
     fragments: Fragments,
+    purpose: Purpose,
     stage: Stage,
+}
+
+/// What TLS is for.
+#[derive(Debug)]
+enum Purpose {
+    /// The certificates in it.
+    Certificates,
+    /// What is said inside.
+    Tunnel(ttls::Server),
 }
 
 #[derive(Debug)]
@@ -51,19 +61,37 @@ impl Server {
         settings: &TlsSettings,
         claim: Claim,
     ) -> Result<(Self, Vec<u8>), Rejection> {
-        let session = Session::server(settings, claim)?;
-        Ok((Self { session, fragments: Fragments::default(), stage: Stage::Handshaking }, Fragments::start()))
+        Self::start(Session::server(settings, Some(claim))?, Purpose::Certificates)
+    }
+
+    /// For a method inside TLS, where the client needs no certificate.
+    pub(in crate::auth::eap) fn begin_tunnel(
+        settings: &TlsSettings,
+        inner: ttls::Server,
+    ) -> Result<(Self, Vec<u8>), Rejection> {
+        Self::start(Session::server(settings, None)?, Purpose::Tunnel(inner))
+    }
+
+    fn start(session: Session, purpose: Purpose) -> Result<(Self, Vec<u8>), Rejection> {
+        let (fragments, stage) = (Fragments::default(), Stage::Handshaking);
+        Ok((Self { session, fragments, purpose, stage }, Fragments::start()))
     }
 
     /// Why the client is refused, once it is.
     pub(in crate::auth::eap) fn refusal(&self) -> Option<&Rejection> {
-        match &self.stage {
-            Stage::Refusing(why) => Some(why),
+        match (&self.stage, &self.purpose) {
+            (Stage::Refusing(why), _) => Some(why),
+            (_, Purpose::Tunnel(inner)) => inner.refusal(),
             _ => None,
         }
     }
 
-    pub(in crate::auth::eap) fn handle(&mut self, data: &[u8], circumstances: &Circumstances) -> Asked {
+    pub(in crate::auth::eap) fn handle(
+        &mut self,
+        data: &[u8],
+        seed: &Seed,
+        circumstances: &Circumstances,
+    ) -> Asked {
         let malformed = |what: &str| Asked::Failed(Rejection::Malformed { what: what.to_owned() });
         if let Stage::Refusing(why) = &self.stage {
             // Whatever it says to the alert.
@@ -73,7 +101,7 @@ impl Server {
             };
         }
         match self.fragments.receive(data) {
-            Ok(Came::Message(message)) => self.take(&message, circumstances),
+            Ok(Came::Message(message)) => self.take(&message, seed, circumstances),
             Ok(Came::Part) => Asked::Request(Fragments::nothing()),
             Ok(Came::Nothing) => match (self.fragments.next(), &self.stage) {
                 (Some(fragment), _) => Asked::Request(fragment),
@@ -85,7 +113,7 @@ impl Server {
         }
     }
 
-    fn take(&mut self, message: &[u8], circumstances: &Circumstances) -> Asked {
+    fn take(&mut self, message: &[u8], seed: &Seed, circumstances: &Circumstances) -> Asked {
         let taken = self.session.take(message, circumstances);
         if let Err(why) = taken {
             return match self.session.output() {
@@ -96,18 +124,34 @@ impl Server {
                 }
             };
         }
-        if self.session.is_established() {
-            if matches!(self.stage, Stage::Finished) {
-                return Asked::Failed(Rejection::Malformed {
-                    what: "more of TLS after its handshake".to_owned(),
-                });
+        let established = self.session.is_established();
+        match &mut self.purpose {
+            _ if !established => {}
+            Purpose::Tunnel(inner) => {
+                let said = self.session.read();
+                match (!said.is_empty()).then(|| inner.handle(&said, seed, circumstances)) {
+                    Some(ttls::Said::Attributes(answer)) => self.session.write(&answer),
+                    Some(ttls::Said::Done { user }) => {
+                        return Asked::Done { msk: self.session.msk(ttls::EXPORT), user };
+                    }
+                    Some(ttls::Said::Failed(why)) => return Asked::Failed(why),
+                    None => {}
+                }
             }
-            self.stage = Stage::Finished;
-            if self.session.is_tls13() {
-                self.session.write(COMMITMENT);
+            Purpose::Certificates if matches!(self.stage, Stage::Finished) => {
+                let what = "more of TLS after its handshake".to_owned();
+                return Asked::Failed(Rejection::Malformed { what });
+            }
+            Purpose::Certificates => {
+                self.stage = Stage::Finished;
+                if self.session.is_tls13() {
+                    self.session.write(COMMITMENT);
+                }
             }
         }
         match self.session.output() {
+            // In TLS 1.3 it is the client's turn when its handshake is done.
+            output if output.is_empty() && established => Asked::Request(Fragments::nothing()),
             output if output.is_empty() => {
                 Asked::Failed(Rejection::Malformed { what: "TLS that asks for nothing".to_owned() })
             }

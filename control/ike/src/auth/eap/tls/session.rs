@@ -13,7 +13,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::judge::{Claim, Judge, Own};
 use super::{Circumstances, TlsSettings};
 use crate::auth::eap::{Msk, Rejection};
-use crate::config::Identity;
+use crate::config::{Identity, IdentityMatch};
 
 /// How a method's key is exported (RFC 5216 §2.3, RFC 5281 §8): its label in TLS 1.2.
 #[derive(Debug, Clone, Copy)]
@@ -35,12 +35,20 @@ pub(in crate::auth::eap) struct Session {
 }
 
 impl Session {
-    /// As the server of a client that proves itself with a certificate, too.
-    pub(in crate::auth::eap) fn server(settings: &TlsSettings, claim: Claim) -> Result<Self, Rejection> {
+    /// As the server; `client`: whom the client has to prove itself to be by a certificate, if it has to.
+    pub(in crate::auth::eap) fn server(
+        settings: &TlsSettings,
+        client: Option<Claim>,
+    ) -> Result<Self, Rejection> {
+        let proves = client.is_some();
+        let claim = client.unwrap_or(Claim::OneOf(IdentityMatch::Any));
         let judge = Arc::new(Judge::new(Arc::clone(&settings.trust), claim));
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-        let builder =
-            builder.map_err(|error| ours(&error))?.with_client_cert_verifier(Arc::clone(&judge) as _);
+        let builder = builder.map_err(|error| ours(&error))?;
+        let builder = match proves {
+            true => builder.with_client_cert_verifier(Arc::clone(&judge) as _),
+            false => builder.with_no_client_auth(),
+        };
         let mut config = builder.with_cert_resolver(Arc::new(Own::new(&settings.credentials)));
         // Nothing is resumed: whoever comes again proves itself again.
         config.session_storage = Arc::new(NoServerSessionStorage {});
