@@ -13,6 +13,7 @@ mod mobike;
 mod ppk;
 mod proposals;
 mod redirect;
+mod resumption;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};

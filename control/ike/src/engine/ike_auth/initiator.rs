@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use portcullis_ipsec::Spi;
+use subtle::ConstantTimeEq as _;
 
 use super::eap_initiator::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
@@ -27,6 +28,7 @@ use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
 use crate::engine::mobike;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
@@ -105,6 +107,14 @@ fn request(
     };
     let id = IdPayload::from(local_id.clone());
     base.local_id = Some(local_id.clone());
+    if let Some(session) = &base.resumed {
+        let id = IdPayload::from(session.id_i.clone());
+        base.local_id = Some(session.id_i.clone());
+        let data = resumption::auth(&channel, &record, Role::Initiator, &id);
+        let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
+        let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
+        return Ok(request.send(cx, base, now, channel, record, Some(auth)));
+    }
     let ppk = ppk::of_initiator(&config, connection, record.ppk, &base.about(cx));
     let ppk = ppk.map_err(Closed::failed)?;
     let mut of_ppk: Vec<Payload> =
@@ -190,7 +200,9 @@ impl Request {
     ) -> State {
         let mut payloads = vec![Payload::IdI(self.id.clone())];
         payloads.extend(self.certificates);
-        if let Some(connection) = cx.connection(base.connection) {
+        if let Some(session) = &base.resumed {
+            payloads.push(Payload::IdR(session.id_r.clone().into()));
+        } else if let Some(connection) = cx.connection(base.connection) {
             payloads.extend(certificates::requests([connection]));
             if let IdentityMatch::Exactly(id) = connections::remote_match(connection) {
                 payloads.push(Payload::IdR(id.clone().into()));
@@ -200,6 +212,7 @@ impl Request {
         let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
         payloads.extend(auth);
         payloads.extend(token.flatten());
+        payloads.extend(resumption::ask(cx, base));
         payloads.extend(self.ppk);
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
@@ -382,6 +395,8 @@ impl AwaitingAuthResponse {
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
         base.heed_lifetime(cx, now, payloads);
+        resumption::responder::resumed(cx, base);
+        base.keep_ticket(cx, now, &established.channel, payloads);
         let Some(offer) = offer else {
             // The child follows at once, in an exchange of its own.
             base.goals.extend(base.goal.take());
@@ -433,11 +448,17 @@ impl AwaitingAuthResponse {
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
         let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
+        let (channel, record) = (&self.channel, &self.record);
+        if let Some(session) = &base.resumed {
+            let right = resumption::auth(channel, record, Role::Responder, sent);
+            let proven = id.same(&session.id_r) && method == SHARED_KEY_MIC && bool::from(right.ct_eq(data));
+            let why = "it is not who gave us the ticket";
+            return if proven { Ok(None) } else { Err(about.not_resumed(id, why)) };
+        }
         let wanted = connections::remote_match(connection);
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
-        let (channel, record) = (&self.channel, &self.record);
         match connections::remote_method(connection) {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
                 let key = connections::shared_key(&cx.config.shared_keys, local_id, id)

@@ -13,7 +13,7 @@ use crate::crypto::KeMethod;
 use crate::message::{Notify, Payload, Protocol, WireProposal, notify};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
-const NONCE_LEN: usize = 32;
+pub(super) const NONCE_LEN: usize = 32;
 
 /// Both messages and nonces of the exchange: AUTH covers the former, keys come from the latter.
 #[derive(Debug)]
@@ -67,13 +67,13 @@ impl<'a> InitPayloads<'a> {
 }
 
 /// That we take messages in fragments (RFC 7383 §2.3).
-fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
+pub(super) fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
     let takes = connection.fragmentation != IkeFragmentation::No;
     takes.then(|| notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()))
 }
 
 /// Whether both ends take messages in fragments, of which `payloads` says what the peer does.
-fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
+pub(super) fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
     let ours = cx.connection(connection).and_then(announce_fragmentation);
     let found = |found: &Notify| found.notify_type == notify::IKEV2_FRAGMENTATION_SUPPORTED;
     ours.is_some() && notifications(payloads).any(found)

@@ -35,5 +35,6 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod resumption;
 mod storm;
 mod world;
