@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod events;
 mod explain;
 mod explain_flow;
 mod import;
@@ -76,6 +77,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Write packets to a pcapng file, each with its inner and outer form linked.
     Capture(trace::CaptureArgs),
+    /// Follow what happens, a line each: SAs up, rekeyed, moved and down, addresses, failures, reloads.
+    Events(events::EventsArgs),
     /// Look at the machine before traffic does: every finding with its fix.
     Doctor(doctor::DoctorArgs),
     /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
@@ -204,6 +207,7 @@ pub fn main() -> ExitCode {
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Events(args) => events::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
         }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod doctor;
+mod events;
 pub mod explain;
 pub mod import;
 pub mod logging;

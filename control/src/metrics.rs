@@ -7,6 +7,7 @@
 mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -22,6 +23,7 @@ use portcullis_ipsec::PolicyCounters;
 use crate::api::types::IkeSa;
 use crate::config::Config;
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
+use crate::events::audit::Audit;
 
 use text::{Family, Format, Value};
 
@@ -65,6 +67,12 @@ pub(crate) struct Measured {
     pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
+    /// The audit trail.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// Who reads the stream of events.
+    pub(crate) event_readers: usize,
+    /// Events that they were too slow for.
+    pub(crate) events_lost: u64,
     /// What policies have done, by name.
     pub(crate) policies: std::collections::BTreeMap<String, PolicyCounters>,
 }
@@ -83,6 +91,7 @@ impl Measured {
         families.extend(self.policies());
         families.extend(self.packets());
         families.extend(self.resources());
+        families.extend(self.listeners());
         families
     }
 
@@ -204,6 +213,10 @@ impl Measured {
         let mut bytes = Family::counter("policy_bytes", "Octets of inner packets by policy");
         let mut packets = Family::counter("policy_packets", "Inner packets by policy");
         let mut drops = Family::counter("policy_drops", "Packets that ended at the policy that covers them");
+        let mut rates =
+            Family::gauge("policy_rate_bits", "Bits per second that each tunnel of a policy may carry");
+        let mut beyond =
+            Family::counter("policy_rate_drops", "Inner packets beyond the rates of a policy's tunnels");
         for (name, counts) in &self.policies {
             for (direction, octets, count) in
                 [("in", counts.bytes_in, counts.packets_in), ("out", counts.bytes_out, counts.packets_out)]
@@ -213,8 +226,20 @@ impl Measured {
                 packets = packets.with(&labels, count);
             }
             drops = drops.with(&[("policy", name)], counts.dropped);
+            for (direction, count, limit) in [
+                ("in", counts.limited_in, self.config.rates.get(name).and_then(|rates| rates.inbound)),
+                ("out", counts.limited_out, self.config.rates.get(name).and_then(|rates| rates.outbound)),
+            ] {
+                let labels = [("policy", name.as_str()), ("direction", direction)];
+                if count > 0 || limit.is_some() {
+                    beyond = beyond.with(&labels, count);
+                }
+                if let Some(limit) = limit {
+                    rates = rates.with(&labels, limit.bits_per_second.get());
+                }
+            }
         }
-        vec![bytes, packets, drops]
+        vec![bytes, packets, drops, rates, beyond]
     }
 
     /// Packets by their way and end.
@@ -253,6 +278,28 @@ impl Measured {
             drops = drops.with(&[("reason", &reason)], count);
         }
         vec![packets, held, unaccounted, drops]
+    }
+
+    /// Who is told what happens.
+    fn listeners(&self) -> Vec<Family> {
+        let mut lines = Family::counter("audit_lines", "Lines of the audit trail by what became of them");
+        if let Some(audit) = &self.audit {
+            let totals = audit.totals();
+            for (result, count) in [
+                ("written", &totals.written),
+                ("lost", &totals.lost),
+                ("failed", &totals.failed),
+                ("suppressed", &totals.suppressed),
+            ] {
+                lines = lines.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
+        vec![
+            lines,
+            Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
+            Family::counter("events_lost", "Events that a reader of the stream was too slow for")
+                .with(&[], self.events_lost),
+        ]
     }
 
     /// What can run out.

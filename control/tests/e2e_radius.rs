@@ -99,8 +99,11 @@ fn a_user_of_freeradius_is_let_in_accounted_for_and_put_out() -> Result<()> {
     let server = FreeRadius::start(&trial.aaa, USERS, SECRET)?;
     let gateway = trial.gateway(SECRET, "")?;
     let swan = trial.client("violets")?;
+    let events = gateway.events(&[])?;
     swan.initiate("net", SOON)?;
     trial.carries_traffic()?;
+    let up = events.wait_line("\"event\":\"ike_up\"", SOON)?;
+    assert!(up.contains("\"auth\":\"eap-radius\"") && up.contains("Carol of Accounting"), "{up}");
     let sas = gateway.sas()?;
     assert_eq!(sas[0].eap_id.as_deref(), Some("Carol of Accounting"));
     assert_eq!(sas[0].groups, ["staff"]);
@@ -128,6 +131,8 @@ fn a_user_of_freeradius_is_let_in_accounted_for_and_put_out() -> Result<()> {
     );
     assert!(ask(&format!("Acct-Session-Id = {session}"))?.stdout.contains("Disconnect-ACK"));
     gateway.wait_sas("the session ends", SOON, <[_]>::is_empty)?;
+    let told = events.wait_line("\"action\":\"disconnect\"", SOON)?;
+    assert!(told.contains("\"event\":\"aaa\"") && told.contains(session.trim_matches('"')), "{told}");
     reported(&server, &[&common[..], &carried[..], &["Acct-Status-Type = Stop"]].concat())?;
     assert_eq!(trial.sites.client.ping(Sites::SERVER, 1)?.received, 0);
 

@@ -273,6 +273,23 @@ pub struct PolicyStatus {
     pub bytes_out: u64,
     /// Packets that ended at it.
     pub dropped: u64,
+    /// What comes out of its tunnel, if that is limited.
+    #[serde(default)]
+    pub rate_in: Option<RateStatus>,
+    /// What goes into its tunnel, if that is limited.
+    #[serde(default)]
+    pub rate_out: Option<RateStatus>,
+}
+
+/// The rate of a policy's SAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateStatus {
+    /// Bits of inner packets in a second.
+    pub bits_per_second: u64,
+    /// Octets that may pass at once.
+    pub burst: u32,
+    /// Packets that were beyond it; they are among `dropped`.
+    pub dropped: u64,
 }
 
 /// `GET /v1/drops`: stable reason to count; those of the XDP program begin with `xdp_`.

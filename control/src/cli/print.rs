@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, Reloaded, Status};
+use crate::api::types::{ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RateStatus, Reloaded, Status};
 use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
@@ -146,6 +146,14 @@ pub(super) fn policies(policies: &[PolicyStatus]) -> String {
         line!(out, "    out {:>10} bytes, {:>8} packets", policy.bytes_out, policy.packets_out);
         if policy.dropped > 0 {
             line!(out, "    dropped {} packets", policy.dropped);
+        }
+        for (key, rate) in [("rate_in", &policy.rate_in), ("rate_out", &policy.rate_out)] {
+            if let Some(RateStatus { bits_per_second, burst, dropped }) = rate {
+                line!(
+                    out,
+                    "    {key} {bits_per_second} bit/s, {burst} bytes at once: {dropped} packets beyond it"
+                );
+            }
         }
     }
     if policies.is_empty() {

@@ -1,5 +1,6 @@
 //! `[connections.NAME]` and `[connections.NAME.children.CHILD]`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -13,12 +14,12 @@ use portcullis_ike::config::{
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, shunt};
+use super::{eap, lifetime, options, pools, rates, shunt};
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -74,6 +75,8 @@ pub(super) struct Connections {
     pub(super) negotiated: Vec<ConnectionConfig>,
     /// The policies of children that pass or drop, of all connections.
     pub(super) shunts: Vec<Policy>,
+    /// The rates of children that have some, by `CONNECTION/CHILD`.
+    pub(super) rates: BTreeMap<String, RateLimits>,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -86,8 +89,7 @@ pub(super) fn from_root(
     let mut connections = Connections::default();
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated =
-            connection(name, &section, secrets, store, pools, has_radius, &mut connections.shunts);
+        let negotiated = connection(name, &section, secrets, store, pools, has_radius, &mut connections);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -100,7 +102,7 @@ fn connection(
     store: &Store<'_>,
     pools: &[PoolConfig],
     has_radius: bool,
-    shunts: &mut Vec<Policy>,
+    connections: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -114,7 +116,7 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        connections.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -154,7 +156,7 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
-    let children = self::children(section, children);
+    let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -470,15 +472,23 @@ where
 
 fn children(
     section: &Section<'_>,
+    connection: &str,
     sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+    rates: &mut BTreeMap<String, RateLimits>,
 ) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
         section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
-    let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
+    let read = |(_, name, section): (_, String, Section<'_>)| {
+        let limits = rates::of_child(&section);
+        if limits != RateLimits::default() {
+            rates.insert(format!("{connection}/{name}"), limits);
+        }
+        child(name, &section)
+    };
+    let children: Vec<ChildConfig> = sections.into_iter().filter_map(read).collect();
     (children.len() == count).then_some(children)
 }
 

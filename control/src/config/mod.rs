@@ -4,6 +4,7 @@
 //! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
 //! is the guide, and [`reference`] writes the list of every table and key.
 
+mod audit;
 mod connection;
 mod credentials;
 mod diagnostic;
@@ -16,17 +17,19 @@ mod lints;
 mod options;
 mod pools;
 mod radius;
+mod rates;
 mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
 use portcullis_ike::pools::PoolConfig;
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, RateLimits, TenantId, TrafficSelector};
 use toml_edit::Document;
 use zeroize::Zeroizing;
 
@@ -35,6 +38,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
 
+use crate::events::audit::AuditConfig;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -51,6 +55,10 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// `[audit]`: where it is written who was there.
+    pub audit: Option<AuditConfig>,
+    /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
+    pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
     /// Files that it names, certificates and keys.
@@ -164,19 +172,20 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts } = connections;
+        let connection::Connections { negotiated, shunts, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
+        let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius: None, files })
+        let (shunts, rates, pools, files) = (Vec::new(), BTreeMap::new(), Vec::new(), Vec::new());
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius: None, audit: None, files })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or

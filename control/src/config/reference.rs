@@ -88,6 +88,8 @@ address = "192.0.2.5"
 secret = "0x00112233445566778899aabbccddeeff"
 [radius.dae]
 secret = "0x00112233445566778899aabbccddeeff"
+[audit]
+file = "/var/log/portcullis/audit.jsonl"
 "#;
 
 /// What belongs to files, which are not there when the sample is read.

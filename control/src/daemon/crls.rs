@@ -12,7 +12,9 @@ use std::time::SystemTime;
 use portcullis_ike::auth::ocsp::{Answer, Question};
 use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource, UnixTime};
 
+use crate::api::events::Happened;
 use crate::config::files;
+use crate::events::hub::Hub;
 use fetch::Fetched;
 use ocsp::Answers;
 
@@ -22,6 +24,7 @@ pub(super) struct CrlStore {
     read: Mutex<Read>,
     fetched: Fetched,
     answers: Answers,
+    hub: Arc<Hub>,
 }
 
 #[derive(Default)]
@@ -41,8 +44,19 @@ struct Seen {
 
 impl CrlStore {
     /// The CRLs of `directory`, read when they are first asked for.
-    pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, read: Mutex::default(), fetched: Fetched::default(), answers: Answers::default() }
+    pub(super) fn new(directory: PathBuf, hub: Arc<Hub>) -> Self {
+        let (fetched, answers) = (Fetched::default(), Answers::default());
+        Self { directory, read: Mutex::default(), fetched, answers, hub }
+    }
+
+    /// Tells what was learned anew.
+    fn tell(&self, source: &str, uri: &str, learned: Result<String, String>) {
+        self.hub.publish(|| Happened::Revocation {
+            source: source.to_owned(),
+            uri: uri.to_owned(),
+            answered: learned.is_ok(),
+            detail: learned.unwrap_or_else(|why| why),
+        });
     }
 
     fn look(&self) -> Vec<Seen> {
@@ -70,10 +84,15 @@ impl RevocationSource for CrlStore {
     }
 
     fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
-        Some(self.fetched.get(uri))
+        Some(self.fetched.get(uri, |what| {
+            self.tell("crl", uri, what.as_ref().map(|crl| crl.issuer().to_string()).map_err(String::clone));
+        }))
     }
 
     fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
-        Some(self.answers.get(uri, question, now))
+        Some(self.answers.get(uri, question, now, |answer| {
+            let status = answer.as_ref().map(|answer| format!("{:?}", answer.status).to_lowercase());
+            self.tell("ocsp", uri, status.map_err(String::clone));
+        }))
     }
 }

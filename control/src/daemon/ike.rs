@@ -27,6 +27,7 @@ use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
+use crate::events::{Listeners, sessions};
 use crate::radius::Radius;
 use crate::radius::sessions::{Order, Sessions, Told};
 
@@ -41,6 +42,7 @@ enum Request {
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
     Ping { reply: oneshot::Sender<()> },
+    Stop { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
 }
 
@@ -126,6 +128,11 @@ impl IkeHandle {
         self.ask(|reply| Request::Verdicts { peer, reply }).await
     }
 
+    /// Says of every peer that is still there that it is gone.
+    pub(super) async fn stop(&self) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Stop { reply }).await
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         self.ask(|reply| Request::Ping { reply }).await
@@ -162,6 +169,8 @@ pub(super) struct Shell {
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
     pub(super) radius: Option<Arc<Radius>>,
+    /// Who is told what happens.
+    pub(super) listeners: Listeners,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
@@ -199,11 +208,14 @@ impl Shell {
         }
         let sessions = self.radius.as_ref().map(|radius| {
             let order = handle.orders();
-            Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
+            let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
+            Sessions::start(Arc::clone(radius), traffic, installer, order, Arc::clone(&self.listeners.hub))
         });
         let task = Task {
             radius: self.radius,
             sessions: sessions.as_ref().map(|(told, _)| told.clone()),
+            present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
+            listeners: self.listeners,
             engine,
             sockets: self.sockets,
             installer: self.installer,
@@ -234,6 +246,8 @@ struct Task {
     traffic: Arc<Traffic>,
     radius: Option<Arc<Radius>>,
     sessions: Option<mpsc::UnboundedSender<Told>>,
+    present: sessions::Sessions,
+    listeners: Listeners,
     handshakes: Handshakes,
     leases: Leases,
     tun_addresses: TunAddresses,
@@ -323,6 +337,11 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
+            Request::Stop { reply } => {
+                self.present.stop(&|happening| self.listeners.hear(happening));
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Request::Reconfigure { config, children, reply } => {
                 self.children = children;
                 self.engine.handle_config(Instant::now(), *config);
@@ -442,6 +461,12 @@ impl Task {
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::ChildEstablished { connection, child, .. }
+        | Event::ChildRekeyed { connection, child, .. } = &event
+        {
+            self.traffic.opened(child.spi_in, connection);
+        }
+        self.present.hear(&event, &|happening| self.listeners.hear(happening));
         match event {
             Event::CommandDone { command, result } => {
                 if let Some(reply) = self.waiting.remove(&command) {
@@ -468,7 +493,6 @@ impl Task {
             Event::ChildEstablished { ike, connection, child } => {
                 self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
@@ -478,7 +502,6 @@ impl Task {
             Event::ChildRekeyed { ike, connection, child, replaced } => {
                 self.tell(|| Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"
@@ -535,6 +558,9 @@ impl Task {
                 self.totals.last_failures.insert(connection.clone(), at);
                 *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
                 self.verdicts.push(failure, Instant::now(), at);
+            }
+            Event::Redirected { ike, connection, remote, to, by_us } => {
+                tracing::info!(%connection, ike = ike.0, %remote, %to, by_us, "redirected to another gateway");
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

@@ -249,7 +249,7 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer, 0, &CrlStore::new("/nonexistent".into()));
+        let result = perform(job, &installer, 0, &CrlStore::new("/nonexistent".into(), Arc::default()));
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }

@@ -48,6 +48,9 @@ use reload::InForce;
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
 use crate::config::Config;
+use crate::events::Listeners;
+use crate::events::audit::Audit;
+use crate::events::hub::Hub;
 use crate::explain::flow::FlowReport;
 use crate::metrics::{self, Measured};
 use crate::radius::{Radius, dynamic};
@@ -65,6 +68,7 @@ pub struct Daemon {
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
     traces: Arc<trace::Traces>,
+    listeners: Listeners,
     sandbox: Sandbox,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
@@ -91,6 +95,7 @@ async fn serve(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut rotated = signal(SignalKind::user_defined1())?;
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
@@ -111,15 +116,25 @@ async fn serve(
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
+    let audit = config.audit.as_ref().map(|audit| {
+        let file = audit.file.display();
+        Audit::start(audit).with_context(|| format!("cannot write the audit trail to {file} (audit.file)"))
+    });
+    let audit = audit.transpose()?.map(Arc::new);
+    let listeners = Listeners { hub: Arc::new(Hub::default()), audit };
     let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
     let shell = ike::Shell {
         radius,
+        listeners: listeners.clone(),
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         token_secret: token_secret(&config),
         sockets,
         installer: dataplane.installer(),
-        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
+        crls: Arc::new(crls::CrlStore::new(
+            config.gateway.credentials.x509crl.clone(),
+            Arc::clone(&listeners.hub),
+        )),
         children,
         events: dataplane::watch_events(&dataplane)?,
         paths: dataplane::watch_paths(&dataplane),
@@ -148,6 +163,7 @@ async fn serve(
         ike,
         leases,
         traffic,
+        listeners,
         sandbox,
         stuck: Mutex::default(),
         since: Instant::now(),
@@ -166,6 +182,7 @@ async fn serve(
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => service::reload(&daemon).await,
+            _ = rotated.recv() => daemon.reopen_files(),
         }
     }
     tracing::info!("stopping");
@@ -175,6 +192,9 @@ async fn serve(
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
+    // What they have carried is known while the data plane is there.
+    let _ = tokio::time::timeout(GOODBYE, daemon.ike.stop()).await;
+    daemon.listeners.hub.close();
     for server in servers {
         server.abort();
         let _ = server.await;
@@ -186,6 +206,10 @@ async fn serve(
     for task in sessions_tasks {
         task.abort();
         let _ = task.await;
+    }
+    if let Some(audit) = daemon.listeners.audit.clone() {
+        // It may block for a while.
+        let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
     }
     dataplane::stop(daemon)
 }
@@ -238,25 +262,31 @@ impl Daemon {
         Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
     }
 
+    /// Whether a connection of that name is configured.
+    pub(crate) fn check_connection(&self, name: &str) -> Result<(), Refusal> {
+        let config = self.config();
+        if config.connection(name).is_some() {
+            return Ok(());
+        }
+        let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
+        Err(Refusal::UnknownTarget(format!(
+            "no connection `{name}` is configured (there are: {})",
+            known.collect::<Vec<_>>().join(", ")
+        )))
+    }
+
     /// Whether a connection and child of that name are configured.
     pub fn check_target(&self, target: &Target) -> Result<(), Refusal> {
-        let names = |names: Vec<&str>| names.join(", ");
+        self.check_connection(&target.connection)?;
         let config = self.config();
-        let Some(connection) = config.connection(&target.connection) else {
-            let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
-            return Err(Refusal::UnknownTarget(format!(
-                "no connection `{}` is configured (there are: {})",
-                target.connection,
-                names(known.collect())
-            )));
-        };
+        let Some(connection) = config.connection(&target.connection) else { return Ok(()) };
         match &target.child {
             Some(child) if !connection.children.iter().any(|known| known.name == *child) => {
                 let known = connection.children.iter().map(|child| child.name.as_str());
                 Err(Refusal::UnknownTarget(format!(
                     "connection `{}` has no child `{child}` (it has: {})",
                     target.connection,
-                    names(known.collect())
+                    known.collect::<Vec<_>>().join(", ")
                 )))
             }
             _ => Ok(()),
@@ -266,6 +296,18 @@ impl Daemon {
     /// What did not answer when it was last looked; nothing: all is well. For probes.
     pub(crate) fn stuck(&self) -> Vec<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Files that are only ever added to may have been moved away: they are begun anew.
+    fn reopen_files(&self) {
+        if let Some(audit) = &self.listeners.audit {
+            audit.reopen();
+        }
+    }
+
+    /// Who reads what happens.
+    pub(crate) fn events(&self) -> &Arc<Hub> {
+        &self.listeners.hub
     }
 
     /// Who looks at packets.
@@ -320,6 +362,9 @@ impl Daemon {
             policies: self.dataplane.policy_totals(),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
+            audit: self.listeners.audit.clone(),
+            event_readers: self.listeners.hub.readers(),
+            events_lost: self.listeners.hub.lost(),
             snapshot,
             stats,
         })

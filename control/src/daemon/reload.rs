@@ -7,16 +7,17 @@
 //!
 //! [`Engine::handle_config`]: portcullis_ike::engine::Engine::handle_config
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use portcullis_ike::engine;
-use portcullis_ipsec::{InstallError, Policy, PolicyId, SaInstaller};
+use portcullis_ipsec::{InstallError, Policy, PolicyId, RateLimits, SaInstaller};
 use zeroize::Zeroizing;
 
 use super::ike::Stopping;
 use super::{Children, Daemon, dataplane};
+use crate::api::events::Happened;
 use crate::api::types::Reloaded;
 use crate::config::{Config, ConfigError, Diagnostic, differences};
 
@@ -106,6 +107,22 @@ impl ReloadError {
 impl Daemon {
     /// Puts what is on disk in force, or, with `dry_run`, only says what that would mean.
     pub async fn reload(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+        if !dry_run {
+            // Also if nothing else comes of it.
+            self.reopen_files();
+        }
+        let result = self.put_in_force(dry_run).await;
+        match &result {
+            _ if dry_run => {}
+            Ok(Reloaded { settings, effects, .. }) => self
+                .events()
+                .publish(|| Happened::Reloaded { settings: settings.clone(), effects: effects.clone() }),
+            Err(error) => self.events().publish(|| Happened::ReloadRefused { reason: error.summary() }),
+        }
+        result
+    }
+
+    async fn put_in_force(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let mut in_force = self.in_force.lock().await;
         let (config, _, text) = Config::load_text(&in_force.source).map_err(|error| {
             let hint = denied(&error).then(|| self.sandbox.hint()).flatten();
@@ -121,6 +138,7 @@ impl Daemon {
             effects: effects.iter().map(ToString::to_string).collect(),
         };
         report.effects.extend(shunts(&running.shunts, &config.shunts));
+        report.effects.extend(rates(&running.rates, &config.rates));
         if report.effects.is_empty() && !report.settings.is_empty() {
             report.effects.push("no connection is affected".to_owned());
         }
@@ -140,6 +158,10 @@ impl Daemon {
             in_force.policies.remove(name);
         }
         in_force.policies.extend(added);
+        // Tunnels that come up from here on have the new rates as well.
+        if let Err(error) = self.dataplane.set_rates(config.rates.clone()) {
+            tracing::error!(%error, "rates of tunnels stay as they were");
+        }
         self.ike.reconfigure(config.engine.clone(), in_force.children(&config)).await?;
         for (name, policy) in outdated {
             if let Err(error) = installer.remove_policy(policy) {
@@ -161,6 +183,13 @@ fn shunts(old: &[Policy], new: &[Policy]) -> Vec<String> {
     });
     let removed = old.iter().filter(|policy| find(new, &policy.name).is_none());
     changed.chain(removed.map(|policy| format!("{}: removed", policy.name))).collect()
+}
+
+/// Whose rates are others, a line each. Their SAs stay.
+fn rates(old: &BTreeMap<String, RateLimits>, new: &BTreeMap<String, RateLimits>) -> Vec<String> {
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
+    changed.map(|name| format!("{name}: another rate; its SAs stay")).collect()
 }
 
 /// Installs all, or none.
@@ -191,6 +220,7 @@ fn check_restart(running: &Config, new: &Config, settings: &[String]) -> Result<
         ("gateway", running.gateway != new.gateway),
         ("radius", running.radius != new.radius),
         ("pools", running.pools != new.pools),
+        ("audit", running.audit != new.audit),
     ] {
         if differs {
             let keys = settings.iter().filter(|line| line.starts_with(section));

@@ -5,13 +5,15 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
-use portcullis_ipsec::{Encapsulation, Mode, PolicyAction, PolicyOrigin, SaInstaller, TrafficSelector};
+use portcullis_ipsec::{
+    Encapsulation, Mode, PolicyAction, PolicyOrigin, RateLimit, SaInstaller, TrafficSelector,
+};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
     ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
-    Status, VerdictReport, WorkerStatus,
+    RateStatus, Status, VerdictReport, WorkerStatus,
 };
 use crate::sandbox::Sandbox;
 
@@ -106,18 +108,22 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
     }
 }
 
-fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
-    let mode = match (child.mode, child.endpoints.encapsulation) {
+/// A CHILD SA's mode, as swanctl prints it.
+pub(crate) fn mode(child: &ChildSaStatus) -> &'static str {
+    match (child.mode, child.endpoints.encapsulation) {
         (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
         (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
         (Mode::Transport, Encapsulation::None) => "TRANSPORT",
         (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
-    };
+    }
+}
+
+fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();
     ChildSa {
         name: child.name.clone(),
-        mode: mode.to_owned(),
+        mode: mode(child).to_owned(),
         spi_in: child.spi_in.to_string(),
         spi_out: child.spi_out.to_string(),
         proposal: child.proposal.clone(),
@@ -157,7 +163,14 @@ pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStat
 /// For `portcullis policies`, by name.
 pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
     let list = |ts: &[TrafficSelector]| ts.iter().map(ToString::to_string).collect();
-    let status = |PolicyInfo { entry, counters }: &PolicyInfo| {
+    let rate = |limit: Option<RateLimit>, dropped| {
+        limit.map(|RateLimit { bits_per_second, burst }| RateStatus {
+            bits_per_second: bits_per_second.get(),
+            burst: burst.get(),
+            dropped,
+        })
+    };
+    let status = |PolicyInfo { entry, counters, rates }: &PolicyInfo| {
         let policy = entry.policy();
         let origin = match policy.origin {
             PolicyOrigin::Configured { .. } => "configured",
@@ -181,6 +194,8 @@ pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
             packets_out: counters.packets_out,
             bytes_out: counters.bytes_out,
             dropped: counters.dropped,
+            rate_in: rate(rates.inbound, counters.limited_in),
+            rate_out: rate(rates.outbound, counters.limited_out),
         }
     };
     let mut policies: Vec<PolicyStatus> = policies.iter().map(status).collect();

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_gateway::dataplane::{Hop, Miss, Role, SaWalk, Walk};
+use portcullis_gateway::dataplane::{Hop, Miss, RateWalk, Role, SaWalk, Walk};
 use portcullis_ike::config::StartAction;
 use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub struct FlowReport {
 /// What a stage says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStep {
-    /// `arrival`, `policy`, `sa`, `route`, `neighbour` or `mtu`.
+    /// `arrival`, `policy`, `sa`, `rate`, `route`, `neighbour` or `mtu`.
     pub stage: String,
     /// Whether the packet gets past it.
     pub passes: bool,
@@ -147,7 +147,7 @@ impl Told {
                 };
                 self.step("policy", true, format!("{name} protects it, {origin} ({})", selectors(policy)));
                 match &walk.sa {
-                    Some(sa) => self.through(sa, policy, config),
+                    Some(sa) => self.through(sa, policy, walk.rate_out, config),
                     None => self.no_sa(policy, config),
                 }
             }
@@ -211,6 +211,7 @@ impl Told {
                     true,
                     format!("in clear by {interface} it is dropped (xdp_clear_inbound)"),
                 );
+                self.rate("rate_in", name, walk.rate_in);
                 Some(self.way("its destination", *dst, &walk.to).unwrap_or(("opened", None)))
             }
             Some(policy) if policy.action == PolicyAction::Bypass => {
@@ -303,7 +304,7 @@ impl Told {
         }
     }
 
-    fn through(&mut self, sa: &SaWalk, policy: &Policy, config: &Config) -> End {
+    fn through(&mut self, sa: &SaWalk, policy: &Policy, rate: Option<RateWalk>, config: &Config) -> End {
         let list = |selectors: &[portcullis_ipsec::TrafficSelector]| {
             selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
@@ -318,6 +319,7 @@ impl Told {
             return ("dropped", Some("outside_sa"));
         }
         self.step("sa", true, format!("spi {spi} to {remote}, for {negotiated}"));
+        self.rate("rate_out", &policy.name, rate);
         if let Some(end) = self.way("the peer", remote, &sa.hop) {
             return end;
         }
@@ -331,6 +333,18 @@ impl Told {
             self.step("mtu", true, text);
         }
         ("sealed", None)
+    }
+
+    /// What its tunnel may carry in time, if that is limited.
+    fn rate(&mut self, key: &str, name: &str, rate: Option<RateWalk>) {
+        let Some(RateWalk { limit, dropped }) = rate else { return };
+        let text = match dropped {
+            0 => format!("{key} of {name} is {limit}: nothing was beyond it so far"),
+            _ => {
+                format!("{key} of {name} is {limit}: packets beyond it are dropped ({key}), {dropped} so far")
+            }
+        };
+        self.step("rate", true, text);
     }
 
     /// The way to an address; the end, if there is none.

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::{Radius, Service};
 use super::dynamic::{Demand, Verdict};
 use super::packet::attribute;
+use crate::api::events::Happened;
 use crate::daemon::{Carried, Traffic};
+use crate::events::hub::Hub;
 
 /// What the sessions' task is told.
 #[derive(Debug)]
@@ -65,6 +67,7 @@ pub(crate) struct Sessions {
     traffic: Arc<Traffic>,
     installer: Arc<dyn SaInstaller>,
     order: Order,
+    hub: Arc<Hub>,
     inbox: mpsc::UnboundedSender<Told>,
     /// Makes session names unique over restarts.
     run: u32,
@@ -101,6 +104,7 @@ impl Sessions {
         traffic: Arc<Traffic>,
         installer: Arc<dyn SaInstaller>,
         order: Order,
+        hub: Arc<Hub>,
     ) -> (mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>) {
         let (inbox, told) = mpsc::unbounded_channel();
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
@@ -109,6 +113,7 @@ impl Sessions {
             traffic,
             installer,
             order,
+            hub,
             inbox: inbox.clone(),
             run,
             next: 1,
@@ -253,6 +258,8 @@ impl Sessions {
         if idle >= limit {
             tracing::info!(session = %session.name, ike = session.ike.0, "idle for as long as the AAA server lets it be");
             session.look = None;
+            let detail = format!("without traffic for {} s", limit.as_secs());
+            session.tell(&self.hub, "idle_timeout", detail);
             (self.order)(Command::TerminateSa { ike: session.ike });
         } else {
             let next = now + (limit - idle);
@@ -282,11 +289,13 @@ impl Sessions {
             && let Some(report) = session.waiting.pop_front()
         {
             session.reporting = true;
-            let (radius, inbox) = (Arc::clone(&self.radius), self.inbox.clone());
+            let (radius, inbox, hub) = (Arc::clone(&self.radius), self.inbox.clone(), Arc::clone(&self.hub));
             let name = session.name.clone();
+            let lost = session.action("accounting_lost");
             tokio::spawn(async move {
                 if let Err(why) = radius.ask(Service::Accounting, None, &report).await {
                     tracing::warn!(session = %name, "no server took an accounting report: {why}");
+                    hub.publish(|| lost(why));
                 }
                 // The task may have ended.
                 let _ = inbox.send(Told::Reported(id));
@@ -310,8 +319,14 @@ impl Sessions {
             let ike = session.ike;
             tracing::info!(session = %session.name, ike = ike.0, change = ?demand.change, "an AAA server asks for it");
             match demand.change {
-                None => (self.order)(Command::TerminateSa { ike }),
-                Some(timeout) => (self.order)(Command::LimitSession { ike, timeout }),
+                None => {
+                    session.tell(&self.hub, "disconnect", "the AAA server ends it".to_owned());
+                    (self.order)(Command::TerminateSa { ike });
+                }
+                Some(timeout) => {
+                    session.tell(&self.hub, "session_timeout", format!("{} s are left", timeout.as_secs()));
+                    (self.order)(Command::LimitSession { ike, timeout });
+                }
             }
         }
         Verdict::Done
@@ -319,6 +334,17 @@ impl Sessions {
 }
 
 impl Session {
+    /// What is told of it, but for the details.
+    fn action(&self, action: &'static str) -> impl FnOnce(String) -> Happened + Send + use<> {
+        let (session, user) = (self.name.clone(), self.authorization.eap_id.clone());
+        let ike = self.ike.0;
+        move |detail| Happened::Aaa { session, user, ike, action: action.to_owned(), detail }
+    }
+
+    fn tell(&self, hub: &Hub, action: &'static str, detail: String) {
+        hub.publish(|| self.action(action)(detail));
+    }
+
     fn is_meant(&self, demand: &Demand) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);

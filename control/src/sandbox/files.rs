@@ -41,6 +41,8 @@ pub(super) struct Places {
     admin: PathBuf,
     state: PathBuf,
     pins: PathBuf,
+    /// Of the audit trail.
+    audit: Option<PathBuf>,
 }
 
 impl Places {
@@ -70,6 +72,7 @@ impl Places {
             admin: beside(&gateway.admin_socket),
             state: gateway.state_dir.clone(),
             pins: gateway.pin_dir.clone(),
+            audit: config.audit.as_ref().map(|audit| beside(&audit.file)),
         }
     }
 
@@ -106,6 +109,9 @@ impl Places {
         rules.extend(self.sources.iter().map(|path| (path.clone(), read)));
         rules.push((self.admin.clone(), make_bitflags!(AccessFs::{MakeSock | RemoveFile})));
         rules.push((self.state.clone(), read | files));
+        // The file may be moved away, and is made anew then.
+        let append = make_bitflags!(AccessFs::{WriteFile | MakeReg});
+        rules.extend(self.audit.iter().map(|directory| (directory.clone(), append)));
         rules.push((self.pins.clone(), read | files | make_bitflags!(AccessFs::{MakeDir | RemoveDir})));
         if let Some(parent) = self.pins.parent() {
             // `on_stop = "open"` takes the directory itself away.
@@ -164,6 +170,7 @@ mod tests {
             admin: "/run/portcullis".into(),
             state: "/var/lib/portcullis".into(),
             pins: "/sys/fs/bpf/portcullis".into(),
+            audit: None,
         };
         let mut readable = places.readable();
         readable.sort();

@@ -13,3 +13,4 @@ mod page;
 #[path = "../prometheus/mod.rs"]
 mod prometheus;
 mod quick_start;
+mod walk;

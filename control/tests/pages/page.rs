@@ -9,6 +9,8 @@
 //! sh gateway install    is not run: what it installs is there already
 //! ```
 //!
+//! What only brings a symptom about stands in HTML comments, which are read as the rest is.
+//!
 //! The block `text` that follows is what is printed, whole; `…` stands for any part of a line, and for any number of
 //! lines where it is alone. Without such a block nothing may be printed.
 
@@ -21,6 +23,8 @@ use crate::prometheus::read;
 pub(crate) struct Step {
     /// Where in the page, for error messages: the line of its fence.
     pub(crate) line: usize,
+    /// The heading that it stands below.
+    pub(crate) heading: String,
     /// The machine.
     pub(crate) machine: String,
     /// What becomes of it.
@@ -46,8 +50,12 @@ pub(crate) fn steps(path: &str) -> Result<Vec<Step>> {
 
 fn parse(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
+    let mut heading = "";
     let mut lines = text.lines().enumerate();
     while let Some((number, line)) = lines.next() {
+        if line.starts_with('#') {
+            heading = line.trim_start_matches(['#', ' ']);
+        }
         let Some(info) = line.strip_prefix("```") else { continue };
         let body: String = lines
             .by_ref()
@@ -63,8 +71,8 @@ fn parse(text: &str) -> Vec<Step> {
                     ["install"] => Kind::Install,
                     other => panic!("line {}: {other:?} is no kind of step", number + 1),
                 };
-                let (machine, printed) = (machine.to_owned(), String::new());
-                steps.push(Step { line: number + 1, machine, kind, commands: body, printed });
+                let (heading, machine, printed) = (heading.to_owned(), machine.to_owned(), String::new());
+                steps.push(Step { line: number + 1, heading, machine, kind, commands: body, printed });
             }
             ["text"] => {
                 let step = steps.last_mut().filter(|step| step.printed.is_empty());

@@ -22,11 +22,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
-use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, SaInstaller};
+use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, RateLimits, SaInstaller};
 
 pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
-pub use walk::{Hop, Miss, SaWalk, Walk};
+pub use walk::{Hop, Miss, RateWalk, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
@@ -379,6 +379,11 @@ impl Dataplane {
     /// What all policies of each name have done since the start, also those that are gone: never less than before.
     pub fn policy_totals(&self) -> BTreeMap<String, PolicyCounters> {
         self.installer.policy_totals()
+    }
+
+    /// The rates of policies, by name, from now on: also of tunnels that are up ([`Installer::set_rates`]).
+    pub fn set_rates(&self, rates: BTreeMap<String, RateLimits>) -> Result<(), InstallError> {
+        self.installer.set_rates(rates)
     }
 
     /// Has a worker suffer a fault, for tests.

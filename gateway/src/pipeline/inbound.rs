@@ -11,7 +11,9 @@ use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
 use super::egress::{self, Link, Reach};
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, special, take};
+use super::{
+    BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, police, special, take,
+};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -50,8 +52,8 @@ impl Arrival {
 
 /// How far an arrival has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Worth opening; then opened; then new to the replay window; then unpacked, and to be asked policy about.
+pub(super) enum Verdict {
+    /// Worth opening; then opened; then new to the replay window, and within the rate; then unpacked, and to be asked policy about.
     Good,
     /// Unpacked, and ready to be sent by this port.
     Send(PortIndex),
@@ -200,10 +202,11 @@ fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Ope
     for run in sas.chunk_by(same) {
         let range = first..first + run.len();
         first = range.end;
-        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(arrivals)) = (
+        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(frames), Some(arrivals)) = (
             run.first(),
             sequences.get(range.clone()),
             verdicts.get_mut(range.clone()),
+            arrivals.frames.get(range.clone()),
             arrivals.about.get(range),
         ) else {
             continue;
@@ -214,6 +217,12 @@ fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Ope
             accept_some(sa, sequences, verdicts)
         };
         report_move(context, sa, sequences, verdicts, arrivals);
+        if let Some(limiter) = sa.limiter() {
+            let outer = arrivals.iter().map(|Arrival { outer, .. }| outer);
+            let packets = frames.iter().zip(outer).zip(verdicts);
+            let packets = packets.map(|((frame, outer), verdict)| (frame, outer, verdict));
+            police::inbound(context, limiter, sa, packets);
+        }
     }
     WorkerCounters::add(&context.counters.opened, opened);
 }

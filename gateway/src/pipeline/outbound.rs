@@ -11,7 +11,8 @@ use portcullis_ipsec::PolicyAction;
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
 use super::{
-    BATCH, Clear, Context, Handed, Origin, Packets, PolicyTally, Straight, cut, take, trapped, trouble,
+    BATCH, Clear, Context, Handed, Origin, Packets, PolicyTally, Straight, cut, police, take, trapped,
+    trouble,
 };
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
@@ -45,7 +46,7 @@ pub(super) struct Run<'a> {
 
 /// What becomes of a packet. Small: every packet has one, written and read a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// Sealed, with the run of that number.
     Seal {
         run: u8,
@@ -92,9 +93,10 @@ type Fates = ArrayVec<Fate, BATCH>;
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
     let batch = packets.frames.len().min(BATCH);
     let (mut wanted, mut fates) = (Wanted::new(), Fates::new());
-    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut wanted, &mut fates);
+    let about = packets.about.get(..batch).unwrap_or_default();
+    choose(context, about, &mut wanted, &mut fates);
     let mut runs = Runs::new();
-    begin(context, &wanted, &mut runs);
+    begin(context, about, &wanted, &mut fates, &mut runs);
     let straight = seal(context, packets, &mut runs, &mut fates);
     if let Some(port) = straight.whole(batch) {
         take(&mut packets.frames, batch, context.out.transmit.of(port));
@@ -211,13 +213,19 @@ fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
 
 /// Finds the SAs, and out where the packets of each go.
 #[inline(always)]
-fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
+fn begin<'a>(
+    context: &mut Context<'a>,
+    packets: &[Clear],
+    wanted: &Wanted,
+    fates: &mut Fates,
+    runs: &mut Runs<'a>,
+) {
     let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
     for (reference, _) in wanted {
         let sa = context.shared.sas.outbound(&context.guard, *reference);
         sas.push(sa.inspect(|sa| sa.prefetch()));
     }
-    for ((reference, packets), sa) in wanted.iter().zip(&sas) {
+    for (number, ((reference, count), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
         runs.push(match sa.map(|sa| (sa, sa.owner(context.worker))) {
             Some((sa, owner)) if owner == context.worker => {
                 Run::new(context, sa, *reference).map_err(Halt::Dropped)
@@ -226,7 +234,11 @@ fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
             None => Err(Halt::Dropped(DropReason::NoSa)),
         });
         if let Some(Ok(run)) = runs.last_mut() {
-            run.number(*packets, &context.shared.events);
+            let count = match run.sa.limiter() {
+                None => *count,
+                Some(limiter) => police::outbound(context, limiter, (run, number), packets, fates, *count),
+            };
+            run.number(count, &context.shared.events);
         }
     }
 }

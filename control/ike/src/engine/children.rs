@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{InstallError, PolicyId, Spi, TunnelEndpoints};
 
-use super::api::{Activation, ChildSaStatus, Event, JobId, JobResult, PolicyRef};
+use super::api::{Activation, ChildSaStatus, JobId, JobResult, PolicyRef};
 use super::context::{Context, Effect};
 use super::lifetime::Schedule;
 use super::sa::Base;
@@ -187,12 +187,7 @@ impl Base {
             // Its own, if it had one.
             other.successor = child.successor;
         }
-        cx.event(Event::ChildClosed {
-            connection: cx.connection_name(self.connection),
-            child: child.status.name.clone(),
-            pair,
-            reason: reason.to_owned(),
-        });
+        cx.child_closed(self.connection, &child.status.name, pair, reason);
         if !self.children.iter().any(|other| other.config == child.config) {
             cx.effects.push_back(Effect::ChildDown {
                 connection: self.connection,

@@ -406,6 +406,22 @@ impl Context {
         self.events.push_back(event);
     }
 
+    /// Says that a CHILD SA is gone.
+    pub(super) fn child_closed(&mut self, connection: usize, child: &str, pair: Spi, reason: &str) {
+        self.event(Event::ChildClosed {
+            connection: self.connection_name(connection),
+            child: child.to_owned(),
+            pair,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Says that one end sends the other elsewhere.
+    pub(super) fn redirected(&mut self, base: &Base, to: IpAddr, by_us: bool) {
+        let connection = self.connection_name(base.connection);
+        self.event(Event::Redirected { ike: base.id, connection, remote: base.remote, to, by_us });
+    }
+
     /// Registers a command that ends when `ends` goals have ended.
     pub(super) fn begin_command(&mut self, id: CommandId, ends: usize) {
         if ends == 0 {

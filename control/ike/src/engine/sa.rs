@@ -57,7 +57,7 @@ use super::mobike::Mobility;
 use super::redirect::Redirect;
 use super::resumption::Session;
 use super::resumption::initiator::AwaitingResumption;
-use crate::auth::Authorization;
+use crate::auth::{Authorization, Proven};
 use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
@@ -125,6 +125,7 @@ impl Estate {
         for child in self.children {
             let pair = child.status.spi_in;
             cx.index.forget_pair(pair);
+            cx.child_closed(self.connection, &child.status.name, pair, "its IKE SA is gone");
             cx.remove_child(owner, pair, child.policy());
         }
         let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
@@ -177,6 +178,8 @@ pub(super) struct Base {
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
+    /// What the peer has proved its identity with.
+    pub(super) proven: Option<Proven>,
     /// What the peer may have, from whoever authenticated it.
     pub(super) authorization: Authorization,
     /// When both ends were authenticated.
@@ -263,6 +266,7 @@ impl Base {
             suite: None,
             local_id: None,
             remote_id: None,
+            proven: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
@@ -757,6 +761,7 @@ impl Base {
             remote: self.remote,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            proven: self.proven.clone(),
             authorization: self.authorization.clone(),
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,

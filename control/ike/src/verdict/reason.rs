@@ -169,6 +169,12 @@ impl Reason {
         format!("docs/reasons/{}.md", self.code())
     }
 
+    /// Whether it is about who is who, and how that was proved.
+    pub fn is_about_authentication(self) -> bool {
+        // In the order above.
+        (Self::IdUnexpected..=Self::AaaNoKey).contains(&self)
+    }
+
     /// Whether it is news of an SA: not so for a command that named something that is not there.
     pub fn is_about_an_exchange(self) -> bool {
         !matches!(

@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("radius", Absent, "AAA servers"),
+            key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
     },
     Table {
@@ -408,6 +409,22 @@ pub(super) const TABLES: &[Table] = &[
                 r#"the segment size that TCP announces through the tunnel, either way, is lowered to this many octets (88 to 65495) or, with `"mtu"`, to what the tunnel takes"#,
             ),
             key(
+                "rate_out",
+                Absent,
+                "how much goes into each tunnel of the child, in bits of inner packets; see [the guide](configuration.md#rates)",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, at least 16384"),
+                "octets that may go at once after a pause",
+            ),
+            key("rate_in", Absent, "how much comes out of each tunnel of the child, likewise"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, at least 16384"),
+                "octets that may come at once after a pause",
+            ),
+            key(
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
@@ -532,6 +549,22 @@ pub(super) const TABLES: &[Table] = &[
             key("secret", Required, "the secret that we share with those who ask"),
             key("listen", Is(r#""0.0.0.0""#), "our address"),
             key("port", Is("3799"), "our UDP port"),
+        ],
+    },
+    Table {
+        path: "audit",
+        about: "The audit trail: a JSON object a line for each session's start and end, and for each failed authentication; see [the page](audit.md).",
+        keys: &[
+            key(
+                "file",
+                Required,
+                "where the lines go; its directory has to be there, and the daemon's user may write in it. Opened anew by a reload and by SIGUSR1",
+            ),
+            key(
+                "failures_per_second",
+                Is("10"),
+                "failed authentications that are written, at most; the others are counted; `0`: none",
+            ),
         ],
     },
 ];

@@ -13,7 +13,7 @@ use super::eap_initiator::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
+use crate::auth::{Proven, SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -334,7 +334,10 @@ impl AwaitingAuthResponse {
             self.channel.unmix();
         }
         match self.authenticate(cx, base, &found, &payloads) {
-            Ok(None) => self.proceed(cx, base, now, payloads),
+            Ok(None) => {
+                let proven = if base.resumed.is_some() { Proven::Resumed } else { Proven::Psk };
+                self.proceed(cx, base, now, proven, payloads)
+            }
             Ok(Some(request)) => {
                 let job = cx.verify_peer(base.id, request);
                 Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
@@ -349,7 +352,15 @@ impl AwaitingAuthResponse {
     }
 
     /// The peer is who it says it is. We may still have to prove who we are.
-    fn proceed(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: Vec<Payload>) -> Next {
+    fn proceed(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        proven: Proven,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        base.proven = Some(proven);
         let found = AuthPayloads::parse(&payloads);
         base.remote_id = found.id_r.map(|id| id.identity.clone());
         match cx.connection(base.connection).map(connections::local_method) {
@@ -379,6 +390,7 @@ impl AwaitingAuthResponse {
             }
             return Ok(match base.redirected(cx, now, &target) {
                 Ok(redirect) => {
+                    cx.redirected(base, redirect.to, false);
                     let goals = base.goal.take().into_iter().chain(base.goals.drain(..)).collect();
                     let connection = base.connection;
                     cx.effects.push_back(Effect::Follow { connection, goals, redirect });
@@ -513,8 +525,8 @@ impl VerifyingResponder {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
-                self.awaiting.proceed(cx, base, now, self.payloads)
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.awaiting.proceed(cx, base, now, proven, self.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
                 let failure = base.about(cx).peer_rejected(&rejection);

@@ -8,9 +8,8 @@ use std::time::Instant;
 use super::eap_responder::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
-use crate::auth::Authorization;
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -357,12 +356,13 @@ impl AwaitingAuthRequest {
         base.keep_tokens(payloads);
         answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
-        let Identified { connection, local_id, remote_id, authorization } = identified;
+        let Identified { connection, local_id, remote_id, proven, authorization } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         base.connection = connection;
         base.local_id = Some(local_id);
         base.remote_id = Some(remote_id.clone());
+        base.proven = proven;
         base.authorization = authorization;
         let identities = base.identities();
         let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
@@ -472,7 +472,8 @@ impl AwaitingAuthRequest {
         let local_id = connections::local_identity(connection, local_ip);
         let authorization = Authorization::default();
         let remote_id = peer.clone();
-        let identified = Identified { connection: index, local_id, remote_id, authorization };
+        let mut identified =
+            Identified { connection: index, local_id, remote_id, proven: None, authorization };
         if connection.ppk.required && !self.channel.is_mixed() {
             return refused(about.ppk_not_used());
         }
@@ -488,6 +489,7 @@ impl AwaitingAuthRequest {
                         false => about.shared_key_mismatch(&key.name, local_id, peer),
                     });
                 }
+                identified.proven = Some(Proven::Psk);
                 Ok((identified, None))
             }
             (RemoteMethod::Pubkey(trust), Some((method, data))) if is_signature(method) => {
@@ -495,7 +497,11 @@ impl AwaitingAuthRequest {
                 let request = verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads);
                 Ok((identified, Some(request)))
             }
-            (RemoteMethod::Eap { .. }, None) => Ok((identified, None)),
+            (RemoteMethod::Eap { method, .. }, None) => {
+                // As it will be, or there will be no IKE SA.
+                identified.proven = Some(Proven::Eap(*method));
+                Ok((identified, None))
+            }
             (wanted, found) => {
                 let method = method_name(found.map(|(method, _)| method));
                 refused(about.other_auth_method(&method, wanted))
@@ -543,6 +549,7 @@ pub(in crate::engine) struct Identified {
     pub(in crate::engine) connection: usize,
     pub(in crate::engine) local_id: Identity,
     pub(in crate::engine) remote_id: Identity,
+    pub(in crate::engine) proven: Option<Proven>,
     pub(in crate::engine) authorization: Authorization,
 }
 
@@ -565,7 +572,8 @@ impl VerifyingInitiator {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.identified.proven = Some(proven);
                 self.request.prove(cx, base, now, self.identified, self.attempt.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {

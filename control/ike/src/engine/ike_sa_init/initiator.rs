@@ -274,7 +274,9 @@ impl AwaitingInitResponse {
         match (base.redirected(cx, now, target), cx.connection(base.connection)) {
             (Ok(redirect), Some(connection)) => {
                 let port = cx.config.port;
-                base.local = local_towards(connection, redirect.to, port);
+                let local = local_towards(connection, redirect.to, port);
+                cx.redirected(base, redirect.to, false);
+                base.local = local;
                 base.remote = SocketAddr::new(redirect.to, port);
                 base.redirect = Some(redirect);
                 base.spi_i = cx.fresh_spi();

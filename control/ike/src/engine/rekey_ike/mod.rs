@@ -77,6 +77,7 @@ fn successor(
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
+    base.proven = old.proven.clone();
     base.authorization = old.authorization.clone();
     base.established = Some(now);
     base.authentication = old.authentication;

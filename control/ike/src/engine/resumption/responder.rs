@@ -7,8 +7,8 @@ use std::time::Instant;
 use subtle::ConstantTimeEq as _;
 
 use super::{Session, auth, tickets};
-use crate::auth::Authorization;
 use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::{Authorization, Proven};
 use crate::crypto::{KdfInput, derive_resumed_ike_keys};
 use crate::engine::Engine;
 use crate::engine::IkeSa;
@@ -135,6 +135,7 @@ pub(in crate::engine) fn judge(
         connection: session.connection,
         local_id: session.id_r.clone(),
         remote_id: id.identity.clone(),
+        proven: Some(Proven::Resumed),
         authorization: Authorization::default(),
     })
 }

@@ -515,6 +515,7 @@ impl World {
             Event::AddressesReleased { addresses, .. } => format!("takes {addresses:?} back"),
             Event::AddressesAcquired { addresses, .. } => format!("has {addresses:?}"),
             Event::AddressesLost { addresses, .. } => format!("has {addresses:?} no more"),
+            Event::Redirected { to, by_us, .. } => format!("redirected to {to} (by us: {by_us})"),
             Event::Rejected { label, .. } => format!("rejected: {label}"),
         };
         self.note(end, what);
