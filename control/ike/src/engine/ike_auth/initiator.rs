@@ -431,6 +431,7 @@ impl AwaitingAuthResponse {
         let about = base.about(cx);
         let local = cx.connection(base.connection).map(connections::local_method);
         match (notify_type, &base.local_id) {
+            (notify::AUTHENTICATION_FAILED, Some(id)) if base.resumed.is_some() => about.not_let_resume(id),
             (notify::AUTHENTICATION_FAILED, _) if matches!(local, Some(LocalMethod::Eap { .. })) => {
                 about.refused_before_eap()
             }

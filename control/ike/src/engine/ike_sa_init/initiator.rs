@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, error_notification,
-    nat, notification, notifications,
+    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, answers,
+    error_notification, nat, notification, notifications,
 };
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -170,13 +170,7 @@ impl AwaitingInitResponse {
         inbound: &Inbound<'_>,
     ) -> Next {
         let found = inbound.header();
-        let expected = found.exchange == ExchangeType::IkeSaInit
-            && found.response
-            && !found.initiator
-            && found.message_id == 0
-            && found.spi_i == base.spi_i
-            && inbound.received.encrypted.is_none();
-        if !expected {
+        if !answers(base, inbound, ExchangeType::IkeSaInit) {
             return Ok(State::AwaitingInitResponse(self));
         }
         let payloads = &inbound.received.message.payloads;

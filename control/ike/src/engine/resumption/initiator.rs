@@ -11,7 +11,8 @@ use crate::engine::context::Context;
 use crate::engine::ike_auth::{self, SignatureSupport};
 use crate::engine::ike_sa_init::initiator::{MAX_COOKIES, float};
 use crate::engine::ike_sa_init::{
-    self, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, data_of, nat, notification,
+    self, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, answers, data_of, nat,
+    notification,
 };
 use crate::engine::mobike;
 use crate::engine::sa::{Base, Inbound, Next, Role, State};
@@ -71,13 +72,7 @@ impl AwaitingResumption {
         inbound: &Inbound<'_>,
     ) -> Next {
         let found = inbound.header();
-        let expected = found.exchange == ExchangeType::IkeSessionResume
-            && found.response
-            && !found.initiator
-            && found.message_id == 0
-            && found.spi_i == base.spi_i
-            && inbound.received.encrypted.is_none();
-        if !expected {
+        if !answers(base, inbound, ExchangeType::IkeSessionResume) {
             return Ok(State::AwaitingResumption(self));
         }
         let payloads = &inbound.received.message.payloads;

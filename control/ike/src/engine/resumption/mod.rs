@@ -25,6 +25,9 @@ use crate::engine::connections;
 use crate::message::{IdPayload, Payload, notify};
 use crate::proposal::IkeSuite;
 
+/// A longer ticket would not go into one datagram on most paths, and IKE_SESSION_RESUME goes in no more.
+const LONGEST_TICKET: usize = 1024;
+
 /// What is known of an IKE SA that may be resumed, or is.
 #[derive(Debug, Clone)]
 pub(super) struct Session {
@@ -109,7 +112,8 @@ impl Base {
         payloads: &[Payload],
     ) {
         let found = data_of(payloads, notify::TICKET_LT_OPAQUE).and_then(|data| data.split_at_checked(4));
-        let Some((seconds, ticket)) = found.filter(|_| ask(cx, self).is_some()) else { return };
+        let fits = |(_, ticket): &(&[u8], &[u8])| (1..=LONGEST_TICKET).contains(&ticket.len());
+        let Some((seconds, ticket)) = found.filter(fits).filter(|_| ask(cx, self).is_some()) else { return };
         let seconds = seconds.try_into().map_or(0, u32::from_be_bytes);
         let (Some(id_i), Some(id_r)) = (self.local_id.clone(), self.remote_id.clone()) else { return };
         let Some(expires) = now.checked_add(Duration::from_secs(seconds.into())) else { return };

@@ -44,7 +44,7 @@ impl Tickets {
     }
 
     /// Whether it was used. From now on it was.
-    pub(super) fn use_up(&mut self, ticket: &[u8]) -> bool {
+    pub(in crate::engine) fn use_up(&mut self, ticket: &[u8]) -> bool {
         let number = ticket.first_chunk().map_or(0, |number| u32::from_be_bytes(*number));
         let key = self.keys.iter_mut().find(|key| key.number == number);
         key.is_none_or(|key| !key.used.insert(digest(ticket)))

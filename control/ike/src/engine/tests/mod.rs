@@ -37,4 +37,5 @@ mod rekey_ike;
 mod replacement;
 mod resumption;
 mod storm;
+mod window;
 mod world;

@@ -39,6 +39,16 @@ fn loses_and_returns(world: &mut World) {
     world.run(1);
 }
 
+/// A has come back with its ticket, while B still hears nothing.
+fn shows_its_ticket() -> World {
+    let mut world = world();
+    world.ends[B].dead = true;
+    world.run_until(200, "A shows its ticket", |world| {
+        world.messages(A).iter().any(|octets| octets[18] == 38)
+    });
+    world
+}
+
 /// How often A has begun each exchange that is answered in clear, and the types of the notifications of B's answers to
 /// IKE_SESSION_RESUME.
 fn begun(world: &World) -> (usize, usize, Vec<u16>) {
@@ -158,11 +168,7 @@ fn a_ticket_is_good_once() {
 /// Whoever has seen a ticket go by can show it, and keeps nobody out.
 #[test]
 fn a_ticket_alone_is_worth_nothing_and_who_has_seen_it_does_not_use_it_up() {
-    let mut world = world();
-    world.ends[B].dead = true;
-    world.run_until(200, "A shows its ticket", |world| {
-        world.messages(A).iter().any(|octets| octets[18] == 38)
-    });
+    let mut world = shows_its_ticket();
     world.wire.clear();
     world.ends[B].dead = false;
     let stolen = first_request(&world, ExchangeType::IkeSessionResume);
@@ -176,13 +182,28 @@ fn a_ticket_alone_is_worth_nothing_and_who_has_seen_it_does_not_use_it_up() {
     assert_eq!(world.ends[B].engine.half_open(), 0);
 }
 
+/// Of two who show it at once, the first that proves itself has it; the other is told no, and begins in full.
+#[test]
+fn a_client_whose_ticket_was_used_meanwhile_begins_in_full() {
+    let mut world = shows_its_ticket();
+    world.ends[B].dead = false;
+    world.run_until(60, "A goes on to IKE_AUTH", |world| {
+        world.messages(A).last().is_some_and(|octets| octets[18] == 35 && octets[23] == 1)
+            && begun(world).1 == 1
+    });
+    let ticket =
+        world.ends[B].engine.sas.values().find_map(|sa| Some(sa.base.resumed.as_ref()?.ticket.clone()));
+    assert!(!world.ends[B].engine.cx.tickets.use_up(&ticket.unwrap()));
+    world.run(30);
+    assert!(world.up(), "{}", world.report());
+    assert_eq!((begun(&world).0, begun(&world).1), (2, 1));
+    assert_eq!(world.failures(B), ["NOT_RESUMED"]);
+    assert_eq!(world.failures(A), ["PEER_SILENT", "NOT_RESUMED"]);
+}
+
 #[test]
 fn what_is_no_ticket_of_ours_is_refused_without_a_trace() {
-    let mut world = world();
-    world.ends[B].dead = true;
-    world.run_until(200, "A shows its ticket", |world| {
-        world.messages(A).iter().any(|octets| octets[18] == 38)
-    });
+    let mut world = shows_its_ticket();
     world.wire.clear();
     world.ends[B].dead = false;
     let request = first_request(&world, ExchangeType::IkeSessionResume);
