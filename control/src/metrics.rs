@@ -195,10 +195,7 @@ impl Measured {
         );
         for connection in &self.config.engine.connections {
             let methods = connection.local.iter().map(|round| &round.auth);
-            let credentials = methods.flat_map(|method| match method {
-                LocalMethod::Psk | LocalMethod::Eap { .. } => [].as_slice(),
-                LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
-            });
+            let credentials = methods.flat_map(LocalMethod::credentials);
             let first =
                 credentials.filter_map(|credential| Some(credential.certificate()?.not_after().0)).min();
             if let Some(end) = first {

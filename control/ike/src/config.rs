@@ -39,13 +39,28 @@ pub enum LocalMethod {
         /// Keys and signatures that may be used.
         constraint: Constraint,
     },
-    /// EAP, as its client (RFC 7296 §2.16). Only an initiator can.
+    /// EAP, as its client (RFC 7296 §2.16). Only an initiator can; a responder is proven by EAP where that proves both ends
+    /// (RFC 5998).
     Eap {
         /// The method.
         method: ClientMethod,
         /// Who we are in EAP; `None`: who we are in IKE.
         eap_id: Option<String>,
+        /// Whom the certificate of EAP's server has to be for; `None`: the gateway.
+        aaa_id: Option<IdentityMatch>,
+        /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
+        credentials: Vec<Arc<Credential>>,
     },
+}
+
+impl LocalMethod {
+    /// Keys of ours that it may sign with.
+    pub fn credentials(&self) -> &[Arc<Credential>] {
+        match self {
+            Self::Psk => &[],
+            Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
+        }
+    }
 }
 
 /// How the peer must prove who it is.
@@ -61,7 +76,19 @@ pub enum RemoteMethod {
         method: ServerMethod,
         /// Whom the peer's answer to EAP-Identity must name; `None`: it is not asked, and is who it is in IKE.
         eap_id: Option<IdentityMatch>,
+        /// Of methods over TLS: whose certificates are accepted.
+        trust: Arc<Trust>,
     },
+}
+
+impl RemoteMethod {
+    /// Whose certificates it accepts.
+    pub fn trust(&self) -> Option<&Arc<Trust>> {
+        match self {
+            Self::Psk => None,
+            Self::Pubkey(trust) | Self::Eap { trust, .. } => Some(trust),
+        }
+    }
 }
 
 /// How we authenticate ourselves.

@@ -40,8 +40,7 @@ const LATER_CONNECTION: &[&str] = &[
     "cacerts",
     "ocsp",
 ];
-const LATER_AUTH: &[&str] =
-    &["round", "cert", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
+const LATER_AUTH: &[&str] = &["round", "cert", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
@@ -388,9 +387,16 @@ enum Auth<'a> {
 fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     let auth = auth(section, &["certs", "pubkeys"]);
     let id = identity::<Identity>(section);
+    if section.has("aaa_id") && !matches!(&auth, Some(Auth::Eap(auth)) if eap::uses_tls(auth)) {
+        section.error(
+            section.span(),
+            "aaa_id",
+            "belongs to EAP methods over TLS (expected `auth = \"eap-tls\"`)",
+        );
+    }
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
-        Auth::Eap(auth) => eap::local(section, auth),
+        Auth::Eap(auth) => eap::local(section, auth, store, id.as_ref().ok()?.as_ref()),
         // The identity is compared with the certificate, so it has to be read first.
         Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
     };
@@ -403,7 +409,7 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
-        Auth::Eap(auth) => eap::remote(section, auth),
+        Auth::Eap(auth) => eap::remote(section, auth, store, id.as_ref().ok()?),
         Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
     };
     section.finish(LATER_AUTH);
@@ -412,14 +418,15 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
 
 /// `auth`, and whether keys that belong to public keys stand beside it.
 fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<'a>> {
-    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", or \"eap-mschapv2\"";
+    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", \"eap-mschapv2\" or \"eap-tls\"";
     const OTHERS: [&str; 4] = ["xauth", "any", "null", "psk-"];
     let Some(text) = section.string("auth", EXPECTED) else {
         section.missing("auth", EXPECTED);
         return None;
     };
     let is_eap = text.value == "eap" || text.value.starts_with("eap-");
-    if text.value == "psk" || is_eap {
+    let uses_tls = eap::uses_tls(text.value);
+    if text.value == "psk" || is_eap && !uses_tls {
         for key in with_pubkey.iter().filter(|key| section.has(key)) {
             let message = format!("belongs to public keys, but `auth` is \"{}\"", text.value);
             section.error(text.span.clone(), key, message);

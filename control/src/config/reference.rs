@@ -100,8 +100,8 @@ file = "gw.pem"
 local = { auth = "pubkey", certs = "gw.pem", pubkeys = "gw.pub" }
 remote = { auth = "pubkey", certs = "gw.pem", cacerts = "ca.pem", pubkeys = "gw.pub" }
 [connections.users]
-local = { auth = "eap-mschapv2" }
-remote = { auth = "eap-mschapv2" }
+local = { auth = "eap-tls", certs = "gw.pem" }
+remote = { auth = "eap-tls", cacerts = "ca.pem" }
 "#;
 
 /// Whether a key of a table is described, without which the reader does not take it.

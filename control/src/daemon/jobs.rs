@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use portcullis_ike::auth::eap::AaaAnswer;
+use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
@@ -16,7 +16,12 @@ use rand_core::SeedableRng;
 use super::crls::CrlStore;
 
 /// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
-pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crls: &CrlStore) -> JobResult {
+pub(super) fn perform(
+    job: Job,
+    installer: &Arc<dyn SaInstaller>,
+    mark: u32,
+    crls: &Arc<CrlStore>,
+) -> JobResult {
     match job {
         Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
         Job::GenerateKe { method, peer_public, seed } => {
@@ -28,8 +33,11 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
-        Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls)),
-        Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
+        Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls.as_ref())),
+        Job::EapTurn(turn) => {
+            let source: SharedSource = Arc::clone(crls) as _;
+            JobResult::EapTurned(Box::new(turn.take(&Circumstances { now: now(), source })))
+        }
         // Where there is one, it was asked before it came to this.
         Job::AskAaa(_) => {
             let why = "no AAA server is configured ([[radius.servers]])".to_owned();
@@ -249,7 +257,8 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer, 0, &CrlStore::new("/nonexistent".into(), Arc::default()));
+        let crls = Arc::new(CrlStore::new("/nonexistent".into(), Arc::default()));
+        let result = perform(job, &installer, 0, &crls);
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::context::Context;
+use crate::auth::eap::TlsSettings;
 use crate::config::{
     AddressMatch, ConnectionConfig, Identity, IdentityMatch, LocalMethod, RemoteMethod, SharedKey,
 };
@@ -48,12 +49,9 @@ pub(super) fn address_identity(addr: IpAddr) -> Identity {
 /// Who we are on a connection: what is configured, the subject of our certificate, or our address.
 pub(super) fn local_identity(connection: &ConnectionConfig, local: IpAddr) -> Identity {
     let auth = connection.local.first();
-    let subject = || match auth.map(|auth| &auth.auth) {
-        Some(LocalMethod::Pubkey { credentials, .. }) => {
-            let subject = credentials.first()?.certificate()?.subject();
-            (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
-        }
-        _ => None,
+    let subject = || {
+        let subject = auth?.auth.credentials().first()?.certificate()?.subject();
+        (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
     };
     auth.and_then(|auth| auth.id.clone()).or_else(subject).unwrap_or_else(|| address_identity(local))
 }
@@ -66,6 +64,20 @@ pub(super) fn remote_method(connection: &ConnectionConfig) -> &RemoteMethod {
 /// How we authenticate ourselves on a connection.
 pub(super) fn local_method(connection: &ConnectionConfig) -> &LocalMethod {
     connection.local.first().map_or(&LocalMethod::Psk, |auth| &auth.auth)
+}
+
+/// Whether EAP has to prove both ends, without a signature of the responder's (RFC 5998).
+pub(super) fn is_eap_only(connection: &ConnectionConfig) -> bool {
+    matches!(local_method(connection), LocalMethod::Eap { .. })
+        && matches!(remote_method(connection), RemoteMethod::Eap { .. })
+}
+
+/// What EAP methods over TLS need on a connection.
+pub(super) fn tls_settings(connection: &ConnectionConfig) -> TlsSettings {
+    TlsSettings {
+        credentials: local_method(connection).credentials().to_vec(),
+        trust: remote_method(connection).trust().cloned().unwrap_or_default(),
+    }
 }
 
 /// Whom a connection expects.

@@ -66,6 +66,7 @@ mod selectors;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transitions;
 mod upkeep;
 
 use std::collections::HashMap;
@@ -95,6 +96,7 @@ use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
 use timers::Timers;
+use transitions::{Cause, Position};
 use upkeep::Upkeep;
 
 /// The engine. One thread owns it.
@@ -196,7 +198,7 @@ impl Engine {
         let Some((owner, leaves)) = self.cx.job_done(id) else { return };
         let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
-            self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
+            self.step_on(Cause::Job, now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
         } else {
             done.discard(&mut self.cx, owner);
         }
@@ -207,7 +209,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(owner) = self.timers.expire(now) {
             match owner {
-                Owner::Ike(id) => self.step(now, id, |state, cx, base| state.handle_timeout(cx, base, now)),
+                Owner::Ike(id) => {
+                    self.step_on(Cause::Timeout, now, id, |state, cx, base| {
+                        state.handle_timeout(cx, base, now)
+                    });
+                }
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
                         self.bring_up(
@@ -318,7 +324,10 @@ impl Engine {
         let header = inbound.header();
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
         match self.cx.index.by_spi(&own_spi) {
-            Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
+            Some(id) => {
+                let cause = Cause::of(header);
+                self.step_on(cause, now, id, |state, cx, base| state.handle_message(cx, base, now, inbound));
+            }
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
                     send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
@@ -383,11 +392,24 @@ impl Engine {
         self.cx.event(Event::Rejected { remote, label, detail });
     }
 
-    /// Lets one IKE SA take a step, and puts what it became in its place.
+    /// Lets one IKE SA take a step that we have decided on.
     fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
+        self.step_on(Cause::Decision, now, id, step);
+    }
+
+    /// Lets one IKE SA take a step, and puts what it became in its place.
+    fn step_on(
+        &mut self,
+        cause: Cause,
+        now: Instant,
+        id: IkeSaId,
+        step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
+    ) {
         let Some(IkeSa { mut base, state, init_key, keys }) = self.sas.remove(&id) else { return };
+        let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
+                from.took(cause, Position::of(&state));
                 let init_key = init_key.filter(|key| {
                     let half_open = state.half_open();
                     if !half_open {
@@ -398,6 +420,7 @@ impl Engine {
                 self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
+                from.took(cause, Position::CLOSED);
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }

@@ -577,6 +577,38 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What it is called in [`super::transitions`].
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::FindingSource(_) => "FindingSource",
+            Self::GeneratingKe(_) => "GeneratingKe",
+            Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::AwaitingResumption(_) => "AwaitingResumption",
+            Self::DerivingKeys(_) => "DerivingKeys",
+            Self::Exchanging(state) => state.name(),
+            Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
+            Self::SigningRequest(_) => "SigningRequest",
+            Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
+            Self::VerifyingResponder(_) => "VerifyingResponder",
+            Self::AnsweringEap(_) => "AnsweringEap",
+            Self::AwaitingEapRequest(_) => "AwaitingEapRequest",
+            Self::AwaitingLastAuthResponse(_) => "AwaitingLastAuthResponse",
+            Self::Answering(_) => "Answering",
+            Self::AwaitingFirstAuth(_) => "AwaitingFirstAuth",
+            Self::DerivingForAuth(_) => "DerivingForAuth",
+            Self::AwaitingAuthRequest(_) => "AwaitingAuthRequest",
+            Self::AnsweringIntermediate(state) => state.name(),
+            Self::VerifyingInitiator(_) => "VerifyingInitiator",
+            Self::SigningResponse(_) => "SigningResponse",
+            Self::TurningEap(_) => "TurningEap",
+            Self::AskingAaa(_) => "AskingAaa",
+            Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
+            Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::Established(_) => "Established",
+            Self::Deleting(_) => "Deleting",
+        }
+    }
+
     pub(super) fn handle_message(
         self,
         cx: &mut Context,

@@ -116,6 +116,8 @@ reasons! {
     EapMethodMismatch, "EAP_METHOD_MISMATCH", Configuration, "no EAP method in common";
     EapRefused, "EAP_REFUSED", Configuration, "the peer refused us as a user";
     EapServerNotProven, "EAP_SERVER_NOT_PROVEN", Peer, "the server of EAP does not know the user's password";
+    EapTlsMismatch, "EAP_TLS_MISMATCH", Configuration, "no TLS version, cipher suite or signature in common for EAP";
+    EapTlsAlert, "EAP_TLS_ALERT", Configuration, "the peer broke TLS off inside EAP, with an alert that says why";
     EapGivenUp, "EAP_GIVEN_UP", Peer, "the peer broke EAP off";
     EapKeyMismatch, "EAP_KEY_MISMATCH", Peer, "the peer does not have the key that came of EAP";
     AaaRefused, "AAA_REFUSED", Configuration, "the AAA server refused the user";

@@ -303,6 +303,11 @@ pub(super) const TABLES: &[Table] = &[
             key("certs", Absent, "our certificates; the one that a CA of the peer's vouches for is used"),
             key("pubkeys", Absent, "raw public keys instead of certificates (RFC 7670)"),
             key("eap_id", Says("`id`"), "with EAP: our name"),
+            key(
+                "aaa_id",
+                Says("the gateway"),
+                r#"with EAP over TLS: whom the server's certificate has to be for, or `"%any"`"#,
+            ),
         ],
     },
     Table {

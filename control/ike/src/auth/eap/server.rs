@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use super::packet::{self, Code, Packet, kind, kind_name};
-use super::{Msk, Outcome, Rejection, Seed, Step, UserSecret, mschapv2, secret_of};
+use super::tls::{self, Claim};
+use super::{
+    Circumstances, Msk, Outcome, Rejection, Seed, Step, TlsSettings, UserSecret, mschapv2, secret_of,
+};
 use crate::auth::Authorization;
 use crate::config::{Identity, IdentityMatch};
 
@@ -16,6 +19,8 @@ const MAX_PACKETS: u32 = 100;
 pub enum ServerMethod {
     /// EAP-MSCHAPv2, with passwords that are configured here.
     MsChapV2,
+    /// EAP-TLS, with certificates.
+    Tls,
     /// Whatever an AAA server does with them.
     Aaa,
 }
@@ -25,6 +30,7 @@ impl ServerMethod {
     pub fn name(self) -> &'static str {
         match self {
             Self::MsChapV2 => "eap-mschapv2",
+            Self::Tls => "eap-tls",
             Self::Aaa => "eap-radius",
         }
     }
@@ -89,8 +95,11 @@ pub struct Server {
     method: ServerMethod,
     /// Whom EAP-Identity has to name; `None`: it is not asked, the client is who it says it is in IKE.
     wanted: Option<IdentityMatch>,
+    /// Who the client says it is in IKE.
+    id: Identity,
     user: String,
     secrets: Arc<[UserSecret]>,
+    tls: TlsSettings,
     /// Of the request under way.
     identifier: u8,
     received: u32,
@@ -102,6 +111,7 @@ enum Stage {
     Begun,
     Identifying,
     MsChapV2(Box<mschapv2::Server>),
+    Tls(Box<tls::Server>),
     Aaa(Option<AaaState>),
     Ended,
 }
@@ -113,9 +123,10 @@ impl Server {
         wanted: Option<IdentityMatch>,
         id: &Identity,
         secrets: Arc<[UserSecret]>,
+        tls: TlsSettings,
     ) -> Self {
-        let (user, identifier) = (id.to_string(), 0);
-        Self { method, wanted, user, secrets, identifier, received: 0, stage: Stage::Begun }
+        let (id, user, identifier) = (id.clone(), id.to_string(), 0);
+        Self { method, wanted, id, user, secrets, tls, identifier, received: 0, stage: Stage::Begun }
     }
 
     /// Who the client is: what it says in IKE until it has said more.
@@ -127,12 +138,13 @@ impl Server {
     pub fn refusal(&self) -> Option<&Rejection> {
         match &self.stage {
             Stage::MsChapV2(method) => method.refusal(),
+            Stage::Tls(method) => method.refusal(),
             _ => None,
         }
     }
 
     /// Takes what the client sent; nothing for the first step.
-    pub(super) fn handle(&mut self, received: &[u8], seed: &Seed) -> Step {
+    pub(super) fn handle(&mut self, received: &[u8], seed: &Seed, circumstances: &Circumstances) -> Step {
         if matches!(self.stage, Stage::Begun) {
             let [identifier, ..] = seed.0;
             self.identifier = identifier;
@@ -171,7 +183,7 @@ impl Server {
                 let name = data.split(|octet| *octet == 0).next().unwrap_or_default();
                 self.user = String::from_utf8_lossy(name).into_owned();
                 match &self.wanted {
-                    Some(wanted) if !accepts(wanted, &self.user) => {
+                    Some(wanted) if !accepts(wanted, &self.user) && !self.is_told_by_certificate() => {
                         let why = Rejection::OtherUser {
                             user: self.user.clone(),
                             wanted: Box::new(wanted.clone()),
@@ -183,11 +195,22 @@ impl Server {
             }
             (Stage::MsChapV2(method), kind::MSCHAPV2) => match method.handle(data) {
                 mschapv2::Asked::Request(data) => self.request(kind::MSCHAPV2, &data),
-                mschapv2::Asked::Done(msk) => self.succeed("EAP-MSCHAPv2", msk),
+                mschapv2::Asked::Done(msk) => self.succeed(kind, msk),
                 mschapv2::Asked::Failed(why) => self.fail(why),
             },
-            (Stage::MsChapV2(_), kind::NAK) => {
-                let offered = kind_name(kind::MSCHAPV2);
+            (Stage::Tls(method), kind::TLS) => match method.handle(data, circumstances) {
+                tls::Asked::Request(data) => self.request(kind::TLS, &data),
+                tls::Asked::Done { msk, user } => {
+                    self.user = user;
+                    self.succeed(kind, msk)
+                }
+                tls::Asked::Failed(why) => self.fail(why),
+            },
+            (Stage::MsChapV2(_) | Stage::Tls(_), kind::NAK) => {
+                let offered = match self.stage {
+                    Stage::Tls(_) => kind_name(kind::TLS),
+                    _ => kind_name(kind::MSCHAPV2),
+                };
                 self.fail(Rejection::OtherMethod { offered, wanted: data.to_vec() })
             }
             (_, kind) => self
@@ -217,7 +240,7 @@ impl Server {
                     packet: Some(packet),
                     msk,
                     authorization,
-                    method: "EAP by an AAA server",
+                    method: "EAP by an AAA server".to_owned(),
                 }))
             }
             AaaAnswer::Reject { packet, said } => {
@@ -228,6 +251,13 @@ impl Server {
             }
             AaaAnswer::Unreachable { why } => self.fail(Rejection::AaaUnreachable { why }),
         }
+    }
+
+    /// Whether the client keeps its name for TLS, where nobody listens: it was asked and gave an anonymous one (RFC 9190
+    /// §2.1.7, RFC 7542 §2.4).
+    fn is_told_by_certificate(&self) -> bool {
+        let anonymous = self.user.is_empty() || self.user.starts_with('@');
+        self.method == ServerMethod::Tls && self.wanted.is_some() && anonymous
     }
 
     /// `identity`: the client's answer to EAP-Identity, if it was asked.
@@ -241,6 +271,20 @@ impl Server {
                 let (method, data) = mschapv2::Server::begin(&self.user, secret, id, challenge);
                 self.stage = Stage::MsChapV2(Box::new(method));
                 self.request(kind::MSCHAPV2, &data)
+            }
+            ServerMethod::Tls => {
+                let claim = match (&self.wanted, self.user.parse()) {
+                    (None, _) => Claim::Named(self.id.clone()),
+                    (Some(_), Ok(id)) if !self.is_told_by_certificate() => Claim::Named(id),
+                    (Some(wanted), _) => Claim::OneOf(wanted.clone()),
+                };
+                match tls::Server::begin(&self.tls, claim) {
+                    Ok((method, data)) => {
+                        self.stage = Stage::Tls(Box::new(method));
+                        self.request(kind::TLS, &data)
+                    }
+                    Err(why) => self.fail(why),
+                }
             }
             ServerMethod::Aaa => {
                 // As RFC 3579 §2.1 has it where the authenticator knows the identity already.
@@ -262,8 +306,9 @@ impl Server {
         Step::Send(packet::emit(Code::Request, self.identifier, kind, data))
     }
 
-    fn succeed(&mut self, method: &'static str, msk: Option<Msk>) -> Step {
+    fn succeed(&mut self, kind: u8, msk: Option<Msk>) -> Step {
         self.stage = Stage::Ended;
+        let method = kind_name(kind);
         let packet = Some(packet::emit_end(Code::Success, self.identifier));
         let authorization = Authorization { eap_id: Some(self.user.clone()), ..Authorization::default() };
         Step::Done(Box::new(Outcome { packet, msk, authorization, method }))

@@ -6,9 +6,9 @@ use std::time::Instant;
 use super::eap_responder::secret;
 use super::initiator::AwaitingAuthResponse;
 use super::{AuthPayloads, auth_data, verify};
-use crate::auth::eap::{Client, Conversation, Msk, Step, secret_of};
+use crate::auth::eap::{Client, ClientSettings, Conversation, Msk, Step, secret_of};
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::config::LocalMethod;
+use crate::config::{IdentityMatch, LocalMethod, Secret};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Incoming, Retransmitted};
 use crate::engine::connections;
@@ -37,16 +37,26 @@ impl EapSession {
         packet: Vec<u8>,
     ) -> Next {
         let config = cx.config.clone();
-        let local = config.connections.get(base.connection).map(connections::local_method);
-        let Some(LocalMethod::Eap { method, eap_id }) = local else {
+        let connection = config.connections.get(base.connection);
+        let local = connection.map(|connection| (connection, connections::local_method(connection)));
+        let Some((connection, LocalMethod::Eap { method, eap_id, aaa_id, .. })) = local else {
             return Err(Closed::because("it is not configured any more"));
         };
         let user = eap_id.clone().unwrap_or_else(|| awaiting.id.identity.to_string());
-        let password = secret_of(&config.users, &user).map(|user| user.secret.clone());
+        let password = match method.has_password() {
+            true => secret_of(&config.users, &user).map(|user| user.secret.clone()),
+            false => Some(Secret(Vec::new())),
+        };
         let Some(password) = password else {
             return Err(Closed::failed(base.about(cx).no_password(&user)));
         };
-        let client = Client::new(*method, user, password);
+        let client = Client::new(ClientSettings {
+            method: *method,
+            user,
+            password,
+            tls: connections::tls_settings(connection),
+            server: aaa_id.clone().unwrap_or_else(|| IdentityMatch::Exactly(id_r.identity.clone())),
+        });
         Ok(Box::new(Self { awaiting, id_r }).turn(cx, base, Box::new(client), packet))
     }
 
@@ -236,7 +246,12 @@ impl AwaitingLastAuthResponse {
         let failure = match (AuthPayloads::parse(&payloads).auth, error_notification(&payloads)) {
             (Some((SHARED_KEY_MIC, data)), _) => {
                 let secret = secret(&awaiting.channel, self.msk.as_ref(), Role::Responder);
-                if verify(&awaiting.channel, &awaiting.record, Role::Responder, &id_r, &secret, data) {
+                // Without EAP's key anybody could make it (RFC 5998 §3).
+                let only = cx.connection(base.connection).is_some_and(connections::is_eap_only);
+                let proves = self.msk.is_some() || !only;
+                if proves
+                    && verify(&awaiting.channel, &awaiting.record, Role::Responder, &id_r, &secret, data)
+                {
                     return awaiting.establish(cx, base, now, &payloads);
                 }
                 base.about(cx).eap_key_mismatch(&self.user)

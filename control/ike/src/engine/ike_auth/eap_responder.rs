@@ -41,11 +41,13 @@ impl EapSession {
     ) -> State {
         let id = AuthPayloads::parse(&payloads).id_i.cloned();
         let id = id.unwrap_or_else(|| IdPayload::from(identified.remote_id.clone()));
-        let (method, wanted) = match cx.connection(identified.connection).map(connections::remote_method) {
-            Some(RemoteMethod::Eap { method, eap_id }) => (*method, eap_id.clone()),
+        let connection = cx.connection(identified.connection);
+        let (method, wanted) = match connection.map(connections::remote_method) {
+            Some(RemoteMethod::Eap { method, eap_id, .. }) => (*method, eap_id.clone()),
             _ => (crate::auth::eap::ServerMethod::MsChapV2, None),
         };
-        let server = Server::new(method, wanted, &id.identity, cx.config.users.clone());
+        let tls = connection.map(connections::tls_settings).unwrap_or_default();
+        let server = Server::new(method, wanted, &id.identity, cx.config.users.clone(), tls);
         let job = cx.turn_eap(base.id, Conversation::Server(Box::new(server)), Vec::new());
         let session = Box::new(Self { request, identified, id, payloads });
         State::TurningEap(TurningEap { job, session, answer })

@@ -214,6 +214,9 @@ impl Request {
         payloads.extend(token.flatten());
         payloads.extend(resumption::ask(cx, base));
         payloads.extend(self.ppk);
+        if cx.connection(base.connection).is_some_and(connections::is_eap_only) {
+            payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
+        }
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
@@ -335,7 +338,12 @@ impl AwaitingAuthResponse {
         }
         match self.authenticate(cx, base, &found, &payloads) {
             Ok(None) => {
-                let proven = if base.resumed.is_some() { Proven::Resumed } else { Proven::Psk };
+                let proven = match cx.connection(base.connection).map(connections::remote_method) {
+                    _ if base.resumed.is_some() => Proven::Resumed,
+                    // As it will be, or there will be no IKE SA.
+                    Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
+                    _ => Proven::Psk,
+                };
                 self.proceed(cx, base, now, proven, payloads)
             }
             Ok(Some(request)) => {
@@ -460,18 +468,27 @@ impl AwaitingAuthResponse {
         };
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
-        let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
         let (channel, record) = (&self.channel, &self.record);
         if let Some(session) = &base.resumed {
             let right = resumption::auth(channel, record, Role::Responder, sent);
-            let proven = id.same(&session.id_r) && method == SHARED_KEY_MIC && bool::from(right.ct_eq(data));
-            let why = "it is not who gave us the ticket";
-            return if proven { Ok(None) } else { Err(about.not_resumed(id, why)) };
+            let shown = matches!(found.auth, Some((SHARED_KEY_MIC, data)) if bool::from(right.ct_eq(data)));
+            let proven = shown && id.same(&session.id_r);
+            return if proven {
+                Ok(None)
+            } else {
+                Err(about.not_resumed(id, "it is not who gave us the ticket"))
+            };
         }
         let wanted = connections::remote_match(connection);
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
+        let (method, data) = match found.auth {
+            Some(auth) => auth,
+            // EAP will prove it, and its last AUTH.
+            None if connections::is_eap_only(connection) => return Ok(None),
+            None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
+        };
         match connections::remote_method(connection) {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
                 let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
@@ -486,6 +503,7 @@ impl AwaitingAuthResponse {
                 let proof = (method, data);
                 Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
             }
+            RemoteMethod::Eap { .. } => Err(about.eap_only_refused(&method_name(Some(method)))),
             wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }

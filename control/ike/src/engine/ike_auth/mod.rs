@@ -18,8 +18,8 @@ use crate::auth::method;
 use crate::auth::{Trust, VerifyRequest};
 use crate::config::Secret;
 use crate::crypto::psk_auth;
-use crate::engine::ike_sa_init::InitRecord;
-use crate::message::{IdPayload, Payload};
+use crate::engine::ike_sa_init::{InitRecord, notifications};
+use crate::message::{IdPayload, Payload, notify};
 
 pub(super) use certificates::SignatureSupport;
 
@@ -91,6 +91,11 @@ fn is_signature(method: u8) -> bool {
         method,
         method::RSA | method::ECDSA_256 | method::ECDSA_384 | method::ECDSA_521 | method::DIGITAL_SIGNATURE
     )
+}
+
+/// Whether an initiator takes a responder that EAP alone proves (RFC 5998 §3).
+fn announces_eap_only(payloads: &[Payload]) -> bool {
+    notifications(payloads).any(|found| found.notify_type == notify::EAP_ONLY_AUTHENTICATION)
 }
 
 /// The authentication payloads of either message.

@@ -6,7 +6,10 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::eap_responder::EapSession;
-use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::{
+    AuthPayloads, announces_eap_only, auth_data, is_signature, method_name, signed_octets, verify,
+    verify_request,
+};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
@@ -320,7 +323,12 @@ impl AwaitingAuthRequest {
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
             }
-            LocalMethod::Eap { .. } => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !connections::is_eap_only(connection) => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !announces_eap_only(&payloads) => about.eap_only_not_offered(),
+            LocalMethod::Eap { .. } => {
+                let answer = vec![Payload::IdR(id)];
+                return self.proceed(cx, base, now, identified, answer, payloads);
+            }
         };
         Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
     }

@@ -50,6 +50,15 @@ pub(in crate::engine) fn proceed(
 }
 
 impl Exchanging {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "Exchanging: generating our public value",
+            Step::AwaitingResponse { .. } => "Exchanging: awaiting the response",
+            Step::DerivingKe { .. } => "Exchanging: deriving the shared secret",
+        }
+    }
+
     pub(in crate::engine) fn handle_job(
         mut self,
         cx: &mut Context,

@@ -63,6 +63,17 @@ struct AwaitingResponse {
 }
 
 impl Rekeying {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "RekeyingIke: generating our public value",
+            Step::AwaitingResponse(_) => "RekeyingIke: awaiting the response",
+            Step::DerivingKe { .. } => "RekeyingIke: deriving the shared secret",
+            Step::GeneratingFollowup { .. } => "RekeyingIke: generating a further public value",
+            Step::AwaitingFollowup { .. } => "RekeyingIke: awaiting the follow-up response",
+        }
+    }
+
     /// Begins; `None` without a proposal to make.
     pub(in crate::engine) fn begin(cx: &mut Context, base: &Base) -> Option<Self> {
         let method = *cx.connection(base.connection)?.proposals.first()?.ke.first()?;

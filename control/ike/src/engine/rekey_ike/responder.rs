@@ -47,6 +47,15 @@ enum Step {
 }
 
 impl Answering {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "Ike: generating our public value",
+            Step::DerivingKe { .. } => "Ike: deriving the shared secret",
+            Step::AwaitingFollowup(_) => "Ike: awaiting a follow-up request",
+        }
+    }
+
     /// Judges the request. It has been answered, or is left in `established.theirs`.
     pub(in crate::engine) fn begin(
         cx: &mut Context,

@@ -98,7 +98,7 @@ fn certificates_of_every_kind_authenticate_both_ends() {
 }
 
 #[test]
-fn each_end_may_authenticate_in_its_own_way() {
+pub(super) fn each_end_may_authenticate_in_its_own_way() {
     let pki = Pki::new();
     for signer in [A, B] {
         let mut configs = [config(A), config(B)];
@@ -158,7 +158,7 @@ fn terminated_at_any_moment_of_the_negotiation_nothing_is_left() {
 }
 
 #[test]
-fn a_ca_that_only_one_end_trusts_is_named_there_and_nowhere_else() {
+pub(super) fn a_ca_that_only_one_end_trusts_is_named_there_and_nowhere_else() {
     let (ours, theirs) = (Pki::new(), Pki::new());
     // B takes A's certificate, A does not take B's.
     let mut a = ours.config(A);

@@ -37,5 +37,6 @@ mod rekey_ike;
 mod replacement;
 mod resumption;
 mod storm;
+mod transitions;
 mod window;
 mod world;

@@ -141,7 +141,7 @@ fn a_connection_that_is_removed_is_closed_and_refused_from_then_on() {
 }
 
 #[test]
-fn an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added() {
+pub(super) fn an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added() {
     let mut a = config(A);
     a.connections[0].proposals = vec!["aes256gcm16-prfsha384-ecp384".parse().unwrap()];
     let mut world = World::new(1, a.clone(), config(B));

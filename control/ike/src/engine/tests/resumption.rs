@@ -106,6 +106,27 @@ fn a_client_that_lost_its_gateway_goes_on_without_a_key_exchange() {
 }
 
 #[test]
+pub(super) fn a_client_whose_address_the_kernel_chooses_resumes_as_well() {
+    let mut configs = [A, B].map(with_tickets);
+    configs[A].connections[0].local_addrs.clear();
+    let mut world = world_of(configs);
+    loses_and_returns(&mut world);
+    assert_eq!((begun(&world).0, begun(&world).1), (1, 1));
+}
+
+/// While its ticket is not answered, a client gets other proposals: it makes them, and shows the ticket no more.
+#[test]
+pub(super) fn what_is_offered_anew_is_offered_in_full() {
+    let mut world = shows_its_ticket();
+    let mut other = with_tickets(A);
+    other.connections[0].proposals.push("aes256gcm16-prfsha384-ecp384".parse().unwrap());
+    world.reconfigure(A, other);
+    world.ends[B].dead = false;
+    world.run_until(60, "up again", World::up);
+    assert_eq!((begun(&world).0, begun(&world).1), (2, 1));
+}
+
+#[test]
 fn nobody_has_a_ticket_where_an_end_is_not_for_it() {
     for (a, b) in [(true, false), (false, true)] {
         let mut configs = [A, B].map(with_tickets);
@@ -131,7 +152,7 @@ fn what_was_deleted_is_not_resumed() {
 }
 
 #[test]
-fn a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_full() {
+pub(super) fn a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_full() {
     let mut world = world();
     world.forget(B, with_tickets(B));
     world.command(A, Command::Rekey { connection: "net".to_owned(), child: None });
@@ -142,7 +163,7 @@ fn a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_ful
 }
 
 #[test]
-fn a_gateway_that_does_not_know_the_exchange_is_met_in_full() {
+pub(super) fn a_gateway_that_does_not_know_the_exchange_is_met_in_full() {
     let mut world = world();
     world.meddle = Some(Box::new(|from, datagram| {
         let DatagramPayload::Ike(octets) = &datagram.payload else { return Some(datagram) };

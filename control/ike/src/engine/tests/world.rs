@@ -2,7 +2,7 @@
 //! take random time and finish in any order; datagrams may be lost, doubled, late and out of order, and may pass a
 //! NAT.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use super::gateway::{Gateway, Sealed};
+use super::gateway::{Gateway, Mishap, Sealed};
 use crate::config::*;
 use crate::engine::*;
 
@@ -42,10 +42,20 @@ pub(super) struct End {
     pub(super) events: Vec<Event>,
     pub(super) done: HashMap<CommandId, Result<(), Failure>>,
     pub(super) jobs: Vec<(Instant, JobId, Job)>,
+    failing: HashSet<JobId>,
     /// Takes nothing and says nothing.
     pub(super) dead: bool,
     next_command: u64,
 }
+
+impl End {
+    fn work(&mut self, id: JobId, job: Job) -> JobResult {
+        if self.failing.remove(&id) { self.gateway.fail(job) } else { self.gateway.run(job) }
+    }
+}
+
+/// How long a job takes that nobody waits for.
+const LONG: Duration = Duration::from_secs(600);
 
 /// A datagram under way, as the receiver will see it.
 #[derive(Debug, Clone)]
@@ -186,6 +196,7 @@ impl World {
             events: Vec::new(),
             done: HashMap::new(),
             jobs: Vec::new(),
+            failing: HashSet::new(),
             dead: false,
             next_command: 0,
         };
@@ -254,7 +265,12 @@ impl World {
     /// Takes everything out of an engine.
     pub(super) fn collect(&mut self, end: usize) {
         while let Some((id, job)) = self.ends[end].engine.poll_job() {
-            let at = self.now + Duration::from_millis(self.dice(self.job_delay + 1).into());
+            let mut at = self.now + Duration::from_millis(self.dice(self.job_delay + 1).into());
+            match self.ends[end].gateway.befalls() {
+                Some(Mishap::Drags) => at += LONG,
+                Some(Mishap::Fails) => _ = self.ends[end].failing.insert(id),
+                None => {}
+            }
             self.ends[end].jobs.push((at, id, job));
         }
         while let Some(event) = self.ends[end].engine.poll_event() {
@@ -330,7 +346,7 @@ impl World {
                 if let Some(at) = self.ends[end].jobs.iter().position(|(at, ..)| *at == next) {
                     let (_, id, job) = self.ends[end].jobs.swap_remove(at);
                     self.note_job(end, &job);
-                    let result = self.ends[end].gateway.run(job);
+                    let result = self.ends[end].work(id, job);
                     self.ends[end].engine.handle_job(self.now, id, result);
                     self.collect(end);
                     break;
@@ -368,7 +384,7 @@ impl World {
         for end in [A, B] {
             if !self.ends[end].jobs.is_empty() {
                 let (_, id, job) = self.ends[end].jobs.remove(0);
-                let result = self.ends[end].gateway.run(job);
+                let result = self.ends[end].work(id, job);
                 self.ends[end].engine.handle_job(self.now, id, result);
                 self.collect(end);
                 return true;
