@@ -325,6 +325,8 @@ pub struct ConnectionConfig {
     pub mobike: bool,
     /// Either end shows the other that it has lost its state (RFC 6290).
     pub quick_crash_detection: bool,
+    /// Its IKE SAs may be resumed with a ticket (RFC 5723).
+    pub session_resumption: bool,
     /// As a client we go where the gateway sends us (RFC 5685).
     pub follow_redirects: bool,
     /// As a gateway we send clients there in place of serving them, if they would go.

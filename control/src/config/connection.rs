@@ -126,6 +126,7 @@ fn connection(
     let encap = section.boolean("encap").unwrap_or(false);
     let mobike = section.boolean("mobike").unwrap_or(true);
     let quick_crash_detection = section.boolean("quick_crash_detection").unwrap_or(true);
+    let session_resumption = section.boolean("session_resumption").unwrap_or(false);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
     let redirect_to = section.parsed::<IpAddr>("redirect_to", "the IP address of another gateway");
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -171,6 +172,7 @@ fn connection(
         encap,
         mobike,
         quick_crash_detection,
+        session_resumption,
         follow_redirects,
         redirect_to: redirect_to.map(|addr| addr.value),
         dpd_delay,
@@ -190,6 +192,7 @@ fn connection(
         check_secret(section, &connection, &secrets.shared_keys);
         check_ppk(section, &connection, &secrets.ppks);
     }
+    check_resumption(section, &connection);
     eap::check(section, &connection, secrets.map(|secrets| secrets.users.as_slice()), has_radius);
     Some(connection)
 }
@@ -228,6 +231,17 @@ fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
             child.name
         );
         section.error(section.span(), "remote_addrs", message);
+    }
+}
+
+/// A ticket does not hold what an AAA server has said of a client.
+fn check_resumption(section: &Section<'_>, connection: &ConnectionConfig) {
+    let eap = connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }))
+        || connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }));
+    if connection.session_resumption && eap {
+        let message =
+            "does not go with EAP, whose clients have to prove themselves each time (expected false)";
+        section.error(section.span(), "session_resumption", message);
     }
 }
 

@@ -345,8 +345,10 @@ mod tests {
         let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         for (port, marker) in [(15_510, &[][..]), (15_511, &NON_ESP_MARKER[..])] {
             // More than any buffer holds.
-            for _ in 0..20_000 {
-                peer.send_to(&[marker, &message(34, 0x08)].concat(), ("127.0.0.1", port)).await.unwrap();
+            for exchange in [34, 38].into_iter().cycle().take(20_000) {
+                peer.send_to(&[marker, &message(exchange, 0x08)].concat(), ("127.0.0.1", port))
+                    .await
+                    .unwrap();
             }
             // An answer to an IKE_SA_INIT of ours, IKE_AUTH, INFORMATIONAL, and what is too short for a header.
             for late in [message(34, 0x20), message(35, 0x08), message(37, 0x28), vec![1; 5]] {

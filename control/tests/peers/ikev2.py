@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, SK = 33, 34, 35, 36, 39, 40, 41, 42, 46
-IKE_SA_INIT, IKE_AUTH, INFORMATIONAL = 34, 35, 37
+IKE_SA_INIT, IKE_AUTH, INFORMATIONAL, IKE_SESSION_RESUME = 34, 35, 37, 38
+TICKET_LT_OPAQUE, TICKET_OPAQUE, CHILDLESS, NO_ADDITIONAL_SAS = 16409, 16413, 16418, 35
 INITIATOR, RESPONSE = 0x08, 0x20
 X25519 = 31
 
@@ -83,10 +84,13 @@ def fqdn(name):
 class Ike:
     """An IKE SA, or one that is being made. `began`: whether this end began it."""
 
-    def __init__(self, local, remote, began):
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind((local, 500))
-        self.socket.settimeout(20)
+    def __init__(self, local, remote, began, after=None):
+        if after:
+            self.socket = after.socket
+        else:
+            self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.socket.bind((local, 500))
+            self.socket.settimeout(20)
         self.remote, self.began = (remote, 500), began
         self.spi_i, self.spi_r = os.urandom(8), bytes(8)
         self.next_request, self.keys, self.sent = 0, None, 0
@@ -157,15 +161,66 @@ class Ike:
         nonces = self.nonce_i + self.nonce_r
         self.derive(prf(nonces, shared), nonces)
 
+    def auth_of(self, initiator, secret, identity):
+        """AUTH of an end: with a pre-shared key, or without one as RFC 5723 §4.3.3 has it."""
+        message, nonce = (self.first, self.nonce_r) if initiator else (self.second, self.nonce_i)
+        key = self.keys["pi" if initiator else "pr"]
+        if secret is None:
+            return prf(key, message + nonce + prf(key, identity))
+        return self.auth(secret, message, nonce, key, identity)
+
     def authenticate(self, us, them, secret, more):
         """IKE_AUTH as the initiator: the payloads of the answer, whose AUTH is right."""
         mine, theirs = fqdn(us), fqdn(them)
-        data = self.auth(secret, self.first, self.nonce_r, self.keys["pi"], mine)
+        data = self.auth_of(True, secret, mine)
         auth = b"\x02\0\0\0" + data
         payloads = self.exchange(IKE_AUTH, [(IDI, mine), (IDR, theirs), (AUTH, auth)] + more)
         identity, found = body_of(payloads, IDR), body_of(payloads, AUTH)
-        right = self.auth(secret, self.second, self.nonce_i, self.keys["pr"], identity)
+        right = self.auth_of(False, secret, identity)
         assert found == b"\x02\0\0\0" + right, payloads
+        return payloads
+
+    def resume(self, ticket, old):
+        """IKE_SESSION_RESUME as the initiator, with the old SK_d: nothing, or what the gateway says instead."""
+        self.nonce_i = os.urandom(32)
+        self.first = self.clear(IKE_SESSION_RESUME, [(NONCE, self.nonce_i), notify(TICKET_OPAQUE, ticket)])
+        self.send(self.first)
+        self.second = self.receive(IKE_SESSION_RESUME, True)
+        payloads = self.open(self.second)[4]
+        self.nonce_r, self.spi_r = body_of(payloads, NONCE), self.second[8:16]
+        if self.nonce_r is None:
+            return notifies(payloads)
+        nonces = self.nonce_i + self.nonce_r
+        self.derive(prf(old, b"Resumption" + nonces), nonces)
+        return None
+
+    def answer_first(self, exchange, old):
+        """IKE_SA_INIT or, with the old SK_d, IKE_SESSION_RESUME as the responder: the request's payloads."""
+        self.first = self.receive(exchange, False)
+        self.spi_i, self.spi_r = self.first[:8], os.urandom(8)
+        payloads = self.open(self.first)[4]
+        self.nonce_i, self.nonce_r = body_of(payloads, NONCE), os.urandom(32)
+        nonces, answer = self.nonce_i + self.nonce_r, [(NONCE, self.nonce_r)]
+        if old is None:
+            private = X25519PrivateKey.generate()
+            public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+            answer = [proposal(), (KE, struct.pack("!HH", X25519, 0) + public)] + answer + [notify(CHILDLESS)]
+            skeyseed = prf(nonces, private.exchange(X25519PublicKey.from_public_bytes(body_of(payloads, KE)[4:])))
+        else:
+            skeyseed = prf(old, b"Resumption" + nonces)
+        self.second = self.clear(exchange, answer, True)
+        self.send(self.second)
+        self.derive(skeyseed, nonces)
+        return payloads
+
+    def answer_auth(self, us, secret, more):
+        """IKE_AUTH as the responder, whose initiator's AUTH is right: the request's payloads."""
+        _, number, _, _, payloads = self.open(self.receive(IKE_AUTH, False))
+        right = self.auth_of(True, secret, body_of(payloads, IDI))
+        assert body_of(payloads, AUTH) == b"\x02\0\0\0" + right, payloads
+        mine = fqdn(us)
+        auth = (AUTH, b"\x02\0\0\0" + self.auth_of(False, secret, mine))
+        self.send(self.seal(IKE_AUTH, [(IDR, mine), auth] + more, True, number))
         return payloads
 
     def exchange(self, exchange, payloads):
@@ -212,3 +267,34 @@ def answer_in_clear(exchange, more):
     assert protected
     IKE.send(IKE.clear(exchange, given(more), True, number))
     return notifies(payloads)
+
+
+@command
+def resume(local, remote, us, them, ticket, more):
+    """Resumes the IKE SA that there was: what IKE_AUTH is answered, or what the gateway says instead."""
+    global IKE
+    again = Ike(local, remote, True, IKE)
+    refused = again.resume(bytes.fromhex(ticket), IKE.keys["d"])
+    if refused is not None:
+        return {"refused": refused}
+    answer = again.authenticate(us, them, None, given(more))
+    IKE = again
+    return {"spis": (IKE.spi_i + IKE.spi_r).hex(), "notifies": notifies(answer)}
+
+
+@command
+def give(local, remote, us, secret, ticket, lifetime):
+    """As gateway lets a client in, gives it a ticket, and is silent until it shows the ticket: what IKE_AUTH then says."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    ticket = bytes.fromhex(ticket)
+    IKE.answer_first(IKE_SA_INIT, None)
+    asked = IKE.answer_auth(us, secret.encode(), [notify(TICKET_LT_OPAQUE, struct.pack("!I", lifetime) + ticket)])
+    again = Ike(local, remote, False, IKE)
+    shown = again.answer_first(IKE_SESSION_RESUME, IKE.keys["d"])
+    assert notifies(shown)[0] == [TICKET_OPAQUE, ticket.hex(), 0], shown
+    # Its child is another matter.
+    payloads = again.answer_auth(us, None, [notify(NO_ADDITIONAL_SAS)])
+    IKE = again
+    kinds = [kind for kind, _ in payloads]
+    return {"asked": notifies(asked), "kinds": kinds, "spis": (IKE.spi_i + IKE.spi_r).hex()}

@@ -21,6 +21,8 @@ pub enum Proven {
     },
     /// By EAP.
     Eap(ServerMethod),
+    /// By the keys of an IKE SA in which it was, and which this one goes on from (RFC 5723).
+    Resumed,
 }
 
 /// What names a certificate.
@@ -43,6 +45,7 @@ impl Proven {
             Self::Psk => "psk",
             Self::Signature { .. } => "pubkey",
             Self::Eap(method) => method.name(),
+            Self::Resumed => "ticket",
         }
     }
 }

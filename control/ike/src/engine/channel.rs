@@ -541,6 +541,7 @@ pub fn exchange_name(exchange: ExchangeType) -> &'static str {
         ExchangeType::IkeAuth => "IKE_AUTH",
         ExchangeType::CreateChildSa => "CREATE_CHILD_SA",
         ExchangeType::Informational => "INFORMATIONAL",
+        ExchangeType::IkeSessionResume => "IKE_SESSION_RESUME",
         ExchangeType::IkeIntermediate => "IKE_INTERMEDIATE",
         ExchangeType::IkeFollowupKe => "IKE_FOLLOWUP_KE",
         ExchangeType::Other(_) => "unknown",

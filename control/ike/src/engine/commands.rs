@@ -11,6 +11,7 @@ use super::established::Established;
 use super::failure::{self, About};
 use super::ike_sa_init;
 use super::redirect::Redirect;
+use super::resumption::{self, Session};
 use super::sa::{Base, Closed, Goal, Role, State};
 use super::{Engine, IkeSa};
 use crate::config::{AddressMatch, ConnectionConfig, StartAction};
@@ -165,7 +166,10 @@ impl Engine {
                 }
                 self.nudge(now, id);
             }
-            None => _ = self.begin_ike_sa(now, connection, goal, None),
+            None => {
+                let session = resumption::initiator::session_for(&mut self.cx, connection, now);
+                _ = self.begin_ike_sa(now, connection, goal, None, session);
+            }
         }
     }
 
@@ -189,13 +193,15 @@ impl Engine {
         }
     }
 
-    /// Begins an IKE SA, where the configuration or a gateway says; `None` if there is nowhere to begin it to.
+    /// Begins an IKE SA, where the configuration or a gateway says, perhaps from where another one ended; `None` if there is
+    /// nowhere to begin it to.
     pub(super) fn begin_ike_sa(
         &mut self,
         now: Instant,
         connection: usize,
         goal: Goal,
         redirect: Option<&Redirect>,
+        resumed: Option<Box<Session>>,
     ) -> Option<IkeSaId> {
         let config = self.cx.connection(connection)?;
         let about = About { connection: Some(config.name.clone()), remote: None };
@@ -214,7 +220,8 @@ impl Engine {
         let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
         base.goal = Some(goal);
         base.redirect = redirect.cloned();
-        let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
+        base.resumed = resumed;
+        let state = ike_sa_init::initiator::begin(&mut self.cx, &mut base, now, method);
         self.insert(now, IkeSa { base, state, init_key: None, keys: None });
         Some(id)
     }

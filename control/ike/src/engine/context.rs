@@ -14,6 +14,8 @@ use super::api::*;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
+use super::resumption::Session;
+use super::resumption::tickets::Tickets;
 use super::sa::{Base, Estate, Goal, State};
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
@@ -43,6 +45,10 @@ pub(super) struct Context {
     pub(super) outside_addresses: Option<Vec<IpAddr>>,
     /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
     own_addresses: HashMap<IpAddr, (usize, usize)>,
+    /// What seals the tickets of our clients.
+    pub(super) tickets: Tickets,
+    /// What we may resume, by connection.
+    pub(super) sessions: HashMap<usize, Box<Session>>,
     /// What our tokens are made of (RFC 6290 §5).
     pub(super) token_secret: Option<Secret>,
 }
@@ -55,6 +61,8 @@ pub(super) enum Effect {
     InitialContact { kept: IkeSaId, identities: Identities, before: Instant },
     /// The peer of an IKE SA is to be given inner addresses, once those that it had are free.
     AssignAddresses { id: IkeSaId },
+    /// A client has resumed an IKE SA that is still here.
+    Resumed { old: IkeSaId },
     /// Both ends of an IKE SA have proved who they are.
     Authenticated { id: IkeSaId },
     /// A rekeying has made another IKE SA, in place of `replaced` if that is certain.
@@ -125,6 +133,8 @@ impl Context {
             index: Index::default(),
             outside_addresses: None,
             own_addresses: HashMap::new(),
+            tickets: Tickets::default(),
+            sessions: HashMap::new(),
             token_secret: None,
         }
     }

@@ -23,6 +23,7 @@ use super::connections;
 use super::context::{Context, Effect};
 use super::established::{Established, Liveness, Ours};
 use super::ike_sa_init::{data_of, notification, notifications};
+use super::resumption;
 use super::sa::{Base, Closed, Inbound, State};
 use crate::config::Secret;
 use crate::crypto::Prf;
@@ -154,13 +155,16 @@ impl Established {
     }
 
     /// Gives the peer our token of an IKE SA that a rekeying of ours has made (RFC 6290 §4.3), tells it of an SPI that it
-    /// uses and that we do not have, or asks it to prove itself anew.
+    /// uses and that we do not have, or asks it to prove itself anew, or for a ticket.
     pub(super) fn begin_notice(&mut self, cx: &mut Context, base: &mut Base, now: Instant) -> bool {
         let mut notice: Vec<Payload> = base.unknown_spi.take().map(invalid_spi).into_iter().collect();
         if std::mem::take(&mut base.owes_token) {
             notice.extend(announce(cx, base.connection, (base.spi_i, base.spi_r)));
         }
         notice.extend(Self::asks_to_reauthenticate(base));
+        if std::mem::take(&mut base.wants_ticket) {
+            notice.extend(resumption::ask(cx, base));
+        }
         if notice.is_empty() {
             return false;
         }

@@ -340,6 +340,7 @@ impl Established {
             }
             Incoming::Response(payloads) if !matches!(self.ours, Ours::RekeyingIke(_)) => {
                 base.keep_tokens(payloads);
+                base.keep_ticket(cx, now, &self.channel, payloads);
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ mod mobike;
 mod ppk;
 mod proposals;
 mod redirect;
+mod resumption;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -35,11 +36,19 @@ const LARGE: usize = 1232;
 /// Whether somebody said no, so that trying again soon is hardly worth while.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     use Reason::{
-        AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, PeerRestarted, PeerSilent,
+        AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, NotResumed, PeerRestarted,
+        PeerSilent,
     };
     !matches!(
         failure.reason,
-        PeerSilent | PeerRestarted | ClosedEarly | AuthNeverCame | FragmentsLost | Nat4500Blocked | NoRoute
+        PeerSilent
+            | PeerRestarted
+            | NotResumed
+            | ClosedEarly
+            | AuthNeverCame
+            | FragmentsLost
+            | Nat4500Blocked
+            | NoRoute
     )
 }
 

@@ -12,6 +12,7 @@ use super::context::{Context, Effect};
 use super::established::{Established, Ours};
 use super::failure::notify_name;
 use super::ike_sa_init::{error_notification, notification};
+use super::resumption;
 use super::sa::{Base, Closed, Inbound, Next, State};
 use crate::message::{ExchangeType, Payload, Protocol, notify};
 
@@ -63,6 +64,7 @@ impl Established {
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
         let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
         answer.extend(addresses::answer_informational(payloads));
+        answer.extend(resumption::answer(cx, base, now, &self.channel, payloads));
         answer.extend(self.answer_mobike(cx, base, now, payloads));
         self.channel.respond(cx, base, answer);
         self.redirected(cx, base, now, payloads);

@@ -28,6 +28,10 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    pub(super) fn new(due: Option<Instant>, end: Option<Instant>) -> Self {
+        Self { due, end, refusals: 0 }
+    }
+
     /// For a CHILD SA installed now.
     pub(super) fn of_child(cx: &mut Context, now: Instant, lifetime: &ChildLifetime) -> Self {
         let Limit { rekey, life, rand } = lifetime.time;

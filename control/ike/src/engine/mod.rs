@@ -16,7 +16,7 @@
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
-//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for); what an operator asks in `commands`, what he
+//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an operator asks in `commands`, what he
 //! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
@@ -61,6 +61,7 @@ mod reconfigure;
 mod redirect;
 mod rekey_ike;
 mod replacement;
+mod resumption;
 mod sa;
 mod selectors;
 #[cfg(test)]
@@ -178,7 +179,9 @@ impl Engine {
             Ok(received) => {
                 let inbound = Inbound { local, remote, octets: &octets, received };
                 let header = inbound.header();
-                if header.exchange == ExchangeType::IkeSaInit && header.initiator && !header.response {
+                let begins =
+                    matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeSessionResume);
+                if begins && header.initiator && !header.response {
                     self.handle_init_request(now, inbound);
                 } else {
                     self.handle_for_sa(now, inbound);
@@ -265,7 +268,7 @@ impl Engine {
         self.half_open.len()
     }
 
-    /// An IKE_SA_INIT request: a retransmission, or a new IKE SA, or neither.
+    /// An IKE_SA_INIT or IKE_SESSION_RESUME request: a retransmission, or a new IKE SA, or neither.
     fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
         let key = (inbound.remote, digest(inbound.octets));
         if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(&id)) {
@@ -276,6 +279,9 @@ impl Engine {
         }
         if let Some((label, detail)) = self.no_room(&inbound) {
             return self.reject(inbound.remote, label, detail);
+        }
+        if inbound.header().exchange == ExchangeType::IkeSessionResume {
+            return self.resume(now, &inbound);
         }
         let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
         let cookies = loaded.then_some(&mut self.cookies);
@@ -490,6 +496,9 @@ impl Engine {
                     }
                     Ok(state)
                 }),
+                Effect::Resumed { old } => {
+                    self.step(now, old, |_, _, _| Err(Closed::because("the peer has resumed it")));
+                }
                 Effect::Authenticated { id } => {
                     self.authenticated(now, id);
                     self.end_if_outdated(now, id);

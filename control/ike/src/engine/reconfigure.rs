@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::context::Context;
+use super::resumption::tickets::Tickets;
 use super::sa::{Goal, State};
 use super::{Engine, IkeSaId, ike_sa_init};
 use crate::auth::Trust;
@@ -121,6 +122,8 @@ fn stays(old: &ConnectionConfig, new: &ConnectionConfig) -> bool {
     if !new.pools.is_empty() && !old.pools.is_empty() {
         new.pools.clone_from(&old.pools);
     }
+    new.quick_crash_detection = old.quick_crash_detection;
+    new.session_resumption = old.session_resumption;
     if covers(&new.proposals, &old.proposals) {
         new.proposals.clone_from(&old.proposals);
     }
@@ -233,6 +236,9 @@ impl Engine {
         let since = |child| (child, old.retired_children.get(&child).copied().unwrap_or(youngest));
         let retired_children = retired_children.into_iter().map(since).collect();
         self.cx.config = Arc::new(EngineConfig { connections: slots, ..config });
+        // Who may come may be another matter now: everybody has to prove himself again.
+        self.cx.tickets = Tickets::default();
+        self.cx.sessions.clear();
         self.cx.roster = Roster { order: Some(order), retired, retired_children };
         for connection in outdated {
             self.propose_anew(now, connection);
@@ -274,7 +280,9 @@ impl Engine {
                 let first = proposals.and_then(|proposals| proposals.first()?.ke.first().copied());
                 let Some(method) = first else { return Ok(state) };
                 base.spi_i = cx.fresh_spi();
-                Ok(ike_sa_init::initiator::begin(cx, base, method))
+                // A ticket is shown once.
+                base.resumed = None;
+                Ok(ike_sa_init::initiator::begin(cx, base, now, method))
             });
         }
     }

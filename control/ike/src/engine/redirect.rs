@@ -200,7 +200,7 @@ impl Engine {
     pub(super) fn follow(&mut self, now: Instant, connection: usize, goals: Vec<Goal>, redirect: &Redirect) {
         let mut goals = goals.into_iter();
         let Some(first) = goals.next() else { return };
-        let new: Option<IkeSaId> = self.begin_ike_sa(now, connection, first, Some(redirect));
+        let new: Option<IkeSaId> = self.begin_ike_sa(now, connection, first, Some(redirect), None);
         if let Some(sa) = new.and_then(|new| self.sas.get_mut(&new)) {
             sa.base.goals.extend(goals);
         }

@@ -121,7 +121,7 @@ impl Engine {
             });
             return self.nudge(now, old);
         };
-        let Some(new) = self.begin_ike_sa(now, connection, first, redirect) else { return };
+        let Some(new) = self.begin_ike_sa(now, connection, first, redirect, None) else { return };
         if let Some(sa) = self.sas.get_mut(&new) {
             sa.base.goals.extend(goals);
             sa.base.replacing = true;

@@ -6,6 +6,7 @@
 //! FindingSource          the kernel's address
 //! GeneratingKe           our public value        Answering            our public value
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
+//! AwaitingResumption     IKE_SESSION_RESUME
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
 //! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
@@ -55,10 +56,13 @@ use super::informational::Deleting;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::redirect::Redirect;
+use super::resumption::Session;
+use super::resumption::initiator::AwaitingResumption;
 use crate::auth::{Authorization, Proven};
 use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
+use crate::verdict::Reason;
 
 /// Which end of the IKE SA we are: whether we sent its first IKE_SA_INIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +157,12 @@ pub(super) struct Base {
     pub(super) tokens: Vec<Secret>,
     /// The peer is to be given ours.
     pub(super) owes_token: bool,
+    /// What this one goes on from, until it is established.
+    pub(super) resumed: Option<Box<Session>>,
+    /// As client: what may go on from this one.
+    pub(super) ticket: Option<Box<Session>>,
+    /// We are to ask for a ticket.
+    pub(super) wants_ticket: bool,
     /// It is to be asked to prove itself anew (RFC 4478).
     pub(super) owes_reauthentication: bool,
     /// An SPI that the peer sends on, and that is no CHILD SA's.
@@ -246,6 +256,9 @@ impl Base {
             redirecting: None,
             tokens: Vec::new(),
             owes_token: false,
+            resumed: None,
+            ticket: None,
+            wants_ticket: false,
             owes_reauthentication: false,
             unknown_spi: None,
             fragmentation: false,
@@ -387,6 +400,14 @@ impl Base {
         }
         if let Some(failure) = &closed.failure {
             cx.event(Event::Failed(failure.clone()));
+        }
+        // What was lost can be resumed, not what was ended (RFC 5723 §4.3.1).
+        let lost = closed
+            .failure
+            .as_ref()
+            .is_some_and(|failure| matches!(failure.reason, Reason::PeerSilent | Reason::PeerRestarted));
+        if let Some(session) = self.ticket.take().filter(|_| lost) {
+            cx.sessions.insert(self.connection, session);
         }
         std::mem::take(&mut self.addresses).give_back(cx, self.id, self.connection);
         let failure = closed.failure.clone().unwrap_or_else(|| self.about(cx).closed_early(&closed.reason));
@@ -536,6 +557,7 @@ pub(super) enum State {
     FindingSource(FindingSource),
     GeneratingKe(GeneratingKe),
     AwaitingInitResponse(AwaitingInitResponse),
+    AwaitingResumption(AwaitingResumption),
     DerivingKeys(DerivingKeys),
     Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
@@ -567,6 +589,7 @@ impl State {
             Self::FindingSource(_) => "FindingSource",
             Self::GeneratingKe(_) => "GeneratingKe",
             Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::AwaitingResumption(_) => "AwaitingResumption",
             Self::DerivingKeys(_) => "DerivingKeys",
             Self::Exchanging(state) => state.name(),
             Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
@@ -601,6 +624,7 @@ impl State {
     ) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingResumption(state) => state.handle_message(cx, base, now, &inbound),
             Self::Exchanging(state) => state.handle_message(cx, base, &inbound),
             Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingEapRequest(state) => state.handle_message(cx, base, now, &inbound),
@@ -631,7 +655,7 @@ impl State {
 
     pub(super) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
         match self {
-            Self::FindingSource(state) => state.handle_job(cx, base, done),
+            Self::FindingSource(state) => state.handle_job(cx, base, now, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
@@ -648,6 +672,7 @@ impl State {
             Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
             state @ (Self::AwaitingInitResponse(_)
+            | Self::AwaitingResumption(_)
             | Self::AwaitingAuthResponse(_)
             | Self::AwaitingEapRequest(_)
             | Self::AwaitingLastAuthResponse(_)
@@ -665,6 +690,7 @@ impl State {
     pub(super) fn handle_timeout(self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_timeout(cx, base, now),
+            Self::AwaitingResumption(state) => state.handle_timeout(cx, base, now),
             Self::Exchanging(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingAuthResponse(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingEapRequest(state) => state.handle_timeout(cx, base, now),
@@ -682,6 +708,7 @@ impl State {
     pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
         match self {
             Self::AwaitingInitResponse(state) => Some(state.deadline()),
+            Self::AwaitingResumption(state) => Some(state.deadline()),
             Self::Exchanging(state) => state.deadline(),
             Self::AwaitingAuthResponse(state) => state.deadline(),
             Self::AwaitingEapRequest(state) => state.deadline(),
@@ -724,7 +751,13 @@ impl State {
 
     /// Whether the peer has not answered our IKE_SA_INIT yet.
     pub(super) fn unanswered(&self) -> bool {
-        matches!(self, Self::FindingSource(_) | Self::GeneratingKe(_) | Self::AwaitingInitResponse(_))
+        matches!(
+            self,
+            Self::FindingSource(_)
+                | Self::GeneratingKe(_)
+                | Self::AwaitingInitResponse(_)
+                | Self::AwaitingResumption(_)
+        )
     }
 
     /// The answer to the IKE_SA_INIT request that made a half-open SA, once there is one.

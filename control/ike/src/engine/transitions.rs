@@ -67,11 +67,14 @@ const ANYWHERE: &str = "any";
 /// The IKE SA.
 #[rustfmt::skip]
 pub(super) const IKE_SA: &[Row] = &[
-    row("FindingSource", Job, &["GeneratingKe", CLOSED]),
+    row("FindingSource", Job, &["GeneratingKe", "AwaitingResumption", CLOSED]),
     row("GeneratingKe", Job, &["AwaitingInitResponse", CLOSED]),
     row("AwaitingInitResponse", Response(ExchangeType::IkeSaInit), &["GeneratingKe", "DerivingKeys"]),
     row("AwaitingInitResponse", Decision, &["GeneratingKe"]),
     row("AwaitingInitResponse", Timeout, &[CLOSED]),
+    row("AwaitingResumption", Response(ExchangeType::IkeSessionResume), &["AllocatingFirstSpi", "GeneratingKe"]),
+    row("AwaitingResumption", Decision, &["GeneratingKe"]),
+    row("AwaitingResumption", Timeout, &["GeneratingKe"]),
     row("DerivingKeys", Job, &["Exchanging: generating our public value", "AllocatingFirstSpi", "AwaitingAuthResponse", CLOSED]),
     row("Exchanging: generating our public value", Job, &["Exchanging: awaiting the response", CLOSED]),
     row("Exchanging: awaiting the response", Response(ExchangeType::IkeIntermediate), &["Exchanging: deriving the shared secret", CLOSED]),

@@ -94,6 +94,7 @@ reasons! {
     PpkRequired, "PPK_REQUIRED", Configuration, "a post-quantum pre-shared key is required, and the two ends did not use one";
     PpkMismatch, "PPK_MISMATCH", Configuration, "the post-quantum pre-shared keys of one name differ";
     AuthenticationFailed, "AUTHENTICATION_FAILED", Configuration, "the peer rejected our authentication";
+    NotResumed, "NOT_RESUMED", Peer, "an IKE SA was not resumed";
     NotUnique, "NOT_UNIQUE", Configuration, "the peer has an IKE SA already, and only one is allowed";
     // Certificates and signatures.
     CertMissing, "CERT_MISSING", Configuration, "the peer sent no certificate and none is configured for it";

@@ -240,6 +240,11 @@ pub(super) const TABLES: &[Table] = &[
                 "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
             ),
             key(
+                "session_resumption",
+                Is("false"),
+                "an end that has lost its IKE SA, because the peer fell silent, goes on from it with a ticket (RFC 5723): without key exchange and signatures, so that whoever has learned the old keys can read what follows. Both ends need it, and neither may use EAP; see [the guide](configuration.md#when-a-gateway-falls-silent)",
+            ),
+            key(
                 "follow_redirects",
                 Is("true"),
                 "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",

@@ -79,6 +79,18 @@ fn what_cannot_work_is_said() {
 }
 
 #[test]
+fn tickets_do_not_go_with_eap() {
+    let resumes = |remote: &str| {
+        let text = text("auth = \"psk\"", remote, &format!("{KEY}{USERS}"));
+        let text = text.replace("remote_addrs", "session_resumption = true\nremote_addrs");
+        Config::parse(&text, Path::new("/nowhere"))
+    };
+    assert!(resumes("auth = \"psk\"").unwrap().0.engine.connections[0].session_resumption);
+    let findings = resumes("auth = \"eap-mschapv2\"").unwrap_err();
+    assert!(findings.iter().any(|finding| finding.to_string().contains("does not go with EAP")));
+}
+
+#[test]
 fn a_password_is_in_no_error_and_no_debug_output() {
     let text = text("auth = \"psk\"", "auth = \"eap-mschapv2\"", &format!("{KEY}{USERS}"));
     let (config, _) = Config::parse(&text, Path::new("/nowhere")).unwrap();

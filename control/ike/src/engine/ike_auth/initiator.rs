@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use portcullis_ipsec::Spi;
+use subtle::ConstantTimeEq as _;
 
 use super::eap_initiator::EapSession;
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
@@ -27,6 +28,7 @@ use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
 use crate::engine::mobike;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
@@ -105,6 +107,14 @@ fn request(
     };
     let id = IdPayload::from(local_id.clone());
     base.local_id = Some(local_id.clone());
+    if let Some(session) = &base.resumed {
+        let id = IdPayload::from(session.id_i.clone());
+        base.local_id = Some(session.id_i.clone());
+        let data = resumption::auth(&channel, &record, Role::Initiator, &id);
+        let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
+        let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
+        return Ok(request.send(cx, base, now, channel, record, Some(auth)));
+    }
     let ppk = ppk::of_initiator(&config, connection, record.ppk, &base.about(cx));
     let ppk = ppk.map_err(Closed::failed)?;
     let mut of_ppk: Vec<Payload> =
@@ -190,7 +200,9 @@ impl Request {
     ) -> State {
         let mut payloads = vec![Payload::IdI(self.id.clone())];
         payloads.extend(self.certificates);
-        if let Some(connection) = cx.connection(base.connection) {
+        if let Some(session) = &base.resumed {
+            payloads.push(Payload::IdR(session.id_r.clone().into()));
+        } else if let Some(connection) = cx.connection(base.connection) {
             payloads.extend(certificates::requests([connection]));
             if let IdentityMatch::Exactly(id) = connections::remote_match(connection) {
                 payloads.push(Payload::IdR(id.clone().into()));
@@ -200,6 +212,7 @@ impl Request {
         let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
         payloads.extend(auth);
         payloads.extend(token.flatten());
+        payloads.extend(resumption::ask(cx, base));
         payloads.extend(self.ppk);
         if cx.connection(base.connection).is_some_and(connections::is_eap_only) {
             payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
@@ -326,6 +339,7 @@ impl AwaitingAuthResponse {
         match self.authenticate(cx, base, &found, &payloads) {
             Ok(None) => {
                 let proven = match cx.connection(base.connection).map(connections::remote_method) {
+                    _ if base.resumed.is_some() => Proven::Resumed,
                     // As it will be, or there will be no IKE SA.
                     Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
                     _ => Proven::Psk,
@@ -401,6 +415,8 @@ impl AwaitingAuthResponse {
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
         base.heed_lifetime(cx, now, payloads);
+        resumption::responder::resumed(cx, base);
+        base.keep_ticket(cx, now, &established.channel, payloads);
         let Some(offer) = offer else {
             // The child follows at once, in an exchange of its own.
             base.goals.extend(base.goal.take());
@@ -423,6 +439,7 @@ impl AwaitingAuthResponse {
         let about = base.about(cx);
         let local = cx.connection(base.connection).map(connections::local_method);
         match (notify_type, &base.local_id) {
+            (notify::AUTHENTICATION_FAILED, Some(id)) if base.resumed.is_some() => about.not_let_resume(id),
             (notify::AUTHENTICATION_FAILED, _) if matches!(local, Some(LocalMethod::Eap { .. })) => {
                 about.refused_before_eap()
             }
@@ -451,6 +468,17 @@ impl AwaitingAuthResponse {
         };
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
+        let (channel, record) = (&self.channel, &self.record);
+        if let Some(session) = &base.resumed {
+            let right = resumption::auth(channel, record, Role::Responder, sent);
+            let shown = matches!(found.auth, Some((SHARED_KEY_MIC, data)) if bool::from(right.ct_eq(data)));
+            let proven = shown && id.same(&session.id_r);
+            return if proven {
+                Ok(None)
+            } else {
+                Err(about.not_resumed(id, "it is not who gave us the ticket"))
+            };
+        }
         let wanted = connections::remote_match(connection);
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
@@ -461,7 +489,6 @@ impl AwaitingAuthResponse {
             None if connections::is_eap_only(connection) => return Ok(None),
             None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
         };
-        let (channel, record) = (&self.channel, &self.record);
         match connections::remote_method(connection) {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
                 let key = connections::shared_key(&cx.config.shared_keys, local_id, id)

@@ -27,6 +27,7 @@ use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, Received, notify};
 use crate::proposal::IkeSuite;
@@ -182,6 +183,9 @@ impl AwaitingAuthRequest {
                 return Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure));
             }
         };
+        if base.resumed.is_some() {
+            return self.resume(cx, base, now, &payloads);
+        }
         self.take_ppk(cx, &mut payloads);
         let about = About { connection: None, remote: Some(base.remote) };
         let candidates = self.candidates(cx, base);
@@ -380,7 +384,9 @@ impl AwaitingAuthRequest {
         }
         answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
+        resumption::responder::resumed(cx, base);
         answer.extend(base.announce_lifetime(now));
+        answer.extend(resumption::answer(cx, base, now, &established.channel, payloads));
         match redirect::instead_of_a_child(cx, base, now) {
             Some(redirect) => {
                 answer.push(redirect);
@@ -389,6 +395,29 @@ impl AwaitingAuthRequest {
             None => established.answer_first_child(cx, base, answer, payloads, &self.record),
         }
         Box::new(established).pump(cx, base, now)
+    }
+
+    /// Awaits IKE_AUTH of an IKE SA that is resumed, whose keys there are.
+    pub(in crate::engine) fn of_resumed(channel: Channel, record: InitRecord) -> Self {
+        Self { channel, record, additional: VecDeque::new() }
+    }
+
+    /// Whoever resumes an IKE SA proves that it has the keys of the old one, and so do we (RFC 5723 §4.3.3).
+    fn resume(mut self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        let Some(session) = base.resumed.take() else {
+            return Err(Closed::because("nothing is left to be resumed"));
+        };
+        let shown = (&self.channel, &self.record);
+        match resumption::responder::judge(cx, base, &session, shown, payloads) {
+            Ok(identified) => {
+                let id = IdPayload::from(identified.local_id.clone());
+                let data = resumption::auth(&self.channel, &self.record, Role::Responder, &id);
+                let answer = vec![Payload::IdR(id), Payload::Auth { method: SHARED_KEY_MIC, data }];
+                base.resumed = Some(session);
+                self.establish(cx, base, now, identified, answer, payloads)
+            }
+            Err(failure) => Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure)),
+        }
     }
 
     /// Answers an additional key exchange, and takes the keys that it has made.
@@ -524,12 +553,12 @@ struct Attempt {
 
 /// An initiator that a connection was found for.
 #[derive(Debug)]
-pub(super) struct Identified {
-    pub(super) connection: usize,
-    pub(super) local_id: Identity,
-    pub(super) remote_id: Identity,
-    pub(super) proven: Option<Proven>,
-    pub(super) authorization: Authorization,
+pub(in crate::engine) struct Identified {
+    pub(in crate::engine) connection: usize,
+    pub(in crate::engine) local_id: Identity,
+    pub(in crate::engine) remote_id: Identity,
+    pub(in crate::engine) proven: Option<Proven>,
+    pub(in crate::engine) authorization: Authorization,
 }
 
 /// Awaits the judgement of the initiator's proof. A connection that rejects it makes way for the next that the

@@ -85,6 +85,7 @@ fn successor(
     base.original_initiator = old.original_initiator;
     base.tokens.clone_from(&agreed.tokens);
     base.owes_token = role == Role::Initiator;
+    base.wants_ticket = old.ticket.is_some();
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };

@@ -35,6 +35,8 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod resumption;
 mod storm;
 mod transitions;
+mod window;
 mod world;

@@ -75,6 +75,7 @@ impl Storm {
             config.retransmission.tries = 12;
             config.retransmission.base = 1.1;
             config.half_open_timeout = Duration::from_secs(120);
+            config.connections[0].session_resumption = true;
             if seed.is_multiple_of(3) {
                 let proposals = &mut config.connections[0].children[0].esp_proposals;
                 *proposals = vec!["aes256gcm16-x25519-esn".parse().unwrap()];

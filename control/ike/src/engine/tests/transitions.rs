@@ -11,7 +11,7 @@ use super::gateway::Mishap;
 use super::world::*;
 use super::{
     additional, additional_child, addresses, certificates, childless, collide_child, collide_ike, eap,
-    hostile, mobike, reconfigure, storm,
+    hostile, mobike, reconfigure, resumption, storm,
 };
 use crate::engine::transitions::*;
 
@@ -120,6 +120,10 @@ fn every_row_of_the_tables_happens() {
     eap::a_gateway_with_a_certificate_lets_users_in();
     eap::success_without_the_key_is_worth_nothing();
     reconfigure::an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added();
+    resumption::a_client_whose_address_the_kernel_chooses_resumes_as_well();
+    resumption::a_gateway_that_does_not_know_the_exchange_is_met_in_full();
+    resumption::a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_full();
+    resumption::what_is_offered_anew_is_offered_in_full();
     mobike::a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back();
     let seen = SEEN.take();
     let cause = |change: &Change| seen.iter().any(|it| (it.0, it.1, it.2) == (change.0, change.1, change.2));

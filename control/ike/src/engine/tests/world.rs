@@ -149,6 +149,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             encap: false,
             mobike: false,
             quick_crash_detection: true,
+            session_resumption: false,
             follow_redirects: true,
             redirect_to: None,
             dpd_delay: Duration::ZERO,
