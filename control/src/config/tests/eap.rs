@@ -79,6 +79,29 @@ fn what_cannot_work_is_said() {
 }
 
 #[test]
+fn several_rounds_are_read_and_what_does_not_go_with_them_is_said() {
+    let (two, eap) = (
+        "[{ auth = \"psk\" }, { auth = \"psk\", id = \"a2\" }]",
+        "[{ auth = \"psk\" }, { auth = \"eap-mschapv2\" }]",
+    );
+    let rounds = |local: &str, remote: &str, more: &str| {
+        let text = text("", "", &format!("{KEY}{USERS}{more}"));
+        let text = text.replace("local = {  }", &format!("local = {local}"));
+        let text = text.replace("remote = {  }", &format!("remote = {remote}"));
+        Config::parse(&text, Path::new("/nowhere"))
+    };
+    let (config, _) = rounds(two, "{ auth = \"psk\" }", "").unwrap();
+    assert_eq!(config.engine.connections[0].local.len(), 2);
+    let (config, _) = rounds("{ auth = \"psk\" }", eap, "").unwrap();
+    assert_eq!(config.engine.connections[0].remote.len(), 2);
+    let findings = rounds(two, eap, "").unwrap_err();
+    assert!(
+        findings.iter().any(|it| it.to_string().contains("has 2 rounds of authentication, but EAP")),
+        "{findings:?}"
+    );
+}
+
+#[test]
 fn a_password_is_in_no_error_and_no_debug_output() {
     let text = text("auth = \"psk\"", "auth = \"eap-mschapv2\"", &format!("{KEY}{USERS}"));
     let (config, _) = Config::parse(&text, Path::new("/nowhere")).unwrap();

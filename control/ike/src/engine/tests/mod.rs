@@ -35,6 +35,7 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod rounds;
 mod storm;
 mod transitions;
 mod world;
