@@ -250,6 +250,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         follow_redirects: false,
         redirect_to: None,
         quick_crash_detection: true,
+        session_resumption: false,
         dpd_delay: Duration::ZERO,
         lifetime: IkeLifetime::default(),
         unique: Unique::No,

@@ -26,8 +26,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How we prove who we are, in one round of authentication. `local` and `remote` are lists of rounds, even while there
-/// is one.
+/// How we prove who we are, in one round of authentication (RFC 4739).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalMethod {
     /// Shared Key Message Integrity Code (RFC 7296 §2.15).

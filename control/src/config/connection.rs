@@ -186,6 +186,7 @@ fn connection(
         children: children?,
     };
     pools::check(section, &connection, &named_pools, pools);
+    check_rounds(section, &connection);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
@@ -234,13 +235,17 @@ fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
     }
 }
 
-/// A ticket does not hold what an AAA server has said of a client.
+/// A ticket does not hold what an AAA server has said of a client, nor who it was in each of several rounds.
 fn check_resumption(section: &Section<'_>, connection: &ConnectionConfig) {
     let eap = connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }))
         || connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }));
     if connection.session_resumption && eap {
         let message =
             "does not go with EAP, whose clients have to prove themselves each time (expected false)";
+        section.error(section.span(), "session_resumption", message);
+    }
+    if connection.session_resumption && (connection.local.len() > 1 || connection.remote.len() > 1) {
+        let message = "does not go with several rounds of authentication (expected false)";
         section.error(section.span(), "session_resumption", message);
     }
 }
@@ -258,33 +263,63 @@ fn check_peer_identity(section: &Section<'_>, connection: &ConnectionConfig) {
     }
 }
 
+/// What does not go together with several rounds of authentication (RFC 4739).
+fn check_rounds(section: &Section<'_>, connection: &ConnectionConfig) {
+    let (local, remote) = (&connection.local, &connection.remote);
+    let we_by_eap = local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }));
+    let peer_by_eap = remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }));
+    for (key, rounds, other, by_eap) in
+        [("local", local.len(), "remote", peer_by_eap), ("remote", remote.len(), "local", we_by_eap)]
+    {
+        if rounds > 1 && by_eap {
+            let message = format!(
+                "has {rounds} rounds of authentication, but EAP is among those of `{other}`, which is not supported by \
+                 this version (expected one round)"
+            );
+            section.error(section.span(), key, message);
+        }
+    }
+    if local.len().max(remote.len()) > 1 && (connection.ppk.id.is_some() || connection.ppk.required) {
+        let message = "and several rounds of authentication together are not supported by this version (expected no \
+                       `ppk_id` and `ppk_required`)";
+        section.error(section.span(), "ppk_id", message);
+    }
+}
+
 /// A connection whose ends no secret fits can never come up.
 fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &[SharedKey]) {
-    let shares = connection.local.iter().any(|round| round.auth == LocalMethod::Psk)
-        || connection.remote.iter().any(|round| round.auth == RemoteMethod::Psk);
-    if !shares {
-        return;
-    }
-    let local = connection.local.first().and_then(|round| round.id.as_ref());
-    let remote = connection.remote.first().and_then(|round| match &round.id {
-        IdentityMatch::Exactly(id) => Some(id),
-        IdentityMatch::Pattern(_) | IdentityMatch::Any => None,
-    });
-    let fits = |key: &SharedKey| {
-        let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
-        let unknown = local.is_none() && remote.is_none();
-        key.ids.is_empty()
-            || unknown
-            || names(remote)
-            || (names(local) && (remote.is_none() || key.ids.len() == 1))
-    };
-    if !secrets.iter().any(fits) {
-        let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
-        let message = format!(
-            "authenticates with a pre-shared key, but no `[secrets]` entry is for it (expected one without `ids`, or \
-             with ids = {ids:?})"
-        );
-        section.error(section.span(), "local", message);
+    // Each round is between one of an end's identities and the first of the other's.
+    let first = (connection.local.first(), connection.remote.first());
+    let ours = connection.local.iter().filter(|round| round.auth == LocalMethod::Psk);
+    let theirs = connection.remote.iter().filter(|round| round.auth == RemoteMethod::Psk);
+    let pairs = ours.map(|round| (Some(round), first.1)).chain(theirs.map(|round| (first.0, Some(round))));
+    let mut said = Vec::new();
+    for (local, remote) in pairs {
+        let local = local.and_then(|round| round.id.as_ref());
+        let remote = remote.and_then(|round| match &round.id {
+            IdentityMatch::Exactly(id) => Some(id),
+            IdentityMatch::Pattern(_) | IdentityMatch::Any => None,
+        });
+        let fits = |key: &SharedKey| {
+            let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
+            let unknown = local.is_none() && remote.is_none();
+            key.ids.is_empty()
+                || unknown
+                || names(remote)
+                || (names(local) && (remote.is_none() || key.ids.len() == 1))
+        };
+        if !secrets.iter().any(fits) {
+            let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
+            if said.contains(&ids) {
+                continue;
+            }
+            let message = format!(
+                "authenticates with a pre-shared key, but no `[secrets]` entry is for it (expected one without `ids`, or \
+                 with ids = {ids:?})"
+            );
+            section.error(section.span(), "local", message);
+            said.push(ids);
+        }
     }
 }
 
@@ -374,13 +409,6 @@ fn rounds<T>(
     if sections.is_empty() {
         section.missing(key, "{ auth = \"psk\", id = \"gw.example\" }");
         return None;
-    }
-    if let Some(second) = sections.get(1) {
-        section.error(
-            second.span(),
-            key,
-            "more than one round of authentication is not supported by this version",
-        );
     }
     let count = sections.len();
     let rounds: Vec<T> = sections.iter().filter_map(round).collect();

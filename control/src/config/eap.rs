@@ -5,7 +5,7 @@ use std::sync::Arc;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::auth::eap::{ClientMethod, ServerMethod, UserSecret, secret_of};
 use portcullis_ike::config::{
-    ConnectionConfig, Identity, IdentityMatch, LocalMethod, RemoteMethod, Secret, StartAction,
+    ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteMethod, Secret, StartAction,
 };
 
 use super::credentials::{Store, span_of};
@@ -128,7 +128,8 @@ pub(super) fn check(
     users: Option<&[UserSecret]>,
     has_radius: bool,
 ) {
-    let local = connection.local.first();
+    let is_client = |round: &&LocalAuth| matches!(round.auth, LocalMethod::Eap { .. });
+    let local = connection.local.iter().find(is_client).or(connection.local.first());
     let is_eap = connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }))
         || connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }));
     if is_eap && (connection.ppk.id.is_some() || connection.ppk.required) {
@@ -136,7 +137,9 @@ pub(super) fn check(
             "and EAP together are not supported by this version (expected no `ppk_id` and `ppk_required`)";
         section.error(section.span(), "ppk_id", message);
     }
-    let remote = connection.remote.first().map(|round| &round.auth);
+    let mut remote = connection.remote.iter().map(|round| &round.auth);
+    let by_eap = remote.clone().find(|auth| matches!(auth, RemoteMethod::Eap { .. }));
+    let remote = by_eap.or(remote.next());
     if let Some(RemoteMethod::Eap { method, .. }) = remote {
         let is_client = matches!(local.map(|round| &round.auth), Some(LocalMethod::Eap { .. }));
         if !is_client && connection.children.iter().any(|child| child.start_action != StartAction::None) {

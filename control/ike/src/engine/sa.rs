@@ -18,6 +18,8 @@
 //! AwaitingEapRequest     IKE_AUTH                AskingAaa            the AAA server's answer
 //! AwaitingLastAuthResponse  IKE_AUTH, with AUTH  AwaitingEapResponse  IKE_AUTH
 //!                                                AwaitingLastAuthRequest  IKE_AUTH, with AUTH
+//!          (with further rounds)                          (with further rounds)
+//! SigningRound           our signature           AwaitingNextRound    IKE_AUTH
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -47,6 +49,7 @@ use super::ike_auth::initiator::{
 use super::ike_auth::responder::{
     AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
 };
+use super::ike_auth::rounds::{AwaitingNextRound, SigningRound};
 use super::ike_intermediate::initiator::Exchanging;
 use super::ike_intermediate::responder::AnsweringIntermediate;
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
@@ -562,6 +565,7 @@ pub(super) enum State {
     Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
     SigningRequest(SigningRequest),
+    SigningRound(Box<SigningRound>),
     AwaitingAuthResponse(AwaitingAuthResponse),
     VerifyingResponder(VerifyingResponder),
     AnsweringEap(AnsweringEap),
@@ -574,6 +578,7 @@ pub(super) enum State {
     AnsweringIntermediate(AnsweringIntermediate),
     VerifyingInitiator(VerifyingInitiator),
     SigningResponse(SigningResponse),
+    AwaitingNextRound(Box<AwaitingNextRound>),
     TurningEap(TurningEap),
     AskingAaa(AskingAaa),
     AwaitingEapResponse(AwaitingEapResponse),
@@ -594,6 +599,7 @@ impl State {
             Self::Exchanging(state) => state.name(),
             Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
             Self::SigningRequest(_) => "SigningRequest",
+            Self::SigningRound(_) => "SigningRound",
             Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
             Self::VerifyingResponder(_) => "VerifyingResponder",
             Self::AnsweringEap(_) => "AnsweringEap",
@@ -610,6 +616,7 @@ impl State {
             Self::AskingAaa(_) => "AskingAaa",
             Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
             Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::AwaitingNextRound(_) => "AwaitingNextRound",
             Self::Established(_) => "Established",
             Self::Deleting(_) => "Deleting",
         }
@@ -631,6 +638,7 @@ impl State {
             Self::AwaitingLastAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingEapResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingLastAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingNextRound(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingFirstAuth(state) => state.handle_message(cx, base, inbound),
             Self::DerivingForAuth(state) => Ok(Self::DerivingForAuth(state.hold(inbound))),
             Self::AwaitingAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
@@ -642,6 +650,7 @@ impl State {
             | Self::DerivingKeys(_)
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
+            | Self::SigningRound(_)
             | Self::VerifyingResponder(_)
             | Self::AnsweringEap(_)
             | Self::TurningEap(_)
@@ -661,6 +670,7 @@ impl State {
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),
+            Self::SigningRound(state) => state.handle_job(cx, base, now, done),
             Self::VerifyingResponder(state) => state.handle_job(cx, base, now, done),
             Self::Answering(state) => state.handle_job(cx, base, done),
             Self::DerivingForAuth(state) => state.handle_job(cx, base, now, done),
@@ -678,6 +688,7 @@ impl State {
             | Self::AwaitingLastAuthResponse(_)
             | Self::AwaitingEapResponse(_)
             | Self::AwaitingLastAuthRequest(_)
+            | Self::AwaitingNextRound(_)
             | Self::AwaitingFirstAuth(_)
             | Self::AwaitingAuthRequest(_)
             | Self::Deleting(_)) => {
@@ -735,6 +746,7 @@ impl State {
                 | Self::AskingAaa(_)
                 | Self::AwaitingEapResponse(_)
                 | Self::AwaitingLastAuthRequest(_)
+                | Self::AwaitingNextRound(_)
         )
     }
 

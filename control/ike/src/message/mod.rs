@@ -235,6 +235,8 @@ pub mod notify {
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
     pub const AUTH_LIFETIME: u16 = 16403;
+    pub const MULTIPLE_AUTH_SUPPORTED: u16 = 16404;
+    pub const ANOTHER_AUTH_FOLLOWS: u16 = 16405;
     pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
     pub const TICKET_LT_OPAQUE: u16 = 16409;

@@ -83,11 +83,40 @@ fn tickets_do_not_go_with_eap() {
     let resumes = |remote: &str| {
         let text = text("auth = \"psk\"", remote, &format!("{KEY}{USERS}"));
         let text = text.replace("remote_addrs", "session_resumption = true\nremote_addrs");
+        let text = text.replace(
+            "remote = { auth = \"psk\", two }",
+            "remote = [{ auth = \"psk\" }, { auth = \"psk\", id = \"b2\" }]",
+        );
         Config::parse(&text, Path::new("/nowhere"))
     };
     assert!(resumes("auth = \"psk\"").unwrap().0.engine.connections[0].session_resumption);
     let findings = resumes("auth = \"eap-mschapv2\"").unwrap_err();
     assert!(findings.iter().any(|finding| finding.to_string().contains("does not go with EAP")));
+    let findings = resumes("auth = \"psk\", two").unwrap_err();
+    assert!(findings.iter().any(|finding| finding.to_string().contains("several rounds")), "{findings:?}");
+}
+
+#[test]
+fn several_rounds_are_read_and_what_does_not_go_with_them_is_said() {
+    let (two, eap) = (
+        "[{ auth = \"psk\" }, { auth = \"psk\", id = \"a2\" }]",
+        "[{ auth = \"psk\" }, { auth = \"eap-mschapv2\" }]",
+    );
+    let rounds = |local: &str, remote: &str, more: &str| {
+        let text = text("", "", &format!("{KEY}{USERS}{more}"));
+        let text = text.replace("local = {  }", &format!("local = {local}"));
+        let text = text.replace("remote = {  }", &format!("remote = {remote}"));
+        Config::parse(&text, Path::new("/nowhere"))
+    };
+    let (config, _) = rounds(two, "{ auth = \"psk\" }", "").unwrap();
+    assert_eq!(config.engine.connections[0].local.len(), 2);
+    let (config, _) = rounds("{ auth = \"psk\" }", eap, "").unwrap();
+    assert_eq!(config.engine.connections[0].remote.len(), 2);
+    let findings = rounds(two, eap, "").unwrap_err();
+    assert!(
+        findings.iter().any(|it| it.to_string().contains("has 2 rounds of authentication, but EAP")),
+        "{findings:?}"
+    );
 }
 
 #[test]

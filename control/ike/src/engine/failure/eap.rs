@@ -183,6 +183,50 @@ impl About {
         .fix(Fix::strongswan("local", "auth", "eap-tls"))
     }
 
+    /// The peer has fewer or more rounds of authentication than we want (RFC 4739). `round`: the one that it has just passed, from
+    /// one; `follows`: it says that there is another.
+    pub(in crate::engine) fn other_rounds(&self, round: usize, follows: bool, wanted: usize) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        let found = match follows {
+            true => format!("more than {round}"),
+            false => round.to_string(),
+        };
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!(
+                "{peer} proves itself {found} time(s), but {section}.remote wants it to {wanted} time(s)"
+            ),
+        )
+        .fact("rounds of the peer", found)
+        .fact("expected", wanted)
+        .fix(Fix::here(section, "remote", "one table, or an array of as many as the peer has `local`"))
+        .fix(Fix::step(
+            Place::Strongswan,
+            "give it a section `local-<n>` for each round, all of them with `auth`",
+        ))
+    }
+
+    /// The peer does not know several rounds of authentication.
+    pub(in crate::engine) fn rounds_not_supported(&self) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!("{section} has several rounds of authentication, but {peer} does not know them (it sent no MULTIPLE_AUTH_SUPPORTED)"),
+        )
+        .fix(Fix::step(Place::Strongswan, "set charon.multiple_authentication = yes in strongswan.conf"))
+        .fix(Fix::here(section, "local", "one table, not an array"))
+    }
+
+    /// The peer has said that another round follows, and does not go on.
+    pub(in crate::engine) fn next_round_missing(&self) -> Verdict {
+        let peer = self.peer();
+        self.fail(
+            Reason::AuthenticationFailed,
+            format!("{peer} did not go on to its next round of authentication: it does not take our proof, or was stopped"),
+        )
+        .fix(Fix::step(Place::Peer, "read its log for this moment: it names the cause, which the protocol keeps from us"))
+    }
+
     /// We want to be authenticated by EAP, and the peer takes us without it.
     pub(in crate::engine) fn eap_not_wanted(&self) -> Verdict {
         let (section, peer) = (self.section(), self.peer());

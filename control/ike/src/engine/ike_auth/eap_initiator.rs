@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::eap_responder::secret;
 use super::initiator::AwaitingAuthResponse;
+use super::rounds::announce_another;
 use super::{AuthPayloads, auth_data, verify};
 use crate::auth::eap::{Client, ClientSettings, Conversation, Msk, Step, secret_of};
 use crate::auth::method::SHARED_KEY_MIC;
@@ -38,8 +39,9 @@ impl EapSession {
     ) -> Next {
         let config = cx.config.clone();
         let connection = config.connections.get(base.connection);
-        let local = connection.map(|connection| (connection, connections::local_method(connection)));
-        let Some((connection, LocalMethod::Eap { method, eap_id, aaa_id, .. })) = local else {
+        let local = connection.and_then(|connection| connection.local.get(awaiting.rounds.local));
+        let local = local.map(|round| &round.auth);
+        let Some(LocalMethod::Eap { method, eap_id, aaa_id, .. }) = local else {
             return Err(Closed::because("it is not configured any more"));
         };
         let user = eap_id.clone().unwrap_or_else(|| awaiting.id.identity.to_string());
@@ -54,7 +56,7 @@ impl EapSession {
             method: *method,
             user,
             password,
-            tls: connections::tls_settings(connection),
+            tls: connections::tls_settings(local, connection.map(connections::remote_method)),
             server: aaa_id.clone().unwrap_or_else(|| IdentityMatch::Exactly(id_r.identity.clone())),
         });
         Ok(Box::new(Self { awaiting, id_r }).turn(cx, base, Box::new(client), packet))
@@ -81,10 +83,12 @@ impl EapSession {
                 return Ok(State::AwaitingEapRequest(AwaitingEapRequest { session: self, client }));
             }
             Step::Done(outcome) => {
-                let AwaitingAuthResponse { channel, record, id, .. } = &mut self.awaiting;
+                let has = cx.connection(base.connection).map_or(1, |connection| connection.local.len());
+                let AwaitingAuthResponse { channel, record, id, rounds, .. } = &mut self.awaiting;
                 let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
                 let data = auth_data(channel, record, Role::Initiator, id, &secret);
                 let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                payloads.extend(announce_another(has, rounds.local));
                 payloads.extend(crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
                 channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
                 let (msk, user) = (outcome.msk, client.user().to_owned());
@@ -252,7 +256,7 @@ impl AwaitingLastAuthResponse {
                 if proves
                     && verify(&awaiting.channel, &awaiting.record, Role::Responder, &id_r, &secret, data)
                 {
-                    return awaiting.establish(cx, base, now, &payloads);
+                    return awaiting.go_on(cx, base, now, &payloads);
                 }
                 base.about(cx).eap_key_mismatch(&self.user)
             }

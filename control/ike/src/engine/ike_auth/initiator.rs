@@ -10,11 +10,12 @@ use portcullis_ipsec::Spi;
 use subtle::ConstantTimeEq as _;
 
 use super::eap_initiator::EapSession;
+use super::rounds::{self, Rounds};
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::auth::{Proven, SignRequest, VerifyRequest};
-use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
+use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
@@ -210,6 +211,10 @@ impl Request {
         }
         // Whom EAP authenticates gives its token with its last message.
         let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
+        if let Some(connection) = cx.connection(base.connection) {
+            payloads.extend(auth.as_ref().and_then(|_| rounds::announce_another(connection.local.len(), 0)));
+            payloads.extend(rounds::announce([connection]));
+        }
         payloads.extend(auth);
         payloads.extend(token.flatten());
         payloads.extend(resumption::ask(cx, base));
@@ -228,8 +233,16 @@ impl Request {
         }
         payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        let state = AwaitingAuthResponse { channel, record, offer: self.offer, id: self.id, key: self.key };
-        State::AwaitingAuthResponse(state)
+        State::AwaitingAuthResponse(AwaitingAuthResponse {
+            channel,
+            record,
+            offer: self.offer,
+            id: self.id,
+            key: self.key,
+            rounds: Rounds::default(),
+            id_r: None,
+            peer_is_proven: false,
+        })
     }
 }
 
@@ -290,10 +303,15 @@ pub(in crate::engine) struct AwaitingAuthResponse {
     pub(super) record: InitRecord,
     /// The child that we asked for, unless the IKE SA is to begin without one.
     pub(in crate::engine) offer: Option<Offer>,
-    /// Our own.
+    /// Our own, of our last round.
     pub(super) id: IdPayload,
     /// The name of the pre-shared key that we proved ourselves with, if it was one.
-    key: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) rounds: Rounds,
+    /// The peer's, of its last round.
+    id_r: Option<IdPayload>,
+    /// It has no more rounds before it.
+    pub(super) peer_is_proven: bool,
 }
 
 impl AwaitingAuthResponse {
@@ -336,9 +354,14 @@ impl AwaitingAuthResponse {
             }
             self.channel.unmix();
         }
+        if self.peer_is_proven {
+            return self.turn(cx, base, now, &payloads);
+        }
         match self.authenticate(cx, base, &found, &payloads) {
             Ok(None) => {
-                let proven = match cx.connection(base.connection).map(connections::remote_method) {
+                let connection = cx.connection(base.connection);
+                let wanted = connection.and_then(|connection| connection.remote.get(self.rounds.remote));
+                let proven = match wanted.map(|round| &round.auth) {
                     _ if base.resumed.is_some() => Proven::Resumed,
                     // As it will be, or there will be no IKE SA.
                     Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
@@ -359,27 +382,39 @@ impl AwaitingAuthResponse {
         Deleting::reject(cx, base, now, self.channel, failure, told)
     }
 
-    /// The peer is who it says it is. We may still have to prove who we are.
+    /// The peer is who it says it is, in this round.
     fn proceed(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
         proven: Proven,
         payloads: Vec<Payload>,
     ) -> Next {
-        base.proven = Some(proven);
-        let found = AuthPayloads::parse(&payloads);
-        base.remote_id = found.id_r.map(|id| id.identity.clone());
-        match cx.connection(base.connection).map(connections::local_method) {
-            Some(LocalMethod::Eap { .. }) => match (found.id_r, found.eap) {
-                (Some(id), Some(packet)) => EapSession::begin(cx, base, self, id.clone(), packet.to_vec()),
+        if let Err(failure) = self.take_round(cx, base, &payloads) {
+            return Ok(self.reject(cx, base, now, failure));
+        }
+        // Whoever keeps record of it wants the first proof, as he wants the first identity.
+        base.proven.get_or_insert(proven);
+        let id = AuthPayloads::parse(&payloads).id_r.cloned();
+        base.remote_id = base.remote_id.take().or_else(|| id.as_ref().map(|id| id.identity.clone()));
+        self.id_r = id;
+        self.turn(cx, base, now, &payloads)
+    }
+
+    /// It is our turn: EAP has begun, or the next round.
+    fn turn(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        let connection = cx.connection(base.connection);
+        let local = connection.and_then(|connection| connection.local.get(self.rounds.local));
+        match local.map(|round| &round.auth) {
+            Some(LocalMethod::Eap { .. }) => match (self.id_r.clone(), AuthPayloads::parse(payloads).eap) {
+                (Some(id), Some(packet)) => EapSession::begin(cx, base, self, id, packet.to_vec()),
                 _ => {
                     let failure = base.about(cx).eap_not_wanted();
                     Ok(self.reject(cx, base, now, failure))
                 }
             },
-            _ => self.establish(cx, base, now, &payloads),
+            _ => self.go_on(cx, base, now, payloads),
         }
     }
 
@@ -479,7 +514,10 @@ impl AwaitingAuthResponse {
                 Err(about.not_resumed(id, "it is not who gave us the ticket"))
             };
         }
-        let wanted = connections::remote_match(connection);
+        let Some(RemoteAuth { auth: wanted_auth, id: wanted }) = connection.remote.get(self.rounds.remote)
+        else {
+            return Err(about.closed_early("it is not configured any more"));
+        };
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
@@ -489,7 +527,7 @@ impl AwaitingAuthResponse {
             None if connections::is_eap_only(connection) => return Ok(None),
             None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
         };
-        match connections::remote_method(connection) {
+        match wanted_auth {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
                 let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
                     .ok_or_else(|| about.no_shared_key(local_id, id))?;

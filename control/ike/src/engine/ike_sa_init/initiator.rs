@@ -20,7 +20,7 @@ use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::childless;
 use crate::engine::commands::local_towards;
 use crate::engine::context::Context;
-use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
+use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
 use crate::engine::ike_intermediate;
 use crate::engine::mobike;
 use crate::engine::negotiation;
@@ -236,6 +236,7 @@ impl AwaitingInitResponse {
                 "it chose additional key exchanges, but does not know IKE_INTERMEDIATE, which carries them";
             return Err(about.ike_proposal_not_ours(&why));
         }
+        rounds::check_announced(cx, base, &inbound.received.message.payloads)?;
         let childless = childless::is_begun(cx, base, &inbound.received.message.payloads)?;
         let (nonce_r, ke_public) = (payloads.nonce.to_vec(), payloads.ke_public.to_vec());
         Ok(Accepted { suite, nonce_r, ke_public, childless })

@@ -19,6 +19,7 @@ use crate::engine::context::{Context, Effect};
 use crate::engine::ike_auth::AuthPayloads;
 use crate::engine::ike_auth::SignatureSupport;
 use crate::engine::ike_auth::responder::{AwaitingAuthRequest, Identified};
+use crate::engine::ike_auth::rounds::Rounds;
 use crate::engine::ike_sa_init::responder::answer;
 use crate::engine::ike_sa_init::{
     InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, data_of, nat,
@@ -136,7 +137,10 @@ pub(in crate::engine) fn judge(
         local_id: session.id_r.clone(),
         remote_id: id.identity.clone(),
         proven: Some(Proven::Resumed),
+        id: id.clone(),
         authorization: Authorization::default(),
+        rounds: Rounds::default(),
+        follows: false,
     })
 }
 

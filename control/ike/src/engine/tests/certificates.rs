@@ -33,6 +33,11 @@ impl Pki {
         local(self.ends[end].credential(&[&self.ca]))
     }
 
+    /// A certificate of another name.
+    pub(super) fn issue(&self, name: &str) -> LocalMethod {
+        local(self.ca.issue(name, unchanged).credential(&[&self.ca]))
+    }
+
     pub(super) fn remote(&self) -> RemoteMethod {
         remote(trust(&self.ca))
     }

@@ -36,6 +36,7 @@ mod rekey_child;
 mod rekey_ike;
 mod replacement;
 mod resumption;
+mod rounds;
 mod storm;
 mod transitions;
 mod window;

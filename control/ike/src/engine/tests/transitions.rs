@@ -11,7 +11,7 @@ use super::gateway::Mishap;
 use super::world::*;
 use super::{
     additional, additional_child, addresses, certificates, childless, collide_child, collide_ike, eap,
-    hostile, mobike, reconfigure, resumption, storm,
+    hostile, mobike, reconfigure, resumption, rounds, storm,
 };
 use crate::engine::transitions::*;
 
@@ -118,6 +118,11 @@ fn every_row_of_the_tables_happens() {
     eap::a_refusal_of_the_aaa_server_is_passed_on();
     eap::a_user_of_an_aaa_server_gets_a_tunnel_and_what_it_says_he_may_have();
     eap::a_gateway_with_a_certificate_lets_users_in();
+    rounds::any_rounds_of_either_end_go_together();
+    rounds::every_round_has_to_be_right();
+    rounds::a_round_too_few_or_too_many_is_named();
+    rounds::whoever_does_not_go_on_to_its_next_round_is_forgotten();
+    rounds::whatever_job_of_a_round_fails_nothing_is_left();
     eap::success_without_the_key_is_worth_nothing();
     reconfigure::an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added();
     resumption::a_client_whose_address_the_kernel_chooses_resumes_as_well();

@@ -9,7 +9,7 @@ use crate::message::{Payload, notify};
 fn ask(world: &mut World, payloads: Vec<Payload>) -> Datagram {
     let now = world.now;
     let Engine { sas, cx, .. } = &mut world.ends[B].engine;
-    let IkeSa { base, state, .. } = sas.values_mut().next().unwrap();
+    let IkeSa { base, state, .. } = sas.values_mut().next().unwrap().as_mut();
     let State::Established(established) = state else { panic!() };
     established.channel.request(cx, base, now, ExchangeType::Informational, payloads);
     let Datagram { local, remote, payload } = cx.transmit.pop_back().unwrap();
