@@ -31,7 +31,8 @@ fn ends(mut with: Value) -> Value {
     for (key, value) in
         [("local", site.remote), ("remote", site.local), ("us", site.remote_id), ("them", site.local_id)]
     {
-        with[key] = value.into();
+        let fields = with.as_object_mut();
+        fields.and_then(|fields| fields.insert(key.to_owned(), value.into()));
     }
     with
 }
