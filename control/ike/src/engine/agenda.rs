@@ -9,10 +9,12 @@ use portcullis_ipsec::Spi;
 use super::children::Child;
 use super::context::{Context, Effect};
 use super::create_child_sa::initiator::{Creating, Purpose};
-use super::established::{Established, Liveness, Ours, Theirs};
+use super::established::{Established, Ours, Theirs};
 use super::informational::{self, Deleting};
+use super::liveness::Liveness;
 use super::rekey_ike::initiator::Rekeying;
-use super::sa::{Base, Next, State};
+use super::sa::{Base, Next};
+use super::state::State;
 use crate::message::ExchangeType;
 
 impl Established {

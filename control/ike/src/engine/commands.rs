@@ -12,7 +12,8 @@ use super::failure::{self, About};
 use super::ike_sa_init;
 use super::redirect::Redirect;
 use super::resumption::{self, Session};
-use super::sa::{Base, Closed, Goal, Role, State};
+use super::sa::{Base, Closed, Goal, Role};
+use super::state::State;
 use super::{Engine, IkeSa};
 use crate::config::{AddressMatch, ConnectionConfig, StartAction};
 

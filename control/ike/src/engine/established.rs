@@ -15,17 +15,19 @@ use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
 use super::child::{Agreed, ChildPayloads, Installing, Refusal, Standing};
 use super::childless;
-use super::children::{Child, Doomed, Sealing};
+use super::children::Doomed;
 use super::context::{Context, Effect};
 use super::create_child_sa::initiator::{Creating, Purpose};
 use super::create_child_sa::responder::Answering;
 use super::ike_sa_init::notification;
 use super::informational::{self, Deleting};
 use super::lifetime::{PATIENCE_WITH_BUSY_PEERS, Schedule};
+use super::liveness::Liveness;
 use super::mobike;
 use super::rekey_ike;
 use super::rekey_ike::initiator::Rekeying;
-use super::sa::{Base, Closed, Done, Inbound, Next, State};
+use super::sa::{Base, Closed, Done, Inbound, Next};
+use super::state::State;
 use crate::message::{ExchangeType, MessageError, Payload, notify};
 
 /// An authenticated IKE SA.
@@ -45,11 +47,11 @@ pub(super) struct Established {
     /// requests have crossed.
     pub(super) just_made: Option<usize>,
     /// When the peer last showed that it lives.
-    heard: Instant,
+    pub(super) heard: Instant,
     pub(super) liveness: Liveness,
     /// The data plane is asked whether children are idle.
     pub(super) idling: Option<JobId>,
-    next_keepalive: Option<Instant>,
+    pub(super) next_keepalive: Option<Instant>,
 }
 
 /// Our exchange under way, and what follows it until the next may begin.
@@ -76,17 +78,6 @@ pub(super) enum Theirs {
     Child(Box<Answering>),
     /// It rekeys the IKE SA.
     Ike(Box<rekey_ike::responder::Answering>),
-}
-
-/// Dead-peer detection (RFC 7296 §2.4).
-#[derive(Debug)]
-pub(super) enum Liveness {
-    /// The peer was heard of not long ago.
-    Quiet,
-    /// Nothing came by IKE; the data plane is asked whether ESP did.
-    Counting(JobId),
-    /// Nothing came at all: an empty request is due.
-    Suspect,
 }
 
 impl Established {
@@ -174,87 +165,6 @@ impl Established {
                     schedule.put_off(cx, now);
                     old.schedule = schedule;
                 }
-            }
-        }
-    }
-
-    /// Whether the IKE SA is being rekeyed, by either end.
-    pub(super) fn rekeys_ike(&self) -> bool {
-        matches!(self.ours, Ours::RekeyingIke(_)) || matches!(self.theirs, Some(Theirs::Ike(_)))
-    }
-
-    /// Whether children are being created, rekeyed or closed by us (RFC 7296 §2.25.2).
-    pub(super) fn has_half_open_children(&self) -> bool {
-        matches!(self.ours, Ours::Creating(_) | Ours::Installing(..) | Ours::Deleting(_))
-    }
-
-    /// Whether there is a child, or the peer is making it.
-    pub(super) fn peer_makes(&self, base: &Base, child: usize) -> bool {
-        let theirs = matches!(&self.theirs, Some(Theirs::Child(theirs)) if theirs.child() == child);
-        theirs || base.children.iter().any(|up| up.config == child)
-    }
-
-    /// Whether we may ask for a successor of a CHILD SA: it is in use, has none, nor does the peer make one, and it is not being deleted.
-    pub(super) fn may_rekey(&self, base: &Base, child: &Child) -> bool {
-        let theirs = match &self.theirs {
-            Some(Theirs::Child(theirs)) => theirs.replaces(),
-            _ => None,
-        };
-        theirs != Some(child.status.spi_in)
-            && matches!(child.sealing, Sealing::Active(_))
-            && self.may_be_rekeyed(base, child)
-    }
-
-    /// Whether the peer may rekey a CHILD SA.
-    pub(super) fn may_be_rekeyed(&self, base: &Base, child: &Child) -> bool {
-        child.successor.is_none()
-            && !self.doomed(base).any(|doomed| doomed.pair == child.status.spi_in)
-            && !matches!(child.sealing, Sealing::Never)
-            && !matches!(&self.ours, Ours::Installing(_, purpose) if purpose.old() == Some(child.status.spi_in))
-    }
-
-    /// Whether the peer's wish for a child has crossed ours, which is met: it will find its own met too.
-    pub(super) fn has_just_made(&self, child: usize) -> bool {
-        let installing = match &self.ours {
-            Ours::Installing(installing, Purpose::Goal) => Some(installing.agreed.child),
-            _ => None,
-        };
-        self.just_made == Some(child) || installing == Some(child)
-    }
-
-    /// Whether the half that the peer receives on is about to be deleted by us, though it is gone here.
-    pub(super) fn deletes_half(&self, base: &Base, spi: Spi) -> bool {
-        self.doomed(base).any(|doomed| doomed.peer == Some(spi))
-    }
-
-    /// Whether the half that the peer receives on is, or may be, about to be installed here.
-    pub(super) fn makes_half(&self, spi: Spi) -> bool {
-        match &self.ours {
-            Ours::Creating(creating) => creating.makes_half(spi),
-            Ours::Installing(installing, _) => installing.agreed.peer == spi,
-            _ => false,
-        }
-    }
-
-    fn doomed<'a>(&'a self, base: &'a Base) -> impl Iterator<Item = &'a Doomed> {
-        let under_way: &[Doomed] = match &self.ours {
-            Ours::Deleting(under_way) => under_way,
-            _ => &[],
-        };
-        base.deletes.iter().chain(under_way)
-    }
-
-    /// Our own exchange has prevailed over that in which the peer has made another successor of `old`, or makes it:
-    /// nothing is ever sealed with that, and the peer deletes it (RFC 7296 §2.8.1).
-    pub(super) fn peers_successor_is_redundant(&mut self, base: &mut Base, old: Spi) {
-        if let Some(Theirs::Child(theirs)) = &mut self.theirs
-            && theirs.replaces() == Some(old)
-        {
-            theirs.gives_way();
-        }
-        for child in base.children.iter_mut().filter(|child| child.replaces == Some(old)) {
-            if matches!(child.sealing, Sealing::Waiting(_)) {
-                child.sealing = Sealing::Never;
             }
         }
     }
@@ -640,54 +550,6 @@ impl Established {
         ];
         let idle = base.children.iter().filter_map(|child| child.idle_check);
         single.into_iter().flatten().chain(ends).chain(idle).min()
-    }
-
-    /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds
-    /// a dead peer soon enough.
-    fn dpd_due(&self, cx: &Context, base: &Base) -> Option<Instant> {
-        let delay = cx.connection(base.connection)?.dpd_delay;
-        let watching = matches!(self.liveness, Liveness::Quiet)
-            && self.channel.idle()
-            && base.superseded.is_none()
-            && !delay.is_zero();
-        watching.then(|| self.heard + delay)
-    }
-
-    /// When the peer last showed that it lives.
-    pub(super) fn heard(&self) -> Instant {
-        self.heard
-    }
-
-    fn alive(&mut self, now: Instant) {
-        self.heard = now;
-        self.liveness = Liveness::Quiet;
-    }
-
-    /// The peer is asked whether it lives as soon as that is possible.
-    pub(super) fn suspect(&mut self) {
-        self.liveness = Liveness::Suspect;
-    }
-
-    /// ESP that was opened counts as life like an IKE message does.
-    fn counted(&mut self, cx: &Context, base: &Base, now: Instant, result: &JobResult) {
-        let idle = match result {
-            JobResult::Counters(counters) => {
-                counters.iter().filter_map(|(_, counters)| counters.as_ref()?.idle_in).min()
-            }
-            _ => None,
-        };
-        let opened = idle.and_then(|idle| now.checked_sub(idle)).filter(|at| *at > self.heard);
-        let delay = cx.connection(base.connection).map(|c| c.dpd_delay).unwrap_or_default();
-        self.heard = opened.unwrap_or(self.heard);
-        self.liveness = if self.heard + delay > now { Liveness::Quiet } else { Liveness::Suspect };
-    }
-
-    /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open.
-    pub(super) fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
-        let wanted = (base.nat.local || base.nat.forced)
-            && !cx.config.nat_keepalive.is_zero()
-            && base.local.port() != cx.config.port;
-        self.next_keepalive = wanted.then(|| now + cx.config.nat_keepalive);
     }
 
     /// Closes the CHILD SAs of one child; the peer is told by the next [`Established::pump`]. False if there is

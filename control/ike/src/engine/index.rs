@@ -10,7 +10,8 @@ use std::sync::Arc;
 use portcullis_ipsec::Spi;
 
 use super::api::IkeSaId;
-use super::sa::{Base, State};
+use super::sa::Base;
+use super::state::State;
 use crate::config::Identity;
 
 /// Our identity and the peer's.

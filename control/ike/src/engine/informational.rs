@@ -13,7 +13,8 @@ use super::established::{Established, Ours};
 use super::failure::notify_name;
 use super::ike_sa_init::{error_notification, notification};
 use super::resumption;
-use super::sa::{Base, Closed, Inbound, Next, State};
+use super::sa::{Base, Closed, Inbound, Next};
+use super::state::State;
 use crate::message::{ExchangeType, Payload, Protocol, notify};
 
 /// A Delete of CHILD SAs, by the SPIs that we receive on (RFC 7296 §3.11).

@@ -9,10 +9,10 @@
 //!
 //! After any `handle_*`, poll everything until it returns `None`.
 //!
-//! Start at `sa`, which draws the states of an IKE SA. Each state is a type that is consumed by the message, job or
-//! timer that it awaits. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `agenda` what
-//! is begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
+//! Start at `state`, which draws the states of an IKE SA (`sa` is what it has in all of them). Each state is a type that is
+//! consumed by the message, job or timer that it awaits; `transitions` lists what may follow what. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
+//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `crossing` what
+//! may go on beside what, `agenda` what is begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
@@ -43,6 +43,7 @@ mod connections;
 mod context;
 mod crash;
 mod create_child_sa;
+mod crossing;
 mod established;
 mod failure;
 mod half_open;
@@ -53,6 +54,7 @@ mod ike_sa_init;
 mod index;
 mod informational;
 mod lifetime;
+mod liveness;
 mod mobike;
 mod negotiation;
 mod reassembly;
@@ -64,6 +66,7 @@ mod replacement;
 mod resumption;
 mod sa;
 mod selectors;
+mod state;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -95,7 +98,8 @@ use ike_sa_init::cookie::Cookies;
 pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
-use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
+use sa::{Base, Closed, Done, Goal, Inbound, Next, Role};
+use state::State;
 use timers::Timers;
 use transitions::{Cause, Position};
 use upkeep::Upkeep;

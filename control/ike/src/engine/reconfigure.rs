@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use super::context::Context;
 use super::resumption::tickets::Tickets;
-use super::sa::{Goal, State};
+use super::sa::Goal;
+use super::state::State;
 use super::{Engine, IkeSaId, ike_sa_init};
 use crate::auth::Trust;
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, LocalMethod, RemoteMethod, StartAction};

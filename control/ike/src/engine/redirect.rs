@@ -14,7 +14,8 @@ use super::established::{Established, Ours};
 use super::failure::About;
 use super::ike_sa_init::{data_of, notification, notifications};
 use super::rekey_ike::patience;
-use super::sa::{Base, Goal, State};
+use super::sa::{Base, Goal};
+use super::state::State;
 use crate::message::{ExchangeType, Payload, notify};
 
 /// RFC 5685 §7: a client that is sent on more often within this time is sent in circles.

@@ -10,7 +10,7 @@
 
 use super::channel::exchange_name;
 use super::established::{Established, Ours, Theirs};
-use super::sa::State;
+use super::state::State;
 use crate::message::{ExchangeType, Header};
 use Cause::*;
 

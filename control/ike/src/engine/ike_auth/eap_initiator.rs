@@ -17,7 +17,8 @@ use crate::engine::context::Context;
 use crate::engine::crash;
 use crate::engine::ike_sa_init::error_notification;
 use crate::engine::informational::Deleting;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, notify};
 
 /// We are being authenticated.

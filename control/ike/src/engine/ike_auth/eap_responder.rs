@@ -16,7 +16,8 @@ use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::failure::About;
 use crate::engine::ike_sa_init::notification;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{IdPayload, Payload, notify};
 
 /// An initiator that is being authenticated.

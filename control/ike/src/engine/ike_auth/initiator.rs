@@ -30,7 +30,8 @@ use crate::engine::informational::Deleting;
 use crate::engine::mobike;
 use crate::engine::redirect;
 use crate::engine::resumption;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
 /// Awaits the inbound SPI of the first child.

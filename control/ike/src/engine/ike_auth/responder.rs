@@ -29,7 +29,8 @@ use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::redirect;
 use crate::engine::resumption;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, Received, notify};
 use crate::proposal::IkeSuite;
 

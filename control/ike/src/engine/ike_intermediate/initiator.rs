@@ -9,7 +9,8 @@ use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::context::Context;
 use crate::engine::ike_auth;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, public_of};
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Payload};
 
 /// An additional key exchange under way.

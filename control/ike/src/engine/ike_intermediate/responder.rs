@@ -6,7 +6,8 @@ use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::context::Context;
 use crate::engine::ike_auth::responder::AwaitingAuthRequest;
 use crate::engine::ike_sa_init::public_of;
-use crate::engine::sa::{Base, Done, Next, State};
+use crate::engine::sa::{Base, Done, Next};
+use crate::engine::state::State;
 use crate::message::{Payload, notify};
 
 /// An additional key exchange that waits for jobs.

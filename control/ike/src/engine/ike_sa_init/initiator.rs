@@ -26,7 +26,8 @@ use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::redirect;
 use crate::engine::resumption;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
 use crate::proposal::{IkeSuite, accepted_ike};
 

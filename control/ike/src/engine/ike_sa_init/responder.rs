@@ -18,7 +18,8 @@ use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
 use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
 use crate::engine::redirect;
-use crate::engine::sa::{Base, Closed, Done, Inbound, Next, State};
+use crate::engine::sa::{Base, Closed, Done, Inbound, Next};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Header, Message, Payload, notify};
 use crate::proposal::IkeSuite;
 

@@ -14,7 +14,8 @@ use crate::engine::ike_followup_ke::{self, Link, followed_up};
 use crate::engine::ike_sa_init::{InitPayloads, error_notification};
 use crate::engine::informational::Deleting;
 use crate::engine::negotiation;
-use crate::engine::sa::{Base, Done, Next, Role, State};
+use crate::engine::sa::{Base, Done, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Payload, notify};
 use crate::proposal::accepted_ike;
 

@@ -16,7 +16,8 @@ use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::ike_followup_ke::Expected;
 use crate::engine::ike_sa_init::InitPayloads;
 use crate::engine::negotiation;
-use crate::engine::sa::{Base, Done, Role, State};
+use crate::engine::sa::{Base, Done, Role};
+use crate::engine::state::State;
 use crate::message::{Payload, notify};
 use crate::proposal::IkeProposal;
 

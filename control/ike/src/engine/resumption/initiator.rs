@@ -15,7 +15,8 @@ use crate::engine::ike_sa_init::{
     notification,
 };
 use crate::engine::mobike;
-use crate::engine::sa::{Base, Inbound, Next, Role, State};
+use crate::engine::sa::{Base, Inbound, Next, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Message, Payload, notify};
 
 /// Retransmissions after which the gateway is taken not to know the exchange.

@@ -24,7 +24,8 @@ use crate::engine::ike_sa_init::responder::answer;
 use crate::engine::ike_sa_init::{
     InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, data_of, nat,
 };
-use crate::engine::sa::{Base, Inbound, Role, State};
+use crate::engine::sa::{Base, Inbound, Role};
+use crate::engine::state::State;
 use crate::message::{ExchangeType, Message, Payload, notify};
 
 impl Engine {

@@ -222,11 +222,15 @@ pub(super) fn success_without_the_key_is_worth_nothing() {
     let mut world = local();
     let command = world.initiate(A);
     let proven = |world: &World| {
-        world.ends[B].engine.sas.values().any(|sa| matches!(sa.state, sa::State::AwaitingLastAuthRequest(_)))
+        world.ends[B]
+            .engine
+            .sas
+            .values()
+            .any(|sa| matches!(sa.state, state::State::AwaitingLastAuthRequest(_)))
     };
     world.run_until(100, "EAP succeeds", proven);
     for sa in world.ends[B].engine.sas.values_mut() {
-        if let sa::State::AwaitingLastAuthRequest(state) = &mut sa.state {
+        if let state::State::AwaitingLastAuthRequest(state) = &mut sa.state {
             state.forget_key();
         }
     }

@@ -171,7 +171,7 @@ pub(super) fn whoever_does_not_go_on_to_its_next_round_is_forgotten() {
     let mut world = World::new(1, a, b);
     world.initiate(A);
     let waits = |world: &World| {
-        world.ends[B].engine.sas.values().any(|sa| matches!(sa.state, sa::State::AwaitingNextRound(_)))
+        world.ends[B].engine.sas.values().any(|sa| matches!(sa.state, state::State::AwaitingNextRound(_)))
     };
     world.run_until(100, "the second round", waits);
     world.ends[A].dead = true;
