@@ -9,15 +9,17 @@
 //!
 //! After any `handle_*`, poll everything until it returns `None`.
 //!
-//! Start at `state`, which draws the states of an IKE SA (`sa` is what it has in all of them). Each state is a type that is
-//! consumed by the message, job or timer that it awaits; `transitions` lists what may follow what. One file per exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`,
-//! `rekey_ike`, `ike_followup_ke`, `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `crossing` what
-//! may go on beside what, `agenda` what is begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH makes a child,
-//! `addresses` what a peer is given out of our pools and what it gives us,
-//! `child` how a CHILD SA is agreed on and installed, `children` what becomes
-//! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
-//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an operator asks in `commands`, what he
-//! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! Start at `state`, which draws the states of an IKE SA (`sa` is what it has in all of them). Each state is a type that
+//! is consumed by the message, job or timer that it awaits; `transitions` lists what may follow what. One file per
+//! exchange and role: `ike_sa_init`, `ike_intermediate`, `ike_auth`, `create_child_sa`, `rekey_ike`, `ike_followup_ke`,
+//! `informational`, `mobike`, `redirect`; `established` decides whose turn it is, `crossing` what may go on beside what,
+//! `agenda` what is begun next. `channel` is what they share of message IDs and encryption, `childless` whether IKE_AUTH
+//! makes a child, `addresses` what a peer is given out of our pools and what it gives us, `child` how a CHILD SA is
+//! agreed on and installed, `children` what becomes of it. What the engine does of its own accord is in `upkeep` (who
+//! brings a lost tunnel up again), `lifetime` (when SAs are replaced) and `replacement` (IKE SAs that take the place of
+//! others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an
+//! operator asks in `commands`, what he is told in `failure`; that an end has lost its state is found by `crash`; another
+//! configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
