@@ -173,7 +173,7 @@ fn what_the_operator_got_wrong_is_said() -> Result<()> {
         other => assert!(other.is_err(), "{arguments:?} should have failed: {other:?}"),
     };
     says(&["initiate", "nope"], "no connection `nope` is configured (there are: site)");
-    says(&["initiate", "site/nope"], "connection `site` has no child `nope` (it has: net)");
+    says(&["initiate", "site/nope"], "connection `site` has no child `nope` (there are: net)");
     // Nobody answers there yet.
     says(&["initiate", "site/net", "--timeout", "1"], "TIMEOUT");
     let file = sites.a.dir().join("broken.toml");
