@@ -3,6 +3,7 @@
 
 pub mod crypto;
 pub mod forward;
+pub mod ike;
 mod mixture;
 pub mod pipeline;
 pub mod report;

@@ -15,6 +15,8 @@ enum Bench {
     Crypto(portcullis_bench::crypto::Options),
     /// The whole gateway between a generator and a sink, in network namespaces (needs root).
     Forward(portcullis_bench::forward::Options),
+    /// Tunnels and rekeys a second, and what a tunnel takes, beside strongSwan, in network namespaces (needs root).
+    Ike(portcullis_bench::ike::Options),
     /// A worker's own code between RX and TX, sealing and opening.
     Pipeline(portcullis_bench::pipeline::Options),
     /// Looking SAs up, installing and removing them, at 1 to 1,000,000.
@@ -25,6 +27,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
         Bench::Forward(options) => portcullis_bench::forward::run(&options),
+        Bench::Ike(options) => portcullis_bench::ike::run(&options),
         Bench::Pipeline(options) => portcullis_bench::pipeline::run(&options),
         Bench::Table(options) => portcullis_bench::table::run(&options),
     }

@@ -1,6 +1,7 @@
 //! The command line: `portcullis run`, `check`, and what asks a running daemon.
 
 mod doctor;
+mod events;
 mod explain;
 mod explain_flow;
 mod import;
@@ -11,6 +12,7 @@ mod top;
 mod trace;
 
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -22,14 +24,27 @@ use zeroize::Zeroizing;
 use crate::api::client::{Client, ClientError};
 use crate::api::types::{
     ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status, Target,
+    VerdictReport,
 };
 use crate::config::{Config, ConfigError, DEFAULT_ADMIN_SOCKET, Diagnostic, reference};
 use crate::daemon;
+use crate::hooks::runner;
 use crate::logging::{self, LogFormat};
+
+/// Where to begin, and the order in which it is usually needed.
+const FIRST_STEPS: &str = "\
+First steps:
+  portcullis pki ca; portcullis pki server gw.example    certificates
+  portcullis check; portcullis doctor                    before it starts
+  systemctl start portcullis; portcullis status          it runs
+  portcullis initiate NAME; portcullis sas               the tunnel is up
+  portcullis explain peer NAME                           or why it is not
+
+Exit codes: 0 done, 1 not done (the reason is on standard error), 2 a mistake in the command line.";
 
 /// Portcullis, a kernel-bypass IPsec gateway.
 #[derive(Debug, Parser)]
-#[command(name = "portcullis", version, about)]
+#[command(name = "portcullis", version, after_help = FIRST_STEPS)]
 pub struct Cli {
     /// The daemon's admin socket.
     #[arg(long, global = true, default_value = DEFAULT_ADMIN_SOCKET, value_name = "PATH")]
@@ -49,10 +64,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         log_format: LogFormat,
     },
-    /// Check a configuration whole, reporting every error with its place.
+    /// Check a configuration, reporting every error with its place.
     Check {
         /// The configuration.
-        #[arg(value_name = "FILE")]
+        #[arg(value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
         file: PathBuf,
         /// Exit with 3 if there are warnings. Without, they are printed and the exit code is 0.
         #[arg(long)]
@@ -66,23 +81,44 @@ enum Command {
     /// Ask the running daemon.
     #[command(flatten)]
     Ask(Ask),
-    /// Why it does not work, and what to change: the last failure, a peer's, a reason code.
+    /// Why it does not work, and what to change.
+    ///
+    /// The last failure, a peer's, what a reason code means, where a packet would stop, what a capture shows.
     Explain(explain::ExplainArgs),
-    /// Ask a live IKE responder what it accepts, and print a configuration that would match.
+    /// Ask a live IKE responder what it accepts.
+    ///
+    /// Prints a configuration that would match.
     Probe(probe::ProbeArgs),
-    /// A live view: throughput, tunnels, workers' load, drops, recent failures.
+    /// A live view: throughput, tunnels, load, drops, failures.
     Top(top::TopArgs),
-    /// Follow packets: received on, policy, SA, verdict, sent on, a line each. Costs something only while it runs.
+    /// Follow packets, a line each.
+    ///
+    /// Received on, policy, SA, verdict, sent on. Costs something only while it runs.
     Trace(trace::TraceArgs),
-    /// Write packets to a pcapng file, each with its inner and outer form linked.
+    /// Write packets to a pcapng file, inner and outer form linked.
     Capture(trace::CaptureArgs),
-    /// Look at the machine before traffic does: every finding with its fix.
+    /// Follow what happens, a line each.
+    ///
+    /// SAs up, rekeyed, moved and down, addresses, failures, reloads.
+    Events(events::EventsArgs),
+    /// Look at the machine before traffic does, with fixes.
     Doctor(doctor::DoctorArgs),
-    /// Make a configuration of an existing strongSwan or libreswan setup, and name what could not be carried over.
+    /// Make a configuration of a strongSwan or libreswan setup.
+    ///
+    /// Names what could not be carried over.
     Import(import::ImportArgs),
-    /// A small certificate authority: for a first tunnel with certificates it takes `ca`, `server` and `client`.
+    /// A small certificate authority.
+    ///
+    /// For a first tunnel with certificates it takes `ca`, `server` and `client`.
     Pki(pki::PkiArgs),
-    /// Print what a shell needs to complete this command line.
+    /// Runs `updown` hooks for the daemon, which starts it.
+    #[command(hide = true)]
+    HookRunner {
+        /// How many at once.
+        #[arg(long)]
+        at_once: usize,
+    },
+    /// Print what a shell needs to complete commands.
     Completions {
         /// The shell.
         #[arg(value_enum)]
@@ -94,7 +130,9 @@ enum Command {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Take the XDP program, the egress guard and the protected routes away. The daemon must not be running.
+    /// Emergency exit: let protected traffic pass in clear.
+    ///
+    /// Takes the XDP program, the egress guard and the protected routes away. The daemon must not be running.
     Detach {
         /// Say that protected traffic may leave in clear from now on.
         #[arg(long, required = true)]
@@ -107,7 +145,9 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print every table and key: what it takes, its default, and what it is for, as Markdown.
+    /// Print every table and key, as Markdown.
+    ///
+    /// What it takes, its default, and what it is for.
     Reference {
         /// Only the keys whose names have this, e.g. `dpd` or `gateway.`.
         #[arg(value_name = "WORD")]
@@ -120,37 +160,58 @@ enum ConfigCommand {
 enum Ask {
     /// How the daemon is: interfaces, packets, recent failures.
     Status(Format),
-    /// Whether everything lives that must: exit code 0 or 1, for probes.
+    /// Whether all lives that must: exit code 0 or 1, for probes.
     Health,
     /// IKE and CHILD SAs, as `swanctl --list-sas` shows them.
-    Sas(Format),
+    Sas(SasArgs),
     /// Dropped packets by reason.
     Drops(Format),
     /// Policies in force, and what each has carried and dropped.
     Policies(Format),
-    /// Address pools: how full they are; with `--leases` also whose each address is.
+    /// Address pools: how full they are, and whose each address is.
     Pools(PoolsArgs),
-    /// Bring up a connection, or one of its children, and wait until it is up.
-    Initiate(TargetArgs),
-    /// Close a connection, or one of its children.
+    /// Bring up a connection or child, and wait until it is up.
+    Initiate {
+        #[command(flatten)]
+        target: TargetArgs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Close a connection or child.
     Terminate(TargetArgs),
-    /// Put the configuration on disk in force, whole or not at all; what did not change is left alone.
+    /// Put the configuration on disk in force, whole or not at all.
+    ///
+    /// What did not change is left alone.
     Reload {
         /// Only print what would change.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        format: Format,
     },
-    /// Rekey the IKE SAs of a connection, or the CHILD SAs of one of its children. Does not wait: see `portcullis sas`.
+    /// Rekey a connection's IKE SAs, or a child's CHILD SAs.
+    ///
+    /// Does not wait: see `portcullis sas`.
     Rekey(TargetArgs),
-    /// Make the IKE SAs of a connection anew that were initiated from here, then close the old ones. Does not wait.
+    /// Make a connection's IKE SAs anew, then close the old ones.
+    ///
+    /// A peer that began one is asked to. Does not wait.
     Reauthenticate(TargetArgs),
-    /// Send the clients of a connection to another gateway (RFC 5685); those that do not go are put out after a while.
+    /// Send a connection's clients to another gateway (RFC 5685).
+    ///
+    /// Those that do not go are put out after a while.
     Redirect {
         /// Name of the connection.
         connection: String,
         /// Address of the other gateway.
-        address: std::net::IpAddr,
+        #[arg(value_parser = address)]
+        address: IpAddr,
     },
+}
+
+/// An address of the command line.
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "it is no IP address, and names are not resolved here".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -158,6 +219,18 @@ struct Format {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct SasArgs {
+    /// Only those of one connection.
+    #[arg(value_name = "CONNECTION")]
+    connection: Option<String>,
+    /// A line for each tunnel.
+    #[arg(long, conflicts_with = "json")]
+    brief: bool,
+    #[command(flatten)]
+    format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -199,11 +272,15 @@ pub fn main() -> ExitCode {
         Command::Detach { open: _, config } => detach(&config),
         Command::Completions { shell } => completions(shell),
         Command::Man { dir } => man(&dir),
+        Command::HookRunner { at_once } => {
+            runner::run(at_once).map(|()| ExitCode::SUCCESS).map_err(Into::into)
+        }
         Command::Doctor(args) => doctor::run(&args),
         Command::Import(args) => import::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pki(args) => pki::run(args).map(|()| ExitCode::SUCCESS),
         Command::Explain(args) => explain::run(&Client::new(&cli.socket), args).map(|()| ExitCode::SUCCESS),
         Command::Trace(args) => trace::trace(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
+        Command::Events(args) => events::run(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS),
         Command::Capture(args) => {
             trace::capture(&Client::new(&cli.socket), &args).map(|()| ExitCode::SUCCESS)
         }
@@ -314,9 +391,20 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
             let () = client.get("/v1/health").await?;
             Ok("alive\n".to_owned())
         }
-        Ask::Sas(format) => {
-            let sas: Vec<IkeSa> = client.get("/v1/sas").await?;
-            if format.json { json(&sas) } else { Ok(print::sas(&sas)) }
+        Ask::Sas(SasArgs { connection, brief, format }) => {
+            let mut sas: Vec<IkeSa> = client.get("/v1/sas").await?;
+            if let Some(name) = connection {
+                sas.retain(|sa| sa.connection.as_ref() == Some(&name));
+                if sas.is_empty() {
+                    // Refuses a name that there is not.
+                    let _: Vec<VerdictReport> = client.get(&explain::verdicts_about(&name)).await?;
+                }
+            }
+            match (format.json, brief) {
+                (true, _) => json(&sas),
+                (false, true) => Ok(print::sas_in_brief(&sas)),
+                (false, false) => Ok(print::sas(&sas)),
+            }
         }
         Ask::Drops(format) => {
             let drops: Drops = client.get("/v1/drops").await?;
@@ -330,17 +418,18 @@ async fn answer(client: &Client, question: Ask) -> Result<String, ClientError> {
             let pools: Vec<PoolStatus> = client.get("/v1/pools").await?;
             if args.format.json { json(&pools) } else { Ok(print::pools(&pools, args.leases)) }
         }
-        Ask::Initiate(args) => {
-            let children: Vec<ChildSa> = client.post("/v1/initiate", &args.target()).await?;
-            Ok(print::established(&children))
+        Ask::Initiate { target, format } => {
+            let target = target.target();
+            let children: Vec<ChildSa> = client.post("/v1/initiate", &target).await?;
+            if format.json { json(&children) } else { Ok(print::established(&target.connection, &children)) }
         }
         Ask::Terminate(args) => {
             let () = client.post("/v1/terminate", &args.target()).await?;
             Ok("closed\n".to_owned())
         }
-        Ask::Reload { dry_run } => {
+        Ask::Reload { dry_run, format } => {
             let done: Reloaded = client.post("/v1/reload", &Reload { dry_run }).await?;
-            Ok(print::reloaded(&done))
+            if format.json { json(&done) } else { Ok(print::reloaded(&done)) }
         }
         Ask::Rekey(args) => {
             let () = client.post("/v1/rekey", &args.target()).await?;
@@ -385,6 +474,23 @@ mod tests {
         assert_eq!(
             (target("site/net").connection.as_str(), target("site/net").child),
             ("site", Some("net".to_owned()))
+        );
+    }
+
+    #[test]
+    fn lists_of_commands_fit_a_terminal() {
+        fn check(command: &mut clap::Command) {
+            let help = command.render_help().to_string();
+            let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+            for line in commands.take_while(|line| !line.is_empty()) {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+            command.get_subcommands_mut().for_each(check);
+        }
+        check(&mut Cli::command());
+        assert!(FIRST_STEPS.lines().all(|line| line.len() <= 100));
+        assert!(
+            Cli::command().render_help().to_string().starts_with("Portcullis, a kernel-bypass IPsec gateway")
         );
     }
 

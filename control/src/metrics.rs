@@ -4,9 +4,11 @@
 //! up to a whole under one name. Labels are names of the configuration and fixed words, so that no peer can make a
 //! series. `docs/monitoring.md` lists them.
 
+mod ipsec_exporter;
 mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -20,9 +22,11 @@ use portcullis_ike::pools::PoolUsage;
 use portcullis_ipsec::PolicyCounters;
 
 use crate::api::types::IkeSa;
-use crate::config::Config;
+use crate::config::{Config, MetricsCompatibility};
 use crate::daemon::{Carried, Daemon, Histogram, Snapshot, report};
+use crate::events::audit::Audit;
 
+use crate::hooks::Hooks;
 use text::{Family, Format, Value};
 
 /// Answers `GET /metrics`.
@@ -35,7 +39,7 @@ async fn scrape(State(daemon): State<Arc<Daemon>>, headers: HeaderMap) -> Respon
     let format = Format::wanted(accept);
     match daemon.measure().await {
         Ok(measured) => {
-            let page = text::page(measured.families(), format);
+            let page = text::page(&measured.families(), format);
             ([(header::CONTENT_TYPE, format.content_type())], page).into_response()
         }
         Err(stopping) => (StatusCode::SERVICE_UNAVAILABLE, stopping.to_string()).into_response(),
@@ -65,6 +69,14 @@ pub(crate) struct Measured {
     pub(crate) pools: Vec<PoolUsage>,
     /// Traffic by connection.
     pub(crate) carried: std::collections::BTreeMap<String, Carried>,
+    /// The audit trail.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// What runs hooks.
+    pub(crate) hooks: Option<Arc<Hooks>>,
+    /// Who reads the stream of events.
+    pub(crate) event_readers: usize,
+    /// Events that they were too slow for.
+    pub(crate) events_lost: u64,
     /// What policies have done, by name.
     pub(crate) policies: std::collections::BTreeMap<String, PolicyCounters>,
 }
@@ -83,6 +95,10 @@ impl Measured {
         families.extend(self.policies());
         families.extend(self.packets());
         families.extend(self.resources());
+        families.extend(self.listeners());
+        if self.config.gateway.metrics_compatibility == Some(MetricsCompatibility::IpsecExporter) {
+            families.extend(ipsec_exporter::families(&self.config, &self.sas, &self.carried));
+        }
         families
     }
 
@@ -186,10 +202,7 @@ impl Measured {
         );
         for connection in &self.config.engine.connections {
             let methods = connection.local.iter().map(|round| &round.auth);
-            let credentials = methods.flat_map(|method| match method {
-                LocalMethod::Psk | LocalMethod::Eap { .. } => [].as_slice(),
-                LocalMethod::Pubkey { credentials, .. } => credentials.as_slice(),
-            });
+            let credentials = methods.flat_map(LocalMethod::credentials);
             let first =
                 credentials.filter_map(|credential| Some(credential.certificate()?.not_after().0)).min();
             if let Some(end) = first {
@@ -204,6 +217,10 @@ impl Measured {
         let mut bytes = Family::counter("policy_bytes", "Octets of inner packets by policy");
         let mut packets = Family::counter("policy_packets", "Inner packets by policy");
         let mut drops = Family::counter("policy_drops", "Packets that ended at the policy that covers them");
+        let mut rates =
+            Family::gauge("policy_rate_bits", "Bits per second that each tunnel of a policy may carry");
+        let mut beyond =
+            Family::counter("policy_rate_drops", "Inner packets beyond the rates of a policy's tunnels");
         for (name, counts) in &self.policies {
             for (direction, octets, count) in
                 [("in", counts.bytes_in, counts.packets_in), ("out", counts.bytes_out, counts.packets_out)]
@@ -213,8 +230,20 @@ impl Measured {
                 packets = packets.with(&labels, count);
             }
             drops = drops.with(&[("policy", name)], counts.dropped);
+            for (direction, count, limit) in [
+                ("in", counts.limited_in, self.config.rates.get(name).and_then(|rates| rates.inbound)),
+                ("out", counts.limited_out, self.config.rates.get(name).and_then(|rates| rates.outbound)),
+            ] {
+                let labels = [("policy", name.as_str()), ("direction", direction)];
+                if count > 0 || limit.is_some() {
+                    beyond = beyond.with(&labels, count);
+                }
+                if let Some(limit) = limit {
+                    rates = rates.with(&labels, limit.bits_per_second.get());
+                }
+            }
         }
-        vec![bytes, packets, drops]
+        vec![bytes, packets, drops, rates, beyond]
     }
 
     /// Packets by their way and end.
@@ -253,6 +282,42 @@ impl Measured {
             drops = drops.with(&[("reason", &reason)], count);
         }
         vec![packets, held, unaccounted, drops]
+    }
+
+    /// Who is told what happens.
+    fn listeners(&self) -> Vec<Family> {
+        let mut lines = Family::counter("audit_lines", "Lines of the audit trail by what became of them");
+        if let Some(audit) = &self.audit {
+            let totals = audit.totals();
+            for (result, count) in [
+                ("written", &totals.written),
+                ("lost", &totals.lost),
+                ("failed", &totals.failed),
+                ("suppressed", &totals.suppressed),
+            ] {
+                lines = lines.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
+        let mut hooks = Family::counter("updown_hooks", "Runs of updown hooks by how they ended");
+        if let Some(told) = &self.hooks {
+            let totals = told.totals();
+            for (result, count) in [
+                ("done", &totals.done),
+                ("failed", &totals.failed),
+                ("timeout", &totals.timeout),
+                ("not_started", &totals.not_started),
+                ("lost", &totals.lost),
+            ] {
+                hooks = hooks.with(&[("result", result)], count.load(Ordering::Relaxed));
+            }
+        }
+        vec![
+            lines,
+            hooks,
+            Family::gauge("event_readers", "Readers of the stream of events").with(&[], self.event_readers),
+            Family::counter("events_lost", "Events that a reader of the stream was too slow for")
+                .with(&[], self.events_lost),
+        ]
     }
 
     /// What can run out.

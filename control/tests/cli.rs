@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "where a test cannot go on it fails")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portcullis_lab::{Gateway, GatewayConfig, Result, SiteConfig, Sites, Stream};
+use portcullis_lab::{Gateway, GatewayConfig, LabError, Result, SiteConfig, Sites, Stream};
+use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
@@ -69,6 +71,97 @@ fn fish_completes_commands() {
     fs::write(&file, portcullis(&["completions", "fish"])).unwrap();
     let script = format!("source {}; complete -C'portcullis doc'", file.display());
     assert!(shell("fish", &["--no-config", "-c", &script]).starts_with("doctor"));
+}
+
+/// What is said on standard error when a command fails.
+fn refused(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    assert!(!output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stdout));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn common_mistakes_are_answered_with_what_to_do() {
+    let said = |arguments: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        refused(command)
+    };
+    for (arguments, expected) in [
+        (
+            &["--socket", "/nonexistent/admin.sock", "status"][..],
+            "it is not running (`systemctl start portcullis`",
+        ),
+        (&["check", "/nonexistent.toml"], "there is no such file (the package has an example:"),
+        (&["run", "--config", "/nonexistent.toml"], "there is no such file (the package has an example:"),
+        (&["explain", "reason", "FOO"], "`portcullis explain reason` lists them"),
+        (&["probe", "gw.example"], "it is no IP address, and names are not resolved here"),
+        (&["initate"], "a similar subcommand exists: 'initiate'"),
+    ] {
+        let text = said(arguments);
+        assert!(text.contains(expected), "{arguments:?}: {text}");
+        assert!(!text.contains("os error"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn who_may_not_use_the_socket_is_told_who_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, binary) = (dir.path().join("admin.sock"), dir.path().join("portcullis"));
+    let _daemon = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+    // Where it was built, that user may not look.
+    fs::copy(BINARY, &binary).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(binary)
+        .arg("--socket")
+        .arg(socket)
+        .arg("sas");
+    let text = refused(command);
+    assert!(text.contains("only root and the daemon's own user may use this socket"), "{text}");
+}
+
+#[test]
+fn a_name_that_there_is_not_is_answered_with_the_one_that_was_meant_and_a_tunnel_that_is_down_is_named()
+-> Result<()> {
+    let sites = Sites::new("mistakes")?;
+    let site = SiteConfig { start_action: "start", ..SiteConfig::a() };
+    let gateway = Gateway::start(&sites.a, Path::new(BINARY), &GatewayConfig::new(site.toml()))?;
+    let refused = |arguments: &[&str]| match gateway.portcullis(arguments) {
+        Err(LabError::Failed { output, .. }) => output,
+        other => panic!("{arguments:?}: {other:?}"),
+    };
+    for arguments in [["initiate", "sitee"], ["terminate", "sit"], ["sas", "sited"]] {
+        let text = refused(&arguments);
+        assert!(text.contains("did you mean `site`?"), "{text}");
+    }
+    let text = refused(&["explain", "peer", "headquarters"]);
+    assert!(text.contains("no connection `headquarters` is configured (there are: site)"), "{text}");
+    let text = refused(&["initiate", "site/nett"]);
+    assert!(text.contains("did you mean `net`?"), "{text}");
+    let text = gateway.portcullis(&["explain", "peer", "192.0.2.77"])?.stdout;
+    assert!(text.contains("nothing has failed with 192.0.2.77"), "{text}");
+
+    let status = || gateway.portcullis(&["status"]).map(|output| output.stdout);
+    let down = "not up, though start_action is \"start\": site/net\n";
+    assert!(status()?.contains(down));
+    let other = site.mirrored().toml();
+    let _b = Gateway::start(&sites.b, Path::new(BINARY), &GatewayConfig::new(other))?;
+    let up = gateway.portcullis(&["initiate", "site/net", "--json"])?.stdout;
+    let up: Value = serde_json::from_str(&up).unwrap();
+    assert_eq!(up[0]["name"], "net", "{up}");
+    assert!(!status()?.contains("not up") && status()?.contains("1 IKE SA (0 half-open), 1 CHILD SA\n"));
+    let brief = gateway.portcullis(&["sas", "site", "--brief"])?.stdout;
+    assert!(brief.contains("site/net  UP     192.0.2.2"), "{brief}");
+    let reloaded = gateway.portcullis(&["reload", "--dry-run", "--json"])?.stdout;
+    let reloaded: Value = serde_json::from_str(&reloaded).unwrap();
+    assert_eq!(reloaded["applied"], false, "{reloaded}");
+    let flow = gateway.portcullis(&["explain", "flow", "10.1.0.10", "10.2.0.10"])?.stdout;
+    assert!(flow.starts_with("10.1.0.10 > 10.2.0.10, icmp type 8 code 0\n"), "{flow}");
+    Ok(())
 }
 
 #[test]

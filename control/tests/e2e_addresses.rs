@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis_lab::{Class, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites, StrongSwan};
 
@@ -13,11 +13,7 @@ const LEASED_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 3, 0, 0, 0, 0,
 const GIVEN: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 4, 0, 1));
 
 fn gateway(host: &Host, connections: &str) -> Result<Gateway> {
-    let config = GatewayConfig {
-        gateway_lines: format!("state_dir = \"{}/state\"\n", host.dir().display()),
-        ..GatewayConfig::new(connections)
-    };
-    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)
+    Gateway::start(host, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(connections))
 }
 
 /// Our end, on gateway `a`; its peer is a roadwarrior.
@@ -108,6 +104,65 @@ fn strongswan_gets_addresses_from_our_pools_and_the_same_ones_after_a_restart() 
     Ok(())
 }
 
+#[test]
+fn another_range_leaves_who_is_connected_his_address_and_gives_one_of_it_to_whoever_comes() -> Result<()> {
+    let sites = Sites::new("repool")?;
+    let wire = sites.capture()?;
+    let text = |pools: &str| format!("{}\n{pools}", ours("pools = [\"ra\"]"));
+    let gateway = gateway(&sites.a, &text("[pools.ra]\naddrs = \"10.3.0.0/28\"\n"))?;
+    let reload = |pools: &str, arguments: &[&str]| {
+        gateway.reload(&GatewayConfig::new(text(pools)), arguments).map(|output| output.stdout)
+    };
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0"))?;
+    swan.initiate("net", SOON)?;
+    let before = gateway.sas()?.remove(0);
+    assert_eq!(before.remote_vips, ["10.3.0.1"]);
+    pings(&sites.client, LEASED)?;
+
+    const MOVED: &str = "[pools.ra]\naddrs = \"10.3.1.0/28\"\ndns = [\"10.1.0.53\"]\n";
+    const SAID: &str = "pool ra: 10.3.0.1-10.3.0.14 → 10.3.1.1-10.3.1.14; 1 address in use stays its peer's until its IKE \
+                        SA ends\n";
+    let said = reload(MOVED, &["--dry-run"])?;
+    assert!(said.contains(SAID) && said.ends_with("not applied (--dry-run)\n"), "{said}");
+    let listed =
+        |arguments: &[&str]| Ok::<_, LabError>(gateway.portcullis(&[&["pools"], arguments].concat())?.stdout);
+    assert!(listed(&[])?.starts_with("ra: 10.3.0.1-10.3.0.14, 1 of 14 in use"), "{}", listed(&[])?);
+    let said = reload(MOVED, &[])?;
+    assert!(said.contains(SAID) && said.ends_with("in force\n"), "{said}");
+    assert_eq!(
+        listed(&["--leases"])?,
+        "ra: 10.3.1.1-10.3.1.14, 0 of 14 in use, 0 kept, 1 outside in use\n  \
+         10.3.0.1                                 outside  'b.example'\n"
+    );
+    // Nothing has happened to the tunnel, and a rekeying takes the address along.
+    let after = gateway.sas()?.remove(0);
+    assert_eq!((&after.initiator_spi, &after.remote_vips), (&before.initiator_spi, &before.remote_vips));
+    pings(&sites.client, LEASED)?;
+    swan.rekey_ike("site")?;
+    gateway.wait_sas("a rekeyed IKE SA with the address", SOON, |sas| {
+        matches!(sas, [sa] if sa.initiator_spi != before.initiator_spi && sa.remote_vips == ["10.3.0.1"])
+    })?;
+    pings(&sites.client, LEASED)?;
+    // What the new range protects is blocked from the first moment on.
+    let moved: IpAddr = Ipv4Addr::new(10, 3, 1, 1).into();
+    assert_eq!(sites.client.ping(moved, 1)?.received, 0);
+
+    swan.terminate("site")?;
+    gateway.wait_sas("the client has gone", SOON, <[_]>::is_empty)?;
+    swan.initiate("net", SOON)?;
+    assert_eq!(gateway.sas()?[0].remote_vips, ["10.3.1.1"]);
+    pings(&sites.client, moved)?;
+    assert_eq!(listed(&[])?, "ra: 10.3.1.1-10.3.1.14, 1 of 14 in use, 0 kept\n");
+
+    // A pool that shrinks to what is in use keeps it, and has nothing for others.
+    let said = reload("[pools.ra]\naddrs = \"10.3.1.1\"\ndns = [\"10.1.0.53\"]\n", &[])?;
+    assert!(said.contains("pool ra: 10.3.1.1-10.3.1.14 → 10.3.1.1/32\n"), "{said}");
+    assert_eq!(listed(&[])?, "ra: 10.3.1.1/32, 1 of 1 in use, 0 kept\n");
+    pings(&sites.client, moved)?;
+    assert_eq!(wire.settle()?.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+    Ok(())
+}
+
 /// The initiator's SPI in what `swanctl --list-sas` prints.
 fn theirs_spi(list: &str) -> String {
     let word = list.split_whitespace().find(|word| word.ends_with("_i*") || word.ends_with("_i"));
@@ -174,5 +229,83 @@ fn strongswans_pool_gives_us_addresses_that_the_host_sends_from() -> Result<()> 
     let addresses = sites.a.run(["ip", "-o", "address", "show", "dev", "portcullis0"])?.stdout;
     assert!(!addresses.contains("10.4.0.1"), "{addresses}");
     assert_eq!(wire.settle()?.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+    Ok(())
+}
+
+/// Asks BIRD, or the kernel, until its answer has these, or none of them.
+fn routes_are(host: &Host, words: &[&str], nets: &[&str], there: bool) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let answer = host.run(words)?.stdout;
+        if nets.iter().all(|net| answer.contains(net) == there) {
+            return Ok(());
+        }
+        assert!(Instant::now() < deadline, "{words:?}, {nets:?} {there}: {answer}");
+    }
+}
+
+#[test]
+fn bird_learns_the_addresses_of_peers_for_as_long_as_they_have_them() -> Result<()> {
+    let sites = Sites::new("bird")?;
+    let kernel = |family: &str| {
+        format!(
+            "protocol kernel {{ kernel table 222; learn; scan time 1; {family} {{ import all; export none; }}; }}\n"
+        )
+    };
+    let file = |name: &str| sites.a.dir().join(name).display().to_string();
+    let (settings, socket) = (file("bird.conf"), file("bird.ctl"));
+    let text = format!(
+        "router id 192.0.2.1;\nprotocol device {{ scan time 1; }}\n{}{}",
+        kernel("ipv4"),
+        kernel("ipv6")
+    );
+    std::fs::write(&settings, text).map_err(LabError::io("write bird.conf"))?;
+    let _bird = sites.a.spawn_words(["bird", "-f", "-c", &settings, "-s", &socket])?;
+
+    let connections = format!("{}{POOLS}", ours("pools = [\"ra\", \"ra6\"]"));
+    let config = |what: &str| GatewayConfig {
+        gateway_lines: format!("export_routes = \"{what}\"\n"),
+        ..GatewayConfig::new(connections.clone())
+    };
+    let binary = Path::new(env!("CARGO_BIN_EXE_portcullis"));
+    let mut gateway = Gateway::start(&sites.a, binary, &config("addresses"))?;
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0,::"))?;
+    let nets = ["10.3.0.1", "2001:db8:3::1"];
+    let learned = ["birdc", "-s", &socket, "show", "route"];
+    let (v4, v6) = ("ip -4 route show table 222 proto 112", "ip -6 route show table 222 proto 112");
+    let kernel = |command: &str, net: &str, there| {
+        routes_are(&sites.a, &command.split(' ').collect::<Vec<_>>(), &[net], there)
+    };
+    swan.initiate("net", SOON)?;
+    routes_are(&sites.a, &learned, &["10.3.0.1/32", "2001:db8:3::1/128", "dev portcullis0"], true)?;
+    pings(&sites.client, LEASED)?;
+    // What a rekeying leaves as it was stays; the end of the tunnel takes it back.
+    swan.rekey_child("net")?;
+    gateway.wait_children(
+        "a rekeyed child",
+        SOON,
+        |children| matches!(children, [child] if child.packets_in == 0),
+    )?;
+    kernel(v4, nets[0], true)?;
+    swan.terminate("site")?;
+    routes_are(&sites.a, &learned, &nets, false)?;
+
+    // A crash leaves them; the next daemon takes them back before it is ready.
+    swan.initiate("net", SOON)?;
+    kernel(v6, nets[1], true)?;
+    gateway.kill9();
+    kernel(v6, nets[1], true)?;
+    gateway.restart()?;
+    for (command, net) in [(v4, nets[0]), (v6, nets[1])] {
+        let answer = sites.a.run(command.split(' '))?.stdout;
+        assert!(!answer.contains(net), "{answer}");
+    }
+    // So does an orderly stop.
+    drop(swan);
+    let swan = StrongSwan::start(&sites.b, &roadwarrior("vips = 0.0.0.0,::"))?;
+    swan.initiate("net", SOON)?;
+    kernel(v4, nets[0], true)?;
+    gateway.stop()?;
+    assert!(!sites.a.run(v4.split(' '))?.stdout.contains(nets[0]));
     Ok(())
 }

@@ -292,7 +292,11 @@ fn a_crl_is_fetched_from_where_the_certificate_says() -> Result<()> {
 
     fs::write(served.join("root.crl"), root.crl_der(2)).unwrap();
     let revoked = gateway(&sites.a, strict())?;
-    is_refused(&sites, &revoked, &swan, "CERT_REVOKED")
+    let events = revoked.events(&[])?;
+    is_refused(&sites, &revoked, &swan, "CERT_REVOKED")?;
+    let asked = events.wait_line("\"event\":\"revocation\"", SOON)?;
+    assert!(asked.contains("root.crl") && asked.contains("\"answered\":true"), "{asked}");
+    events.wait_line("\"reason\":\"CERT_REVOKED\"", SOON).map(drop)
 }
 
 #[test]

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use portcullis_lab::{
-    Capture, Chatter, Class, Direction, Gateway, GatewayConfig, Host, LinkOptions, Result, SiteConfig, Sites,
+    Capture, Chatter, Class, Direction, Gateway, GatewayConfig, Host, LabError, LinkOptions, Result,
+    SiteConfig, Sites,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -144,6 +145,9 @@ fn an_orderly_stop_leaves_nothing_in_clear_until_the_emergency_exit_is_taken() -
     a.initiate("site/net", SOON)?;
     let flows = chatter(&sites)?;
     esp_flows(&wire)?;
+    let too_early = a.detach_open();
+    let told = |output: &str| output.contains("the daemon is running") && output.contains("systemctl stop");
+    assert!(matches!(&too_early, Err(LabError::Failed { output, .. }) if told(output)), "{too_early:?}");
     a.stop()?;
     b.stop()?;
     nothing_leaks(&wire, &flows)?;

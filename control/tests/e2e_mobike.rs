@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use portcullis_lab::{Capture, Class, Gateway, GatewayConfig, Host, Result, SiteConfig, Sites, StrongSwan};
+use portcullis_lab::{
+    Capture, Class, Gateway, GatewayConfig, Host, Mark, Result, SiteConfig, Sites, StrongSwan,
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,7 @@ fn goes_on(name: &str, we_initiate: bool, mover: Mover) -> Result<()> {
         Mover::We => ("192.0.2.11", "192.0.2.2"),
         Mover::StrongSwan => ("192.0.2.1", "192.0.2.12"),
     };
+    let events = gateway.events(&[])?;
     match mover {
         Mover::We => move_host(&sites.a, "192.0.2.1", "192.0.2.11")?,
         Mover::StrongSwan => move_host(&sites.b, "192.0.2.2", "192.0.2.12")?,
@@ -66,6 +69,10 @@ fn goes_on(name: &str, we_initiate: bool, mover: Mover) -> Result<()> {
     let mut sas = gateway.wait_sas(&what, SOON, |sas| match sas {
         [sa] => sa.local.starts_with(&format!("{local}:")) && sa.remote.starts_with(&format!("{remote}:")),
         _ => false,
+    })?;
+    let (from_local, from_remote) = ("\"from_local\":\"192.0.2.1:", "\"from_remote\":\"192.0.2.2:");
+    events.wait_for(Mark::default(), "the move is told", SOON, |_, line| {
+        ["\"event\":\"ike_moved\"", from_local, from_remote].iter().all(|part| line.contains(part))
     })?;
     pings.wait_answer(SOON)?;
     pings.stop()?;

@@ -39,19 +39,7 @@ impl Trial {
     }
 
     fn gateway(&self, secret: &str, more: &str) -> Result<Gateway> {
-        // The first server is one that is not there.
-        let text = format!(
-            "[radius]\nnas_identifier = \"vpn1\"\naccounting = true\nretransmit_timeout = \"200ms\"\n\
-             retransmit_tries = 3\n{more}\n\
-             [[radius.servers]]\nname = \"gone\"\naddress = \"10.77.0.9\"\nsecret = \"{secret}\"\n\
-             [[radius.servers]]\nname = \"main\"\naddress = \"10.77.0.2\"\nsecret = \"{secret}\"\n\
-             [radius.dae]\nlisten = \"10.77.0.1\"\nsecret = \"{SECRET}\"\n\n\
-             [connections.site]\nlocal_addrs = \"192.0.2.1\"\nremote_addrs = \"192.0.2.2\"\n\
-             local = {{ auth = \"pubkey\", certs = \"own.pem\", id = \"a.example\" }}\n\
-             remote = {{ auth = \"eap-radius\", eap_id = \"%any\" }}\n\n\
-             [connections.site.children.net]\nlocal_ts = \"10.1.0.0/16\"\nremote_ts = \"10.2.0.0/16\"\n"
-        );
-        Gateway::start(&self.sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(text))
+        Gateway::start(&self.sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config(secret, more))
     }
 
     fn client(&self, password: &str) -> Result<StrongSwan> {
@@ -63,6 +51,23 @@ impl Trial {
         assert!(ping.complete(), "{ping:?}");
         Ok(())
     }
+}
+
+/// Whoever shares `secret` with the servers.
+fn config(secret: &str, more: &str) -> GatewayConfig {
+    // The first server is one that is not there.
+    let text = format!(
+        "[radius]\nnas_identifier = \"vpn1\"\naccounting = true\nretransmit_timeout = \"200ms\"\n\
+             retransmit_tries = 3\n{more}\n\
+             [[radius.servers]]\nname = \"gone\"\naddress = \"10.77.0.9\"\nsecret = \"{secret}\"\n\
+             [[radius.servers]]\nname = \"main\"\naddress = \"10.77.0.2\"\nsecret = \"{secret}\"\n\
+             [radius.dae]\nlisten = \"10.77.0.1\"\nsecret = \"{SECRET}\"\n\n\
+             [connections.site]\nlocal_addrs = \"192.0.2.1\"\nremote_addrs = \"192.0.2.2\"\n\
+             local = {{ auth = \"pubkey\", certs = \"own.pem\", id = \"a.example\" }}\n\
+             remote = {{ auth = \"eap-radius\", eap_id = \"%any\" }}\n\n\
+             [connections.site.children.net]\nlocal_ts = \"10.1.0.0/16\"\nremote_ts = \"10.2.0.0/16\"\n"
+    );
+    GatewayConfig::new(text)
 }
 
 fn client(password: &str) -> String {
@@ -99,8 +104,11 @@ fn a_user_of_freeradius_is_let_in_accounted_for_and_put_out() -> Result<()> {
     let server = FreeRadius::start(&trial.aaa, USERS, SECRET)?;
     let gateway = trial.gateway(SECRET, "")?;
     let swan = trial.client("violets")?;
+    let events = gateway.events(&[])?;
     swan.initiate("net", SOON)?;
     trial.carries_traffic()?;
+    let up = events.wait_line("\"event\":\"ike_up\"", SOON)?;
+    assert!(up.contains("\"auth\":\"eap-radius\"") && up.contains("Carol of Accounting"), "{up}");
     let sas = gateway.sas()?;
     assert_eq!(sas[0].eap_id.as_deref(), Some("Carol of Accounting"));
     assert_eq!(sas[0].groups, ["staff"]);
@@ -128,6 +136,8 @@ fn a_user_of_freeradius_is_let_in_accounted_for_and_put_out() -> Result<()> {
     );
     assert!(ask(&format!("Acct-Session-Id = {session}"))?.stdout.contains("Disconnect-ACK"));
     gateway.wait_sas("the session ends", SOON, <[_]>::is_empty)?;
+    let told = events.wait_line("\"action\":\"disconnect\"", SOON)?;
+    assert!(told.contains("\"event\":\"aaa\"") && told.contains(session.trim_matches('"')), "{told}");
     reported(&server, &[&common[..], &carried[..], &["Acct-Status-Type = Stop"]].concat())?;
     assert_eq!(trial.sites.client.ping(Sites::SERVER, 1)?.received, 0);
 
@@ -152,6 +162,47 @@ fn a_server_that_does_not_share_our_secret_is_named() -> Result<()> {
     for word in ["`gone` at 10.77.0.9:1812", "`main` at 10.77.0.2:1812 did not answer"] {
         assert!(said.contains(word), "{said}");
     }
+    Ok(())
+}
+
+#[test]
+fn another_secret_counts_from_the_next_question_on_ours_and_theirs() -> Result<()> {
+    let trial = Trial::new("radiusreload")?;
+    let server = FreeRadius::start(&trial.aaa, USERS, SECRET)?;
+    let gateway = trial.gateway("mistyped", "")?;
+    let swan = trial.client("violets")?;
+    let refused = swan.initiate("net", SOON);
+    assert!(matches!(&refused, Err(LabError::Failed { .. })), "{refused:?}");
+    assert!(failure(&gateway)?.starts_with("AAA_UNREACHABLE"));
+
+    let said = gateway.reload(&config(SECRET, "accounting_interval = 60"), &["--dry-run"])?.stdout;
+    let expected = "radius: changed; it counts from the next question and the next session\n";
+    assert!(said.contains(expected) && said.contains("radius.servers[1].secret: … → …"), "{said}");
+    assert!(!said.contains(SECRET), "{said}");
+    gateway.reload(&config(SECRET, "accounting_interval = 60"), &[])?;
+    swan.initiate("net", SOON)?;
+    trial.carries_traffic()?;
+    reported(&server, &["Acct-Status-Type = Start"])?;
+
+    // The session outlives another change; its server puts it out with the secret, at the address, of the newest one.
+    let moved = config(SECRET, "").connections.replace(
+        &format!("listen = \"10.77.0.1\"\nsecret = \"{SECRET}\""),
+        "listen = \"10.77.0.1\"\nport = 3800\nsecret = \"newest secret of them all\"",
+    );
+    let said = gateway.reload(&GatewayConfig::new(moved), &[])?.stdout;
+    assert!(said.contains("radius.dae.port: (new) 3800"), "{said}");
+    trial.carries_traffic()?;
+    let ask = |port: u16, secret: &str| {
+        let command = format!(
+            "echo 'User-Name = \"Carol of Accounting\"' | radclient -r 1 -t 1 10.77.0.1:{port} disconnect '{secret}'"
+        );
+        trial.aaa.run(["sh", "-c", &command])
+    };
+    assert!(ask(3799, SECRET).is_err() && ask(3800, SECRET).is_err());
+    assert_eq!(gateway.sas()?.len(), 1);
+    ask(3800, "newest secret of them all")?;
+    gateway.wait_sas("the session ends", SOON, <[_]>::is_empty)?;
+    reported(&server, &["Acct-Status-Type = Stop"])?;
     Ok(())
 }
 

@@ -37,7 +37,9 @@ fn strongswan_sends_us_away_and_we_go() -> Result<()> {
     let gateway = start(&sites, ours().toml())?;
     gateway.initiate("site/net", SOON)?;
     served(&sites, &gateway, "192.0.2.1", "192.0.2.2")?;
+    let events = gateway.events(&["--connection", "site"])?;
     swan.redirect("site", "192.0.2.12")?;
+    events.wait_line("\"to\":\"192.0.2.12\",\"by_us\":false", SOON)?;
     served(&sites, &gateway, "192.0.2.1", "192.0.2.12")
 }
 
@@ -50,7 +52,9 @@ fn we_send_strongswan_away_at_any_time_and_it_goes() -> Result<()> {
     let swan = StrongSwan::start(&sites.b, &ours().mirrored().swanctl())?;
     swan.initiate("net", SOON)?;
     served(&sites, &gateway, "192.0.2.1", "192.0.2.2")?;
+    let events = gateway.events(&[])?;
     gateway.redirect("site", "192.0.2.11")?;
+    events.wait_line("\"to\":\"192.0.2.11\",\"by_us\":true", SOON)?;
     served(&sites, &gateway, "192.0.2.11", "192.0.2.2")
 }
 

@@ -173,6 +173,56 @@ fn we_reauthenticate_while_packets_pass() -> Result<()> {
     tunnel.finish()
 }
 
+/// RFC 4478, as the end that began: strongSwan tells those that have an address of it, with whom it would not begin itself.
+#[test]
+fn we_reauthenticate_in_the_time_that_strongswan_gives_us() -> Result<()> {
+    let sites = Sites::new("rkgiven")?;
+    let text = ours().mirrored().swanctl();
+    let lines =
+        "site {\n pools = given\n reauth_time = 7s\n over_time = 20s\n rand_time = 0s\n rekey_time = 0s\n";
+    let pools = "pools {\n given {\n addrs = 10.4.0.0/24\n }\n}\n";
+    let swan = StrongSwan::start(&sites.b, &format!("{}{pools}", text.replacen("site {\n", lines, 1)))?;
+    let line = "vips = [\"0.0.0.0\"]\nproposals = [";
+    let config = GatewayConfig::new(ours().toml().replacen("proposals = [", line, 1));
+    let gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)?;
+    let mark = swan.mark();
+    gateway.initiate("site/net", SOON)?;
+    let first = gateway.sas()?;
+    swan.wait_log(mark, "AUTH_LFT", SOON)?;
+    gateway.wait_sas("another IKE SA in the place of the first", SOON, |sas| match sas {
+        [sa] => sa.initiator_spi != first[0].initiator_spi && sa.children.len() == 1,
+        _ => false,
+    })?;
+    assert!(sites.client.ping(Sites::SERVER, 3)?.complete());
+    Ok(())
+}
+
+/// RFC 4478, as the end that answers: strongSwan is told ours, and is asked by an operator.
+#[test]
+fn strongswan_reauthenticates_in_the_time_that_we_give_it_and_when_asked() -> Result<()> {
+    let sites = Sites::new("rkgives")?;
+    let text = ours().mirrored().swanctl().replacen("site {\n", "site {\n over_time = 596s\n", 1);
+    let swan = StrongSwan::start(&sites.b, &text)?;
+    let line = "reauth_time = \"600s\"\nrand_time = 0\nproposals = [";
+    let config = GatewayConfig::new(ours().toml().replacen("proposals = [", line, 1));
+    let gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)?;
+    for asked in [false, true] {
+        let mark = swan.mark();
+        if asked {
+            gateway.reauthenticate("site")?;
+            swan.wait_log(mark, "received AUTH_LIFETIME of 30s, starting reauthentication", SOON)?;
+        } else {
+            swan.initiate("net", SOON)?;
+            swan.wait_log(mark, "received AUTH_LIFETIME of 600s", SOON)?;
+        }
+        swan.wait_log(mark, "reauthenticating IKE_SA", SOON)?;
+        let established = "IKE_SA site[2] established";
+        swan.wait_log(mark, if asked { "established between" } else { established }, SOON)?;
+    }
+    gateway.wait_children("a child", SOON, |children| !children.is_empty())?;
+    Ok(())
+}
+
 #[test]
 fn lifetimes_of_ours_rekey_by_time_and_by_packets() -> Result<()> {
     let sites = Sites::new("rklife")?;

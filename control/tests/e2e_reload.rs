@@ -137,3 +137,46 @@ fn what_cannot_be_put_in_force_changes_nothing_and_says_why() -> Result<()> {
     drop(swan);
     Ok(())
 }
+
+#[test]
+fn what_of_the_gateway_needs_no_restart_is_in_force_at_once() -> Result<()> {
+    let sites = Sites::new("reload4")?;
+    let mut gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &with(""))?;
+    let with = |lines: &str| GatewayConfig { gateway_lines: lines.into(), ..with("") };
+    let scrape = |port: u16| {
+        let url = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        sites.a.run(["bash", "-c", &url]).map(|page| page.stdout)
+    };
+    assert!(scrape(9464)?.contains("portcullis_build_info"));
+    // Somebody else has the port: nothing has changed.
+    let taken =
+        sites.a.enter(|| std::net::TcpListener::bind("127.0.0.1:9470"))?.map_err(LabError::io("listen"))?;
+    let said = refused(gateway.reload(&with("metrics = \"127.0.0.1:9470\""), &[]));
+    assert!(
+        said.contains("nothing was changed: cannot serve metrics at 127.0.0.1:9470 (gateway.metrics)"),
+        "{said}"
+    );
+    assert!(scrape(9464)?.contains("portcullis_build_info"));
+    drop(taken);
+
+    let lines = "metrics = \"127.0.0.1:9470\"\nmetrics_compatibility = \"ipsec_exporter\"";
+    let opened = GatewayConfig { on_stop: "open", ..with(lines) };
+    let said = gateway.reload(&opened, &[])?.stdout;
+    assert!(said.contains("gateway: changed; it counts at once\n") && said.ends_with("in force\n"), "{said}");
+    assert!(scrape(9464).is_err());
+    assert!(scrape(9470)?.contains("ipsec_status{tunnel=\"site\"} 2\n"));
+
+    let said = refused(gateway.reload(&with("metrics = \"off\"\nspin = 0"), &[]));
+    assert!(said.contains("only a restart can apply gateway.spin: (new) 0"), "{said}");
+    assert!(!said.contains("gateway.metrics"), "{said}");
+
+    assert!(sites.a.pin_dir().join("links").exists());
+    gateway.stop()?;
+    assert!(
+        !sites.a.pin_dir().join("links").exists(),
+        "an orderly stop opens, as the last configuration says"
+    );
+    Ok(())
+}

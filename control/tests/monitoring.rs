@@ -3,30 +3,22 @@
 
 #![expect(clippy::expect_used, reason = "where a test cannot go on it fails")]
 
+mod prometheus;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use portcullis_lab::{Gateway, GatewayConfig, Host, LabError, Process, Result, SiteConfig, Sites};
-use serde_json::Value;
+use portcullis_lab::{Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites};
+use prometheus::{DASHBOARD, RULES, dashboard_queries, query, read, repository};
 
 const SOON: Duration = Duration::from_secs(60);
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
-const RULES: &str = "deploy/prometheus/portcullis.rules.yml";
 const TESTS: &str = "deploy/prometheus/portcullis.tests.yml";
-const DASHBOARD: &str = "deploy/grafana/portcullis.json";
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn read(path: &str) -> Result<String> {
-    fs::read_to_string(repository().join(path)).map_err(LabError::io(format!("read {path}")))
-}
 
 /// Two gateways with a tunnel that has carried packets, has lost some, and has failed before it was up.
 struct Busy {
@@ -37,11 +29,17 @@ struct Busy {
 
 impl Busy {
     fn new(name: &str) -> Result<Self> {
+        Self::with(name, "")
+    }
+
+    /// With further lines for `[gateway]`.
+    fn with(name: &str, lines: &str) -> Result<Self> {
         let sites = Sites::new(name)?;
         let impatient = "[ike]\nretransmit_timeout = \"100ms\"\nretransmit_tries = 1\n\n";
         let ours = SiteConfig { start_action: "start", ..SiteConfig::a() };
         let start = |host: &Host, connections: String| {
-            Gateway::start(host, Path::new(BINARY), &GatewayConfig::new(connections))
+            let config = GatewayConfig { gateway_lines: lines.to_owned(), ..GatewayConfig::new(connections) };
+            Gateway::start(host, Path::new(BINARY), &config)
         };
         let a = start(&sites.a, format!("{impatient}{}", ours.toml()))?;
         // Nobody answers yet: a failure.
@@ -104,36 +102,6 @@ fn metric_names(text: &str) -> BTreeSet<String> {
     names
 }
 
-/// Every query of the dashboard: of panels, annotations and variables.
-fn queries(dashboard: &Value) -> Vec<String> {
-    let mut found = Vec::new();
-    match dashboard {
-        Value::Object(object) => {
-            for (key, value) in object {
-                match value {
-                    Value::String(text) if key == "expr" => found.push(text.clone()),
-                    Value::String(text) if key == "query" && text.starts_with("label_values(") => {
-                        let inner = text.trim_start_matches("label_values(");
-                        found.extend(inner.rsplit_once(',').map(|(series, _)| series.to_owned()));
-                    }
-                    other => found.extend(queries(other)),
-                }
-            }
-        }
-        Value::Array(values) => found.extend(values.iter().flat_map(queries)),
-        _ => {}
-    }
-    found
-}
-
-fn dashboard() -> Result<Value> {
-    serde_json::from_str(&read(DASHBOARD)?).map_err(|error| LabError::Answer {
-        tool: "the dashboard",
-        reason: error.to_string(),
-        answer: DASHBOARD.to_owned(),
-    })
-}
-
 #[test]
 fn promtool_has_no_complaint_about_the_metrics() -> Result<()> {
     let busy = Busy::new("promtool")?;
@@ -153,7 +121,7 @@ fn rules_and_dashboard_ask_only_for_metrics_that_there_are() -> Result<()> {
     let told = page.lines().filter(|line| line.starts_with("portcullis_") || line.starts_with("# TYPE "));
     let there: BTreeSet<String> = metric_names(&told.collect::<Vec<_>>().join("\n"));
     assert!(there.len() > 20, "{page}");
-    let dashboard = queries(&dashboard()?);
+    let dashboard = dashboard_queries()?;
     assert!(dashboard.len() > 20, "{dashboard:?}");
     for (file, text) in [(RULES, read(RULES)?), (TESTS, read(TESTS)?), (DASHBOARD, dashboard.join("\n"))] {
         let mut asked = metric_names(&text);
@@ -206,37 +174,11 @@ fn every_alert_is_tested_and_has_a_runbook() -> Result<()> {
     Ok(())
 }
 
-/// A Prometheus on the host that scrapes its gateway twice a second.
-fn prometheus(host: &Host) -> Result<Process> {
-    let dir = host.dir().join("prometheus");
-    fs::create_dir_all(&dir).map_err(LabError::io("make a directory"))?;
-    let rules = repository().join(RULES);
-    let config = format!(
-        "global:\n  scrape_interval: 500ms\n  evaluation_interval: 1s\nrule_files: [{}]\nscrape_configs:\n\
-         - job_name: portcullis\n  static_configs:\n  - targets: ['127.0.0.1:9464']\n",
-        rules.display()
-    );
-    let file = dir.join("prometheus.yml");
-    fs::write(&file, config).map_err(LabError::io("write its configuration"))?;
-    let process = host.spawn_words([
-        "prometheus".to_owned(),
-        format!("--config.file={}", file.display()),
-        format!("--storage.tsdb.path={}", dir.join("data").display()),
-        "--web.listen-address=127.0.0.1:9090".to_owned(),
-    ])?;
-    process.wait_line("Server is ready to receive web requests", SOON)?;
-    Ok(process)
-}
-
-fn query(host: &Host, query: &str) -> Result<String> {
-    host.run(["promtool", "query", "instant", "http://127.0.0.1:9090", query]).map(|output| output.stdout)
-}
-
 #[test]
 fn every_query_of_the_dashboard_returns_data_from_a_prometheus_that_scrapes_a_gateway() -> Result<()> {
     let busy = Busy::new("dashboard")?;
     let host = &busy.sites.a;
-    let _prometheus = prometheus(host)?;
+    let _prometheus = prometheus::start(host)?;
     let samples = |query_text: &str, wanted: u32| -> Result<()> {
         let deadline = Instant::now() + SOON;
         let enough = format!("count_over_time({query_text}[1m]) >= {wanted}");
@@ -252,23 +194,52 @@ fn every_query_of_the_dashboard_returns_data_from_a_prometheus_that_scrapes_a_ga
     busy.sites.client.ping(Sites::SERVER, 3)?;
     busy.a.initiate("site/net", SOON)?;
     samples("portcullis_build_info", 6)?;
-    let mut empty = Vec::new();
-    for asked in queries(&dashboard()?) {
-        let asked_now = asked
-            .replace("$__rate_interval", "1m")
-            .replace("$instance", ".*")
-            .replace("$connection", ".*")
-            .replace(
-                "changes(portcullis_start_time_seconds{instance=~\".*\"}[2m]) > 0",
-                "portcullis_start_time_seconds",
-            );
-        if query(host, &asked_now)?.trim().is_empty() {
-            empty.push(asked);
-        }
-    }
+    let empty = prometheus::without_data(host, dashboard_queries()?)?;
     assert!(empty.is_empty(), "these return nothing: {empty:#?}");
     let firing = query(host, "ALERTS{alertstate=\"firing\"}")?;
     assert!(firing.trim().is_empty(), "a gateway in order raises {firing}");
+    Ok(())
+}
+
+/// What dashboards for ipsec_exporter ask.
+#[test]
+fn a_prometheus_finds_the_names_of_strongswans_exporter() -> Result<()> {
+    let busy = Busy::with("exporter", "metrics_compatibility = \"ipsec_exporter\"")?;
+    let (good, text) = promtool(&["check", "metrics"], Some(&busy.body()?));
+    let complaints: Vec<&str> = text
+        .lines()
+        // Of the exporter, whose names these are, it has the same to say.
+        .filter(|line| !(line.starts_with("ipsec_") && line.ends_with("should have \"_total\" suffix")))
+        .collect();
+    assert!(complaints.is_empty(), "{good}: {complaints:?}");
+    assert!(busy.body()?.contains("# TYPE ipsec_in_bytes counter\n"));
+    let host = &busy.sites.a;
+    let _prometheus = prometheus::start(host)?;
+    let becomes = |name: &str, wanted: &str| -> Result<()> {
+        let asked = format!("{name}{{tunnel=\"site\"}}");
+        let deadline = Instant::now() + SOON;
+        loop {
+            let said = query(host, &asked)?;
+            if said.contains(&format!("}} => {wanted} @")) {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "{name} does not become {wanted}: {said}");
+        }
+    };
+    becomes("ipsec_up", "1")?;
+    becomes("ipsec_status", "0")?;
+    for name in ["ipsec_in_packets", "ipsec_out_packets"] {
+        becomes(name, "5")?;
+    }
+    let [child] = busy.a.children()?.try_into().expect("one child");
+    becomes("ipsec_in_bytes", &child.bytes_in.to_string())?;
+    becomes("ipsec_out_bytes", &child.bytes_out.to_string())?;
+    // The IKE SA stays when its last child goes.
+    busy.a.terminate("site/net")?;
+    becomes("ipsec_status", "1")?;
+    busy.a.terminate("site")?;
+    becomes("ipsec_status", "2")?;
+    becomes("ipsec_in_packets", "5")?;
     Ok(())
 }
 

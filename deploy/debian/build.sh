@@ -18,6 +18,7 @@ install -D -m 0755 "$binary" "$root/usr/bin/portcullis"
 strip --strip-unneeded "$root/usr/bin/portcullis"
 install -D -m 0644 "$here/../portcullis.service" "$root/usr/lib/systemd/system/portcullis.service"
 install -D -m 0644 "$here/default" "$root/etc/default/portcullis"
+install -D -m 0644 "$here/logrotate" "$root/etc/logrotate.d/portcullis"
 install -d -m 0755 "$root/etc/portcullis"
 
 man="$root/usr/share/man/man1"

@@ -43,12 +43,12 @@ fn ip<A: Address>(
     }
     let protection = Protection { whole: config.whole != 0 };
     match role {
-        Role::Inside => to_worker(ctx, interface, inside(protection, flags, &packet)),
+        Role::Inside => to_worker(ctx, interface, inside(protection, &config, flags, &packet)),
         Role::Outside => {
             to_worker(ctx, interface, unless_bypassed(outside(protection, flags, &packet), &packet))
         }
         Role::Both if protection.is_inside(&packet.src) => {
-            to_worker(ctx, interface, inside(protection, flags, &packet))
+            to_worker(ctx, interface, inside(protection, &config, flags, &packet))
         }
         Role::Both => {
             to_worker(ctx, interface, unless_bypassed(outside(protection, flags, &packet), &packet))
@@ -148,11 +148,11 @@ impl Protection {
 }
 
 #[inline(always)]
-fn inside<A: Address>(protection: Protection, flags: u32, packet: &Packet<A>) -> Outcome {
+fn inside<A: Address>(protection: Protection, config: &Config, flags: u32, packet: &Packet<A>) -> Outcome {
     if flags != 0 {
         Outcome::Own
     } else if protection.remote(&packet.dst).is_some() && protection.local(&packet.src).is_some() {
-        Outcome::Protected
+        if config.firewall != 0 { Outcome::Firewalled } else { Outcome::Protected }
     } else {
         Outcome::Transit
     }

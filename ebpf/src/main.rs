@@ -29,7 +29,9 @@
 //!    address also fragments of UDP to either port, and all but the first fragment of any UDP, which without the
 //!    first are nothing: the kernel reassembles, the daemon receives.
 //! 5. Link scope: pass.
-//! 6. *Inside*, to an own address: pass. From the local to the remote trie: to the queue's socket. Else pass.
+//! 6. *Inside*, to an own address: pass. From the local to the remote trie: to the queue's socket, or, where
+//!    [`Config::firewall`](portcullis_ebpf_common::Config::firewall) is not 0, pass (`firewalled`): the kernel's routes lead it
+//!    into the TUN device. Else pass.
 //! 7. *Outside*, to an own address: pass, unless its source is in the remote trie and the address in the local
 //!    trie, where a source matched by a prefix of length 0 counts only if the address is neither a tunnel nor an
 //!    outside address (to protect everything must not cut off the host's management): drop (`clear_inbound`).

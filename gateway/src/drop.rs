@@ -76,6 +76,10 @@ drop_reasons! {
     OutsideSa = "outside_sa",
     /// A fragment, which transport mode does not protect (RFC 4303 §3.1.1).
     TransportFragment = "transport_fragment",
+    /// More than the tunnel may carry in time (`rate_out`).
+    RateOut = "rate_out",
+    /// More than may come out of the tunnel in time (`rate_in`).
+    RateIn = "rate_in",
     /// The outbound SA's sequence numbers are used up.
     SequenceExhausted = "sequence_exhausted",
     /// Too big for the tunnel, and not to be fragmented; the sender was told by ICMP, if that could be.

@@ -5,9 +5,11 @@
 //! tells the first one since the flag was last read.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use portcullis_ipsec::{Flow, PolicyId, Spi, TunnelEndpoints};
 
+use crate::coarse::Coarse;
 use crate::policy::PolicyEntry;
 use crate::sa::endpoints::{Packed, pack_endpoints, unpack_endpoints};
 use crate::sa::entry::Milestones;
@@ -22,6 +24,7 @@ pub struct EventBoard {
     first: Flags,
     soft: Flags,
     hard: Flags,
+    strays: Strays,
     /// Whether the bell was rung since the flags were last read.
     rung: AtomicBool,
     notify: Box<dyn Fn() + Send + Sync>,
@@ -48,7 +51,14 @@ pub(crate) enum Raised {
         pair: Option<Spi>,
         seen: TunnelEndpoints,
     },
+    UnknownSpi {
+        spi: Option<Spi>,
+        seen: TunnelEndpoints,
+    },
 }
+
+/// Sources of ESP that no SA is there for, told apart by their hash.
+const STRAYS: usize = 64;
 
 impl EventBoard {
     /// For tables of these capacities. `notify` is called, by the worker that raised a flag, when
@@ -61,6 +71,7 @@ impl EventBoard {
             first: Flags::new(max_sas),
             soft: Flags::new(max_sas),
             hard: Flags::new(max_sas),
+            strays: Strays::new(),
             rung: AtomicBool::new(false),
             notify,
         }
@@ -77,6 +88,15 @@ impl EventBoard {
     /// if its sequence number became the window's highest (RFC 7296 §2.23).
     pub fn peer_moved(&self, inbound: &Inbound, seen: TunnelEndpoints) {
         if self.moved.raise(inbound.slot, inbound.spi.get(), || pack_endpoints(seen)) {
+            self.ring();
+        }
+    }
+
+    /// ESP came on an SPI that is no SA's. Anybody can send that: it is told once a second of those whose addresses have one
+    /// hash.
+    #[cold]
+    pub fn unknown_spi(&self, now: Coarse, spi: u32, seen: TunnelEndpoints) {
+        if self.strays.raise(now, spi, seen) {
             self.ring();
         }
     }
@@ -125,6 +145,10 @@ impl EventBoard {
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));
         self.moved.take(|note| {
             raised.push(Raised::Moved { pair: Spi::new(note.owner), seen: unpack_endpoints(note.packed) });
+        });
+        self.strays.notes.take(|note| {
+            let seen = unpack_endpoints(note.packed);
+            raised.push(Raised::UnknownSpi { spi: Spi::new(note.owner), seen });
         });
         raised
     }
@@ -257,11 +281,44 @@ impl Notes {
     }
 }
 
+/// A flag for each hash of a source, which is raised once a second at most.
+struct Strays {
+    notes: Notes,
+    /// The second after that in which each was raised last; zero: it was not yet.
+    next: [AtomicU32; STRAYS],
+}
+
+impl Strays {
+    fn new() -> Self {
+        Self { notes: Notes::new(STRAYS), next: std::array::from_fn(|_| AtomicU32::new(0)) }
+    }
+
+    fn raise(&self, now: Coarse, spi: u32, seen: TunnelEndpoints) -> bool {
+        let octets = match seen.remote {
+            IpAddr::V4(addr) => u128::from(addr.to_bits()),
+            IpAddr::V6(addr) => addr.to_bits(),
+        };
+        let folded = octets
+            .to_be_bytes()
+            .into_iter()
+            .fold(0_usize, |sum, octet| sum.wrapping_mul(31).wrapping_add(usize::from(octet)));
+        let index = folded % STRAYS;
+        let Some(next) = self.next.get(index) else { return false };
+        if now.0 < next.load(Ordering::Relaxed) {
+            return false;
+        }
+        next.store(now.0.saturating_add(1), Ordering::Relaxed);
+        self.notes.raise(index as u32, spi, || pack_endpoints(seen))
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
+
+    use portcullis_ipsec::Encapsulation;
 
     use super::*;
 
@@ -296,6 +353,27 @@ mod tests {
         notes.lower(1);
         assert_eq!(read(), []);
         assert!(notes.raise(1, 10, || [4; 5]), "lowered, so it can be raised again");
+    }
+
+    #[test]
+    fn esp_for_no_sa_is_told_once_a_second_of_each_source() {
+        let strays = Strays::new();
+        let seen = |last: u8| TunnelEndpoints {
+            local: "192.0.2.1".parse().unwrap(),
+            remote: [192, 0, 2, last].into(),
+            encapsulation: Encapsulation::Udp { local_port: 4500, remote_port: 1024 },
+        };
+        let read = || {
+            let mut read = Vec::new();
+            strays.notes.take(|note| read.push((note.owner, unpack_endpoints(note.packed))));
+            read
+        };
+        assert!(strays.raise(Coarse(7), 300, seen(2)), "the first");
+        assert!(strays.raise(Coarse(7), 300, seen(3)), "another source");
+        assert_eq!(read(), [(300, seen(2)), (300, seen(3))]);
+        assert!(!strays.raise(Coarse(7), 301, seen(2)), "the same second");
+        assert!(strays.raise(Coarse(8), 301, seen(2)));
+        assert_eq!(read(), [(301, seen(2))]);
     }
 
     #[test]

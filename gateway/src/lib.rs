@@ -5,6 +5,7 @@
 //! - [`frame`]: a packet buffer with exactly one owner.
 //! - [`sa`]: the SA table, sequence reservation, replay windows, deferred reclamation.
 //! - [`policy`]: which packets must be protected, and by which SA.
+//! - [`limiter`]: how much of it may pass in time.
 //! - [`installer`]: how the control plane changes both; [`events`]: what workers tell it.
 //! - [`lpm`]: longest-prefix match, for policies and routes.
 //! - [`route`]: next hops, mirrored from the kernel.
@@ -29,6 +30,7 @@ pub mod handover;
 pub mod inlet;
 pub mod installer;
 pub mod io;
+pub mod limiter;
 pub mod lpm;
 pub mod netlink;
 pub mod pipeline;

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Child, INSIDE, MTU, NEIGHBOUR, OUTSIDE, Packet, Rig, connect, ethernet, ip, outside_address, pair,
-    port_mac, ts,
+    Child, INSIDE, MTU, NEIGHBOUR, OUTSIDE, Packet, Rig, connect, ethernet, ip, networks, outside_address,
+    pair, port_mac, ts,
 };
 use portcullis_gateway::drop::DropReason;
 use portcullis_gateway::pipeline::{Ingress, Output, release};
@@ -191,6 +191,9 @@ fn a_removed_sa_is_never_used_again() {
     pair.a.inside(&[packet]).only_dropped(DropReason::NoSa, 1);
     pair.b.installer.remove(pair.b_spi).unwrap();
     pair.b.outside(&sealed).only_dropped(DropReason::UnknownSpi, 1);
+    let events = pair.b.installer.take_events();
+    let [DataplaneEvent::UnknownSpi { spi, seen }] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((*spi, seen.remote, seen.encapsulation), (pair.b_spi, ip("192.0.2.1"), Encapsulation::None));
 }
 
 /// A sealed packet and the tunnel it is for, and a check that the tunnel has taken no harm.
@@ -405,6 +408,33 @@ fn what_comes_out_of_a_tunnel_goes_where_the_routes_say_but_never_outside_in_cle
     let [(waiting, frame)] = held.as_slice() else { panic!("not held") };
     assert_eq!((waiting.port, waiting.ifindex, waiting.gateway), (INSIDE, 11, gateway));
     assert_eq!(frame[..12], [[0; 6], port_mac(2, INSIDE)].concat());
+}
+
+#[test]
+fn where_the_hosts_firewall_is_asked_everything_out_of_a_tunnel_goes_to_the_host() {
+    let (mut spoke, mut hub, other) = (Rig::new(1), Rig::with_firewall(2), Rig::new(3));
+    let everything = [networks(1), networks(2), networks(3)].concat();
+    connect(&Child { remote_ts: everything, ..Child::between(1, 2) }, &spoke, &hub);
+    let both = [networks(1), networks(2)].concat();
+    connect(&Child { local_ts: both, remote_ts: networks(3), ..Child::between(2, 3) }, &hub, &other);
+    hub.set_routes(&[("10.4.0.0/16", common::hop(2, OUTSIDE))]);
+    let to = |other| Packet::between(1, other, false, 200);
+    // To a host inside, and to another spoke: for the kernel, which counts the TTL down and routes. The same flow once more.
+    for destination in [2, 3, 2] {
+        let sealed = spoke.inside(&[to(destination).octets()]).only_sent(OUTSIDE);
+        let opened = hub.outside(&sealed);
+        assert!(opened.transmit.is_empty() && opened.drops.is_empty(), "{opened:?}");
+        assert_eq!(opened.to_kernel, [to(destination).forwarded()], "the spoke alone has counted it down");
+    }
+    // What the kernel routes back into the TUN device is sealed for the other spoke.
+    assert_eq!(hub.feed(Ingress::Kernel, &[to(3).octets()]).only_sent(OUTSIDE).len(), 1);
+    // No route of the kernel's leads it outside in clear.
+    let child = Child { remote_ts: networks(4), ..Child::between(1, 2) };
+    let (mut spoke, mut hub) = (Rig::new(1), Rig::with_firewall(2));
+    connect(&child, &spoke, &hub);
+    hub.set_routes(&[("10.4.0.0/16", common::hop(2, OUTSIDE))]);
+    let sealed = spoke.inside(&[to(4).octets()]).only_sent(OUTSIDE);
+    hub.outside(&sealed).only_dropped(DropReason::ClearToOutside, 1);
 }
 
 #[test]

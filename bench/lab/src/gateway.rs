@@ -30,6 +30,8 @@ pub struct GatewayConfig {
     pub on_stop: &'static str,
     /// Cores that workers are pinned to.
     pub workers: Vec<u32>,
+    /// SA pairs that it holds.
+    pub max_sas: u32,
     /// Further lines for `[gateway]`.
     pub gateway_lines: String,
     /// `[connections.…]` and `[secrets.…]`.
@@ -45,19 +47,22 @@ impl GatewayConfig {
             queues: None,
             on_stop: "closed",
             workers: vec![0],
+            max_sas: 1024,
             gateway_lines: String::new(),
             connections: connections.into(),
         }
     }
 
-    fn toml(&self, socket: &Path, pin_dir: &Path) -> String {
+    fn toml(&self, host: &Host) -> String {
         let mut text = format!(
-            "[gateway]\nadmin_socket = \"{}\"\npin_dir = \"{}\"\ntun = \"portcullis0\"\non_stop = \"{}\"\n\
-             workers = {:?}\nframes = 8192\nmax_sas = 1024\n{}\n",
-            socket.display(),
-            pin_dir.display(),
+            "[gateway]\nadmin_socket = \"{}\"\nstate_dir = \"{}\"\npin_dir = \"{}\"\ntun = \"portcullis0\"\non_stop = \"{}\"\n\
+             workers = {:?}\nframes = 8192\nmax_sas = {}\n{}\n",
+            admin_socket(host).display(),
+            host.dir().join("state").display(),
+            host.pin_dir().display(),
             self.on_stop,
             self.workers,
+            self.max_sas,
             self.gateway_lines
         );
         let roles = [("outside", &self.outside), ("inside", &self.inside)];
@@ -70,6 +75,10 @@ impl GatewayConfig {
         text.push_str(&self.connections);
         text
     }
+}
+
+fn admin_socket(host: &Host) -> PathBuf {
+    host.dir().join("admin.sock")
 }
 
 /// A running daemon; killed when dropped.
@@ -216,9 +225,8 @@ impl Gateway {
     /// # Errors
     /// [`LabError::Ended`] with its log when it refuses the configuration or cannot start.
     pub fn start(host: &Host, binary: &Path, config: &GatewayConfig) -> Result<Self> {
-        let (socket, file) = (host.dir().join("admin.sock"), host.dir().join("portcullis.toml"));
-        fs::write(&file, config.toml(&socket, host.pin_dir()))
-            .map_err(LabError::io(format!("write {}", file.display())))?;
+        let (socket, file) = (admin_socket(host), host.dir().join("portcullis.toml"));
+        fs::write(&file, config.toml(host)).map_err(LabError::io(format!("write {}", file.display())))?;
         let process = run_daemon(host, binary, &file)?;
         Ok(Self { host: host.clone(), binary: binary.into(), config: file, socket, process })
     }
@@ -228,7 +236,7 @@ impl Gateway {
     /// # Errors
     /// With what `portcullis reload` prints when it is refused.
     pub fn reload(&self, config: &GatewayConfig, arguments: &[&str]) -> Result<Output> {
-        fs::write(&self.config, config.toml(&self.socket, self.host.pin_dir()))
+        fs::write(&self.config, config.toml(&self.host))
             .map_err(LabError::io(format!("write {}", self.config.display())))?;
         self.portcullis(&[&["reload"], arguments].concat())
     }
@@ -338,6 +346,19 @@ impl Gateway {
     pub fn portcullis(&self, arguments: &[&str]) -> Result<Output> {
         let words = [self.binary.as_os_str(), "--socket".as_ref(), self.socket.as_os_str()];
         self.host.run(words.into_iter().chain(arguments.iter().map(|argument| argument.as_ref())))
+    }
+
+    /// Follows what happens, from now on, as `portcullis events --json` prints it: an object a line.
+    ///
+    /// # Errors
+    /// [`LabError::Ended`] with what is wrong if the daemon does not tell.
+    pub fn events(&self, arguments: &[&str]) -> Result<Process> {
+        let words = [self.binary.as_os_str(), "--socket".as_ref(), self.socket.as_os_str()];
+        let words = words.into_iter().chain(["events".as_ref(), "--json".as_ref()]);
+        let process =
+            self.host.spawn_words(words.chain(arguments.iter().map(|argument| argument.as_ref())))?;
+        process.wait_line("\"event\":\"subscribed\"", START_TIME)?;
+        Ok(process)
     }
 
     /// Runs the emergency exit, `portcullis detach --open`, which needs no daemon.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+    Dataplane, DataplaneConfig, Firewall, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
 };
 use portcullis_ipsec::{
     AddressRange, Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId,
@@ -213,5 +213,6 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         stall: Duration::from_secs(60),
         policies: vec![everything],
         on_stop: OnStop::Open,
+        firewall: Firewall::None,
     })
 }

@@ -9,12 +9,12 @@
 //! the highest rate at which nothing is lost (a trial that loses is repeated once, since this machine has other work
 //! too); half of that rate gives the latencies. The core of generator and sink is one, the worker's the other.
 
-mod cpu;
+pub(crate) mod cpu;
 mod elsewhere;
 mod gateway;
 mod lab;
 mod measure;
-mod packets;
+pub(crate) mod packets;
 mod peers;
 mod program;
 mod report;

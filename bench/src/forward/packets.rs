@@ -175,13 +175,14 @@ fn choose(flows: u32, random: &mut u64) -> u32 {
 }
 
 /// Headers of a packet in clear.
-struct Inner {
+pub(crate) struct Inner {
     size: usize,
-    headers: [u8; 28],
+    pub(crate) headers: [u8; 28],
 }
 
 impl Inner {
-    fn new(size: usize, ttl: u8, src: Ipv4Addr, dst: Ipv4Addr) -> Self {
+    /// Of a UDP datagram to the discard port, in a packet of so many octets.
+    pub(crate) fn new(size: usize, ttl: u8, src: Ipv4Addr, dst: Ipv4Addr) -> Self {
         let mut headers = [0; 28];
         let udp = Udp { src_port: PORT, dst_port: PORT, len: size - 20, checksum: 0 };
         let (at_ip, at_udp) = headers.split_at_mut(20);
@@ -209,7 +210,7 @@ fn ip(total_len: usize, ttl: u8, protocol: u8, src: Ipv4Addr, dst: Ipv4Addr) -> 
 }
 
 /// Writes parts one after the other.
-fn lay(mut to: &mut [u8], parts: &[&[u8]]) {
+pub(crate) fn lay(mut to: &mut [u8], parts: &[&[u8]]) {
     for part in parts {
         let Some((start, rest)) = to.split_at_mut_checked(part.len()) else { return };
         start.copy_from_slice(part);

@@ -77,6 +77,7 @@ impl End {
             routes: Arc::new(ArcSwap::from_pointee(side.routes())),
             events: Arc::clone(&events),
             nat_port: 4500,
+            firewall: false,
             trap: TrapLimits::OFF,
             trap_signal: Arc::default(),
             trace: Arc::default(),

@@ -26,8 +26,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// How we prove who we are, in one round of authentication. `local` and `remote` are lists of rounds, even while there
-/// is one.
+/// How we prove who we are, in one round of authentication (RFC 4739).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LocalMethod {
     /// Shared Key Message Integrity Code (RFC 7296 §2.15).
@@ -39,13 +38,28 @@ pub enum LocalMethod {
         /// Keys and signatures that may be used.
         constraint: Constraint,
     },
-    /// EAP, as its client (RFC 7296 §2.16). Only an initiator can.
+    /// EAP, as its client (RFC 7296 §2.16). Only an initiator can; a responder is proven by EAP where that proves both ends
+    /// (RFC 5998).
     Eap {
         /// The method.
         method: ClientMethod,
         /// Who we are in EAP; `None`: who we are in IKE.
         eap_id: Option<String>,
+        /// Whom the certificate of EAP's server has to be for; `None`: the gateway.
+        aaa_id: Option<IdentityMatch>,
+        /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
+        credentials: Vec<Arc<Credential>>,
     },
+}
+
+impl LocalMethod {
+    /// Keys of ours that it may sign with.
+    pub fn credentials(&self) -> &[Arc<Credential>] {
+        match self {
+            Self::Psk => &[],
+            Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
+        }
+    }
 }
 
 /// How the peer must prove who it is.
@@ -61,7 +75,19 @@ pub enum RemoteMethod {
         method: ServerMethod,
         /// Whom the peer's answer to EAP-Identity must name; `None`: it is not asked, and is who it is in IKE.
         eap_id: Option<IdentityMatch>,
+        /// Of methods over TLS: whose certificates are accepted.
+        trust: Arc<Trust>,
     },
+}
+
+impl RemoteMethod {
+    /// Whose certificates it accepts.
+    pub fn trust(&self) -> Option<&Arc<Trust>> {
+        match self {
+            Self::Psk => None,
+            Self::Pubkey(trust) | Self::Eap { trust, .. } => Some(trust),
+        }
+    }
 }
 
 /// How we authenticate ourselves.
@@ -135,6 +161,36 @@ pub enum StartAction {
     Trap,
     /// At once.
     Start,
+}
+
+/// What follows when a child is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LossAction {
+    /// Nothing.
+    Clear,
+    /// The next packet that matches brings it up again.
+    Trap,
+    /// It is brought up again at once, and tried until it is up.
+    Restart,
+}
+
+/// What becomes of a child that is lost, or that nobody uses. Where it is not said, a child with [`StartAction::Start`] is
+/// kept up and every other one stays down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChildActions {
+    /// Its peer has fallen silent (swanctl's `dpd_action`).
+    pub dpd: Option<LossAction>,
+    /// Its peer has closed it (`close_action`).
+    pub close: Option<LossAction>,
+    /// It is closed after so long without traffic (`inactivity`); zero: never.
+    pub inactivity: Duration,
+}
+
+impl ChildActions {
+    /// Whether one of them is this.
+    pub fn name(&self, action: LossAction) -> bool {
+        self.dpd == Some(action) || self.close == Some(action)
+    }
 }
 
 /// When a CHILD SA is rekeyed, and when it ends if that has not succeeded. Zero is never. The end of its sequence
@@ -235,6 +291,8 @@ pub struct ChildConfig {
     pub esp_proposals: Vec<EspProposal>,
     /// When it is brought up.
     pub start_action: StartAction,
+    /// What becomes of it when it is lost or idle.
+    pub actions: ChildActions,
     /// 0 (off) or 64 to 8192.
     pub replay_window: u32,
     /// When it is rekeyed, when it ends.
@@ -264,6 +322,10 @@ pub struct ConnectionConfig {
     pub encap: bool,
     /// The IKE SA outlives the addresses that it began with, if the peer is for it (RFC 4555; swanctl's `mobike`).
     pub mobike: bool,
+    /// Either end shows the other that it has lost its state (RFC 6290).
+    pub quick_crash_detection: bool,
+    /// Its IKE SAs may be resumed with a ticket (RFC 5723).
+    pub session_resumption: bool,
     /// As a client we go where the gateway sends us (RFC 5685).
     pub follow_redirects: bool,
     /// As a gateway we send clients there in place of serving them, if they would go.

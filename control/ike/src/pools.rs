@@ -5,11 +5,15 @@
 //! A lease is sticky: an identity gets the address that it had, until every address has been somebody's and the one that
 //! was given up longest ago is taken for another.
 
+mod reconfigure;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use portcullis_ipsec::AddressRange;
+
+pub use reconfigure::{PoolChange, PoolFate};
 
 /// A pool (swanctl's `pools.NAME`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +118,8 @@ pub struct PoolUsage {
     pub online: usize,
     /// Kept for identities that are not connected.
     pub offline: usize,
+    /// In use, and not among its addresses any more.
+    pub outside: usize,
 }
 
 /// A lease, for people.
@@ -123,19 +129,23 @@ pub struct LeaseStatus {
     pub binding: Binding,
     /// Whether it is in use.
     pub online: bool,
+    /// Whether no pool has it any more: it stays until it is given up.
+    pub outside: bool,
 }
 
 /// All pools.
 #[derive(Debug, Default)]
 pub struct Pools {
     pools: Vec<Pool>,
+    /// In use, and in no pool any more.
+    lingering: HashMap<IpAddr, Lingering>,
     fresh: VecDeque<Binding>,
 }
 
 impl Pools {
     /// Pools without leases.
     pub fn new(configs: Vec<PoolConfig>) -> Self {
-        Self { pools: configs.into_iter().map(Pool::new).collect(), fresh: VecDeque::new() }
+        Self { pools: configs.into_iter().map(Pool::new).collect(), ..Self::default() }
     }
 
     /// Takes back what [`Pools::poll_binding`] gave out in an earlier life, in the same order. False if no pool has that
@@ -210,9 +220,11 @@ impl Pools {
 
     /// An IKE SA that had these has ended. A lease that several have is in use until the last of them has.
     pub fn release(&mut self, leases: &[Lease]) {
-        for lease in leases {
-            if let Some(pool) = lease.pool.as_ref().and_then(|name| self.pool(name)) {
-                pool.release(lease.address);
+        // An address is in one pool at most, which may have another name by now.
+        for lease in leases.iter().filter(|lease| lease.pool.is_some()) {
+            match self.pools.iter_mut().find(|pool| pool.leases.contains_key(&lease.address)) {
+                Some(pool) => pool.release(lease.address),
+                None => self.release_lingering(lease.address),
             }
         }
     }
@@ -230,11 +242,13 @@ impl Pools {
             size: pool.size(),
             online: pool.leases.len() - pool.offline.len(),
             offline: pool.offline.len(),
+            outside: self.lingering.values().filter(|lease| lease.pool == pool.config.name).count(),
         });
         usage.collect()
     }
 
     /// Every lease, those not in use first, in the order in which they were given up; so [`Pools::restore`] takes them.
+    /// Those that no pool has any more come last.
     pub fn leases(&self) -> Vec<LeaseStatus> {
         let mut all = Vec::new();
         for pool in &self.pools {
@@ -247,8 +261,16 @@ impl Pools {
                     identity: held.identity.clone(),
                 },
                 online: held.users > 0,
+                outside: false,
             }));
         }
+        let mut outside: Vec<_> = self.lingering.iter().collect();
+        outside.sort_by_key(|(address, _)| **address);
+        all.extend(outside.into_iter().map(|(address, Lingering { pool, held })| LeaseStatus {
+            binding: Binding { pool: pool.clone(), address: *address, identity: held.identity.clone() },
+            online: true,
+            outside: true,
+        }));
         all
     }
 
@@ -276,6 +298,13 @@ struct Held {
     /// IKE SAs that have it: two while one replaces another.
     users: u32,
     released: u64,
+}
+
+/// A lease that its pool has left behind.
+#[derive(Debug)]
+struct Lingering {
+    pool: String,
+    held: Held,
 }
 
 impl Pool {
@@ -387,7 +416,7 @@ mod tests {
         AddressRange::new(start.parse().unwrap(), end.parse().unwrap()).unwrap()
     }
 
-    fn pool(name: &str, start: &str, end: &str) -> PoolConfig {
+    pub(super) fn pool(name: &str, start: &str, end: &str) -> PoolConfig {
         PoolConfig {
             name: name.to_owned(),
             addrs: range(start, end),
@@ -395,11 +424,11 @@ mod tests {
         }
     }
 
-    fn three() -> Pools {
+    pub(super) fn three() -> Pools {
         Pools::new(vec![pool("ra", "10.3.0.1", "10.3.0.3")])
     }
 
-    fn request(identity: &str, wanted: &[&str]) -> AddressRequest {
+    pub(super) fn request(identity: &str, wanted: &[&str]) -> AddressRequest {
         AddressRequest {
             identity: identity.to_owned(),
             pools: vec!["ra".to_owned(), "ra6".to_owned()],
@@ -409,12 +438,12 @@ mod tests {
     }
 
     /// What an identity that takes any address gets.
-    fn assign(pools: &mut Pools, identity: &str) -> Option<String> {
+    pub(super) fn assign(pools: &mut Pools, identity: &str) -> Option<String> {
         let assignment = pools.assign(&request(identity, &["0.0.0.0"]));
         assignment.leases.first().map(|lease| lease.address.to_string())
     }
 
-    fn release(pools: &mut Pools, address: &str) {
+    pub(super) fn release(pools: &mut Pools, address: &str) {
         pools.release(&[Lease { address: address.parse().unwrap(), pool: Some("ra".to_owned()) }]);
     }
 

@@ -14,11 +14,11 @@ use axum::{Json, Router};
 use portcullis_ike::engine::{Command, Failure};
 use tokio::net::UnixListener;
 
-use super::trace;
 use super::types::{
     ApiError, ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RedirectRequest, Reload, Reloaded, Status,
     Target, VerdictReport,
 };
+use super::{events, trace};
 use crate::daemon::{Daemon, ReloadError, Stopping};
 use crate::explain::flow::{FlowQuestion, FlowReport};
 
@@ -48,7 +48,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     }
     if path.exists() {
-        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        if is_served(path) {
             return Err(AdminSocketError::InUse(path.to_owned()));
         }
         std::fs::remove_file(path).map_err(failed)?;
@@ -56,6 +56,11 @@ pub fn listen(path: &Path) -> Result<UnixListener, AdminSocketError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether a daemon listens on `path`.
+pub fn is_served(path: &Path) -> bool {
+    std::os::unix::net::UnixStream::connect(path).is_ok()
 }
 
 /// Everything that the admin API answers.
@@ -75,6 +80,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/redirect", post(redirect))
         .route("/v1/reload", post(reload))
         .route("/v1/explain/flow", post(explain_flow))
+        .route("/v1/events", get(events::follow))
         .route("/v1/trace", post(trace::open))
         .route("/v1/trace/{id}", get(trace::read).delete(trace::close))
         .with_state(daemon)
@@ -223,6 +229,9 @@ pub enum Refusal {
     /// As many as there may be.
     #[error("too many traces and captures run already")]
     TooManyTraces,
+    /// As many as there may be.
+    #[error("too many read events already, or the daemon is stopping")]
+    TooManyReaders,
     /// Words that are no filter, or addresses that are no packet's.
     #[error("{0}")]
     BadRequest(String),
@@ -254,6 +263,7 @@ impl IntoResponse for Refusal {
             Self::Reload(_) => (StatusCode::CONFLICT, "CONFIGURATION_REFUSED"),
             Self::NoSuchTrace => (StatusCode::NOT_FOUND, "NO_SUCH_TRACE"),
             Self::TooManyTraces => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_TRACES"),
+            Self::TooManyReaders => (StatusCode::TOO_MANY_REQUESTS, "TOO_MANY_READERS"),
             Self::BadRequest(_) => (StatusCode::BAD_REQUEST, "BAD_REQUEST"),
             Self::NotAllowed => (StatusCode::FORBIDDEN, "DECRYPTED_CAPTURE_NOT_ALLOWED"),
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "TIMEOUT"),

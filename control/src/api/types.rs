@@ -23,6 +23,9 @@ pub struct Status {
     pub worker_threads: Vec<WorkerStatus>,
     /// UMEM frames, and how many are free.
     pub frames: FrameUsage,
+    /// What the daemon has taken from itself: files, system calls.
+    #[serde(default)]
+    pub sandbox: String,
     /// Interfaces and what their driver gave.
     pub interfaces: Vec<InterfaceStatus>,
     /// Established IKE SAs.
@@ -31,6 +34,9 @@ pub struct Status {
     pub half_open_ike_sas: usize,
     /// CHILD SAs.
     pub child_sas: usize,
+    /// Children with `start_action = "start"` that have no SA, as CONNECTION/CHILD.
+    #[serde(default)]
+    pub down: Vec<String>,
     /// Packets in, out and dropped, over all workers.
     pub packets: PacketBalance,
     /// Verdicts of failed exchanges, newest first.
@@ -228,6 +234,9 @@ pub struct PoolStatus {
     pub online: usize,
     /// Addresses kept for identities that are not connected.
     pub offline: usize,
+    /// Addresses in use that it has no longer.
+    #[serde(default)]
+    pub outside: usize,
     /// Every lease.
     pub leases: Vec<LeaseReport>,
 }
@@ -241,10 +250,13 @@ pub struct LeaseReport {
     pub identity: String,
     /// Whether it is in use.
     pub online: bool,
+    /// Whether its pool has it no longer: it stays until it is given up.
+    #[serde(default)]
+    pub outside: bool,
 }
 
 /// A policy of `GET /v1/policies`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyStatus {
     /// `CONNECTION/CHILD`.
     pub name: String,
@@ -269,6 +281,23 @@ pub struct PolicyStatus {
     /// Octets sealed, or passed.
     pub bytes_out: u64,
     /// Packets that ended at it.
+    pub dropped: u64,
+    /// What comes out of its tunnel, if that is limited.
+    #[serde(default)]
+    pub rate_in: Option<RateStatus>,
+    /// What goes into its tunnel, if that is limited.
+    #[serde(default)]
+    pub rate_out: Option<RateStatus>,
+}
+
+/// The rate of a policy's SAs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateStatus {
+    /// Bits of inner packets in a second.
+    pub bits_per_second: u64,
+    /// Octets that may pass at once.
+    pub burst: u32,
+    /// Packets that were beyond it; they are among `dropped`.
     pub dropped: u64,
 }
 

@@ -33,7 +33,7 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Ok((config, _)) => (Some(config), None),
         Err(error) => (None, Some(configuration(&args.config, &error.to_string()))),
     };
-    let mut report = examine(&Host::live(), config.as_ref());
+    let mut report = examine(&Host::live(), &args.config, config.as_ref());
     report.findings.splice(0..0, unusable);
     let text =
         if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report, args.all) };
@@ -64,15 +64,15 @@ fn render(report: &Report, all: bool) -> String {
             one(&mut text, finding);
         }
     }
-    let count = |severity| report.count(severity);
+    let count = |severity, what| super::print::counted(report.count(severity) as u64, what);
     // Writing to a `String` cannot fail.
     let _ = writeln!(
         text,
-        "{} errors, {} warnings, {} notes, {} as expected",
-        count(Severity::Error),
-        count(Severity::Warning),
-        count(Severity::Info),
-        count(Severity::Ok)
+        "{}, {}, {}, {} as expected",
+        count(Severity::Error, "error"),
+        count(Severity::Warning, "warning"),
+        count(Severity::Info, "note"),
+        report.count(Severity::Ok)
     );
     text
 }

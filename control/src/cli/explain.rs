@@ -33,7 +33,9 @@ enum What {
     },
     /// What went wrong last.
     Last(Format),
-    /// What somebody else's negotiation in a capture file came to: what each side wanted, and where it broke.
+    /// What somebody else's negotiation in a capture came to.
+    ///
+    /// What each side wanted, and where it broke.
     Capture {
         /// A pcap or pcapng file with the packets of UDP 500 and 4500.
         #[arg(value_name = "FILE")]
@@ -42,7 +44,9 @@ enum What {
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
     },
-    /// One packet's walk through policy, SA, route, neighbour and MTU: where it stops, why, and what to change.
+    /// What would become of one packet, and what to change.
+    ///
+    /// Its walk through policy, SA, route, neighbour and MTU: where it stops, and why.
     Flow(super::explain_flow::FlowArgs),
     /// What a reason code means.
     Reason {
@@ -57,7 +61,7 @@ pub(super) fn run(client: &Client, args: ExplainArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match args.what {
         What::Peer { peer, output } => {
-            let path = format!("/v1/verdicts?peer={}", escaped(&peer));
+            let path = verdicts_about(&peer);
             let (verdicts, sas): (Vec<VerdictReport>, Vec<IkeSa>) =
                 runtime.block_on(async { tokio::try_join!(client.get(&path), client.get("/v1/sas")) })?;
             write(&verdicts, output, |page| about_peer(page, &peer, &verdicts, &sas))
@@ -185,6 +189,11 @@ fn reasons() -> String {
             ]);
         }
     })
+}
+
+/// Where the verdicts about a connection or an address are asked for.
+pub(super) fn verdicts_about(peer: &str) -> String {
+    format!("/v1/verdicts?peer={}", escaped(peer))
 }
 
 /// For a query: letters, digits and what addresses and names are made of stay, the rest is percent-encoded.

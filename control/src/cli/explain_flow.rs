@@ -18,8 +18,10 @@ const ECHO_REQUEST_V6: u16 = 0x8000;
 #[derive(Debug, Args)]
 pub(super) struct FlowArgs {
     /// Source address.
+    #[arg(value_parser = super::address)]
     src: IpAddr,
     /// Destination address.
+    #[arg(value_parser = super::address)]
     dst: IpAddr,
     /// tcp, udp, icmp, or a protocol number; left out: a ping.
     #[arg(value_name = "PROTOCOL")]

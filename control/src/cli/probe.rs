@@ -22,13 +22,13 @@ const PACE: Duration = Duration::from_millis(20);
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
     /// The responder.
-    #[arg(value_name = "ADDRESS")]
+    #[arg(value_name = "ADDRESS", value_parser = super::address)]
     address: IpAddr,
     /// Its port.
     #[arg(long, default_value_t = 500, value_name = "PORT")]
     port: u16,
     /// The address to ask from: it may know one of ours only.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = super::address)]
     from: Option<IpAddr>,
     /// Wait so long for each answer, in milliseconds.
     #[arg(long, default_value_t = 1000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]

@@ -1,5 +1,6 @@
 //! `[connections.NAME]` and `[connections.NAME.children.CHILD]`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,17 +9,19 @@ use std::time::Duration;
 use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
-    AddressMatch, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch, IkeFragmentation,
-    LocalAuth, LocalMethod, Ppk, RemoteAuth, RemoteMethod, SharedKey, StartAction, Unique,
+    AddressMatch, ChildActions, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch,
+    IkeFragmentation, LocalAuth, LocalMethod, LossAction, Ppk, RemoteAuth, RemoteMethod, SharedKey,
+    StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::{Policy, PolicyAction, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, shunt};
+use super::{eap, lifetime, options, pools, rates, shunt, updown};
+use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
 const LATER_CONNECTION: &[&str] = &[
@@ -39,18 +42,14 @@ const LATER_CONNECTION: &[&str] = &[
     "cacerts",
     "ocsp",
 ];
-const LATER_AUTH: &[&str] =
-    &["round", "cert", "aaa_id", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
+const LATER_AUTH: &[&str] = &["round", "cert", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 pub(super) const LATER_CHILD: &[&str] = &[
     "ah_proposals",
     "sha256_96",
-    "updown",
     "hostaccess",
     "policies",
     "policies_fwd_out",
-    "dpd_action",
     "ipcomp",
-    "inactivity",
     "reqid",
     "interface",
     "mark_in",
@@ -63,7 +62,6 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "label",
     "label_mode",
     "hw_offload",
-    "close_action",
     "per_cpu_sas",
 ];
 
@@ -74,6 +72,10 @@ pub(super) struct Connections {
     pub(super) negotiated: Vec<ConnectionConfig>,
     /// The policies of children that pass or drop, of all connections.
     pub(super) shunts: Vec<Policy>,
+    /// The hooks of children.
+    pub(super) hooks: HookConfigs,
+    /// The rates of children that have some, by `CONNECTION/CHILD`.
+    pub(super) rates: BTreeMap<String, RateLimits>,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -86,8 +88,7 @@ pub(super) fn from_root(
     let mut connections = Connections::default();
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated =
-            connection(name, &section, secrets, store, pools, has_radius, &mut connections.shunts);
+        let negotiated = connection(name, &section, secrets, store, pools, has_radius, &mut connections);
         connections.negotiated.extend(negotiated);
     }
     connections
@@ -100,7 +101,7 @@ fn connection(
     store: &Store<'_>,
     pools: &[PoolConfig],
     has_radius: bool,
-    shunts: &mut Vec<Policy>,
+    connections: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
     let local_addrs = addresses(section, "local_addrs");
@@ -114,7 +115,7 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        connections.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -124,6 +125,8 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let mobike = section.boolean("mobike").unwrap_or(true);
+    let quick_crash_detection = section.boolean("quick_crash_detection").unwrap_or(true);
+    let session_resumption = section.boolean("session_resumption").unwrap_or(false);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
     let redirect_to = section.parsed::<IpAddr>("redirect_to", "the IP address of another gateway");
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
@@ -152,7 +155,12 @@ fn connection(
     let remote = rounds(section, "remote", |round| remote_auth(round, store));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
-    let children = self::children(section, children);
+    for (_, child, section) in &children {
+        connections
+            .hooks
+            .extend(updown::of_child(section).map(|command| ((name.clone(), child.clone()), command)));
+    }
+    let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
     let connection = ConnectionConfig {
         name,
@@ -163,6 +171,8 @@ fn connection(
         remote: remote?,
         encap,
         mobike,
+        quick_crash_detection,
+        session_resumption,
         follow_redirects,
         redirect_to: redirect_to.map(|addr| addr.value),
         dpd_delay,
@@ -176,12 +186,14 @@ fn connection(
         children: children?,
     };
     pools::check(section, &connection, &named_pools, pools);
+    check_rounds(section, &connection);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
     if let Some(secrets) = secrets {
         check_secret(section, &connection, &secrets.shared_keys);
         check_ppk(section, &connection, &secrets.ppks);
     }
+    check_resumption(section, &connection);
     eap::check(section, &connection, secrets.map(|secrets| secrets.users.as_slice()), has_radius);
     Some(connection)
 }
@@ -207,14 +219,34 @@ const ESP_EXAMPLE: &str = "e.g. \"aes256gcm16-esn\"";
 /// A child that we start needs a peer address to start to.
 fn check_peer_address(section: &Section<'_>, connection: &ConnectionConfig) {
     let reachable = connection.remote_addrs.iter().any(|addr| matches!(addr, AddressMatch::Address(_)));
-    let started = connection.children.iter().find(|child| child.start_action != StartAction::None);
+    let begins = |child: &&ChildConfig| {
+        let after_loss =
+            [LossAction::Trap, LossAction::Restart].iter().any(|action| child.actions.name(*action));
+        child.start_action != StartAction::None || after_loss
+    };
+    let started = connection.children.iter().find(begins);
     if let (false, Some(child)) = (reachable, started) {
         let message = format!(
             "names no address to initiate to, but child `{}` is to be started from here (expected an IP address, \
-             or `start_action = \"none\"`)",
+             or `start_action = \"none\"`, and neither `trap` nor `restart` after a loss)",
             child.name
         );
         section.error(section.span(), "remote_addrs", message);
+    }
+}
+
+/// A ticket does not hold what an AAA server has said of a client, nor who it was in each of several rounds.
+fn check_resumption(section: &Section<'_>, connection: &ConnectionConfig) {
+    let eap = connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }))
+        || connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }));
+    if connection.session_resumption && eap {
+        let message =
+            "does not go with EAP, whose clients have to prove themselves each time (expected false)";
+        section.error(section.span(), "session_resumption", message);
+    }
+    if connection.session_resumption && (connection.local.len() > 1 || connection.remote.len() > 1) {
+        let message = "does not go with several rounds of authentication (expected false)";
+        section.error(section.span(), "session_resumption", message);
     }
 }
 
@@ -231,33 +263,63 @@ fn check_peer_identity(section: &Section<'_>, connection: &ConnectionConfig) {
     }
 }
 
+/// What does not go together with several rounds of authentication (RFC 4739).
+fn check_rounds(section: &Section<'_>, connection: &ConnectionConfig) {
+    let (local, remote) = (&connection.local, &connection.remote);
+    let we_by_eap = local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }));
+    let peer_by_eap = remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }));
+    for (key, rounds, other, by_eap) in
+        [("local", local.len(), "remote", peer_by_eap), ("remote", remote.len(), "local", we_by_eap)]
+    {
+        if rounds > 1 && by_eap {
+            let message = format!(
+                "has {rounds} rounds of authentication, but EAP is among those of `{other}`, which is not supported by \
+                 this version (expected one round)"
+            );
+            section.error(section.span(), key, message);
+        }
+    }
+    if local.len().max(remote.len()) > 1 && (connection.ppk.id.is_some() || connection.ppk.required) {
+        let message = "and several rounds of authentication together are not supported by this version (expected no \
+                       `ppk_id` and `ppk_required`)";
+        section.error(section.span(), "ppk_id", message);
+    }
+}
+
 /// A connection whose ends no secret fits can never come up.
 fn check_secret(section: &Section<'_>, connection: &ConnectionConfig, secrets: &[SharedKey]) {
-    let shares = connection.local.iter().any(|round| round.auth == LocalMethod::Psk)
-        || connection.remote.iter().any(|round| round.auth == RemoteMethod::Psk);
-    if !shares {
-        return;
-    }
-    let local = connection.local.first().and_then(|round| round.id.as_ref());
-    let remote = connection.remote.first().and_then(|round| match &round.id {
-        IdentityMatch::Exactly(id) => Some(id),
-        IdentityMatch::Pattern(_) | IdentityMatch::Any => None,
-    });
-    let fits = |key: &SharedKey| {
-        let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
-        let unknown = local.is_none() && remote.is_none();
-        key.ids.is_empty()
-            || unknown
-            || names(remote)
-            || (names(local) && (remote.is_none() || key.ids.len() == 1))
-    };
-    if !secrets.iter().any(fits) {
-        let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
-        let message = format!(
-            "authenticates with a pre-shared key, but no `[secrets]` entry is for it (expected one without `ids`, or \
-             with ids = {ids:?})"
-        );
-        section.error(section.span(), "local", message);
+    // Each round is between one of an end's identities and the first of the other's.
+    let first = (connection.local.first(), connection.remote.first());
+    let ours = connection.local.iter().filter(|round| round.auth == LocalMethod::Psk);
+    let theirs = connection.remote.iter().filter(|round| round.auth == RemoteMethod::Psk);
+    let pairs = ours.map(|round| (Some(round), first.1)).chain(theirs.map(|round| (first.0, Some(round))));
+    let mut said = Vec::new();
+    for (local, remote) in pairs {
+        let local = local.and_then(|round| round.id.as_ref());
+        let remote = remote.and_then(|round| match &round.id {
+            IdentityMatch::Exactly(id) => Some(id),
+            IdentityMatch::Pattern(_) | IdentityMatch::Any => None,
+        });
+        let fits = |key: &SharedKey| {
+            let names = |id: Option<&Identity>| id.is_some_and(|id| key.ids.contains(id));
+            let unknown = local.is_none() && remote.is_none();
+            key.ids.is_empty()
+                || unknown
+                || names(remote)
+                || (names(local) && (remote.is_none() || key.ids.len() == 1))
+        };
+        if !secrets.iter().any(fits) {
+            let ids: Vec<String> = [local, remote].into_iter().flatten().map(Identity::to_string).collect();
+            if said.contains(&ids) {
+                continue;
+            }
+            let message = format!(
+                "authenticates with a pre-shared key, but no `[secrets]` entry is for it (expected one without `ids`, or \
+                 with ids = {ids:?})"
+            );
+            section.error(section.span(), "local", message);
+            said.push(ids);
+        }
     }
 }
 
@@ -348,13 +410,6 @@ fn rounds<T>(
         section.missing(key, "{ auth = \"psk\", id = \"gw.example\" }");
         return None;
     }
-    if let Some(second) = sections.get(1) {
-        section.error(
-            second.span(),
-            key,
-            "more than one round of authentication is not supported by this version",
-        );
-    }
     let count = sections.len();
     let rounds: Vec<T> = sections.iter().filter_map(round).collect();
     (rounds.len() == count).then_some(rounds)
@@ -370,9 +425,16 @@ enum Auth<'a> {
 fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     let auth = auth(section, &["certs", "pubkeys"]);
     let id = identity::<Identity>(section);
+    if section.has("aaa_id") && !matches!(&auth, Some(Auth::Eap(auth)) if eap::uses_tls(auth)) {
+        section.error(
+            section.span(),
+            "aaa_id",
+            "belongs to EAP methods over TLS (expected `auth = \"eap-tls\"`)",
+        );
+    }
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
-        Auth::Eap(auth) => eap::local(section, auth),
+        Auth::Eap(auth) => eap::local(section, auth, store, id.as_ref().ok()?.as_ref()),
         // The identity is compared with the certificate, so it has to be read first.
         Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
     };
@@ -385,7 +447,7 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
-        Auth::Eap(auth) => eap::remote(section, auth),
+        Auth::Eap(auth) => eap::remote(section, auth, store, id.as_ref().ok()?),
         Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
     };
     section.finish(LATER_AUTH);
@@ -394,14 +456,15 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
 
 /// `auth`, and whether keys that belong to public keys stand beside it.
 fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<'a>> {
-    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", or \"eap-mschapv2\"";
+    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", \"eap-mschapv2\" or \"eap-tls\"";
     const OTHERS: [&str; 4] = ["xauth", "any", "null", "psk-"];
     let Some(text) = section.string("auth", EXPECTED) else {
         section.missing("auth", EXPECTED);
         return None;
     };
     let is_eap = text.value == "eap" || text.value.starts_with("eap-");
-    if text.value == "psk" || is_eap {
+    let uses_tls = eap::uses_tls(text.value);
+    if text.value == "psk" || is_eap && !uses_tls {
         for key in with_pubkey.iter().filter(|key| section.has(key)) {
             let message = format!("belongs to public keys, but `auth` is \"{}\"", text.value);
             section.error(text.span.clone(), key, message);
@@ -454,15 +517,23 @@ where
 
 fn children(
     section: &Section<'_>,
+    connection: &str,
     sections: Vec<(Option<PolicyAction>, String, Section<'_>)>,
+    rates: &mut BTreeMap<String, RateLimits>,
 ) -> Option<Vec<ChildConfig>> {
     if sections.is_empty() {
         section.missing("children", "a table `[connections.NAME.children.CHILD]` with an SA");
         return None;
     }
     let count = sections.len();
-    let children: Vec<ChildConfig> =
-        sections.into_iter().filter_map(|(_, name, section)| child(name, &section)).collect();
+    let read = |(_, name, section): (_, String, Section<'_>)| {
+        let limits = rates::of_child(&section);
+        if limits != RateLimits::default() {
+            rates.insert(format!("{connection}/{name}"), limits);
+        }
+        child(name, &section)
+    };
+    let children: Vec<ChildConfig> = sections.into_iter().filter_map(read).collect();
     (children.len() == count).then_some(children)
 }
 
@@ -476,6 +547,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         proposals(section, "esp_proposals", ESP_EXAMPLE, EspProposal::defaults, EspProposal::weak);
     let actions = [("none", StartAction::None), ("trap", StartAction::Trap), ("start", StartAction::Start)];
     let start_action = section.choice("start_action", &actions).unwrap_or(StartAction::None);
+    let actions = self::actions(section);
     let options = options::of_child(section, local_ts.as_deref(), remote_ts.as_deref());
     let replay_window = section.integer("replay_window", 0..=8192).map_or(1024, |window| {
         if (1..64).contains(&window.value) {
@@ -493,11 +565,38 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         remote_ts: remote_ts?,
         esp_proposals: esp_proposals?,
         start_action,
+        actions,
         replay_window,
         lifetime,
         priority,
         options,
     })
+}
+
+/// `dpd_action`, `close_action` and `inactivity`, with the words that swanctl.conf has for either.
+fn actions(section: &Section<'_>) -> ChildActions {
+    use LossAction::{Clear, Restart, Trap};
+    let dpd = [
+        ("clear", Clear),
+        ("trap", Trap),
+        ("restart", Restart),
+        ("none", Clear),
+        ("hold", Trap),
+        ("start", Restart),
+    ];
+    let close = [
+        ("none", Clear),
+        ("trap", Trap),
+        ("start", Restart),
+        ("clear", Clear),
+        ("hold", Trap),
+        ("restart", Restart),
+    ];
+    ChildActions {
+        dpd: section.choice("dpd_action", &dpd),
+        close: section.choice("close_action", &close),
+        inactivity: section.duration("inactivity").unwrap_or(Duration::ZERO),
+    }
 }
 
 /// Left out, as in swanctl.conf: the end's own addresses.

@@ -1,7 +1,7 @@
 //! `auth = "pubkey"`: which certificates, keys and CAs a connection has, by the names of swanctl.conf, and whether
 //! they fit each other and the identities.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,6 +73,8 @@ pub(super) struct Store<'a> {
     keys: OnceCell<Vec<Key>>,
     authorities: OnceCell<Vec<Arc<Certificate>>>,
     crls: OnceCell<Vec<Arc<Crl>>>,
+    /// Files that were asked for by name.
+    named: RefCell<Vec<PathBuf>>,
 }
 
 struct Key {
@@ -101,7 +103,13 @@ impl<'a> Store<'a> {
             keys: OnceCell::new(),
             authorities: OnceCell::new(),
             crls: OnceCell::new(),
+            named: RefCell::default(),
         }
+    }
+
+    /// Files that were asked for by name.
+    pub(super) fn into_named(self) -> Vec<PathBuf> {
+        self.named.into_inner()
     }
 
     fn problem(&self, path: &Path, problem: &str) {
@@ -124,6 +132,7 @@ impl<'a> Store<'a> {
                 }
                 let Some(file) = section.string("file", "a private key's file") else { continue };
                 let path = self.directories.private.join(file.value);
+                self.named.borrow_mut().push(path.clone());
                 match files::private_key(&path) {
                     Ok(key) => keys.push(Key { public: key.public().clone(), path }),
                     Err(problem) => {
@@ -212,6 +221,7 @@ impl<'a> Store<'a> {
         };
         let read = |name: &Spanned<&str>| {
             let path = self.base.join(directory).join(name.value);
+            self.named.borrow_mut().push(path.clone());
             match read(&path) {
                 Ok(content) => Some(Named { path, span: name.span.clone(), content }),
                 Err(problem) => {

@@ -4,12 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use portcullis_gateway::dataplane::{EngineKind, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode};
+use portcullis_gateway::dataplane::{
+    EngineKind, Firewall, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
+};
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
 
 use super::credentials::Directories;
 use super::reader::Section;
 use super::secrets::Secrets;
+use crate::events::routes::{Export, ExportConfig};
 
 /// `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +37,14 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// Where Prometheus scrapes; `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whose names metrics have beside ours; `None`: nobody's.
+    pub metrics_compatibility: Option<MetricsCompatibility>,
     /// AEAD engine; `None`: the fastest that this processor runs.
     pub aead_engine: Option<EngineKind>,
     /// What an orderly stop leaves.
     pub on_stop: OnStop,
+    /// Who forwards what is in clear.
+    pub firewall: Firewall,
     /// Routing table of the protected routes.
     pub route_table: u32,
     /// Firewall mark of what the daemon itself sends.
@@ -52,8 +59,30 @@ pub struct GatewayConfig {
     pub trap: TrapLimits,
     /// Whether `portcullis capture` may show what ESP protects.
     pub allow_decrypted_capture: bool,
+    /// Whether the daemon takes from itself what it does not need.
+    pub sandbox: bool,
+    /// Routes for a routing daemon, if there are to be any.
+    pub export_routes: Option<ExportConfig>,
+    /// How hooks are run.
+    pub updown: UpdownConfig,
     /// Where certificates and keys are looked for.
     pub credentials: Directories,
+}
+
+/// Names that others have given to what we measure too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsCompatibility {
+    /// ipsec_exporter's, for strongSwan.
+    IpsecExporter,
+}
+
+/// How `updown` hooks are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdownConfig {
+    /// How long one may take.
+    pub timeout: Duration,
+    /// How many run at once.
+    pub at_once: usize,
 }
 
 /// Where the admin API listens unless `gateway.admin_socket` says otherwise.
@@ -86,8 +115,11 @@ impl GatewayConfig {
         let admin_socket = path("admin_socket", DEFAULT_ADMIN_SOCKET);
         let state_dir = path("state_dir", "/var/lib/portcullis");
         let metrics = metrics(&section);
+        let metrics_compatibility = section
+            .choice("metrics_compatibility", &[("ipsec_exporter", MetricsCompatibility::IpsecExporter)]);
         let aead_engine = aead_engine(&section);
         let on_stop = section.choice("on_stop", &[("closed", OnStop::Closed), ("open", OnStop::Open)]);
+        let firewall = section.choice("firewall", &[("none", Firewall::None), ("kernel", Firewall::Kernel)]);
         let route_table = section.integer("route_table", 1..=252).map_or(220, |table| table.value as u32);
         let mark = section.integer("mark", 1..=0xffff_ffff).map_or(0x5043, |mark| mark.value as u32);
         let spin =
@@ -96,6 +128,13 @@ impl GatewayConfig {
         let watchdog = section.duration_within("watchdog", Duration::from_secs(1)..=Duration::from_secs(600));
         let trap = trap(&section, frames);
         let allow_decrypted_capture = section.boolean("allow_decrypted_capture").unwrap_or(false);
+        let sandbox = section.boolean("sandbox").unwrap_or(true);
+        let limits = Duration::from_secs(1)..=Duration::from_secs(600);
+        let updown = UpdownConfig {
+            timeout: section.duration_within("updown_timeout", limits).unwrap_or(Duration::from_secs(30)),
+            at_once: section.integer("updown_at_once", 1..=256).map_or(16, |most| most.value as usize),
+        };
+        let export_routes = export_routes(&section, route_table);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
         Some(Self {
@@ -109,8 +148,10 @@ impl GatewayConfig {
             admin_socket,
             state_dir,
             metrics,
+            metrics_compatibility,
             aead_engine,
             on_stop: on_stop.unwrap_or(OnStop::Closed),
+            firewall: firewall.unwrap_or_default(),
             route_table,
             mark,
             spin,
@@ -118,6 +159,9 @@ impl GatewayConfig {
             watchdog: watchdog.unwrap_or(DEFAULT_WATCHDOG),
             trap,
             allow_decrypted_capture,
+            export_routes,
+            updown,
+            sandbox,
             credentials,
         })
     }
@@ -131,6 +175,28 @@ fn trap(section: &Section<'_>, frames: u32) -> TrapLimits {
         section.error(section.span(), "trap_time", "is out of range (expected \"1s\" to \"60s\")");
     }
     TrapLimits { per_policy, in_all: (frames as usize / 16).min(1024), seconds: time.as_secs() }
+}
+
+/// Into a table that moves no packet: none that the kernel asks, nor ours, which it asks for protected networks.
+fn export_routes(section: &Section<'_>, route_table: u32) -> Option<ExportConfig> {
+    const TABLE: u32 = 222;
+    const PROTOCOL: u8 = 112;
+    let choices =
+        [("off", None), ("addresses", Some(Export::Addresses)), ("remote_ts", Some(Export::RemoteTs))];
+    let what = section.choice("export_routes", &choices).flatten();
+    let table = section.integer("export_table", 1..=0xffff_ffff);
+    if let Some(table) = &table
+        && (matches!(table.value, 253..=255) || table.value == i64::from(route_table))
+    {
+        let message = format!(
+            "is {}, by which packets are routed (expected a table that no routing rule leads to, e.g. {TABLE})",
+            table.value
+        );
+        section.error(table.span.clone(), "export_table", message);
+    }
+    let table = table.map_or(TABLE, |table| table.value as u32);
+    let protocol = section.integer("export_protocol", 5..=255).map_or(PROTOCOL, |number| number.value as u8);
+    Some(ExportConfig { what: what?, table, protocol })
 }
 
 /// A core for each worker, and no core for two.

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use portcullis_gateway::dataplane::Role;
 use portcullis_ike::auth::{Certificate, UnixTime};
-use portcullis_ike::config::{LocalMethod, RemoteMethod};
 use portcullis_ipsec::{Policy, PolicyOrigin, TrafficSelector};
 
 use super::Config;
@@ -144,12 +143,11 @@ fn certificates(connections: &Connections<'_>, config: &Config, now: u64) {
         let Some(section) = connections.get(&connection.name) else { continue };
         let (local, remote) = (section.sections("local"), section.sections("remote"));
         for (round, section) in connection.local.iter().zip(&local) {
-            let LocalMethod::Pubkey { credentials, .. } = &round.auth else { continue };
-            let own = credentials.iter().filter_map(|credential| credential.certificate());
+            let own = round.auth.credentials().iter().filter_map(|credential| credential.certificate());
             own.for_each(|certificate| report(section, "certs", certificate));
         }
         for (round, section) in connection.remote.iter().zip(&remote) {
-            let RemoteMethod::Pubkey(trust) = &round.auth else { continue };
+            let Some(trust) = round.auth.trust() else { continue };
             trust.certificates.iter().for_each(|certificate| report(section, "certs", certificate));
             trust.authorities.iter().for_each(|certificate| report(section, "cacerts", certificate));
         }

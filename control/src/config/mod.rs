@@ -4,6 +4,7 @@
 //! expected. What comes out is ready to use: no later stage finds a value that it cannot take. `docs/configuration.md`
 //! is the guide, and [`reference`] writes the list of every table and key.
 
+mod audit;
 mod connection;
 mod credentials;
 mod diagnostic;
@@ -16,25 +17,33 @@ mod lints;
 mod options;
 mod pools;
 mod radius;
+mod rates;
 mod reader;
 pub mod reference;
 mod secrets;
 mod shunt;
+mod updown;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use portcullis_ike::config::{ChildConfig, ConnectionConfig, EngineConfig, StartAction, any_or_exactly};
+use portcullis_ike::config::{
+    ChildConfig, ConnectionConfig, EngineConfig, LossAction, StartAction, any_or_exactly,
+};
 use portcullis_ike::pools::PoolConfig;
-use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, TenantId, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, PolicyOrigin, RateLimits, TenantId, TrafficSelector};
 use toml_edit::Document;
 use zeroize::Zeroizing;
 
 pub use credentials::Directories;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
-pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig};
+pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility, UpdownConfig};
+pub(crate) use reader::nearest;
 
+use crate::events::audit::AuditConfig;
+use crate::hooks::HookConfigs;
 use crate::radius::RadiusConfig;
 use credentials::Store;
 use reader::{Findings, Section};
@@ -51,15 +60,23 @@ pub struct Config {
     pub radius: Option<RadiusConfig>,
     /// Policies that pass or drop (`mode` of a child), in the order of the file.
     pub shunts: Vec<Policy>,
+    /// What is run when a child comes up and goes down (`updown`).
+    pub hooks: HookConfigs,
+    /// `[audit]`: where it is written who was there.
+    pub audit: Option<AuditConfig>,
+    /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
+    pub rates: BTreeMap<String, RateLimits>,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
+    /// Files that it names, certificates and keys.
+    pub files: Vec<PathBuf>,
 }
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("cannot read the configuration `{path}`: {error}")]
+    #[error("cannot read the configuration `{path}`: {}", unreadable(error))]
     Unreadable {
         /// The file.
         path: String,
@@ -76,6 +93,22 @@ pub enum ConfigError {
         /// Errors and warnings in the order of the file.
         findings: Vec<Diagnostic>,
     },
+}
+
+/// Why it cannot be read, and what to do about it.
+fn unreadable(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            "there is no such file (the package has an example: /usr/share/doc/portcullis/examples/portcullis.toml)"
+                .to_owned()
+        }
+        std::io::ErrorKind::PermissionDenied => {
+            "only root and the group of the daemon may (try it with sudo; in the daemon's own case: `chgrp portcullis` and \
+             `chmod 640`)"
+                .to_owned()
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// Makes a configuration of a document in a directory.
@@ -162,17 +195,31 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts } = connections;
+        let connection::Connections { negotiated, shunts, hooks, rates } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
+        let audit = audit::from_root(root);
         root.finish(&["authorities", "include"]);
-        Some(Self { gateway: gateway?, engine, shunts, pools, radius })
+        let files = store.into_named();
+        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, hooks, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
         let gateway = gateway(&root, base);
         let engine = gateway::engine_from_root(&root, Vec::new(), Secrets::default());
-        Some(Self { gateway: gateway?, engine, shunts: Vec::new(), pools: Vec::new(), radius: None })
+        let (shunts, pools, files) = (Vec::new(), Vec::new(), Vec::new());
+        let (rates, hooks) = (BTreeMap::new(), HookConfigs::new());
+        Some(Self {
+            gateway: gateway?,
+            engine,
+            shunts,
+            rates,
+            pools,
+            radius: None,
+            audit: None,
+            hooks,
+            files,
+        })
     }
 
     /// The policies that are in force from the first moment on, whatever IKE does: one for each child that passes or
@@ -190,7 +237,7 @@ impl Config {
                 tenant: TenantId::default(),
                 local_ts: self.known_local(connection, child)?,
                 remote_ts: self.known_remote(connection, child)?,
-                origin: PolicyOrigin::Configured { acquire: child.start_action == StartAction::Trap },
+                origin: PolicyOrigin::Configured { acquire: asks(child) },
                 action: PolicyAction::Protect,
                 priority: child.priority,
             };
@@ -239,6 +286,11 @@ impl Config {
     pub fn connection(&self, name: &str) -> Option<&ConnectionConfig> {
         self.engine.connections.iter().find(|connection| connection.name == name)
     }
+}
+
+/// Whether packets without an SA may come to ask for one: the engine knows whether they do.
+fn asks(child: &ChildConfig) -> bool {
+    child.start_action == StartAction::Trap || child.actions.name(LossAction::Trap)
 }
 
 fn gateway(root: &Section<'_>, base: &Path) -> Option<GatewayConfig> {

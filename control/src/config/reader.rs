@@ -369,6 +369,27 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A command line: an array of its words, or a text in which white space stands between them, which is then given too.
+    pub(super) fn words(
+        &self,
+        key: &'static str,
+        expected: &str,
+    ) -> Option<Spanned<(Option<&'a str>, Vec<String>)>> {
+        self.takes(key, 6, "text, or list of texts", || expected.to_owned());
+        let (value, span) = self.value(key, expected)?;
+        let value = match value {
+            Value::Array(array) => {
+                let element = |element| self.as_string(key, element, span.clone(), expected);
+                (None, array.iter().filter_map(element).map(|word| word.value.to_owned()).collect())
+            }
+            text => {
+                let text = self.as_string(key, text, span.clone(), expected)?.value;
+                (Some(text), text.split_whitespace().map(str::to_owned).collect())
+            }
+        };
+        Some(Spanned { value, span })
+    }
+
     /// Whether the key is there, whatever its value.
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.item(key).is_some()
@@ -520,7 +541,7 @@ fn whole(range: &std::ops::RangeInclusive<i64>) -> String {
 }
 
 /// The known word that `found` is probably a misspelling of.
-fn nearest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(found: &str, names: &[&'n str]) -> Option<&'n str> {
     let scored = names.iter().map(|name| (strsim::damerau_levenshtein(found, name), *name));
     scored.filter(|(distance, name)| *distance <= 1 + name.len() / 4).min().map(|(_, name)| name)
 }

@@ -88,6 +88,8 @@ address = "192.0.2.5"
 secret = "0x00112233445566778899aabbccddeeff"
 [radius.dae]
 secret = "0x00112233445566778899aabbccddeeff"
+[audit]
+file = "/var/log/portcullis/audit.jsonl"
 "#;
 
 /// What belongs to files, which are not there when the sample is read.
@@ -98,8 +100,8 @@ file = "gw.pem"
 local = { auth = "pubkey", certs = "gw.pem", pubkeys = "gw.pub" }
 remote = { auth = "pubkey", certs = "gw.pem", cacerts = "ca.pem", pubkeys = "gw.pub" }
 [connections.users]
-local = { auth = "eap-mschapv2" }
-remote = { auth = "eap-mschapv2" }
+local = { auth = "eap-tls", certs = "gw.pem" }
+remote = { auth = "eap-tls", cacerts = "ca.pem" }
 "#;
 
 /// Whether a key of a table is described, without which the reader does not take it.

@@ -21,6 +21,10 @@ const OF_SAS: &[&str] = &[
     "rekey_packets",
     "life_packets",
     "rand_packets",
+    "rate_in",
+    "rate_out",
+    "burst_in",
+    "burst_out",
 ];
 
 /// What a child does with its packets if it needs no SA for that.

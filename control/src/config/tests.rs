@@ -1,5 +1,6 @@
 mod credentials;
 mod eap;
+mod events;
 mod fuzz;
 mod lints;
 mod radius;
@@ -343,6 +344,42 @@ fn options_of_packets_that_mean_nothing_are_errors() {
 }
 
 #[test]
+fn the_hosts_firewall_is_asked_only_if_that_is_said() {
+    use portcullis_gateway::dataplane::Firewall;
+    let firewall = |lines: &str| {
+        parse(&with("on_stop = ", &format!("{lines}\non_stop = "))).map(|(config, _)| config.gateway.firewall)
+    };
+    assert_eq!(firewall(""), Ok(Firewall::None));
+    assert_eq!(firewall("firewall = \"kernel\""), Ok(Firewall::Kernel));
+    let errors = errors(&with("on_stop = ", "firewall = true\non_stop = "));
+    assert!(errors[0].contains("firewall: is true or false (expected \"none\" or \"kernel\")"), "{errors:?}");
+}
+
+#[test]
+fn rates_belong_to_children_with_sas() {
+    use portcullis_ipsec::{RateLimit, RateLimits};
+    let rates = |lines: &str| parse(&with("start_action = \"trap\"", lines)).unwrap().0.rates;
+    let limit = |bits: u64, burst: u32| {
+        Some(RateLimit { bits_per_second: bits.try_into().unwrap(), burst: burst.try_into().unwrap() })
+    };
+    assert!(rates("").is_empty());
+    let both = rates("rate_out = \"100M\"\nrate_in = \"64k\"\nburst_in = 4096");
+    let expected = RateLimits { outbound: limit(100_000_000, 1_250_000), inbound: limit(64_000, 4096) };
+    assert_eq!(both.into_iter().collect::<Vec<_>>(), [("site/net".to_owned(), expected)]);
+    assert_eq!(rates("rate_out = \"8k\"")["site/net"].outbound, limit(8000, 16_384));
+    for (lines, expected) in [
+        ("rate_out = \"100 Mbit\"", "rate_out: `100 Mbit` is no such rate"),
+        ("rate_out = 100", "rate_out: is a whole number"),
+        ("burst_out = 5000", "burst_out: limits nothing without `rate_out` beside it"),
+        ("rate_in = \"1G\"\nburst_in = 1500", "4096 to"),
+        ("mode = \"drop\"\nrate_in = \"1G\"", "rate_in: belongs to an SA"),
+    ] {
+        let errors = errors(&with("start_action = \"trap\"", lines));
+        assert!(errors.iter().any(|error| error.contains(expected)), "{lines}: {errors:?}");
+    }
+}
+
+#[test]
 fn transport_mode_is_between_addresses_and_has_no_outer_header() {
     let transport = "mode = \"transport\"";
     let nets = errors(&with("start_action = \"trap\"", transport));
@@ -423,6 +460,8 @@ fn weak_algorithms_are_a_warning_where_they_are_named() {
     let text = warnings[0].to_string();
     assert_eq!((warnings.len(), warnings[0].severity), (1, Severity::Warning), "{text}");
     assert!(text.contains("sha1, prfsha1, modp1024"), "{text}");
+    let (_, warnings) = parse(&with("\"aes256gcm16-esn\"", "\"null-sha256\"")).unwrap();
+    assert!(warnings.iter().any(|warning| warning.to_string().contains("(null)")), "{warnings:?}");
 }
 
 #[test]

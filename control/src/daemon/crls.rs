@@ -12,16 +12,19 @@ use std::time::SystemTime;
 use portcullis_ike::auth::ocsp::{Answer, Question};
 use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource, UnixTime};
 
+use crate::api::events::Happened;
 use crate::config::files;
+use crate::events::hub::Hub;
 use fetch::Fetched;
 use ocsp::Answers;
 
 /// The CRLs of a directory, and of wherever certificates say.
 pub(super) struct CrlStore {
-    directory: PathBuf,
+    directory: Mutex<PathBuf>,
     read: Mutex<Read>,
     fetched: Fetched,
     answers: Answers,
+    hub: Arc<Hub>,
 }
 
 #[derive(Default)]
@@ -41,12 +44,33 @@ struct Seen {
 
 impl CrlStore {
     /// The CRLs of `directory`, read when they are first asked for.
-    pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, read: Mutex::default(), fetched: Fetched::default(), answers: Answers::default() }
+    pub(super) fn new(directory: PathBuf, hub: Arc<Hub>) -> Self {
+        let directory = Mutex::new(directory);
+        let (fetched, answers) = (Fetched::default(), Answers::default());
+        Self { directory, read: Mutex::default(), fetched, answers, hub }
+    }
+
+    /// Tells what was learned anew.
+    fn tell(&self, source: &str, uri: &str, learned: Result<String, String>) {
+        self.hub.publish(|| Happened::Revocation {
+            source: source.to_owned(),
+            uri: uri.to_owned(),
+            answered: learned.is_ok(),
+            detail: learned.unwrap_or_else(|why| why),
+        });
+    }
+
+    /// Looks in another directory from now on.
+    pub(super) fn set_directory(&self, directory: PathBuf) {
+        *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.directory.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn look(&self) -> Vec<Seen> {
-        let files = files::files_in(&self.directory).unwrap_or_default();
+        let files = files::files_in(&self.directory()).unwrap_or_default();
         let look = |path: PathBuf| {
             let metadata = std::fs::metadata(&path).ok()?;
             Some(Seen { len: metadata.len(), modified: metadata.modified().ok(), path })
@@ -60,7 +84,7 @@ impl RevocationSource for CrlStore {
         let seen = self.look();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.seen != seen {
-            let (crls, problems) = files::crls_in(&self.directory);
+            let (crls, problems) = files::crls_in(&self.directory());
             for (path, problem) in problems {
                 tracing::warn!(path = %path.display(), %problem, "a file in gateway.x509crl is not used");
             }
@@ -70,10 +94,15 @@ impl RevocationSource for CrlStore {
     }
 
     fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
-        Some(self.fetched.get(uri))
+        Some(self.fetched.get(uri, |what| {
+            self.tell("crl", uri, what.as_ref().map(|crl| crl.issuer().to_string()).map_err(String::clone));
+        }))
     }
 
     fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
-        Some(self.answers.get(uri, question, now))
+        Some(self.answers.get(uri, question, now, |answer| {
+            let status = answer.as_ref().map(|answer| format!("{:?}", answer.status).to_lowercase());
+            self.tell("ocsp", uri, status.map_err(String::clone));
+        }))
     }
 }

@@ -12,6 +12,7 @@ use portcullis_ipsec::{Policy, PolicyId};
 use tokio::sync::watch;
 
 use super::Daemon;
+use crate::api::server;
 use crate::config::Config;
 
 /// Policies beside the configured ones: one for each CHILD SA.
@@ -24,6 +25,7 @@ pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId
     let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
     let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
+    dataplane.set_rates(config.rates.clone()).context("cannot limit rates")?;
     Ok((dataplane, ids.into_iter().zip(policies).collect()))
 }
 
@@ -54,6 +56,7 @@ fn translate(config: &Config) -> DataplaneConfig {
         policies: Vec::new(),
         trap: gateway.trap,
         on_stop: gateway.on_stop,
+        firewall: gateway.firewall,
     }
 }
 
@@ -111,13 +114,22 @@ pub(super) fn stop(daemon: Arc<Daemon>) -> anyhow::Result<()> {
     let Some(daemon) = Arc::into_inner(daemon) else {
         anyhow::bail!("something still uses the daemon; protected traffic stays blocked");
     };
-    let Some(dataplane) = Arc::into_inner(daemon.dataplane) else {
+    let on_stop = daemon.config().gateway.on_stop;
+    let Some(mut dataplane) = Arc::into_inner(daemon.dataplane) else {
         anyhow::bail!("something still uses the data plane; protected traffic stays blocked");
     };
+    dataplane.set_on_stop(on_stop);
     dataplane.stop().context("the data plane did not stop cleanly; protected traffic stays blocked")
 }
 
-/// Takes away what outlives the daemon.
+/// Takes away what outlives the daemon. While one runs that is refused: it would go on, and say that its tunnels are up,
+/// with nothing that keeps clear text in.
 pub fn detach_open(config: &Config) -> anyhow::Result<()> {
+    let socket = &config.gateway.admin_socket;
+    anyhow::ensure!(
+        !server::is_served(socket),
+        "the daemon is running (it listens on {}), and nothing was detached: stop it first, with `systemctl stop portcullis`",
+        socket.display()
+    );
     Dataplane::detach_open(&translate(config)).context("cannot detach")
 }

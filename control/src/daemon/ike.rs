@@ -2,13 +2,14 @@
 //! plane's events and the admin API. It holds no protocol state of its own.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_gateway::netlink::addresses::TunAddresses;
-use portcullis_ike::config::{EngineConfig, StartAction};
+use portcullis_ike::config::{EngineConfig, Secret, StartAction};
 use portcullis_ike::engine::{
     Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, IkeSaStatus, IkeState, Job, JobId,
     JobResult,
@@ -22,11 +23,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Children;
 use super::crls::CrlStore;
 use super::handshake::{Handshakes, Histogram};
-use super::jobs;
+use super::jobs::threads::JobThreads;
+use super::jobs::{self, Place};
 use super::leases::Leases;
 use super::sockets::Sockets;
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
+use crate::events::{Listeners, sessions};
 use crate::radius::Radius;
 use crate::radius::sessions::{Order, Sessions, Told};
 
@@ -34,14 +37,27 @@ use crate::radius::sessions::{Order, Sessions, Told};
 const SHOWN: usize = 32;
 /// Requests that wait for the engine's task.
 const REQUESTS: usize = 64;
+/// Datagrams that are taken one after the other.
+const AT_ONCE: usize = 32;
 
 /// What the engine's task is asked.
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
     Snapshot { reply: oneshot::Sender<Snapshot> },
-    Reconfigure { config: Box<EngineConfig>, children: Children, reply: oneshot::Sender<()> },
+    Reconfigure(Box<Reconfiguration>, oneshot::Sender<()>),
     Ping { reply: oneshot::Sender<()> },
+    Stop { reply: oneshot::Sender<()> },
     Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
+}
+
+/// Another configuration, as far as it concerns the engine and what stands beside it.
+pub(super) struct Reconfiguration {
+    /// Connections and secrets.
+    pub(super) engine: EngineConfig,
+    /// Which child each configured policy belongs to.
+    pub(super) children: Children,
+    /// Pools of addresses; `None`: the same as before.
+    pub(super) pools: Option<Vec<PoolConfig>>,
 }
 
 /// The engine as seen at one moment.
@@ -102,10 +118,9 @@ impl IkeHandle {
         self.ask(|reply| Request::Snapshot { reply }).await
     }
 
-    /// Gives another configuration, with the children that the configured policies belong to.
-    pub(super) async fn reconfigure(&self, config: EngineConfig, children: Children) -> Result<(), Stopping> {
-        let config = Box::new(config);
-        self.ask(|reply| Request::Reconfigure { config, children, reply }).await
+    /// Gives another configuration.
+    pub(super) async fn reconfigure(&self, new: Reconfiguration) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Reconfigure(Box::new(new), reply)).await
     }
 
     /// Gives commands without waiting for them.
@@ -126,6 +141,11 @@ impl IkeHandle {
         self.ask(|reply| Request::Verdicts { peer, reply }).await
     }
 
+    /// Says of every peer that is still there that it is gone.
+    pub(super) async fn stop(&self) -> Result<(), Stopping> {
+        self.ask(|reply| Request::Stop { reply }).await
+    }
+
     /// Returns when the engine's task has come to it.
     pub(super) async fn ping(&self) -> Result<(), Stopping> {
         self.ask(|reply| Request::Ping { reply }).await
@@ -144,6 +164,8 @@ pub(super) struct Shell {
     pub(super) config: EngineConfig,
     /// Its only randomness.
     pub(super) rng: Box<dyn CryptoRng + Send>,
+    /// What tokens for peers are made of (RFC 6290).
+    pub(super) token_secret: Option<Secret>,
     /// UDP.
     pub(super) sockets: Sockets,
     /// The data plane.
@@ -159,7 +181,9 @@ pub(super) struct Shell {
     /// Traffic by connection.
     pub(super) traffic: Arc<Traffic>,
     /// AAA servers.
-    pub(super) radius: Option<Arc<Radius>>,
+    pub(super) radius: Arc<Radius>,
+    /// Who is told what happens.
+    pub(super) listeners: Listeners,
     /// Pools of addresses and where they are kept.
     pub(super) pools: (Vec<PoolConfig>, PathBuf),
     /// Addresses that peers give us.
@@ -174,8 +198,8 @@ pub(super) struct Started {
     pub(super) leases: Leases,
     /// It.
     pub(super) task: tokio::task::JoinHandle<()>,
-    /// Who hears of the sessions of AAA servers, if there are any.
-    pub(super) sessions: Option<(mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>)>,
+    /// Who hears of the sessions of AAA servers.
+    pub(super) sessions: (mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>),
 }
 
 impl Shell {
@@ -191,14 +215,20 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
-        let sessions = self.radius.as_ref().map(|radius| {
-            let order = handle.orders();
-            Sessions::start(Arc::clone(radius), Arc::clone(&self.traffic), Arc::clone(&self.installer), order)
-        });
+        let mut engine = Engine::new(self.config, self.rng);
+        if let Some(secret) = self.token_secret {
+            engine.keep_tokens(secret);
+        }
+        let order = handle.orders();
+        let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
+        let hub = Arc::clone(&self.listeners.hub);
+        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order, hub);
         let task = Task {
             radius: self.radius,
-            sessions: sessions.as_ref().map(|(told, _)| told.clone()),
-            engine: Engine::new(self.config, self.rng),
+            sessions: sessions.0.clone(),
+            present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
+            listeners: self.listeners,
+            engine,
             sockets: self.sockets,
             installer: self.installer,
             crls: self.crls,
@@ -206,6 +236,7 @@ impl Shell {
             traffic: self.traffic,
             handshakes: Handshakes::default(),
             leases: leases.clone(),
+            threads: JobThreads::start()?,
             tun_addresses: self.tun_addresses,
             finished,
             waiting: HashMap::new(),
@@ -226,10 +257,13 @@ struct Task {
     crls: Arc<CrlStore>,
     children: Children,
     traffic: Arc<Traffic>,
-    radius: Option<Arc<Radius>>,
-    sessions: Option<mpsc::UnboundedSender<Told>>,
+    radius: Arc<Radius>,
+    sessions: mpsc::UnboundedSender<Told>,
+    present: sessions::Sessions,
+    listeners: Listeners,
     handshakes: Handshakes,
     leases: Leases,
+    threads: JobThreads,
     tun_addresses: TunAddresses,
     finished: mpsc::UnboundedSender<(JobId, JobResult)>,
     waiting: HashMap<CommandId, oneshot::Sender<Result<(), Failure>>>,
@@ -280,9 +314,17 @@ impl Task {
         }
         loop {
             self.drain();
+            // What has been computed goes on before anything new begins.
+            while let Ok((id, result)) = results.try_recv() {
+                self.engine.handle_job(Instant::now(), id, result);
+                self.drain();
+            }
             let timeout = self.engine.poll_timeout();
             tokio::select! {
-                datagram = self.sockets.receive(&mut buffer) => self.received(datagram),
+                datagram = self.sockets.receive(&mut buffer) => {
+                    self.received(datagram);
+                    self.receive_more(&mut buffer);
+                }
                 Some((id, result)) = results.recv() => self.engine.handle_job(Instant::now(), id, result),
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
@@ -291,6 +333,17 @@ impl Task {
                 Ok(()) = events.changed() => self.dataplane_events(),
                 Ok(()) = paths.changed() => self.paths_changed(&mut paths),
                 () = sleep_until(timeout) => self.engine.handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Some of what else has come, without asking what else there is to do.
+    fn receive_more(&mut self, buffer: &mut Vec<u8>) {
+        for _ in 0..AT_ONCE {
+            self.drain();
+            match self.sockets.receive_now(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                datagram => self.received(datagram),
             }
         }
     }
@@ -317,9 +370,19 @@ impl Task {
             Request::Command { command, reply } => self.command(command, Some(reply)),
             // Whoever asked may have gone.
             Request::Ping { reply } => drop(reply.send(())),
-            Request::Reconfigure { config, children, reply } => {
-                self.children = children;
-                self.engine.handle_config(Instant::now(), *config);
+            Request::Stop { reply } => {
+                self.present.stop(&|happening| self.listeners.hear(happening));
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
+            Request::Reconfigure(new, reply) => {
+                self.children = new.children;
+                // What the engine has asked for is answered from the pools before, what it asks for next from the new ones.
+                self.drain();
+                if let Some(pools) = new.pools {
+                    self.leases.reconfigure(pools);
+                }
+                self.engine.handle_config(Instant::now(), new.engine);
                 // Whoever asked may have gone.
                 let _ = reply.send(());
             }
@@ -378,6 +441,9 @@ impl Task {
                     tracing::warn!(%connection, spi_in = %pair, "the SA has carried all that it may, and ends");
                     self.command(Command::HardLimit { pair }, None);
                 }
+                DataplaneEvent::UnknownSpi { spi, seen } => {
+                    self.command(Command::UnknownSpi { spi, seen }, None);
+                }
                 DataplaneEvent::PeerMoved { pair, seen } => {
                     let connection = self.traffic.connection_of(pair);
                     tracing::info!(%connection, spi_in = %pair, address = %seen.remote, "authenticated ESP comes from another address");
@@ -389,50 +455,68 @@ impl Task {
 
     /// Takes everything that the engine has to say.
     fn drain(&mut self) {
-        while let Some(datagram) = self.engine.poll_transmit() {
-            self.observe(&datagram);
-            if let Err(error) = self.sockets.send(&datagram) {
-                tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+        loop {
+            while let Some(datagram) = self.engine.poll_transmit() {
+                self.observe(&datagram);
+                if let Err(error) = self.sockets.send(&datagram) {
+                    tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+                }
             }
-        }
-        while let Some((id, job)) = self.engine.poll_job() {
-            let Some(job) = self.leases.submit(id, job) else { continue };
-            let (finished, installer) = (self.finished.clone(), Arc::clone(&self.installer));
-            let job = match (job, &self.radius) {
-                (Job::AskAaa(question), Some(radius)) => {
-                    let radius = Arc::clone(radius);
-                    tokio::spawn(async move {
-                        let answer = radius.authenticate(*question).await;
-                        // The task may have ended.
-                        let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
-                    });
-                    continue;
-                }
-                (job, _) => job,
-            };
-            let (mark, traffic) = (self.sockets.mark(), Arc::clone(&self.traffic));
-            let crls = Arc::clone(&self.crls);
-            tokio::task::spawn_blocking(move || {
-                if let Job::RemoveChild { pair, .. } = &job {
-                    traffic.closing(*pair, installer.as_ref());
-                }
-                // The task may have ended.
-                let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
-            });
-        }
-        while let Some(event) = self.engine.poll_event() {
-            self.event(event);
+            while let Some(event) = self.engine.poll_event() {
+                self.event(event);
+            }
+            let Some((id, job)) = self.engine.poll_job() else { break };
+            self.job(id, job);
         }
     }
 
-    /// The sessions' task may have ended.
-    fn tell(&self, told: impl FnOnce() -> Told) {
-        if let Some(sessions) = &self.sessions {
-            let _ = sessions.send(told());
+    /// Does a job, or has it done.
+    fn job(&mut self, id: JobId, job: Job) {
+        let Some(job) = self.leases.submit(id, job) else { return };
+        let finished = self.finished.clone();
+        let job = match job {
+            Job::AskAaa(question) => {
+                let radius = Arc::clone(&self.radius);
+                tokio::spawn(async move {
+                    let answer = radius.authenticate(*question).await;
+                    // The task may have ended.
+                    let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
+                });
+                return;
+            }
+            job => job,
+        };
+        if let Job::RemoveChild { pair, .. } = &job {
+            self.traffic.closing(*pair, self.installer.as_ref());
         }
+        let (mark, place) = (self.sockets.mark(), jobs::place(&job));
+        if place == Place::Here {
+            let result = jobs::perform(job, &self.installer, mark, &self.crls);
+            return self.engine.handle_job(Instant::now(), id, result);
+        }
+        let (installer, crls) = (Arc::clone(&self.installer), Arc::clone(&self.crls));
+        let work = move || {
+            // The task may have ended.
+            let _ = finished.send((id, jobs::perform(job, &installer, mark, &crls)));
+        };
+        match place {
+            Place::Threads => self.threads.give(work),
+            Place::Blocking | Place::Here => _ = tokio::task::spawn_blocking(work),
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        // The sessions' task may have ended.
+        let _ = self.sessions.send(told);
     }
 
     fn event(&mut self, event: Event) {
+        if let Event::ChildEstablished { connection, child, .. }
+        | Event::ChildRekeyed { connection, child, .. } = &event
+        {
+            self.traffic.opened(child.spi_in, connection);
+        }
+        self.present.hear(&event, &|happening| self.listeners.hear(happening));
         match event {
             Event::CommandDone { command, result } => {
                 if let Some(reply) = self.waiting.remove(&command) {
@@ -446,7 +530,10 @@ impl Task {
                         if ike.initiator { &mut self.totals.initiated } else { &mut self.totals.answered };
                     histogram.observe(took);
                 }
-                self.tell(|| Told::Began(Box::new(ike.clone())));
+                // No AAA server knows the others.
+                if ike.authorization.accounted {
+                    self.tell(Told::Began(Box::new(ike.clone())));
+                }
                 let connection = ike.connection.unwrap_or_default();
                 let remote_id = ike.remote_id.map(|id| id.to_string()).unwrap_or_default();
                 let proposal = ike.proposal.unwrap_or_default();
@@ -457,9 +544,8 @@ impl Task {
                 );
             }
             Event::ChildEstablished { ike, connection, child } => {
-                self.tell(|| Told::Child { ike, pair: child.spi_in });
+                self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_established += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out,
                     proposal = %child.proposal, local_ts = ?child.local_ts, remote_ts = ?child.remote_ts,
@@ -467,9 +553,8 @@ impl Task {
                 );
             }
             Event::ChildRekeyed { ike, connection, child, replaced } => {
-                self.tell(|| Told::Child { ike, pair: child.spi_in });
+                self.tell(Told::Child { ike, pair: child.spi_in });
                 self.totals.child_rekeyed += 1;
-                self.traffic.opened(child.spi_in, &connection);
                 tracing::info!(
                     %connection, child = %child.name, spi_in = %child.spi_in, spi_out = %child.spi_out, %replaced,
                     "CHILD SA rekeyed"
@@ -477,7 +562,7 @@ impl Task {
             }
             Event::IkeRekeyed { ike, replaced } => {
                 self.totals.ike_rekeyed += 1;
-                self.tell(|| Told::Rekeyed { ike: ike.id, replaced });
+                self.tell(Told::Rekeyed { ike: ike.id, replaced });
                 let connection = ike.connection.unwrap_or_default();
                 tracing::info!(%connection, ike = ike.id.0, replaced = replaced.0, "IKE SA rekeyed");
             }
@@ -485,7 +570,7 @@ impl Task {
                 tracing::info!(%connection, %child, spi_in = %pair, %reason, "CHILD SA closed");
             }
             Event::IkeClosed { ike, connection, reason } => {
-                self.tell(|| Told::Ended(ike));
+                self.tell(Told::Ended(ike));
                 tracing::info!(%connection, ike = ike.0, %reason, "IKE SA closed");
             }
             Event::IkeMoved { ike, connection, from, to } => {
@@ -526,6 +611,9 @@ impl Task {
                 self.totals.last_failures.insert(connection.clone(), at);
                 *self.totals.failures.entry((connection, failure.reason)).or_default() += 1;
                 self.verdicts.push(failure, Instant::now(), at);
+            }
+            Event::Redirected { ike, connection, remote, to, by_us } => {
+                tracing::info!(%connection, ike = ike.0, %remote, %to, by_us, "redirected to another gateway");
             }
             Event::Rejected { remote, label, detail } => {
                 *self.totals.rejected.entry(label).or_default() += 1;

@@ -1,11 +1,14 @@
-//! Carries out the engine's jobs off the reactor: mathematics and installs, on the runtime's blocking threads.
+//! Carries out the engine's jobs: mathematics on threads of its own ([`threads`]), what may wait for others on the runtime's
+//! blocking threads, and installs at once, because they take less time than it would to hand them over.
+
+pub(super) mod threads;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use portcullis_ike::auth::eap::AaaAnswer;
+use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
@@ -15,8 +18,42 @@ use rand_core::SeedableRng;
 
 use super::crls::CrlStore;
 
+/// Where a job is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// By the engine's task itself.
+    Here,
+    /// On [`threads`].
+    Threads,
+    /// Where it may block for long.
+    Blocking,
+}
+
+/// Where a job is to be done. A table of SAs is changed in a few microseconds.
+pub(super) fn place(job: &Job) -> Place {
+    match job {
+        Job::AllocateSpi
+        | Job::InstallChild(_)
+        | Job::ActivateChild { .. }
+        | Job::RetireChild { .. }
+        | Job::MoveChild { .. }
+        | Job::RemoveChild { .. }
+        | Job::QueryCounters { .. } => Place::Here,
+        Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
+        // Fetches CRLs and asks OCSP responders.
+        Job::VerifyPeer(_) => Place::Blocking,
+        Job::SourceAddress { .. } | Job::EapTurn(_) => Place::Blocking,
+        Job::AskAaa(_) | Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => Place::Blocking,
+    }
+}
+
 /// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
-pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crls: &CrlStore) -> JobResult {
+pub(super) fn perform(
+    job: Job,
+    installer: &Arc<dyn SaInstaller>,
+    mark: u32,
+    crls: &Arc<CrlStore>,
+) -> JobResult {
     match job {
         Job::SourceAddress { remote } => JobResult::SourceAddress(source_address(remote, mark)),
         Job::GenerateKe { method, peer_public, seed } => {
@@ -28,12 +65,14 @@ pub(super) fn perform(job: Job, installer: &Arc<dyn SaInstaller>, mark: u32, crl
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
-        Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls)),
-        Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
-        // Where there is one, it was asked before it came to this.
+        Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls.as_ref())),
+        Job::EapTurn(turn) => {
+            let source: SharedSource = Arc::clone(crls) as _;
+            JobResult::EapTurned(Box::new(turn.take(&Circumstances { now: now(), source })))
+        }
+        // Of the engine's task, which asks RADIUS: `super::ike`.
         Job::AskAaa(_) => {
-            let why = "no AAA server is configured ([[radius.servers]])".to_owned();
-            JobResult::AaaAnswered(Box::new(AaaAnswer::Unreachable { why }))
+            JobResult::AaaAnswered(Box::new(AaaAnswer::Unreachable { why: "nobody was asked".to_owned() }))
         }
         Job::AllocateSpi => JobResult::SpiAllocated(installer.allocate_spi()),
         Job::InstallChild(install) => JobResult::ChildInstalled(install_child(*install, installer.as_ref())),
@@ -249,7 +288,8 @@ mod tests {
     fn calls(job: Job, refuse: &'static str) -> (JobResult, Vec<&'static str>) {
         let recorder = Arc::new(Recorder { refuse, calls: Mutex::default() });
         let installer: Arc<dyn SaInstaller> = recorder.clone();
-        let result = perform(job, &installer, 0, &CrlStore::new("/nonexistent".into()));
+        let crls = Arc::new(CrlStore::new("/nonexistent".into(), Arc::default()));
+        let result = perform(job, &installer, 0, &crls);
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
     }

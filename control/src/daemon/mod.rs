@@ -11,7 +11,9 @@ mod leases;
 mod liveness;
 mod reload;
 pub(crate) mod report;
+mod secret_file;
 mod service;
+mod services;
 mod sockets;
 mod threads;
 mod trace;
@@ -20,17 +22,19 @@ mod verdicts;
 
 use std::collections::HashMap;
 use std::future::IntoFuture;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
+use portcullis_ike::config::Secret;
 use portcullis_ike::engine::{Command, Failure};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
@@ -45,13 +49,23 @@ use reload::InForce;
 
 use crate::api::server::{self, Refusal};
 use crate::api::types::{Drops, IkeSa, PolicyStatus, PoolStatus, Status, Target, VerdictReport};
-use crate::config::Config;
+use crate::config::{Config, nearest};
+use crate::events::Listeners;
+use crate::events::audit::Audit;
+use crate::events::hub::Hub;
+use crate::events::routes::Routes;
 use crate::explain::flow::FlowReport;
-use crate::metrics::{self, Measured};
-use crate::radius::{Radius, dynamic};
+use crate::hooks::{Hooks, Runner};
+use crate::metrics::Measured;
+use crate::radius::Radius;
+use crate::radius::sessions::Told;
+use crate::sandbox::Sandbox;
 
 /// How long an orderly stop waits for the peers to acknowledge their Deletes.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// How long an orderly stop waits for the hooks that it has caused.
+const LAST_HOOKS: Duration = Duration::from_secs(5);
 
 /// A running daemon, as the admin API and metrics see it.
 pub struct Daemon {
@@ -61,7 +75,12 @@ pub struct Daemon {
     ike: ike::IkeHandle,
     leases: leases::Leases,
     traffic: Arc<traffic::Traffic>,
+    radius: Arc<Radius>,
+    sessions: mpsc::UnboundedSender<Told>,
+    crls: Arc<crls::CrlStore>,
     traces: Arc<trace::Traces>,
+    listeners: Listeners,
+    sandbox: Sandbox,
     /// What did not answer when it was last looked.
     stuck: Mutex<Vec<String>>,
     since: Instant,
@@ -71,27 +90,35 @@ pub struct Daemon {
 /// Runs the gateway until SIGTERM or SIGINT. `source` is the file that the configuration came from, and `text` what stood
 /// in it; SIGHUP puts in force what stands there then.
 pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
+    let hooks = &config.gateway.updown;
+    let runner = (!config.hooks.is_empty()).then(|| Runner::start(hooks.at_once));
+    let runner = runner.transpose().context("cannot start the process that runs updown hooks")?;
     service::harden().context("cannot keep secrets out of core dumps")?;
+    // No thread has been started yet: all of them will be inside.
+    let sandbox = Sandbox::enter(&config, source);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, source, text))
+    runtime.block_on(serve(config, source, text, sandbox, runner))
 }
 
-async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    source: &Path,
+    text: Zeroizing<String>,
+    sandbox: Sandbox,
+    runner: Option<Runner>,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut rotated = signal(SignalKind::user_defined1())?;
     // Before anything is touched: a second daemon by mistake must not disturb the first.
     let admin = server::listen(&config.gateway.admin_socket)?;
     let metrics = match config.gateway.metrics {
-        Some(addr) => Some(
-            TcpListener::bind(addr)
-                .await
-                .with_context(|| format!("cannot serve metrics at {addr} (gateway.metrics)"))?,
-        ),
+        Some(addr) => Some(services::listen_for_scrapes(addr).await?),
         None => None,
     };
     let (started, policies) = dataplane::start(&config)?;
-    let in_force = InForce::new(source, text, policies);
+    let mut in_force = InForce::new(source, text, policies);
     let children = in_force.children(&config);
     let dataplane = Arc::new(started);
     let (port, nat_port) = (config.engine.port, config.engine.nat_port);
@@ -100,14 +127,34 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
-    let radius = config.radius.clone().map(|radius| Arc::new(Radius::new(radius)));
+    let audit = config.audit.as_ref().map(|audit| {
+        let file = audit.file.display();
+        Audit::start(audit).with_context(|| format!("cannot write the audit trail to {file} (audit.file)"))
+    });
+    let audit = audit.transpose()?.map(Arc::new);
+    let hooks = runner.map(|runner| {
+        let (configured, gateway) = (config.hooks.clone(), &config.gateway);
+        Hooks::start(runner, configured, gateway.updown.timeout, gateway.tun.clone())
+    });
+    let hooks = hooks.transpose().context("cannot talk to the process that runs updown hooks")?.map(Arc::new);
+    let routes = config.gateway.export_routes.as_ref().map(|export| {
+        let what = "cannot export routes (gateway.export_routes)";
+        Routes::start(export, dataplane.tun_index()).context(what)
+    });
+    let routes = routes.transpose()?.map(Arc::new);
+    let listeners = Listeners { hub: Arc::new(Hub::default()), audit, hooks, routes };
+    let radius = Arc::new(Radius::new(config.radius.clone()));
+    let x509crl = config.gateway.credentials.x509crl.clone();
+    let crls = Arc::new(crls::CrlStore::new(x509crl, Arc::clone(&listeners.hub)));
     let shell = ike::Shell {
-        radius,
+        radius: Arc::clone(&radius),
+        listeners: listeners.clone(),
         config: config.engine.clone(),
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
+        token_secret: token_secret(&config),
         sockets,
         installer: dataplane.installer(),
-        crls: Arc::new(crls::CrlStore::new(config.gateway.credentials.x509crl.clone())),
+        crls: Arc::clone(&crls),
         children,
         events: dataplane::watch_events(&dataplane)?,
         paths: dataplane::watch_paths(&dataplane),
@@ -116,16 +163,9 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
     let ike::Started { handle: ike, leases, task: engine_task, sessions } = shell.start()?;
-    let mut sessions_tasks = Vec::new();
-    if let Some((told, task)) = sessions {
-        sessions_tasks.push(task);
-        if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.clone()) {
-            let listen = dae.listen;
-            let task = dynamic::listen(dae, told)
-                .await
-                .with_context(|| format!("cannot take dynamic authorisation at {listen} (radius.dae)"))?;
-            sessions_tasks.push(task);
-        }
+    let (told, sessions_task) = sessions;
+    if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.as_ref()) {
+        in_force.services.dae = Some(services::take_demands(dae.listen, &radius, &told).await?);
     }
     let admin_socket = config.gateway.admin_socket.clone();
     let daemon = Arc::new(Daemon {
@@ -136,13 +176,18 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
         ike,
         leases,
         traffic,
+        radius,
+        sessions: told,
+        crls,
+        listeners,
+        sandbox,
         stuck: Mutex::default(),
         since: Instant::now(),
         started: SystemTime::now(),
     });
-    let mut servers = vec![spawn(axum::serve(admin, server::router(Arc::clone(&daemon))))];
+    let admin = spawn(axum::serve(admin, server::router(Arc::clone(&daemon))));
     if let Some(listener) = metrics {
-        servers.push(spawn(axum::serve(listener, metrics::router(Arc::clone(&daemon)))));
+        daemon.in_force.lock().await.services.metrics = Some(services::answer_scrapes(listener, &daemon));
     }
     let liveness = tokio::spawn(liveness::watch(Arc::clone(&daemon)));
     tracing::info!("portcullis is ready");
@@ -153,6 +198,7 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => service::reload(&daemon).await,
+            _ = rotated.recv() => daemon.reopen_files(),
         }
     }
     tracing::info!("stopping");
@@ -162,19 +208,45 @@ async fn serve(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow
     if tokio::time::timeout(GOODBYE, daemon.command(Command::TerminateAll)).await.is_err() {
         tracing::warn!("some peers did not acknowledge the end of their SAs");
     }
-    for server in servers {
-        server.abort();
-        let _ = server.await;
-    }
+    // What they have carried is known while the data plane is there.
+    let _ = tokio::time::timeout(GOODBYE, daemon.ike.stop()).await;
+    daemon.listeners.hub.close();
+    admin.abort();
+    let _ = admin.await;
+    let services = std::mem::take(&mut daemon.in_force.lock().await.services);
+    services.stop().await;
     // The socket's file goes with the daemon; that it may be gone already is no trouble.
     let _ = std::fs::remove_file(&admin_socket);
     engine_task.abort();
     let _ = engine_task.await;
-    for task in sessions_tasks {
-        task.abort();
-        let _ = task.await;
+    sessions_task.abort();
+    let _ = sessions_task.await;
+    if let Some(routes) = daemon.listeners.routes.clone() {
+        let _ = tokio::task::spawn_blocking(move || routes.finish(GOODBYE)).await;
+    }
+    if let Some(hooks) = daemon.listeners.hooks.clone() {
+        let _ = tokio::task::spawn_blocking(move || hooks.finish(LAST_HOOKS)).await;
+    }
+    if let Some(audit) = daemon.listeners.audit.clone() {
+        // It may block for a while.
+        let _ = tokio::task::spawn_blocking(move || audit.finish()).await;
     }
     dataplane::stop(daemon)
+}
+
+/// The secret of quick crash detection, where a connection has it.
+fn token_secret(config: &Config) -> Option<Secret> {
+    let wanted = config.engine.connections.iter().any(|connection| connection.quick_crash_detection);
+    let path = config.gateway.state_dir.join("qcd.secret");
+    let found = wanted.then(|| secret_file::load_or_make(&path))?;
+    found
+        .inspect_err(|error| {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "there is no secret that outlives us (gateway.state_dir): peers get no tokens, and will not notice at once when we are restarted"
+            );
+        })
+        .ok()
 }
 
 fn spawn<S>(server: S) -> JoinHandle<()>
@@ -188,6 +260,30 @@ where
             tracing::error!(%error, "an HTTP server ended");
         }
     })
+}
+
+/// Names that are listed where one was mistaken; there may be thousands.
+const NAMES_LISTED: usize = 8;
+
+fn unknown_connection(config: &Config, name: &str) -> Refusal {
+    let known = config.engine.connections.iter().map(|connection| connection.name.as_str()).collect();
+    Refusal::UnknownTarget(format!("no connection `{name}` is configured ({})", alternatives(name, known)))
+}
+
+/// What may have been meant, or what there is.
+fn alternatives(name: &str, mut known: Vec<&str>) -> String {
+    if let Some(meant) = nearest(name, &known) {
+        return format!("did you mean `{meant}`?");
+    }
+    let more = match known.len().saturating_sub(NAMES_LISTED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    known.truncate(NAMES_LISTED);
+    match known.is_empty() {
+        true => "there are none".to_owned(),
+        false => format!("there are: {}{more}", known.join(", ")),
+    }
 }
 
 impl Daemon {
@@ -206,29 +302,37 @@ impl Daemon {
     }
 
     /// Verdicts about a connection or an address, or all of them; newest first.
-    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Stopping> {
-        Ok(self.ike.verdicts(peer).await?.iter().map(report::verdict).collect())
+    ///
+    /// # Errors
+    /// There is neither a verdict about the name nor a connection called so.
+    pub async fn verdicts(&self, peer: Option<String>) -> Result<Vec<VerdictReport>, Refusal> {
+        let entries = self.ike.verdicts(peer.clone()).await?;
+        let nothing_about = peer.filter(|name| entries.is_empty() && name.parse::<IpAddr>().is_err());
+        nothing_about.map_or(Ok(()), |name| self.check_connection(&name))?;
+        Ok(entries.iter().map(report::verdict).collect())
+    }
+
+    /// Whether a connection of that name is configured.
+    pub(crate) fn check_connection(&self, name: &str) -> Result<(), Refusal> {
+        let config = self.config();
+        match config.connection(name) {
+            Some(_) => Ok(()),
+            None => Err(unknown_connection(&config, name)),
+        }
     }
 
     /// Whether a connection and child of that name are configured.
     pub fn check_target(&self, target: &Target) -> Result<(), Refusal> {
-        let names = |names: Vec<&str>| names.join(", ");
+        self.check_connection(&target.connection)?;
         let config = self.config();
-        let Some(connection) = config.connection(&target.connection) else {
-            let known = config.engine.connections.iter().map(|connection| connection.name.as_str());
-            return Err(Refusal::UnknownTarget(format!(
-                "no connection `{}` is configured (there are: {})",
-                target.connection,
-                names(known.collect())
-            )));
-        };
+        let Some(connection) = config.connection(&target.connection) else { return Ok(()) };
         match &target.child {
             Some(child) if !connection.children.iter().any(|known| known.name == *child) => {
-                let known = connection.children.iter().map(|child| child.name.as_str());
+                let known = connection.children.iter().map(|child| child.name.as_str()).collect();
                 Err(Refusal::UnknownTarget(format!(
-                    "connection `{}` has no child `{child}` (it has: {})",
+                    "connection `{}` has no child `{child}` ({})",
                     target.connection,
-                    names(known.collect())
+                    alternatives(child, known)
                 )))
             }
             _ => Ok(()),
@@ -238,6 +342,18 @@ impl Daemon {
     /// What did not answer when it was last looked; nothing: all is well. For probes.
     pub(crate) fn stuck(&self) -> Vec<String> {
         self.stuck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Files that are only ever added to may have been moved away: they are begun anew.
+    fn reopen_files(&self) {
+        if let Some(audit) = &self.listeners.audit {
+            audit.reopen();
+        }
+    }
+
+    /// Who reads what happens.
+    pub(crate) fn events(&self) -> &Arc<Hub> {
+        &self.listeners.hub
     }
 
     /// Who looks at packets.
@@ -255,7 +371,9 @@ impl Daemon {
         let (snapshot, stats) = (self.ike.snapshot().await?, self.dataplane.stats());
         let times = threads::worker_cpu_times(stats.workers.len());
         let workers = report::workers(&self.config().gateway.workers, &stats, &times);
-        Ok(report::status(&snapshot, &stats, workers, self.since))
+        let mut status = report::status(&snapshot, &stats, workers, &self.sandbox, self.since);
+        status.down = report::down(&snapshot, &self.config().engine.connections);
+        Ok(status)
     }
 
     /// For `portcullis sas`.
@@ -292,6 +410,10 @@ impl Daemon {
             policies: self.dataplane.policy_totals(),
             rounds: self.dataplane.heartbeat(),
             cpu: threads::worker_cpu_times(stats.workers.len()),
+            audit: self.listeners.audit.clone(),
+            hooks: self.listeners.hooks.clone(),
+            event_readers: self.listeners.hub.readers(),
+            events_lost: self.listeners.hub.lost(),
             snapshot,
             stats,
         })

@@ -1,24 +1,30 @@
 //! Puts what the engine and the data plane know into the admin API's words.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
+use portcullis_ike::config::{ConnectionConfig, StartAction};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
-use portcullis_ipsec::{Encapsulation, Mode, PolicyAction, PolicyOrigin, SaInstaller, TrafficSelector};
+use portcullis_ipsec::{
+    Encapsulation, Mode, PolicyAction, PolicyOrigin, RateLimit, SaInstaller, TrafficSelector,
+};
 
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
     ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
-    Status, VerdictReport, WorkerStatus,
+    RateStatus, Status, VerdictReport, WorkerStatus,
 };
+use crate::sandbox::Sandbox;
 
 /// For `portcullis status`.
 pub(super) fn status(
     snapshot: &Snapshot,
     stats: &DataplaneStats,
     workers: Vec<WorkerStatus>,
+    sandbox: &Sandbox,
     since: Instant,
 ) -> Status {
     let interface = |interface: &InterfaceStats| InterfaceStatus {
@@ -34,13 +40,34 @@ pub(super) fn status(
         workers: stats.workers.len(),
         worker_threads: workers,
         frames: frames(stats),
+        sandbox: sandbox.to_string(),
         interfaces: stats.interfaces.iter().map(interface).collect(),
         ike_sas: snapshot.established(),
         half_open_ike_sas: snapshot.half_open,
         child_sas: snapshot.child_sas(),
         packets: balance(stats),
+        down: Vec::new(),
         verdicts: snapshot.verdicts.iter().map(verdict).collect(),
     }
+}
+
+/// Children that are to be kept up and have no SA, as CONNECTION/CHILD.
+pub(super) fn down(snapshot: &Snapshot, connections: &[ConnectionConfig]) -> Vec<String> {
+    let up: HashSet<(&str, &str)> = snapshot
+        .ike_sas
+        .iter()
+        .filter_map(|ike| Some((ike.connection.as_deref()?, &ike.children)))
+        .flat_map(|(connection, children)| {
+            children.iter().map(move |child| (connection, child.name.as_str()))
+        })
+        .collect();
+    let kept = connections.iter().flat_map(|connection| {
+        let kept = connection.children.iter().filter(|child| child.start_action == StartAction::Start);
+        kept.map(|child| (connection.name.as_str(), child.name.as_str()))
+    });
+    kept.filter(|child| !up.contains(child))
+        .map(|(connection, child)| format!("{connection}/{child}"))
+        .collect()
 }
 
 /// By worker: its core, its time and its packets.
@@ -103,18 +130,22 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
     }
 }
 
-fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
-    let mode = match (child.mode, child.endpoints.encapsulation) {
+/// A CHILD SA's mode, as swanctl prints it.
+pub(crate) fn mode(child: &ChildSaStatus) -> &'static str {
+    match (child.mode, child.endpoints.encapsulation) {
         (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
         (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
         (Mode::Transport, Encapsulation::None) => "TRANSPORT",
         (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
-    };
+    }
+}
+
+fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();
     ChildSa {
         name: child.name.clone(),
-        mode: mode.to_owned(),
+        mode: mode(child).to_owned(),
         spi_in: child.spi_in.to_string(),
         spi_out: child.spi_out.to_string(),
         proposal: child.proposal.clone(),
@@ -132,29 +163,58 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
 
 /// For `portcullis pools`: each pool with its leases.
 pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStatus> {
+    let of_pool = |name: &str| -> Vec<LeaseReport> {
+        let leases = leases.iter().filter(|lease| lease.binding.pool == name);
+        leases
+            .map(|lease| LeaseReport {
+                address: lease.binding.address.to_string(),
+                identity: lease.binding.identity.clone(),
+                online: lease.online,
+                outside: lease.outside,
+            })
+            .collect()
+    };
     let pool = |pool: &PoolUsage| PoolStatus {
         name: pool.name.clone(),
         addrs: pool.addrs.to_string(),
         size: u64::try_from(pool.size).unwrap_or(u64::MAX),
         online: pool.online,
         offline: pool.offline,
-        leases: leases
-            .iter()
-            .filter(|lease| lease.binding.pool == pool.name)
-            .map(|lease| LeaseReport {
-                address: lease.binding.address.to_string(),
-                identity: lease.binding.identity.clone(),
-                online: lease.online,
-            })
-            .collect(),
+        outside: pool.outside,
+        leases: of_pool(&pool.name),
     };
-    usage.iter().map(pool).collect()
+    let mut pools: Vec<PoolStatus> = usage.iter().map(pool).collect();
+    // What a reload has removed, as long as somebody uses its addresses.
+    for lease in leases {
+        let name = &lease.binding.pool;
+        if !pools.iter().any(|pool| pool.name == *name) {
+            let leases = of_pool(name);
+            let (addrs, outside) = ("(removed)".to_owned(), leases.len());
+            pools.push(PoolStatus {
+                name: name.clone(),
+                addrs,
+                size: 0,
+                online: 0,
+                offline: 0,
+                outside,
+                leases,
+            });
+        }
+    }
+    pools
 }
 
 /// For `portcullis policies`, by name.
 pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
     let list = |ts: &[TrafficSelector]| ts.iter().map(ToString::to_string).collect();
-    let status = |PolicyInfo { entry, counters }: &PolicyInfo| {
+    let rate = |limit: Option<RateLimit>, dropped| {
+        limit.map(|RateLimit { bits_per_second, burst }| RateStatus {
+            bits_per_second: bits_per_second.get(),
+            burst: burst.get(),
+            dropped,
+        })
+    };
+    let status = |PolicyInfo { entry, counters, rates }: &PolicyInfo| {
         let policy = entry.policy();
         let origin = match policy.origin {
             PolicyOrigin::Configured { .. } => "configured",
@@ -178,6 +238,8 @@ pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
             packets_out: counters.packets_out,
             bytes_out: counters.bytes_out,
             dropped: counters.dropped,
+            rate_in: rate(rates.inbound, counters.limited_in),
+            rate_out: rate(rates.outbound, counters.limited_out),
         }
     };
     let mut policies: Vec<PolicyStatus> = policies.iter().map(status).collect();

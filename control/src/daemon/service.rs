@@ -1,6 +1,7 @@
 //! What a service manager is told (sd_notify(3)), and what keeps the daemon's secrets in its memory. Without a
 //! service manager (`NOTIFY_SOCKET` unset) nobody is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::prctl;
@@ -46,7 +47,7 @@ pub(super) fn watchdog() -> Option<Duration> {
 }
 
 /// SIGHUP: puts in force what is on disk, if it can be used, and says what became of it.
-pub(super) async fn reload(daemon: &Daemon) {
+pub(super) async fn reload(daemon: &Arc<Daemon>) {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     notify(&states);
@@ -65,7 +66,7 @@ pub(super) async fn reload(daemon: &Daemon) {
             "protecting; the configuration was reloaded"
         }
         Err(error) => {
-            if let ReloadError::Config(ConfigError::Invalid { findings, .. }) = &error {
+            if let ReloadError::Config { error: ConfigError::Invalid { findings, .. }, .. } = &error {
                 for finding in findings {
                     // Not as it is printed, which shows the line of the file: an event is one line.
                     let (line, column) = (finding.line, finding.column);

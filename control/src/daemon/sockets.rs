@@ -55,6 +55,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// One socket of a family and port.
 struct Endpoint {
     socket: UdpSocket,
+    ipv4: bool,
     port: u16,
     nat: bool,
 }
@@ -73,10 +74,10 @@ impl Sockets {
     /// Opens both ports for both families. Where the host has no IPv6, IPv4 alone will do.
     pub(super) fn open(port: u16, nat_port: u16, mark: u32) -> Result<Self, SocketError> {
         let (mut endpoints, mut inits, mut esp) = (Vec::new(), Vec::new(), Vec::new());
-        let mut add = |port, nat, addr| {
+        let mut add = |port, nat, addr: IpAddr| {
             let group = Group::open(addr, port, nat, mark)?;
-            endpoints.push(Endpoint { socket: group.most, port, nat });
-            inits.push(Endpoint { socket: group.inits, port, nat });
+            endpoints.push(Endpoint { socket: group.most, ipv4: addr.is_ipv4(), port, nat });
+            inits.push(Endpoint { socket: group.inits, ipv4: addr.is_ipv4(), port, nat });
             esp.extend(group.esp);
             Ok(())
         };
@@ -112,12 +113,9 @@ impl Sockets {
     pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
         buffer.resize(BUFFER, 0);
         loop {
-            // Whatever the reactor knows of by now: an IKE_SA_INIT is read only when there is nothing else.
-            for endpoint in &self.endpoints {
-                match endpoint.receive_now(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    other => return other,
-                }
+            match self.receive_now(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
             }
             for endpoint in self.inits.iter().chain(&self.endpoints) {
                 match endpoint.try_receive(buffer) {
@@ -127,6 +125,19 @@ impl Sockets {
             }
             self.readable().await?;
         }
+    }
+
+    /// The same, of what is there by now; `WouldBlock` where nothing is.
+    pub(super) fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
+        buffer.resize(BUFFER, 0);
+        // Whatever the reactor knows of by now: an IKE_SA_INIT is read only when there is nothing else.
+        for endpoint in self.endpoints.iter().chain(&self.inits) {
+            match endpoint.receive_now(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                other => return other,
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     async fn readable(&self) -> io::Result<()> {
@@ -151,9 +162,7 @@ impl Sockets {
     /// queue on the way would: IKE retransmits.
     pub(super) fn send(&self, datagram: &Datagram) -> io::Result<()> {
         let wanted = |endpoint: &&Endpoint| {
-            let same_family =
-                endpoint.socket.local_addr().is_ok_and(|addr| addr.is_ipv4() == datagram.local.is_ipv4());
-            endpoint.port == datagram.local.port() && same_family
+            endpoint.port == datagram.local.port() && endpoint.ipv4 == datagram.local.is_ipv4()
         };
         let no_socket =
             || io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no socket for {}", datagram.local));
@@ -336,8 +345,10 @@ mod tests {
         let peer = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         for (port, marker) in [(15_510, &[][..]), (15_511, &NON_ESP_MARKER[..])] {
             // More than any buffer holds.
-            for _ in 0..20_000 {
-                peer.send_to(&[marker, &message(34, 0x08)].concat(), ("127.0.0.1", port)).await.unwrap();
+            for exchange in [34, 38].into_iter().cycle().take(20_000) {
+                peer.send_to(&[marker, &message(exchange, 0x08)].concat(), ("127.0.0.1", port))
+                    .await
+                    .unwrap();
             }
             // An answer to an IKE_SA_INIT of ours, IKE_AUTH, INFORMATIONAL, and what is too short for a header.
             for late in [message(34, 0x20), message(35, 0x08), message(37, 0x28), vec![1; 5]] {

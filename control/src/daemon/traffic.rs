@@ -48,7 +48,15 @@ struct State {
     /// Whose the SAs are that are there.
     there: HashMap<Spi, String>,
     /// What pairs have carried in the end that somebody will still ask for.
-    kept: HashMap<Spi, Carried>,
+    kept: HashMap<Spi, Kept>,
+}
+
+/// What a pair that is gone has carried.
+#[derive(Debug, Default)]
+struct Kept {
+    carried: Carried,
+    /// How many will still ask for it.
+    keepers: usize,
 }
 
 impl Traffic {
@@ -67,27 +75,39 @@ impl Traffic {
         let counters = installer.counters(pair);
         let mut state = self.state();
         if let (Some(kept), Ok(counters)) = (state.kept.get_mut(&pair), &counters) {
-            kept.count(counters);
+            kept.carried.count(counters);
         }
         if let (Some(connection), Ok(counters)) = (state.there.remove(&pair), counters) {
             state.gone.entry(connection).or_default().count(&counters);
         }
     }
 
-    /// What a pair has carried is known until [`Traffic::forget`], also when it is gone.
+    /// What a pair has carried is known, also when it is gone, until [`Traffic::forget`] was called as often as this.
     pub(crate) fn keep(&self, pair: Spi) {
-        self.state().kept.entry(pair).or_default();
+        self.state().kept.entry(pair).or_default().keepers += 1;
     }
 
-    /// Nobody asks for a pair any more.
+    /// Whoever has kept a pair asks for it no more.
     pub(crate) fn forget(&self, pair: Spi) {
-        self.state().kept.remove(&pair);
+        let mut state = self.state();
+        let Some(kept) = state.kept.get_mut(&pair) else { return };
+        kept.keepers = kept.keepers.saturating_sub(1);
+        if kept.keepers == 0 {
+            state.kept.remove(&pair);
+        }
+    }
+
+    /// What a pair that is kept has carried, if it is gone.
+    pub(crate) fn ended(&self, pair: Spi) -> Option<Carried> {
+        let state = self.state();
+        let gone = !state.there.contains_key(&pair);
+        gone.then(|| state.kept.get(&pair).map(|kept| kept.carried).unwrap_or_default())
     }
 
     /// What a pair that is kept has carried.
     pub(crate) fn of_pair(&self, pair: Spi, installer: &dyn SaInstaller) -> Carried {
         let state = self.state();
-        let mut carried = state.kept.get(&pair).copied().unwrap_or_default();
+        let mut carried = state.kept.get(&pair).map(|kept| kept.carried).unwrap_or_default();
         if state.there.contains_key(&pair)
             && let Ok(counters) = installer.counters(pair)
         {

@@ -12,6 +12,8 @@ pub trait Kernel: Debug {
     fn ethtool(&self, interface: &str) -> Ethtool;
     /// Whether something keeps the clock right; `None`: the kernel does not tell.
     fn clock_synchronised(&self) -> Option<bool>;
+    /// The version of Landlock's interface; `None`: it has none, or it is switched off.
+    fn landlock(&self) -> Option<u32>;
 }
 
 /// An interface.

@@ -1,5 +1,5 @@
-//! This machine's kernel, asked by `ioctl` and `adjtimex`.
-#![expect(unsafe_code, reason = "ethtool's ioctls and adjtimex have no safe wrapper")]
+//! This machine's kernel, asked by `ioctl`, `adjtimex` and `landlock_create_ruleset`.
+#![expect(unsafe_code, reason = "ethtool's ioctls, adjtimex and Landlock's version have no safe wrapper")]
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -68,6 +68,20 @@ impl Kernel for Live {
             (libc::adjtimex(&raw mut timex), timex)
         };
         (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
+    }
+
+    fn landlock(&self) -> Option<u32> {
+        const LANDLOCK_CREATE_RULESET_VERSION: u32 = 1;
+        // SAFETY: with this flag the kernel takes no memory, makes nothing, and answers with a number.
+        let version = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_create_ruleset,
+                std::ptr::null::<u8>(),
+                0_usize,
+                LANDLOCK_CREATE_RULESET_VERSION,
+            )
+        };
+        u32::try_from(version).ok().filter(|version| *version > 0)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn check(host: &Host, config: Option<&Config>, found: &mut Findings) 
     memory_lock(host, config, found);
     huge_pages(host, found);
     clock(host, found);
+    sandbox(host, config, found);
 }
 
 /// Effective capabilities of this process.
@@ -243,5 +244,35 @@ fn clock(host: &Host, found: &mut Findings) {
             "timedatectl set-ntp true   # or: apt-get install chrony",
         ),
         None => {}
+    }
+}
+
+/// Whether the daemon can shut itself in ([`crate::sandbox`]).
+fn sandbox(host: &Host, config: Option<&Config>, found: &mut Findings) {
+    const EXPECTED: &str = "both: whoever gets into the daemon by a packet gets no further";
+    if config.is_some_and(|config| !config.gateway.sandbox) {
+        let seen = "the configuration has the daemon run without its sandbox";
+        return found.add("sandbox", Severity::Warning, "", seen, EXPECTED, "sandbox = true   # gateway");
+    }
+    let seccomp = host.read("proc/sys/kernel/seccomp/actions_avail").is_some();
+    match (host.kernel().landlock(), seccomp) {
+        (Some(version), true) => {
+            found.ok("sandbox", "", format!("the kernel has Landlock (version {version}) and seccomp"));
+        }
+        (None, true) => {
+            let fix = "GRUB_CMDLINE_LINUX=\"lsm=landlock,…\"   # before the modules that `cat /sys/kernel/security/lsm` names";
+            found.add(
+                "sandbox",
+                Severity::Warning,
+                "",
+                "the kernel has seccomp, and no Landlock",
+                EXPECTED,
+                fix,
+            );
+        }
+        (_, false) => {
+            let fix = "apt-get install linux-image-amd64   # a distribution's kernel has it";
+            found.add("sandbox", Severity::Warning, "", "the kernel has no seccomp filters", EXPECTED, fix);
+        }
     }
 }

@@ -6,12 +6,15 @@
 //! memory, `network` those about forwarding and ports. Nothing is changed, and nothing is asked of a running daemon.
 //! Files are read below a root that tests replace; what is no file is asked through [`Kernel`].
 
+mod access;
 mod drivers;
 mod host;
 mod interfaces;
 mod kernel;
 mod machine;
 mod network;
+
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -66,9 +69,10 @@ impl Report {
     }
 }
 
-/// Runs every check. Without a configuration those that need one are left out.
-pub fn examine(host: &Host, config: Option<&Config>) -> Report {
+/// Runs every check. `file` is the configuration's; without a configuration those checks that need one are left out.
+pub fn examine(host: &Host, file: &Path, config: Option<&Config>) -> Report {
     let mut findings = Findings::default();
+    access::check(host, file, config, &mut findings);
     machine::check(host, config, &mut findings);
     if let Some(config) = config {
         for interface in &config.gateway.interfaces {

@@ -33,6 +33,7 @@ struct Fake {
     links: BTreeMap<String, LinkState>,
     ethtool: BTreeMap<String, Ethtool>,
     synchronised: bool,
+    landlock: Option<u32>,
 }
 
 impl Kernel for Fake {
@@ -46,6 +47,10 @@ impl Kernel for Fake {
 
     fn clock_synchronised(&self) -> Option<bool> {
         Some(self.synchronised)
+    }
+
+    fn landlock(&self) -> Option<u32> {
+        self.landlock
     }
 }
 
@@ -63,7 +68,8 @@ impl Machine {
         let ice = Ethtool { driver: Some("ice".to_owned()), on: vec![], esp_hash: Some(0xf0) };
         let links = [("outside0".to_owned(), outside), ("inside0".to_owned(), link)];
         let ethtool = ["outside0", "inside0"].map(|name| (name.to_owned(), ice.clone()));
-        let kernel = Fake { links: links.into(), ethtool: ethtool.into(), synchronised: true };
+        let kernel =
+            Fake { links: links.into(), ethtool: ethtool.into(), synchronised: true, landlock: Some(6) };
         let machine = Self { root: tempfile::tempdir().unwrap(), kernel, config: CONFIG.to_owned() };
         for (path, text) in [
             ("proc/self/status", "Name:\tportcullis\nCapEff:\t000001ffffffffff\n"),
@@ -90,6 +96,7 @@ impl Machine {
             ("proc/irq/25/effective_affinity_list", "3\n"),
             ("sys/kernel/mm/transparent_hugepage/enabled", "[always] madvise never\n"),
             ("proc/meminfo", "HugePages_Free:        0\n"),
+            ("proc/sys/kernel/seccomp/actions_avail", "kill_process errno allow\n"),
             ("proc/sys/net/ipv4/ip_forward", "1\n"),
             ("proc/sys/net/ipv4/conf/all/rp_filter", "0\n"),
             ("proc/sys/net/ipv4/conf/default/rp_filter", "2\n"),
@@ -109,7 +116,8 @@ impl Machine {
 
     fn examine(&self) -> Report {
         let (config, _) = Config::parse(&self.config, self.root.path()).unwrap();
-        examine(&Host::new(self.root.path(), Box::new(self.kernel.clone())), Some(&config))
+        let file = self.root.path().join("portcullis.toml");
+        examine(&Host::new(self.root.path(), Box::new(self.kernel.clone())), &file, Some(&config))
     }
 
     /// The only finding that is not as it should be.
@@ -155,6 +163,7 @@ fn a_machine_that_is_as_it_should_be_gets_no_complaint() {
         "queues",
         "rp_filter",
         "rss",
+        "sandbox",
         "tun",
     ];
     assert!(checks.iter().eq(expected.iter()), "{checks:?}");
@@ -220,6 +229,18 @@ fn a_loose_filter_on_all_interfaces_makes_a_strict_one_loose() {
     machine.write("proc/sys/net/ipv4/conf/outside0/rp_filter", "1");
     machine.write("proc/sys/net/ipv4/conf/all/rp_filter", "2");
     assert_eq!(machine.examine().count(Severity::Warning), 0);
+}
+
+#[test]
+fn a_kernel_that_cannot_shut_the_daemon_in_is_named_and_so_is_a_configuration_that_does_not_want_it() {
+    let mut machine = Machine::new();
+    machine.kernel.landlock = None;
+    machine.complains("sandbox", Severity::Warning, "lsm=landlock");
+    machine.config = CONFIG.replace("[gateway]", "[gateway]\nsandbox = false");
+    machine.complains("sandbox", Severity::Warning, "sandbox = true");
+    let machine = Machine::new();
+    fs::remove_file(machine.root.path().join("proc/sys/kernel/seccomp/actions_avail")).unwrap();
+    machine.complains("sandbox", Severity::Warning, "linux-image");
 }
 
 #[test]
@@ -351,4 +372,41 @@ fn ipv6_forwarding_matters_where_the_configuration_speaks_ipv6() {
     assert_eq!(machine.examine().count(Severity::Warning), 0);
     machine.config = CONFIG.replace("\"10.2.0.0/24\"", "\"10.2.0.0/24\", \"2001:db8::/48\"");
     machine.complains("forwarding", Severity::Warning, "net.ipv6.conf.all.forwarding=1");
+}
+
+#[test]
+fn a_service_that_may_not_read_its_configuration_or_keys_is_an_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let machine = Machine::new();
+    let root = machine.root.path().to_owned();
+    let mode =
+        |path: &str, mode| fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    machine.write("portcullis.toml", "");
+    machine.write("private/gw.key", "no key");
+    for (path, bits) in
+        [("", 0o755), ("private", 0o755), ("private/gw.key", 0o600), ("portcullis.toml", 0o600)]
+    {
+        mode(path, bits);
+    }
+    // Where it is no service, whoever starts it is root.
+    machine.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nportcullis:x:65534:65534::/:/bin/false\n");
+    assert!(machine.examine().findings.iter().all(|finding| finding.check != "access"));
+    machine.write("etc/systemd/system/portcullis.service", "");
+    let complaint = machine.complaint();
+    assert_eq!((complaint.check, complaint.severity), ("access", Severity::Error));
+    let list = format!("{0}/portcullis.toml {0}/private/gw.key", root.display());
+    assert_eq!(complaint.fix, format!("chgrp portcullis {list} && chmod g+rX {list}"));
+    mode("portcullis.toml", 0o644);
+    mode("private", 0o700);
+    let fix = machine.complaint().fix;
+    assert!(fix.contains("/private ") && !fix.contains("portcullis.toml"), "{fix}");
+    mode("private", 0o755);
+    mode("private/gw.key", 0o644);
+    assert!(
+        machine
+            .examine()
+            .findings
+            .iter()
+            .any(|finding| finding.check == "access" && finding.severity == Severity::Ok)
+    );
 }

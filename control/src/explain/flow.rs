@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use portcullis_gateway::dataplane::{Hop, Miss, Role, SaWalk, Walk};
+use portcullis_gateway::dataplane::{Firewall, Hop, Miss, RateWalk, Role, SaWalk, Walk};
+use portcullis_gateway::wire::protocol;
 use portcullis_ike::config::StartAction;
 use portcullis_ipsec::{Flow, Policy, PolicyAction, PolicyOrigin};
 use serde::{Deserialize, Serialize};
@@ -50,7 +51,7 @@ pub struct FlowReport {
 /// What a stage says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStep {
-    /// `arrival`, `policy`, `sa`, `route`, `neighbour` or `mtu`.
+    /// `arrival`, `firewall`, `policy`, `sa`, `rate`, `route`, `neighbour` or `mtu`.
     pub stage: String,
     /// Whether the packet gets past it.
     pub passes: bool,
@@ -58,12 +59,36 @@ pub struct FlowStep {
     pub text: String,
 }
 
+/// The packet, with its protocol's name; ICMP has a type and a code where others have ports.
+fn named(flow: &Flow) -> String {
+    let Flow { src, dst, protocol, .. } = *flow;
+    let name = match protocol {
+        protocol::ICMP | protocol::ICMPV6 => {
+            let name = if protocol == protocol::ICMP { "icmp" } else { "icmp6" };
+            return match flow.src_port.map(u16::to_be_bytes) {
+                Some([kind, code]) => format!("{src} > {dst}, {name} type {kind} code {code}"),
+                None => format!("{src} > {dst}, {name}"),
+            };
+        }
+        protocol::TCP => "tcp".to_owned(),
+        protocol::UDP => "udp".to_owned(),
+        protocol::SCTP => "sctp".to_owned(),
+        protocol::ESP => "esp".to_owned(),
+        number => format!("protocol {number}"),
+    };
+    let end = |addr: IpAddr, port: Option<u16>| match port {
+        Some(port) => format!("{addr}[{port}]"),
+        None => addr.to_string(),
+    };
+    format!("{} > {}, {name}", end(src, flow.src_port), end(dst, flow.dst_port))
+}
+
 /// Tells the walk in words.
 pub fn report(walk: &Walk, flow: &Flow, config: &Config) -> FlowReport {
     let mut told = Told { steps: Vec::new(), fix: Vec::new() };
     let (verdict, reason) = told.walk(walk, flow, config);
     FlowReport {
-        flow: flow.to_string(),
+        flow: named(flow),
         steps: told.steps,
         verdict: verdict.to_owned(),
         reason: reason.map(str::to_owned),
@@ -112,7 +137,7 @@ impl Told {
     }
 
     fn walk(&mut self, walk: &Walk, flow: &Flow, config: &Config) -> End {
-        if let Some(end) = self.arrival(walk, flow) {
+        if let Some(end) = self.arrival(walk, flow, config) {
             return end;
         }
         let Some(policy) = &walk.policy else { return self.no_policy(walk, flow) };
@@ -145,9 +170,10 @@ impl Told {
                     PolicyOrigin::Negotiated => "as negotiated",
                     PolicyOrigin::Configured { .. } => "as configured",
                 };
+                self.firewall(config, "from an inside interface into");
                 self.step("policy", true, format!("{name} protects it, {origin} ({})", selectors(policy)));
                 match &walk.sa {
-                    Some(sa) => self.through(sa, policy, config),
+                    Some(sa) => self.through(sa, policy, walk.rate_out, config),
                     None => self.no_sa(policy, config),
                 }
             }
@@ -155,7 +181,7 @@ impl Told {
     }
 
     /// Whether it gets to policy at all.
-    fn arrival(&mut self, walk: &Walk, flow: &Flow) -> Option<End> {
+    fn arrival(&mut self, walk: &Walk, flow: &Flow, config: &Config) -> Option<End> {
         let Flow { src, dst, .. } = flow;
         if walk.to == Hop::Own {
             self.step("arrival", true, format!("{dst} is an address of this host: no policy is asked"));
@@ -173,7 +199,7 @@ impl Told {
                     format!("{src} is behind {name}, an interface for both sides, and within a local_ts");
                 self.step("arrival", true, text);
             }
-            Hop::Interface { name, .. } => return self.outside(walk, flow, name),
+            Hop::Interface { name, .. } => return self.outside(walk, flow, name, config),
             Hop::Kernel => {
                 self.step(
                     "arrival",
@@ -196,7 +222,7 @@ impl Told {
         None
     }
 
-    fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str) -> Option<End> {
+    fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str, config: &Config) -> Option<End> {
         let Flow { src, dst, .. } = flow;
         match &walk.back {
             Some(policy) if policy.action == PolicyAction::Protect => {
@@ -211,6 +237,8 @@ impl Told {
                     true,
                     format!("in clear by {interface} it is dropped (xdp_clear_inbound)"),
                 );
+                self.rate("rate_in", name, walk.rate_in);
+                self.firewall(config, "out of");
                 Some(self.way("its destination", *dst, &walk.to).unwrap_or(("opened", None)))
             }
             Some(policy) if policy.action == PolicyAction::Bypass => {
@@ -303,7 +331,7 @@ impl Told {
         }
     }
 
-    fn through(&mut self, sa: &SaWalk, policy: &Policy, config: &Config) -> End {
+    fn through(&mut self, sa: &SaWalk, policy: &Policy, rate: Option<RateWalk>, config: &Config) -> End {
         let list = |selectors: &[portcullis_ipsec::TrafficSelector]| {
             selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
@@ -318,6 +346,7 @@ impl Told {
             return ("dropped", Some("outside_sa"));
         }
         self.step("sa", true, format!("spi {spi} to {remote}, for {negotiated}"));
+        self.rate("rate_out", &policy.name, rate);
         if let Some(end) = self.way("the peer", remote, &sa.hop) {
             return end;
         }
@@ -331,6 +360,28 @@ impl Told {
             self.step("mtu", true, text);
         }
         ("sealed", None)
+    }
+
+    /// Where the host's firewall has a say.
+    fn firewall(&mut self, config: &Config, way: &str) {
+        if config.gateway.firewall == Firewall::Kernel {
+            let tun = &config.gateway.tun;
+            let text =
+                format!("the host's firewall sees it in clear, {way} {tun} (gateway.firewall = \"kernel\")");
+            self.step("firewall", true, text);
+        }
+    }
+
+    /// What its tunnel may carry in time, if that is limited.
+    fn rate(&mut self, key: &str, name: &str, rate: Option<RateWalk>) {
+        let Some(RateWalk { limit, dropped }) = rate else { return };
+        let text = match dropped {
+            0 => format!("{key} of {name} is {limit}: nothing was beyond it so far"),
+            _ => {
+                format!("{key} of {name} is {limit}: packets beyond it are dropped ({key}), {dropped} so far")
+            }
+        };
+        self.step("rate", true, text);
     }
 
     /// The way to an address; the end, if there is none.

@@ -4,11 +4,12 @@
 use std::fmt;
 
 use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-/// In front of every name.
+/// In front of our names.
 const PREFIX: &str = "portcullis";
 
 /// How a page is written.
@@ -62,8 +63,9 @@ impl From<f64> for Value {
 }
 
 /// One metric with all its label sets.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Family {
+    prefix: &'static str,
     name: &'static str,
     help: &'static str,
     kind: MetricType,
@@ -73,15 +75,30 @@ pub(super) struct Family {
 impl Family {
     /// `name`: without the prefix, and without the `_total` that every counter gets.
     pub(super) fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: MetricType::Counter, samples: Vec::new() }
+        Self::new(PREFIX, name, help, MetricType::Counter)
     }
 
     pub(super) fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: MetricType::Gauge, samples: Vec::new() }
+        Self::new(PREFIX, name, help, MetricType::Gauge)
     }
 
     pub(super) fn histogram(name: &'static str, help: &'static str) -> Self {
-        Self { name, help, kind: MetricType::Histogram, samples: Vec::new() }
+        Self::new(PREFIX, name, help, MetricType::Histogram)
+    }
+
+    /// With a name that somebody else has made.
+    pub(super) fn foreign_gauge(prefix: &'static str, name: &'static str, help: &'static str) -> Self {
+        Self::new(prefix, name, help, MetricType::Gauge)
+    }
+
+    /// With a name that somebody else has made, without the `_total` that OpenMetrics demands of a counter: there it is of
+    /// unknown type. The older format has it as a counter.
+    pub(super) fn foreign_counter(prefix: &'static str, name: &'static str, help: &'static str) -> Self {
+        Self::new(prefix, name, help, MetricType::Unknown)
+    }
+
+    fn new(prefix: &'static str, name: &'static str, help: &'static str, kind: MetricType) -> Self {
+        Self { prefix, name, help, kind, samples: Vec::new() }
     }
 
     pub(super) fn with(mut self, labels: &[(&str, &str)], value: impl Into<Value>) -> Self {
@@ -92,19 +109,24 @@ impl Family {
 }
 
 /// The whole page.
-pub(super) fn page(families: Vec<Family>, format: Format) -> String {
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Page(families)));
+pub(super) fn page(families: &[Family], format: Format) -> String {
     let mut text = String::new();
-    // Writing to a `String` cannot fail.
-    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    for families in families.chunk_by(|one, next| one.prefix == next.prefix) {
+        let Some(Family { prefix, .. }) = families.first() else { continue };
+        let mut registry = Registry::with_prefix(*prefix);
+        registry.register_collector(Box::new(Page(families.to_vec())));
+        // Writing to a `String` cannot fail.
+        let _ = encode_registry(&mut text, &registry);
+    }
+    let _ = encode_eof(&mut text);
     match format {
         Format::OpenMetrics => text,
         Format::Prometheus => older(&text),
     }
 }
 
-/// There, a counter's family is called as its samples are; and no line says that the page is whole.
+/// There, a counter's family is called as its samples are, and nothing but a counter is of unknown type here; and no line
+/// says that the page is whole.
 fn older(text: &str) -> String {
     let counter = |name: &str| text.contains(&format!("# TYPE {name} counter\n"));
     let mut older = String::with_capacity(text.len());
@@ -113,6 +135,9 @@ fn older(text: &str) -> String {
         match (words.next(), words.next(), words.next(), words.next()) {
             (Some("#"), Some(what), Some(name), Some(rest)) if counter(name) => {
                 older.push_str(&format!("# {what} {name}_total {rest}"));
+            }
+            (Some("#"), Some("TYPE"), Some(name), Some("unknown")) => {
+                older.push_str(&format!("# TYPE {name} counter"));
             }
             _ => older.push_str(line),
         }
@@ -164,24 +189,29 @@ mod tests {
             Family::gauge("drops_now", "Now").with(&[], 0.5),
             Family::histogram("wait_seconds", "Waited")
                 .with(&[], Value::Histogram(1.5, 2, vec![(1.0, 1), (f64::INFINITY, 1)])),
+            Family::foreign_counter("ipsec", "in_bytes", "Received").with(&[("tunnel", "site")], 8_u64),
         ]
     }
 
     #[test]
     fn openmetrics_names_the_family_and_the_older_format_its_samples() {
-        let new = page(families(), Format::OpenMetrics);
+        let new = page(&families(), Format::OpenMetrics);
         assert!(new.contains("# TYPE portcullis_drops counter\n"), "{new}");
         assert!(new.ends_with("# EOF\n"), "{new}");
-        let old = page(families(), Format::Prometheus);
+        let old = page(&families(), Format::Prometheus);
         assert!(old.contains("# HELP portcullis_drops_total Dropped packets"), "{old}");
         assert!(old.contains("# TYPE portcullis_drops_total counter\n"), "{old}");
         assert!(old.contains("# TYPE portcullis_drops_now gauge\n"), "{old}");
         assert!(!old.contains("EOF"), "{old}");
+        assert!(new.contains("# TYPE ipsec_in_bytes unknown\n"), "{new}");
+        assert!(old.contains("# TYPE ipsec_in_bytes counter\n"), "{old}");
         for text in [new, old] {
             assert!(text.contains(r#"portcullis_drops_total{reason="a \"b\"\n\\c"} 7"#), "{text}");
             assert!(text.contains("portcullis_wait_seconds_bucket{le=\"1.0\"} 1\n"), "{text}");
             assert!(text.contains("portcullis_wait_seconds_bucket{le=\"+Inf\"} 2\n"), "{text}");
             assert!(text.contains("portcullis_wait_seconds_count 2\n"), "{text}");
+            assert!(text.contains("\nipsec_in_bytes{tunnel=\"site\"} 8\n"), "{text}");
+            assert!(!text.contains("unknown") || text.ends_with("# EOF\n"), "{text}");
         }
     }
 

@@ -29,7 +29,9 @@ impl Radius {
         let mut packet = Packet::new(code::ACCESS_REQUEST, 0, [0; 16]);
         let user = &question.request.user;
         packet.push(attribute::USER_NAME, user);
-        packet.push(attribute::NAS_IDENTIFIER, &self.config.nas_identifier);
+        if let Some(config) = &self.servers().config {
+            packet.push(attribute::NAS_IDENTIFIER, &config.nas_identifier);
+        }
         packet.push(attribute::SERVICE_TYPE, FRAMED.to_be_bytes());
         packet.push(attribute::NAS_PORT_TYPE, VIRTUAL.to_be_bytes());
         packet.push(attribute::NAS_PORT, (question.ike.0 as u32).to_be_bytes());
@@ -42,7 +44,7 @@ impl Radius {
         packet.attributes
     }
 
-    fn answer(&self, Answered { server, request, answer }: Answered) -> AaaAnswer {
+    fn answer(&self, Answered { server, secret, request, answer }: Answered) -> AaaAnswer {
         let packet = answer.get_long(attribute::EAP_MESSAGE);
         match answer.code {
             code::ACCESS_CHALLENGE => match packet {
@@ -55,10 +57,10 @@ impl Radius {
                 },
             },
             code::ACCESS_ACCEPT => {
-                let secret = self.server(server).map(|server| server.secret.0.as_slice()).unwrap_or_default();
-                let key = answer.eap_key(&request.authenticator, secret);
+                let key = answer.eap_key(&request.authenticator, &secret.0);
+                let class_group = self.servers().config.as_ref().is_some_and(|config| config.class_group);
                 let msk = key.and_then(|key| Msk::new(key.to_vec()));
-                let authorization = Box::new(authorization(&answer, self.config.class_group));
+                let authorization = Box::new(authorization(&answer, class_group));
                 AaaAnswer::Accept { packet, msk, authorization }
             }
             code::ACCESS_REJECT => {

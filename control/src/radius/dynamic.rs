@@ -6,10 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use portcullis_ike::config::Secret;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot};
 
-use super::DaeConfig;
+use super::client::Radius;
 use super::packet::{MAX_LEN, Packet, attribute, code};
 use super::sessions::Told;
 
@@ -46,14 +47,15 @@ pub(super) enum Cause {
     ResourcesUnavailable = 506,
 }
 
-/// Takes requests until the daemon ends.
+/// Takes requests at an address until it is aborted; believes those that know the secret which is in force then.
 pub(crate) async fn listen(
-    config: DaeConfig,
+    address: SocketAddr,
+    radius: Arc<Radius>,
     sessions: mpsc::UnboundedSender<Told>,
 ) -> std::io::Result<tokio::task::JoinHandle<()>> {
-    let socket = UdpSocket::bind(config.listen).await?;
+    let socket = UdpSocket::bind(address).await?;
     Ok(tokio::spawn(async move {
-        let mut listener = Listener { secret: config.secret, answered: VecDeque::new() };
+        let mut listener = Listener::default();
         let socket = Arc::new(socket);
         let mut buffer = [0; MAX_LEN];
         loop {
@@ -65,7 +67,9 @@ pub(crate) async fn listen(
                 }
             };
             let octets = buffer.get(..len).unwrap_or_default();
-            if let Some(answer) = listener.handle(octets, from, &sessions).await
+            let servers = radius.servers();
+            let Some(dae) = servers.config.as_ref().and_then(|config| config.dae.as_ref()) else { continue };
+            if let Some(answer) = listener.handle(octets, from, &dae.secret, &sessions).await
                 && let Err(error) = socket.send_to(&answer, from).await
             {
                 tracing::warn!(%error, %from, "answering dynamic authorisation failed");
@@ -74,8 +78,8 @@ pub(crate) async fn listen(
     }))
 }
 
+#[derive(Default)]
 struct Listener {
-    secret: portcullis_ike::config::Secret,
     /// Newest last: a repeated request is answered as it was before (RFC 5176 §2.3).
     answered: VecDeque<(SocketAddr, Vec<u8>, Vec<u8>)>,
 }
@@ -85,13 +89,14 @@ impl Listener {
         &mut self,
         octets: &[u8],
         from: SocketAddr,
+        secret: &Secret,
         sessions: &mpsc::UnboundedSender<Told>,
     ) -> Option<Vec<u8>> {
         if let Some((.., answer)) = self.answered.iter().find(|(to, asked, _)| *to == from && asked == octets)
         {
             return Some(answer.clone());
         }
-        let request = match Packet::parse_request(octets, &self.secret.0) {
+        let request = match Packet::parse_request(octets, &secret.0) {
             Ok(request) => request,
             Err(why) => {
                 tracing::warn!(%from, "a request of dynamic authorisation is not believed: {why}");
@@ -134,7 +139,7 @@ impl Listener {
         for state in request.all(attribute::PROXY_STATE) {
             answer.push(attribute::PROXY_STATE, state);
         }
-        let answer = answer.emit_answer(&request.authenticator, &self.secret.0);
+        let answer = answer.emit_answer(&request.authenticator, &secret.0);
         self.answered.push_back((from, octets.to_vec(), answer.clone()));
         if self.answered.len() > KEPT {
             self.answered.pop_front();
@@ -186,8 +191,6 @@ pub(super) fn demand(request: &Packet) -> Result<Demand, Cause> {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_ike::config::Secret;
-
     use super::*;
 
     fn request(code: u8, attributes: &[(u8, &[u8])]) -> Packet {
@@ -230,28 +233,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_is_obeyed_once_and_answered_as_often_as_it_comes() {
-        let mut listener = Listener { secret: Secret(b"secret".to_vec()), answered: VecDeque::new() };
+        let (mut listener, secret) = (Listener::default(), Secret(b"secret".to_vec()));
         let from: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let (sessions, demands) = sessions(Verdict::Done);
         let mut request = request(code::DISCONNECT_REQUEST, &[(attribute::USER_NAME, b"carol")]);
         let octets = request.emit_request(b"secret");
-        let answer = listener.handle(&octets, from, &sessions).await.unwrap();
+        let answer = listener.handle(&octets, from, &secret, &sessions).await.unwrap();
         assert_eq!(answer[0], code::DISCONNECT_ACK);
-        assert_eq!(listener.handle(&octets, from, &sessions).await, Some(answer));
-        assert_eq!(listener.handle(&request.clone().emit_request(b"guess"), from, &sessions).await, None);
+        assert_eq!(listener.handle(&octets, from, &secret, &sessions).await, Some(answer));
+        assert_eq!(
+            listener.handle(&request.clone().emit_request(b"guess"), from, &secret, &sessions).await,
+            None
+        );
         let old = self::request(
             code::DISCONNECT_REQUEST,
             &[(attribute::USER_NAME, b"carol"), (attribute::EVENT_TIMESTAMP, &[0, 0, 0, 9])],
         )
         .emit_request(b"secret");
-        assert_eq!(listener.handle(&old, from, &sessions).await, None);
+        assert_eq!(listener.handle(&old, from, &secret, &sessions).await, None);
         drop(sessions);
         assert_eq!(demands.await.unwrap(), 1);
     }
 
     #[tokio::test]
     async fn a_session_that_is_not_there_is_said_to_be_so() {
-        let mut listener = Listener { secret: Secret(b"secret".to_vec()), answered: VecDeque::new() };
+        let (mut listener, secret) = (Listener::default(), Secret(b"secret".to_vec()));
         let (sessions, _demands) = sessions(Verdict::NoSession);
         let octets = request(
             code::COA_REQUEST,
@@ -262,7 +268,8 @@ mod tests {
             ],
         )
         .emit_request(b"secret");
-        let answer = listener.handle(&octets, "127.0.0.1:9".parse().unwrap(), &sessions).await.unwrap();
+        let answer =
+            listener.handle(&octets, "127.0.0.1:9".parse().unwrap(), &secret, &sessions).await.unwrap();
         assert_eq!(answer[0], code::COA_NAK);
         assert!(answer.windows(6).any(|part| part == [attribute::ERROR_CAUSE, 6, 0, 0, 1, 0xf7]));
         assert!(answer.ends_with(&[attribute::PROXY_STATE, 3, b'p']));

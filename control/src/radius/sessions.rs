@@ -16,12 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::{Radius, Service};
 use super::dynamic::{Demand, Verdict};
 use super::packet::attribute;
+use crate::api::events::Happened;
 use crate::daemon::{Carried, Traffic};
+use crate::events::hub::Hub;
 
 /// What the sessions' task is told.
 #[derive(Debug)]
 pub(crate) enum Told {
-    /// An IKE SA is established.
+    /// An IKE SA is established whose client an AAA server has let in.
     Began(Box<IkeSaStatus>),
     /// It has a successor.
     Rekeyed {
@@ -65,6 +67,7 @@ pub(crate) struct Sessions {
     traffic: Arc<Traffic>,
     installer: Arc<dyn SaInstaller>,
     order: Order,
+    hub: Arc<Hub>,
     inbox: mpsc::UnboundedSender<Told>,
     /// Makes session names unique over restarts.
     run: u32,
@@ -90,6 +93,8 @@ struct Session {
     look: Option<Instant>,
     /// Reports that wait, and whether one is under way.
     waiting: VecDeque<Vec<(u8, Vec<u8>)>>,
+    /// Whether it is reported, as the configuration said when it began: a server that heard of its start hears of its end.
+    accounted: bool,
     reporting: bool,
     ended: bool,
 }
@@ -101,6 +106,7 @@ impl Sessions {
         traffic: Arc<Traffic>,
         installer: Arc<dyn SaInstaller>,
         order: Order,
+        hub: Arc<Hub>,
     ) -> (mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>) {
         let (inbox, told) = mpsc::unbounded_channel();
         let run = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as u32);
@@ -109,6 +115,7 @@ impl Sessions {
             traffic,
             installer,
             order,
+            hub,
             inbox: inbox.clone(),
             run,
             next: 1,
@@ -175,14 +182,11 @@ impl Sessions {
     }
 
     fn begin(&mut self, now: Instant, ike: IkeSaStatus) {
-        if !ike.authorization.accounted {
-            return;
-        }
         let id = self.next;
         self.next += 1;
-        let config = &self.radius.config;
-        let interval = ike.authorization.interim.unwrap_or(config.accounting_interval);
-        let report = (config.accounting && !interval.is_zero()).then(|| now + interval);
+        let accounted = self.radius.servers().config.as_ref().is_some_and(|config| config.accounting);
+        let interval = ike.authorization.interim.unwrap_or_else(|| self.interval());
+        let report = (accounted && !interval.is_zero()).then(|| now + interval);
         let look = ike.authorization.idle_timeout.map(|idle| now + idle);
         let session = Session {
             ike: ike.id,
@@ -195,6 +199,7 @@ impl Sessions {
             report,
             look,
             waiting: VecDeque::new(),
+            accounted,
             reporting: false,
             ended: false,
         };
@@ -202,6 +207,11 @@ impl Sessions {
         self.by_ike.insert(ike.id, id);
         self.sessions.insert(id, session);
         self.report(now, id, Status::Start);
+    }
+
+    /// How often a session is reported of which its server does not say it.
+    fn interval(&self) -> Duration {
+        self.radius.servers().config.as_ref().map_or(Duration::ZERO, |config| config.accounting_interval)
     }
 
     fn end(&mut self, now: Instant, id: SessionId) {
@@ -230,11 +240,11 @@ impl Sessions {
             self.due.remove(&(at, id));
             if self.sessions.get(&id).is_some_and(|session| session.report == Some(at)) {
                 self.report(now, id, Status::Interim);
-                let default = self.radius.config.accounting_interval;
+                let default = self.interval();
                 if let Some(session) = self.sessions.get_mut(&id) {
-                    let next = now + session.authorization.interim.unwrap_or(default);
-                    session.report = Some(next);
-                    self.due.insert((next, id));
+                    let interval = session.authorization.interim.unwrap_or(default);
+                    session.report = (!interval.is_zero()).then(|| now + interval);
+                    self.due.extend(session.report.map(|next| (next, id)));
                 }
             }
             if self.sessions.get(&id).is_some_and(|session| session.look == Some(at)) {
@@ -253,6 +263,8 @@ impl Sessions {
         if idle >= limit {
             tracing::info!(session = %session.name, ike = session.ike.0, "idle for as long as the AAA server lets it be");
             session.look = None;
+            let detail = format!("without traffic for {} s", limit.as_secs());
+            session.tell(&self.hub, "idle_timeout", detail);
             (self.order)(Command::TerminateSa { ike: session.ike });
         } else {
             let next = now + (limit - idle);
@@ -262,15 +274,14 @@ impl Sessions {
     }
 
     fn report(&mut self, now: Instant, id: SessionId, status: Status) {
-        if !self.radius.config.accounting {
-            return;
-        }
-        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&id).filter(|session| session.accounted) else { return };
         let mut carried = Carried::default();
         for pair in &session.pairs {
             carried.add(&self.traffic.of_pair(*pair, self.installer.as_ref()));
         }
-        let report = session.attributes(now, status, &carried, &self.radius.config.nas_identifier);
+        let servers = self.radius.servers();
+        let nas = servers.config.as_ref().map(|config| config.nas_identifier.as_str()).unwrap_or_default();
+        let report = session.attributes(now, status, &carried, nas);
         session.waiting.push_back(report);
         self.send(id);
     }
@@ -282,11 +293,13 @@ impl Sessions {
             && let Some(report) = session.waiting.pop_front()
         {
             session.reporting = true;
-            let (radius, inbox) = (Arc::clone(&self.radius), self.inbox.clone());
+            let (radius, inbox, hub) = (Arc::clone(&self.radius), self.inbox.clone(), Arc::clone(&self.hub));
             let name = session.name.clone();
+            let lost = session.action("accounting_lost");
             tokio::spawn(async move {
                 if let Err(why) = radius.ask(Service::Accounting, None, &report).await {
                     tracing::warn!(session = %name, "no server took an accounting report: {why}");
+                    hub.publish(|| lost(why));
                 }
                 // The task may have ended.
                 let _ = inbox.send(Told::Reported(id));
@@ -310,8 +323,14 @@ impl Sessions {
             let ike = session.ike;
             tracing::info!(session = %session.name, ike = ike.0, change = ?demand.change, "an AAA server asks for it");
             match demand.change {
-                None => (self.order)(Command::TerminateSa { ike }),
-                Some(timeout) => (self.order)(Command::LimitSession { ike, timeout }),
+                None => {
+                    session.tell(&self.hub, "disconnect", "the AAA server ends it".to_owned());
+                    (self.order)(Command::TerminateSa { ike });
+                }
+                Some(timeout) => {
+                    session.tell(&self.hub, "session_timeout", format!("{} s are left", timeout.as_secs()));
+                    (self.order)(Command::LimitSession { ike, timeout });
+                }
             }
         }
         Verdict::Done
@@ -319,6 +338,17 @@ impl Sessions {
 }
 
 impl Session {
+    /// What is told of it, but for the details.
+    fn action(&self, action: &'static str) -> impl FnOnce(String) -> Happened + Send + use<> {
+        let (session, user) = (self.name.clone(), self.authorization.eap_id.clone());
+        let ike = self.ike.0;
+        move |detail| Happened::Aaa { session, user, ike, action: action.to_owned(), detail }
+    }
+
+    fn tell(&self, hub: &Hub, action: &'static str, detail: String) {
+        hub.publish(|| self.action(action)(detail));
+    }
+
     fn is_meant(&self, demand: &Demand) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);

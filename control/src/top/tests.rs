@@ -63,6 +63,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
             dropped: no_sa,
         }],
         frames: FrameUsage { total: 16384, free: 12000 },
+        sandbox: String::new(),
         interfaces: vec![InterfaceStatus {
             name: "outside0".to_owned(),
             role: "outside".to_owned(),
@@ -71,6 +72,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         }],
         ike_sas: 1,
         half_open_ike_sas: 2,
+        down: Vec::new(),
         child_sas: 1,
         packets: PacketBalance::default(),
         verdicts: vec![VerdictReport {

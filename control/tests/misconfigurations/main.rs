@@ -86,10 +86,7 @@ impl World {
         let mended = of(Peer::Odd).any(|case| case.port_4500_open);
         let odd = charon(&self.odd, Peer::Odd, if mended { "" } else { "port_nat_t = 4599\n" })?;
         let binary = Path::new(env!("CARGO_BIN_EXE_portcullis"));
-        let config = GatewayConfig {
-            gateway_lines: format!("state_dir = \"{}/state\"\n", self.us.dir().display()),
-            ..GatewayConfig::new(ends::toml(cases))
-        };
+        let config = GatewayConfig::new(ends::toml(cases));
         let gateway = Gateway::start(&self.us, binary, &config)?;
         Ok((gateway, them, odd))
     }

@@ -11,7 +11,7 @@ mod outcome;
 pub use outcome::{Disposition, Outcome};
 
 /// Version of all layouts here. Pins of another version are not reused.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Names of the maps, as in the object and as pinned.
 pub mod map {
@@ -133,6 +133,9 @@ pub struct Config {
     pub ike_port: u16,
     /// UDP port of IKE and ESP behind a NAT, in host byte order.
     pub nat_t_port: u16,
+    /// Not 0 where clear text between protected prefixes, from inside, goes to the kernel, whose routes lead it back into the
+    /// TUN device, and not to a worker.
+    pub firewall: u32,
 }
 
 /// Flags of an address of the host, values of [`map::ADDRESSES_V4`] and [`map::ADDRESSES_V6`].
@@ -152,7 +155,7 @@ mod pod {
     // SAFETY: `repr(C)`, two `u32`: no padding, every bit pattern is a value.
     unsafe impl aya::Pod for super::Interface {}
 
-    // SAFETY: `repr(C)`, a `u32` and two `u16`: no padding, every bit pattern is a value.
+    // SAFETY: `repr(C)`, two `u16` between two `u32`: no padding, every bit pattern is a value.
     unsafe impl aya::Pod for super::Config {}
 }
 

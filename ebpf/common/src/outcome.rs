@@ -56,6 +56,8 @@ outcomes! {
     UdpEsp = "udp_esp", Redirect;
     /// In: from an inside interface, between protected prefixes.
     Protected = "protected", Redirect;
+    /// In: from an inside interface, between protected prefixes, where the host's firewall comes first.
+    Firewalled = "firewalled", Pass;
     /// In: clear text on an outside interface between prefixes that a policy bypasses; a worker looks closer.
     Bypassed = "bypassed", Redirect;
     /// In: NAT keepalive (RFC 3948 §2.3), or too short to be anything.

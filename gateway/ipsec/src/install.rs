@@ -75,8 +75,12 @@ pub struct PolicyCounters {
     pub packets_out: u64,
     /// Octets of these.
     pub bytes_out: u64,
-    /// Packets that it covered and that ended at it: discarded, or no SA that takes them.
+    /// Packets that it covered and that ended at it: discarded, beyond its rates, or no SA that takes them.
     pub dropped: u64,
+    /// Those of them that came out of its tunnel beyond the rate.
+    pub limited_in: u64,
+    /// Those of them that would have gone into it beyond the rate.
+    pub limited_out: u64,
 }
 
 impl PolicyCounters {
@@ -89,6 +93,8 @@ impl PolicyCounters {
             packets_out: self.packets_out + other.packets_out,
             bytes_out: self.bytes_out + other.bytes_out,
             dropped: self.dropped + other.dropped,
+            limited_in: self.limited_in + other.limited_in,
+            limited_out: self.limited_out + other.limited_out,
         }
     }
 }
@@ -139,6 +145,13 @@ pub enum DataplaneEvent {
     PeerMoved {
         /// The inbound SPI that names the pair.
         pair: Spi,
+        /// Where it came from.
+        seen: TunnelEndpoints,
+    },
+    /// ESP came on an SPI that is no SA's (RFC 7296 §1.5). Nothing about it is authentic.
+    UnknownSpi {
+        /// The SPI.
+        spi: Spi,
         /// Where it came from.
         seen: TunnelEndpoints,
     },

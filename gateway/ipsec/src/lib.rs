@@ -8,6 +8,7 @@
 mod esp;
 mod install;
 mod options;
+mod rate;
 mod sa;
 mod selector;
 
@@ -16,6 +17,7 @@ pub use install::{
     DataplaneEvent, InstallError, PolicyCounters, PolicyId, SaCounters, SaInstaller, UsageLimits,
 };
 pub use options::{CopyDf, CopyDscp, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
+pub use rate::{RateLimit, RateLimits};
 pub use sa::{
     Encapsulation, InboundSa, OutboundSa, Policy, PolicyAction, PolicyOrigin, Spi, TenantId, TunnelEndpoints,
 };

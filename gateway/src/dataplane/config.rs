@@ -30,6 +30,16 @@ pub enum OnStop {
     Open,
 }
 
+/// Whether packets that are protected on one side of the gateway pass the host's firewall on the other, in clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Firewall {
+    /// They pass the workers alone.
+    #[default]
+    None,
+    /// The kernel forwards them between the inside interfaces and the TUN device, through its firewall and its NAT.
+    Kernel,
+}
+
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceConfig {
@@ -86,4 +96,6 @@ pub struct DataplaneConfig {
     pub trap: TrapLimits,
     /// What stays when it stops.
     pub on_stop: OnStop,
+    /// Who forwards what is in clear.
+    pub firewall: Firewall,
 }

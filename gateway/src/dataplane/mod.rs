@@ -22,11 +22,11 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
-use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, SaInstaller};
+use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, RateLimits, SaInstaller};
 
-pub use config::{DataplaneConfig, InterfaceConfig, OnStop, XdpMode};
+pub use config::{DataplaneConfig, Firewall, InterfaceConfig, OnStop, XdpMode};
 pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
-pub use walk::{Hop, Miss, SaWalk, Walk};
+pub use walk::{Hop, Miss, RateWalk, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
@@ -260,6 +260,7 @@ impl Dataplane {
             routes: Arc::clone(&routes),
             events: board,
             nat_port: config.nat_port,
+            firewall: config.firewall == Firewall::Kernel,
             trap: config.trap,
             trap_signal,
             trace: Arc::clone(&trace),
@@ -356,6 +357,11 @@ impl Dataplane {
         Ok(TunAddresses::open(self.tun.ifindex())?)
     }
 
+    /// The TUN device's interface index.
+    pub fn tun_index(&self) -> u32 {
+        self.tun.ifindex()
+    }
+
     /// Readable when [`SaInstaller::take_events`] has something to give.
     pub fn events_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
@@ -381,6 +387,11 @@ impl Dataplane {
         self.installer.policy_totals()
     }
 
+    /// The rates of policies, by name, from now on: also of tunnels that are up ([`Installer::set_rates`]).
+    pub fn set_rates(&self, rates: BTreeMap<String, RateLimits>) -> Result<(), InstallError> {
+        self.installer.set_rates(rates)
+    }
+
     /// Has a worker suffer a fault, for tests.
     #[cfg(feature = "fault-injection")]
     pub fn inject(&self, worker: usize, fault: crate::worker::Fault) {
@@ -396,6 +407,11 @@ impl Dataplane {
             worker.gauges.rounds.load(std::sync::atomic::Ordering::Relaxed)
         };
         self.threads.workers().iter().map(beat).collect()
+    }
+
+    /// What an orderly stop leaves behind from now on.
+    pub fn set_on_stop(&mut self, on_stop: OnStop) {
+        self.config.on_stop = on_stop;
     }
 
     /// Stops workers and threads. What is left behind, `on_stop` says; frames are accounted for.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use portcullis_ipsec::{InstallError, PolicyAction, TrafficSelector};
 
 use super::cover::Cover;
-use super::{DataplaneConfig, StartError, XdpMode, addresses_of, lock};
+use super::{DataplaneConfig, Firewall, StartError, XdpMode, addresses_of, lock};
 use crate::installer::ProtectionSink;
 use crate::io::QueueSocket;
 use crate::netlink::protected::{ProtectedRoutes, Wanted};
@@ -73,6 +73,7 @@ impl Guards {
             addresses: own_addresses(),
             ike_port: config.ike_port,
             nat_t_port: config.nat_port,
+            firewall: config.firewall == Firewall::Kernel,
         };
         let xdp = XdpManager::load(&config.pin_dir, &protection)?;
         let requests = config.interfaces.iter().map(|interface| {

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use portcullis_ipsec::{
-    EspAlgorithm, Flow, Policy, PolicyAction, PolicyId, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    EspAlgorithm, Flow, Policy, PolicyAction, PolicyId, RateLimit, Spi, TenantId, TrafficSelector,
+    TunnelEndpoints,
 };
 
 use super::Dataplane;
@@ -33,6 +34,19 @@ pub struct Walk {
     pub back: Option<Policy>,
     /// The SA that the policy has.
     pub sa: Option<SaWalk>,
+    /// What limits the way into the tunnel.
+    pub rate_out: Option<RateWalk>,
+    /// What limits the way out of the tunnel that the packet would have come by.
+    pub rate_in: Option<RateWalk>,
+}
+
+/// The rate of a policy's SAs, and what was beyond it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateWalk {
+    /// The rate.
+    pub limit: RateLimit,
+    /// Packets that were dropped for it.
+    pub dropped: u64,
 }
 
 /// Why a policy does not fit.
@@ -102,6 +116,15 @@ impl Dataplane {
             Verdict::NoMatch => None,
         };
         let decides = covering(flow);
+        let back = covering(&flow.reversed());
+        let rate = |entry: &PolicyEntry, outward: bool| {
+            let (rates, counted) = (self.installer.rates_of(entry), entry.counted());
+            let (limit, dropped) = match outward {
+                true => (rates.outbound, counted.limited_out),
+                false => (rates.inbound, counted.limited_in),
+            };
+            limit.map(|limit| RateWalk { limit, dropped })
+        };
         let protected = self.policies.protected();
         let held = |nets: &[ipnet::IpNet], addr: IpAddr| nets.iter().any(|net| net.contains(&addr));
         Walk {
@@ -111,7 +134,9 @@ impl Dataplane {
             remote: held(&protected.remote, flow.src) || held(&protected.remote, flow.dst),
             policy: decides.map(|entry| entry.policy().clone()),
             near: if decides.is_none() { self.near(flow) } else { Vec::new() },
-            back: covering(&flow.reversed()).map(|entry| entry.policy().clone()),
+            back: back.map(|entry| entry.policy().clone()),
+            rate_out: decides.and_then(|entry| rate(entry, true)),
+            rate_in: back.and_then(|entry| rate(entry, false)),
             sa: decides.and_then(|entry| self.sa_of(entry, flow, &routes)),
         }
     }

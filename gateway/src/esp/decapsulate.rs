@@ -70,6 +70,16 @@ impl EspPacket {
         usize::from(self.esp) - if self.is_udp() { UDP_HEADER_LEN } else { 0 }
     }
 
+    /// Octets of the packet in it, once it is opened, as SAs count them: in transport mode with the IP header. `None` for a
+    /// dummy packet, and for what cannot be unpacked.
+    pub(crate) fn inner_len(&self, frame: &Frame, algorithm: EspAlgorithm, transport: bool) -> Option<usize> {
+        let (_, inner, _) = text(frame, self, algorithm).ok()?;
+        if transport {
+            return Some(self.header_len() + inner.len());
+        }
+        wire::read(inner).ok().map(|(_, info)| info.total_len())
+    }
+
     /// The outer header's DSCP (upper six bits) and ECN (lower two).
     pub fn tos(&self) -> u8 {
         self.tos

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use portcullis_ipsec::{
     DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyCounters,
-    PolicyId, SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
+    PolicyId, RateLimits, SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
+    UsageLimits,
 };
 
 use crate::coarse::Coarse;
@@ -52,6 +53,8 @@ pub struct Installer {
     clock: Box<dyn Fn() -> Coarse + Send + Sync>,
     activated: Box<dyn Fn() + Send + Sync>,
     stopped: AtomicBool,
+    /// By the names of policies. Taken after `pairs`, and nothing after it.
+    rates: Mutex<BTreeMap<String, RateLimits>>,
     pairs: Mutex<Pairs>,
     /// Outbound SAs by their SPI, which peers choose: several may have the same. Taken after `pairs`, and nothing after it.
     outbound: Mutex<HashMap<Spi, Vec<OutboundRef>, SpiHasher>>,
@@ -170,6 +173,8 @@ pub struct PolicyInfo {
     pub entry: Arc<PolicyEntry>,
     /// What it has done since it was installed, over all SAs that it had.
     pub counters: PolicyCounters,
+    /// How much its SAs may carry in time.
+    pub rates: RateLimits,
 }
 
 /// The outbound SA of a pair, for people.
@@ -203,8 +208,8 @@ impl Installer {
         let outbound = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         let activated = Box::new(|| {});
         let stopped = AtomicBool::new(false);
-        let ending = Mutex::new(HashMap::with_hasher(SpiHasher));
-        Self { sas, policies, events, sink, clock, activated, stopped, pairs, outbound, ending }
+        let (ending, rates) = (Mutex::new(HashMap::with_hasher(SpiHasher)), Mutex::default());
+        Self { sas, policies, events, sink, clock, activated, stopped, rates, pairs, outbound, ending }
     }
 
     /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
@@ -246,6 +251,44 @@ impl Installer {
         self.stopped.store(true, Ordering::Release);
     }
 
+    /// The rates of policies, by name, from now on: of those that have SAs already, and of all that come. One that stays the
+    /// same goes on as it is; one that changes begins with a full bucket.
+    pub fn set_rates(&self, rates: BTreeMap<String, RateLimits>) -> Result<(), InstallError> {
+        let pairs = self.lock();
+        *lock(&self.rates) = rates;
+        let control = self.sas.control();
+        for (&spi, pair) in pairs.iter() {
+            if let Some(policy) = &pair.policy {
+                self.apply_rates(&control, policy, spi, pair.outbound.reference())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rates of a policy's SAs.
+    pub fn rates_of(&self, policy: &PolicyEntry) -> RateLimits {
+        lock(&self.rates).get(&policy.policy().name).copied().unwrap_or_default()
+    }
+
+    /// Has a pair of SAs limited by its policy's rates.
+    fn apply_rates(
+        &self,
+        control: &SaControl<'_>,
+        policy: &PolicyEntry,
+        pair: Spi,
+        outbound: Option<OutboundRef>,
+    ) -> Result<(), InstallError> {
+        let rates = self.rates_of(policy);
+        let limiter = policy.limit(self.policies.limiters(), rates)?;
+        if let Some(sa) = control.inbound(pair) {
+            sa.set_limiter(limiter.filter(|_| rates.inbound.is_some()));
+        }
+        if let Some(sa) = outbound.and_then(|outbound| control.outbound(outbound)) {
+            sa.set_limiter(limiter.filter(|_| rates.outbound.is_some()));
+        }
+        Ok(())
+    }
+
     /// Every pair that has an inbound SA, by SPI.
     pub fn list(&self) -> Vec<SaInfo> {
         let pairs = self.lock();
@@ -266,7 +309,7 @@ impl Installer {
         });
         let info = |entry: Arc<PolicyEntry>| {
             let of_sas = of_sas.get(&entry.id()).copied().unwrap_or_default();
-            PolicyInfo { counters: entry.counted().plus(of_sas), entry }
+            PolicyInfo { counters: entry.counted().plus(of_sas), rates: self.rates_of(&entry), entry }
         };
         self.policies.list().into_iter().map(info).collect()
     }
@@ -471,6 +514,12 @@ impl SaInstaller for Installer {
         let mut control = self.sas.control();
         self.collect_locked(&mut pairs, &mut control);
         let reference = control.publish_outbound(pair, &sa)?;
+        if let Err(error) = self.apply_rates(&control, &entry, pair, Some(reference)) {
+            control.withdraw_outbound(reference);
+            return Err(error);
+        }
+        // Of a rekeyed CHILD SA, which the peer may use before we do.
+        entry.charge_inbound(control.inbound(pair).map_or(0, |sa| sa.traffic().read().bytes));
         lock(&self.outbound).entry(sa.spi).or_default().push(reference);
         if let Some(state) = pairs.get_mut(&pair) {
             if let Some(sa) = control.outbound(reference) {
@@ -575,6 +624,10 @@ impl SaInstaller for Installer {
                 let pair = pair.filter(|pair| pairs.contains_key(pair))?;
                 let moved = control.inbound(pair)?.endpoints.get() != seen;
                 moved.then_some(DataplaneEvent::PeerMoved { pair, seen })
+            }
+            Raised::UnknownSpi { spi, seen } => {
+                let spi = spi.filter(|spi| !pairs.contains_key(spi))?;
+                Some(DataplaneEvent::UnknownSpi { spi, seen })
             }
         };
         self.events.take().into_iter().filter_map(event).collect()

@@ -3,11 +3,13 @@
 //!
 //! - [`mirror`]: a thread that follows links, addresses, routes and neighbours into a
 //!   [`RouteTable`](crate::route::RouteTable).
+//! - [`exported`]: routes that a routing daemon tells others of.
 //! - [`protected`]: the routes and rules that lead the host's own protected traffic into the TUN device.
 //!
 //! [`Connection`] is one socket, for one thread.
 
 pub mod addresses;
+pub mod exported;
 pub mod mirror;
 pub mod protected;
 

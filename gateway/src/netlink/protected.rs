@@ -201,7 +201,7 @@ impl ProtectedRoutes {
     }
 }
 
-fn family(v6: bool) -> AddressFamily {
+pub(super) fn family(v6: bool) -> AddressFamily {
     if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
@@ -211,7 +211,7 @@ fn is_switched_off(error: &NetlinkError) -> bool {
 }
 
 /// What is gone already has been removed.
-fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
+pub(super) fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError> {
     match result {
         Err(error) if matches!(error.errno(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV)) => Ok(()),
         other => other,
@@ -274,16 +274,12 @@ fn own_route(
     tun: u32,
     v6: bool,
 ) -> Option<((IpNet, Kind), Option<IpAddr>)> {
-    let mut found = u32::from(message.header.table);
-    let mut destination = if v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    let (found, net) = place(message, v6)?;
     let (mut source, mut metric, mut interface) = (None, 0, 0);
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Table(number) => found = *number,
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::Oif(number) => interface = *number,
-            RouteAttribute::Destination(RouteAddress::Inet(addr)) => destination = (*addr).into(),
-            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => destination = (*addr).into(),
             RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => source = Some((*addr).into()),
             RouteAttribute::PrefSource(RouteAddress::Inet6(addr)) => source = Some((*addr).into()),
             _ => {}
@@ -295,8 +291,22 @@ fn own_route(
         RouteType::Throw => Kind::Throw,
         _ => return None,
     };
-    let net = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     (found == table && metric == kind.metric()).then_some(((net, kind), source))
+}
+
+/// The table that a route is in, and where it leads.
+pub(super) fn place(message: &RouteMessage, v6: bool) -> Option<(u32, IpNet)> {
+    let mut table = u32::from(message.header.table);
+    let mut destination = if v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Destination(RouteAddress::Inet(addr)) => destination = (*addr).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => destination = (*addr).into(),
+            _ => {}
+        }
+    }
+    Some((table, IpNet::new(destination, message.header.destination_prefix_length).ok()?))
 }
 
 fn read_rules(connection: &mut Connection, table: u32, mark: u32) -> Result<Rules, NetlinkError> {

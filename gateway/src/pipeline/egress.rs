@@ -128,6 +128,14 @@ pub(super) fn send_clear(context: &mut Context<'_>, mut frame: Frame, about: &Cl
     send(context, frame, hop);
 }
 
+/// Whether packets of a flow would leave by an interface that is outside alone.
+pub(super) fn leads_outside(context: &mut Context<'_>, flow: &FlowKey) -> bool {
+    match *context.hops.resolve(flow.dst_bits(), flow.is_ipv6()) {
+        NextHop::Port { port, .. } | NextHop::Unresolved { port, .. } => !is_inside(context, port),
+        NextHop::Local | NextHop::Kernel | NextHop::LinkDown | NextHop::None => false,
+    }
+}
+
 /// Completes a held frame now that its neighbour has answered, and puts it out to be sent.
 pub fn release(waiting: &Waiting, mac: Mac, mut frame: Frame, out: &mut Output) {
     if let Some(dst) = frame.packet_mut().first_chunk_mut() {

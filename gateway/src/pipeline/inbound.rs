@@ -11,7 +11,9 @@ use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
 use super::egress::{self, Link, Reach};
-use super::{BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, special, take};
+use super::{
+    BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, police, special, take,
+};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, EspPacket};
 use crate::frame::Frame;
@@ -50,8 +52,8 @@ impl Arrival {
 
 /// How far an arrival has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// Worth opening; then opened; then new to the replay window; then unpacked, and to be asked policy about.
+pub(super) enum Verdict {
+    /// Worth opening; then opened; then new to the replay window, and within the rate; then unpacked, and to be asked policy about.
     Good,
     /// Unpacked, and ready to be sent by this port.
     Send(PortIndex),
@@ -128,7 +130,10 @@ fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, open
         let way = match (run, *sa) {
             (Some((before, way)), Some(sa)) if ptr::eq(before, sa) => Some(way),
             (_, Some(sa)) => Some(sa.endpoints.way()),
-            (_, None) => None,
+            (_, None) => {
+                context.shared.events.unknown_spi(context.now, outer.spi, outer.endpoints());
+                None
+            }
         };
         run = sa.zip(way);
         let sequence = run.ok_or(DropReason::UnknownSpi).and_then(|(sa, way)| number(sa, &way, outer, frame));
@@ -197,10 +202,11 @@ fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Ope
     for run in sas.chunk_by(same) {
         let range = first..first + run.len();
         first = range.end;
-        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(arrivals)) = (
+        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(frames), Some(arrivals)) = (
             run.first(),
             sequences.get(range.clone()),
             verdicts.get_mut(range.clone()),
+            arrivals.frames.get(range.clone()),
             arrivals.about.get(range),
         ) else {
             continue;
@@ -211,6 +217,12 @@ fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Ope
             accept_some(sa, sequences, verdicts)
         };
         report_move(context, sa, sequences, verdicts, arrivals);
+        if let Some(limiter) = sa.limiter() {
+            let outer = arrivals.iter().map(|Arrival { outer, .. }| outer);
+            let packets = frames.iter().zip(outer).zip(verdicts);
+            let packets = packets.map(|((frame, outer), verdict)| (frame, outer, verdict));
+            police::inbound(context, limiter, sa, packets);
+        }
     }
     WorkerCounters::add(&context.counters.opened, opened);
 }
@@ -278,9 +290,10 @@ fn unpack(
 ) -> Straight {
     let mut straight = Straight::default();
     let Openings { sas, verdicts, .. } = openings;
-    // Nothing overtakes what waits to be asked policy about; and a policy that drops the way back is asked every time.
-    let direct = clear.is_empty() && !context.policies.discards_first();
     let shared = context.shared;
+    // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
+    // firewall sees everything.
+    let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
     let tally = Tally::new(&shared.events);
     let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
     for (((frame, arrival), sa), verdict) in

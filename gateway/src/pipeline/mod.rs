@@ -5,7 +5,7 @@
 //! ESP, and what comes out goes on like any other packet; [`outbound`] looks up the policy and seals; [`egress`]
 //! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
 //! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
-//! rarely demand hangs off it: [`special`] (options of SAs), [`trouble`] (too big, TTL expired), [`icmp`],
+//! rarely demand hangs off it: [`special`] (options of SAs), [`police`] (rates), [`trouble`] (too big, TTL expired), [`icmp`],
 //! [`fragment`] and, of what is sealed, [`cut`], of what arrives so, [`reassembly`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
@@ -18,12 +18,14 @@ mod inbound;
 mod ingress;
 mod isa;
 mod outbound;
+mod police;
 mod reassembly;
 mod special;
 mod traced;
 mod trapped;
 mod trouble;
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ptr;
@@ -36,6 +38,7 @@ use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
 use crate::events::EventBoard;
 use crate::frame::Frame;
+use crate::limiter::Ticks;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
 use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
@@ -76,6 +79,8 @@ pub struct Shared {
     pub events: Arc<EventBoard>,
     /// The UDP port on which ESP arrives, normally 4500.
     pub nat_port: u16,
+    /// Whether what comes out of tunnels goes to the kernel, whose firewall has a say in it, and not straight on.
+    pub firewall: bool,
     /// How many packets may wait for SAs that they have asked for.
     pub trap: TrapLimits,
     /// Rung when an SA has come up.
@@ -348,6 +353,8 @@ struct Context<'a> {
     routes: &'a RouteTable,
     counters: &'a WorkerCounters,
     now: Coarse,
+    /// A finer time, the same for the whole batch, once somebody has asked for it.
+    ticks: Cell<Option<Ticks>>,
     flows: &'a mut FlowCache,
     hops: &'a mut HopCache,
     errors: &'a mut icmp::RateLimit,
@@ -494,6 +501,7 @@ impl Pipeline {
             routes: &routes,
             counters: counters.as_ref(),
             now,
+            ticks: Cell::new(None),
             flows,
             hops,
             errors,
@@ -528,6 +536,13 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The time of this batch, for rates.
+    fn ticks(&self) -> Ticks {
+        let ticks = self.ticks.get().unwrap_or_else(|| self.shared.policies.limiters().now());
+        self.ticks.set(Some(ticks));
+        ticks
+    }
+
     #[cold]
     fn drop(&mut self, frame: Frame, reason: DropReason) {
         self.counters.count_drop(reason);
@@ -549,6 +564,12 @@ impl Clear {
             Some(pinned) => context.again.pinned(pinned),
             None => context.flows.lookup(context.policies, self.tenant, &self.flow, self.place as usize),
         }
+    }
+
+    /// Whether it came in by an outside interface, and was checked against policy there: out of a tunnel, or bypassed.
+    #[inline(always)]
+    fn is_admitted(&self) -> bool {
+        matches!(self.origin, Origin::Tunnel { .. } | Origin::Outside { .. })
     }
 
     /// Whether we forward it as a router: neither the host, who does so itself, nor a second time after

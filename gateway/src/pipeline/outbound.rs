@@ -11,7 +11,7 @@ use portcullis_ipsec::PolicyAction;
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
 use super::{
-    BATCH, Clear, Context, Handed, Origin, Packets, PolicyTally, Straight, cut, take, trapped, trouble,
+    BATCH, Clear, Context, Handed, Packets, PolicyTally, Straight, cut, police, take, trapped, trouble,
 };
 use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
@@ -45,7 +45,7 @@ pub(super) struct Run<'a> {
 
 /// What becomes of a packet. Small: every packet has one, written and read a moment later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
+pub(super) enum Fate {
     /// Sealed, with the run of that number.
     Seal {
         run: u8,
@@ -56,6 +56,8 @@ enum Fate {
     SealedToCut(u8),
     /// On in clear: out of a tunnel and not to go into another, or bypassed.
     Clear(Reach),
+    /// To the host, whose routes and firewall take it on.
+    Kernel,
     /// Ready, or so when the engine is done, to be sent by this port.
     Send(PortIndex),
     /// Kept until the SA that it has asked for comes up.
@@ -92,9 +94,10 @@ type Fates = ArrayVec<Fate, BATCH>;
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
     let batch = packets.frames.len().min(BATCH);
     let (mut wanted, mut fates) = (Wanted::new(), Fates::new());
-    choose(context, packets.about.get(..batch).unwrap_or_default(), &mut wanted, &mut fates);
+    let about = packets.about.get(..batch).unwrap_or_default();
+    choose(context, about, &mut wanted, &mut fates);
     let mut runs = Runs::new();
-    begin(context, &wanted, &mut runs);
+    begin(context, about, &wanted, &mut fates, &mut runs);
     let straight = seal(context, packets, &mut runs, &mut fates);
     if let Some(port) = straight.whole(batch) {
         take(&mut packets.frames, batch, context.out.transmit.of(port));
@@ -115,8 +118,13 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
         look_ahead(context, packets);
     }
     let mut tally = PolicyTally::default();
+    let firewall = context.shared.firewall;
     for packet in packets {
-        fates.push(match decide(context, packet, &mut tally) {
+        let mut way = decide(context, packet, &mut tally);
+        if firewall {
+            way = through_firewall(context, packet, way);
+        }
+        fates.push(match way {
             Ok(Way::Sealed { reference, permitted }) => {
                 match wanted.last_mut() {
                     Some((last, packets)) if *last == reference => *packets += 1,
@@ -129,6 +137,7 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
                 Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
             }
             Ok(Way::Clear(reach)) => Fate::Clear(reach),
+            Ok(Way::Kernel) => Fate::Kernel,
             Ok(Way::Trapped) => Fate::Trapped,
             Err(reason) => Fate::Dropped(reason),
         });
@@ -157,6 +166,8 @@ enum Way {
         permitted: bool,
     },
     Clear(Reach),
+    /// To the host.
+    Kernel,
     /// None yet: an SA was asked for.
     Trapped,
 }
@@ -164,8 +175,7 @@ enum Way {
 #[inline(always)]
 fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) -> Result<Way, DropReason> {
     let Clear { flow, place, tenant, .. } = packet;
-    // What came in by an outside interface was checked against policy there: out of a tunnel, or bypassed.
-    let admitted = matches!(packet.origin, Origin::Tunnel { .. } | Origin::Outside { .. });
+    let admitted = packet.is_admitted();
     if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
         return Err(DropReason::Discarded);
     }
@@ -200,6 +210,25 @@ fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) ->
     }
 }
 
+/// What policy lets on that came in by an outside interface goes to the kernel, and comes back from the TUN device if it is
+/// for another tunnel. Where it may not go in clear stays what it was.
+#[cold]
+fn through_firewall(
+    context: &mut Context<'_>,
+    packet: &Clear,
+    way: Result<Way, DropReason>,
+) -> Result<Way, DropReason> {
+    if !packet.is_admitted() {
+        return way;
+    }
+    if let Ok(Way::Clear(Reach::Inside(reason))) = way
+        && egress::leads_outside(context, &packet.flow)
+    {
+        return Err(reason);
+    }
+    way.map(|_| Way::Kernel)
+}
+
 /// Whether a policy that goes before those that protect drops the way back of a packet that came in.
 #[cold]
 fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
@@ -211,13 +240,19 @@ fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
 
 /// Finds the SAs, and out where the packets of each go.
 #[inline(always)]
-fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
+fn begin<'a>(
+    context: &mut Context<'a>,
+    packets: &[Clear],
+    wanted: &Wanted,
+    fates: &mut Fates,
+    runs: &mut Runs<'a>,
+) {
     let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
     for (reference, _) in wanted {
         let sa = context.shared.sas.outbound(&context.guard, *reference);
         sas.push(sa.inspect(|sa| sa.prefetch()));
     }
-    for ((reference, packets), sa) in wanted.iter().zip(&sas) {
+    for (number, ((reference, count), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
         runs.push(match sa.map(|sa| (sa, sa.owner(context.worker))) {
             Some((sa, owner)) if owner == context.worker => {
                 Run::new(context, sa, *reference).map_err(Halt::Dropped)
@@ -226,7 +261,11 @@ fn begin<'a>(context: &mut Context<'a>, wanted: &Wanted, runs: &mut Runs<'a>) {
             None => Err(Halt::Dropped(DropReason::NoSa)),
         });
         if let Some(Ok(run)) = runs.last_mut() {
-            run.number(*packets, &context.shared.events);
+            let count = match run.sa.limiter() {
+                None => *count,
+                Some(limiter) => police::outbound(context, limiter, (run, number), packets, fates, *count),
+            };
+            run.number(count, &context.shared.events);
         }
     }
 }
@@ -294,7 +333,7 @@ fn seal<'a>(
                     *fate = Fate::Send(port);
                 }
             }
-            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped => {}
+            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped | Fate::Kernel => {}
             Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
         }
         if let Fate::Send(port) = *fate {
@@ -411,6 +450,7 @@ fn dispatch(
             _ => context.drop(frame, DropReason::NoSa),
         },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
+        Fate::Kernel => context.out.to_kernel.push(frame),
         Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {

@@ -2,8 +2,13 @@
 
 use std::fmt;
 
-use portcullis_ipsec::{Policy, PolicyAction, PolicyCounters, PolicyId, PolicyOrigin};
+use std::sync::Arc;
 
+use portcullis_ipsec::{
+    InstallError, Policy, PolicyAction, PolicyCounters, PolicyId, PolicyOrigin, RateLimits,
+};
+
+use crate::limiter::{LimiterIndex, Limiters, PolicyLimiter};
 use crate::prefetch;
 use crate::sa::OutboundRef;
 use crate::sync::{AtomicU64, Line, Ordering};
@@ -15,6 +20,7 @@ pub struct PolicyEntry {
     /// Below the table's capacity, and nobody else's while the policy is installed.
     pub(crate) index: u32,
     policy: Policy,
+    limiter: PolicyLimiter,
     changing: Line<Changing>,
 }
 
@@ -45,7 +51,7 @@ impl PolicyEntry {
             bytes_out: zero(),
             dropped: zero(),
         };
-        Self { id, index, policy, changing: Line(changing) }
+        Self { id, index, policy, limiter: PolicyLimiter::default(), changing: Line(changing) }
     }
 
     /// Its name to the control plane.
@@ -92,15 +98,33 @@ impl PolicyEntry {
         }
     }
 
-    /// What [`PolicyEntry::count`] has counted.
+    /// Puts its rates in force, and says what SAs of it call its limiter; it has one if it ever had a rate.
+    pub(crate) fn limit(
+        &self,
+        limiters: &Arc<Limiters>,
+        limits: RateLimits,
+    ) -> Result<Option<LimiterIndex>, InstallError> {
+        self.limiter.set(limiters, limits)
+    }
+
+    /// An inbound SA of it has carried octets before it was known to be one.
+    pub(crate) fn charge_inbound(&self, octets: u64) {
+        self.limiter.charge_inbound(octets);
+    }
+
+    /// What [`PolicyEntry::count`] has counted, and what was beyond its rates.
     pub fn counted(&self) -> PolicyCounters {
         let Changing { packets_in, bytes_in, packets_out, bytes_out, dropped, .. } = &self.changing.0;
+        let (limited_in, limited_out) = self.limiter.refused();
         PolicyCounters {
             packets_in: packets_in.load(Ordering::Relaxed),
             bytes_in: bytes_in.load(Ordering::Relaxed),
             packets_out: packets_out.load(Ordering::Relaxed),
             bytes_out: bytes_out.load(Ordering::Relaxed),
-            dropped: dropped.load(Ordering::Relaxed),
+            // What would have gone out was counted as an end like others.
+            dropped: dropped.load(Ordering::Relaxed) + limited_in,
+            limited_in,
+            limited_out,
         }
     }
 

@@ -25,6 +25,7 @@ pub use self::cache::FlowCache;
 pub use self::entry::PolicyEntry;
 use self::snapshot::{MAX_PREFIX_PAIRS, prefix_pairs};
 pub use self::snapshot::{Snapshot, Verdict};
+use crate::limiter::{Limiters, Ticks};
 use crate::sa::entry::invalid;
 use crate::sync::{Mutex, MutexGuard, lock};
 
@@ -68,6 +69,7 @@ pub struct PolicyTable {
     current: ArcSwap<Snapshot>,
     writer: Mutex<WriterState>,
     capacity: usize,
+    limiters: Arc<Limiters>,
 }
 
 #[derive(Debug)]
@@ -110,7 +112,20 @@ impl PolicyTable {
             passed: CountedSides::default(),
             gone: BTreeMap::new(),
         };
-        Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity })
+        let limiters = Arc::new(Limiters::new(capacity));
+        Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity, limiters })
+    }
+
+    /// The same, before it is shared, with another clock for rates; one that does not go back.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Fn() -> Ticks + Send + Sync + 'static) -> Self {
+        let limiters = Limiters::new(self.capacity).with_clock(clock);
+        Self { limiters: Arc::new(limiters), ..self }
+    }
+
+    /// The rates of policies.
+    pub fn limiters(&self) -> &Arc<Limiters> {
+        &self.limiters
     }
 
     /// How many policies fit.

@@ -21,9 +21,10 @@ use super::sequence::SequenceCounter;
 use crate::coarse::Coarse;
 use crate::drop::DropReason;
 use crate::events::EventBoard;
+use crate::limiter::LimiterIndex;
 use crate::pmtu::PathMtu;
 use crate::prefetch;
-use crate::sync::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use crate::sync::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::wire::FlowKey;
 
 pub use super::selectors::MAX_SELECTORS;
@@ -50,13 +51,15 @@ pub struct Inbound {
     pub copy_dscp: bool,
     /// A selector names ports that cannot be seen ([`PortRange::OPAQUE`](portcullis_ipsec::PortRange::OPAQUE)).
     pub opaque: bool,
-    /// Limit of the TCP segment size that comes out of the tunnel.
-    pub mss_clamp: MssClamp,
+    /// What limits its rate, as a word; 0 is nothing.
+    limiter: AtomicU32,
     /// Where it is expected from.
     pub endpoints: MovableEndpoints,
     key: Key,
     selectors: Selectors,
     limits: Limits,
+    /// Limit of the TCP segment size that comes out of the tunnel.
+    pub mss_clamp: MssClamp,
     received: Received,
 }
 
@@ -86,6 +89,8 @@ pub struct Outbound {
     owner: AtomicU16,
     /// Whether its options are not the default ones.
     pub special: bool,
+    /// What limits its rate, as a word; 0 is nothing.
+    limiter: AtomicU32,
     /// What is known of the way to the peer.
     pub path_mtu: PathMtu,
     /// The outer addresses to write.
@@ -126,11 +131,12 @@ impl Inbound {
             transport,
             copy_dscp,
             opaque,
-            mss_clamp: options.mss_clamp,
+            limiter: AtomicU32::new(0),
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors,
             limits: Limits::none(),
+            mss_clamp: options.mss_clamp,
             received: Received { traffic: Traffic::new(slot, true), replay },
         })
     }
@@ -184,6 +190,18 @@ impl Inbound {
         self.received.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
     }
 
+    /// What limits its rate.
+    #[inline]
+    pub(crate) fn limiter(&self) -> Option<LimiterIndex> {
+        // Relaxed: what it names was there before, and a batch more or less at the old rate is none the worse.
+        LimiterIndex::from_word(self.limiter.load(Ordering::Relaxed))
+    }
+
+    /// Has its rate limited by this, or by nothing.
+    pub(crate) fn set_limiter(&self, limiter: Option<LimiterIndex>) {
+        self.limiter.store(limiter.map_or(0, LimiterIndex::word), Ordering::Relaxed);
+    }
+
     /// Whether a decrypted packet may have come through this SA (RFC 4301 §5.2).
     #[inline]
     pub fn permits(&self, inner: &FlowKey) -> bool {
@@ -220,6 +238,7 @@ impl Outbound {
             esn: sa.esn,
             owner: AtomicU16::new(0),
             special: sa.options != SaOptions::default(),
+            limiter: AtomicU32::new(0),
             path_mtu: PathMtu::unknown(),
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
@@ -309,6 +328,18 @@ impl Outbound {
     pub(crate) fn limit(&self, limits: &UsageLimits) {
         self.limits.set(limits);
         self.sent.traffic.limited.store(*limits != UsageLimits::default(), Ordering::Release);
+    }
+
+    /// What limits its rate.
+    #[inline]
+    pub(crate) fn limiter(&self) -> Option<LimiterIndex> {
+        // Relaxed: what it names was there before, and a batch more or less at the old rate is none the worse.
+        LimiterIndex::from_word(self.limiter.load(Ordering::Relaxed))
+    }
+
+    /// Has its rate limited by this, or by nothing.
+    pub(crate) fn set_limiter(&self, limiter: Option<LimiterIndex>) {
+        self.limiter.store(limiter.map_or(0, LimiterIndex::word), Ordering::Relaxed);
     }
 
     /// The next sequence number.

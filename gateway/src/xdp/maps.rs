@@ -114,9 +114,9 @@ impl Maps {
 
     /// What the maps hold.
     pub(super) fn read(&self) -> Result<Protection, UpdateError> {
-        let config = self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
-        let mut found =
-            Protection { ike_port: config.ike_port, nat_t_port: config.nat_t_port, ..Protection::default() };
+        let Config { ike_port, nat_t_port, firewall, .. } =
+            self.config.get(&0, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))?;
+        let mut found = Protection { ike_port, nat_t_port, firewall: firewall != 0, ..Protection::default() };
         for side in Side::ALL {
             let (v4, v6) = names(side);
             read_trie(&self.tries(side).v4, v4, found.prefixes_mut(side))?;
@@ -140,7 +140,7 @@ impl Maps {
     pub(super) fn change(&mut self, from: &Protection, to: &Protection) -> Result<(), UpdateError> {
         let changed = self.try_change(from, to);
         let whole = changed.is_ok();
-        let config = Config { whole: whole.into(), ike_port: to.ike_port, nat_t_port: to.nat_t_port };
+        let config = config(whole, to);
         let written = self.config.set(0, config, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e));
         changed.and(written)
     }
@@ -169,9 +169,7 @@ impl Maps {
 
     /// Writes the configuration as not whole.
     pub(super) fn distrust(&mut self, protection: &Protection) -> Result<(), UpdateError> {
-        let Protection { ike_port, nat_t_port, .. } = *protection;
-        let config = Config { whole: 0, ike_port, nat_t_port };
-        self.config.set(0, config, 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))
+        self.config.set(0, config(false, protection), 0).map_err(|e| UpdateError::map(map::CONFIG, 1, e))
     }
 
     pub(super) fn insert_prefix(&mut self, side: Side, net: IpNet) -> Result<(), UpdateError> {
@@ -292,6 +290,11 @@ impl Maps {
         let counters: Result<_, MapError> = Outcome::ALL.into_iter().map(read).collect();
         counters.map_err(|e| UpdateError::map(map::COUNTERS, Outcome::ALL.len() as u32, e))
     }
+}
+
+fn config(whole: bool, protection: &Protection) -> Config {
+    let Protection { ike_port, nat_t_port, firewall, .. } = *protection;
+    Config { whole: whole.into(), ike_port, nat_t_port, firewall: firewall.into() }
 }
 
 fn changed_addresses<'a>(

@@ -51,6 +51,8 @@ pub struct Protection {
     pub ike_port: u16,
     /// UDP port of IKE and ESP behind a NAT, normally 4500.
     pub nat_t_port: u16,
+    /// Whether clear text between protected prefixes, from inside, goes to the kernel and its firewall first.
+    pub firewall: bool,
 }
 
 impl Protection {

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use portcullis_aead::Engine;
@@ -24,6 +24,7 @@ use portcullis_gateway::drop::{DropReason, WorkerCounters};
 use portcullis_gateway::events::EventBoard;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::installer::Installer;
+use portcullis_gateway::limiter::Ticks;
 use portcullis_gateway::pipeline::{
     FrameSource, Ingress, Output, Pipeline, Shared, TrapLimits, TrapSignal, Waiting,
 };
@@ -52,6 +53,8 @@ pub struct Rig {
     reclaimer: Reclaimer,
     pub routes: Arc<ArcSwap<RouteTable>>,
     pub now: Coarse,
+    /// What rates go by, nanoseconds.
+    pub nanos: Arc<AtomicU64>,
     pub pool: Pool,
     pub out: Output,
     pub trace: Arc<Hub>,
@@ -295,11 +298,24 @@ impl Rig {
     }
 
     pub fn with_trap(number: u8, trap: TrapLimits) -> Self {
+        Self::with(number, trap, false)
+    }
+
+    /// What comes out of tunnels goes to the host.
+    pub fn with_firewall(number: u8) -> Self {
+        Self::with(number, TrapLimits::OFF, true)
+    }
+
+    fn with(number: u8, trap: TrapLimits, firewall: bool) -> Self {
         let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let reclaimer = Reclaimer::new(2);
         let engine = Engine::select(None).unwrap();
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
-        let policies = Arc::new(PolicyTable::new(64).unwrap());
+        let nanos = Arc::new(AtomicU64::new(0));
+        let clock = Arc::clone(&nanos);
+        let policies = PolicyTable::new(64).unwrap();
+        let policies =
+            Arc::new(policies.with_clock(move || Ticks::from_nanos(clock.load(Ordering::Relaxed))));
         let events = Arc::new(EventBoard::new(64, 64, Box::new(|| {})));
         let routes = Arc::new(ArcSwap::from_pointee(route_table(number, &[])));
         let shared = Arc::new(Shared {
@@ -308,6 +324,7 @@ impl Rig {
             routes: Arc::clone(&routes),
             events: Arc::clone(&events),
             nat_port: 4500,
+            firewall,
             trap,
             trap_signal: Arc::clone(&trap_signal),
             trace: Arc::clone(&trace),
@@ -321,7 +338,20 @@ impl Rig {
         }));
         let pool = Pool::of(512);
         let (now, out) = (Coarse(100), Output::default());
-        Self { number, installer, pipeline, counters, shared, reclaimer, routes, now, pool, out, trace }
+        Self {
+            number,
+            installer,
+            pipeline,
+            counters,
+            shared,
+            reclaimer,
+            routes,
+            now,
+            nanos,
+            pool,
+            out,
+            trace,
+        }
     }
 
     /// A second worker's pipeline on the same tables.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneStats, InterfaceConfig, OnStop, Role, StartError, TrapLimits,
-    XdpMode,
+    Dataplane, DataplaneConfig, DataplaneStats, Firewall, InterfaceConfig, OnStop, Role, StartError,
+    TrapLimits, XdpMode,
 };
 use portcullis_ipsec::{
     Encapsulation, EspAlgorithm, EspKey, InboundSa, OutboundSa, Policy, PolicyAction, PolicyId, PolicyOrigin,
@@ -65,6 +65,7 @@ pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str]
         stall: Duration::from_secs(20),
         policies: vec![policy(local_ts, remote_ts)],
         on_stop: OnStop::Closed,
+        firewall: Firewall::None,
     }
 }
 

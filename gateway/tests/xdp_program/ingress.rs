@@ -249,6 +249,26 @@ fn inside_what_is_between_protected_prefixes_goes_to_the_socket() {
 }
 
 #[test]
+fn where_the_hosts_firewall_is_asked_what_is_protected_goes_to_the_kernel_and_nothing_else_changes() {
+    on_a_host(|host| {
+        let mut manager = host.protect(&Protection { firewall: true, ..protection() });
+        let socket = xsk();
+        for interface in [host.inside, host.outside] {
+            manager.set_xsk(interface, 0, socket.as_fd()).unwrap();
+        }
+        for family in families() {
+            let decide =
+                |interface, src, dst| ingress(&manager, interface, &frame(&packet(src, dst, TCP, &[0; 20])));
+            assert_eq!(decide(host.inside, family.local, family.remote), Outcome::Firewalled);
+            assert_eq!(decide(host.inside, family.local, family.stranger), Outcome::Transit);
+            assert_eq!(decide(host.outside, family.remote, family.local), Outcome::ClearInbound);
+            let sealed = frame(&packet(family.peer, family.tunnel, ESP, &esp()));
+            assert_eq!(ingress(&manager, host.outside, &sealed), Outcome::Esp);
+        }
+    });
+}
+
+#[test]
 fn inside_fragments_without_ports_are_protected_too() {
     on_a_host(|host| {
         let manager = host.protect(&protection());

@@ -31,7 +31,8 @@ impl FreeRadius {
             fs::write(&path, text).map_err(LabError::io(format!("write {}", path.display())))
         };
         fs::create_dir_all(&directory).map_err(LabError::io(format!("make {}", directory.display())))?;
-        write("radiusd.conf", &configuration(&directory.display().to_string(), secret))?;
+        let tls = tls(host);
+        write("radiusd.conf", &configuration(&directory.display().to_string(), secret, &tls))?;
         write("users", users)?;
         write("dictionary", "$INCLUDE /usr/share/freeradius/dictionary\n")?;
         write("reports", "")?;
@@ -65,7 +66,23 @@ impl FreeRadius {
     }
 }
 
-fn configuration(directory: &str, secret: &str) -> String {
+/// EAP-TLS and EAP-TTLS, with the certificate that the host has where strongSwan and we have ours.
+fn tls(host: &Host) -> String {
+    let path = |name: &str| host.dir().join(name);
+    if !path("x509/own.pem").exists() {
+        return String::new();
+    }
+    format!(
+        "tls-config common {{\n private_key_file = {}\n certificate_file = {}\n ca_file = {}\n \
+         tls_min_version = \"1.2\"\n tls_max_version = \"1.3\"\n fragment_size = 600\n }}\n \
+         tls {{ tls = common }}\n ttls {{ tls = common\n default_eap_type = mschapv2\n virtual_server = default }}\n",
+        path("private/own.pem").display(),
+        path("x509/own.pem").display(),
+        path("x509ca/root.pem").display(),
+    )
+}
+
+fn configuration(directory: &str, secret: &str, tls: &str) -> String {
     format!(
         r#"
 prefix = /usr
@@ -104,6 +121,7 @@ modules {{
   timer_expire = 60
   mschapv2 {{
   }}
+  {tls}
  }}
  detail {{ filename = {directory}/reports
   permissions = 0600 }}

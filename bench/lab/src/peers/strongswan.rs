@@ -45,11 +45,7 @@ impl StrongSwan {
         let dir = host.dir();
         let (settings, connections) = (dir.join("strongswan.conf"), dir.join("swanctl.conf"));
         let socket = format!("unix://{}/charon.vici", dir.display());
-        let text = format!(
-            "charon {{\n  load = {PLUGINS}\n  plugins {{ vici {{ socket = {socket} }} }}\n  \
-             filelog {{ stderr {{ default = 1\n ike = 2\n flush_line = yes }} }}\n  {charon_settings}\n}}\n"
-        );
-        write(&settings, &text)?;
+        write(&settings, &Self::settings(&socket, charon_settings))?;
         write(&connections, swanctl_conf)?;
         let run = dir.join("run");
         fs::create_dir_all(&run).map_err(LabError::io(format!("make {}", run.display())))?;
@@ -61,6 +57,15 @@ impl StrongSwan {
         let running = Self { host: host.clone(), process, connections, socket };
         running.load()?;
         Ok(running)
+    }
+
+    /// What `strongswan.conf` has to say for charon to work in a lab, with its control socket and further settings for
+    /// the `charon` section. [`StrongSwan::start`] writes it; it is for those who start charon themselves.
+    pub fn settings(socket: &str, charon_settings: &str) -> String {
+        format!(
+            "charon {{\n  load = {PLUGINS}\n  plugins {{ vici {{ socket = {socket} }} }}\n  \
+             filelog {{ stderr {{ default = 1\n ike = 2\n flush_line = yes }} }}\n  {charon_settings}\n}}\n"
+        )
     }
 
     /// Replaces the connections and loads them.

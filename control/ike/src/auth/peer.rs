@@ -7,6 +7,7 @@ use super::constraint::Constraint;
 use super::key::PublicKey;
 use super::method::Proof;
 use super::path::Validation;
+use super::proven::{CertificateName, Proven};
 use super::rejection::Rejection;
 use super::revocation::{Revocation, RevocationSource};
 use super::scheme::{HashAlgorithm, Scheme};
@@ -81,22 +82,41 @@ pub fn verify(
     request: &VerifyRequest,
     now: UnixTime,
     source: &dyn RevocationSource,
-) -> Result<(), Box<Rejection>> {
+) -> Result<Proven, Box<Rejection>> {
     let wanted = || format!("a signature ({})", request.trust.constraint);
     let proof = Proof::parse(request.method, &request.auth)
         .map_err(|found| Rejection::Method { found, wanted: wanted() })?;
     let keys = keys(request, now, source)?;
     let mut rejection = None;
-    for key in keys {
+    for Candidate { key, certificate } in keys {
         match check(request, &proof, &key) {
-            Ok(()) => return Ok(()),
+            Ok(scheme) => return Ok(Proven::Signature { scheme, key: key.kind(), certificate }),
             Err(why) => _ = rejection.get_or_insert(why),
         }
     }
     Err(Box::new(rejection.unwrap_or_else(|| Rejection::NoCertificate { id: request.id.clone() })))
 }
 
-fn check(request: &VerifyRequest, proof: &Proof, key: &PublicKey) -> Result<(), Rejection> {
+/// A key that may have signed.
+struct Candidate {
+    key: PublicKey,
+    certificate: Option<Box<CertificateName>>,
+}
+
+impl From<&Certificate> for Candidate {
+    fn from(certificate: &Certificate) -> Self {
+        Self { key: certificate.key().clone(), certificate: Some(Box::new(certificate.into())) }
+    }
+}
+
+impl From<PublicKey> for Candidate {
+    fn from(key: PublicKey) -> Self {
+        Self { key, certificate: None }
+    }
+}
+
+/// How it was signed.
+fn check(request: &VerifyRequest, proof: &Proof, key: &PublicKey) -> Result<Scheme, Rejection> {
     let kind = key.kind();
     if !proof.fits(kind) {
         let found = format!("{}, but its key is {kind}", schemes(&proof.schemes));
@@ -113,7 +133,7 @@ fn check(request: &VerifyRequest, proof: &Proof, key: &PublicKey) -> Result<(), 
         Rejection::Hash { found, wanted }
     };
     match (signed, proof.schemes.as_slice()) {
-        (Some(scheme), _) if constraint.allows(kind, *scheme) => Ok(()),
+        (Some(scheme), _) if constraint.allows(kind, *scheme) => Ok(*scheme),
         (Some(scheme), _) => Err(refused(scheme)),
         // A scheme that is never accepted, however good the signature.
         (None, [scheme]) if !constraint.allows(kind, *scheme) => Err(refused(scheme)),
@@ -133,23 +153,22 @@ fn keys(
     request: &VerifyRequest,
     now: UnixTime,
     source: &dyn RevocationSource,
-) -> Result<Vec<PublicKey>, Rejection> {
+) -> Result<Vec<Candidate>, Rejection> {
     let Some(first) = request.certificates.first() else { return known_keys(request, now, source) };
     match first.encoding {
         encoding::X509_SIGNATURE => {
-            let parse = |payload: &CertPayload| {
-                Certificate::from_der(&payload.data)
-                    .map_err(|error| Rejection::Unusable { why: error.to_string() })
-            };
             // RFC 7296 §3.6: the first is that of the key that signs.
-            let leaf = parse(first)?;
+            let leaf = Certificate::from_der(&first.data)
+                .map_err(|error| Rejection::Unusable { why: error.to_string() })?;
             let further = request.certificates.iter().skip(1);
             let further = further.filter(|payload| payload.encoding == encoding::X509_SIGNATURE);
-            // What cannot be read cannot help, but need not be needed.
-            let sent: Vec<Certificate> =
-                further.take(MAX_CERTIFICATES).filter_map(|payload| parse(payload).ok()).collect();
-            certified(request, &leaf, &sent, now, source)?;
-            Ok(vec![leaf.key().clone()])
+            let sent = further.map(|payload| payload.data.as_slice());
+            accepted(&request.trust, &leaf, sent, now, source)?;
+            // A key that is accepted as it is needs no certificate, whatever that says.
+            if !request.trust.public_keys.contains(leaf.key()) {
+                certified(&leaf, &request.id)?;
+            }
+            Ok(vec![Candidate::from(&leaf)])
         }
         encoding::RAW_PUBLIC_KEY => {
             let key = PublicKey::from_spki(&first.data)
@@ -157,7 +176,7 @@ fn keys(
             if !request.trust.public_keys.contains(&key) {
                 return Err(Rejection::KeyNotPinned { found: key.kind() });
             }
-            Ok(vec![key])
+            Ok(vec![key.into()])
         }
         encoding::HASH_AND_URL_CERTIFICATE | encoding::HASH_AND_URL_BUNDLE => {
             Err(Rejection::Encoding { found: "the hash and URL of a certificate".to_owned() })
@@ -171,12 +190,12 @@ fn known_keys(
     request: &VerifyRequest,
     now: UnixTime,
     source: &dyn RevocationSource,
-) -> Result<Vec<PublicKey>, Rejection> {
-    let mut keys = request.trust.public_keys.clone();
+) -> Result<Vec<Candidate>, Rejection> {
+    let mut keys: Vec<Candidate> = request.trust.public_keys.iter().map(|key| key.clone().into()).collect();
     let mut unusable = None;
     for certificate in request.trust.certificates.iter().filter(|known| known.contains(&request.id)) {
-        match certified(request, certificate, &[], now, source) {
-            Ok(()) => keys.push(certificate.key().clone()),
+        match accepted(&request.trust, certificate, [], now, source) {
+            Ok(()) => keys.push(certificate.as_ref().into()),
             // An old one may lie beside its successor.
             Err(rejection) => _ = unusable.get_or_insert(rejection),
         }
@@ -187,19 +206,21 @@ fn known_keys(
     }
 }
 
-/// Whether a certificate vouches for the identity and is itself vouched for.
-fn certified(
-    request: &VerifyRequest,
+/// Whether a certificate is one that we accept, whoever it is for. `further`: certificates in DER that came with it.
+pub(super) fn accepted<'d>(
+    trust: &Trust,
     leaf: &Certificate,
-    sent: &[Certificate],
+    further: impl IntoIterator<Item = &'d [u8]>,
     now: UnixTime,
     source: &dyn RevocationSource,
 ) -> Result<(), Rejection> {
-    let trust = &request.trust;
     if trust.public_keys.contains(leaf.key()) {
         // The key is accepted as it is; what else the certificate says does not matter.
         return Ok(());
     }
+    let sent = further.into_iter().take(MAX_CERTIFICATES);
+    // What cannot be read cannot help, but need not be needed.
+    let sent: Vec<Certificate> = sent.filter_map(|der| Certificate::from_der(der).ok()).collect();
     let intermediates: Vec<&Certificate> =
         sent.iter().chain(trust.intermediates.iter().map(AsRef::as_ref)).collect();
     let validation = Validation {
@@ -214,16 +235,24 @@ fn certified(
         if trust.authorities.is_empty() && !trust.public_keys.is_empty() {
             return Err(Rejection::KeyNotPinned { found: leaf.key().kind() });
         }
-        validation.validate(leaf)?;
+        validation.validate(leaf)
     } else if trust.certificates.iter().any(|known| known.as_ref() == leaf) {
-        validation.check_leaf(leaf)?;
+        validation.check_leaf(leaf)
     } else {
-        return Err(Rejection::NotPinned { subject: leaf.subject().clone() });
+        Err(Rejection::NotPinned { subject: leaf.subject().clone() })
     }
-    if leaf.contains(&request.id) {
+}
+
+/// Whether a certificate is for an identity.
+pub(super) fn certified(leaf: &Certificate, id: &Identity) -> Result<(), Rejection> {
+    if leaf.contains(id) {
         return Ok(());
     }
+    Err(Rejection::IdNotInCertificate { id: id.clone(), names: names_of(leaf) })
+}
+
+/// Whom a certificate is for, in words.
+pub(super) fn names_of(leaf: &Certificate) -> String {
     let names: Vec<String> = leaf.identities().iter().map(|id| format!("`{id}`")).collect();
-    let names = if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
-    Err(Rejection::IdNotInCertificate { id: request.id.clone(), names })
+    if names.is_empty() { "nobody".to_owned() } else { names.join(", ") }
 }

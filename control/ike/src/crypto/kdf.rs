@@ -119,6 +119,17 @@ pub fn derive_rekeyed_ike_keys(
     ike_keys(prf, protection, &rekeyed_skeyseed(old_prf, old_sk_d, shared, input), input)
 }
 
+/// The same for an IKE SA that is resumed, with the algorithms that it had (RFC 5723 §5.1).
+pub fn derive_resumed_ike_keys(
+    prf: Prf,
+    old_sk_d: &[u8],
+    protection: Protection,
+    input: KdfInput<'_>,
+) -> IkeKeys {
+    let skeyseed = Zeroizing::new(prf.compute(old_sk_d, &[b"Resumption", input.nonce_i, input.nonce_r]));
+    ike_keys(prf, protection, &skeyseed, input)
+}
+
 fn ike_keys(prf: Prf, protection: Protection, skeyseed: &[u8], input: KdfInput<'_>) -> IkeKeys {
     let (prf_len, integ_len, encr_len) =
         (prf.output_len(), protection.integ_key_len(), protection.encr_key_len());
@@ -226,6 +237,17 @@ mod tests {
         let answer = "99a2a3f5312fa75e0d70d03522f056ae9f9d407ddd693043019a37a56e6df896cb23556fe9e82ce274924672b9a49261\
                       918fc5628d6e8b13e3cd72bc206de64194bed8e7650f6a0d";
         assert_eq!(*keymat, hex(answer));
+    }
+
+    /// Worked out by Python's `hmac` from the formula of RFC 5723 §5.1 alone.
+    #[test]
+    fn the_keys_of_a_resumed_ike_sa_are_a_known_answer() {
+        let sk_d: Vec<u8> = (0..32).collect();
+        let input = KdfInput { nonce_i: &[1; 32], nonce_r: &[2; 32], spi_i: [3; 8], spi_r: [4; 8] };
+        let protection = Protection::new(IkeEncr::AesGcm16(AesKey::Aes256), None).unwrap();
+        let keys = derive_resumed_ike_keys(Prf::HmacSha256, &sk_d, protection, input);
+        assert_eq!(keys.sk_d, hex("0e1c9bfd36992382161d08d935c50b59c98d69d78c8976f17fb14b3a5ad11fe3"));
+        assert_eq!(keys.sk_pr, hex("71ffdd16d306380979a786bfcb465afb3139f1e8ded14747a2eadd74427dc5c0"));
     }
 
     #[test]

@@ -11,7 +11,10 @@ mod prf;
 mod protection;
 
 pub use cipher::{AesKey, IkeEncr};
-pub use kdf::{IkeKeys, KdfInput, derive_child_keymat, derive_ike_keys, derive_rekeyed_ike_keys, psk_auth};
+pub use kdf::{
+    IkeKeys, KdfInput, derive_child_keymat, derive_ike_keys, derive_rekeyed_ike_keys,
+    derive_resumed_ike_keys, psk_auth,
+};
 pub use ke::{KeMethod, KeSecret, KeyExchangeError, SharedSecret, answer, derive, generate};
 pub use prf::Prf;
 pub use protection::{DirectionKeys, IkeInteg, IntegrityError, Protection};

@@ -64,7 +64,10 @@ impl Established {
         }
         let held = self.hold_until.is_some_and(|until| until > now);
         // First: what follows should arrive.
-        if self.begin_mobike(cx, base, now) || self.begin_redirect(cx, base, now) {
+        if self.begin_mobike(cx, base, now)
+            || self.begin_redirect(cx, base, now)
+            || self.begin_notice(cx, base, now)
+        {
             return Ok(State::Established(self));
         }
         if !base.deletes.is_empty() {

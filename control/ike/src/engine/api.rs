@@ -10,7 +10,7 @@ use portcullis_ipsec::{
 };
 
 use crate::auth::eap;
-use crate::auth::{Authorization, Rejection, SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
@@ -228,7 +228,7 @@ pub enum JobResult {
     /// Of [`Job::Sign`]: the data of the AUTH payload; `None` if the key refuses.
     Signed(Option<Vec<u8>>),
     /// Of [`Job::VerifyPeer`].
-    PeerVerified(Result<(), Box<Rejection>>),
+    PeerVerified(Result<Proven, Box<Rejection>>),
     /// Of [`Job::EapTurn`].
     EapTurned(Box<(eap::Conversation, eap::Step)>),
     /// Of [`Job::AskAaa`].
@@ -286,6 +286,13 @@ pub enum Command {
         /// Where it came from.
         seen: TunnelEndpoints,
     },
+    /// [`portcullis_ipsec::DataplaneEvent::UnknownSpi`]: ESP came for no SA.
+    UnknownSpi {
+        /// What it is for.
+        spi: Spi,
+        /// Where it came from.
+        seen: TunnelEndpoints,
+    },
     /// [`portcullis_ipsec::DataplaneEvent::FirstPacket`]: the peer seals with a CHILD SA that it has asked for.
     FirstPacket {
         /// The pair.
@@ -309,8 +316,8 @@ pub enum Command {
         /// The child's name; `None`: the IKE SAs.
         child: Option<String>,
     },
-    /// Make every IKE SA of a connection that we have initiated anew, with its children, then delete the old one.
-    /// Done as soon as that has begun.
+    /// Make every IKE SA of a connection anew, with its children, then delete the old one; peers that have begun one are
+    /// asked to (RFC 4478). Done as soon as that has begun.
     Reauthenticate {
         /// The connection's name.
         connection: String,
@@ -458,6 +465,19 @@ pub enum Event {
         /// The addresses.
         addresses: Vec<IpAddr>,
     },
+    /// One end sends the other to another gateway (RFC 5685).
+    Redirected {
+        /// The IKE SA that it was said in.
+        ike: IkeSaId,
+        /// Its connection.
+        connection: String,
+        /// The other end.
+        remote: SocketAddr,
+        /// The other gateway.
+        to: IpAddr,
+        /// Whether we have said so, as a gateway.
+        by_us: bool,
+    },
     /// An exchange failed, on either end's account.
     Failed(Failure),
     /// A datagram was dropped before it could be tied to an SA, for the counters.
@@ -509,6 +529,8 @@ pub struct IkeSaStatus {
     pub local_id: Option<Identity>,
     /// The peer's identity, once authenticated.
     pub remote_id: Option<Identity>,
+    /// What the peer has proved that with.
+    pub proven: Option<Proven>,
     /// What the peer may have, once it is authenticated.
     pub authorization: Authorization,
     /// The negotiated proposal in strongSwan's notation.

@@ -104,6 +104,13 @@ pub(super) fn send(cx: &mut Context, local: SocketAddr, remote: SocketAddr, data
     }
 }
 
+/// What is kept for long takes no more than it needs.
+fn kept(mut datagrams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    datagrams.iter_mut().for_each(Vec::shrink_to_fit);
+    datagrams.shrink_to_fit();
+    datagrams
+}
+
 /// Octets of an IKE message that fit into one IP packet of the size that is configured, between these addresses.
 fn largest_message(cx: &Context, local: SocketAddr, remote: SocketAddr) -> usize {
     const UDP_HEADER: usize = 8;
@@ -167,9 +174,9 @@ pub(super) struct Channel {
     working: Option<Working>,
     answered: Option<Linger>,
     /// A message of the peer's that is still coming: a request, and a response.
-    coming: [Option<Reassembly>; 2],
+    coming: [Option<Box<Reassembly>>; 2],
     /// The keys without the PPK that was mixed in, until both ends are known to have it.
-    unmixed: Option<IkeKeys>,
+    unmixed: Option<Box<IkeKeys>>,
     /// IKE_INTERMEDIATE exchanges so far.
     intermediate: u32,
     /// What AUTH covers of the messages that both ends sent in them; empty before the first.
@@ -178,13 +185,14 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// The channel after IKE_SA_INIT, whose message ID was 0.
-    pub(super) fn new(suite: IkeSuite, keys: IkeKeys, role: Role) -> Self {
+    /// The channel after IKE_SA_INIT, whose message ID was 0. Boxed, because it goes from state to state, and no other state is
+    /// to be as large.
+    pub(super) fn new(suite: IkeSuite, keys: IkeKeys, role: Role) -> Box<Self> {
         let (next_request, expected_request) = match role {
             Role::Initiator => (1, 0),
             Role::Responder => (0, 1),
         };
-        Self {
+        Box::new(Self {
             suite,
             keys,
             sealed: 0,
@@ -198,12 +206,14 @@ impl Channel {
             intermediate: 0,
             int_auth_i: Vec::new(),
             int_auth_r: Vec::new(),
-        }
+        })
     }
 
     /// The channel of a rekeyed IKE SA, whose message IDs begin again (RFC 7296 §2.18).
-    pub(super) fn after_rekeying(suite: IkeSuite, keys: IkeKeys) -> Self {
-        Self { next_request: 0, expected_request: 0, ..Self::new(suite, keys, Role::Initiator) }
+    pub(super) fn after_rekeying(suite: IkeSuite, keys: IkeKeys) -> Box<Self> {
+        let mut channel = Self::new(suite, keys, Role::Initiator);
+        (channel.next_request, channel.expected_request) = (0, 0);
+        channel
     }
 
     /// An additional key exchange has made this secret: from the next message on there are other keys (RFC 9370 §2.2.2).
@@ -218,13 +228,13 @@ impl Channel {
     /// Mixes a post-quantum pre-shared key into the keys (RFC 8784 §3).
     pub(super) fn mix(&mut self, ppk: &Secret) {
         let mixed = self.keys.with_ppk(self.suite.prf, &ppk.0);
-        self.unmixed = Some(std::mem::replace(&mut self.keys, mixed));
+        self.unmixed = Some(Box::new(std::mem::replace(&mut self.keys, mixed)));
     }
 
     /// Takes it out again.
     pub(super) fn unmix(&mut self) {
         if let Some(keys) = self.unmixed.take() {
-            self.keys = keys;
+            self.keys = *keys;
         }
     }
 
@@ -292,7 +302,7 @@ impl Channel {
         let size = fragment_size(cx, base, working.local, working.remote);
         if let Some(datagrams) = self.seal(base, working.exchange, true, working.id, payloads, size) {
             send(cx, working.local, working.remote, &datagrams);
-            self.answered = Some(Linger { digest: working.digest, datagrams });
+            self.answered = Some(Linger { digest: working.digest, datagrams: kept(datagrams) });
         }
     }
 
@@ -450,7 +460,7 @@ impl Channel {
         let [requests, responses] = &mut self.coming;
         let coming = if header.response { responses } else { requests };
         if coming.as_ref().is_none_or(|coming| coming.is_outdated_by(header.message_id, fragment)) {
-            *coming = Some(Reassembly::new(header.message_id, fragment.total));
+            *coming = Some(Box::new(Reassembly::new(header.message_id, fragment.total)));
         }
         let whole = coming.as_mut().and_then(|coming| coming.add(fragment.number, whole));
         if whole.is_some() {
@@ -531,6 +541,7 @@ pub fn exchange_name(exchange: ExchangeType) -> &'static str {
         ExchangeType::IkeAuth => "IKE_AUTH",
         ExchangeType::CreateChildSa => "CREATE_CHILD_SA",
         ExchangeType::Informational => "INFORMATIONAL",
+        ExchangeType::IkeSessionResume => "IKE_SESSION_RESUME",
         ExchangeType::IkeIntermediate => "IKE_INTERMEDIATE",
         ExchangeType::IkeFollowupKe => "IKE_FOLLOWUP_KE",
         ExchangeType::Other(_) => "unknown",

@@ -492,6 +492,10 @@ impl Installing {
         let lifetime =
             cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
         let schedule = Schedule::of_child(cx, now, &lifetime);
+        let inactivity =
+            cx.child(base.connection, agreed.child).map(|child| child.actions.inactivity).unwrap_or_default();
+        // There is hardly ever another, and a vector that grows by itself makes room for four.
+        base.children.reserve_exact(1);
         base.children.push(Child {
             config: agreed.child,
             status,
@@ -500,6 +504,7 @@ impl Installing {
             successor: None,
             schedule,
             unconfirmed: None,
+            idle_check: (!inactivity.is_zero()).then(|| now + inactivity),
         });
         base.claims.retain(|(pair, _)| *pair != agreed.pair);
         if let Some(old) = agreed.replaces.and_then(|old| base.child_mut(old))

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{InstallError, PolicyId, Spi, TunnelEndpoints};
 
-use super::api::{Activation, ChildSaStatus, Event, JobId, JobResult, PolicyRef};
+use super::api::{Activation, ChildSaStatus, JobId, JobResult, PolicyRef};
 use super::context::{Context, Effect};
 use super::lifetime::Schedule;
 use super::sa::Base;
@@ -26,6 +26,8 @@ pub(super) struct Child {
     /// The peer has asked for it and may not have our answer yet: until it shows that it has, or this time, it is not
     /// rekeyed from here, because the peer would know nothing of it.
     pub(super) unconfirmed: Option<Instant>,
+    /// When it may next have been idle for so long that it is closed.
+    pub(super) idle_check: Option<Instant>,
 }
 
 /// Whether packets are sealed with a CHILD SA.
@@ -182,22 +184,19 @@ impl Base {
     fn take_child(&mut self, cx: &mut Context, pair: Spi, reason: &str) -> Option<Child> {
         let at = self.children.iter().position(|child| child.status.spi_in == pair)?;
         let child = self.children.remove(at);
+        self.children.shrink_to_fit();
         cx.index.forget_pair(pair);
         for other in self.children.iter_mut().filter(|other| other.successor == Some(pair)) {
             // Its own, if it had one.
             other.successor = child.successor;
         }
-        cx.event(Event::ChildClosed {
-            connection: cx.connection_name(self.connection),
-            child: child.status.name.clone(),
-            pair,
-            reason: reason.to_owned(),
-        });
+        cx.child_closed(self.connection, &child.status.name, pair, reason);
         if !self.children.iter().any(|other| other.config == child.config) {
             cx.effects.push_back(Effect::ChildDown {
                 connection: self.connection,
                 child: child.config,
                 refused: false,
+                loss: self.loss,
             });
         }
         Some(child)

@@ -11,6 +11,7 @@ use super::established::Established;
 use super::failure::{self, About};
 use super::ike_sa_init;
 use super::redirect::Redirect;
+use super::resumption::{self, Session};
 use super::sa::{Base, Closed, Goal, Role, State};
 use super::{Engine, IkeSa};
 use crate::config::{AddressMatch, ConnectionConfig, StartAction};
@@ -21,9 +22,7 @@ impl Engine {
             Command::Initiate { connection, child } => {
                 self.initiate(now, id, &connection, child.as_deref(), None)
             }
-            Command::Acquire { connection, child, flow } => {
-                self.initiate(now, id, &connection, Some(&child), Some(flow))
-            }
+            Command::Acquire { connection, child, flow } => self.acquire(now, id, &connection, &child, flow),
             Command::Terminate { connection, child } => {
                 self.terminate(now, id, &connection, child.as_deref())
             }
@@ -49,6 +48,11 @@ impl Engine {
             }
             Command::PeerMoved { pair, seen } => {
                 self.of_pair(now, id, pair, |_, cx, base| base.peer_moved(cx, seen));
+                Ok(())
+            }
+            Command::UnknownSpi { spi, seen } => {
+                self.unknown_spi(now, spi, seen);
+                self.cx.begin_command(id, 0);
                 Ok(())
             }
             Command::PathsChanged { addresses } => {
@@ -111,7 +115,7 @@ impl Engine {
         }
     }
 
-    fn initiate(
+    pub(super) fn initiate(
         &mut self,
         now: Instant,
         id: CommandId,
@@ -162,7 +166,10 @@ impl Engine {
                 }
                 self.nudge(now, id);
             }
-            None => _ = self.begin_ike_sa(now, connection, goal, None),
+            None => {
+                let session = resumption::initiator::session_for(&mut self.cx, connection, now);
+                _ = self.begin_ike_sa(now, connection, goal, None, session);
+            }
         }
     }
 
@@ -186,13 +193,15 @@ impl Engine {
         }
     }
 
-    /// Begins an IKE SA, where the configuration or a gateway says; `None` if there is nowhere to begin it to.
+    /// Begins an IKE SA, where the configuration or a gateway says, perhaps from where another one ended; `None` if there is
+    /// nowhere to begin it to.
     pub(super) fn begin_ike_sa(
         &mut self,
         now: Instant,
         connection: usize,
         goal: Goal,
         redirect: Option<&Redirect>,
+        resumed: Option<Box<Session>>,
     ) -> Option<IkeSaId> {
         let config = self.cx.connection(connection)?;
         let about = About { connection: Some(config.name.clone()), remote: None };
@@ -211,7 +220,8 @@ impl Engine {
         let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
         base.goal = Some(goal);
         base.redirect = redirect.cloned();
-        let state = ike_sa_init::initiator::begin(&mut self.cx, &base, method);
+        base.resumed = resumed;
+        let state = ike_sa_init::initiator::begin(&mut self.cx, &mut base, now, method);
         self.insert(now, IkeSa { base, state, init_key: None, keys: None });
         Some(id)
     }
@@ -244,17 +254,18 @@ impl Engine {
         self.done(id, name, found)
     }
 
-    /// Has the IKE SAs of a connection that we have initiated made anew.
+    /// Has the IKE SAs of a connection made anew: those that the peer has begun, by the peer.
     fn reauthenticate_all(&mut self, now: Instant, id: CommandId, name: &str) -> Result<(), Failure> {
         let (connection, _) = self.find(name, None)?;
         let mut found = false;
         for sa in self.cx.index.of_connection(connection) {
             self.step(now, sa, |state, _, base| {
-                if matches!(state, State::Established(_))
-                    && base.original_initiator
-                    && base.superseded.is_none()
-                {
-                    base.authentication.bring_forward(now);
+                if matches!(state, State::Established(_)) && base.superseded.is_none() {
+                    if base.original_initiator {
+                        base.authentication.bring_forward(now);
+                    } else {
+                        base.owes_reauthentication = true;
+                    }
                     found = true;
                 }
                 Ok(state)
@@ -322,7 +333,7 @@ impl Engine {
     fn terminate_all(&mut self, now: Instant, id: CommandId) {
         self.upkeep = super::upkeep::Upkeep::default();
         let (half_open, sas): (Vec<_>, Vec<_>) = self.sas.values().partition(|sa| sa.state.half_open());
-        let ids = |sas: Vec<&IkeSa>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
+        let ids = |sas: Vec<&Box<IkeSa>>| sas.into_iter().map(|sa| sa.base.id).collect::<Vec<_>>();
         let (half_open, sas) = (ids(half_open), ids(sas));
         for sa in half_open {
             self.step(now, sa, |_, _, _| Err(Closed::because("terminated")));

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use super::context::Context;
+use crate::auth::eap::TlsSettings;
 use crate::config::{
-    AddressMatch, ConnectionConfig, Identity, IdentityMatch, LocalMethod, RemoteMethod, SharedKey,
+    AddressMatch, ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteMethod, SharedKey,
 };
 
 /// Connections that allow both addresses, the most specific first; among equals the order of the configuration.
@@ -47,15 +48,16 @@ pub(super) fn address_identity(addr: IpAddr) -> Identity {
 
 /// Who we are on a connection: what is configured, the subject of our certificate, or our address.
 pub(super) fn local_identity(connection: &ConnectionConfig, local: IpAddr) -> Identity {
-    let auth = connection.local.first();
-    let subject = || match auth.map(|auth| &auth.auth) {
-        Some(LocalMethod::Pubkey { credentials, .. }) => {
-            let subject = credentials.first()?.certificate()?.subject();
-            (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
-        }
-        _ => None,
+    connection.local.first().map_or_else(|| address_identity(local), |round| identity_of(round, local))
+}
+
+/// Who we are in a round.
+pub(super) fn identity_of(round: &LocalAuth, local: IpAddr) -> Identity {
+    let subject = || {
+        let subject = round.auth.credentials().first()?.certificate()?.subject();
+        (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
     };
-    auth.and_then(|auth| auth.id.clone()).or_else(subject).unwrap_or_else(|| address_identity(local))
+    round.id.clone().or_else(subject).unwrap_or_else(|| address_identity(local))
 }
 
 /// How a connection's peer must authenticate.
@@ -66,6 +68,20 @@ pub(super) fn remote_method(connection: &ConnectionConfig) -> &RemoteMethod {
 /// How we authenticate ourselves on a connection.
 pub(super) fn local_method(connection: &ConnectionConfig) -> &LocalMethod {
     connection.local.first().map_or(&LocalMethod::Psk, |auth| &auth.auth)
+}
+
+/// Whether EAP has to prove both ends, without a signature of the responder's (RFC 5998).
+pub(super) fn is_eap_only(connection: &ConnectionConfig) -> bool {
+    matches!(local_method(connection), LocalMethod::Eap { .. })
+        && matches!(remote_method(connection), RemoteMethod::Eap { .. })
+}
+
+/// What EAP methods over TLS need, where we and the peer prove ourselves so otherwise.
+pub(super) fn tls_settings(local: Option<&LocalMethod>, remote: Option<&RemoteMethod>) -> TlsSettings {
+    TlsSettings {
+        credentials: local.map(LocalMethod::credentials).unwrap_or_default().to_vec(),
+        trust: remote.and_then(RemoteMethod::trust).cloned().unwrap_or_default(),
+    }
 }
 
 /// Whom a connection expects.

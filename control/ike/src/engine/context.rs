@@ -9,14 +9,17 @@ use std::time::Instant;
 use portcullis_ipsec::{PolicyId, Spi, TunnelEndpoints};
 use rand_core::CryptoRng;
 
+use super::actions::Loss;
 use super::api::*;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
+use super::resumption::Session;
+use super::resumption::tickets::Tickets;
 use super::sa::{Base, Estate, Goal, State};
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{ChildConfig, ConnectionConfig, EngineConfig};
+use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Secret};
 use crate::crypto::{KeMethod, KeSecret};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
@@ -42,6 +45,12 @@ pub(super) struct Context {
     pub(super) outside_addresses: Option<Vec<IpAddr>>,
     /// Inner addresses of ours: of which connection, and how many IKE SAs have them.
     own_addresses: HashMap<IpAddr, (usize, usize)>,
+    /// What seals the tickets of our clients.
+    pub(super) tickets: Tickets,
+    /// What we may resume, by connection.
+    pub(super) sessions: HashMap<usize, Box<Session>>,
+    /// What our tokens are made of (RFC 6290 §5).
+    pub(super) token_secret: Option<Secret>,
 }
 
 /// Something that an exchange of one IKE SA means for the rest of the engine; carried out once the SA is back in
@@ -52,6 +61,8 @@ pub(super) enum Effect {
     InitialContact { kept: IkeSaId, identities: Identities, before: Instant },
     /// The peer of an IKE SA is to be given inner addresses, once those that it had are free.
     AssignAddresses { id: IkeSaId },
+    /// A client has resumed an IKE SA that is still here.
+    Resumed { old: IkeSaId },
     /// Both ends of an IKE SA have proved who they are.
     Authenticated { id: IkeSaId },
     /// A rekeying has made another IKE SA, in place of `replaced` if that is certain.
@@ -70,10 +81,12 @@ pub(super) enum Effect {
     Follow { connection: usize, goals: Vec<Goal>, redirect: Redirect },
     /// An IKE SA has brought up everything that it was to.
     Complete { id: IkeSaId },
+    /// A peer has lost an IKE SA with these children: those that are wanted are brought up at once.
+    BeginAgain { connection: usize, children: Vec<usize> },
     /// A CHILD SA came up.
     ChildUp { connection: usize, child: usize, remote: IpAddr },
     /// A CHILD SA is gone, or an attempt to bring it up has failed.
-    ChildDown { connection: usize, child: usize, refused: bool },
+    ChildDown { connection: usize, child: usize, refused: bool, loss: Option<Loss> },
 }
 
 /// A job under way: whose it is, and what a result that nobody waits for any more leaves to be cleaned up.
@@ -120,6 +133,9 @@ impl Context {
             index: Index::default(),
             outside_addresses: None,
             own_addresses: HashMap::new(),
+            tickets: Tickets::default(),
+            sessions: HashMap::new(),
+            token_secret: None,
         }
     }
 
@@ -389,6 +405,22 @@ impl Context {
 
     pub(super) fn event(&mut self, event: Event) {
         self.events.push_back(event);
+    }
+
+    /// Says that a CHILD SA is gone.
+    pub(super) fn child_closed(&mut self, connection: usize, child: &str, pair: Spi, reason: &str) {
+        self.event(Event::ChildClosed {
+            connection: self.connection_name(connection),
+            child: child.to_owned(),
+            pair,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Says that one end sends the other elsewhere.
+    pub(super) fn redirected(&mut self, base: &Base, to: IpAddr, by_us: bool) {
+        let connection = self.connection_name(base.connection);
+        self.event(Event::Redirected { ike: base.id, connection, remote: base.remote, to, by_us });
     }
 
     /// Registers a command that ends when `ends` goals have ended.

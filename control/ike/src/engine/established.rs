@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::actions::Loss;
 use super::addresses::Assigning;
 use super::api::*;
 use super::channel::{Channel, Incoming, Retransmitted};
@@ -30,7 +31,7 @@ use crate::message::{ExchangeType, MessageError, Payload, notify};
 /// An authenticated IKE SA.
 #[derive(Debug)]
 pub(super) struct Established {
-    pub(super) channel: Channel,
+    pub(super) channel: Box<Channel>,
     pub(super) ours: Ours,
     /// A peer's request that waits for jobs.
     pub(super) theirs: Option<Theirs>,
@@ -46,6 +47,8 @@ pub(super) struct Established {
     /// When the peer last showed that it lives.
     heard: Instant,
     pub(super) liveness: Liveness,
+    /// The data plane is asked whether children are idle.
+    pub(super) idling: Option<JobId>,
     next_keepalive: Option<Instant>,
 }
 
@@ -72,7 +75,7 @@ pub(super) enum Theirs {
     /// It asks for a child.
     Child(Box<Answering>),
     /// It rekeys the IKE SA.
-    Ike(rekey_ike::responder::Answering),
+    Ike(Box<rekey_ike::responder::Answering>),
 }
 
 /// Dead-peer detection (RFC 7296 §2.4).
@@ -88,7 +91,7 @@ pub(super) enum Liveness {
 
 impl Established {
     /// Both ends are authenticated.
-    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Channel) -> Self {
+    pub(super) fn begin(cx: &mut Context, base: &mut Base, now: Instant, mut channel: Box<Channel>) -> Self {
         channel.settle();
         base.established = Some(now);
         cx.sa_established(base.connection);
@@ -102,11 +105,11 @@ impl Established {
     }
 
     /// The IKE SA takes the place of another.
-    pub(super) fn succeeding(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+    pub(super) fn succeeding(cx: &mut Context, base: &Base, now: Instant, channel: Box<Channel>) -> Self {
         Self::new(cx, base, now, channel)
     }
 
-    fn new(cx: &mut Context, base: &Base, now: Instant, channel: Channel) -> Self {
+    fn new(cx: &mut Context, base: &Base, now: Instant, channel: Box<Channel>) -> Self {
         let lifetime = cx.connection(base.connection).map(|c| c.lifetime).unwrap_or_default();
         let mut established = Self {
             channel,
@@ -118,6 +121,7 @@ impl Established {
             just_made: None,
             heard: now,
             liveness: Liveness::Quiet,
+            idling: None,
             next_keepalive: None,
         };
         established.schedule_keepalive(cx, base, now);
@@ -317,6 +321,10 @@ impl Established {
         now: Instant,
         inbound: &Inbound<'_>,
     ) -> Next {
+        if let Some(closed) = Self::lost_by_peer(cx, base, inbound) {
+            base.loss = Some(Loss::Silent);
+            return Err(closed);
+        }
         let incoming = self.channel.receive(cx, base, inbound);
         if !matches!(incoming, Incoming::Nothing) {
             self.alive(now);
@@ -324,6 +332,17 @@ impl Established {
         if matches!(incoming, Incoming::Request(..) | Incoming::BadRequest(..)) {
             // Its window is one: it has our answer to the last.
             base.children.iter_mut().for_each(|child| child.unconfirmed = None);
+        }
+        match &incoming {
+            // Those of a rekeying are of the IKE SA that it makes.
+            Incoming::Request(_, payloads) if !rekey_ike::is_about_ike(payloads) => {
+                base.keep_tokens(payloads)
+            }
+            Incoming::Response(payloads) if !matches!(self.ours, Ours::RekeyingIke(_)) => {
+                base.keep_tokens(payloads);
+                base.keep_ticket(cx, now, &self.channel, payloads);
+            }
+            _ => {}
         }
         match incoming {
             // The peer knows already that this is the IKE SA that prevails; what it asks is perhaps about children that
@@ -429,6 +448,9 @@ impl Established {
     ) -> Next {
         if matches!(self.liveness, Liveness::Counting(job) if job == done.id) {
             self.counted(cx, base, now, &done.result);
+        } else if self.idling == Some(done.id) {
+            self.idling = None;
+            self.counted_idle(cx, base, now, &done.result);
         } else if base.mobility.awaits(done.id) {
             self.mobike_job(cx, base, now, done);
         } else if let Some(pair) = base.activates(done.id) {
@@ -526,7 +548,7 @@ impl Established {
     }
 
     /// Deletes one CHILD SA, here and, by the next [`Established::pump`], at the peer.
-    fn close(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, reason: &str) {
+    pub(super) fn close(&mut self, cx: &mut Context, base: &mut Base, pair: Spi, reason: &str) {
         if let Some(child) = base.remove_child(cx, pair, reason) {
             base.doom(Doomed { pair, peer: Some(child.status.spi_out) });
         }
@@ -558,6 +580,7 @@ impl Established {
         now: Instant,
     ) -> Next {
         if let (Retransmitted::GivenUp(unanswered), exchange) = self.channel.retransmit(cx, base, now) {
+            base.loss = Some(Loss::Silent);
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
         }
         if self.followup_deadline().is_some_and(|until| until <= now) {
@@ -588,6 +611,7 @@ impl Established {
         for pair in ended {
             self.expire_child(cx, base, pair);
         }
+        self.look_for_idle(cx, base, now);
         let over = base.superseded.is_some_and(|until| until <= now);
         // The peer should have deleted it long ago. Perhaps it never had our answer, and knows nothing of the successor.
         if over && let Some(heir) = base.heir.take() {
@@ -614,7 +638,8 @@ impl Established {
             self.next_of_ours(base),
             self.followup_deadline(),
         ];
-        single.into_iter().flatten().chain(ends).min()
+        let idle = base.children.iter().filter_map(|child| child.idle_check);
+        single.into_iter().flatten().chain(ends).chain(idle).min()
     }
 
     /// When the peer's silence becomes suspicious. While a request of ours is under way, its retransmission finds
@@ -626,6 +651,11 @@ impl Established {
             && base.superseded.is_none()
             && !delay.is_zero();
         watching.then(|| self.heard + delay)
+    }
+
+    /// When the peer last showed that it lives.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     fn alive(&mut self, now: Instant) {

@@ -13,6 +13,7 @@ mod mobike;
 mod ppk;
 mod proposals;
 mod redirect;
+mod resumption;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -34,10 +35,20 @@ const LARGE: usize = 1232;
 
 /// Whether somebody said no, so that trying again soon is hardly worth while.
 pub(super) fn is_refusal(failure: &Failure) -> bool {
-    use Reason::{AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, PeerSilent};
+    use Reason::{
+        AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, NotResumed, PeerRestarted,
+        PeerSilent,
+    };
     !matches!(
         failure.reason,
-        PeerSilent | ClosedEarly | AuthNeverCame | FragmentsLost | Nat4500Blocked | NoRoute
+        PeerSilent
+            | PeerRestarted
+            | NotResumed
+            | ClosedEarly
+            | AuthNeverCame
+            | FragmentsLost
+            | Nat4500Blocked
+            | NoRoute
     )
 }
 
@@ -317,6 +328,15 @@ impl About {
             format!("{peer} has answered TEMPORARY_FAILURE for minutes, so its view of the IKE SA and ours differ; the IKE SA is closed"),
         )
         .fix(Fix::step(Place::Peer, "nothing has to be done unless it happens again; then read its log for this IKE SA"))
+    }
+
+    pub(super) fn peer_restarted(&self) -> Verdict {
+        let peer = self.peer();
+        self.fail(
+            Reason::PeerRestarted,
+            format!("{peer} has lost the IKE SA, as it proves with its token (RFC 6290): it was restarted; the IKE SA is closed"),
+        )
+        .fix(Fix::step(Place::Peer, "if nobody restarted it, read its log for the moment before this one"))
     }
 
     pub(super) fn cookie_loop(&self, asked: u32) -> Verdict {

@@ -1,8 +1,11 @@
 //! Where IKE SAs are found by something other than their id, so that nothing looks at all of them: their own SPI, the
 //! connection, the two identities, and the CHILD SAs that they have.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use portcullis_ipsec::Spi;
 
@@ -20,7 +23,12 @@ pub(super) struct Keys {
     connection: Option<usize>,
     /// It is an attempt of ours that the peer has not answered yet.
     unanswered: bool,
-    identities: Option<Identities>,
+    /// Once it is established: they are settled then.
+    identities: Option<Arc<Identities>>,
+    /// Where the peer is, once it is authenticated.
+    address: Option<IpAddr>,
+    /// The SPI that it will have if our rekeying succeeds: the peer may use it before we do.
+    offered: Option<[u8; 8]>,
 }
 
 impl Keys {
@@ -30,8 +38,22 @@ impl Keys {
             spi: base.own_spi(),
             connection: (!state.half_open()).then_some(base.connection),
             unanswered: state.unanswered(),
-            identities: base.identities().filter(|_| established),
+            identities: base.identities().filter(|_| established).map(Arc::new),
+            address: established.then(|| base.remote.ip()),
+            offered: state.offered_spi(),
         }
+    }
+
+    /// Whether they still are what it is found by.
+    pub(super) fn are_of(&self, base: &Base, state: &State) -> bool {
+        let connection = (!state.half_open()).then_some(base.connection);
+        let address = base.established.map(|_| base.remote.ip());
+        self.spi == base.own_spi()
+            && self.connection == connection
+            && self.unanswered == state.unanswered()
+            && self.identities.is_some() == base.established.is_some()
+            && self.address == address
+            && self.offered == state.offered_spi()
     }
 }
 
@@ -42,7 +64,10 @@ pub(super) struct Index {
     by_spi: HashMap<[u8; 8], IkeSaId>,
     by_connection: HashMap<usize, BTreeSet<IkeSaId>>,
     unanswered: HashMap<usize, BTreeSet<IkeSaId>>,
-    by_identities: HashMap<Identities, BTreeSet<IkeSaId>>,
+    /// Mostly one of each, in order.
+    by_identities: HashMap<Arc<Identities>, Vec<IkeSaId>>,
+    by_address: HashMap<IpAddr, Vec<IkeSaId>>,
+    offered: HashSet<[u8; 8]>,
     by_pair: HashMap<Spi, IkeSaId>,
 }
 
@@ -52,9 +77,9 @@ impl Index {
         self.ids.contains(&id)
     }
 
-    /// Whether an SPI of ours is in use.
+    /// Whether an SPI of ours is in use, or about to be.
     pub(super) fn has_spi(&self, spi: &[u8; 8]) -> bool {
-        self.by_spi.contains_key(spi)
+        self.by_spi.contains_key(spi) || self.offered.contains(spi)
     }
 
     /// The IKE SA with that SPI of ours.
@@ -74,7 +99,12 @@ impl Index {
 
     /// The authenticated IKE SAs of two identities, oldest first.
     pub(super) fn of_identities(&self, identities: &Identities) -> Vec<IkeSaId> {
-        all(&self.by_identities, identities)
+        self.by_identities.get(identities).cloned().unwrap_or_default()
+    }
+
+    /// The authenticated IKE SAs with peers at an address, oldest first.
+    pub(super) fn of_address(&self, addr: IpAddr) -> Vec<IkeSaId> {
+        self.by_address.get(&addr).cloned().unwrap_or_default()
     }
 
     /// The IKE SA that has a CHILD SA.
@@ -105,7 +135,13 @@ impl Index {
                 drop_from(&mut self.unanswered, connection, id);
             }
             if let Some(identities) = &old.identities {
-                drop_from(&mut self.by_identities, identities, id);
+                drop_from_few(&mut self.by_identities, identities.as_ref(), id);
+            }
+            if let Some(address) = &old.address {
+                drop_from_few(&mut self.by_address, address, id);
+            }
+            if let Some(offered) = &old.offered {
+                self.offered.remove(offered);
             }
         }
         if let Some(new) = new {
@@ -118,8 +154,12 @@ impl Index {
                 }
             }
             if let Some(identities) = &new.identities {
-                self.by_identities.entry(identities.clone()).or_default().insert(id);
+                add_to_few(self.by_identities.entry(Arc::clone(identities)).or_default(), id);
             }
+            if let Some(address) = new.address {
+                add_to_few(self.by_address.entry(address).or_default(), id);
+            }
+            self.offered.extend(new.offered);
         }
     }
 }
@@ -131,6 +171,27 @@ fn all<K: Hash + Eq>(map: &HashMap<K, BTreeSet<IkeSaId>>, key: &K) -> Vec<IkeSaI
 fn drop_from<K: Hash + Eq>(map: &mut HashMap<K, BTreeSet<IkeSaId>>, key: &K, id: IkeSaId) {
     if let Some(ids) = map.get_mut(key) {
         ids.remove(&id);
+        if ids.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+/// In order; mostly there is no other, and a set would make room for eleven.
+fn add_to_few(ids: &mut Vec<IkeSaId>, id: IkeSaId) {
+    if let Err(place) = ids.binary_search(&id) {
+        ids.reserve_exact(1);
+        ids.insert(place, id);
+    }
+}
+
+fn drop_from_few<K: Borrow<Q> + Hash + Eq, Q: Hash + Eq + ?Sized>(
+    map: &mut HashMap<K, Vec<IkeSaId>>,
+    key: &Q,
+    id: IkeSaId,
+) {
+    if let Some(ids) = map.get_mut(key) {
+        ids.retain(|other| *other != id);
         if ids.is_empty() {
             map.remove(key);
         }

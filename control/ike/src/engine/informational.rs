@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::Spi;
 
+use super::actions::Loss;
 use super::addresses;
 use super::api::{Event, Failure};
 use super::channel::{Channel, Incoming, Retransmitted};
@@ -11,6 +12,7 @@ use super::context::{Context, Effect};
 use super::established::{Established, Ours};
 use super::failure::notify_name;
 use super::ike_sa_init::{error_notification, notification};
+use super::resumption;
 use super::sa::{Base, Closed, Inbound, Next, State};
 use crate::message::{ExchangeType, Payload, Protocol, notify};
 
@@ -57,9 +59,12 @@ impl Established {
                 deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, spi)));
             }
         }
+        self.peer_lacks(cx, base, payloads);
+        base.heed_lifetime(cx, now, payloads);
         // RFC 7296 §1.4.1: the answer deletes the other halves; those that we have deleted already are left out.
         let mut answer = if deleted.is_empty() { Vec::new() } else { vec![delete_children(&deleted)] };
         answer.extend(addresses::answer_informational(payloads));
+        answer.extend(resumption::answer(cx, base, now, &self.channel, payloads));
         answer.extend(self.answer_mobike(cx, base, now, payloads));
         self.channel.respond(cx, base, answer);
         self.redirected(cx, base, now, payloads);
@@ -80,7 +85,10 @@ impl Established {
                 "rekeyed"
             }
             None if base.superseded.is_some() => "rekeyed",
-            None => "deleted by the peer",
+            None => {
+                base.loss = Some(Loss::Closed);
+                "deleted by the peer"
+            }
         }
     }
 
@@ -106,7 +114,11 @@ impl Established {
         };
         match successor {
             Some(_) => base.retire_child(cx, pair, "rekeyed"),
-            None => _ = base.remove_child(cx, pair, "deleted by the peer"),
+            None => {
+                let before = base.loss.replace(Loss::Closed);
+                base.remove_child(cx, pair, "deleted by the peer");
+                base.loss = before;
+            }
         }
         base.deletes.retain(|doomed| doomed.pair != pair);
         let under_way =
@@ -126,7 +138,7 @@ fn rejection(cx: &Context, base: &Base, error: u16) -> Failure {
 /// Awaits the answer to the Delete of an IKE SA whose children are gone already.
 #[derive(Debug)]
 pub(super) struct Deleting {
-    channel: Channel,
+    channel: Box<Channel>,
     reason: String,
 }
 
@@ -136,7 +148,7 @@ impl Deleting {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         reason: &str,
     ) -> State {
         base.remove_children(cx, reason);
@@ -150,7 +162,7 @@ impl Deleting {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         failure: Failure,
         told: Option<u16>,
     ) -> State {

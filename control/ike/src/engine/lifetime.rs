@@ -28,6 +28,10 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    pub(super) fn new(due: Option<Instant>, end: Option<Instant>) -> Self {
+        Self { due, end, refusals: 0 }
+    }
+
     /// For a CHILD SA installed now.
     pub(super) fn of_child(cx: &mut Context, now: Instant, lifetime: &ChildLifetime) -> Self {
         let Limit { rekey, life, rand } = lifetime.time;
@@ -95,7 +99,7 @@ fn after(now: Instant, time: Duration, used: bool) -> Option<Instant> {
 }
 
 /// A random part of a time.
-fn part(cx: &mut Context, of: Duration) -> Duration {
+pub(super) fn part(cx: &mut Context, of: Duration) -> Duration {
     let dice = u32::from_be_bytes(cx.random());
     of.mul_f64(f64::from(dice) / (f64::from(u32::MAX) + 1.0))
 }

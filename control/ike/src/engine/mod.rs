@@ -16,8 +16,8 @@
 //! `addresses` what a peer is given out of our pools and what it gives us,
 //! `child` how a CHILD SA is agreed on and installed, `children` what becomes
 //! of it. What the engine does of its own accord is in `upkeep` (who brings a lost tunnel up again), `lifetime` (when SAs
-//! are replaced) and `replacement` (IKE SAs that take the place of others); what an operator asks in `commands`, what he
-//! is told in `failure`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! are replaced) and `replacement` (IKE SAs that take the place of others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an operator asks in `commands`, what he
+//! is told in `failure`; that an end has lost its state is found by `crash`; another configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -30,6 +30,7 @@
 //! - INITIAL_CONTACT ends the IKE SAs of the same two identities that were established before the one that it came
 //!   with was begun; those established since may be the peer's own, crossing it.
 
+mod actions;
 mod addresses;
 mod agenda;
 mod api;
@@ -40,6 +41,7 @@ mod children;
 mod commands;
 mod connections;
 mod context;
+mod crash;
 mod create_child_sa;
 mod established;
 mod failure;
@@ -54,18 +56,21 @@ mod lifetime;
 mod mobike;
 mod negotiation;
 mod reassembly;
+mod reauthentication;
 mod reconfigure;
 mod redirect;
 mod rekey_ike;
 mod replacement;
+mod resumption;
 mod sa;
 mod selectors;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod transitions;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -82,6 +87,7 @@ use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
 use channel::{Linger, digest, send};
 use context::{Context, Effect};
+use crash::Strays;
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
@@ -91,12 +97,14 @@ use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role, State};
 use timers::Timers;
+use transitions::{Cause, Position};
 use upkeep::Upkeep;
 
 /// The engine. One thread owns it.
 pub struct Engine {
     cx: Context,
-    sas: HashMap<IkeSaId, IkeSa>,
+    /// Boxed, so that the room that the map keeps free is not as large as they are.
+    sas: HashMap<IkeSaId, Box<IkeSa>>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HalfOpen,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -104,6 +112,9 @@ pub struct Engine {
     timers: Timers<Owner>,
     cookies: Cookies,
     upkeep: Upkeep,
+    /// Children that packets may ask for since they were lost.
+    trapped: HashSet<(usize, usize)>,
+    strays: Strays,
 }
 
 /// An IKE SA in its place.
@@ -155,6 +166,8 @@ impl Engine {
             timers: Timers::new(),
             cookies: Cookies::new(),
             upkeep: Upkeep::default(),
+            trapped: HashSet::new(),
+            strays: Strays::default(),
         }
     }
 
@@ -166,7 +179,9 @@ impl Engine {
             Ok(received) => {
                 let inbound = Inbound { local, remote, octets: &octets, received };
                 let header = inbound.header();
-                if header.exchange == ExchangeType::IkeSaInit && header.initiator && !header.response {
+                let begins =
+                    matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeSessionResume);
+                if begins && header.initiator && !header.response {
                     self.handle_init_request(now, inbound);
                 } else {
                     self.handle_for_sa(now, inbound);
@@ -188,7 +203,7 @@ impl Engine {
         let Some((owner, leaves)) = self.cx.job_done(id) else { return };
         let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
-            self.step(now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
+            self.step_on(Cause::Job, now, owner, |state, cx, base| state.handle_job(cx, base, now, done));
         } else {
             done.discard(&mut self.cx, owner);
         }
@@ -199,7 +214,11 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some(owner) = self.timers.expire(now) {
             match owner {
-                Owner::Ike(id) => self.step(now, id, |state, cx, base| state.handle_timeout(cx, base, now)),
+                Owner::Ike(id) => {
+                    self.step_on(Cause::Timeout, now, id, |state, cx, base| {
+                        state.handle_timeout(cx, base, now)
+                    });
+                }
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
                         self.bring_up(
@@ -249,7 +268,7 @@ impl Engine {
         self.half_open.len()
     }
 
-    /// An IKE_SA_INIT request: a retransmission, or a new IKE SA, or neither.
+    /// An IKE_SA_INIT or IKE_SESSION_RESUME request: a retransmission, or a new IKE SA, or neither.
     fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
         let key = (inbound.remote, digest(inbound.octets));
         if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(&id)) {
@@ -260,6 +279,9 @@ impl Engine {
         }
         if let Some((label, detail)) = self.no_room(&inbound) {
             return self.reject(inbound.remote, label, detail);
+        }
+        if inbound.header().exchange == ExchangeType::IkeSessionResume {
+            return self.resume(now, &inbound);
         }
         let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
         let cookies = loaded.then_some(&mut self.cookies);
@@ -307,13 +329,15 @@ impl Engine {
         let header = inbound.header();
         let own_spi = if header.initiator { header.spi_r } else { header.spi_i };
         match self.cx.index.by_spi(&own_spi) {
-            Some(id) => self.step(now, id, |state, cx, base| state.handle_message(cx, base, now, inbound)),
+            Some(id) => {
+                let cause = Cause::of(header);
+                self.step_on(cause, now, id, |state, cx, base| state.handle_message(cx, base, now, inbound));
+            }
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
                     send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
                 }
-                // RFC 7296 §2.21.4 lets us answer INVALID_IKE_SPI; nobody may act on it, so we save the packet.
-                _ => self.reject(inbound.remote, "unknown_spi", "a message for no IKE SA of ours".to_owned()),
+                _ => self.handle_stray(now, &inbound),
             },
         }
     }
@@ -373,11 +397,25 @@ impl Engine {
         self.cx.event(Event::Rejected { remote, label, detail });
     }
 
-    /// Lets one IKE SA take a step, and puts what it became in its place.
+    /// Lets one IKE SA take a step that we have decided on.
     fn step(&mut self, now: Instant, id: IkeSaId, step: impl FnOnce(State, &mut Context, &mut Base) -> Next) {
-        let Some(IkeSa { mut base, state, init_key, keys }) = self.sas.remove(&id) else { return };
+        self.step_on(Cause::Decision, now, id, step);
+    }
+
+    /// Lets one IKE SA take a step, and puts what it became in its place.
+    fn step_on(
+        &mut self,
+        cause: Cause,
+        now: Instant,
+        id: IkeSaId,
+        step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
+    ) {
+        let Some(sa) = self.sas.remove(&id) else { return };
+        let IkeSa { mut base, state, init_key, keys } = *sa;
+        let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
+                from.took(cause, Position::of(&state));
                 let init_key = init_key.filter(|key| {
                     let half_open = state.half_open();
                     if !half_open {
@@ -388,6 +426,7 @@ impl Engine {
                 self.insert(now, IkeSa { base, state, init_key, keys });
             }
             Err(closed) => {
+                from.took(cause, Position::CLOSED);
                 if let Some(key) = init_key {
                     self.half_open.remove(&key);
                 }
@@ -410,12 +449,12 @@ impl Engine {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
         }
-        let keys = Keys::of(&sa.base, &sa.state);
-        if sa.keys.as_ref() != Some(&keys) {
+        if !sa.keys.as_ref().is_some_and(|keys| keys.are_of(&sa.base, &sa.state)) {
+            let keys = Keys::of(&sa.base, &sa.state);
             self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
             sa.keys = Some(keys);
         }
-        self.sas.insert(sa.base.id, sa);
+        self.sas.insert(sa.base.id, Box::new(sa));
     }
 
     fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {
@@ -439,7 +478,10 @@ impl Engine {
                     self.give_way(now, connection, child, remote);
                     self.end_if_outdated_child(now, connection, child);
                 }
-                Effect::ChildDown { connection, child, refused } => {
+                Effect::ChildDown { connection, child, refused, loss } => {
+                    if let Some(loss) = loss {
+                        self.lost(connection, child, loss);
+                    }
                     let [dice] = self.cx.random();
                     if let Some(delay) = self.upkeep.down(connection, child, refused, dice) {
                         self.timers.arm(Owner::Retry(connection, child), now + delay);
@@ -454,6 +496,9 @@ impl Engine {
                     }
                     Ok(state)
                 }),
+                Effect::Resumed { old } => {
+                    self.step(now, old, |_, _, _| Err(Closed::because("the peer has resumed it")));
+                }
                 Effect::Authenticated { id } => {
                     self.authenticated(now, id);
                     self.end_if_outdated(now, id);
@@ -486,6 +531,13 @@ impl Engine {
                     self.follow(now, connection, goals, &redirect);
                 }
                 Effect::Complete { id } => self.replace(now, id),
+                Effect::BeginAgain { connection, mut children } => {
+                    children.retain(|child| self.upkeep.is_wanted(connection, *child));
+                    for child in children {
+                        let goal = Goal { child, flow: None, commands: Vec::new(), unwanted: false };
+                        self.bring_up(now, connection, goal);
+                    }
+                }
             }
         }
     }

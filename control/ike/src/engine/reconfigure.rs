@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::context::Context;
+use super::resumption::tickets::Tickets;
 use super::sa::{Goal, State};
-use super::{Engine, IkeSaId};
+use super::{Engine, IkeSaId, ike_sa_init};
 use crate::auth::Trust;
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, LocalMethod, RemoteMethod, StartAction};
 
@@ -117,6 +118,12 @@ fn stays(old: &ConnectionConfig, new: &ConnectionConfig) -> bool {
     let mut new = new.clone();
     new.children.clone_from(&old.children);
     (new.dpd_delay, new.lifetime, new.unique) = (old.dpd_delay, old.lifetime, old.unique);
+    // Whoever has an address keeps it.
+    if !new.pools.is_empty() && !old.pools.is_empty() {
+        new.pools.clone_from(&old.pools);
+    }
+    new.quick_crash_detection = old.quick_crash_detection;
+    new.session_resumption = old.session_resumption;
     if covers(&new.proposals, &old.proposals) {
         new.proposals.clone_from(&old.proposals);
     }
@@ -217,6 +224,11 @@ impl Engine {
         let Transition { slots, order, retired_children, closing, closing_children, starting } =
             self.transition(&config);
         let live: HashSet<usize> = order.iter().copied().collect();
+        let proposes_otherwise = |number: &usize| {
+            let old = self.cx.connection(*number).map(|old| &old.proposals);
+            slots.get(*number).map(|new| &new.proposals) != old
+        };
+        let outdated: Vec<usize> = order.iter().copied().filter(proposes_otherwise).collect();
         let youngest = self.cx.youngest();
         let old = &self.cx.roster;
         let since = |number: usize| (number, old.retired.get(&number).copied().unwrap_or(youngest));
@@ -224,7 +236,13 @@ impl Engine {
         let since = |child| (child, old.retired_children.get(&child).copied().unwrap_or(youngest));
         let retired_children = retired_children.into_iter().map(since).collect();
         self.cx.config = Arc::new(EngineConfig { connections: slots, ..config });
+        // Who may come may be another matter now: everybody has to prove himself again.
+        self.cx.tickets = Tickets::default();
+        self.cx.sessions.clear();
         self.cx.roster = Roster { order: Some(order), retired, retired_children };
+        for connection in outdated {
+            self.propose_anew(now, connection);
+        }
         for connection in closing {
             self.upkeep.unwant_all(connection);
             for sa in self.cx.index.of_connection(connection) {
@@ -251,6 +269,22 @@ impl Engine {
             }
         }
         self.settle(now);
+    }
+
+    /// Attempts of ours that the peer has not agreed to begin again: what they have offered is offered no longer, and
+    /// whoever asks for the child from now on is not told of it.
+    fn propose_anew(&mut self, now: Instant, connection: usize) {
+        for id in self.cx.index.unanswered(connection) {
+            self.step(now, id, |state, cx, base| {
+                let proposals = cx.connection(connection).map(|config| config.proposals.as_slice());
+                let first = proposals.and_then(|proposals| proposals.first()?.ke.first().copied());
+                let Some(method) = first else { return Ok(state) };
+                base.spi_i = cx.fresh_spi();
+                // A ticket is shown once.
+                base.resumed = None;
+                Ok(ike_sa_init::initiator::begin(cx, base, now, method))
+            });
+        }
     }
 
     /// Both ends of an IKE SA were authenticated for a connection that is out of force since.

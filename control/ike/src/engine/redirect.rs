@@ -97,12 +97,13 @@ pub(super) fn found(payloads: &[Payload]) -> Option<Target> {
 }
 
 /// What a gateway puts in place of a child, if its connection sends clients away and this one would go.
-pub(super) fn instead_of_a_child(cx: &Context, base: &mut Base, now: Instant) -> Option<Payload> {
+pub(super) fn instead_of_a_child(cx: &mut Context, base: &mut Base, now: Instant) -> Option<Payload> {
     let to = cx.connection(base.connection)?.redirect_to?;
     if !base.takes_redirects || to == base.local.ip() {
         return None;
     }
     base.awaits_its_end(cx, now);
+    cx.redirected(base, to, true);
     Some(notification(notify::REDIRECT, identity(to)))
 }
 
@@ -145,7 +146,10 @@ impl Established {
             return;
         };
         match base.redirected(cx, now, &target) {
-            Ok(redirect) => cx.effects.push_back(Effect::Redirected { old: base.id, redirect }),
+            Ok(redirect) => {
+                cx.redirected(base, redirect.to, false);
+                cx.effects.push_back(Effect::Redirected { old: base.id, redirect });
+            }
             Err(failure) => cx.event(Event::Failed(failure)),
         }
     }
@@ -154,6 +158,7 @@ impl Established {
     pub(super) fn begin_redirect(&mut self, cx: &mut Context, base: &mut Base, now: Instant) -> bool {
         let Some(to) = base.redirecting.take() else { return false };
         base.awaits_its_end(cx, now);
+        cx.redirected(base, to, true);
         let redirect = notification(notify::REDIRECT, identity(to));
         self.channel.request(cx, base, now, ExchangeType::Informational, vec![redirect]);
         self.ours = Ours::Probing;
@@ -195,7 +200,7 @@ impl Engine {
     pub(super) fn follow(&mut self, now: Instant, connection: usize, goals: Vec<Goal>, redirect: &Redirect) {
         let mut goals = goals.into_iter();
         let Some(first) = goals.next() else { return };
-        let new: Option<IkeSaId> = self.begin_ike_sa(now, connection, first, Some(redirect));
+        let new: Option<IkeSaId> = self.begin_ike_sa(now, connection, first, Some(redirect), None);
         if let Some(sa) = new.and_then(|new| self.sas.get_mut(&new)) {
             sa.base.goals.extend(goals);
         }

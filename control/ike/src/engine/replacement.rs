@@ -121,7 +121,7 @@ impl Engine {
             });
             return self.nudge(now, old);
         };
-        let Some(new) = self.begin_ike_sa(now, connection, first, redirect) else { return };
+        let Some(new) = self.begin_ike_sa(now, connection, first, redirect, None) else { return };
         if let Some(sa) = self.sas.get_mut(&new) {
             sa.base.goals.extend(goals);
             sa.base.replacing = true;
@@ -202,7 +202,7 @@ impl Engine {
 
 impl Base {
     /// The children that it has or is to have.
-    fn wanted(&self) -> Vec<usize> {
+    pub(super) fn wanted(&self) -> Vec<usize> {
         let has = self.children.iter().map(|child| child.config);
         let goals = self.goals.iter().chain(&self.goal).filter(|goal| !goal.unwanted).map(|goal| goal.child);
         let mut wanted: Vec<usize> = has.chain(goals).collect();

@@ -6,6 +6,7 @@
 //! FindingSource          the kernel's address
 //! GeneratingKe           our public value        Answering            our public value
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
+//! AwaitingResumption     IKE_SESSION_RESUME
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
 //! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
@@ -17,6 +18,8 @@
 //! AwaitingEapRequest     IKE_AUTH                AskingAaa            the AAA server's answer
 //! AwaitingLastAuthResponse  IKE_AUTH, with AUTH  AwaitingEapResponse  IKE_AUTH
 //!                                                AwaitingLastAuthRequest  IKE_AUTH, with AUTH
+//!          (with further rounds)                          (with further rounds)
+//! SigningRound           our signature           AwaitingNextRound    IKE_AUTH
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -30,12 +33,13 @@ use std::time::Instant;
 
 use portcullis_ipsec::{Encapsulation, Flow, PolicyId, Spi, TunnelEndpoints};
 
+use super::actions::Loss;
 use super::addresses::Addresses;
 use super::api::*;
 use super::channel::Linger;
 use super::children::{Child, Doomed};
 use super::context::{Context, Effect, Leaves};
-use super::established::Established;
+use super::established::{Established, Ours};
 use super::failure::{About, is_refusal};
 use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
 use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
@@ -45,6 +49,7 @@ use super::ike_auth::initiator::{
 use super::ike_auth::responder::{
     AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
 };
+use super::ike_auth::rounds::{AwaitingNextRound, SigningRound};
 use super::ike_intermediate::initiator::Exchanging;
 use super::ike_intermediate::responder::AnsweringIntermediate;
 use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
@@ -54,10 +59,13 @@ use super::informational::Deleting;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::redirect::Redirect;
-use crate::auth::Authorization;
-use crate::config::Identity;
+use super::resumption::Session;
+use super::resumption::initiator::AwaitingResumption;
+use crate::auth::{Authorization, Proven};
+use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
 use crate::proposal::IkeSuite;
+use crate::verdict::Reason;
 
 /// Which end of the IKE SA we are: whether we sent its first IKE_SA_INIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +129,7 @@ impl Estate {
         for child in self.children {
             let pair = child.status.spi_in;
             cx.index.forget_pair(pair);
+            cx.child_closed(self.connection, &child.status.name, pair, "its IKE SA is gone");
             cx.remove_child(owner, pair, child.policy());
         }
         let goals = self.goals.into_iter().flat_map(|goal| goal.commands);
@@ -147,6 +156,20 @@ pub(super) struct Base {
     pub(super) takes_redirects: bool,
     /// Where it is to be sent.
     pub(super) redirecting: Option<IpAddr>,
+    /// What the peer would show if it had lost the IKE SA (RFC 6290).
+    pub(super) tokens: Vec<Secret>,
+    /// The peer is to be given ours.
+    pub(super) owes_token: bool,
+    /// What this one goes on from, until it is established.
+    pub(super) resumed: Option<Box<Session>>,
+    /// As client: what may go on from this one.
+    pub(super) ticket: Option<Box<Session>>,
+    /// We are to ask for a ticket.
+    pub(super) wants_ticket: bool,
+    /// It is to be asked to prove itself anew (RFC 4478).
+    pub(super) owes_reauthentication: bool,
+    /// An SPI that the peer sends on, and that is no CHILD SA's.
+    pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
     /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
@@ -159,6 +182,8 @@ pub(super) struct Base {
     pub(super) suite: Option<IkeSuite>,
     pub(super) local_id: Option<Identity>,
     pub(super) remote_id: Option<Identity>,
+    /// What the peer has proved its identity with.
+    pub(super) proven: Option<Proven>,
     /// What the peer may have, from whoever authenticated it.
     pub(super) authorization: Authorization,
     /// When both ends were authenticated.
@@ -185,6 +210,8 @@ pub(super) struct Base {
     pub(super) deleters: Vec<CommandId>,
     /// Commands that wait for this IKE SA's end.
     pub(super) terminators: Vec<CommandId>,
+    /// Why its children go, if the configuration may say what follows.
+    pub(super) loss: Option<Loss>,
     /// To be deleted as soon as the protocol lets us.
     pub(super) doomed: bool,
     /// It was rekeyed, and another IKE SA has what it had; or it lost a collision and never had anything. Somebody is
@@ -230,6 +257,13 @@ impl Base {
             redirect: None,
             takes_redirects: false,
             redirecting: None,
+            tokens: Vec::new(),
+            owes_token: false,
+            resumed: None,
+            ticket: None,
+            wants_ticket: false,
+            owes_reauthentication: false,
+            unknown_spi: None,
             fragmentation: false,
             childless: false,
             connection,
@@ -238,6 +272,7 @@ impl Base {
             suite: None,
             local_id: None,
             remote_id: None,
+            proven: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),
@@ -252,6 +287,7 @@ impl Base {
             goal: None,
             deleters: Vec::new(),
             terminators: Vec::new(),
+            loss: None,
             doomed: false,
             superseded: None,
             expectant: false,
@@ -336,6 +372,7 @@ impl Base {
                 connection: self.connection,
                 child: goal.child,
                 refused,
+                loss: None,
             });
         }
         for command in goal.commands {
@@ -366,6 +403,14 @@ impl Base {
         }
         if let Some(failure) = &closed.failure {
             cx.event(Event::Failed(failure.clone()));
+        }
+        // What was lost can be resumed, not what was ended (RFC 5723 §4.3.1).
+        let lost = closed
+            .failure
+            .as_ref()
+            .is_some_and(|failure| matches!(failure.reason, Reason::PeerSilent | Reason::PeerRestarted));
+        if let Some(session) = self.ticket.take().filter(|_| lost) {
+            cx.sessions.insert(self.connection, session);
         }
         std::mem::take(&mut self.addresses).give_back(cx, self.id, self.connection);
         let failure = closed.failure.clone().unwrap_or_else(|| self.about(cx).closed_early(&closed.reason));
@@ -426,6 +471,7 @@ impl Base {
                 cx.hand_over(job, self.id);
             }
         }
+        self.children.reserve_exact(children.len());
         self.children.extend(children);
         self.goals.extend(goals);
         self.deletes.extend(deletes);
@@ -514,10 +560,12 @@ pub(super) enum State {
     FindingSource(FindingSource),
     GeneratingKe(GeneratingKe),
     AwaitingInitResponse(AwaitingInitResponse),
+    AwaitingResumption(AwaitingResumption),
     DerivingKeys(DerivingKeys),
     Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
     SigningRequest(SigningRequest),
+    SigningRound(Box<SigningRound>),
     AwaitingAuthResponse(AwaitingAuthResponse),
     VerifyingResponder(VerifyingResponder),
     AnsweringEap(AnsweringEap),
@@ -530,6 +578,7 @@ pub(super) enum State {
     AnsweringIntermediate(AnsweringIntermediate),
     VerifyingInitiator(VerifyingInitiator),
     SigningResponse(SigningResponse),
+    AwaitingNextRound(Box<AwaitingNextRound>),
     TurningEap(TurningEap),
     AskingAaa(AskingAaa),
     AwaitingEapResponse(AwaitingEapResponse),
@@ -539,6 +588,40 @@ pub(super) enum State {
 }
 
 impl State {
+    /// What it is called in [`super::transitions`].
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::FindingSource(_) => "FindingSource",
+            Self::GeneratingKe(_) => "GeneratingKe",
+            Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::AwaitingResumption(_) => "AwaitingResumption",
+            Self::DerivingKeys(_) => "DerivingKeys",
+            Self::Exchanging(state) => state.name(),
+            Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
+            Self::SigningRequest(_) => "SigningRequest",
+            Self::SigningRound(_) => "SigningRound",
+            Self::AwaitingAuthResponse(_) => "AwaitingAuthResponse",
+            Self::VerifyingResponder(_) => "VerifyingResponder",
+            Self::AnsweringEap(_) => "AnsweringEap",
+            Self::AwaitingEapRequest(_) => "AwaitingEapRequest",
+            Self::AwaitingLastAuthResponse(_) => "AwaitingLastAuthResponse",
+            Self::Answering(_) => "Answering",
+            Self::AwaitingFirstAuth(_) => "AwaitingFirstAuth",
+            Self::DerivingForAuth(_) => "DerivingForAuth",
+            Self::AwaitingAuthRequest(_) => "AwaitingAuthRequest",
+            Self::AnsweringIntermediate(state) => state.name(),
+            Self::VerifyingInitiator(_) => "VerifyingInitiator",
+            Self::SigningResponse(_) => "SigningResponse",
+            Self::TurningEap(_) => "TurningEap",
+            Self::AskingAaa(_) => "AskingAaa",
+            Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
+            Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
+            Self::AwaitingNextRound(_) => "AwaitingNextRound",
+            Self::Established(_) => "Established",
+            Self::Deleting(_) => "Deleting",
+        }
+    }
+
     pub(super) fn handle_message(
         self,
         cx: &mut Context,
@@ -548,12 +631,14 @@ impl State {
     ) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingResumption(state) => state.handle_message(cx, base, now, &inbound),
             Self::Exchanging(state) => state.handle_message(cx, base, &inbound),
             Self::AwaitingAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingEapRequest(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingLastAuthResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingEapResponse(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingLastAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
+            Self::AwaitingNextRound(state) => state.handle_message(cx, base, now, &inbound),
             Self::AwaitingFirstAuth(state) => state.handle_message(cx, base, inbound),
             Self::DerivingForAuth(state) => Ok(Self::DerivingForAuth(state.hold(inbound))),
             Self::AwaitingAuthRequest(state) => state.handle_message(cx, base, now, &inbound),
@@ -565,6 +650,7 @@ impl State {
             | Self::DerivingKeys(_)
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
+            | Self::SigningRound(_)
             | Self::VerifyingResponder(_)
             | Self::AnsweringEap(_)
             | Self::TurningEap(_)
@@ -578,12 +664,13 @@ impl State {
 
     pub(super) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
         match self {
-            Self::FindingSource(state) => state.handle_job(cx, base, done),
+            Self::FindingSource(state) => state.handle_job(cx, base, now, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),
+            Self::SigningRound(state) => state.handle_job(cx, base, now, done),
             Self::VerifyingResponder(state) => state.handle_job(cx, base, now, done),
             Self::Answering(state) => state.handle_job(cx, base, done),
             Self::DerivingForAuth(state) => state.handle_job(cx, base, now, done),
@@ -595,11 +682,13 @@ impl State {
             Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
             state @ (Self::AwaitingInitResponse(_)
+            | Self::AwaitingResumption(_)
             | Self::AwaitingAuthResponse(_)
             | Self::AwaitingEapRequest(_)
             | Self::AwaitingLastAuthResponse(_)
             | Self::AwaitingEapResponse(_)
             | Self::AwaitingLastAuthRequest(_)
+            | Self::AwaitingNextRound(_)
             | Self::AwaitingFirstAuth(_)
             | Self::AwaitingAuthRequest(_)
             | Self::Deleting(_)) => {
@@ -612,6 +701,7 @@ impl State {
     pub(super) fn handle_timeout(self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
         match self {
             Self::AwaitingInitResponse(state) => state.handle_timeout(cx, base, now),
+            Self::AwaitingResumption(state) => state.handle_timeout(cx, base, now),
             Self::Exchanging(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingAuthResponse(state) => state.handle_timeout(cx, base, now),
             Self::AwaitingEapRequest(state) => state.handle_timeout(cx, base, now),
@@ -629,6 +719,7 @@ impl State {
     pub(super) fn deadline(&self, cx: &Context, base: &Base) -> Option<Instant> {
         match self {
             Self::AwaitingInitResponse(state) => Some(state.deadline()),
+            Self::AwaitingResumption(state) => Some(state.deadline()),
             Self::Exchanging(state) => state.deadline(),
             Self::AwaitingAuthResponse(state) => state.deadline(),
             Self::AwaitingEapRequest(state) => state.deadline(),
@@ -655,12 +746,30 @@ impl State {
                 | Self::AskingAaa(_)
                 | Self::AwaitingEapResponse(_)
                 | Self::AwaitingLastAuthRequest(_)
+                | Self::AwaitingNextRound(_)
         )
+    }
+
+    /// The SPI that our rekeying has offered.
+    pub(super) fn offered_spi(&self) -> Option<[u8; 8]> {
+        match self {
+            Self::Established(established) => match &established.ours {
+                Ours::RekeyingIke(rekeying) => rekeying.offered_spi(),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// Whether the peer has not answered our IKE_SA_INIT yet.
     pub(super) fn unanswered(&self) -> bool {
-        matches!(self, Self::FindingSource(_) | Self::GeneratingKe(_) | Self::AwaitingInitResponse(_))
+        matches!(
+            self,
+            Self::FindingSource(_)
+                | Self::GeneratingKe(_)
+                | Self::AwaitingInitResponse(_)
+                | Self::AwaitingResumption(_)
+        )
     }
 
     /// The answer to the IKE_SA_INIT request that made a half-open SA, once there is one.
@@ -702,6 +811,7 @@ impl Base {
             remote: self.remote,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
+            proven: self.proven.clone(),
             authorization: self.authorization.clone(),
             proposal: self.suite.map(|suite| suite.to_string()),
             nat_local: self.nat.local,

@@ -158,6 +158,7 @@ mod tests {
             remote_ts: remote.into_iter().map(Some).collect(),
             esp_proposals: Vec::new(),
             start_action: StartAction::None,
+            actions: crate::config::ChildActions::default(),
             replay_window: 64,
             lifetime: crate::config::ChildLifetime::default(),
             priority: None,

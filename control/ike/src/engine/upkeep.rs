@@ -6,7 +6,8 @@
 //! after twice as long each time, up to 64 seconds; after a refusal (wrong key, no proposal, no selectors), which
 //! will hardly change by itself, first after 16 seconds. A quarter of each delay is random, so that tunnels lost
 //! together do not return together. Children of any other start action are never retried: a trap's next packet or
-//! an operator asks again. Nobody else retries; a command is answered with the outcome of the attempt that it
+//! an operator asks again; but for those that the configuration wants back after a loss (`actions`): these are wanted until
+//! they are up. Nobody else retries; a command is answered with the outcome of the attempt that it
 //! started or joined.
 //!
 //! [`Command::Initiate`]: super::Command::Initiate
@@ -22,12 +23,25 @@ const LONGEST: Duration = Duration::from_secs(64);
 /// The children that are kept up, by connection and child, each with the delay before the next attempt.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
-    wanted: HashMap<(usize, usize), Duration>,
+    wanted: HashMap<(usize, usize), Wish>,
+}
+
+#[derive(Debug)]
+struct Wish {
+    /// Before the next attempt.
+    delay: Duration,
+    /// It is wanted until it is up, and no longer.
+    once: bool,
 }
 
 impl Upkeep {
     pub(super) fn want(&mut self, connection: usize, child: usize) {
-        self.wanted.entry((connection, child)).or_insert(FIRST);
+        self.wanted.entry((connection, child)).or_insert(Wish { delay: FIRST, once: false }).once = false;
+    }
+
+    /// It was lost, and is wanted until it is up again.
+    pub(super) fn want_once(&mut self, connection: usize, child: usize) {
+        self.wanted.entry((connection, child)).or_insert(Wish { delay: FIRST, once: true });
     }
 
     /// Whether it was wanted.
@@ -44,10 +58,11 @@ impl Upkeep {
         self.wanted.contains_key(&(connection, child))
     }
 
-    /// It is up: the next loss is retried quickly.
+    /// It is up: the next loss is retried quickly, if it is still wanted then.
     pub(super) fn up(&mut self, connection: usize, child: usize) {
-        if let Some(delay) = self.wanted.get_mut(&(connection, child)) {
-            *delay = FIRST;
+        self.wanted.retain(|wanted, wish| *wanted != (connection, child) || !wish.once);
+        if let Some(wish) = self.wanted.get_mut(&(connection, child)) {
+            wish.delay = FIRST;
         }
     }
 
@@ -59,7 +74,7 @@ impl Upkeep {
         refused: bool,
         dice: u8,
     ) -> Option<Duration> {
-        let delay = self.wanted.get_mut(&(connection, child))?;
+        let delay = &mut self.wanted.get_mut(&(connection, child))?.delay;
         if refused {
             *delay = (*delay).max(FIRST_AFTER_REFUSAL);
         }
@@ -72,6 +87,20 @@ impl Upkeep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wanted_once_is_wanted_until_it_is_up() {
+        let mut upkeep = Upkeep::default();
+        upkeep.want_once(0, 0);
+        assert_eq!(upkeep.down(0, 0, false, 0), Some(FIRST));
+        assert_eq!(upkeep.down(0, 0, false, 0), Some(FIRST * 2));
+        upkeep.up(0, 0);
+        assert_eq!(upkeep.down(0, 0, false, 0), None);
+        upkeep.want(0, 0);
+        upkeep.want_once(0, 0);
+        upkeep.up(0, 0);
+        assert_eq!(upkeep.down(0, 0, false, 0), Some(FIRST));
+    }
 
     #[test]
     fn attempts_become_rarer_up_to_a_bound_until_one_succeeds() {

@@ -32,6 +32,8 @@ pub enum ExchangeType {
     CreateChildSa,
     /// 37.
     Informational,
+    /// 38 (RFC 5723).
+    IkeSessionResume,
     /// 43 (RFC 9242).
     IkeIntermediate,
     /// 44 (RFC 9370).
@@ -48,6 +50,7 @@ impl ExchangeType {
             Self::IkeAuth => 35,
             Self::CreateChildSa => 36,
             Self::Informational => 37,
+            Self::IkeSessionResume => 38,
             Self::IkeIntermediate => 43,
             Self::IkeFollowupKe => 44,
             Self::Other(other) => other,
@@ -61,6 +64,7 @@ impl ExchangeType {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            38 => Self::IkeSessionResume,
             43 => Self::IkeIntermediate,
             44 => Self::IkeFollowupKe,
             other => Self::Other(other),
@@ -230,7 +234,16 @@ pub mod notify {
     pub const UPDATE_SA_ADDRESSES: u16 = 16400;
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
+    pub const AUTH_LIFETIME: u16 = 16403;
+    pub const MULTIPLE_AUTH_SUPPORTED: u16 = 16404;
+    pub const ANOTHER_AUTH_FOLLOWS: u16 = 16405;
+    pub const EAP_ONLY_AUTHENTICATION: u16 = 16417;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+    pub const TICKET_LT_OPAQUE: u16 = 16409;
+    pub const TICKET_REQUEST: u16 = 16410;
+    pub const TICKET_NACK: u16 = 16412;
+    pub const TICKET_OPAQUE: u16 = 16413;
+    pub const QCD_TOKEN: u16 = 16419;
     pub const REDIRECT_SUPPORTED: u16 = 16406;
     pub const REDIRECT: u16 = 16407;
     pub const REDIRECTED_FROM: u16 = 16408;

@@ -33,7 +33,7 @@ impl fmt::Display for Kind {
 
 /// A text that is no reason code.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no reason code")]
+#[error("`{0}` is no reason code: `portcullis explain reason` lists them")]
 pub struct UnknownReason(String);
 
 macro_rules! reasons {
@@ -94,6 +94,7 @@ reasons! {
     PpkRequired, "PPK_REQUIRED", Configuration, "a post-quantum pre-shared key is required, and the two ends did not use one";
     PpkMismatch, "PPK_MISMATCH", Configuration, "the post-quantum pre-shared keys of one name differ";
     AuthenticationFailed, "AUTHENTICATION_FAILED", Configuration, "the peer rejected our authentication";
+    NotResumed, "NOT_RESUMED", Peer, "an IKE SA was not resumed";
     NotUnique, "NOT_UNIQUE", Configuration, "the peer has an IKE SA already, and only one is allowed";
     // Certificates and signatures.
     CertMissing, "CERT_MISSING", Configuration, "the peer sent no certificate and none is configured for it";
@@ -115,6 +116,8 @@ reasons! {
     EapMethodMismatch, "EAP_METHOD_MISMATCH", Configuration, "no EAP method in common";
     EapRefused, "EAP_REFUSED", Configuration, "the peer refused us as a user";
     EapServerNotProven, "EAP_SERVER_NOT_PROVEN", Peer, "the server of EAP does not know the user's password";
+    EapTlsMismatch, "EAP_TLS_MISMATCH", Configuration, "no TLS version, cipher suite or signature in common for EAP";
+    EapTlsAlert, "EAP_TLS_ALERT", Configuration, "the peer broke TLS off inside EAP, with an alert that says why";
     EapGivenUp, "EAP_GIVEN_UP", Peer, "the peer broke EAP off";
     EapKeyMismatch, "EAP_KEY_MISMATCH", Peer, "the peer does not have the key that came of EAP";
     AaaRefused, "AAA_REFUSED", Configuration, "the AAA server refused the user";
@@ -145,6 +148,7 @@ reasons! {
     RedirectRefused, "REDIRECT_REFUSED", Configuration, "a gateway sends us to where we do not go";
     // The peer.
     PeerRefused, "PEER_REFUSED", Peer, "the peer answered with an error";
+    PeerRestarted, "PEER_RESTARTED", Peer, "the peer has lost its state";
     PeerBusy, "PEER_BUSY", Peer, "the peer has been busy for minutes";
     PeerMisbehaved, "PEER_MISBEHAVED", Peer, "the peer does what the standard does not allow";
     // Ourselves.
@@ -165,6 +169,12 @@ impl Reason {
     /// Where it is explained, below the documentation's root.
     pub fn page(self) -> String {
         format!("docs/reasons/{}.md", self.code())
+    }
+
+    /// Whether it is about who is who, and how that was proved.
+    pub fn is_about_authentication(self) -> bool {
+        // In the order above.
+        (Self::IdUnexpected..=Self::AaaNoKey).contains(&self)
     }
 
     /// Whether it is news of an SA: not so for a command that named something that is not there.

@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("radius", Absent, "AAA servers"),
+            key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
     },
     Table {
@@ -67,12 +68,17 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "state_dir",
                 Is(r#""/var/lib/portcullis""#),
-                "where leases of [pools](configuration.md#poolsname) are kept over restarts",
+                "where leases of [pools](configuration.md#poolsname) and the secret of [crash detection](configuration.md#when-a-peer-is-restarted) are kept over restarts",
             ),
             key(
                 "metrics",
                 Is(r#""127.0.0.1:9464""#),
                 r#"address and port that Prometheus scrapes (`/metrics`), or `"off"`"#,
+            ),
+            key(
+                "metrics_compatibility",
+                Absent,
+                r#"`"ipsec_exporter"`: the names of [strongSwan's exporter](monitoring.md#dashboards-made-for-strongswan) beside ours"#,
             ),
             key(
                 "aead_engine",
@@ -85,6 +91,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"`"closed"`: protected traffic stays blocked after an orderly stop; `"open"`: everything is detached"#,
             ),
             key(
+                "firewall",
+                Is(r#""none""#),
+                r#"`"kernel"`: what is protected passes the host's firewall and NAT in clear, between the inside interfaces and the TUN device; `"none"`: it passes the workers alone, many times as fast; see [the guide](configuration.md#the-hosts-firewall)"#,
+            ),
+            key(
                 "trap_packets",
                 Is("16"),
                 r#"packets of a child with `start_action = "trap"` that wait for its SA while it comes up, and are then sent; 0: none. All together at most a sixteenth of `frames`, and 1024"#,
@@ -94,6 +105,11 @@ pub(super) const TABLES: &[Table] = &[
                 "allow_decrypted_capture",
                 Is("false"),
                 "whether `portcullis capture --decrypted` may show what ESP protects",
+            ),
+            key(
+                "sandbox",
+                Is("true"),
+                "whether the daemon shuts itself in at its start: files by Landlock, system calls by seccomp, see [running as a service](service.md#the-sandbox)",
             ),
             key("route_table", Is("220"), "routing table of the protected routes"),
             key("mark", Is("0x5043"), "firewall mark of the daemon's own IKE packets"),
@@ -121,6 +137,27 @@ pub(super) const TABLES: &[Table] = &[
                 "pubkey",
                 Says("`pubkey` beside this file"),
                 "directory of raw public keys, see [the guide](configuration.md#certificates-and-keys)",
+            ),
+            key(
+                "export_routes",
+                Is(r#""off""#),
+                "routes for a routing daemon while CHILD SAs are up: to the inner `addresses` of peers, or to `remote_ts` as negotiated; see [the guide](configuration.md#routes-for-a-routing-daemon)",
+            ),
+            key("export_table", Is("222"), "the table that they are in; no routing rule may lead to it"),
+            key(
+                "export_protocol",
+                Is("112"),
+                "their protocol number, by which a routing daemon knows them: 5 to 255",
+            ),
+            key(
+                "updown_timeout",
+                Is(r#""30s""#),
+                "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",
+            ),
+            key(
+                "updown_at_once",
+                Is("16"),
+                "how many `updown` hooks run at once, those of one CHILD SA one after the other",
             ),
         ],
     },
@@ -198,6 +235,16 @@ pub(super) const TABLES: &[Table] = &[
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
             ),
             key(
+                "quick_crash_detection",
+                Is("true"),
+                "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",
+            ),
+            key(
+                "session_resumption",
+                Is("false"),
+                "an end that has lost its IKE SA, because the peer fell silent, goes on from it with a ticket (RFC 5723): without key exchange and signatures, so that whoever has learned the old keys can read what follows. Both ends need it, and neither may use EAP; see [the guide](configuration.md#when-a-gateway-falls-silent)",
+            ),
+            key(
                 "follow_redirects",
                 Is("true"),
                 "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",
@@ -220,7 +267,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "reauth_time",
                 Says("off, which `0` is too"),
-                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end lets it end `over_time` later",
+                "age of its authentication at which the end that began an IKE SA makes it anew, with its children, and then deletes the old one; the other end tells it this time (AUTH_LIFETIME, RFC 4478), and lets the IKE SA end `over_time` later. What a peer tells us so counts where it is shorter",
             ),
             key(
                 "over_time",
@@ -287,6 +334,11 @@ pub(super) const TABLES: &[Table] = &[
             key("certs", Absent, "our certificates; the one that a CA of the peer's vouches for is used"),
             key("pubkeys", Absent, "raw public keys instead of certificates (RFC 7670)"),
             key("eap_id", Says("`id`"), "with EAP: our name"),
+            key(
+                "aaa_id",
+                Says("the gateway"),
+                r#"with EAP over TLS: whom the server's certificate has to be for, or `"%any"`"#,
+            ),
         ],
     },
     Table {
@@ -393,9 +445,45 @@ pub(super) const TABLES: &[Table] = &[
                 r#"the segment size that TCP announces through the tunnel, either way, is lowered to this many octets (88 to 65495) or, with `"mtu"`, to what the tunnel takes"#,
             ),
             key(
+                "rate_out",
+                Absent,
+                "how much goes into each tunnel of the child, in bits of inner packets; see [the guide](configuration.md#rates)",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, at least 16384"),
+                "octets that may go at once after a pause",
+            ),
+            key("rate_in", Absent, "how much comes out of each tunnel of the child, likewise"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, at least 16384"),
+                "octets that may come at once after a pause",
+            ),
+            key(
                 "tfc_padding",
                 Is("0"),
                 r#"inner packets are padded to so many octets at least, as far as they fit, or with `"mtu"` to all that fits; not for peers that do not take it; `0`: off"#,
+            ),
+            key(
+                "updown",
+                Absent,
+                "a program, run without a shell when a CHILD SA has come up and when it is gone, with strongSwan's environment; see [hooks](hooks.md)",
+            ),
+            key(
+                "dpd_action",
+                Says("`restart` with `start_action = \"start\"`, else `clear`"),
+                "when the peer does not answer any more: `clear`: it stays down; `trap`: the next packet that matches brings it up; `restart`: it is tried until it is up (`none`, `start`: the same as `clear`, `restart`)",
+            ),
+            key(
+                "close_action",
+                Says("`start` with `start_action = \"start\"`, else `none`"),
+                "when the peer has closed it, or its IKE SA: `none`, `trap`, `start`, likewise",
+            ),
+            key(
+                "inactivity",
+                Is("0"),
+                "closed after so long without a packet either way, and not brought up by itself; its IKE SA stays; `0`: never",
             ),
         ],
     },
@@ -517,6 +605,22 @@ pub(super) const TABLES: &[Table] = &[
             key("secret", Required, "the secret that we share with those who ask"),
             key("listen", Is(r#""0.0.0.0""#), "our address"),
             key("port", Is("3799"), "our UDP port"),
+        ],
+    },
+    Table {
+        path: "audit",
+        about: "The audit trail: a JSON object a line for each session's start and end, and for each failed authentication; see [the page](audit.md).",
+        keys: &[
+            key(
+                "file",
+                Required,
+                "where the lines go; its directory has to be there, and the daemon's user may write in it. Opened anew by a reload and by SIGUSR1",
+            ),
+            key(
+                "failures_per_second",
+                Is("10"),
+                "failed authentications that are written, at most; the others are counted; `0`: none",
+            ),
         ],
     },
 ];

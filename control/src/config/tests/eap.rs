@@ -1,5 +1,7 @@
 //! EAP in the configuration.
 
+use std::sync::Arc;
+
 use portcullis_ike::auth::eap::{ClientMethod, ServerMethod};
 use portcullis_ike::config::{IdentityMatch, LocalMethod, RemoteMethod};
 
@@ -35,13 +37,19 @@ fn users_and_methods_are_read() {
     );
     let (config, findings) = Config::parse(&gateway, Path::new("/nowhere")).unwrap();
     let eap_id: IdentityMatch = "*@example.org".parse().unwrap();
-    let expected = RemoteMethod::Eap { method: ServerMethod::MsChapV2, eap_id: Some(eap_id) };
+    let expected =
+        RemoteMethod::Eap { method: ServerMethod::MsChapV2, eap_id: Some(eap_id), trust: Arc::default() };
     assert_eq!(config.engine.connections[0].remote[0].auth, expected);
     assert_eq!(config.engine.users[0].ids, ["carol", "carol@example.org"]);
     assert!(findings.iter().any(|finding| finding.to_string().contains("can pass for us")), "{findings:?}");
     let client = text("auth = \"eap\", eap_id = \"carol\"", "auth = \"psk\"", &format!("{KEY}{USERS}"));
     let (config, _) = Config::parse(&client, Path::new("/nowhere")).unwrap();
-    let expected = LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id: Some("carol".to_owned()) };
+    let expected = LocalMethod::Eap {
+        method: ClientMethod::MsChapV2,
+        eap_id: Some("carol".to_owned()),
+        aaa_id: None,
+        credentials: Vec::new(),
+    };
     assert_eq!(config.engine.connections[0].local[0].auth, expected);
 }
 
@@ -54,6 +62,10 @@ fn what_cannot_work_is_said() {
         (eap, psk, KEY, "no `[secrets.eap-NAME]` is for him"),
         ("auth = \"eap\"", psk, both.as_str(), "names no user"),
         (eap, eap, both.as_str(), "are both EAP"),
+        (eap, "auth = \"eap-radius\"", both.as_str(), "are both EAP"),
+        ("auth = \"psk\", aaa_id = \"x\"", psk, both.as_str(), "belongs to EAP methods over TLS"),
+        (psk, "auth = \"eap-tls\"", both.as_str(), "the CA that vouches for the peer"),
+        ("auth = \"eap-tls\"", psk, both.as_str(), "the certificate that we prove ourselves with"),
         (psk, "auth = \"eap-sim\"", both.as_str(), "is no EAP method that this version does"),
         (psk, "auth = \"psk\", eap_id = \"x\"", both.as_str(), "belongs to EAP"),
         (psk, "auth = \"eap-mschapv2\", cacerts = \"x\"", both.as_str(), "belongs to public keys"),
@@ -64,6 +76,47 @@ fn what_cannot_work_is_said() {
         let found = findings(local, remote, more);
         assert!(found.contains(said), "{local} {remote} {more}: {found}");
     }
+}
+
+#[test]
+fn tickets_do_not_go_with_eap() {
+    let resumes = |remote: &str| {
+        let text = text("auth = \"psk\"", remote, &format!("{KEY}{USERS}"));
+        let text = text.replace("remote_addrs", "session_resumption = true\nremote_addrs");
+        let text = text.replace(
+            "remote = { auth = \"psk\", two }",
+            "remote = [{ auth = \"psk\" }, { auth = \"psk\", id = \"b2\" }]",
+        );
+        Config::parse(&text, Path::new("/nowhere"))
+    };
+    assert!(resumes("auth = \"psk\"").unwrap().0.engine.connections[0].session_resumption);
+    let findings = resumes("auth = \"eap-mschapv2\"").unwrap_err();
+    assert!(findings.iter().any(|finding| finding.to_string().contains("does not go with EAP")));
+    let findings = resumes("auth = \"psk\", two").unwrap_err();
+    assert!(findings.iter().any(|finding| finding.to_string().contains("several rounds")), "{findings:?}");
+}
+
+#[test]
+fn several_rounds_are_read_and_what_does_not_go_with_them_is_said() {
+    let (two, eap) = (
+        "[{ auth = \"psk\" }, { auth = \"psk\", id = \"a2\" }]",
+        "[{ auth = \"psk\" }, { auth = \"eap-mschapv2\" }]",
+    );
+    let rounds = |local: &str, remote: &str, more: &str| {
+        let text = text("", "", &format!("{KEY}{USERS}{more}"));
+        let text = text.replace("local = {  }", &format!("local = {local}"));
+        let text = text.replace("remote = {  }", &format!("remote = {remote}"));
+        Config::parse(&text, Path::new("/nowhere"))
+    };
+    let (config, _) = rounds(two, "{ auth = \"psk\" }", "").unwrap();
+    assert_eq!(config.engine.connections[0].local.len(), 2);
+    let (config, _) = rounds("{ auth = \"psk\" }", eap, "").unwrap();
+    assert_eq!(config.engine.connections[0].remote.len(), 2);
+    let findings = rounds(two, eap, "").unwrap_err();
+    assert!(
+        findings.iter().any(|it| it.to_string().contains("has 2 rounds of authentication, but EAP")),
+        "{findings:?}"
+    );
 }
 
 #[test]

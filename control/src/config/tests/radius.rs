@@ -35,7 +35,8 @@ fn text(radius: &str) -> String {
 #[test]
 fn servers_and_what_they_may_ask_are_read() {
     let (config, _) = parse(&text(RADIUS)).unwrap();
-    let expected = RemoteMethod::Eap { method: ServerMethod::Aaa, eap_id: None };
+    let expected =
+        RemoteMethod::Eap { method: ServerMethod::Aaa, eap_id: None, trust: std::sync::Arc::default() };
     assert_eq!(config.engine.connections[0].remote[0].auth, expected);
     let radius = config.radius.unwrap();
     let ports: Vec<_> = radius.servers.iter().map(|server| (server.auth_port, server.acct_port)).collect();

@@ -27,8 +27,12 @@ struct Kept {
 }
 
 impl Fetched {
-    /// The CRL at a URI. Blocks while it is fetched, on a thread of the runtime that may block.
-    pub(super) fn get(&self, uri: &str) -> Result<Arc<Crl>, String> {
+    /// The CRL at a URI; `tell` hears of it if it was fetched. Blocks while it is, on a thread of the runtime that may block.
+    pub(super) fn get(
+        &self,
+        uri: &str,
+        tell: impl FnOnce(&Result<Arc<Crl>, String>),
+    ) -> Result<Arc<Crl>, String> {
         let slot = {
             let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if slots.len() >= MAX_URIS && !slots.contains_key(uri) {
@@ -46,6 +50,7 @@ impl Fetched {
             Ok(crl) => tracing::info!(%uri, issuer = %crl.issuer(), "a CRL was fetched"),
             Err(why) => tracing::warn!(%uri, %why, "a CRL cannot be fetched"),
         }
+        tell(&what);
         let until = Instant::now() + what.as_ref().map_or(REST, |crl| lifetime(crl, SystemTime::now()));
         *kept = Some(Kept { what: what.clone(), until });
         what
@@ -108,7 +113,7 @@ mod tests {
 
     async fn ask(fetched: &Arc<Fetched>, uri: &str) -> Result<Arc<Crl>, String> {
         let (fetched, uri) = (Arc::clone(fetched), uri.to_owned());
-        tokio::task::spawn_blocking(move || fetched.get(&uri)).await.unwrap()
+        tokio::task::spawn_blocking(move || fetched.get(&uri, |_| {})).await.unwrap()
     }
 
     #[tokio::test]

@@ -23,14 +23,22 @@ type Known = HashMap<(String, CertId), (Result<Answer, String>, UnixTime)>;
 pub(super) struct Answers(Mutex<Known>);
 
 impl Answers {
-    /// What the responder at a URI answers. Blocks while it is asked, on a thread of the runtime that may block.
-    pub(super) fn get(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Result<Answer, String> {
+    /// What the responder at a URI answers; `tell` hears of it if it was asked. Blocks while it is, on a thread of the runtime
+    /// that may block.
+    pub(super) fn get(
+        &self,
+        uri: &str,
+        question: &Question<'_>,
+        now: UnixTime,
+        tell: impl FnOnce(&Result<Answer, String>),
+    ) -> Result<Answer, String> {
         let key = (uri.to_owned(), question.id().clone());
         let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((answer, _)) = lock().get(&key).filter(|(_, until)| now < *until) {
             return answer.clone();
         }
         let answer = ask(uri, question, now);
+        tell(&answer);
         let until = match &answer {
             Ok(Answer { status, until }) => {
                 tracing::info!(%uri, certificate = ?question.id(), ?status, "an OCSP responder answered");

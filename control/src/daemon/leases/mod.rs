@@ -3,14 +3,15 @@
 
 mod journal;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use portcullis_ike::engine::{Job, JobId, JobResult};
-use portcullis_ike::pools::{Binding, LeaseStatus, PoolConfig, PoolUsage, Pools};
+use portcullis_ike::pools::{Binding, LeaseStatus, PoolChange, PoolConfig, PoolUsage, Pools};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use journal::Journal;
 
@@ -20,8 +21,17 @@ const FILE: &str = "leases.jsonl";
 /// Asks the owner. Cheap to clone; the thread ends with the last of them.
 #[derive(Debug, Clone)]
 pub(super) struct Leases {
-    jobs: mpsc::Sender<(JobId, Job)>,
+    orders: mpsc::Sender<Order>,
     pools: Arc<Mutex<Pools>>,
+}
+
+/// What the owner is asked, one after another.
+#[derive(Debug)]
+enum Order {
+    Job(JobId, Job),
+    /// To make sure that leases can be kept.
+    Prepare(oneshot::Sender<std::io::Result<()>>),
+    Reconfigure(Vec<PoolConfig>),
 }
 
 impl Leases {
@@ -32,27 +42,44 @@ impl Leases {
         state_dir: &Path,
         finished: UnboundedSender<(JobId, JobResult)>,
     ) -> anyhow::Result<Self> {
-        let (pools, journal) = match configs.is_empty() {
-            true => (Pools::default(), None),
-            false => {
-                let path = state_dir.join(FILE);
-                let (pools, journal) = remember(configs, &path).with_context(|| {
-                    format!("cannot keep leases in {} (gateway.state_dir)", path.display())
-                })?;
-                (pools, Some(journal))
-            }
-        };
-        let pools = Arc::new(Mutex::new(pools));
-        let (jobs, inbox) = mpsc::channel::<(JobId, Job)>();
-        let mut owner = Owner { pools: Arc::clone(&pools), journal };
+        let mut owner = Owner::new(state_dir.join(FILE));
+        if !configs.is_empty() {
+            let path = owner.path.display().to_string();
+            owner.prepare().with_context(|| format!("cannot keep leases in {path} (gateway.state_dir)"))?;
+            owner.reconfigure(configs);
+        }
+        let pools = Arc::clone(&owner.pools);
+        let (orders, inbox) = mpsc::channel();
         let work = move || {
-            while let Ok((id, job)) = inbox.recv() {
-                // The engine's task may have ended.
-                let _ = finished.send((id, owner.perform(job)));
+            while let Ok(order) = inbox.recv() {
+                // Whoever asked may have gone.
+                match order {
+                    Order::Job(id, job) => drop(finished.send((id, owner.perform(job)))),
+                    Order::Prepare(reply) => drop(reply.send(owner.prepare())),
+                    Order::Reconfigure(configs) => owner.reconfigure(configs),
+                }
             }
         };
         std::thread::Builder::new().name("leases".to_owned()).spawn(work)?;
-        Ok(Self { jobs, pools })
+        Ok(Self { orders, pools })
+    }
+
+    /// What other pools would mean for the leases that there are now.
+    pub(super) fn changes(&self, configs: &[PoolConfig]) -> Vec<PoolChange> {
+        lock(&self.pools).changes(configs)
+    }
+
+    /// Makes sure that leases can be kept, before there are pools.
+    pub(super) async fn prepare(&self) -> std::io::Result<()> {
+        let (reply, answer) = oneshot::channel();
+        // The owner ends only with the daemon.
+        let _ = self.orders.send(Order::Prepare(reply));
+        answer.await.unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))
+    }
+
+    /// Puts other pools in force for every job that is submitted from now on.
+    pub(super) fn reconfigure(&self, configs: Vec<PoolConfig>) {
+        let _ = self.orders.send(Order::Reconfigure(configs));
     }
 
     /// Puts a lease job at the end of the queue; gives back any other.
@@ -60,7 +87,7 @@ impl Leases {
         match job {
             Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => {
                 // It ends only with the daemon.
-                let _ = self.jobs.send((id, job));
+                let _ = self.orders.send(Order::Job(id, job));
                 None
             }
             other => Some(other),
@@ -78,29 +105,64 @@ impl Leases {
     }
 }
 
-fn remember(configs: Vec<PoolConfig>, path: &Path) -> std::io::Result<(Pools, Journal)> {
-    let mut pools = Pools::new(configs);
-    let (bindings, broken) = Journal::read(path)?;
-    let all = bindings.len();
-    let known = bindings.into_iter().filter(|binding| pools.restore(binding.clone())).count();
-    if broken > 0 || known < all {
-        let (path, foreign) = (path.display(), all - known);
-        tracing::warn!(%path, broken, foreign, "some remembered leases cannot be read, or are of no pool any more");
-    }
-    let journal = Journal::write(path, &current(&pools))?;
-    Ok((pools, journal))
-}
-
 fn current(pools: &Pools) -> Vec<Binding> {
-    pools.leases().into_iter().map(|lease| lease.binding).collect()
+    pools.leases().into_iter().filter(|lease| !lease.outside).map(|lease| lease.binding).collect()
 }
 
 struct Owner {
+    path: PathBuf,
     pools: Arc<Mutex<Pools>>,
+    /// From the first pools on.
     journal: Option<Journal>,
+    /// What it held then, until there are pools to take it.
+    remembered: Vec<Binding>,
 }
 
 impl Owner {
+    /// Without pools. Nothing is read or written until there are some.
+    fn new(path: PathBuf) -> Self {
+        Self { path, pools: Arc::default(), journal: None, remembered: Vec::new() }
+    }
+
+    /// Reads the journal, and makes sure that it can be written.
+    fn prepare(&mut self) -> std::io::Result<()> {
+        if self.journal.is_some() {
+            return Ok(());
+        }
+        let (bindings, broken) = Journal::read(&self.path)?;
+        if broken > 0 {
+            tracing::warn!(path = %self.path.display(), broken, "some remembered leases cannot be read");
+        }
+        self.journal = Some(Journal::write(&self.path, &bindings)?);
+        self.remembered = bindings;
+        Ok(())
+    }
+
+    /// Leases stay as far as the new pools have them, and those in use in any case.
+    fn reconfigure(&mut self, configs: Vec<PoolConfig>) {
+        let bindings = {
+            let mut pools = lock(&self.pools);
+            pools.reconfigure(configs);
+            let all = self.remembered.len();
+            let known =
+                std::mem::take(&mut self.remembered).into_iter().filter(|lease| pools.restore(lease.clone()));
+            let foreign = all - known.count();
+            if foreign > 0 {
+                tracing::warn!(path = %self.path.display(), foreign, "some remembered leases are of no pool any more");
+            }
+            current(&pools)
+        };
+        self.write_anew(&bindings);
+    }
+
+    fn write_anew(&mut self, bindings: &[Binding]) {
+        let Some(journal) = &mut self.journal else { return };
+        match Journal::write(journal.path(), bindings) {
+            Ok(new) => *journal = new,
+            Err(error) => tracing::error!(%error, "the journal of leases cannot be written anew"),
+        }
+    }
+
     fn perform(&mut self, job: Job) -> JobResult {
         let mut pools = lock(&self.pools);
         match job {
@@ -138,10 +200,7 @@ impl Owner {
             journal.is_mostly_outdated(count).then(|| current(&pools))
         };
         if let Some(bindings) = bindings {
-            match Journal::write(journal.path(), &bindings) {
-                Ok(new) => *journal = new,
-                Err(error) => tracing::error!(%error, "the journal of leases cannot be written anew"),
-            }
+            self.write_anew(&bindings);
         }
     }
 }
@@ -179,8 +238,10 @@ mod tests {
     }
 
     fn owner(path: &Path) -> Owner {
-        let (pools, journal) = remember(config(), path).unwrap();
-        Owner { pools: Arc::new(Mutex::new(pools)), journal: Some(journal) }
+        let mut owner = Owner::new(path.to_owned());
+        owner.prepare().unwrap();
+        owner.reconfigure(config());
+        owner
     }
 
     #[test]
@@ -210,7 +271,38 @@ mod tests {
         assert!(bindings.len() < 1100, "{}", bindings.len());
         assert_eq!(broken, 0);
         let expected = current(&lock(&owner.pools));
-        let (pools, _) = remember(config(), &path).unwrap();
-        assert_eq!(current(&pools), expected);
+        let after = self::owner(&path);
+        assert_eq!(current(&lock(&after.pools)), expected);
+    }
+
+    #[test]
+    fn pools_that_come_later_find_what_was_remembered_and_a_renamed_one_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut before = owner(&path);
+        assert_eq!(assign(&mut before, "a"), "10.3.0.1");
+        assert_eq!(assign(&mut before, "b"), "10.3.0.2");
+        drop(before);
+        let mut without = Owner::new(path.clone());
+        without.reconfigure(Vec::new());
+        assert_eq!(Journal::read(&path).unwrap().0.len(), 2, "the journal is left alone");
+        without.prepare().unwrap();
+        without.reconfigure(config());
+        assert_eq!(assign(&mut without, "b"), "10.3.0.2");
+        let renamed = PoolConfig { name: "clients".to_owned(), ..config().remove(0) };
+        without.reconfigure(vec![renamed]);
+        let (bindings, _) = Journal::read(&path).unwrap();
+        let kept: Vec<_> =
+            bindings.iter().map(|lease| (lease.pool.as_str(), lease.identity.as_str())).collect();
+        assert_eq!(kept, [("clients", "a"), ("clients", "b")]);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_known_before_there_are_pools() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let mut owner = Owner::new(dir.path().join("file").join(FILE));
+        assert!(owner.prepare().is_err());
+        assert!(owner.journal.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps a flood of IKE_SA_INIT requests apart from everything else that comes to a port, in the kernel: sockets share
+//! Keeps a flood of IKE_SA_INIT (or IKE_SESSION_RESUME) requests apart from everything else that comes to a port, in the kernel: sockets share
 //! the port (`SO_REUSEPORT`), and a classic BPF program gives such requests to the second. Whoever floods it fills the
 //! buffer of that one alone, so that what belongs to established IKE SAs still arrives. On the NAT port, what is not IKE goes
 //! to a third.
@@ -18,6 +18,8 @@ pub(super) const ESP: u32 = 2;
 const EXCHANGE_TYPE: u32 = 18;
 const FLAGS: u32 = 19;
 const IKE_SA_INIT: u32 = 34;
+/// It begins an IKE SA as well (RFC 5723).
+const IKE_SESSION_RESUME: u32 = 38;
 const RESPONSE: u32 = 0x20;
 
 const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
@@ -35,7 +37,8 @@ pub(super) fn attach(socket: &impl AsFd, marker: u32) -> io::Result<()> {
     let marked = [step(LOAD_WORD, 0, 0, 0), step(IF_EQUAL, 1, 0, 0), step(RETURN, 0, 0, ESP)];
     let ike = [
         step(LOAD_OCTET, 0, 0, marker + EXCHANGE_TYPE),
-        step(IF_EQUAL, 0, 3, IKE_SA_INIT),
+        step(IF_EQUAL, 1, 0, IKE_SA_INIT),
+        step(IF_EQUAL, 0, 3, IKE_SESSION_RESUME),
         step(LOAD_OCTET, 0, 0, marker + FLAGS),
         step(IF_SET, 1, 0, RESPONSE),
         step(RETURN, 0, 0, INIT_REQUESTS),

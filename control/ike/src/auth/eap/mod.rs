@@ -7,7 +7,7 @@
 //! ([`Step::Ask`]), and the answer goes into [`Server::handle_answer`].
 //!
 //! - [`packet`]: packets and their octets. Nothing panics, whatever comes.
-//! - [`server`], [`client`]: who the other is, which method; [`mschapv2`] is one.
+//! - [`server`], [`client`]: who the other is, which method; [`mschapv2`], [`tls`] and `ttls` are some.
 //! - [`rejection`]: why it failed, for people.
 
 pub mod client;
@@ -17,17 +17,22 @@ mod rejection;
 pub mod server;
 #[cfg(test)]
 mod tests;
+pub mod tls;
+mod ttls;
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-pub use client::{Client, ClientMethod};
+pub use client::{Client, ClientMethod, ClientSettings};
 pub use rejection::Rejection;
 pub use server::{AaaAnswer, AaaRequest, AaaState, Server, ServerMethod};
+pub use tls::{Circumstances, SharedSource, TlsSettings};
 
 use super::Authorization;
 use crate::config::Secret;
+use client::Answered;
+use server::accepts;
 
 /// A master session key (RFC 3748 §7.10), at least 64 octets. Never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -106,7 +111,7 @@ pub struct Outcome {
     /// What comes with it.
     pub authorization: Authorization,
     /// The method, for people.
-    pub method: &'static str,
+    pub method: String,
 }
 
 /// A step of a conversation that is to be taken: what came, and octets of good randomness.
@@ -140,11 +145,11 @@ pub enum Conversation {
 }
 
 impl Turn {
-    /// Takes the step. May take milliseconds.
-    pub fn take(mut self) -> (Conversation, Step) {
+    /// Takes the step. May take milliseconds, and longer where the status of certificates has to be fetched.
+    pub fn take(mut self, circumstances: &Circumstances) -> (Conversation, Step) {
         let step = match &mut self.conversation {
-            Conversation::Server(server) => server.handle(&self.received, &self.seed),
-            Conversation::Client(client) => client.handle(&self.received, &self.seed),
+            Conversation::Server(server) => server.handle(&self.received, &self.seed, circumstances),
+            Conversation::Client(client) => client.handle(&self.received, &self.seed, circumstances),
         };
         (self.conversation, step)
     }

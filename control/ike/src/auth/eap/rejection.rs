@@ -1,6 +1,7 @@
 //! Why an EAP conversation failed: each variant a cause, with what was found and what was wanted.
 
 use super::packet::kind_name;
+use crate::auth;
 use crate::config::IdentityMatch;
 use crate::verdict::Reason;
 
@@ -36,6 +37,16 @@ pub enum Rejection {
         "the AAA server accepted user `{user}` without the key of the EAP method (MS-MPPE-Recv-Key and MS-MPPE-Send-Key)"
     )]
     NoKey { user: String },
+    #[error("its certificate was not accepted: {why}")]
+    Certificate { why: Box<auth::Rejection> },
+    #[error("its certificate is for {names}, and {wanted} is wanted")]
+    OtherCertificate { names: String, wanted: Box<IdentityMatch> },
+    #[error("it sent no certificate in TLS")]
+    NoCertificate,
+    #[error("it broke TLS off: {alert}")]
+    TlsAlert { alert: String },
+    #[error("there is no TLS that both ends do: {what}")]
+    TlsMismatch { what: String },
     #[error("{packets} EAP packets did not bring it to an end")]
     TooLong { packets: u32 },
 }
@@ -54,6 +65,12 @@ fn said_text(said: &str) -> String {
     if said.is_empty() { String::new() } else { format!(" and says `{said}`") }
 }
 
+impl From<auth::Rejection> for Rejection {
+    fn from(why: auth::Rejection) -> Self {
+        Self::Certificate { why: Box::new(why) }
+    }
+}
+
 impl Rejection {
     /// Its reason code.
     pub fn reason(&self) -> Reason {
@@ -68,6 +85,11 @@ impl Rejection {
             Self::AaaRefused { .. } => Reason::AaaRefused,
             Self::AaaUnreachable { .. } => Reason::AaaUnreachable,
             Self::NoKey { .. } => Reason::AaaNoKey,
+            Self::Certificate { why } => why.reason(),
+            Self::OtherCertificate { .. } => Reason::IdNotInCertificate,
+            Self::NoCertificate => Reason::CertMissing,
+            Self::TlsAlert { .. } => Reason::EapTlsAlert,
+            Self::TlsMismatch { .. } => Reason::EapTlsMismatch,
         }
     }
 

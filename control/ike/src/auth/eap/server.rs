@@ -4,7 +4,10 @@
 use std::sync::Arc;
 
 use super::packet::{self, Code, Packet, kind, kind_name};
-use super::{Msk, Outcome, Rejection, Seed, Step, UserSecret, mschapv2, secret_of};
+use super::tls::{self, Claim};
+use super::{
+    Circumstances, Msk, Outcome, Rejection, Seed, Step, TlsSettings, UserSecret, mschapv2, secret_of, ttls,
+};
 use crate::auth::Authorization;
 use crate::config::{Identity, IdentityMatch};
 
@@ -16,15 +19,31 @@ const MAX_PACKETS: u32 = 100;
 pub enum ServerMethod {
     /// EAP-MSCHAPv2, with passwords that are configured here.
     MsChapV2,
+    /// EAP-TLS, with certificates.
+    Tls,
+    /// EAP-TTLS, with passwords that are configured here.
+    Ttls,
     /// Whatever an AAA server does with them.
     Aaa,
 }
 
 impl ServerMethod {
+    /// Whether it is one over TLS, for which the server has to have a certificate.
+    pub fn is_over_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::Ttls)
+    }
+
+    /// Whether users have passwords that are configured here.
+    pub fn has_passwords(self) -> bool {
+        matches!(self, Self::MsChapV2 | Self::Ttls)
+    }
+
     /// As the configuration writes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::MsChapV2 => "eap-mschapv2",
+            Self::Tls => "eap-tls",
+            Self::Ttls => "eap-ttls",
             Self::Aaa => "eap-radius",
         }
     }
@@ -89,8 +108,11 @@ pub struct Server {
     method: ServerMethod,
     /// Whom EAP-Identity has to name; `None`: it is not asked, the client is who it says it is in IKE.
     wanted: Option<IdentityMatch>,
+    /// Who the client says it is in IKE.
+    id: Identity,
     user: String,
     secrets: Arc<[UserSecret]>,
+    tls: TlsSettings,
     /// Of the request under way.
     identifier: u8,
     received: u32,
@@ -100,8 +122,12 @@ pub struct Server {
 #[derive(Debug)]
 enum Stage {
     Begun,
+    /// The client is to say who it is without being asked.
+    Unasked,
     Identifying,
     MsChapV2(Box<mschapv2::Server>),
+    /// EAP-TLS, or another method over it.
+    Tls(u8, Box<tls::Server>),
     Aaa(Option<AaaState>),
     Ended,
 }
@@ -113,9 +139,18 @@ impl Server {
         wanted: Option<IdentityMatch>,
         id: &Identity,
         secrets: Arc<[UserSecret]>,
+        tls: TlsSettings,
     ) -> Self {
-        let (user, identifier) = (id.to_string(), 0);
-        Self { method, wanted, user, secrets, identifier, received: 0, stage: Stage::Begun }
+        let (id, user, identifier) = (id.clone(), id.to_string(), 0);
+        Self { method, wanted, id, user, secrets, tls, identifier, received: 0, stage: Stage::Begun }
+    }
+
+    /// The server of a conversation inside another's TLS, where passwords are asked for; the client begins it by saying who it
+    /// is (RFC 5281 §11.2.1).
+    pub(super) fn unasked(wanted: IdentityMatch, secrets: Arc<[UserSecret]>) -> Self {
+        let (method, nobody) = (ServerMethod::MsChapV2, Identity::Fqdn(String::new()));
+        let server = Self::new(method, Some(wanted), &nobody, secrets, TlsSettings::default());
+        Self { stage: Stage::Unasked, ..server }
     }
 
     /// Who the client is: what it says in IKE until it has said more.
@@ -127,12 +162,13 @@ impl Server {
     pub fn refusal(&self) -> Option<&Rejection> {
         match &self.stage {
             Stage::MsChapV2(method) => method.refusal(),
+            Stage::Tls(_, method) => method.refusal(),
             _ => None,
         }
     }
 
     /// Takes what the client sent; nothing for the first step.
-    pub(super) fn handle(&mut self, received: &[u8], seed: &Seed) -> Step {
+    pub(super) fn handle(&mut self, received: &[u8], seed: &Seed, circumstances: &Circumstances) -> Step {
         if matches!(self.stage, Stage::Begun) {
             let [identifier, ..] = seed.0;
             self.identifier = identifier;
@@ -161,6 +197,10 @@ impl Server {
             let state = state.take();
             return self.ask(received.to_vec(), state);
         }
+        if matches!(self.stage, Stage::Unasked) {
+            self.identifier = found.identifier;
+            self.stage = Stage::Identifying;
+        }
         if found.identifier != self.identifier {
             let what = format!("an EAP response to request {}, not {}", found.identifier, self.identifier);
             return self.fail(Rejection::Malformed { what });
@@ -171,7 +211,7 @@ impl Server {
                 let name = data.split(|octet| *octet == 0).next().unwrap_or_default();
                 self.user = String::from_utf8_lossy(name).into_owned();
                 match &self.wanted {
-                    Some(wanted) if !accepts(wanted, &self.user) => {
+                    Some(wanted) if !accepts(wanted, &self.user) && !self.is_told_inside() => {
                         let why = Rejection::OtherUser {
                             user: self.user.clone(),
                             wanted: Box::new(wanted.clone()),
@@ -183,11 +223,24 @@ impl Server {
             }
             (Stage::MsChapV2(method), kind::MSCHAPV2) => match method.handle(data) {
                 mschapv2::Asked::Request(data) => self.request(kind::MSCHAPV2, &data),
-                mschapv2::Asked::Done(msk) => self.succeed("EAP-MSCHAPv2", msk),
+                mschapv2::Asked::Done(msk) => self.succeed(kind, msk),
                 mschapv2::Asked::Failed(why) => self.fail(why),
             },
-            (Stage::MsChapV2(_), kind::NAK) => {
-                let offered = kind_name(kind::MSCHAPV2);
+            (Stage::Tls(ours, method), kind) if kind == *ours => {
+                match method.handle(data, seed, circumstances) {
+                    tls::Asked::Request(data) => self.request(kind, &data),
+                    tls::Asked::Done { msk, user } => {
+                        self.user = user;
+                        self.succeed(kind, msk)
+                    }
+                    tls::Asked::Failed(why) => self.fail(why),
+                }
+            }
+            (Stage::MsChapV2(_) | Stage::Tls(..), kind::NAK) => {
+                let offered = match self.stage {
+                    Stage::Tls(ours, _) => kind_name(ours),
+                    _ => kind_name(kind::MSCHAPV2),
+                };
                 self.fail(Rejection::OtherMethod { offered, wanted: data.to_vec() })
             }
             (_, kind) => self
@@ -217,7 +270,7 @@ impl Server {
                     packet: Some(packet),
                     msk,
                     authorization,
-                    method: "EAP by an AAA server",
+                    method: "EAP by an AAA server".to_owned(),
                 }))
             }
             AaaAnswer::Reject { packet, said } => {
@@ -227,6 +280,27 @@ impl Server {
                 Step::Failed { packet: Some(packet), why: Box::new(why) }
             }
             AaaAnswer::Unreachable { why } => self.fail(Rejection::AaaUnreachable { why }),
+        }
+    }
+
+    fn begin_tls(&mut self, kind: u8, begun: Result<(tls::Server, Vec<u8>), Rejection>) -> Step {
+        match begun {
+            Ok((method, data)) => {
+                self.stage = Stage::Tls(kind, Box::new(method));
+                self.request(kind, &data)
+            }
+            Err(why) => self.fail(why),
+        }
+    }
+
+    /// Whether the client says only inside TLS who it is, where nobody listens: with EAP-TTLS, and with EAP-TLS if it was asked and
+    /// gave an anonymous name (RFC 9190 §2.1.7, RFC 7542 §2.4).
+    fn is_told_inside(&self) -> bool {
+        let anonymous = self.user.is_empty() || self.user.starts_with('@');
+        match self.method {
+            ServerMethod::Ttls => true,
+            ServerMethod::Tls => self.wanted.is_some() && anonymous,
+            ServerMethod::MsChapV2 | ServerMethod::Aaa => false,
         }
     }
 
@@ -241,6 +315,22 @@ impl Server {
                 let (method, data) = mschapv2::Server::begin(&self.user, secret, id, challenge);
                 self.stage = Stage::MsChapV2(Box::new(method));
                 self.request(kind::MSCHAPV2, &data)
+            }
+            ServerMethod::Tls => {
+                let claim = match (&self.wanted, self.user.parse()) {
+                    (None, _) => Claim::Named(self.id.clone()),
+                    (Some(_), Ok(id)) if !self.is_told_inside() => Claim::Named(id),
+                    (Some(wanted), _) => Claim::OneOf(wanted.clone()),
+                };
+                self.begin_tls(kind::TLS, tls::Server::begin(&self.tls, claim))
+            }
+            ServerMethod::Ttls => {
+                let wanted = match &self.wanted {
+                    Some(wanted) => wanted.clone(),
+                    None => IdentityMatch::Exactly(self.id.clone()),
+                };
+                let inner = ttls::Server::new(wanted, Arc::clone(&self.secrets));
+                self.begin_tls(kind::TTLS, tls::Server::begin_tunnel(&self.tls, inner))
             }
             ServerMethod::Aaa => {
                 // As RFC 3579 §2.1 has it where the authenticator knows the identity already.
@@ -262,8 +352,9 @@ impl Server {
         Step::Send(packet::emit(Code::Request, self.identifier, kind, data))
     }
 
-    fn succeed(&mut self, method: &'static str, msk: Option<Msk>) -> Step {
+    fn succeed(&mut self, kind: u8, msk: Option<Msk>) -> Step {
         self.stage = Stage::Ended;
+        let method = kind_name(kind);
         let packet = Some(packet::emit_end(Code::Success, self.identifier));
         let authorization = Authorization { eap_id: Some(self.user.clone()), ..Authorization::default() };
         Step::Done(Box::new(Outcome { packet, msk, authorization, method }))
@@ -277,6 +368,6 @@ impl Server {
 }
 
 /// Whether a user's name is one that is wanted.
-fn accepts(wanted: &IdentityMatch, user: &str) -> bool {
+pub(super) fn accepts(wanted: &IdentityMatch, user: &str) -> bool {
     matches!(wanted, IdentityMatch::Any) || user.parse::<Identity>().is_ok_and(|id| wanted.accepts(&id))
 }

@@ -7,9 +7,10 @@ use proptest::prelude::*;
 
 use super::packet::{Code, Packet, emit, emit_end, kind};
 use super::*;
+use crate::auth::tests::NOW;
 use crate::config::{Identity, IdentityMatch};
 
-fn users() -> Arc<[UserSecret]> {
+pub(super) fn users() -> Arc<[UserSecret]> {
     let user = |name: &str, ids: &[&str], password: &str| UserSecret {
         name: name.to_owned(),
         ids: ids.iter().map(|id| (*id).to_owned()).collect(),
@@ -19,30 +20,42 @@ fn users() -> Arc<[UserSecret]> {
 }
 
 fn server(wanted: Option<IdentityMatch>) -> Server {
-    Server::new(ServerMethod::MsChapV2, wanted, &Identity::Fqdn("device".to_owned()), users())
+    let id = Identity::Fqdn("device".to_owned());
+    Server::new(ServerMethod::MsChapV2, wanted, &id, users(), TlsSettings::default())
 }
 
 fn client(user: &str, password: &str) -> Client {
-    Client::new(ClientMethod::MsChapV2, user.to_owned(), Secret(password.as_bytes().to_vec()))
+    Client::new(ClientSettings {
+        method: ClientMethod::MsChapV2,
+        user: user.to_owned(),
+        password: Secret(password.as_bytes().to_vec()),
+        tls: TlsSettings::default(),
+        server: IdentityMatch::Any,
+    })
 }
 
-const SEED: Seed = Seed([7; 32]);
+pub(super) const SEED: Seed = Seed([7; 32]);
+
+/// No CRLs.
+pub(super) fn circumstances() -> Circumstances {
+    Circumstances { now: NOW, source: Arc::new(Vec::new()) }
+}
 
 /// Both to their ends, the server's first.
-fn talk(server: &mut Server, client: &mut Client) -> (Step, Step) {
-    let mut from_server = server.handle(&[], &SEED);
+pub(super) fn talk(server: &mut Server, client: &mut Client) -> (Step, Step) {
+    let mut from_server = server.handle(&[], &SEED, &circumstances());
     loop {
         match from_server {
-            Step::Send(packet) => match client.handle(&packet, &SEED) {
-                Step::Send(answer) => from_server = server.handle(&answer, &SEED),
+            Step::Send(packet) => match client.handle(&packet, &SEED, &circumstances()) {
+                Step::Send(answer) => from_server = server.handle(&answer, &SEED, &circumstances()),
                 end => return (Step::Send(packet), end),
             },
             Step::Done(ref outcome) => {
-                let end = client.handle(outcome.packet.as_ref().unwrap(), &SEED);
+                let end = client.handle(outcome.packet.as_ref().unwrap(), &SEED, &circumstances());
                 return (from_server, end);
             }
             Step::Failed { ref packet, .. } => {
-                let end = client.handle(packet.as_ref().unwrap(), &SEED);
+                let end = client.handle(packet.as_ref().unwrap(), &SEED, &circumstances());
                 return (from_server, end);
             }
             Step::Ask(_) => panic!("nobody to ask"),
@@ -50,13 +63,17 @@ fn talk(server: &mut Server, client: &mut Client) -> (Step, Step) {
     }
 }
 
-fn codes(server: Option<IdentityMatch>, mut client: Client) -> (&'static str, &'static str) {
-    let code = |step: Step| match step {
+/// The codes of what went wrong at either end, the server's first.
+pub(super) fn codes_of((server, client): &(Step, Step)) -> [&'static str; 2] {
+    [server, client].map(|step| match step {
         Step::Failed { why, .. } => why.code(),
         _ => "",
-    };
-    let (server, client) = talk(&mut self::server(server), &mut client);
-    (code(server), code(client))
+    })
+}
+
+fn codes(server: Option<IdentityMatch>, mut client: Client) -> (&'static str, &'static str) {
+    let [server, client] = codes_of(&talk(&mut self::server(server), &mut client));
+    (server, client)
 }
 
 #[test]
@@ -95,12 +112,14 @@ fn another_user_than_the_wanted_is_refused_before_his_password_is_asked() {
 #[test]
 fn a_method_that_the_other_end_does_not_do_is_named() {
     let mut server = server(None);
-    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let Step::Send(request) = server.handle(&[], &SEED, &circumstances()) else { panic!() };
     let nak = emit(Code::Response, request[1], kind::NAK, &[kind::TLS, kind::PEAP]);
-    let Step::Failed { packet, why } = server.handle(&nak, &SEED) else { panic!() };
+    let Step::Failed { packet, why } = server.handle(&nak, &SEED, &circumstances()) else { panic!() };
     assert_eq!(why.to_string(), "it does not want EAP-MSCHAPv2, but EAP-TLS or PEAP");
     assert_eq!(packet, Some(emit_end(Code::Failure, request[1])));
-    let Step::Send(nak) = client("x", "y").handle(&emit(Code::Request, 3, kind::TLS, &[0x20]), &SEED) else {
+    let Step::Send(nak) =
+        client("x", "y").handle(&emit(Code::Request, 3, kind::TLS, &[0x20]), &SEED, &circumstances())
+    else {
         panic!()
     };
     assert_eq!(nak, emit(Code::Response, 3, kind::NAK, &[kind::MSCHAPV2]));
@@ -108,7 +127,9 @@ fn a_method_that_the_other_end_does_not_do_is_named() {
 
 #[test]
 fn success_before_any_proof_is_no_success() {
-    let Step::Failed { why, .. } = client("x", "y").handle(&emit_end(Code::Success, 1), &SEED) else {
+    let Step::Failed { why, .. } =
+        client("x", "y").handle(&emit_end(Code::Success, 1), &SEED, &circumstances())
+    else {
         panic!()
     };
     assert_eq!(*why, Rejection::Premature);
@@ -117,18 +138,19 @@ fn success_before_any_proof_is_no_success() {
 #[test]
 fn a_response_to_another_request_is_refused() {
     let mut server = server(Some(IdentityMatch::Any));
-    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let Step::Send(request) = server.handle(&[], &SEED, &circumstances()) else { panic!() };
     let old = emit(Code::Response, request[1].wrapping_sub(1), kind::IDENTITY, b"carol");
-    assert!(matches!(server.handle(&old, &SEED), Step::Failed { .. }));
+    assert!(matches!(server.handle(&old, &SEED, &circumstances()), Step::Failed { .. }));
 }
 
 #[test]
 fn an_aaa_server_is_asked_and_believed() {
     let id = Identity::Fqdn("device".to_owned());
-    let mut server = Server::new(ServerMethod::Aaa, Some(IdentityMatch::Any), &id, users());
-    let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
+    let mut server =
+        Server::new(ServerMethod::Aaa, Some(IdentityMatch::Any), &id, users(), TlsSettings::default());
+    let Step::Send(request) = server.handle(&[], &SEED, &circumstances()) else { panic!() };
     let identity = emit(Code::Response, request[1], kind::IDENTITY, b"carol");
-    let Step::Ask(question) = server.handle(&identity, &SEED) else { panic!() };
+    let Step::Ask(question) = server.handle(&identity, &SEED, &circumstances()) else { panic!() };
     let expected = AaaRequest { user: "carol".to_owned(), packet: identity, state: None };
     assert_eq!(*question, expected);
     let state = AaaState { server: 1, state: vec![9] };
@@ -137,7 +159,7 @@ fn an_aaa_server_is_asked_and_believed() {
     let Step::Send(passed) = server.handle_answer(answer) else { panic!() };
     assert_eq!(passed, challenge);
     let response = emit(Code::Response, 200, kind::TLS, &[0]);
-    let Step::Ask(question) = server.handle(&response, &SEED) else { panic!() };
+    let Step::Ask(question) = server.handle(&response, &SEED, &circumstances()) else { panic!() };
     assert_eq!((question.packet, question.state), (response, Some(state)));
     let authorization =
         Box::new(Authorization { groups: vec!["staff".to_owned()], ..Authorization::default() });
@@ -152,8 +174,8 @@ fn an_aaa_server_is_asked_and_believed() {
 #[test]
 fn an_acceptance_without_a_key_is_none() {
     let id = Identity::Fqdn("device".to_owned());
-    let mut server = Server::new(ServerMethod::Aaa, None, &id, users());
-    let Step::Ask(question) = server.handle(&[], &SEED) else { panic!() };
+    let mut server = Server::new(ServerMethod::Aaa, None, &id, users(), TlsSettings::default());
+    let Step::Ask(question) = server.handle(&[], &SEED, &circumstances()) else { panic!() };
     let made = Packet::parse(&question.packet).unwrap();
     assert_eq!((made.code, made.content), (Code::Response, Some((kind::IDENTITY, b"device".as_slice()))));
     let accept = AaaAnswer::Accept { packet: None, msk: None, authorization: Box::default() };
@@ -165,8 +187,9 @@ fn an_acceptance_without_a_key_is_none() {
 fn endless_conversations_end() {
     let mut client = client("x", "y");
     let notification = emit(Code::Request, 1, kind::NOTIFICATION, b"patience");
-    let steps =
-        (0..1000).take_while(|_| matches!(client.handle(&notification, &SEED), Step::Send(_))).count();
+    let steps = (0..1000)
+        .take_while(|_| matches!(client.handle(&notification, &SEED, &circumstances()), Step::Send(_)))
+        .count();
     assert_eq!(steps, 100);
 }
 
@@ -175,14 +198,14 @@ proptest! {
     fn nothing_panics_whatever_comes(octets: Vec<u8>, kind in prop_oneof![Just(1_u8), Just(3), Just(26), any::<u8>()], data: Vec<u8>) {
         _ = Packet::parse(&octets);
         let mut server = server(None);
-        let Step::Send(request) = server.handle(&[], &SEED) else { panic!() };
-        _ = server.handle(&octets, &SEED);
+        let Step::Send(request) = server.handle(&[], &SEED, &circumstances()) else { panic!() };
+        _ = server.handle(&octets, &SEED, &circumstances());
         let mut server = self::server(None);
-        _ = server.handle(&[], &SEED);
-        _ = server.handle(&emit(Code::Response, request[1], kind, &data), &SEED);
+        _ = server.handle(&[], &SEED, &circumstances());
+        _ = server.handle(&emit(Code::Response, request[1], kind, &data), &SEED, &circumstances());
         let mut client = client("x", "y");
-        _ = client.handle(&octets, &SEED);
-        _ = client.handle(&emit(Code::Request, 1, kind, &data), &SEED);
+        _ = client.handle(&octets, &SEED, &circumstances());
+        _ = client.handle(&emit(Code::Request, 1, kind, &data), &SEED, &circumstances());
     }
 }
 
@@ -201,7 +224,7 @@ fn fuzz_eap() {
         let (mut server, mut client) = (server(wanted), client("carol", password));
         let mut packet = Vec::new();
         for _ in 0..20 {
-            let mut step = server.handle(&packet, &SEED);
+            let mut step = server.handle(&packet, &SEED, &circumstances());
             for end in [0, 1] {
                 let sent = match step {
                     Step::Send(sent) | Step::Failed { packet: Some(sent), .. } => sent,
@@ -220,7 +243,7 @@ fn fuzz_eap() {
                 if end == 1 {
                     break;
                 }
-                step = client.handle(&packet, &SEED);
+                step = client.handle(&packet, &SEED, &circumstances());
             }
         }
     });

@@ -226,3 +226,20 @@ fn keys_that_are_not_supported_are_named() {
     assert!(error.contains("Ed448"), "{error}");
     assert!(matches!(PrivateKey::from_der(b"nonsense"), Err(KeyError::Malformed(_))));
 }
+
+#[test]
+fn what_a_peer_has_proved_itself_with_is_kept_for_the_record() {
+    let ca = Authority::root("Root", unchanged);
+    let numbered: Change = |params| params.serial_number = Some(SerialNumber::from(0x0a41));
+    let gw = ca.issue(GW, numbered);
+    let proven = crate::auth::verify(&gw.proof(GW, trust(&ca), &[]), NOW, &Vec::new()).unwrap();
+    assert_eq!(proven.method(), "pubkey");
+    let Proven::Signature { key, certificate: Some(certificate), .. } = proven else {
+        panic!("the certificate is missing in {proven:?}")
+    };
+    assert_eq!(key, gw.certificate.key().kind());
+    assert_eq!(certificate.serial, [0x0a, 0x41]);
+    assert_eq!(certificate.issuer, "C=CH, O=Acme, CN=Root");
+    assert_eq!(certificate.subject, "C=CH, O=Acme, CN=gw.example.org");
+    assert_eq!(certificate.not_after, gw.certificate.not_after());
+}

@@ -107,6 +107,18 @@ struct AwaitingResponse {
 }
 
 impl Creating {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::AllocatingSpi { .. } => "Creating: allocating the SPI",
+            Step::GeneratingKe { .. } => "Creating: generating our public value",
+            Step::AwaitingResponse(_) => "Creating: awaiting the response",
+            Step::DerivingKe { .. } => "Creating: deriving the shared secret",
+            Step::GeneratingFollowup { .. } => "Creating: generating a further public value",
+            Step::AwaitingFollowup { .. } => "Creating: awaiting the follow-up response",
+        }
+    }
+
     /// Begins. A child that is about to become [`Base::goal`] is [`Purpose::Goal`].
     pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, purpose: Purpose) -> Self {
         let step = Step::AllocatingSpi { job: cx.allocate_spi(base.id) };

@@ -65,6 +65,17 @@ enum Step {
 }
 
 impl Answering {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "Child: generating our public value",
+            Step::DerivingKe(_) => "Child: deriving the shared secret",
+            Step::AllocatingSpi(_) => "Child: allocating the SPI",
+            Step::AwaitingFollowup(_) => "Child: awaiting a follow-up request",
+            Step::Installing(_) => "Child: installing",
+        }
+    }
+
     /// The child of an IKE_AUTH request. `None` if it has been answered.
     pub(in crate::engine) fn begin_first(
         cx: &mut Context,

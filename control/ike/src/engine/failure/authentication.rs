@@ -203,10 +203,13 @@ impl About {
 impl About {
     /// The peer's proof was judged and found wanting.
     pub(in crate::engine) fn peer_rejected(&self, rejection: &Rejection) -> Verdict {
-        let (section, peer) = (self.section(), self.peer());
-        let remote = format!("{section}.remote");
-        let sentence = format!("{peer} was not authenticated: {rejection}");
-        let verdict = self.fail(rejection.reason(), sentence);
+        let sentence = format!("{} was not authenticated: {rejection}", self.peer());
+        self.judged(self.fail(rejection.reason(), sentence), rejection)
+    }
+
+    /// What is to be done about a certificate or signature that was found wanting.
+    pub(super) fn judged(&self, verdict: Verdict, rejection: &Rejection) -> Verdict {
+        let remote = format!("{}.remote", self.section());
         let peers_step = |text: &str| Fix::step(Place::Peer, text.to_owned());
         match rejection {
             Rejection::NoCertificate { .. } => verdict

@@ -8,7 +8,7 @@ impl About {
     /// A client of ours was not authenticated.
     pub(in crate::engine) fn client_rejected(&self, rejection: &Rejection) -> Verdict {
         let (section, peer) = (self.section(), self.peer());
-        let remote = format!("{section}.remote");
+        let (remote, local) = (format!("{section}.remote"), format!("{section}.local"));
         let verdict = self
             .fail(rejection.reason(), format!("{peer} was not authenticated by EAP: {rejection}"))
             .fact_of_user(rejection);
@@ -34,6 +34,18 @@ impl About {
             Rejection::OtherMethod { .. } => verdict
                 .fix(Fix::here(remote, "auth", quoted("<a method that the peer names>")))
                 .fix(Fix::strongswan("local", "auth", "eap")),
+            Rejection::Certificate { why } => self.judged(verdict, why),
+            Rejection::OtherCertificate { names, .. } => verdict
+                .fact("certificate is for", names)
+                .fix(Fix::here(remote, "eap_id", quoted("<one of these names>")))
+                .fix(Fix::strongswan("local", "eap_id", quoted("<one of these names>"))),
+            Rejection::NoCertificate => verdict
+                .fix(Fix::strongswan("local", "certs", "<file of its certificate>"))
+                .fix(Fix::strongswan("local", "auth", "eap-tls")),
+            Rejection::TlsAlert { .. } => verdict
+                .fix(Fix::step(Place::Peer, "give it the CA that has issued our certificate, and compare our name in that with the one that it expects of us"))
+                .fix(Fix::here(local, "certs", toml_list(["<a certificate that the peer accepts>"]))),
+            Rejection::TlsMismatch { .. } => verdict.fix(tls_of_the_peer()),
             Rejection::AaaRefused { .. } => verdict
                 .fix(Fix::step(
                     Place::Peer,
@@ -77,6 +89,22 @@ impl About {
                 .fix(Fix::here("secrets.eap-<name>", "secret", quoted("<the password that the peer has>")))
                 .fix(Fix::here(local, "eap_id", quoted("<the name that the peer has>")))
                 .fix(Fix::step(Place::Peer, "read its log for this moment: it names the cause")),
+            Rejection::Certificate { why } => self.judged(verdict, why),
+            Rejection::OtherCertificate { names, .. } => verdict
+                .fact("certificate is for", names)
+                .fix(Fix::here(local, "aaa_id", quoted("<one of these names, if it is an AAA server's>")))
+                .fix(Fix::here(
+                    format!("{section}.remote"),
+                    "id",
+                    quoted("<one of these names, if it is the gateway's>"),
+                )),
+            Rejection::TlsAlert { .. } => verdict
+                .fix(Fix::here(local, "certs", toml_list(["<a certificate that the server accepts>"])))
+                .fix(Fix::step(
+                    Place::Peer,
+                    "give it the CA that has issued our certificate; its log says what it misses",
+                )),
+            Rejection::TlsMismatch { .. } => verdict.fix(tls_of_the_peer()),
             Rejection::MethodNotOurs { .. } | Rejection::OtherMethod { .. } => verdict
                 .fix(Fix::here(local, "auth", quoted("eap-mschapv2")))
                 .fix(Fix::strongswan("remote", "auth", "eap-mschapv2")),
@@ -132,6 +160,73 @@ impl About {
         .fix(Fix::here(format!("{section}.local"), "auth", quoted("pubkey")))
     }
 
+    /// EAP is to prove us, and the peer does not take that (RFC 5998).
+    pub(in crate::engine) fn eap_only_not_offered(&self) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!("{section} has EAP alone prove both ends, but {peer} does not take that (it sent no EAP_ONLY_AUTHENTICATION)"),
+        )
+        .fix(Fix::here(format!("{section}.local"), "auth", quoted("pubkey")))
+        .fix(Fix::strongswan("remote", "auth", "eap-tls"))
+    }
+
+    /// EAP alone is to prove the peer, and it proves itself otherwise.
+    pub(in crate::engine) fn eap_only_refused(&self, found: &str) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!("{section} has EAP alone prove both ends, but {peer} proves itself with {found}"),
+        )
+        .fact("the peer's method", found)
+        .fix(Fix::here(format!("{section}.remote"), "auth", quoted("pubkey")))
+        .fix(Fix::strongswan("local", "auth", "eap-tls"))
+    }
+
+    /// The peer has fewer or more rounds of authentication than we want (RFC 4739). `round`: the one that it has just passed, from
+    /// one; `follows`: it says that there is another.
+    pub(in crate::engine) fn other_rounds(&self, round: usize, follows: bool, wanted: usize) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        let found = match follows {
+            true => format!("more than {round}"),
+            false => round.to_string(),
+        };
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!(
+                "{peer} proves itself {found} time(s), but {section}.remote wants it to {wanted} time(s)"
+            ),
+        )
+        .fact("rounds of the peer", found)
+        .fact("expected", wanted)
+        .fix(Fix::here(section, "remote", "one table, or an array of as many as the peer has `local`"))
+        .fix(Fix::step(
+            Place::Strongswan,
+            "give it a section `local-<n>` for each round, all of them with `auth`",
+        ))
+    }
+
+    /// The peer does not know several rounds of authentication.
+    pub(in crate::engine) fn rounds_not_supported(&self) -> Verdict {
+        let (section, peer) = (self.section(), self.peer());
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!("{section} has several rounds of authentication, but {peer} does not know them (it sent no MULTIPLE_AUTH_SUPPORTED)"),
+        )
+        .fix(Fix::step(Place::Strongswan, "set charon.multiple_authentication = yes in strongswan.conf"))
+        .fix(Fix::here(section, "local", "one table, not an array"))
+    }
+
+    /// The peer has said that another round follows, and does not go on.
+    pub(in crate::engine) fn next_round_missing(&self) -> Verdict {
+        let peer = self.peer();
+        self.fail(
+            Reason::AuthenticationFailed,
+            format!("{peer} did not go on to its next round of authentication: it does not take our proof, or was stopped"),
+        )
+        .fix(Fix::step(Place::Peer, "read its log for this moment: it names the cause, which the protocol keeps from us"))
+    }
+
     /// We want to be authenticated by EAP, and the peer takes us without it.
     pub(in crate::engine) fn eap_not_wanted(&self) -> Verdict {
         let (section, peer) = (self.section(), self.peer());
@@ -154,6 +249,14 @@ impl About {
         ))
         .fix(Fix::step(Place::Peer, "update it, or the AAA server: one of them may derive the key differently"))
     }
+}
+
+/// What is to be compared where TLS finds nothing in common.
+fn tls_of_the_peer() -> Fix {
+    Fix::step(
+        Place::Peer,
+        "have it do TLS 1.2 with ECDHE and AES-GCM or ChaCha20-Poly1305, or TLS 1.3 (strongSwan: charon.tls in strongswan.conf)",
+    )
 }
 
 impl Verdict {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::auth::peer::encoding;
 use crate::auth::{AuthScheme, CertPayload, Constraint, Credential, HashAlgorithm};
 use crate::config::{ConnectionConfig, LocalMethod, RemoteMethod};
-use crate::engine::connections;
 use crate::engine::ike_sa_init::{notification, notifications};
 use crate::message::{Payload, notify};
 
@@ -56,8 +55,8 @@ pub(in crate::engine) fn announce_hashes<'c>(
     connections: impl IntoIterator<Item = &'c ConnectionConfig>,
 ) -> Option<Payload> {
     let signs = |connection: &ConnectionConfig| {
-        matches!(connections::local_method(connection), LocalMethod::Pubkey { .. })
-            || matches!(connections::remote_method(connection), RemoteMethod::Pubkey(_))
+        connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Pubkey { .. }))
+            || connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Pubkey(_)))
     };
     connections.into_iter().any(signs).then(|| {
         let ids = HashAlgorithm::ANNOUNCED.iter().flat_map(|hash| hash.id().to_be_bytes());
@@ -70,8 +69,8 @@ pub(in crate::engine) fn requests<'c>(
     connections: impl IntoIterator<Item = &'c ConnectionConfig>,
 ) -> Vec<Payload> {
     let (mut authorities, mut certificates, mut raw_keys) = (Vec::new(), false, false);
-    for connection in connections {
-        let RemoteMethod::Pubkey(trust) = connections::remote_method(connection) else { continue };
+    for round in connections.into_iter().flat_map(|connection| &connection.remote) {
+        let RemoteMethod::Pubkey(trust) = &round.auth else { continue };
         certificates |= !trust.authorities.is_empty();
         raw_keys |= !trust.public_keys.is_empty();
         for hash in trust.authority_hashes() {

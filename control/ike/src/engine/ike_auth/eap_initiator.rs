@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use super::eap_responder::secret;
 use super::initiator::AwaitingAuthResponse;
+use super::rounds::announce_another;
 use super::{AuthPayloads, auth_data, verify};
-use crate::auth::eap::{Client, Conversation, Msk, Step, secret_of};
+use crate::auth::eap::{Client, ClientSettings, Conversation, Msk, Step, secret_of};
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::config::LocalMethod;
+use crate::config::{IdentityMatch, LocalMethod, Secret};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Incoming, Retransmitted};
 use crate::engine::connections;
 use crate::engine::context::Context;
+use crate::engine::crash;
 use crate::engine::ike_sa_init::error_notification;
 use crate::engine::informational::Deleting;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
@@ -36,16 +38,27 @@ impl EapSession {
         packet: Vec<u8>,
     ) -> Next {
         let config = cx.config.clone();
-        let local = config.connections.get(base.connection).map(connections::local_method);
-        let Some(LocalMethod::Eap { method, eap_id }) = local else {
+        let connection = config.connections.get(base.connection);
+        let local = connection.and_then(|connection| connection.local.get(awaiting.rounds.local));
+        let local = local.map(|round| &round.auth);
+        let Some(LocalMethod::Eap { method, eap_id, aaa_id, .. }) = local else {
             return Err(Closed::because("it is not configured any more"));
         };
         let user = eap_id.clone().unwrap_or_else(|| awaiting.id.identity.to_string());
-        let password = secret_of(&config.users, &user).map(|user| user.secret.clone());
+        let password = match method.has_password() {
+            true => secret_of(&config.users, &user).map(|user| user.secret.clone()),
+            false => Some(Secret(Vec::new())),
+        };
         let Some(password) = password else {
             return Err(Closed::failed(base.about(cx).no_password(&user)));
         };
-        let client = Client::new(*method, user, password);
+        let client = Client::new(ClientSettings {
+            method: *method,
+            user,
+            password,
+            tls: connections::tls_settings(local, connection.map(connections::remote_method)),
+            server: aaa_id.clone().unwrap_or_else(|| IdentityMatch::Exactly(id_r.identity.clone())),
+        });
         Ok(Box::new(Self { awaiting, id_r }).turn(cx, base, Box::new(client), packet))
     }
 
@@ -70,10 +83,13 @@ impl EapSession {
                 return Ok(State::AwaitingEapRequest(AwaitingEapRequest { session: self, client }));
             }
             Step::Done(outcome) => {
-                let AwaitingAuthResponse { channel, record, id, .. } = &mut self.awaiting;
+                let has = cx.connection(base.connection).map_or(1, |connection| connection.local.len());
+                let AwaitingAuthResponse { channel, record, id, rounds, .. } = &mut self.awaiting;
                 let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
                 let data = auth_data(channel, record, Role::Initiator, id, &secret);
-                let payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                payloads.extend(announce_another(has, rounds.local));
+                payloads.extend(crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
                 channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
                 let (msk, user) = (outcome.msk, client.user().to_owned());
                 let state = AwaitingLastAuthResponse { session: self, msk, user };
@@ -234,8 +250,13 @@ impl AwaitingLastAuthResponse {
         let failure = match (AuthPayloads::parse(&payloads).auth, error_notification(&payloads)) {
             (Some((SHARED_KEY_MIC, data)), _) => {
                 let secret = secret(&awaiting.channel, self.msk.as_ref(), Role::Responder);
-                if verify(&awaiting.channel, &awaiting.record, Role::Responder, &id_r, &secret, data) {
-                    return awaiting.establish(cx, base, now, &payloads);
+                // Without EAP's key anybody could make it (RFC 5998 §3).
+                let only = cx.connection(base.connection).is_some_and(connections::is_eap_only);
+                let proves = self.msk.is_some() || !only;
+                if proves
+                    && verify(&awaiting.channel, &awaiting.record, Role::Responder, &id_r, &secret, data)
+                {
+                    return awaiting.go_on(cx, base, now, &payloads);
                 }
                 base.about(cx).eap_key_mismatch(&self.user)
             }

@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::responder::{AwaitingAuthRequest, Came, Identified};
+use super::rounds;
 use super::{AuthPayloads, auth_data, method_name, verify};
 use crate::auth::eap::{Conversation, Msk, Outcome, Server, Step};
 use crate::auth::method::SHARED_KEY_MIC;
@@ -23,8 +24,6 @@ use crate::message::{IdPayload, Payload, notify};
 pub(in crate::engine) struct EapSession {
     request: AwaitingAuthRequest,
     identified: Identified,
-    /// Its ID payload, as its AUTH covers it.
-    id: IdPayload,
     /// Of its first request.
     payloads: Vec<Payload>,
 }
@@ -39,20 +38,22 @@ impl EapSession {
         answer: Vec<Payload>,
         payloads: Vec<Payload>,
     ) -> State {
-        let id = AuthPayloads::parse(&payloads).id_i.cloned();
-        let id = id.unwrap_or_else(|| IdPayload::from(identified.remote_id.clone()));
-        let (method, wanted) = match cx.connection(identified.connection).map(connections::remote_method) {
-            Some(RemoteMethod::Eap { method, eap_id }) => (*method, eap_id.clone()),
+        let connection = cx.connection(identified.connection);
+        let remote = connection.and_then(|connection| connection.remote.get(identified.rounds.remote));
+        let remote = remote.map(|round| &round.auth);
+        let (method, wanted) = match remote {
+            Some(RemoteMethod::Eap { method, eap_id, .. }) => (*method, eap_id.clone()),
             _ => (crate::auth::eap::ServerMethod::MsChapV2, None),
         };
-        let server = Server::new(method, wanted, &id.identity, cx.config.users.clone());
+        let tls = connections::tls_settings(connection.map(connections::local_method), remote);
+        let server = Server::new(method, wanted, &identified.id.identity, cx.config.users.clone(), tls);
         let job = cx.turn_eap(base.id, Conversation::Server(Box::new(server)), Vec::new());
-        let session = Box::new(Self { request, identified, id, payloads });
+        let session = Box::new(Self { request, identified, payloads });
         State::TurningEap(TurningEap { job, session, answer })
     }
 
     fn about(&self, cx: &Context, base: &Base) -> About {
-        About { connection: Some(cx.connection_name(self.identified.connection)), remote: Some(base.remote) }
+        self.identified.about(cx, base)
     }
 
     /// Does what the server of the conversation wants done. `answer` goes before its packet.
@@ -223,7 +224,7 @@ impl AwaitingLastAuthRequest {
         now: Instant,
         inbound: &Inbound<'_>,
     ) -> Next {
-        let payloads = match self.session.request.next_request(cx, base, now, inbound)? {
+        let received = match self.session.request.next_request(cx, base, now, inbound)? {
             Came::Request(payloads) => payloads,
             Came::Nothing => return Ok(State::AwaitingLastAuthRequest(self)),
             Came::GivingUp | Came::KeyExchange(..) => {
@@ -234,11 +235,11 @@ impl AwaitingLastAuthRequest {
         };
         let about = self.session.about(cx, base);
         let session = &mut *self.session;
-        let refused = match AuthPayloads::parse(&payloads).auth {
+        let refused = match AuthPayloads::parse(&received).auth {
             Some((SHARED_KEY_MIC, data)) => {
                 let AwaitingAuthRequest { channel, record, .. } = &session.request;
                 let secret = secret(channel, self.msk.as_ref(), Role::Initiator);
-                let proven = verify(channel, record, Role::Initiator, &session.id, &secret, data);
+                let proven = verify(channel, record, Role::Initiator, &session.identified.id, &secret, data);
                 let user = session.identified.authorization.eap_id.as_deref().unwrap_or_default();
                 (!proven).then(|| about.eap_key_mismatch(user))
             }
@@ -251,12 +252,14 @@ impl AwaitingLastAuthRequest {
         if let Some(failure) = refused {
             return Err(session.refuse(cx, base, notify::AUTHENTICATION_FAILED, failure));
         }
-        let EapSession { request, identified, payloads, .. } = *self.session;
+        base.keep_tokens(&received);
+        let EapSession { request, mut identified, payloads } = *self.session;
+        identified.follows = rounds::is_another_announced(&received);
         let own = IdPayload::from(identified.local_id.clone());
         let secret = secret(&request.channel, self.msk.as_ref(), Role::Responder);
         let data = auth_data(&request.channel, &request.record, Role::Responder, &own, &secret);
         let answer = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
-        request.establish(cx, base, now, identified, answer, &payloads)
+        request.go_on(cx, base, now, identified, answer, payloads)
     }
 }
 

@@ -7,25 +7,29 @@
 use std::time::Instant;
 
 use portcullis_ipsec::Spi;
+use subtle::ConstantTimeEq as _;
 
 use super::eap_initiator::EapSession;
+use super::rounds::{self, Rounds};
 use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
 use super::{certificates, ppk};
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
-use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Unique};
+use crate::auth::{Proven, SignRequest, VerifyRequest};
+use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::create_child_sa::initiator::Purpose;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{InitRecord, error_notification, notification};
 use crate::engine::informational::Deleting;
 use crate::engine::mobike;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, Payload, notify};
 
@@ -33,7 +37,7 @@ use crate::message::{ExchangeType, IdPayload, Payload, notify};
 #[derive(Debug)]
 pub(in crate::engine) struct AllocatingFirstSpi {
     job: JobId,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
 }
 
@@ -42,7 +46,7 @@ pub(in crate::engine) fn begin(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
 ) -> Next {
     if base.childless {
@@ -86,7 +90,7 @@ fn request(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    mut channel: Channel,
+    mut channel: Box<Channel>,
     record: InitRecord,
     spi: Option<Spi>,
 ) -> Next {
@@ -104,6 +108,14 @@ fn request(
     };
     let id = IdPayload::from(local_id.clone());
     base.local_id = Some(local_id.clone());
+    if let Some(session) = &base.resumed {
+        let id = IdPayload::from(session.id_i.clone());
+        base.local_id = Some(session.id_i.clone());
+        let data = resumption::auth(&channel, &record, Role::Initiator, &id);
+        let auth = Payload::Auth { method: SHARED_KEY_MIC, data };
+        let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
+        return Ok(request.send(cx, base, now, channel, record, Some(auth)));
+    }
     let ppk = ppk::of_initiator(&config, connection, record.ppk, &base.about(cx));
     let ppk = ppk.map_err(Closed::failed)?;
     let mut of_ppk: Vec<Payload> =
@@ -183,20 +195,33 @@ impl Request {
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
-        mut channel: Channel,
+        mut channel: Box<Channel>,
         record: InitRecord,
         auth: Option<Payload>,
     ) -> State {
         let mut payloads = vec![Payload::IdI(self.id.clone())];
         payloads.extend(self.certificates);
-        if let Some(connection) = cx.connection(base.connection) {
+        if let Some(session) = &base.resumed {
+            payloads.push(Payload::IdR(session.id_r.clone().into()));
+        } else if let Some(connection) = cx.connection(base.connection) {
             payloads.extend(certificates::requests([connection]));
             if let IdentityMatch::Exactly(id) = connections::remote_match(connection) {
                 payloads.push(Payload::IdR(id.clone().into()));
             }
         }
+        // Whom EAP authenticates gives its token with its last message.
+        let token = auth.is_some().then(|| crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
+        if let Some(connection) = cx.connection(base.connection) {
+            payloads.extend(auth.as_ref().and_then(|_| rounds::announce_another(connection.local.len(), 0)));
+            payloads.extend(rounds::announce([connection]));
+        }
         payloads.extend(auth);
+        payloads.extend(token.flatten());
+        payloads.extend(resumption::ask(cx, base));
         payloads.extend(self.ppk);
+        if cx.connection(base.connection).is_some_and(connections::is_eap_only) {
+            payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
+        }
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
         if !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
@@ -208,8 +233,16 @@ impl Request {
         }
         payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        let state = AwaitingAuthResponse { channel, record, offer: self.offer, id: self.id, key: self.key };
-        State::AwaitingAuthResponse(state)
+        State::AwaitingAuthResponse(AwaitingAuthResponse {
+            channel,
+            record,
+            offer: self.offer,
+            id: self.id,
+            key: self.key,
+            rounds: Rounds::default(),
+            id_r: None,
+            peer_is_proven: false,
+        })
     }
 }
 
@@ -222,7 +255,7 @@ pub(in crate::engine) struct SigningRequest {
     /// The signature that precedes that one.
     signed: Option<Vec<u8>>,
     method: u8,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     request: Request,
 }
@@ -266,14 +299,19 @@ impl SigningRequest {
 /// Awaits the IKE_AUTH response.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthResponse {
-    pub(in crate::engine) channel: Channel,
+    pub(in crate::engine) channel: Box<Channel>,
     pub(super) record: InitRecord,
     /// The child that we asked for, unless the IKE SA is to begin without one.
     pub(in crate::engine) offer: Option<Offer>,
-    /// Our own.
+    /// Our own, of our last round.
     pub(super) id: IdPayload,
     /// The name of the pre-shared key that we proved ourselves with, if it was one.
-    key: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) rounds: Rounds,
+    /// The peer's, of its last round.
+    id_r: Option<IdPayload>,
+    /// It has no more rounds before it.
+    pub(super) peer_is_proven: bool,
 }
 
 impl AwaitingAuthResponse {
@@ -316,8 +354,21 @@ impl AwaitingAuthResponse {
             }
             self.channel.unmix();
         }
+        if self.peer_is_proven {
+            return self.turn(cx, base, now, &payloads);
+        }
         match self.authenticate(cx, base, &found, &payloads) {
-            Ok(None) => self.proceed(cx, base, now, payloads),
+            Ok(None) => {
+                let connection = cx.connection(base.connection);
+                let wanted = connection.and_then(|connection| connection.remote.get(self.rounds.remote));
+                let proven = match wanted.map(|round| &round.auth) {
+                    _ if base.resumed.is_some() => Proven::Resumed,
+                    // As it will be, or there will be no IKE SA.
+                    Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
+                    _ => Proven::Psk,
+                };
+                self.proceed(cx, base, now, proven, payloads)
+            }
             Ok(Some(request)) => {
                 let job = cx.verify_peer(base.id, request);
                 Ok(State::VerifyingResponder(VerifyingResponder { job, awaiting: self, payloads }))
@@ -331,19 +382,39 @@ impl AwaitingAuthResponse {
         Deleting::reject(cx, base, now, self.channel, failure, told)
     }
 
-    /// The peer is who it says it is. We may still have to prove who we are.
-    fn proceed(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: Vec<Payload>) -> Next {
-        let found = AuthPayloads::parse(&payloads);
-        base.remote_id = found.id_r.map(|id| id.identity.clone());
-        match cx.connection(base.connection).map(connections::local_method) {
-            Some(LocalMethod::Eap { .. }) => match (found.id_r, found.eap) {
-                (Some(id), Some(packet)) => EapSession::begin(cx, base, self, id.clone(), packet.to_vec()),
+    /// The peer is who it says it is, in this round.
+    fn proceed(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        proven: Proven,
+        payloads: Vec<Payload>,
+    ) -> Next {
+        if let Err(failure) = self.take_round(cx, base, &payloads) {
+            return Ok(self.reject(cx, base, now, failure));
+        }
+        // Whoever keeps record of it wants the first proof, as he wants the first identity.
+        base.proven.get_or_insert(proven);
+        let id = AuthPayloads::parse(&payloads).id_r.cloned();
+        base.remote_id = base.remote_id.take().or_else(|| id.as_ref().map(|id| id.identity.clone()));
+        self.id_r = id;
+        self.turn(cx, base, now, &payloads)
+    }
+
+    /// It is our turn: EAP has begun, or the next round.
+    fn turn(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        let connection = cx.connection(base.connection);
+        let local = connection.and_then(|connection| connection.local.get(self.rounds.local));
+        match local.map(|round| &round.auth) {
+            Some(LocalMethod::Eap { .. }) => match (self.id_r.clone(), AuthPayloads::parse(payloads).eap) {
+                (Some(id), Some(packet)) => EapSession::begin(cx, base, self, id, packet.to_vec()),
                 _ => {
                     let failure = base.about(cx).eap_not_wanted();
                     Ok(self.reject(cx, base, now, failure))
                 }
             },
-            _ => self.establish(cx, base, now, &payloads),
+            _ => self.go_on(cx, base, now, payloads),
         }
     }
 
@@ -362,6 +433,7 @@ impl AwaitingAuthResponse {
             }
             return Ok(match base.redirected(cx, now, &target) {
                 Ok(redirect) => {
+                    cx.redirected(base, redirect.to, false);
                     let goals = base.goal.take().into_iter().chain(base.goals.drain(..)).collect();
                     let connection = base.connection;
                     cx.effects.push_back(Effect::Follow { connection, goals, redirect });
@@ -374,8 +446,12 @@ impl AwaitingAuthResponse {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
         let Self { channel, record, offer, .. } = self;
+        base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
+        base.heed_lifetime(cx, now, payloads);
+        resumption::responder::resumed(cx, base);
+        base.keep_ticket(cx, now, &established.channel, payloads);
         let Some(offer) = offer else {
             // The child follows at once, in an exchange of its own.
             base.goals.extend(base.goal.take());
@@ -398,6 +474,7 @@ impl AwaitingAuthResponse {
         let about = base.about(cx);
         let local = cx.connection(base.connection).map(connections::local_method);
         match (notify_type, &base.local_id) {
+            (notify::AUTHENTICATION_FAILED, Some(id)) if base.resumed.is_some() => about.not_let_resume(id),
             (notify::AUTHENTICATION_FAILED, _) if matches!(local, Some(LocalMethod::Eap { .. })) => {
                 about.refused_before_eap()
             }
@@ -426,13 +503,31 @@ impl AwaitingAuthResponse {
         };
         let sent = found.id_r.ok_or_else(|| about.missing("IKE_AUTH", "an IDr payload"))?;
         let id = &sent.identity;
-        let (method, data) = found.auth.ok_or_else(|| about.missing("IKE_AUTH", "an AUTH payload"))?;
-        let wanted = connections::remote_match(connection);
+        let (channel, record) = (&self.channel, &self.record);
+        if let Some(session) = &base.resumed {
+            let right = resumption::auth(channel, record, Role::Responder, sent);
+            let shown = matches!(found.auth, Some((SHARED_KEY_MIC, data)) if bool::from(right.ct_eq(data)));
+            let proven = shown && id.same(&session.id_r);
+            return if proven {
+                Ok(None)
+            } else {
+                Err(about.not_resumed(id, "it is not who gave us the ticket"))
+            };
+        }
+        let Some(RemoteAuth { auth: wanted_auth, id: wanted }) = connection.remote.get(self.rounds.remote)
+        else {
+            return Err(about.closed_early("it is not configured any more"));
+        };
         if !wanted.accepts(id) {
             return Err(about.unexpected_identity(id, wanted));
         }
-        let (channel, record) = (&self.channel, &self.record);
-        match connections::remote_method(connection) {
+        let (method, data) = match found.auth {
+            Some(auth) => auth,
+            // EAP will prove it, and its last AUTH.
+            None if connections::is_eap_only(connection) => return Ok(None),
+            None => return Err(about.missing("IKE_AUTH", "an AUTH payload")),
+        };
+        match wanted_auth {
             RemoteMethod::Psk if method == SHARED_KEY_MIC => {
                 let key = connections::shared_key(&cx.config.shared_keys, local_id, id)
                     .ok_or_else(|| about.no_shared_key(local_id, id))?;
@@ -446,6 +541,7 @@ impl AwaitingAuthResponse {
                 let proof = (method, data);
                 Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
             }
+            RemoteMethod::Eap { .. } => Err(about.eap_only_refused(&method_name(Some(method)))),
             wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }
@@ -486,8 +582,8 @@ impl VerifyingResponder {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
-                self.awaiting.proceed(cx, base, now, self.payloads)
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.awaiting.proceed(cx, base, now, proven, self.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {
                 let failure = base.about(cx).peer_rejected(&rejection);

@@ -7,6 +7,7 @@ pub(super) mod eap_responder;
 pub(super) mod initiator;
 pub(super) mod ppk;
 pub(super) mod responder;
+pub(super) mod rounds;
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use crate::auth::method;
 use crate::auth::{Trust, VerifyRequest};
 use crate::config::Secret;
 use crate::crypto::psk_auth;
-use crate::engine::ike_sa_init::InitRecord;
-use crate::message::{IdPayload, Payload};
+use crate::engine::ike_sa_init::{InitRecord, notifications};
+use crate::message::{IdPayload, Payload, notify};
 
 pub(super) use certificates::SignatureSupport;
 
@@ -36,7 +37,7 @@ fn signer_inputs<'a>(
 }
 
 /// The octets that an end signs (RFC 7296 §2.15).
-fn signed_octets(channel: &Channel, record: &InitRecord, signer: Role, id: &IdPayload) -> Vec<u8> {
+pub(super) fn signed_octets(channel: &Channel, record: &InitRecord, signer: Role, id: &IdPayload) -> Vec<u8> {
     let (message, peer_nonce, sk_p) = signer_inputs(channel, record, signer);
     let maced_id = channel.suite.prf.compute(sk_p, &[&id.body()]);
     [message, peer_nonce, &maced_id, &channel.int_auth()].concat()
@@ -93,17 +94,22 @@ fn is_signature(method: u8) -> bool {
     )
 }
 
+/// Whether an initiator takes a responder that EAP alone proves (RFC 5998 §3).
+fn announces_eap_only(payloads: &[Payload]) -> bool {
+    notifications(payloads).any(|found| found.notify_type == notify::EAP_ONLY_AUTHENTICATION)
+}
+
 /// The authentication payloads of either message.
 #[derive(Debug, Default)]
-struct AuthPayloads<'a> {
-    id_i: Option<&'a IdPayload>,
-    id_r: Option<&'a IdPayload>,
-    auth: Option<(u8, &'a [u8])>,
+pub(super) struct AuthPayloads<'a> {
+    pub(super) id_i: Option<&'a IdPayload>,
+    pub(super) id_r: Option<&'a IdPayload>,
+    pub(super) auth: Option<(u8, &'a [u8])>,
     eap: Option<&'a [u8]>,
 }
 
 impl<'a> AuthPayloads<'a> {
-    fn parse(payloads: &'a [Payload]) -> Self {
+    pub(super) fn parse(payloads: &'a [Payload]) -> Self {
         let mut found = Self::default();
         for payload in payloads {
             match payload {

@@ -6,17 +6,21 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::eap_responder::EapSession;
-use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::rounds::{self, Rounds};
+use super::{
+    AuthPayloads, announces_eap_only, auth_data, is_signature, method_name, signed_octets, verify,
+    verify_request,
+};
 use super::{certificates, ppk};
-use crate::auth::Authorization;
 use crate::auth::method::SHARED_KEY_MIC;
-use crate::auth::{SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::established::Established;
 use crate::engine::failure::{About, Claims};
 use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
@@ -24,6 +28,7 @@ use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, IdPayload, MessageError, Payload, Received, notify};
 use crate::proposal::IkeSuite;
@@ -150,7 +155,7 @@ impl DerivingForAuth {
 /// Awaits an IKE_AUTH request that decrypts.
 #[derive(Debug)]
 pub(in crate::engine) struct AwaitingAuthRequest {
-    pub(super) channel: Channel,
+    pub(super) channel: Box<Channel>,
     pub(super) record: InitRecord,
     /// Additional key exchanges that have to come first.
     additional: VecDeque<KeMethod>,
@@ -179,6 +184,9 @@ impl AwaitingAuthRequest {
                 return Err(self.refuse(cx, base, notify::INVALID_SYNTAX, Vec::new(), failure));
             }
         };
+        if base.resumed.is_some() {
+            return self.resume(cx, base, now, &payloads);
+        }
         self.take_ppk(cx, &mut payloads);
         let about = About { connection: None, remote: Some(base.remote) };
         let candidates = self.candidates(cx, base);
@@ -268,8 +276,8 @@ impl AwaitingAuthRequest {
         }
     }
 
-    /// The peer is who it says it is: now it is our turn.
-    fn prove(
+    /// The peer is who it says it is: now it is our turn, if there is a round of ours left.
+    pub(super) fn prove(
         mut self,
         cx: &mut Context,
         base: &mut Base,
@@ -283,9 +291,13 @@ impl AwaitingAuthRequest {
         let Some(connection) = config.connections.get(identified.connection) else {
             return Err(Closed::because("it is not configured any more"));
         };
-        let (local_id, remote_id) = (&identified.local_id, &identified.remote_id);
+        let Some(round) = connection.local.get(identified.rounds.local) else {
+            return self.proceed(cx, base, now, identified, Vec::new(), payloads);
+        };
+        let (local_id, remote_id) = (connections::identity_of(round, base.local.ip()), &identified.remote_id);
+        let local_id = &local_id;
         let id = IdPayload::from(local_id.clone());
-        let failure = match connections::local_method(connection) {
+        let failure = match &round.auth {
             LocalMethod::Psk => match connections::shared_key(&config.shared_keys, local_id, remote_id) {
                 Some(key) => {
                     let data = auth_data(&self.channel, &self.record, Role::Responder, &id, &key.secret);
@@ -296,7 +308,9 @@ impl AwaitingAuthRequest {
                 None => about.no_shared_key(local_id, remote_id),
             },
             LocalMethod::Pubkey { credentials, constraint } => {
-                self.record.peer.add(&payloads);
+                if identified.rounds.local == 0 {
+                    self.record.peer.add(&payloads);
+                }
                 let peer = &self.record.peer;
                 match certificates::choose(credentials, constraint, peer) {
                     Ok((credential, scheme)) => {
@@ -316,7 +330,12 @@ impl AwaitingAuthRequest {
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
             }
-            LocalMethod::Eap { .. } => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !connections::is_eap_only(connection) => about.eap_needs_initiator(),
+            LocalMethod::Eap { .. } if !announces_eap_only(&payloads) => about.eap_only_not_offered(),
+            LocalMethod::Eap { .. } => {
+                let answer = vec![Payload::IdR(id)];
+                return self.proceed(cx, base, now, identified, answer, payloads);
+            }
         };
         Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure))
     }
@@ -331,11 +350,11 @@ impl AwaitingAuthRequest {
         answer: Vec<Payload>,
         payloads: Vec<Payload>,
     ) -> Next {
-        match cx.connection(identified.connection).map(connections::remote_method) {
-            Some(RemoteMethod::Eap { .. }) => {
-                Ok(EapSession::begin(cx, base, self, identified, answer, payloads))
-            }
-            _ => self.establish(cx, base, now, identified, answer, &payloads),
+        let round = identified.rounds.remote;
+        match cx.connection(identified.connection).is_some_and(|connection| rounds::is_eap(connection, round))
+        {
+            true => Ok(EapSession::begin(cx, base, self, identified, answer, payloads)),
+            false => self.go_on(cx, base, now, identified, answer, payloads),
         }
     }
 
@@ -349,13 +368,16 @@ impl AwaitingAuthRequest {
         mut answer: Vec<Payload>,
         payloads: &[Payload],
     ) -> Next {
+        base.keep_tokens(payloads);
+        answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
-        let Identified { connection, local_id, remote_id, authorization } = identified;
+        let Identified { connection, local_id, remote_id, proven, authorization, .. } = identified;
         let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
         let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         base.connection = connection;
         base.local_id = Some(local_id);
         base.remote_id = Some(remote_id.clone());
+        base.proven = proven;
         base.authorization = authorization;
         let identities = base.identities();
         let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
@@ -369,6 +391,9 @@ impl AwaitingAuthRequest {
         }
         answer.extend(mobike::answer(cx, base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
+        resumption::responder::resumed(cx, base);
+        answer.extend(base.announce_lifetime(now));
+        answer.extend(resumption::answer(cx, base, now, &established.channel, payloads));
         match redirect::instead_of_a_child(cx, base, now) {
             Some(redirect) => {
                 answer.push(redirect);
@@ -377,6 +402,29 @@ impl AwaitingAuthRequest {
             None => established.answer_first_child(cx, base, answer, payloads, &self.record),
         }
         Box::new(established).pump(cx, base, now)
+    }
+
+    /// Awaits IKE_AUTH of an IKE SA that is resumed, whose keys there are.
+    pub(in crate::engine) fn of_resumed(channel: Box<Channel>, record: InitRecord) -> Self {
+        Self { channel, record, additional: VecDeque::new() }
+    }
+
+    /// Whoever resumes an IKE SA proves that it has the keys of the old one, and so do we (RFC 5723 §4.3.3).
+    fn resume(mut self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+        let Some(session) = base.resumed.take() else {
+            return Err(Closed::because("nothing is left to be resumed"));
+        };
+        let shown = (&*self.channel, &self.record);
+        match resumption::responder::judge(cx, base, &session, shown, payloads) {
+            Ok(identified) => {
+                let id = IdPayload::from(identified.local_id.clone());
+                let data = resumption::auth(&self.channel, &self.record, Role::Responder, &id);
+                let answer = vec![Payload::IdR(id), Payload::Auth { method: SHARED_KEY_MIC, data }];
+                base.resumed = Some(session);
+                self.establish(cx, base, now, identified, answer, payloads)
+            }
+            Err(failure) => Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure)),
+        }
     }
 
     /// Answers an additional key exchange, and takes the keys that it has made.
@@ -418,10 +466,16 @@ impl AwaitingAuthRequest {
         let refused = |failure| Err((notify::AUTHENTICATION_FAILED, failure));
         let (peer, asked) = (&sent.identity, found.id_r.map(|id| &id.identity));
         let local_ip = base.local.ip();
-        // Those that take the peer's method first; the others only to say what they would have taken.
+        let follows = rounds::is_another_announced(payloads);
+        // Those that take the peer's method, and as many rounds, first; the others only to say what they would have taken.
         let fits = |index: &&usize| {
-            let wanted = cx.connection(**index).map(connections::remote_method);
-            wanted.is_some_and(|wanted| takes(wanted, found.auth.map(|(method, _)| method)))
+            let method = found.auth.map(|(method, _)| method);
+            let fits = |connection: &ConnectionConfig| {
+                let several = connection.remote.len() > 1;
+                takes(connections::remote_method(connection), method)
+                    && (method.is_none() || several == follows)
+            };
+            cx.connection(**index).is_some_and(fits)
         };
         let fitting: Vec<usize> = candidates.iter().filter(fits).copied().collect();
         let chosen = connections::choose_by_identity(cx, &fitting, local_ip, peer, asked)
@@ -439,34 +493,80 @@ impl AwaitingAuthRequest {
         let local_id = connections::local_identity(connection, local_ip);
         let authorization = Authorization::default();
         let remote_id = peer.clone();
-        let identified = Identified { connection: index, local_id, remote_id, authorization };
+        let (id, rounds) = (sent.clone(), Rounds::default());
+        let mut identified = Identified {
+            connection: index,
+            local_id,
+            remote_id,
+            id,
+            proven: None,
+            authorization,
+            rounds,
+            follows,
+        };
         if connection.ppk.required && !self.channel.is_mixed() {
             return refused(about.ppk_not_used());
         }
-        match (connections::remote_method(connection), found.auth) {
-            (RemoteMethod::Psk, Some((SHARED_KEY_MIC, data))) => {
-                let local_id = &identified.local_id;
-                let Some(key) = connections::shared_key(&cx.config.shared_keys, local_id, peer) else {
-                    return refused(about.no_shared_key(local_id, peer));
+        let (wanted, local_id) = (connections::remote_method(connection), &identified.local_id);
+        match check(self, cx, &about, wanted, local_id, sent, found.auth, payloads) {
+            Ok(request) => {
+                identified.proven = match wanted {
+                    RemoteMethod::Psk => Some(Proven::Psk),
+                    // As it will be, or there will be no IKE SA.
+                    RemoteMethod::Eap { method, .. } => Some(Proven::Eap(*method)),
+                    RemoteMethod::Pubkey(_) => None,
                 };
-                if !verify(&self.channel, &self.record, Role::Initiator, sent, &key.secret, data) {
-                    return refused(match self.channel.is_mixed() {
-                        true => about.ppk_mismatch(&key.name, peer),
-                        false => about.shared_key_mismatch(&key.name, local_id, peer),
-                    });
-                }
-                Ok((identified, None))
+                Ok((identified, request))
             }
-            (RemoteMethod::Pubkey(trust), Some((method, data))) if is_signature(method) => {
-                let (channel, record, proof) = (&self.channel, &self.record, (method, data));
-                let request = verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads);
-                Ok((identified, Some(request)))
+            Err(failure) => refused(failure),
+        }
+    }
+
+    /// Has a job judge the peer's proof in a further round, where no other connection can be meant.
+    pub(super) fn verify(
+        self,
+        job: JobId,
+        about: About,
+        identified: Identified,
+        payloads: Vec<Payload>,
+    ) -> State {
+        let attempt = Attempt { about, candidates: Vec::new(), payloads, rejection: None };
+        State::VerifyingInitiator(VerifyingInitiator { job, request: self, attempt, identified })
+    }
+}
+
+/// Whether the peer, who says that it is `sent`, has proven that as it has to; `Some` if a job has to say so. Whom EAP
+/// authenticates has proven nothing yet.
+#[expect(clippy::too_many_arguments, reason = "a proof, and everything that it covers")]
+pub(super) fn check(
+    request: &AwaitingAuthRequest,
+    cx: &Context,
+    about: &About,
+    wanted: &RemoteMethod,
+    local_id: &Identity,
+    sent: &IdPayload,
+    auth: Option<(u8, &[u8])>,
+    payloads: &[Payload],
+) -> Result<Option<VerifyRequest>, Failure> {
+    let (channel, record, peer) = (&request.channel, &request.record, &sent.identity);
+    match (wanted, auth) {
+        (RemoteMethod::Psk, Some((SHARED_KEY_MIC, data))) => {
+            let key = connections::shared_key(&cx.config.shared_keys, local_id, peer)
+                .ok_or_else(|| about.no_shared_key(local_id, peer))?;
+            if !verify(channel, record, Role::Initiator, sent, &key.secret, data) {
+                return Err(match channel.is_mixed() {
+                    true => about.ppk_mismatch(&key.name, peer),
+                    false => about.shared_key_mismatch(&key.name, local_id, peer),
+                });
             }
-            (RemoteMethod::Eap { .. }, None) => Ok((identified, None)),
-            (wanted, found) => {
-                let method = method_name(found.map(|(method, _)| method));
-                refused(about.other_auth_method(&method, wanted))
-            }
+            Ok(None)
+        }
+        (RemoteMethod::Pubkey(trust), Some(proof)) if is_signature(proof.0) => {
+            Ok(Some(verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads)))
+        }
+        (RemoteMethod::Eap { .. }, None) => Ok(None),
+        (wanted, found) => {
+            Err(about.other_auth_method(&method_name(found.map(|(method, _)| method)), wanted))
         }
     }
 }
@@ -506,11 +606,18 @@ struct Attempt {
 
 /// An initiator that a connection was found for.
 #[derive(Debug)]
-pub(super) struct Identified {
-    pub(super) connection: usize,
-    pub(super) local_id: Identity,
-    pub(super) remote_id: Identity,
-    pub(super) authorization: Authorization,
+pub(in crate::engine) struct Identified {
+    pub(in crate::engine) connection: usize,
+    pub(in crate::engine) local_id: Identity,
+    pub(in crate::engine) remote_id: Identity,
+    /// Its ID payload in this round, as its AUTH covers it.
+    pub(in crate::engine) id: IdPayload,
+    /// In the first round.
+    pub(in crate::engine) proven: Option<Proven>,
+    pub(in crate::engine) authorization: Authorization,
+    pub(in crate::engine) rounds: Rounds,
+    /// Another round of the peer's follows.
+    pub(in crate::engine) follows: bool,
 }
 
 /// Awaits the judgement of the initiator's proof. A connection that rejects it makes way for the next that the
@@ -532,7 +639,8 @@ impl VerifyingInitiator {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::PeerVerified(Ok(())) if done.id == self.job => {
+            JobResult::PeerVerified(Ok(proven)) if done.id == self.job => {
+                self.identified.proven.get_or_insert(proven);
                 self.request.prove(cx, base, now, self.identified, self.attempt.payloads)
             }
             JobResult::PeerVerified(Err(rejection)) if done.id == self.job => {

@@ -15,7 +15,7 @@ use crate::message::{ExchangeType, Payload};
 /// An additional key exchange under way.
 #[derive(Debug)]
 pub(in crate::engine) struct Exchanging {
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     /// Those that follow it.
     left: VecDeque<KeMethod>,
@@ -38,7 +38,7 @@ pub(in crate::engine) fn proceed(
     cx: &mut Context,
     base: &mut Base,
     now: Instant,
-    channel: Channel,
+    channel: Box<Channel>,
     record: InitRecord,
     mut left: VecDeque<KeMethod>,
 ) -> Next {
@@ -50,6 +50,15 @@ pub(in crate::engine) fn proceed(
 }
 
 impl Exchanging {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "Exchanging: generating our public value",
+            Step::AwaitingResponse { .. } => "Exchanging: awaiting the response",
+            Step::DerivingKe { .. } => "Exchanging: deriving the shared secret",
+        }
+    }
+
     pub(in crate::engine) fn handle_job(
         mut self,
         cx: &mut Context,

@@ -27,6 +27,14 @@ enum Step {
 }
 
 impl AnsweringIntermediate {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "AnsweringIntermediate: generating our public value",
+            Step::DerivingKe { .. } => "AnsweringIntermediate: deriving the shared secret",
+        }
+    }
+
     /// Takes a request, which is to be about `method`.
     pub(in crate::engine) fn begin(
         cx: &mut Context,

@@ -26,7 +26,7 @@ impl Cookies {
     }
 
     /// The cookie to ask for.
-    pub(super) fn make(
+    pub(in crate::engine) fn make(
         &mut self,
         cx: &mut Context,
         now: Instant,
@@ -42,7 +42,7 @@ impl Cookies {
     }
 
     /// Whether we made this one, lately, for that initiator.
-    pub(super) fn check(
+    pub(in crate::engine) fn check(
         &mut self,
         cx: &mut Context,
         now: Instant,

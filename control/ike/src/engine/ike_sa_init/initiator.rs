@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, error_notification,
-    nat, notification, notifications,
+    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, answers,
+    error_notification, nat, notification, notifications,
 };
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -20,17 +20,18 @@ use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::childless;
 use crate::engine::commands::local_towards;
 use crate::engine::context::Context;
-use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
+use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
 use crate::engine::ike_intermediate;
 use crate::engine::mobike;
 use crate::engine::negotiation;
 use crate::engine::redirect;
+use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role, State};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
 use crate::proposal::{IkeSuite, accepted_ike};
 
 /// Cookies that we send back before we give up.
-const MAX_COOKIES: u32 = 5;
+pub(in crate::engine) const MAX_COOKIES: u32 = 5;
 
 /// Awaits the address that our packets leave from.
 #[derive(Debug)]
@@ -40,27 +41,36 @@ pub(in crate::engine) struct FindingSource {
 }
 
 /// Begins an IKE SA. `Base::local` is unspecified if the kernel is to choose the address.
-pub(in crate::engine) fn begin(cx: &mut Context, base: &Base, method: KeMethod) -> State {
+pub(in crate::engine) fn begin(cx: &mut Context, base: &mut Base, now: Instant, method: KeMethod) -> State {
     if base.local.ip().is_unspecified() {
         let job = cx.source_address(base.id, base.remote.ip());
         State::FindingSource(FindingSource { job, method })
     } else {
-        generate(cx, base, method)
+        generate(cx, base, now, method)
     }
 }
 
-fn generate(cx: &mut Context, base: &Base, method: KeMethod) -> State {
+fn generate(cx: &mut Context, base: &mut Base, now: Instant, method: KeMethod) -> State {
+    if base.resumed.is_some() {
+        return resumption::initiator::begin(cx, base, now, method);
+    }
     let attempt = Attempt { nonce: cx.random(), method, tried: vec![method], cookie: None, cookies: 0 };
     let job = cx.generate_ke(base.id, method);
     State::GeneratingKe(GeneratingKe { job, attempt })
 }
 
 impl FindingSource {
-    pub(in crate::engine) fn handle_job(self, cx: &mut Context, base: &mut Base, done: Done) -> Next {
+    pub(in crate::engine) fn handle_job(
+        self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
         match done.result {
             JobResult::SourceAddress(Some(addr)) if done.id == self.job => {
                 base.local = SocketAddr::new(addr, base.local.port());
-                Ok(generate(cx, base, self.method))
+                Ok(generate(cx, base, now, self.method))
             }
             JobResult::SourceAddress(None) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).no_source_address()))
@@ -160,13 +170,7 @@ impl AwaitingInitResponse {
         inbound: &Inbound<'_>,
     ) -> Next {
         let found = inbound.header();
-        let expected = found.exchange == ExchangeType::IkeSaInit
-            && found.response
-            && !found.initiator
-            && found.message_id == 0
-            && found.spi_i == base.spi_i
-            && inbound.received.encrypted.is_none();
-        if !expected {
+        if !answers(base, inbound, ExchangeType::IkeSaInit) {
             return Ok(State::AwaitingInitResponse(self));
         }
         let payloads = &inbound.received.message.payloads;
@@ -232,6 +236,7 @@ impl AwaitingInitResponse {
                 "it chose additional key exchanges, but does not know IKE_INTERMEDIATE, which carries them";
             return Err(about.ike_proposal_not_ours(&why));
         }
+        rounds::check_announced(cx, base, &inbound.received.message.payloads)?;
         let childless = childless::is_begun(cx, base, &inbound.received.message.payloads)?;
         let (nonce_r, ke_public) = (payloads.nonce.to_vec(), payloads.ke_public.to_vec());
         Ok(Accepted { suite, nonce_r, ke_public, childless })
@@ -264,11 +269,13 @@ impl AwaitingInitResponse {
         match (base.redirected(cx, now, target), cx.connection(base.connection)) {
             (Ok(redirect), Some(connection)) => {
                 let port = cx.config.port;
-                base.local = local_towards(connection, redirect.to, port);
+                let local = local_towards(connection, redirect.to, port);
+                cx.redirected(base, redirect.to, false);
+                base.local = local;
                 base.remote = SocketAddr::new(redirect.to, port);
                 base.redirect = Some(redirect);
                 base.spi_i = cx.fresh_spi();
-                return Ok(begin(cx, base, self.attempt.method));
+                return Ok(begin(cx, base, now, self.attempt.method));
             }
             (Err(failure), _) => self.doubt(cx, now, failure),
             (Ok(_), None) => {}
@@ -380,7 +387,7 @@ impl DerivingKeys {
 
 /// RFC 7296 §2.23: with a NAT between us, or where one may come between us, everything after IKE_SA_INIT goes from and to
 /// the NAT port.
-fn float(cx: &Context, base: &mut Base) {
+pub(in crate::engine) fn float(cx: &Context, base: &mut Base) {
     if !base.encapsulated() && !mobike::floats(cx, base) {
         return;
     }

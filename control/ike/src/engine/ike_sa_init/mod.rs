@@ -8,12 +8,13 @@ pub(super) mod responder;
 
 use super::context::Context;
 use super::ike_auth::SignatureSupport;
+use super::sa::{Base, Inbound};
 use crate::config::{ConnectionConfig, IkeFragmentation};
 use crate::crypto::KeMethod;
-use crate::message::{Notify, Payload, Protocol, WireProposal, notify};
+use crate::message::{ExchangeType, Notify, Payload, Protocol, WireProposal, notify};
 
 /// Octets of our nonces: half of the longest PRF's key (RFC 7296 §2.10).
-const NONCE_LEN: usize = 32;
+pub(super) const NONCE_LEN: usize = 32;
 
 /// Both messages and nonces of the exchange: AUTH covers the former, keys come from the latter.
 #[derive(Debug)]
@@ -33,6 +34,17 @@ impl InitRecord {
     pub(super) fn lowest_nonce(&self) -> Vec<u8> {
         (&self.nonce_i).min(&self.nonce_r).clone()
     }
+}
+
+/// Whether a message answers the first request of an IKE SA of ours, which was of that exchange.
+pub(super) fn answers(base: &Base, inbound: &Inbound<'_>, exchange: ExchangeType) -> bool {
+    let found = inbound.header();
+    found.exchange == exchange
+        && found.response
+        && !found.initiator
+        && found.message_id == 0
+        && found.spi_i == base.spi_i
+        && inbound.received.encrypted.is_none()
 }
 
 /// The payloads of a request or of a response that accepts it; also those of a rekeying of the IKE SA.
@@ -67,13 +79,13 @@ impl<'a> InitPayloads<'a> {
 }
 
 /// That we take messages in fragments (RFC 7383 §2.3).
-fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
+pub(super) fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Payload> {
     let takes = connection.fragmentation != IkeFragmentation::No;
     takes.then(|| notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()))
 }
 
 /// Whether both ends take messages in fragments, of which `payloads` says what the peer does.
-fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
+pub(super) fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
     let ours = cx.connection(connection).and_then(announce_fragmentation);
     let found = |found: &Notify| found.notify_type == notify::IKEV2_FRAGMENTATION_SUPPORTED;
     ours.is_some() && notifications(payloads).any(found)

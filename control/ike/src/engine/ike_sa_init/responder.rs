@@ -14,7 +14,7 @@ use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::failure::About;
 use crate::engine::ike_auth::responder::AwaitingFirstAuth;
-use crate::engine::ike_auth::{SignatureSupport, certificates, ppk};
+use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
 use crate::engine::ike_intermediate;
 use crate::engine::negotiation;
 use crate::engine::redirect;
@@ -120,13 +120,14 @@ pub(in crate::engine) fn admit(
     }
 }
 
-/// Hash algorithms, to an initiator that has told us its own (RFC 7427 §4), and CAs, for whichever connection it may
+/// Several rounds; hash algorithms, to an initiator that has told us its own (RFC 7427 §4), and CAs, for whichever connection it may
 /// turn out to mean.
 fn authentication(cx: &Context, candidates: &[usize], payloads: &[Payload]) -> Vec<Payload> {
     let connections = || candidates.iter().filter_map(|index| cx.connection(*index));
     let asked = notifications(payloads).any(|found| found.notify_type == notify::SIGNATURE_HASH_ALGORITHMS);
     let hashes = if asked { certificates::announce_hashes(connections()) } else { None };
-    hashes.into_iter().chain(certificates::requests(connections())).collect()
+    let several = rounds::announce(connections());
+    hashes.into_iter().chain(certificates::requests(connections())).chain(several).collect()
 }
 
 enum Choice {

@@ -7,6 +7,7 @@ use super::{Agreed, born, spi_of, succeed, successor, with_spi};
 use crate::crypto::{KeMethod, KeSecret, SharedSecret};
 use crate::engine::api::{Event, Failure, IkeSaId, JobId, JobResult};
 use crate::engine::context::{Context, Effect};
+use crate::engine::crash;
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::established::{Established, Ours, Theirs};
 use crate::engine::ike_followup_ke::{self, Link, followed_up};
@@ -62,6 +63,17 @@ struct AwaitingResponse {
 }
 
 impl Rekeying {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "RekeyingIke: generating our public value",
+            Step::AwaitingResponse(_) => "RekeyingIke: awaiting the response",
+            Step::DerivingKe { .. } => "RekeyingIke: deriving the shared secret",
+            Step::GeneratingFollowup { .. } => "RekeyingIke: generating a further public value",
+            Step::AwaitingFollowup { .. } => "RekeyingIke: awaiting the follow-up response",
+        }
+    }
+
     /// Begins; `None` without a proposal to make.
     pub(in crate::engine) fn begin(cx: &mut Context, base: &Base) -> Option<Self> {
         let method = *cx.connection(base.connection)?.proposals.first()?.ke.first()?;
@@ -92,6 +104,17 @@ impl Rekeying {
             | Step::DerivingKe { job, .. }
             | Step::GeneratingFollowup { job, .. } => *job == id,
             Step::AwaitingResponse(_) | Step::AwaitingFollowup { .. } => false,
+        }
+    }
+
+    /// The SPI that the new IKE SA will have here.
+    pub(in crate::engine) fn offered_spi(&self) -> Option<[u8; 8]> {
+        match &self.step {
+            Step::GeneratingKe { .. } => None,
+            Step::AwaitingResponse(awaiting) => Some(awaiting.spi),
+            Step::DerivingKe { agreed, .. }
+            | Step::GeneratingFollowup { agreed, .. }
+            | Step::AwaitingFollowup { agreed, .. } => Some(agreed.spi_i),
         }
     }
 
@@ -291,6 +314,7 @@ impl AwaitingResponse {
             spi_r,
             nonce_i: self.nonce.clone(),
             nonce_r: found.nonce.to_vec(),
+            tokens: crash::found(payloads).collect(),
         };
         Ok((agreed, found.ke_public.to_vec()))
     }

@@ -23,7 +23,7 @@ use super::channel::Channel;
 use super::context::{Context, Effect};
 use super::established::Established;
 use super::sa::{Base, Estate, Role, State};
-use crate::config::Retransmission;
+use crate::config::{Retransmission, Secret};
 use crate::crypto::{KdfInput, SharedSecret, derive_rekeyed_ike_keys};
 use crate::message::{Payload, Protocol, WireProposal};
 use crate::proposal::IkeSuite;
@@ -53,6 +53,8 @@ struct Agreed {
     spi_r: [u8; 8],
     nonce_i: Vec<u8>,
     nonce_r: Vec<u8>,
+    /// Of the peer, in its answer to us (RFC 6290 §4.3).
+    tokens: Vec<Secret>,
 }
 
 /// The new IKE SA, with nothing in it.
@@ -63,7 +65,7 @@ fn successor(
     now: Instant,
     agreed: &Agreed,
     shared: &[SharedSecret],
-) -> (Base, Channel) {
+) -> (Base, Box<Channel>) {
     let Agreed { role, suite, spi_i, spi_r, .. } = *agreed;
     let id = cx.fresh_id();
     let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
@@ -75,11 +77,15 @@ fn successor(
     base.suite = Some(suite);
     base.local_id = old.local_id.clone();
     base.remote_id = old.remote_id.clone();
+    base.proven = old.proven.clone();
     base.authorization = old.authorization.clone();
     base.established = Some(now);
     base.authentication = old.authentication;
     base.session_end = old.session_end;
     base.original_initiator = old.original_initiator;
+    base.tokens.clone_from(&agreed.tokens);
+    base.owes_token = role == Role::Initiator;
+    base.wants_ticket = old.ticket.is_some();
     base.replaced_by = old.replaced_by;
     cx.sa_established(base.connection);
     let input = KdfInput { nonce_i: &agreed.nonce_i, nonce_r: &agreed.nonce_r, spi_i, spi_r };
@@ -100,12 +106,20 @@ fn born(cx: &mut Context, base: Base, state: State, replaced: Option<IkeSaId>) {
 }
 
 /// The new IKE SA takes what the old one had.
-fn succeed(cx: &mut Context, old: &mut Base, mut base: Base, channel: Channel, now: Instant, estate: Estate) {
+fn succeed(
+    cx: &mut Context,
+    old: &mut Base,
+    mut base: Base,
+    channel: Box<Channel>,
+    now: Instant,
+    estate: Estate,
+) {
     old.heir = Some(base.id);
     // It may have moved since the new one was begun.
     (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
     base.mobility = old.mobility.succeeded();
     base.redirecting = old.redirecting.take();
+    base.owes_reauthentication = std::mem::take(&mut old.owes_reauthentication);
     base.inherit(cx, estate);
     let established = Established::succeeding(cx, &base, now, channel);
     cx.event(Event::IkeRekeyed { ike: base.status(cx, IkeState::Established), replaced: old.id });

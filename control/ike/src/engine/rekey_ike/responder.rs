@@ -9,6 +9,7 @@ use crate::crypto::{KeMethod, SharedSecret};
 use crate::engine::api::{JobId, JobResult};
 use crate::engine::channel::Channel;
 use crate::engine::context::Context;
+use crate::engine::crash;
 use crate::engine::create_child_sa::collision::Lowest;
 use crate::engine::create_child_sa::responder::Refused;
 use crate::engine::established::{Established, Ours, Theirs};
@@ -46,6 +47,15 @@ enum Step {
 }
 
 impl Answering {
+    /// What it is called in `transitions`.
+    pub(in crate::engine) fn name(&self) -> &'static str {
+        match self.step {
+            Step::GeneratingKe { .. } => "Ike: generating our public value",
+            Step::DerivingKe { .. } => "Ike: deriving the shared secret",
+            Step::AwaitingFollowup(_) => "Ike: awaiting a follow-up request",
+        }
+    }
+
     /// Judges the request. It has been answered, or is left in `established.theirs`.
     pub(in crate::engine) fn begin(
         cx: &mut Context,
@@ -59,7 +69,7 @@ impl Answering {
                 if matches!(&established.ours, Ours::RekeyingIke(rekeying) if !rekeying.has_left()) {
                     established.ours = Ours::Idle;
                 }
-                established.theirs = Some(Theirs::Ike(answering));
+                established.theirs = Some(Theirs::Ike(Box::new(answering)));
             }
             Err(refused) => refused.send(cx, base, &mut established.channel),
         }
@@ -103,6 +113,7 @@ impl Answering {
             spi_r: cx.fresh_spi(),
             nonce_i,
             nonce_r: cx.random::<32>().to_vec(),
+            tokens: Vec::new(),
         };
         let job = cx.answer_ke(base.id, suite.ke, peer_public.clone());
         let step = Step::GeneratingKe { job, peer_public };
@@ -153,7 +164,7 @@ impl Answering {
             (Step::GeneratingKe { peer_public, .. }, JobResult::KeGenerated(Ok((secret, public)))) => {
                 let job = cx.derive_ke(base.id, secret, peer_public);
                 self.step = Step::DerivingKe { job, public };
-                established.theirs = Some(Theirs::Ike(self));
+                established.theirs = Some(Theirs::Ike(Box::new(self)));
             }
             (Step::DerivingKe { public, .. }, JobResult::KeDerived(Ok(shared))) => {
                 let Agreed { suite, spi_r, .. } = self.agreed;
@@ -163,13 +174,17 @@ impl Answering {
                     answer.push(Payload::Nonce(self.agreed.nonce_r.clone()));
                 }
                 answer.push(Payload::Ke { method: self.method.id(), data: public });
+                if self.shared.is_empty() {
+                    let spis = (self.agreed.spi_i, spi_r);
+                    answer.extend(crash::announce(cx, base.connection, spis));
+                }
                 self.shared.push(shared);
                 if !self.left.is_empty() {
                     let (expected, link) = Expected::next(cx, now);
                     answer.push(link);
                     established.channel.respond(cx, base, answer);
                     self.step = Step::AwaitingFollowup(expected);
-                    established.theirs = Some(Theirs::Ike(self));
+                    established.theirs = Some(Theirs::Ike(Box::new(self)));
                     return;
                 }
                 let (new, channel) =
@@ -186,7 +201,7 @@ impl Answering {
             }
             (step, result) => {
                 self.step = step;
-                established.theirs = Some(Theirs::Ike(self));
+                established.theirs = Some(Theirs::Ike(Box::new(self)));
                 cx.discard(base.id, done.leaves, result);
             }
         }
@@ -201,7 +216,7 @@ fn conclude(
     established: &mut Established,
     agreed: &Agreed,
     mut new: Base,
-    channel: Channel,
+    channel: Box<Channel>,
 ) {
     if let Ours::RekeyingIke(rekeying) = &mut established.ours {
         let nonces = Lowest::of(&agreed.nonce_i, &agreed.nonce_r);

@@ -194,7 +194,7 @@ fn a_rekeying_goes_on_in_ike_followup_ke_until_all_key_exchanges_are_done() {
 }
 
 #[test]
-fn a_followup_of_nothing_is_told_so_and_harms_nothing() {
+pub(super) fn a_followup_of_nothing_is_told_so_and_harms_nothing() {
     let mut hands = by_hand();
     hands.rekey_ike(A);
     hands.pass(B);
@@ -211,7 +211,7 @@ fn a_followup_of_nothing_is_told_so_and_harms_nothing() {
 }
 
 #[test]
-fn an_end_that_does_not_follow_up_is_not_waited_for_for_ever() {
+pub(super) fn an_end_that_does_not_follow_up_is_not_waited_for_for_ever() {
     let mut hands = by_hand();
     hands.rekey_ike(A);
     hands.pass(B);

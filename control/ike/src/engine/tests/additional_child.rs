@@ -52,7 +52,7 @@ fn keying(letter: &Letter) -> (Option<u16>, Option<Vec<u8>>) {
 }
 
 #[test]
-fn a_rekeying_of_a_child_goes_on_until_all_key_exchanges_are_done() {
+pub(super) fn a_rekeying_of_a_child_goes_on_until_all_key_exchanges_are_done() {
     for end in [A, B] {
         let mut hands = by_hand(1, TWO);
         let (before, other) = (old(&hands), 1 - end);
@@ -195,7 +195,7 @@ fn forget(hands: &mut Hands) {
 }
 
 #[test]
-fn a_followup_of_nothing_is_told_so_and_the_rekeying_begins_anew() {
+pub(super) fn a_followup_of_nothing_is_told_so_and_the_rekeying_begins_anew() {
     let mut hands = by_hand(1, ONE);
     let before = old(&hands);
     hands.rekey_child(A);
@@ -211,7 +211,7 @@ fn a_followup_of_nothing_is_told_so_and_the_rekeying_begins_anew() {
 }
 
 #[test]
-fn an_end_that_does_not_follow_up_is_not_waited_for_for_ever() {
+pub(super) fn an_end_that_does_not_follow_up_is_not_waited_for_for_ever() {
     let mut hands = by_hand(1, ONE);
     let before = old(&hands);
     hands.rekey_child(A);

@@ -134,7 +134,7 @@ fn a_peer_that_starts_over_finds_the_address_that_it_had() {
 }
 
 #[test]
-fn a_full_pool_refuses_the_child_and_is_named() {
+pub(super) fn a_full_pool_refuses_the_child_and_is_named() {
     let mut world = world(5);
     for identity in ["x", "y"] {
         let request = crate::pools::AddressRequest {

@@ -29,11 +29,16 @@ impl Pki {
         Self { ca, ends }
     }
 
-    fn local(&self, end: usize) -> LocalMethod {
+    pub(super) fn local(&self, end: usize) -> LocalMethod {
         local(self.ends[end].credential(&[&self.ca]))
     }
 
-    fn remote(&self) -> RemoteMethod {
+    /// A certificate of another name.
+    pub(super) fn issue(&self, name: &str) -> LocalMethod {
+        local(self.ca.issue(name, unchanged).credential(&[&self.ca]))
+    }
+
+    pub(super) fn remote(&self) -> RemoteMethod {
         remote(trust(&self.ca))
     }
 
@@ -98,7 +103,7 @@ fn certificates_of_every_kind_authenticate_both_ends() {
 }
 
 #[test]
-fn each_end_may_authenticate_in_its_own_way() {
+pub(super) fn each_end_may_authenticate_in_its_own_way() {
     let pki = Pki::new();
     for signer in [A, B] {
         let mut configs = [config(A), config(B)];
@@ -158,7 +163,7 @@ fn terminated_at_any_moment_of_the_negotiation_nothing_is_left() {
 }
 
 #[test]
-fn a_ca_that_only_one_end_trusts_is_named_there_and_nowhere_else() {
+pub(super) fn a_ca_that_only_one_end_trusts_is_named_there_and_nowhere_else() {
     let (ours, theirs) = (Pki::new(), Pki::new());
     // B takes A's certificate, A does not take B's.
     let mut a = ours.config(A);

@@ -59,7 +59,7 @@ fn that_one_is_taken_is_said_in_the_answer_to_ike_sa_init() {
 }
 
 #[test]
-fn a_key_exchange_of_its_own_protects_the_first_child_too() {
+pub(super) fn a_key_exchange_of_its_own_protects_the_first_child_too() {
     let of = |end| {
         let mut config = with(end, Childless::Force);
         config.connections[0].children[0].esp_proposals =

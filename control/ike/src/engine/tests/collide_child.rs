@@ -207,7 +207,7 @@ fn collision_ke_invalid() {
 }
 
 #[test]
-fn collision_ke_invalid_delayed_retry() {
+pub(super) fn collision_ke_invalid_delayed_retry() {
     for seed in 0..8 {
         let (a, b) = groups("aes256gcm16-x25519-ecp256-esn", "aes256gcm16-ecp384-ecp256-esn");
         let mut hands = Hands::new(seed, a, b);

@@ -68,7 +68,7 @@ fn collision() {
 }
 
 #[test]
-fn collision_while_jobs_are_under_way() {
+pub(super) fn collision_while_jobs_are_under_way() {
     whoever_wins(|hands| {
         let (to_a, to_b) = both_ask(hands);
         hands.give(to_b);
@@ -81,7 +81,7 @@ fn collision_while_jobs_are_under_way() {
 }
 
 #[test]
-fn collision_ke_invalid() {
+pub(super) fn collision_ke_invalid() {
     for seed in 0..8 {
         let (mut a, mut b) = (config(A), config(B));
         a.connections[0].proposals = vec!["aes256gcm16-prfsha384-x25519-ecp256".parse().unwrap()];

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::certificates::Pki;
 use super::world::*;
 use crate::auth::Authorization;
 use crate::auth::eap::{ClientMethod, ServerMethod, UserSecret};
@@ -11,7 +12,7 @@ use crate::config::*;
 use crate::engine::*;
 use crate::message::Message;
 
-fn user(id: &str, password: &str) -> Arc<[UserSecret]> {
+pub(super) fn user(id: &str, password: &str) -> Arc<[UserSecret]> {
     let secret = Secret(password.as_bytes().to_vec());
     [UserSecret { name: format!("eap-{id}"), ids: vec![id.to_owned()], secret }].into()
 }
@@ -20,9 +21,10 @@ fn user(id: &str, password: &str) -> Arc<[UserSecret]> {
 pub(super) fn configs(method: ServerMethod, asks: bool) -> [EngineConfig; 2] {
     let [mut a, mut b] = [config(A), config(B)];
     let eap_id = Some("carol".to_owned());
-    a.connections[0].local[0].auth = LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id };
+    a.connections[0].local[0].auth =
+        LocalMethod::Eap { method: ClientMethod::MsChapV2, eap_id, aaa_id: None, credentials: Vec::new() };
     b.connections[0].remote[0].auth =
-        RemoteMethod::Eap { method, eap_id: asks.then_some(IdentityMatch::Any) };
+        RemoteMethod::Eap { method, eap_id: asks.then_some(IdentityMatch::Any), trust: Arc::default() };
     let known = if asks { "carol" } else { "a.example" };
     (a.users, b.users) = (user("carol", "violets"), user(known, "violets"));
     [a, b]
@@ -31,6 +33,30 @@ pub(super) fn configs(method: ServerMethod, asks: bool) -> [EngineConfig; 2] {
 fn local() -> World {
     let [a, b] = configs(ServerMethod::MsChapV2, true);
     World::new(1, a, b)
+}
+
+/// The gateway proves itself with a certificate, as it should, or by EAP-TLS alone (RFC 5998).
+#[test]
+pub(super) fn a_gateway_with_a_certificate_lets_users_in() {
+    let pki = Pki::new();
+    let [mut a, mut b] = configs(ServerMethod::MsChapV2, true);
+    a.connections[0].remote[0].auth = pki.remote();
+    b.connections[0].local[0].auth = pki.local(B);
+    World::new(1, a, b).established().assert_agreement();
+    let [mut a, mut b] = [config(A), config(B)];
+    for (end, config) in [(A, &mut a), (B, &mut b)] {
+        let (credentials, trust) =
+            (pki.local(end).credentials().to_vec(), pki.remote().trust().cloned().unwrap());
+        let (eap_id, aaa_id) = (None, None);
+        let method = ClientMethod::Tls;
+        config.connections[0].local[0].auth = LocalMethod::Eap { method, eap_id, aaa_id, credentials };
+        config.connections[0].remote[0].auth =
+            RemoteMethod::Eap { method: ServerMethod::Tls, eap_id: None, trust };
+    }
+    let world = World::new(1, a, b).established();
+    world.assert_agreement();
+    let status = world.ends[B].engine.status().remove(0);
+    assert_eq!(status.authorization.eap_id.as_deref(), Some("a.example"));
 }
 
 /// A world whose gateway asks an AAA server.
@@ -65,7 +91,17 @@ fn a_user_with_a_password_gets_a_tunnel() {
 }
 
 #[test]
-fn a_user_of_an_aaa_server_gets_a_tunnel_and_what_it_says_he_may_have() {
+pub(super) fn a_gateway_that_proves_itself_by_a_certificate_lets_a_user_in() {
+    let ([mut a, mut b], pki) = (configs(ServerMethod::MsChapV2, true), Pki::new());
+    b.connections[0].local[0].auth = pki.local(B);
+    a.connections[0].remote[0].auth = pki.remote();
+    let world = World::new(1, a, b).established();
+    world.assert_agreement();
+    assert_eq!(world.ends[B].engine.status()[0].authorization.eap_id.as_deref(), Some("carol"));
+}
+
+#[test]
+pub(super) fn a_user_of_an_aaa_server_gets_a_tunnel_and_what_it_says_he_may_have() {
     let mut world = aaa("violets");
     let authorization = Authorization {
         addresses: vec![IpAddr::from([10, 9, 0, 7])],
@@ -136,7 +172,7 @@ fn one_ike_sa_is_ended_or_given_another_time() {
 }
 
 #[test]
-fn a_wrong_password_is_named_at_the_gateway_and_hinted_at_to_the_client() {
+pub(super) fn a_wrong_password_is_named_at_the_gateway_and_hinted_at_to_the_client() {
     let mut world = local();
     world.ends[B].engine.set_users(user("carol", "roses"));
     let failure = fails(&mut world);
@@ -148,7 +184,7 @@ fn a_wrong_password_is_named_at_the_gateway_and_hinted_at_to_the_client() {
 }
 
 #[test]
-fn a_refusal_of_the_aaa_server_is_passed_on() {
+pub(super) fn a_refusal_of_the_aaa_server_is_passed_on() {
     let mut world = aaa("roses");
     assert_eq!(fails(&mut world).code(), "EAP_REFUSED");
     assert_eq!(world.failures(B), ["AAA_REFUSED"]);
@@ -182,7 +218,7 @@ fn an_end_that_does_not_do_eap_is_named_at_both() {
 
 /// Whoever relays EAP between a client and a server that it is not meant for does not get the key, and so no AUTH.
 #[test]
-fn success_without_the_key_is_worth_nothing() {
+pub(super) fn success_without_the_key_is_worth_nothing() {
     let mut world = local();
     let command = world.initiate(A);
     let proven = |world: &World| {

@@ -67,7 +67,7 @@ fn the_initiator_sends_with_the_first_key_of_keymat() {
         message.payloads.iter().find_map(nonce).unwrap()
     };
     let State::Established(sa) = &world.ends[A].engine.sas.values().next().unwrap().state else { panic!() };
-    let Channel { suite, keys, .. } = &sa.channel;
+    let Channel { suite, keys, .. } = sa.channel.as_ref();
     let keymat = derive_child_keymat(suite.prf, &keys.sk_d, &[], &nonce(A), &nonce(B), 72);
     let child = world.ends[A].gateway.installed.values().next().unwrap();
     let outbound = child.outbound.as_ref().unwrap();
@@ -208,7 +208,9 @@ fn a_responder_finds_the_connection_by_identity_among_those_of_one_address() {
 fn an_acquired_flow_comes_up_narrowed_to_what_the_peer_allows() {
     let mut b = config(B);
     b.connections[0].children[0] = child("lan", "10.2.7.0/24", "10.1.0.0/16");
-    let mut world = World::new(1, config(A), b);
+    let mut a = config(A);
+    a.connections[0].children[0].start_action = StartAction::Trap;
+    let mut world = World::new(1, a, b);
     let flow = Flow {
         src: "10.1.0.9".parse().unwrap(),
         dst: "10.2.7.7".parse().unwrap(),

@@ -13,6 +13,7 @@ use super::certificates::Pki;
 use super::world::*;
 use super::{addresses, eap, ppk};
 use crate::auth::eap::ServerMethod;
+use crate::config::AddressMatch;
 use crate::crypto::{AesKey, DirectionKeys, IkeEncr, Protection};
 use crate::engine::*;
 use crate::message::tests::is_lossy;
@@ -60,13 +61,13 @@ fn fuzz_ike_payloads() {
     });
 }
 
-const SETUPS: u8 = 6;
+pub(super) const SETUPS: u8 = 7;
 
 static PKI: LazyLock<Pki> = LazyLock::new(Pki::new);
 
 /// Two ends that fit each other, of several kinds.
-fn world(setup: u8, seed: u8) -> World {
-    let (mut a, mut b) = match setup % SETUPS {
+pub(super) fn world(setup: u8, seed: u8) -> World {
+    let (mut a, mut b) = match (setup & 0x3f) % SETUPS {
         0 => (config(A), config(B)),
         1 => (PKI.config(A), PKI.config(B)),
         2 => {
@@ -75,6 +76,11 @@ fn world(setup: u8, seed: u8) -> World {
         }
         3 => (proposing(A, &[HYBRID]), proposing(B, &[HYBRID])),
         4 => addresses::ends(),
+        5 => {
+            let [mut a, b] = eap::configs(ServerMethod::Aaa, true);
+            a.connections[0].local_addrs = vec![AddressMatch::Any];
+            (a, b)
+        }
         _ => {
             let secret = Some(ppk::SECRET);
             (ppk::with(A, Some("one"), true, secret), ppk::with(B, None, false, secret))
@@ -89,11 +95,13 @@ fn world(setup: u8, seed: u8) -> World {
             config.connections[0].children[0].esp_proposals = vec!["aes256gcm16-x25519-esn".parse().unwrap()];
         }
     }
-    addresses::with_pools(World::new(seed.into(), a, b))
+    let mut world = addresses::with_pools(World::new(seed.into(), a, b));
+    world.ends[B].gateway.aaa.users = eap::user("carol", "violets");
+    world
 }
 
 /// What an end does when nothing else is going on; `None`: it lets time pass.
-fn deed(number: u8, world: &World, end: usize) -> Option<Command> {
+pub(super) fn deed(number: u8, world: &World, end: usize) -> Option<Command> {
     let (connection, child) = ("net".to_owned(), Some("lan".to_owned()));
     let status = world.ends[end].engine.status();
     let pair = status.into_iter().flat_map(|sa| sa.children).map(|child| child.spi_in).next();
@@ -131,7 +139,7 @@ fn scripts() -> Vec<Vec<u8>> {
 }
 
 /// However mad one end is, none panics, each has in its data plane what it knows of, and nothing is left in the end.
-fn converse(input: &[u8]) {
+pub(super) fn converse(input: &[u8]) {
     let mut script = Script::new(input);
     let (setup, seed, mad, deeds) = (script.octet(), script.octet(), script.octet(), script.octet());
     let deeds = script.octets((deeds % 12).into());

@@ -13,7 +13,8 @@ use rand_core::SeedableRng as _;
 use super::world::{A, B, address};
 use crate::auth;
 use crate::auth::eap::{
-    AaaAnswer, AaaRequest, AaaState, Conversation, Seed, Server, ServerMethod, Step, Turn, UserSecret,
+    AaaAnswer, AaaRequest, AaaState, Circumstances, Conversation, Seed, Server, ServerMethod, Step,
+    TlsSettings, Turn, UserSecret,
 };
 use crate::crypto;
 use crate::engine::*;
@@ -36,11 +37,25 @@ pub(super) struct Gateway {
     pub(super) unreachable: bool,
     pub(super) full: bool,
     pub(super) refuses: bool,
+    /// The job that goes wrong, if it can, counted from now.
+    pub(super) mishap: Option<(u32, Mishap)>,
     pub(super) crls: Vec<Arc<auth::Crl>>,
     pub(super) aaa: Aaa,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
     pub(super) pools: Pools,
+}
+
+/// What may befall a job.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mishap {
+    Fails,
+    /// It takes longer than anybody waits.
+    Drags,
+}
+
+fn circumstances(crls: Vec<Arc<auth::Crl>>) -> Circumstances {
+    Circumstances { now: auth::tests::NOW, source: Arc::new(crls) }
 }
 
 /// An AAA server: EAP-MSCHAPv2 with one client at a time.
@@ -59,12 +74,21 @@ impl Aaa {
         let (server, received) = match state {
             None => {
                 let id = crate::config::Identity::Fqdn(user);
-                (Box::new(Server::new(ServerMethod::MsChapV2, None, &id, self.users.clone())), Vec::new())
+                let server = Server::new(
+                    ServerMethod::MsChapV2,
+                    None,
+                    &id,
+                    self.users.clone(),
+                    TlsSettings::default(),
+                );
+                (Box::new(server), Vec::new())
             }
             Some(_) => (self.conversation.take().unwrap(), packet),
         };
         let turn = Turn { conversation: Conversation::Server(server), received, seed: Seed([3; 32]) };
-        let (Conversation::Server(server), step) = turn.take() else { unreachable!() };
+        let (Conversation::Server(server), step) = turn.take(&circumstances(Vec::new())) else {
+            unreachable!()
+        };
         self.conversation = Some(server);
         match step {
             Step::Send(packet) => {
@@ -152,6 +176,27 @@ impl Gateway {
         Ok(!std::mem::replace(&mut pair.heard, true))
     }
 
+    /// What befalls the next job.
+    pub(super) fn befalls(&mut self) -> Option<Mishap> {
+        let (left, mishap) = self.mishap?;
+        self.mishap = left.checked_sub(1).map(|left| (left, mishap));
+        self.mishap.is_none().then_some(mishap)
+    }
+
+    pub(super) fn fail(&mut self, job: Job) -> JobResult {
+        let nothing =
+            crypto::KeyExchangeError::Length { method: crypto::KeMethod::X25519, expected: 32, found: 0 };
+        match job {
+            Job::SourceAddress { .. } => JobResult::SourceAddress(None),
+            Job::GenerateKe { .. } => JobResult::KeGenerated(Err(nothing)),
+            Job::DeriveKe { .. } => JobResult::KeDerived(Err(nothing)),
+            Job::Sign(_) => JobResult::Signed(None),
+            Job::AllocateSpi => JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 })),
+            Job::InstallChild(_) => JobResult::ChildInstalled(Err(InstallError::TableFull { capacity: 0 })),
+            job => self.run(job),
+        }
+    }
+
     pub(super) fn run(&mut self, job: Job) -> JobResult {
         match job {
             Job::SourceAddress { remote } => {
@@ -179,7 +224,9 @@ impl Gateway {
             Job::VerifyPeer(request) => {
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
-            Job::EapTurn(turn) => JobResult::EapTurned(Box::new(turn.take())),
+            Job::EapTurn(turn) => {
+                JobResult::EapTurned(Box::new(turn.take(&circumstances(self.crls.clone()))))
+            }
             Job::AskAaa(question) => JobResult::AaaAnswered(Box::new(self.aaa.answer(*question))),
             Job::AssignAddresses(request) => {
                 JobResult::AddressesAssigned(Box::new(self.pools.assign(&request)))

@@ -69,8 +69,11 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// With an established tunnel and nothing under way, and packets both ways in it.
-    pub(super) fn new(seed: u64, a: EngineConfig, b: EngineConfig) -> Self {
+    /// With an established tunnel and nothing under way, and packets both ways in it. No tokens follow a rekeying.
+    pub(super) fn new(seed: u64, mut a: EngineConfig, mut b: EngineConfig) -> Self {
+        for connection in a.connections.iter_mut().chain(&mut b.connections) {
+            connection.quick_crash_detection = false;
+        }
         let mut world = World::new(seed, a, b).established();
         world.run(2);
         world.job_delay = 0;

@@ -33,7 +33,7 @@ fn picture(world: &World, end: usize) -> String {
 }
 
 #[test]
-fn mutated_messages_are_survived_in_every_state() {
+pub(super) fn mutated_messages_are_survived_in_every_state() {
     for seed in 0..150 {
         let mut world = World::new(seed, config(A), config(B));
         world.initiate(A);

@@ -113,7 +113,7 @@ fn without_a_nat_ike_goes_on_from_the_nat_port_and_esp_stays_bare() {
 }
 
 #[test]
-fn a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back() {
+pub(super) fn a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back() {
     let mut world = world(roaming());
     world.nat = Some(super::world::NatBox { public: "203.0.113.5".parse().unwrap(), port_shift: 20000 });
     paths(&mut world, A, &[elsewhere()]);

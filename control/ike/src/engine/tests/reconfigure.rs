@@ -65,6 +65,19 @@ fn the_same_configuration_again_changes_nothing() {
 }
 
 #[test]
+fn another_pool_leaves_its_peers_alone_but_not_one_that_is_the_first_or_the_last() {
+    let [a, _] = with_children(&[("one", 1)]);
+    let with = |pools: &[&str]| {
+        let mut config = a.clone();
+        config.connections[0].pools = pools.iter().map(|name| (*name).to_owned()).collect();
+        config
+    };
+    assert_eq!(fates(&with(&["ra"]), &with(&["clients", "ra6"])), [(None, Fate::Adjusted)]);
+    assert_eq!(fates(&with(&[]), &with(&["ra"])), [(None, Fate::Replaced)]);
+    assert_eq!(fates(&with(&["ra"]), &with(&[])), [(None, Fate::Replaced)]);
+}
+
+#[test]
 fn a_child_that_is_added_comes_up_and_one_that_is_removed_goes_while_another_stays_as_it_is() {
     let (old, new) = (with_children(&[("one", 1), ("two", 2)]), with_children(&[("three", 3), ("two", 2)]));
     let expected = [(Some("three".to_owned()), Fate::Added), (Some("one".to_owned()), Fate::Removed)];
@@ -137,6 +150,27 @@ fn a_connection_that_is_removed_is_closed_and_refused_from_then_on() {
     world.reconfigure(B, b);
     world.run_until(200, "up again", World::up);
     world.run(5);
+    world.assert_agreement();
+}
+
+#[test]
+pub(super) fn an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added() {
+    let mut a = config(A);
+    a.connections[0].proposals = vec!["aes256gcm16-prfsha384-ecp384".parse().unwrap()];
+    let mut world = World::new(1, a.clone(), config(B));
+    let first = world.initiate(A);
+    // The refusal has come, and is not believed for a while: nobody has signed it.
+    world.run(1);
+    assert!(!world.failures(B).is_empty() && world.failures(A).is_empty());
+    a.connections[0].proposals.push("aes256gcm16-prfsha384-x25519".parse().unwrap());
+    world.reconfigure(A, a);
+    let second = world.initiate(A);
+    world.run(5);
+    for command in [first, second] {
+        assert_eq!(world.ends[A].done.get(&command), Some(&Ok(())), "{}", world.report());
+    }
+    assert_eq!(world.failures(A), Vec::<&str>::new());
+    assert_eq!(world.ends[A].engine.status().len(), 1);
     world.assert_agreement();
 }
 

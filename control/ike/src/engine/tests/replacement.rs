@@ -57,7 +57,6 @@ fn reauthentication_makes_everything_anew_before_it_breaks() {
 #[test]
 fn only_the_end_that_began_the_ike_sa_reauthenticates_however_often_it_was_rekeyed() {
     let mut world = World::plain().established();
-    assert_eq!(reauthenticate(&mut world, B).unwrap_err().code(), "NOTHING_TO_REKEY");
     world.command(B, Command::Rekey { connection: "net".to_owned(), child: None });
     world.run(10);
     assert!(!world.ends[A].engine.status()[0].initiator);

@@ -2,7 +2,7 @@
 //! take random time and finish in any order; datagrams may be lost, doubled, late and out of order, and may pass a
 //! NAT.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use super::gateway::{Gateway, Sealed};
+use super::gateway::{Gateway, Mishap, Sealed};
 use crate::config::*;
 use crate::engine::*;
 
@@ -42,10 +42,20 @@ pub(super) struct End {
     pub(super) events: Vec<Event>,
     pub(super) done: HashMap<CommandId, Result<(), Failure>>,
     pub(super) jobs: Vec<(Instant, JobId, Job)>,
+    failing: HashSet<JobId>,
     /// Takes nothing and says nothing.
     pub(super) dead: bool,
     next_command: u64,
 }
+
+impl End {
+    fn work(&mut self, id: JobId, job: Job) -> JobResult {
+        if self.failing.remove(&id) { self.gateway.fail(job) } else { self.gateway.run(job) }
+    }
+}
+
+/// How long a job takes that nobody waits for.
+const LONG: Duration = Duration::from_secs(600);
 
 /// A datagram under way, as the receiver will see it.
 #[derive(Debug, Clone)]
@@ -111,6 +121,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         remote_ts: vec![ts(remote)],
         esp_proposals: vec!["aes256gcm16-esn".parse().unwrap()],
         start_action: StartAction::None,
+        actions: ChildActions::default(),
         replay_window: 64,
         lifetime: ChildLifetime::default(),
         priority: None,
@@ -137,6 +148,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             remote: vec![RemoteAuth { auth: RemoteMethod::Psk, id: IdentityMatch::Exactly(id(names[peer])) }],
             encap: false,
             mobike: false,
+            quick_crash_detection: true,
+            session_resumption: false,
             follow_redirects: true,
             redirect_to: None,
             dpd_delay: Duration::ZERO,
@@ -168,15 +181,23 @@ pub(super) fn config(end: usize) -> EngineConfig {
     }
 }
 
+/// An engine with the secret of that end, which outlives it.
+fn engine(end: usize, config: EngineConfig, seed: u64) -> Engine {
+    let mut engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+    engine.keep_tokens(Secret(vec![end as u8; 32]));
+    engine
+}
+
 impl World {
     pub(super) fn new(seed: u64, a: EngineConfig, b: EngineConfig) -> Self {
         let start = Instant::now();
         let end = |number: u64, config| End {
-            engine: Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed * 2 + number))),
+            engine: engine(number as usize, config, seed * 2 + number),
             gateway: Gateway::new(number as u32),
             events: Vec::new(),
             done: HashMap::new(),
             jobs: Vec::new(),
+            failing: HashSet::new(),
             dead: false,
             next_command: 0,
         };
@@ -245,7 +266,12 @@ impl World {
     /// Takes everything out of an engine.
     pub(super) fn collect(&mut self, end: usize) {
         while let Some((id, job)) = self.ends[end].engine.poll_job() {
-            let at = self.now + Duration::from_millis(self.dice(self.job_delay + 1).into());
+            let mut at = self.now + Duration::from_millis(self.dice(self.job_delay + 1).into());
+            match self.ends[end].gateway.befalls() {
+                Some(Mishap::Drags) => at += LONG,
+                Some(Mishap::Fails) => _ = self.ends[end].failing.insert(id),
+                None => {}
+            }
             self.ends[end].jobs.push((at, id, job));
         }
         while let Some(event) = self.ends[end].engine.poll_event() {
@@ -321,7 +347,7 @@ impl World {
                 if let Some(at) = self.ends[end].jobs.iter().position(|(at, ..)| *at == next) {
                     let (_, id, job) = self.ends[end].jobs.swap_remove(at);
                     self.note_job(end, &job);
-                    let result = self.ends[end].gateway.run(job);
+                    let result = self.ends[end].work(id, job);
                     self.ends[end].engine.handle_job(self.now, id, result);
                     self.collect(end);
                     break;
@@ -359,7 +385,7 @@ impl World {
         for end in [A, B] {
             if !self.ends[end].jobs.is_empty() {
                 let (_, id, job) = self.ends[end].jobs.remove(0);
-                let result = self.ends[end].gateway.run(job);
+                let result = self.ends[end].work(id, job);
                 self.ends[end].engine.handle_job(self.now, id, result);
                 self.collect(end);
                 return true;
@@ -411,7 +437,7 @@ impl World {
     pub(super) fn forget(&mut self, end: usize, config: EngineConfig) {
         let seed = u64::from(self.dice(u32::MAX));
         let at = &mut self.ends[end];
-        at.engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
+        at.engine = engine(end, config, seed);
         at.gateway = Gateway::new(end as u32 + 7);
         at.jobs.clear();
     }
@@ -453,7 +479,7 @@ impl World {
         let mut report = self.log.join("\n");
         for (end, name) in self.ends.iter().zip(["A", "B"]) {
             for sa in end.engine.sas.values() {
-                let IkeSa { base, state, .. } = sa;
+                let IkeSa { base, state, .. } = sa.as_ref();
                 let children: Vec<_> = base
                     .children
                     .iter()
@@ -506,6 +532,7 @@ impl World {
             Event::AddressesReleased { addresses, .. } => format!("takes {addresses:?} back"),
             Event::AddressesAcquired { addresses, .. } => format!("has {addresses:?}"),
             Event::AddressesLost { addresses, .. } => format!("has {addresses:?} no more"),
+            Event::Redirected { to, by_us, .. } => format!("redirected to {to} (by us: {by_us})"),
             Event::Rejected { label, .. } => format!("rejected: {label}"),
         };
         self.note(end, what);

@@ -5,17 +5,8 @@ use zeroize::Zeroizing;
 
 use super::crypto::{self, PasswordHash};
 use super::message::{Challenge, Message, emit, op, without_domain};
-use crate::auth::eap::{Msk, Rejection};
+use crate::auth::eap::{Answered, Msk, Rejection};
 use crate::config::Secret;
-
-/// What the client does next.
-#[derive(Debug)]
-pub(in crate::auth::eap) enum Answered {
-    /// It sends this, as the data of a response.
-    Response(Vec<u8>),
-    /// It failed.
-    Failed(Rejection),
-}
 
 /// A client with a name and a password.
 #[derive(Debug)]

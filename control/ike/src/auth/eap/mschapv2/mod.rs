@@ -7,7 +7,7 @@ mod crypto;
 mod message;
 mod server;
 
-pub(super) use client::{Answered, Client};
+pub(super) use client::Client;
 pub(super) use server::{Asked, Server};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use data_encoding::HEXUPPER;
 use super::crypto::*;
 use super::message::Challenge;
 use super::*;
-use crate::auth::eap::{Rejection, UserSecret};
+use crate::auth::eap::{Answered, Rejection, UserSecret};
 use crate::config::Secret;
 
 fn hex<const N: usize>(text: &str) -> [u8; N] {

@@ -1,0 +1,83 @@
+//! Our window is one, whatever the peer's is (RFC 7296 §2.3), and nobody moves it (RFC 6311).
+
+use super::world::*;
+use crate::engine::ike_sa_init::notification;
+use crate::engine::*;
+use crate::message::{Payload, notify};
+
+/// An INFORMATIONAL request of B's, sent though others are under way: as A gets it.
+fn ask(world: &mut World, payloads: Vec<Payload>) -> Datagram {
+    let now = world.now;
+    let Engine { sas, cx, .. } = &mut world.ends[B].engine;
+    let IkeSa { base, state, .. } = sas.values_mut().next().unwrap().as_mut();
+    let State::Established(established) = state else { panic!() };
+    established.channel.request(cx, base, now, ExchangeType::Informational, payloads);
+    let Datagram { local, remote, payload } = cx.transmit.pop_back().unwrap();
+    Datagram { local: remote, remote: local, payload }
+}
+
+fn id_of(octets: &[u8]) -> u32 {
+    Message::parse(octets).unwrap().message.header.message_id
+}
+
+#[test]
+fn requests_are_taken_one_after_another_and_what_is_beyond_the_window_when_it_comes_again() {
+    let mut world = World::plain().established();
+    let requests: Vec<_> = (0..3).map(|_| ask(&mut world, Vec::new())).collect();
+    let answers = |world: &World, since: usize| -> Vec<u32> {
+        world.messages(A).iter().skip(since).map(|octets| id_of(octets)).collect()
+    };
+    let since = world.messages(A).len();
+    // The last first: neither answered nor kept.
+    for at in [2, 1, 0, 2, 1, 2] {
+        world.deliver(A, requests[at].clone());
+    }
+    assert_eq!(answers(&world, since), [0, 1, 2]);
+    // The last is answered again, with the same octets; those before it are not: the peer has had their answers.
+    for at in [2, 1, 0] {
+        world.deliver(A, requests[at].clone());
+    }
+    assert_eq!(answers(&world, since), [0, 1, 2, 2]);
+    let sent = world.messages(A);
+    assert_eq!(sent[since + 2], sent[since + 3]);
+}
+
+/// A peer that would take more at once gets one at a time all the same: what our exchanges mean for one another depends on
+/// their order.
+#[test]
+fn we_ask_one_thing_at_a_time_however_large_the_peers_window_is() {
+    let mut world = World::plain().established();
+    let larger = ask(&mut world, vec![notification(notify::SET_WINDOW_SIZE, 8_u32.to_be_bytes().to_vec())]);
+    world.deliver(A, larger);
+    world.ends[B].dead = true;
+    let since = world.messages(A).len();
+    for child in [None, Some("lan".to_owned())] {
+        world.command(A, Command::Rekey { connection: "net".to_owned(), child });
+    }
+    world.run(20);
+    let mut ids: Vec<u32> = world.messages(A).iter().skip(since).map(|octets| id_of(octets)).collect();
+    assert!(ids.len() > 1, "it is repeated");
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+}
+
+/// RFC 6311 §5: where its support was not announced, which we never do, message IDs are what they are.
+#[test]
+fn nobody_synchronises_our_message_ids() {
+    const IKEV2_MESSAGE_ID_SYNC: u16 = 16422;
+    let mut world = World::plain().established();
+    let sync = [7_u32, 1000, 1000].map(u32::to_be_bytes).concat();
+    let request = ask(&mut world, vec![notification(IKEV2_MESSAGE_ID_SYNC, sync)]);
+    let since = world.messages(A).len();
+    world.deliver(A, request);
+    world.run(1);
+    assert_eq!(world.messages(A).len(), since + 1, "answered as any that says nothing");
+    world.command(A, Command::Rekey { connection: "net".to_owned(), child: Some("lan".to_owned()) });
+    world.run(5);
+    world.command(B, Command::Rekey { connection: "net".to_owned(), child: Some("lan".to_owned()) });
+    world.run(5);
+    let last = world.messages(A).iter().map(|octets| id_of(octets)).max();
+    assert!(last < Some(10), "{last:?}");
+    assert_eq!((world.failures(A), world.failures(B)), (vec![], vec![]));
+    world.assert_agreement();
+}
