@@ -98,21 +98,23 @@ fn plain() -> impl Strategy<Value = Plain> {
 
 /// Runs of packets of one shape, as traffic has them, and single ones.
 fn batch() -> impl Strategy<Value = Vec<Plain>> {
-    prop::collection::vec((plain(), prop_oneof![3 => Just(1_usize), 1 => 2..9_usize]), 1..20).prop_map(
-        |runs| {
-            runs.into_iter()
-                .flat_map(|(plain, count)| {
-                    (0..count).map(move |at| {
-                        let mut plain = plain.clone();
-                        plain.seed = plain.seed.wrapping_add(at as u8);
-                        plain.nonce[11] = plain.nonce[11].wrapping_add(at as u8);
-                        plain.forged = plain.forged.filter(|_| at % 3 == 0);
-                        plain
-                    })
-                })
-                .collect()
-        },
+    prop::collection::vec(
+        (plain(), prop_oneof![12 => Just(1_usize), 4 => 2..9_usize, 1 => 16..40_usize]),
+        1..20,
     )
+    .prop_map(|runs| {
+        runs.into_iter()
+            .flat_map(|(plain, count)| {
+                (0..count).map(move |at| {
+                    let mut plain = plain.clone();
+                    plain.seed = plain.seed.wrapping_add(at as u8);
+                    plain.nonce[11] = plain.nonce[11].wrapping_add(at as u8);
+                    plain.forged = plain.forged.filter(|_| at % 3 == 0);
+                    plain
+                })
+            })
+            .collect()
+    })
 }
 
 /// Few shapes that take turns in any order, as the packets of some SAs do: an engine may work on alike ones together.

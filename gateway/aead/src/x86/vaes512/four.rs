@@ -17,12 +17,11 @@
 use std::arch::x86_64::*;
 use std::mem::offset_of;
 
-use super::super::block::load;
 use super::super::job::wipe;
 use super::ahead::{Ahead, TURN, Table};
 use super::hash::{Sum, reverse, reverse_of, xor3};
 use super::picked::Picked;
-use super::{LANES, pin, round_key, unroll};
+use super::{LANES, long, pin, power, round_key, unroll};
 use crate::key::{POWERS, Schedule};
 use crate::{Key, MAX_AAD, Packet, TAG_LEN};
 
@@ -46,6 +45,10 @@ pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>) {
         return;
     }
     let len = octets - TAG_LEN;
+    if long::takes(packets.count(), len) {
+        // SAFETY: by contract.
+        return unsafe { long::run::<SEAL>(packets) };
+    }
     macro_rules! dispatch {
         ($($blocks:literal)*) => {
             match (rounds, len >= 64, (len % 64).div_ceil(16)) {
@@ -330,7 +333,7 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
     fn complete<const COPY: u8>(&self, pending: Pending<'_, '_, BLOCKS>) {
-        let Pending { mut packets, mut hash, blocks, mask, claimed } = pending;
+        let Pending { packets, mut hash, blocks, mask, claimed } = pending;
         if VECTORS {
             let columns = self.columns(&mut hash);
             hash.add(self.key, [columns[0], columns[1]]);
@@ -340,28 +343,7 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
             hash.sum.add(block, power(self.key, BLOCKS + 1 - at));
         }
         let tags = xor3(reverse(hash.sum.reduce()), mask, self.closing);
-        let mut places = [std::ptr::null_mut(); LANES];
-        for (place, packet) in places.iter_mut().zip(&mut packets) {
-            *place = packet.buffer.as_mut_ptr().wrapping_add(packet.buffer.len() - TAG_LEN);
-        }
-        if SEAL {
-            // SAFETY: the last sixteen octets of each buffer, which is that long.
-            unsafe { scatter(places, tags) };
-            return;
-        }
-        if BLOCKS > 0 {
-            // Where a partial block was written whole, the tag no longer stands.
-            // SAFETY: as above.
-            unsafe { scatter(places, claimed) };
-        }
-        // All of it at once, and only whether it was right goes on from here.
-        let wrong = _mm512_cmpneq_epi64_mask(tags, claimed);
-        for (lane, packet) in packets.into_iter().enumerate() {
-            packet.authentic = (wrong >> (2 * lane)) & 3 == 0;
-            if !packet.authentic {
-                wipe(packet.buffer);
-            }
-        }
+        finish_tags::<SEAL>(packets, tags, claimed, BLOCKS > 0);
     }
 }
 
@@ -375,11 +357,38 @@ impl Hash {
     }
 }
 
-/// A power of H in each lane.
+/// Writes the tags; or compares them, says so, and wipes the buffers in which they are wrong. `overwritten`: as far as
+/// tags stood behind a partial block.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-fn power(key: &Key, exponent: usize) -> __m512i {
-    _mm512_broadcast_i32x4(load(&key.powers[(POWERS - exponent) % POWERS]))
+pub(super) fn finish_tags<const SEAL: bool>(
+    mut packets: [&mut Packet<'_>; LANES],
+    tags: __m512i,
+    claimed: __m512i,
+    overwritten: bool,
+) {
+    let mut places = [std::ptr::null_mut(); LANES];
+    for (place, packet) in places.iter_mut().zip(&mut packets) {
+        *place = packet.buffer.as_mut_ptr().wrapping_add(packet.buffer.len() - TAG_LEN);
+    }
+    if SEAL {
+        // SAFETY: the last sixteen octets of each buffer, which is that long.
+        unsafe { scatter(places, tags) };
+        return;
+    }
+    if overwritten {
+        // Where a partial block was written whole, the tag no longer stands.
+        // SAFETY: as above.
+        unsafe { scatter(places, claimed) };
+    }
+    // All of it at once, and only whether it was right goes on from here.
+    let wrong = _mm512_cmpneq_epi64_mask(tags, claimed);
+    for (lane, packet) in packets.into_iter().enumerate() {
+        packet.authentic = (wrong >> (2 * lane)) & 3 == 0;
+        if !packet.authentic {
+            wipe(packet.buffer);
+        }
+    }
 }
 
 /// The last round of a vector of each packet, added to the text that far into each. Returns what GHASH takes.
@@ -413,7 +422,7 @@ unsafe fn finish<const SEAL: bool>(
 /// There are sixteen octets that may be written.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-unsafe fn finish_block<const SEAL: bool>(
+pub(super) unsafe fn finish_block<const SEAL: bool>(
     block: __m512i,
     key: __m512i,
     [a, b, c, d]: [*mut u8; LANES],
@@ -446,7 +455,7 @@ fn transpose([a, b, c, d]: [__m512i; LANES]) -> [__m512i; LANES] {
 /// Each lane to a vector of its own.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-fn spread(lanes: __m512i) -> [__m512i; LANES] {
+pub(super) fn spread(lanes: __m512i) -> [__m512i; LANES] {
     [
         _mm512_shuffle_i32x4::<0x00>(lanes, lanes),
         _mm512_shuffle_i32x4::<0x55>(lanes, lanes),
@@ -459,7 +468,7 @@ fn spread(lanes: __m512i) -> [__m512i; LANES] {
 /// Sixteen octets may be read at each place.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-unsafe fn gather([a, b, c, d]: [*const u8; LANES]) -> __m512i {
+pub(super) unsafe fn gather([a, b, c, d]: [*const u8; LANES]) -> __m512i {
     // SAFETY: by contract.
     unsafe {
         let low = _mm256_loadu2_m128i(b.cast(), a.cast());
@@ -471,7 +480,7 @@ unsafe fn gather([a, b, c, d]: [*const u8; LANES]) -> __m512i {
 /// Sixteen octets may be written at each place.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-unsafe fn scatter([a, b, c, d]: [*mut u8; LANES], lanes: __m512i) {
+pub(super) unsafe fn scatter([a, b, c, d]: [*mut u8; LANES], lanes: __m512i) {
     // SAFETY: by contract.
     unsafe {
         _mm_storeu_si128(a.cast(), _mm512_castsi512_si128(lanes));

@@ -8,9 +8,9 @@ use super::pin;
 /// Sums of products before their reduction, four side by side.
 #[derive(Clone, Copy)]
 pub(super) struct Sum {
-    low: __m512i,
-    middle: __m512i,
-    high: __m512i,
+    pub(super) low: __m512i,
+    pub(super) middle: __m512i,
+    pub(super) high: __m512i,
 }
 
 impl Sum {

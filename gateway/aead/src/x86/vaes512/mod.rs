@@ -2,11 +2,13 @@
 //!
 //! The processor starts one VAESENC of 512 bits per cycle, on one port; carry-less multiplication has another, which
 //! it shares with shuffles; everything else goes to either. So AES is the limit, and time is lost where its port
-//! waits or does what another could. Two schedules come of that, and
+//! waits or does what another could. Three schedules come of that, and
 //! `picked` says which packets go which way:
 //!
 //! - `four`: four packets of one key and of alike lengths side by side, so that no vector has empty slots, and with
 //!   the first round of AES left out (`ahead`);
+//! - `long`: the same for packets of 1,024 octets up to some 4,000, eight vectors of one packet at a time,
+//!   with the multiplications of GHASH reduced to three quarters (`powers`);
 //! - `single`: any packet, with its AES overlapping the GHASH of the one before.
 //!
 //! `hash` has what they share of GHASH. Start at [`run`].
@@ -16,13 +18,16 @@
 mod ahead;
 mod four;
 mod hash;
+mod long;
 mod picked;
+mod powers;
 mod single;
 
 use std::arch::x86_64::*;
 
 use super::block::load;
 use crate::Key;
+use crate::key::POWERS;
 
 pub(super) use picked::run;
 
@@ -44,6 +49,13 @@ use unroll;
 #[inline]
 fn round_key(key: &Key, round: usize) -> __m512i {
     _mm512_broadcast_i32x4(load(&key.rounds[round]))
+}
+
+/// A power of H in each lane.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn power(key: &Key, exponent: usize) -> __m512i {
+    _mm512_broadcast_i32x4(load(&key.powers[(POWERS - exponent) % POWERS]))
 }
 
 /// Keeps the instruction that makes `vector` in its place among others that are pinned: the optimizer would put one

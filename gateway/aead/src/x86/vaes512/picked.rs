@@ -36,6 +36,12 @@ impl<'p, 'q> Picked<'p, 'q> {
         (self.mask != 0).then(|| unsafe { &*self.batch.add(self.mask.trailing_zeros() as usize) })
     }
 
+    /// How many are left.
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.mask.count_ones() as usize
+    }
+
     #[inline]
     pub(super) fn next(&mut self) -> Option<&'p mut Packet<'q>> {
         let at = self.mask.trailing_zeros() as usize;
@@ -49,7 +55,7 @@ impl<'p, 'q> Picked<'p, 'q> {
 
     #[inline]
     pub(super) fn next_four(&mut self) -> Option<[&'p mut Packet<'q>; LANES]> {
-        if (self.mask.count_ones() as usize) < LANES {
+        if self.count() < LANES {
             return None;
         }
         Some([self.next()?, self.next()?, self.next()?, self.next()?])
