@@ -60,9 +60,9 @@ enum Command {
         /// The configuration.
         #[arg(long, value_name = "FILE", default_value = "/etc/portcullis/portcullis.toml")]
         config: PathBuf,
-        /// How lines of the log look. `RUST_LOG` chooses which there are.
-        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-        log_format: LogFormat,
+        /// How the log looks [default: journal under systemd, else text]. `RUST_LOG` chooses what is in it.
+        #[arg(long, value_enum, value_name = "FORMAT")]
+        log_format: Option<LogFormat>,
     },
     /// Check a configuration, reporting every error with its place.
     Check {
@@ -309,7 +309,7 @@ fn report(error: &anyhow::Error) {
     }
 }
 
-fn run(path: &Path, log_format: LogFormat) -> anyhow::Result<ExitCode> {
+fn run(path: &Path, log_format: Option<LogFormat>) -> anyhow::Result<ExitCode> {
     logging::init(log_format);
     let (config, text) = load(path)?;
     daemon::run(config, path, text)?;

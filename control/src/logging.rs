@@ -1,5 +1,5 @@
-//! Logs: one event a line on standard error, as text or as JSON, each with the connection and the SA that it is about
-//! where there is one. What a peer says cannot break a line, and no flood of one kind of event drowns the rest: of each
+//! Logs: one event a line on standard error, as text or as JSON, or an entry of the journal, each with the connection and the
+//! SA that it is about where there is one. What a peer says cannot break a line, and no flood of one kind of event drowns the rest: of each
 //! place that logs, so many lines a second are written, and the next line tells how many were left out.
 
 use std::cell::Cell;
@@ -8,12 +8,15 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::fstat;
 use tracing::callsite::Identifier;
+use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry};
 
@@ -21,34 +24,86 @@ use tracing_subscriber::{Layer, Registry};
 const PER_SECOND: u32 = 100;
 
 /// How a line looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people: time, level, message, `field=value`.
-    #[default]
     Text,
     /// One JSON object, fields beside `timestamp`, `level`, `target` and `message`.
     Json,
+    /// An entry of systemd's journal, with a field of its own for each field: `PORTCULLIS_CONNECTION=site`.
+    Journal,
 }
 
-/// Logs to standard error from now on. `RUST_LOG` chooses what; without it, `info` and worse.
-pub fn init(format: LogFormat) {
+impl LogFormat {
+    /// Where standard error is the journal, as systemd says by `$JOURNAL_STREAM` (systemd.exec(5)), entries of it; else text.
+    fn of_stderr() -> Self {
+        let told = std::env::var("JOURNAL_STREAM").ok();
+        let is_it = fstat(io::stderr()).is_ok_and(|it| told == Some(format!("{}:{}", it.st_dev, it.st_ino)));
+        if is_it { Self::Journal } else { Self::Text }
+    }
+}
+
+/// Logs from now on, to standard error or the journal. `RUST_LOG` chooses what; without it, `info` and worse.
+pub fn init(format: Option<LogFormat>) {
+    let format = format.unwrap_or_else(LogFormat::of_stderr);
+    if format == LogFormat::Journal {
+        match tracing_journald::layer() {
+            Ok(journal) => {
+                let journal = journal.with_field_prefix(Some("PORTCULLIS".to_owned()));
+                let journal = Journal(journal.with_syslog_identifier("portcullis".to_owned()));
+                tracing_subscriber::registry()
+                    .with(journal.with_filter(RateLimit::new(PER_SECOND)))
+                    .with(wanted())
+                    .init();
+                return;
+            }
+            Err(error) => eprintln!("portcullis: no journal to log to ({error}): text on standard error"),
+        }
+    }
     subscriber(format, io::stderr, PER_SECOND).init();
+}
+
+fn wanted() -> EnvFilter {
+    EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 fn subscriber<W>(format: LogFormat, writer: W, per_second: u32) -> Box<dyn Subscriber + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let wanted = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines =
         tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines { inner: writer, format });
     let layer: Box<dyn Layer<Registry> + Send + Sync> = match format {
-        LogFormat::Text => lines.boxed(),
+        LogFormat::Text | LogFormat::Journal => lines.boxed(),
         LogFormat::Json => {
             lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
         }
     };
-    Box::new(tracing_subscriber::registry().with(layer.with_filter(RateLimit::new(per_second))).with(wanted))
+    Box::new(
+        tracing_subscriber::registry().with(layer.with_filter(RateLimit::new(per_second))).with(wanted()),
+    )
+}
+
+/// Entries of the journal, which may have any octets in them.
+struct Journal(tracing_journald::Layer);
+
+impl<S: Subscriber + for<'span> LookupSpan<'span>> Layer<S> for Journal {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        self.0.on_new_span(attributes, id, context);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        self.0.on_record(id, values, context);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let left_out = LEFT_OUT.take();
+        self.0.on_event(event, context);
+        if left_out > 0 {
+            let like = event.metadata().target();
+            tracing::warn!(left_out, like, "entries like the one before were left out");
+        }
+    }
 }
 
 thread_local! {
