@@ -61,7 +61,7 @@ fn bash_completes_commands_and_options() {
     assert_eq!(complete(&["portcullis", "doc"]), "doctor");
     assert_eq!(complete(&["portcullis", "doctor", "--str"]), "--strict");
     assert_eq!(complete(&["portcullis", "pki", "rev"]), "revoke");
-    assert_eq!(complete(&["portcullis", "run", "--log-format", "j"]), "json");
+    assert_eq!(complete(&["portcullis", "run", "--log-format", "js"]), "json");
 }
 
 #[test]
