@@ -334,7 +334,10 @@ fn an_ocsp_responder_is_asked_about_a_peer() -> Result<()> {
 
     let _revoked = responder("R\t460101000000Z\t250101000000Z,keyCompromise")?;
     let asking = gateway(&sites.a, ifuri())?;
-    is_refused(&sites, &asking, &swan, "CERT_REVOKED")
+    is_refused(&sites, &asking, &swan, "CERT_REVOKED")?;
+    let said = asking.portcullis(&["explain", "last"])?.stdout;
+    assert!(said.contains("the OCSP responder at http://192.0.2.2:8080/"), "{said}");
+    Ok(())
 }
 
 #[test]

@@ -38,7 +38,14 @@ pub enum Rejection {
     #[error("the certificate of `{subject}` must not be used: {why}")]
     NotAllowed { subject: DistinguishedName, why: String },
     #[error("the certificate of `{subject}` (serial number {serial}) was revoked at {since}{}", reason_text(.reason.as_deref()))]
-    Revoked { subject: DistinguishedName, serial: String, since: UnixTime, reason: Option<String> },
+    Revoked {
+        subject: DistinguishedName,
+        serial: String,
+        since: UnixTime,
+        reason: Option<String>,
+        /// Of OCSP; `None`: a CRL says so.
+        responder: Option<String>,
+    },
     #[error("whether the certificate of `{subject}` was revoked cannot be found out: {why}")]
     StatusUnknown { subject: DistinguishedName, why: String },
     #[error("the certificate of `{subject}` is not one of those that are accepted here")]

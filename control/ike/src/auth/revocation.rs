@@ -234,7 +234,7 @@ pub(super) fn check(
             None => {}
             Some(Ok(Answer { status: Status::Good, .. })) => return Ok(()),
             Some(Ok(Answer { status: Status::Revoked { since, reason }, .. })) => {
-                return Err(revoked(certificate, since, reason));
+                return Err(revoked(certificate, since, reason, Some(uri)));
             }
             Some(Ok(Answer { status: Status::Unknown, .. })) => {
                 doubt = format!("the OCSP responder at {uri} does not know it");
@@ -255,9 +255,15 @@ pub(super) fn check(
     Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt })
 }
 
-fn revoked(certificate: &Certificate, since: UnixTime, reason: Option<String>) -> Rejection {
+/// `responder`: of OCSP, if that is who says so and not a CRL.
+fn revoked(
+    certificate: &Certificate,
+    since: UnixTime,
+    reason: Option<String>,
+    responder: Option<&String>,
+) -> Rejection {
     let (subject, serial) = (certificate.subject().clone(), certificate.serial());
-    Rejection::Revoked { subject, serial, since, reason }
+    Rejection::Revoked { subject, serial, since, reason, responder: responder.cloned() }
 }
 
 /// What one CRL says of a certificate: that it is good, or why that is in doubt. `Err`: it was revoked.
@@ -273,7 +279,7 @@ fn status(
     // Even a stale CRL knows what was revoked.
     if let Some(found) = crl.revoked.get(&certificate.serial) {
         let reason = found.reason.map(|reason| format!("{reason:?}"));
-        return Err(revoked(certificate, found.since, reason));
+        return Err(revoked(certificate, found.since, reason, None));
     }
     Ok(match crl.next_update {
         _ if crl.this_update > now => {

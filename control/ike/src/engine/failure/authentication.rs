@@ -250,12 +250,19 @@ impl About {
                 .fact("certificate", subject)
                 .fact("objection", why)
                 .fix(peers_step("have the CA issue a certificate without this defect")),
-            Rejection::Revoked { subject, serial, since, .. } => verdict
+            Rejection::Revoked { subject, serial, since, responder, .. } => verdict
                 .fact("certificate", subject)
                 .fact("serial number", serial)
                 .fact("revoked", since)
+                .fact("says", match responder {
+                    Some(uri) => format!("the OCSP responder at {uri}"),
+                    None => "a CRL".to_owned(),
+                })
                 .fix(peers_step("give it a new certificate and key"))
-                .fix(Fix::step(Place::Here, "if that was an error, put the CA's new CRL into gateway.x509crl: it is read again by itself")),
+                .fix(Fix::step(Place::Here, match responder {
+                    Some(_) => "if that was an error, have the CA's OCSP responder say so: its answer is kept for an hour at most",
+                    None => "if that was an error, put the CA's new CRL into gateway.x509crl: it is read again by itself",
+                })),
             Rejection::StatusUnknown { subject, why } => verdict
                 .fact("certificate", subject)
                 .fact("because", why)
