@@ -177,7 +177,7 @@ impl Established {
 
     /// Somebody says that the peer has lost a CHILD SA: it is asked whether it lives, unless that is known.
     fn doubt(&mut self, now: Instant) {
-        if matches!(self.liveness, Liveness::Quiet) && self.heard() + BELIEVED <= now {
+        if matches!(self.liveness, Liveness::Quiet) && self.heard + BELIEVED <= now {
             self.suspect();
         }
     }

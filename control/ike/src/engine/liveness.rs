@@ -30,11 +30,6 @@ impl Established {
         watching.then(|| self.heard + delay)
     }
 
-    /// When the peer last showed that it lives.
-    pub(super) fn heard(&self) -> Instant {
-        self.heard
-    }
-
     pub(super) fn alive(&mut self, now: Instant) {
         self.heard = now;
         self.liveness = Liveness::Quiet;

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::{
-    InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, answers,
-    error_notification, nat, notification, notifications,
+    InitPayloads, InitRecord, NONCE_LEN, announce_fragmentation, answers, error_notification, learn_way, nat,
+    notification, notifications,
 };
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -188,11 +188,9 @@ impl AwaitingInitResponse {
             Ok(accepted) => {
                 base.spi_r = found.spi_r;
                 base.suite = Some(accepted.suite);
-                let (spis, between) = ((base.spi_i, base.spi_r), (inbound.local, inbound.remote));
-                base.nat = nat::detect(payloads, spis, between, nat::is_forced(cx, base));
+                learn_way(cx, base, inbound, found.spi_r);
                 base.mobility.detects_nats = mobike::detects_nats(payloads);
                 base.childless = accepted.childless;
-                base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
                     response: inbound.octets.to_vec(),

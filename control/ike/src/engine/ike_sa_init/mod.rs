@@ -84,8 +84,17 @@ pub(super) fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Pa
     takes.then(|| notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()))
 }
 
+/// What the peer's first message says of the way to it: which NATs are on it, and whether messages go there in fragments.
+/// `spi_r` is what the hashes of NAT detection were made with: zero in a request.
+pub(super) fn learn_way(cx: &Context, base: &mut Base, inbound: &Inbound<'_>, spi_r: [u8; 8]) {
+    let payloads = &inbound.received.message.payloads;
+    let between = (inbound.local, inbound.remote);
+    base.nat = nat::detect(payloads, (base.spi_i, spi_r), between, nat::is_forced(cx, base));
+    base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
+}
+
 /// Whether both ends take messages in fragments, of which `payloads` says what the peer does.
-pub(super) fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
+fn agrees_on_fragmentation(cx: &Context, connection: usize, payloads: &[Payload]) -> bool {
     let ours = cx.connection(connection).and_then(announce_fragmentation);
     let found = |found: &Notify| found.notify_type == notify::IKEV2_FRAGMENTATION_SUPPORTED;
     ours.is_some() && notifications(payloads).any(found)

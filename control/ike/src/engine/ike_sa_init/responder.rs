@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use super::cookie::Cookies;
-use super::{InitPayloads, InitRecord, NONCE_LEN, agrees_on_fragmentation, nat, notification, notifications};
+use super::{InitPayloads, InitRecord, NONCE_LEN, learn_way, nat, notification, notifications};
 use crate::crypto::KeMethod;
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{header, send};
@@ -198,11 +198,8 @@ impl Answering {
         inbound: &Inbound<'_>,
     ) -> Self {
         base.suite = Some(admitted.suite);
-        let payloads = &inbound.received.message.payloads;
-        let between = (inbound.local, inbound.remote);
-        base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), between, nat::is_forced(cx, base));
-        base.fragmentation = agrees_on_fragmentation(cx, admitted.connection, payloads);
-        base.takes_redirects = redirect::is_announced(payloads);
+        learn_way(cx, base, inbound, [0; 8]);
+        base.takes_redirects = redirect::is_announced(&inbound.received.message.payloads);
         let job = cx.answer_ke(base.id, admitted.suite.ke, admitted.peer_public.clone());
         cx.is_admission(job);
         Self { job, admitted, request: inbound.octets.to_vec() }

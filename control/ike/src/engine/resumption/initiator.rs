@@ -11,8 +11,7 @@ use crate::engine::context::Context;
 use crate::engine::ike_auth::{self, SignatureSupport};
 use crate::engine::ike_sa_init::initiator::{MAX_COOKIES, float};
 use crate::engine::ike_sa_init::{
-    self, InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, answers, data_of, nat,
-    notification,
+    self, InitRecord, NONCE_LEN, announce_fragmentation, answers, data_of, learn_way, nat, notification,
 };
 use crate::engine::mobike;
 use crate::engine::sa::{Base, Inbound, Next, Role};
@@ -94,10 +93,8 @@ impl AwaitingResumption {
                 let (suite, sk_d) = (session.suite, session.sk_d.clone());
                 base.spi_r = found.spi_r;
                 base.suite = Some(suite);
-                let (spis, between) = ((base.spi_i, base.spi_r), (inbound.local, inbound.remote));
-                base.nat = nat::detect(payloads, spis, between, nat::is_forced(cx, base));
+                learn_way(cx, base, inbound, found.spi_r);
                 base.mobility.detects_nats = mobike::detects_nats(payloads);
-                base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
                 let record = InitRecord {
                     request: self.outstanding.octets().to_vec(),
                     response: inbound.octets.to_vec(),

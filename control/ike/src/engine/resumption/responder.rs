@@ -21,9 +21,7 @@ use crate::engine::ike_auth::SignatureSupport;
 use crate::engine::ike_auth::responder::{AwaitingAuthRequest, Identified};
 use crate::engine::ike_auth::rounds::Rounds;
 use crate::engine::ike_sa_init::responder::answer;
-use crate::engine::ike_sa_init::{
-    InitRecord, NONCE_LEN, agrees_on_fragmentation, announce_fragmentation, data_of, nat,
-};
+use crate::engine::ike_sa_init::{InitRecord, NONCE_LEN, announce_fragmentation, data_of, learn_way, nat};
 use crate::engine::sa::{Base, Inbound, Role};
 use crate::engine::state::State;
 use crate::message::{ExchangeType, Message, Payload, notify};
@@ -83,11 +81,8 @@ fn begin(
     inbound: &Inbound<'_>,
     nonce_i: Vec<u8>,
 ) -> State {
-    let payloads = &inbound.received.message.payloads;
-    let between = (inbound.local, inbound.remote);
     base.suite = Some(session.suite);
-    base.nat = nat::detect(payloads, (base.spi_i, [0; 8]), between, nat::is_forced(cx, base));
-    base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
+    learn_way(cx, base, inbound, [0; 8]);
     let nonce_r = cx.random::<NONCE_LEN>().to_vec();
     let mut said = vec![Payload::Nonce(nonce_r.clone())];
     said.extend(nat::announce((base.spi_i, base.spi_r), base.local, base.remote, base.nat.forced));
