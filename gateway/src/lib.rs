@@ -20,6 +20,7 @@
 //! - `xdp`: loads, attaches and pins the XDP program and the egress guard.
 //! - `dataplane`: puts it together. Start here to run one.
 
+mod busy;
 pub mod coarse;
 pub mod dataplane;
 pub mod drop;

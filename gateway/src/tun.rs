@@ -13,6 +13,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use nix::libc;
 
+use crate::busy::until_free;
 use crate::netlink::{Connection, NetlinkError};
 
 mod ioctl {
@@ -82,8 +83,9 @@ impl Tun {
         };
         request.ifr_name.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
         // SAFETY: TUNSETIFF reads (and names in it the device that it made) one `ifreq`, which lives beyond the call.
-        unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }
-            .map_err(|error| made(error.into()))?;
+        let make =
+            || unsafe { ioctl::set_interface(file.as_raw_fd(), &raw const request) }.map_err(io::Error::from);
+        until_free(make, |error| Some(error)).map_err(made)?;
         // SAFETY: TUNSETPERSIST takes an integer.
         unsafe { ioctl::set_persistent(file.as_raw_fd(), 1) }.map_err(|error| made(error.into()))?;
         let ifindex = nix::net::if_::if_nametoindex(name).map_err(|error| made(error.into()))?;

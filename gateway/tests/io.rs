@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, poll};
 use portcullis_gateway::frame::Frame;
@@ -248,6 +249,8 @@ fn a_queue_has_one_socket() {
     assert!(error.wants_copies(), "veth has no zero-copy: {error}");
     let socket = bind(&memory, 0, CopyMode::Copy).unwrap();
     assert_eq!(socket.mode(), CopyMode::Copy);
+    // A program that we start keeps no queue from whoever comes after us.
+    assert_eq!(fcntl(socket.fd(), FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
     let second = bind(&memory, 0, CopyMode::Copy);
     assert!(matches!(second, Err(SocketError::Duplicate { queue: 0, .. })), "{second:?}");
     let error = bind(&other, 0, CopyMode::Copy).unwrap_err().to_string();

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
@@ -13,6 +14,7 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 use super::ledger::Ledger;
 use super::memory::{FrameMemory, MemoryError, RING, source};
 use super::pool::FramePool;
+use crate::busy::until_free;
 use crate::frame::Frame;
 use crate::pipeline::FrameSource;
 
@@ -21,9 +23,6 @@ const STEP: usize = 64;
 /// Packets that the kernel takes out of the TX ring at a time where it copies them: 32, but since Linux 6.17 as many as
 /// it is told.
 const TX_BUDGET: u32 = 256;
-/// A socket of a process that was just killed may still hold the queue for a moment.
-const BUSY_TRIES: u32 = 150;
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a queue has no socket.
 #[derive(Debug, thiserror::Error)]
@@ -146,18 +145,11 @@ impl QueueSocket {
             CopyMode::ZeroCopy => BindFlags::XDP_ZEROCOPY,
             CopyMode::Copy => BindFlags::XDP_COPY,
         };
-        let mut tries = 0;
-        let (tx, rx, rings) = loop {
-            match Self::try_bind(&memory, interface, queue, flag) {
-                Err(SocketError::Bind { source, .. })
-                    if source.raw_os_error() == Some(libc::EBUSY) && tries < BUSY_TRIES =>
-                {
-                    tries += 1;
-                    std::thread::sleep(BUSY_PAUSE);
-                }
-                bound => break bound?,
-            }
-        };
+        let bind = || Self::try_bind(&memory, interface, queue, flag);
+        let (tx, rx, rings) = until_free(bind, |error| match error {
+            SocketError::Bind { source, .. } => Some(source),
+            _ => None,
+        })?;
         let duplicate = || SocketError::Duplicate { interface: interface.to_owned(), queue };
         let (fill, completion) = rings.ok_or_else(duplicate)?;
         let mode = actual_mode(rx.fd().as_raw_fd()).unwrap_or(mode);
@@ -202,13 +194,15 @@ impl QueueSocket {
             .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name: Interface = interface.parse().map_err(|error| invalid(&error))?;
+        let failed = |source| SocketError::Bind { interface: interface.to_owned(), queue, source };
         // SAFETY: libxdp loads no program, as the flag says.
         let parts = unsafe { Socket::new(config, memory.umem(), &name, queue) };
-        parts.map_err(|error| SocketError::Bind {
-            interface: interface.to_owned(),
-            queue,
-            source: source(&error),
-        })
+        let parts = parts.map_err(|error| failed(source(&error)))?;
+        // libxdp leaves it open to every program that this process starts, and the queue taken until that ends.
+        // SAFETY: the socket's own descriptor, open as long as its rings live.
+        let fd = unsafe { BorrowedFd::borrow_raw(parts.1.fd().as_raw_fd()) };
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| failed(error.into()))?;
+        Ok(parts)
     }
 
     /// Whether packets are copied.
