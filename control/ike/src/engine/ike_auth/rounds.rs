@@ -109,6 +109,8 @@ impl AwaitingAuthResponse {
         self.id = IdPayload::from(local_id.clone());
         match &next.auth {
             LocalMethod::Eap { .. } => Ok(self.send(cx, base, now, Vec::new(), None)),
+            // Refused in the configuration.
+            LocalMethod::Null => Err(Closed::because("NULL authentication is no further round")),
             LocalMethod::Psk => {
                 let peer = base.remote_id.clone();
                 let peer = peer.unwrap_or_else(|| connections::address_identity(base.remote.ip()));
@@ -267,7 +269,7 @@ impl AwaitingNextRound {
         let Some(sent) = found.id_i else {
             return refuse(&mut request, cx, base, about.missing("IKE_AUTH", "an IDi payload"));
         };
-        if !wanted.id.accepts(&sent.identity) {
+        if !connections::accepts(&wanted.auth, &wanted.id, &sent.identity) {
             return refuse(&mut request, cx, base, about.unexpected_identity(&sent.identity, &wanted.id));
         }
         identified.id = sent.clone();

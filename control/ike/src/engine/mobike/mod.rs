@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::api::{Event, JobId};
+use super::connections;
 use super::context::Context;
 use super::established::{Established, Ours};
 use super::ike_sa_init::{data_of, nat, notification, notifications};
@@ -77,7 +78,9 @@ enum Kind {
 
 /// Whether a connection takes part.
 fn wanted(cx: &Context, base: &Base) -> bool {
-    cx.connection(base.connection).is_some_and(|connection| connection.mobike)
+    // `dynamic` selectors of a peer that has proved nothing are where it is: it must not take them along.
+    let moves = |connection: &ConnectionConfig| connection.mobike && connections::wants_proof(connection);
+    cx.connection(base.connection).is_some_and(moves)
 }
 
 /// RFC 4555 §3.3: whoever may want to move goes on from the NAT port, also where there is no NAT yet.
