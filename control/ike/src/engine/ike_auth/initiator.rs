@@ -165,7 +165,7 @@ fn request(
             };
             let without = falls_back.then(|| sign(&channel));
             ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
-            Ok(State::SigningRequest(SigningRequest {
+            Ok(State::SigningRequest(Box::new(SigningRequest {
                 job: cx.sign(base.id, sign(&channel)),
                 without,
                 signed: None,
@@ -173,7 +173,7 @@ fn request(
                 channel,
                 record,
                 request: Request { id, certificates, offer, key: None, ppk: of_ppk },
-            }))
+            })))
         }
     }
 }
@@ -244,7 +244,7 @@ impl Request {
         }
         payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        State::AwaitingAuthResponse(AwaitingAuthResponse {
+        State::AwaitingAuthResponse(Box::new(AwaitingAuthResponse {
             channel,
             record,
             offer: self.offer,
@@ -253,7 +253,7 @@ impl Request {
             rounds: Rounds::default(),
             id_r: None,
             peer_is_proven: false,
-        })
+        }))
     }
 }
 
@@ -273,7 +273,7 @@ pub(in crate::engine) struct SigningRequest {
 
 impl SigningRequest {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -327,7 +327,7 @@ pub(in crate::engine) struct AwaitingAuthResponse {
 
 impl AwaitingAuthResponse {
     pub(in crate::engine) fn handle_message(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -348,7 +348,7 @@ impl AwaitingAuthResponse {
     }
 
     fn handle_response(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -389,14 +389,20 @@ impl AwaitingAuthResponse {
         }
     }
 
-    pub(super) fn reject(self, cx: &mut Context, base: &mut Base, now: Instant, failure: Failure) -> State {
+    pub(super) fn reject(
+        self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        failure: Failure,
+    ) -> State {
         let told = Some(notify::AUTHENTICATION_FAILED);
         Deleting::reject(cx, base, now, self.channel, failure, told)
     }
 
     /// The peer is who it says it is, in this round.
     fn proceed(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -420,7 +426,7 @@ impl AwaitingAuthResponse {
     }
 
     /// It is our turn: EAP has begun, or the next round.
-    fn turn(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+    fn turn(self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
         let connection = cx.connection(base.connection);
         let local = connection.and_then(|connection| connection.local.get(self.rounds.local));
         match local.map(|round| &round.auth) {
@@ -437,7 +443,7 @@ impl AwaitingAuthResponse {
 
     /// Both are proven.
     pub(super) fn establish(
-        self,
+        self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -462,7 +468,7 @@ impl AwaitingAuthResponse {
         if let Err(failure) = addresses::take(cx, base, payloads) {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
-        let Self { channel, record, offer, .. } = self;
+        let Self { channel, record, offer, .. } = *self;
         base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
@@ -567,7 +573,7 @@ impl AwaitingAuthResponse {
     }
 
     pub(in crate::engine) fn handle_timeout(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -589,7 +595,7 @@ impl AwaitingAuthResponse {
 #[derive(Debug)]
 pub(in crate::engine) struct VerifyingResponder {
     job: JobId,
-    awaiting: AwaitingAuthResponse,
+    awaiting: Box<AwaitingAuthResponse>,
     payloads: Vec<Payload>,
 }
 

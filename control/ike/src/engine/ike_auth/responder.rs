@@ -272,7 +272,7 @@ impl AwaitingAuthRequest {
                 let job = cx.verify_peer(base.id, request);
                 attempt.candidates.retain(|candidate| *candidate != identified.connection);
                 let state = VerifyingInitiator { job, request: self, attempt, identified };
-                Ok(State::VerifyingInitiator(state))
+                Ok(State::VerifyingInitiator(Box::new(state)))
             }
             Err((notify_type, failure)) => {
                 // What the connection said that the peer named most exactly.
@@ -324,14 +324,14 @@ impl AwaitingAuthRequest {
                         answer.extend(certificates::sent(&credential, peer));
                         let octets = signed_octets(&self.channel, &self.record, Role::Responder, &id);
                         let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
-                        return Ok(State::SigningResponse(SigningResponse {
+                        return Ok(State::SigningResponse(Box::new(SigningResponse {
                             job,
                             method: scheme.method(),
                             request: self,
                             identified,
                             answer,
                             payloads,
-                        }));
+                        })));
                     }
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
@@ -551,7 +551,7 @@ impl AwaitingAuthRequest {
         payloads: Vec<Payload>,
     ) -> State {
         let attempt = Attempt { about, candidates: Vec::new(), payloads, rejection: None };
-        State::VerifyingInitiator(VerifyingInitiator { job, request: self, attempt, identified })
+        State::VerifyingInitiator(Box::new(VerifyingInitiator { job, request: self, attempt, identified }))
     }
 }
 
@@ -656,7 +656,7 @@ pub(in crate::engine) struct VerifyingInitiator {
 
 impl VerifyingInitiator {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -695,7 +695,7 @@ pub(in crate::engine) struct SigningResponse {
 
 impl SigningResponse {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,

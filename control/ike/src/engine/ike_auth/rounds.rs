@@ -87,7 +87,7 @@ impl AwaitingAuthResponse {
 
     /// One of our rounds is over: the next, if there is one; or what the peer has still to say.
     pub(super) fn go_on(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -136,13 +136,13 @@ impl AwaitingAuthResponse {
                 let octets = signed_octets(&self.channel, &self.record, Role::Initiator, &self.id);
                 let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
                 let state = SigningRound { job, method: scheme.method(), certificates, awaiting: self };
-                Ok(State::SigningRound(Box::new(state)))
+                Ok(State::SigningRound(state))
             }
         }
     }
 
     fn send(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -164,12 +164,12 @@ pub(in crate::engine) struct SigningRound {
     job: JobId,
     method: u8,
     certificates: Vec<Payload>,
-    awaiting: AwaitingAuthResponse,
+    awaiting: Box<AwaitingAuthResponse>,
 }
 
 impl SigningRound {
     pub(in crate::engine) fn handle_job(
-        self: Box<Self>,
+        self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,

@@ -119,7 +119,7 @@ impl GeneratingKe {
                 let outstanding = Outstanding::send(cx, base, now, vec![octets]);
                 let state =
                     AwaitingInitResponse { attempt: self.attempt, secret, public, outstanding, doubt: None };
-                Ok(State::AwaitingInitResponse(state))
+                Ok(State::AwaitingInitResponse(Box::new(state)))
             }
             JobResult::KeGenerated(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))
@@ -169,7 +169,7 @@ pub(in crate::engine) struct AwaitingInitResponse {
 
 impl AwaitingInitResponse {
     pub(in crate::engine) fn handle_message(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -247,7 +247,7 @@ impl AwaitingInitResponse {
     }
 
     fn handle_cookie(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -277,7 +277,7 @@ impl AwaitingInitResponse {
     }
 
     /// With the cookie that was asked for.
-    fn ask_again(mut self, cx: &mut Context, base: &mut Base, now: Instant) -> State {
+    fn ask_again(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant) -> State {
         let octets = request(cx, base, &self.attempt, &self.public);
         self.outstanding = Outstanding::send(cx, base, now, vec![octets]);
         State::AwaitingInitResponse(self)
@@ -285,7 +285,7 @@ impl AwaitingInitResponse {
 
     /// We begin again, elsewhere. Who is there has to prove to be the same as if we had not been sent.
     fn handle_redirect(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -308,7 +308,13 @@ impl AwaitingInitResponse {
         Ok(State::AwaitingInitResponse(self))
     }
 
-    fn handle_error(mut self, cx: &mut Context, base: &mut Base, now: Instant, error: &Notify) -> Next {
+    fn handle_error(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        error: &Notify,
+    ) -> Next {
         let about = base.about(cx);
         let ours = cx.connection(base.connection).map(|c| c.proposals.clone()).unwrap_or_default();
         let failure = match error.notify_type {
@@ -338,7 +344,7 @@ impl AwaitingInitResponse {
     }
 
     pub(in crate::engine) fn handle_timeout(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -365,7 +371,7 @@ impl AwaitingInitResponse {
 #[derive(Debug)]
 pub(in crate::engine) struct SolvingPuzzle {
     job: JobId,
-    awaiting: AwaitingInitResponse,
+    awaiting: Box<AwaitingInitResponse>,
 }
 
 impl SolvingPuzzle {

@@ -40,7 +40,7 @@ pub(super) struct Mobility {
     /// Further addresses of ours, as the peer knows them.
     told: Vec<IpAddr>,
     /// A way to the peer is looked for.
-    search: Option<moving::Search>,
+    search: Option<Box<moving::Search>>,
     /// The peer is to be told where we are.
     pub(super) update: bool,
     /// The peer is to show that it is where it says, before ESP goes there.
