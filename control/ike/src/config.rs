@@ -386,6 +386,12 @@ pub struct EngineConfig {
     pub retransmission: Retransmission,
     /// Half-open IKE SAs from which a cookie is asked of every initiator (RFC 7296 §2.6).
     pub cookie_threshold: usize,
+    /// Half-open IKE SAs from which they have to solve a puzzle besides (RFC 8019).
+    pub puzzle_threshold: usize,
+    /// The difficulty of the hardest puzzle that is asked, in bits.
+    pub puzzle_difficulty: u8,
+    /// The difficulty of the hardest puzzle that we solve as initiator; 0: none.
+    pub puzzle_solved: u8,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.
     pub half_open_limit: usize,
     /// Half-open IKE SAs kept at once of one IPv4 address or IPv6 /64 (strongSwan's `block_threshold`).

@@ -195,6 +195,21 @@ pub(super) const TABLES: &[Table] = &[
                 Is("30"),
                 "half-open IKE SAs from which a cookie is asked (RFC 7296 §2.6)",
             ),
+            key(
+                "puzzle_threshold",
+                Is("5000"),
+                "half-open IKE SAs from which a [puzzle](configuration.md#puzzles) has to be solved besides (RFC 8019)",
+            ),
+            key(
+                "puzzle_difficulty",
+                Is("18"),
+                "bits of the hardest puzzle that is asked: one more doubles the work",
+            ),
+            key(
+                "puzzle_solved",
+                Is("20"),
+                "bits of the hardest puzzle that we solve as initiator; `0`: none",
+            ),
             key("half_open_limit", Is("10000"), "half-open IKE SAs kept at once"),
             key(
                 "block_threshold",
