@@ -84,6 +84,22 @@ fn neither_end_has_to_prove_anything_where_both_are_for_it() -> Result<()> {
 }
 
 #[test]
+fn a_peer_that_proves_nothing_has_seen_the_messages_that_we_have() -> Result<()> {
+    let sites = Sites::new("meddled")?;
+    let gateway = start(&sites, NULL, NULL, "none")?;
+    let mut peer = Scapy::start(&sites.b, PYTHON)?;
+    let from = gateway.process().mark();
+    let with = json!({
+        "local": "192.0.2.2", "remote": "192.0.2.1", "says": null, "them": null, "secret": null, "more": [],
+        "meddled": true,
+    });
+    let refused = peer.call("begin_as_nobody", &with)?;
+    assert_eq!(refused["notifies"], json!([[AUTHENTICATION_FAILED, "", 0]]));
+    gateway.wait_log(from, "PEER_MISBEHAVED", SOON)?;
+    Ok(())
+}
+
+#[test]
 fn we_come_as_nobody_to_a_gateway_that_is_nobody() -> Result<()> {
     let sites = Sites::new("nobody")?;
     let mut peer = Scapy::start(&sites.b, PYTHON)?;

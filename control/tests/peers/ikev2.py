@@ -282,11 +282,14 @@ def begin(local, remote, us, them, secret, more):
 
 
 @command
-def begin_as_nobody(local, remote, says, them, secret, more):
-    """Begins an IKE SA without proof of who this is, whatever it `says`; without a `secret`, the other end has none either."""
+def begin_as_nobody(local, remote, says, them, secret, more, meddled=False):
+    """Begins an IKE SA without proof of who this is, whatever it `says`; without a `secret`, the other end has none either.
+    Whether somebody has `meddled` with IKE_SA_INIT on its way."""
     global IKE
     IKE = Ike(local, remote, True)
     IKE.init()
+    if meddled:
+        IKE.first += b"\0"
     answer = IKE.authenticate(says, them, secret.encode() if secret else NULL, given(more), NULL)
     identity = body_of(answer, IDR)
     return {"identity": identity and identity.hex(), "notifies": notifies(answer)}
