@@ -7,9 +7,8 @@
 //! Up to 32 packets go through four phases together, so that in each the processor finds work that does not wait:
 //! [`Run::begin`] takes them apart by fours; [`Run::ends`] enciphers what is not a whole vector of text, the blocks that
 //! mask the tags and those behind the whole vectors, with a lane for each packet, as in `four`; [`Rows::pass`] does the whole
-//! vectors
-//! of one packet after the other; [`Run::complete`] hashes what is behind and does the tags. When sealing, GHASH is a packet
-//! or two behind AES, since it needs the ciphertext; when opening, both take the same packet.
+//! vectors of one packet after the other; [`Run::complete`] hashes what is behind and does the tags. When sealing, GHASH is a
+//! packet or two behind AES, since it needs the ciphertext; when opening, both take the same packet.
 #![expect(unsafe_code, reason = "vectors are read from packets and read and written in their buffers")]
 #![expect(
     clippy::indexing_slicing,
