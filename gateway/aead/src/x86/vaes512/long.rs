@@ -1,4 +1,4 @@
-//! Packets of one key and one length, from 256 octets on: eight vectors at a time, of one packet, or of two that are short.
+//! Packets of one key and one length, from 384 octets on (512 when they are sealed): eight vectors of one packet at a time.
 //!
 //! Carry-less multiplication shares the ports of AES, and so do shuffles, half of the time; so multiplications count
 //! like rounds of AES do. Here GHASH takes three for each vector in place of four (see `powers`), and vectors are not
@@ -6,9 +6,9 @@
 //!
 //! Up to 32 packets go through four phases together, so that in each the processor finds work that does not wait:
 //! [`Run::begin`] takes them apart by fours; [`Run::ends`] enciphers what is not a whole vector of text, the blocks that
-//! mask the tags and those behind the whole vectors, with a lane for each packet, as in `four`; [`Rows::pass`] does the whole vectors
-//! of one packet after the other; [`Run::complete`] hashes what is behind and does the tags. When sealing, GHASH is a packet
-//! (or two) behind AES, since it needs the ciphertext; when opening, both take the same packet.
+//! mask the tags and those behind the whole vectors, with a lane for each packet, as in `four`; [`Rows::pass`] does the whole
+//! vectors of one packet after the other; [`Run::complete`] hashes what is behind and does the tags. When sealing, GHASH is a
+//! packet or two behind AES, since it needs the ciphertext; when opening, both take the same packet.
 #![expect(unsafe_code, reason = "vectors are read from packets and read and written in their buffers")]
 #![expect(
     clippy::indexing_slicing,
@@ -34,11 +34,8 @@ use crate::{Key, Packet, TAG_LEN};
 /// AES beside it.
 const SEALED: Range<usize> = 64 * STEP..LONGEST;
 
-/// The same when it is opened: half a step.
-const OPENED: Range<usize> = 64 * SHORT..LONGEST;
-
-/// Vectors of packets that go by twos.
-const SHORT: usize = STEP / 2;
+/// The same when it is opened.
+const OPENED: Range<usize> = 64 * 6..LONGEST;
 
 /// Octets of text in all packets together, from which on more is saved than it costs to prepare the powers of H and to hash
 /// the last packet with no AES beside it.
@@ -116,7 +113,7 @@ struct Rows<'k> {
     key: &'k Key,
     ahead: Ahead<'k>,
     powers: &'k Powers,
-    /// Whole vectors of text in each packet: half a step of them at least.
+    /// Whole vectors of text in each packet: four at least.
     vectors: usize,
     /// Blocks that GHASH takes behind them.
     behind: usize,
@@ -368,36 +365,17 @@ impl Rows<'_> {
         count: usize,
         into: &mut Fours<Sums>,
     ) {
-        let together = if self.vectors == SHORT { 2 } else { 1 };
         // A step right behind another would wait for what that is still writing.
-        let behind = if self.vectors <= STEP { 2 * together } else { together };
-        let power = LANES * self.vectors + self.behind;
+        let behind = if self.vectors <= STEP { 2 } else { 1 };
         let mut sums = [const { MaybeUninit::uninit() }; LANES];
-        for packet in (0..LANES * count).step_by(together) {
-            // What is sealed first hashes its own text, and the next one replaces the sum.
+        for packet in 0..LANES * count {
+            // What is sealed first hashes its own text, and another replaces the sum.
             let hashed = if SEAL { packet.saturating_sub(behind) } else { packet };
             let lane = hashed % LANES;
             // SAFETY: by contract.
             unsafe {
-                if together == 2 {
-                    let [(text, base, _), (second_text, second_base, _)] =
-                        [lanes.of(packet), lanes.of(packet + 1)];
-                    let [(first, _, carry), (second, _, second_carry)] =
-                        [lanes.of(hashed), lanes.of(hashed + 1)];
-                    let mut done = [Sums::none(); 2];
-                    self.step::<2, SHORT, ROUNDS>(
-                        ([text, second_text], [base, second_base]),
-                        (0, None),
-                        ([first, second], [carry, second_carry]),
-                        power,
-                        &mut done,
-                    );
-                    sums[lane].write(done[0]);
-                    sums[lane + 1].write(done[1]);
-                } else {
-                    self.one::<ROUNDS>(lanes, packet, hashed, &mut sums[lane]);
-                }
-                if lane + together == LANES {
+                self.one::<ROUNDS>(lanes, packet, hashed, &mut sums[lane]);
+                if lane + 1 == LANES {
                     into[hashed / LANES].write(Sums::of_lanes(&sums));
                 }
             }
@@ -432,7 +410,7 @@ impl Rows<'_> {
         let mut done = 0;
         for (vectors, last) in self.steps() {
             let power = LANES * vectors + if last { self.behind } else { 0 };
-            let mut sums = [Sums::none()];
+            let mut sums = Sums::none();
             let turn = TURN - 1 - done % TURN;
             let next = if turn < vectors {
                 // SAFETY: by contract.
@@ -445,7 +423,7 @@ impl Rows<'_> {
                     match vectors {
                         // SAFETY: by contract, there are so many vectors of text, and the table has as many.
                         $($n => unsafe {
-                            self.step::<1, $n, ROUNDS>(([text], [base]), (done, next), ([hashed], [carry]), power, &mut sums)
+                            sums = self.step::<$n, ROUNDS>((text, base), (done, next), (hashed, carry), power);
                         },)*
                         _ => {}
                     }
@@ -453,7 +431,6 @@ impl Rows<'_> {
             }
             // A step of eight at least has no parts below four.
             dispatch!(4 5 6 7 8);
-            let [sums] = sums;
             if last {
                 into.write(sums);
                 return;
@@ -479,30 +456,26 @@ impl Rows<'_> {
         self.ahead.base(_mm512_broadcast_i32x4(nonce), LANES * (vector + 1))
     }
 
-    /// Enciphers N vectors of each of P packets, from vector `done` on, while GHASH takes as many, whose first block meets
-    /// that power. `next` is the base after the turn, if there is one among them. `carries` are GHASH of what comes before.
+    /// Enciphers N vectors, from vector `done` of a packet on, while GHASH takes as many, whose first block meets that
+    /// power. `next` is the base after the turn, if there is one among them. `carry` is GHASH of what comes before.
     ///
     /// # Safety
-    /// There are so many vectors in all places, and in the tables.
+    /// There are so many vectors in both places, and in the tables.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
-    unsafe fn step<const P: usize, const N: usize, const ROUNDS: usize>(
+    unsafe fn step<const N: usize, const ROUNDS: usize>(
         &self,
-        (texts, bases): ([*mut u8; P], [__m512i; P]),
+        (text, base): (*mut u8, __m512i),
         (done, next): (usize, Option<__m512i>),
-        (hashed, carries): ([*mut u8; P], [__m128i; P]),
+        (hashed, carry): (*mut u8, __m128i),
         power: usize,
-        into: &mut [Sums; P],
-    ) {
-        let mut states = [[bases[0]; N]; P];
-        for (states, base) in states.iter_mut().zip(bases) {
-            *states = [base; N];
-            // SAFETY: by contract.
-            unsafe { self.ahead.add_to(states, done) };
-        }
+    ) -> Sums {
+        let mut states = [base; N];
+        // SAFETY: by contract.
+        unsafe { self.ahead.add_to(&mut states, done) };
         if let Some(next) = next {
             let turn = TURN - 1 - done % TURN;
-            for (v, state) in states[0].iter_mut().enumerate() {
+            for (v, state) in states.iter_mut().enumerate() {
                 let lanes = if v < turn {
                     0
                 } else if v == turn {
@@ -510,38 +483,33 @@ impl Rows<'_> {
                 } else {
                     0xff
                 };
-                *state = _mm512_mask_xor_epi64(*state, lanes, *state, _mm512_xor_si512(bases[0], next));
+                *state = _mm512_mask_xor_epi64(*state, lanes, *state, _mm512_xor_si512(base, next));
             }
         }
         if !self.ahead.akin {
-            for states in &mut states {
-                self.ahead.catch_up(states);
-            }
+            self.ahead.catch_up(&mut states);
         }
-        let mut sums = [Sums::none(); P];
+        let mut sums = Sums::none();
         let mut pair = Pair::none();
-        let pairs = N.div_ceil(2);
-        let parts = P * pairs * PARTS;
+        let parts = N.div_ceil(2) * PARTS;
         unroll!(ROUND in [3 4 5 6 7 8 9 10 11 12 13] {
             if ROUND < ROUNDS {
                 let key = round_key(self.key, ROUND);
-                for states in &mut states {
-                    for state in states {
-                        *state = pin(_mm512_aesenc_epi128(*state, key));
-                    }
+                for state in &mut states {
+                    *state = pin(_mm512_aesenc_epi128(*state, key));
                 }
                 // The parts of GHASH, evenly among the rounds. The first pair, which waits for the carry, comes last.
                 unroll!(AT in [0 1 2 3 4 5 6 7 8 9 10 11] {
                     let (from, to) = ((ROUND - 3) * parts / (ROUNDS - 3), (ROUND - 2) * parts / (ROUNDS - 3));
                     if (from..to).contains(&AT) {
-                        let (p, v) = (AT / PARTS / pairs, 2 * (pairs - 1 - AT / PARTS % pairs));
+                        let v = 2 * ((parts - 1 - AT) / PARTS);
                         let one = v + 1 == N;
                         // SAFETY: by contract.
                         unsafe {
                             if AT.is_multiple_of(PARTS) {
-                                pair = Pair::read(hashed[p].add(64 * v).cast_const(), one, (v == 0).then_some(carries[p]));
+                                pair = Pair::read(hashed.add(64 * v).cast_const(), one, (v == 0).then_some(carry));
                             }
-                            let (sums, power) = (&mut sums[p], power - LANES * v);
+                            let power = power - LANES * v;
                             match (AT % PARTS, one) {
                                 (0, false) => sums.add::<0, false>(&pair, self.powers, power),
                                 (1, false) => sums.add::<1, false>(&pair, self.powers, power),
@@ -556,17 +524,15 @@ impl Rows<'_> {
             }
         });
         let key = round_key(self.key, ROUNDS);
-        for p in 0..P {
-            for (v, state) in states[p].iter().enumerate() {
-                // SAFETY: by contract.
-                unsafe {
-                    let place = texts[p].add(64 * v).cast();
-                    let before = _mm512_xor_si512(_mm512_loadu_si512(place), key);
-                    _mm512_storeu_si512(place.cast(), _mm512_aesenclast_epi128(*state, before));
-                }
+        for (v, state) in states.into_iter().enumerate() {
+            // SAFETY: by contract.
+            unsafe {
+                let place = text.add(64 * v).cast();
+                let before = _mm512_xor_si512(_mm512_loadu_si512(place), key);
+                _mm512_storeu_si512(place.cast(), _mm512_aesenclast_epi128(state, before));
             }
-            into[p] = sums[p];
         }
+        sums
     }
 
     /// Hashes a packet, and nothing besides.

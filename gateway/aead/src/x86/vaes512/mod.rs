@@ -7,8 +7,8 @@
 //!
 //! - `four`: four packets of one key and of alike lengths side by side, so that no vector has empty slots, and with
 //!   the first two rounds of AES left out where nonces count (`ahead`);
-//! - `long`: the same for packets from 256 octets on (512 when they are sealed), eight vectors of one packet or of two at
-//!   a time, with the multiplications of GHASH reduced to three quarters (`powers`);
+//! - `long`: the same for packets from 384 octets on (512 when they are sealed), eight vectors of one packet at a time,
+//!   with the multiplications of GHASH reduced to three quarters (`powers`);
 //! - `single`: any packet, with its AES overlapping the GHASH of the one before.
 //!
 //! `hash` has what they share of GHASH, `apart` what the first two do with four packets. Start at [`run`].

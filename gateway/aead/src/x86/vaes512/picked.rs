@@ -131,9 +131,8 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
     for batch in packets.chunks_mut(MOST) {
         let mut left = u64::MAX >> (MOST - batch.len());
         let mut singles = 0;
-        if batch.len() >= LANES
-            && let Some(akin) = all_alike(batch)
-        {
+        let (alike, akin) = all_alike(batch);
+        if batch.len() >= LANES && alike {
             let mut picked = Picked { batch: batch.as_mut_ptr(), mask: left, lives: PhantomData };
             // SAFETY: they have one key, and buffers and AADs of one length.
             unsafe { four::run::<SEAL>(&mut picked, akin) };
@@ -149,7 +148,7 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
                     alike
                 } else {
                     let mut picked = Picked { batch: batch.as_mut_ptr(), mask: alike, lives: PhantomData };
-                    let akin = picked.akin();
+                    let akin = akin || picked.akin();
                     // SAFETY: they have one key, and buffers and AADs of one length, unless they are too long for it.
                     unsafe { four::run::<SEAL>(&mut picked, akin) };
                     picked.mask
@@ -160,19 +159,20 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
     }
 }
 
-/// The simplest case, in which there is nothing to sort: whether all packets are alike, and if so, whether they are akin.
+/// The simplest case, in which there is nothing to sort: whether all packets are alike, and whether they
+/// are akin.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-fn all_alike(batch: &[Packet<'_>]) -> Option<bool> {
-    let first = batch.first()?;
+fn all_alike(batch: &[Packet<'_>]) -> (bool, bool) {
+    let Some(first) = batch.first() else { return (true, true) };
     let like = first_octets(first);
     let (mut differ, mut lengths_differ) = (_mm256_setzero_si256(), 0);
     for packet in batch {
         differ = also_differ(differ, first_octets(packet), like);
         lengths_differ |= (packet.buffer.len() ^ first.buffer.len()) | (packet.aad_len ^ first.aad_len);
     }
-    (lengths_differ == 0 && _mm256_testz_si256(differ, load_octets(&KEYS)) == 1)
-        .then(|| _mm256_testz_si256(differ, load_octets(&NONCES)) == 1)
+    let alike = lengths_differ == 0 && _mm256_testz_si256(differ, load_octets(&KEYS)) == 1;
+    (alike, _mm256_testz_si256(differ, load_octets(&NONCES)) == 1)
 }
 
 /// Whether the first packet's key or the middle one's is that of enough others: where every packet has another key, a
