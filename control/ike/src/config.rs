@@ -50,13 +50,15 @@ pub enum LocalMethod {
         /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
         credentials: Vec<Arc<Credential>>,
     },
+    /// Not at all (RFC 7619).
+    Null,
 }
 
 impl LocalMethod {
     /// Keys of ours that it may sign with.
     pub fn credentials(&self) -> &[Arc<Credential>] {
         match self {
-            Self::Psk => &[],
+            Self::Psk | Self::Null => &[],
             Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
         }
     }
@@ -78,13 +80,15 @@ pub enum RemoteMethod {
         /// Of methods over TLS: whose certificates are accepted.
         trust: Arc<Trust>,
     },
+    /// It need not (RFC 7619): whoever it is, it is nobody whom we know.
+    Null,
 }
 
 impl RemoteMethod {
     /// Whose certificates it accepts.
     pub fn trust(&self) -> Option<&Arc<Trust>> {
         match self {
-            Self::Psk => None,
+            Self::Psk | Self::Null => None,
             Self::Pubkey(trust) | Self::Eap { trust, .. } => Some(trust),
         }
     }
@@ -269,6 +273,18 @@ pub enum Childless {
     Never,
 }
 
+/// When a gateway sends its clients to another one (RFC 5685).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RedirectWhen {
+    /// Once they have proved who they are, in place of their first child (§6).
+    #[default]
+    Authenticated,
+    /// At their first message, before anything is computed for them (§3).
+    AtOnce,
+    /// At their first message too, but only while so many IKE SAs are half-open that a cookie is asked for.
+    Overloaded,
+}
+
 /// A post-quantum pre-shared key (RFC 8784; swanctl's `ppk_id` and `ppk_required`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ppk {
@@ -330,6 +346,8 @@ pub struct ConnectionConfig {
     pub follow_redirects: bool,
     /// As a gateway we send clients there in place of serving them, if they would go.
     pub redirect_to: Option<IpAddr>,
+    /// Which of them, and when.
+    pub redirect_when: RedirectWhen,
     /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
     pub dpd_delay: Duration,
     /// When its IKE SAs are replaced.
@@ -382,10 +400,18 @@ pub struct EngineConfig {
     pub retransmission: Retransmission,
     /// Half-open IKE SAs from which a cookie is asked of every initiator (RFC 7296 §2.6).
     pub cookie_threshold: usize,
+    /// Half-open IKE SAs from which they have to solve a puzzle besides (RFC 8019).
+    pub puzzle_threshold: usize,
+    /// The difficulty of the hardest puzzle that is asked, in bits.
+    pub puzzle_difficulty: u8,
+    /// The difficulty of the hardest puzzle that we solve as initiator; 0: none.
+    pub puzzle_solved: u8,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.
     pub half_open_limit: usize,
     /// Half-open IKE SAs kept at once of one IPv4 address or IPv6 /64 (strongSwan's `block_threshold`).
     pub block_threshold: usize,
+    /// Established IKE SAs kept at once with peers that have proved nothing (RFC 7619 §3.2).
+    pub unauthenticated_limit: usize,
     /// How long a responder waits for IKE_AUTH.
     pub half_open_timeout: Duration,
     /// Interval of NAT keepalives (RFC 3948 §2.3) that the engine sends while behind a NAT; zero: never.
