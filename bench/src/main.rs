@@ -24,7 +24,11 @@ enum Bench {
 }
 
 fn main() -> anyhow::Result<()> {
-    match Arguments::parse().bench {
+    let bench = Arguments::parse().bench;
+    if matches!(bench, Bench::Forward(_) | Bench::Ike(_)) {
+        portcullis_lab::clean_up_when_told_to_end()?;
+    }
+    match bench {
         Bench::Crypto(options) => portcullis_bench::crypto::run(&options),
         Bench::Forward(options) => portcullis_bench::forward::run(&options),
         Bench::Ike(options) => portcullis_bench::ike::run(&options),

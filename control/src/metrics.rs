@@ -277,11 +277,27 @@ impl Measured {
             held = held.with(&[("worker", &index)], worker.held);
             unaccounted = unaccounted.with(&[("worker", &index)], worker.unaccounted as f64);
         }
+        let mut frames =
+            Family::counter("interface_packets", "Packets of the workers by interface and queue");
+        let mut octets =
+            Family::counter("interface_bytes", "Octets of their Ethernet frames by interface and queue");
+        for interface in &self.stats.interfaces {
+            for (queue, counts) in interface.traffic.iter().enumerate() {
+                let queue = queue.to_string();
+                let labels = |direction| {
+                    [("interface", interface.name.as_str()), ("queue", &queue), ("direction", direction)]
+                };
+                frames = frames.with(&labels("in"), counts.packets_in);
+                frames = frames.with(&labels("out"), counts.packets_out);
+                octets = octets.with(&labels("in"), counts.octets_in);
+                octets = octets.with(&labels("out"), counts.octets_out);
+            }
+        }
         let mut drops = Family::counter("drops", "Dropped packets by reason");
         for (reason, count) in report::drops(&self.stats) {
             drops = drops.with(&[("reason", &reason)], count);
         }
-        vec![packets, held, unaccounted, drops]
+        vec![packets, held, unaccounted, frames, octets, drops]
     }
 
     /// Who is told what happens.

@@ -124,6 +124,12 @@ fn mask(len: u8) -> u128 {
     u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0)
 }
 
+/// Inserts without room for more: the next change copies the node anyway, and most have one value and no child.
+fn insert_exactly<T>(list: &mut Vec<T>, at: usize, value: T) {
+    list.reserve_exact(1);
+    list.insert(at, value);
+}
+
 /// How many bits below one are set.
 #[inline]
 fn rank(mask: u32, bit: u32) -> usize {
@@ -218,6 +224,18 @@ impl<T> Lpm<T> {
     /// Every prefix and its value: IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = (IpNet, &T)> {
         Walk::new(false, &self.v4).chain(Walk::new(true, &self.v6))
+    }
+
+    /// Where its nodes are, to tell which of them another version shares.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> Vec<usize> {
+        let mut stack: Vec<_> = [&self.v4.root, &self.v6.root].into_iter().flatten().collect();
+        let mut places = Vec::new();
+        while let Some(node) = stack.pop() {
+            places.push(Arc::as_ptr(node).addr());
+            stack.extend(&node.children);
+        }
+        places
     }
 
     fn family(&self, v6: bool) -> &Family<T> {
@@ -317,14 +335,14 @@ impl<T> Node<T> {
             return self.values.get_mut(at).map(|old| std::mem::replace(old, value));
         }
         self.prefixes |= 1 << slot;
-        self.values.insert(at, value);
+        insert_exactly(&mut self.values, at, value);
         None
     }
 
     /// Adds a child where there is none.
     fn adopt(&mut self, child: Arc<Self>) {
         let next = self.key.next(child.key.bits);
-        self.children.insert(rank(self.branches.into(), next.into()), child);
+        insert_exactly(&mut self.children, rank(self.branches.into(), next.into()), child);
         self.branches |= 1 << next;
     }
 }

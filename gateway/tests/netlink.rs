@@ -296,6 +296,42 @@ fn protected_routes_lead_into_the_device_and_can_be_taken_away() {
 }
 
 #[test]
+fn prefixes_that_come_and_go_one_by_one_leave_the_routes_that_all_together_have() {
+    let mirrored = Mirrored::new("onebyone");
+    let gateway = &mirrored.gateway;
+    let tun = gateway.enter(|| Tun::open("portcullis0", 1400)).unwrap().unwrap();
+    let mut routes = gateway.enter(|| ProtectedRoutes::open(220, 0x5043, tun.ifindex())).unwrap().unwrap();
+    let state = || {
+        ["-4 rule", "-6 rule", "-4 route show table 220", "-6 route show table 220"]
+            .map(|command| gateway.ip(command).map_or_else(|_| String::new(), |output| output.stdout))
+    };
+    // Some have our own network within, or are for everything.
+    let nets = ["10.2.0.0/24", "10.0.0.0/8", "2001:db8:2::/64", "0.0.0.0/0", "10.3.0.0/24", "::/0"];
+    let nets = nets.map(|net| net.parse().unwrap());
+    let mut wanted = Wanted {
+        local: ["10.1.0.0/24".parse().unwrap()].into(),
+        remote: [].into(),
+        addresses: [ip("10.1.0.1")].into(),
+    };
+    let mut whole = vec![state()];
+    for net in nets {
+        wanted.remote.insert(net);
+        routes.add(&wanted, &[net]).unwrap();
+        let added = state();
+        routes.apply(&wanted).unwrap();
+        assert_eq!(added, state(), "{net} was added");
+        whole.push(added);
+    }
+    for net in nets.into_iter().rev() {
+        assert_eq!(whole.pop().unwrap(), state());
+        wanted.remote.remove(&net);
+        routes.remove(&wanted, &[net]).unwrap();
+        let removed = state();
+        assert_eq!(whole.last(), Some(&removed), "{net} was removed");
+    }
+}
+
+#[test]
 fn what_others_have_put_into_the_table_is_not_taken_for_a_protected_route() {
     let mirrored = Mirrored::new("foreign");
     let gateway = &mirrored.gateway;

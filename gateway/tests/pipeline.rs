@@ -303,6 +303,17 @@ fn udp_is_taken_on_an_sa_that_was_negotiated_without() {
     assert_eq!(attack.pair.b.installer.take_events(), []);
 }
 
+/// RFC 3948 §2.1: a sender may compute it, and a NAT may have broken it; what counts is the ICV.
+#[test]
+fn whatever_the_udp_checksum_of_esp_is_it_is_taken() {
+    for checksum in [0, 1, 0x1234, 0xffff] {
+        let mut attack = Attack::new(Child { udp: true, ..Child::between(1, 2) });
+        attack.sealed[26..28].copy_from_slice(&u16::to_be_bytes(checksum));
+        let sealed = attack.sealed.clone();
+        assert_eq!(attack.pair.b.outside(&[sealed]).only_sent(INSIDE).len(), 1, "{checksum}");
+    }
+}
+
 #[test]
 fn a_peer_that_moved_is_reported_by_its_newest_authentic_packet_only() {
     let mut attack = Attack::new(Child { udp: true, ..Child::between(1, 2) });

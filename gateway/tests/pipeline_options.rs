@@ -53,6 +53,17 @@ fn dscp_and_ecn_are_copied_or_set_as_the_options_say() {
     }
 }
 
+/// RFC 6040 §4.1: CE too, which RFC 3168 would have hidden.
+#[test]
+fn all_four_values_of_the_ecn_field_are_copied_or_none() {
+    for (ecn, copy_ecn) in (0..4).flat_map(|ecn| [(ecn, true), (ecn, false)]) {
+        let options = SaOptions { copy_ecn, ..SaOptions::default() };
+        let packet = Packet { tos: 40 << 2 | ecn, ..Packet::between(1, 2, false, 200) };
+        let expected = if copy_ecn { ecn } else { 0 };
+        assert_eq!(tos(&sealed(options, false, &packet)), 40 << 2 | expected, "{copy_ecn}");
+    }
+}
+
 #[test]
 fn df_is_copied_cleared_or_set_as_the_options_say() {
     for (copy_df, expected) in

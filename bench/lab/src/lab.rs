@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::unistd::Pid;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use crate::capture::Capture;
 use crate::error::{LabError, Result};
@@ -229,22 +231,40 @@ fn await_carrier(host: &Host, interface: &str) -> Result<()> {
 /// Removes namespaces, processes in them, pins and directories of labs whose owner no longer lives. What cannot
 /// be removed (another sweep was faster) is left.
 pub fn sweep() {
-    for netns in names_of_the_dead(Path::new(NETNS_DIR)) {
+    remove_labs_of(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end this process only after its labs have been removed, as dropping them would
+/// have done. For programs that make labs; processes started by them have these signals as always.
+pub fn clean_up_when_told_to_end() -> Result<()> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(LabError::io("have signals handled"))?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            remove_labs_of(|pid| pid == std::process::id());
+            // As a shell tells of it.
+            std::process::exit(128 + signal);
+        }
+    };
+    let thread = std::thread::Builder::new().name("signals".into()).spawn(wait);
+    thread.map(drop).map_err(LabError::io("start a thread"))
+}
+
+fn remove_labs_of(theirs: impl Fn(u32) -> bool) {
+    for netns in names_of(Path::new(NETNS_DIR), &theirs) {
         remove_netns(&netns);
     }
     for parent in [Path::new(BPF_DIR), &std::env::temp_dir()] {
-        for name in names_of_the_dead(parent) {
+        for name in names_of(parent, &theirs) {
             remove_tree(&parent.join(name));
         }
     }
 }
 
-fn names_of_the_dead(parent: &Path) -> Vec<String> {
+fn names_of(parent: &Path, theirs: impl Fn(u32) -> bool) -> Vec<String> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter(|name| owner(name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()))
-        .collect()
+    names.filter(|name| owner(name).is_some_and(&theirs)).collect()
 }
 
 /// The pid in a name that a lab has given.

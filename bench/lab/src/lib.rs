@@ -8,7 +8,7 @@
 //! run its peers.
 //!
 //! Three rules hold everywhere. Whatever was made is removed on drop, after a panic too, and what a killed
-//! process left behind is removed by the next lab. Whatever takes time is awaited as an event with a limit,
+//! process left behind is removed by the next lab (or by [`clean_up_when_told_to_end`]). Whatever takes time is awaited as an event with a limit,
 //! never slept for. Nothing is made outside the namespaces, `/tmp` and the BPF file system, all under names
 //! that begin with `plab-` and the owner's pid. Root is needed.
 
@@ -30,7 +30,7 @@ pub use gateway::{
     ChildSa, Gateway, GatewayConfig, GatewayStatus, IkeSa, InterfaceStatus, PacketBalance, Verdict,
 };
 pub use host::{Host, Output, Ping, Pings};
-pub use lab::{Lab, LinkOptions, Switch, sweep};
+pub use lab::{Lab, LinkOptions, Switch, clean_up_when_told_to_end, sweep};
 pub use peers::chatter::Chatter;
 pub use peers::freeradius::FreeRadius;
 pub use peers::iperf::{Iperf, IperfReport, IperfServer};

@@ -18,6 +18,8 @@ pub(crate) fn run(options: &Options, tx: &str, rx: &str) -> anyhow::Result<()> {
     eprintln!("{}", assumed(tx, rx));
     let mut rig = Rig::elsewhere([tx, rx], mac, options.trial(), options.loss_tolerance / 100.0)?;
     let mut report = Report::new(options.output);
+    // Sequence numbers go on from case to case: to the gateway it is one SA.
+    let mut peers = vec![PeerSa { spi: spi_of(0, 0), next: 1 }];
     for _ in 0..options.rounds() {
         for mode in Mode::ALL {
             for mixture in mixtures(options.scope.quick) {
@@ -26,10 +28,12 @@ pub(crate) fn run(options: &Options, tx: &str, rx: &str) -> anyhow::Result<()> {
                 if !options.scope.wants(&name) {
                     continue;
                 }
-                let peers = vec![PeerSa { spi: spi_of(0, 0), next: 1 }];
-                let mut source = rig.source(&case, peers)?;
+                let mut source = rig.source(&case, peers.clone())?;
                 let measured =
                     rig.climb(&mut source, |closely| expected(&case, closely), None, &mut |_| Ok(()));
+                if mode == Mode::Decrypt {
+                    peers = source.into_peers();
+                }
                 match measured {
                     Ok(measured) => report.add(&name, "elsewhere", &case.mixture.sizes, measured),
                     Err(error) => report.absent(&name, "elsewhere", &format!("{error:#}")),
@@ -49,8 +53,8 @@ fn assumed(tx: &str, rx: &str) -> String {
          the gateway forwards what comes from {NEAR_HOST} to {REMOTE} by {rx} (plain), or seals it there for the SA with SPI \
          {spi} from {FAR_GATEWAY} to {FAR_HOST} (encrypt);\n\
          or opens ESP with SPI {spi} from {FAR_HOST} to {FAR_GATEWAY} (decrypt), whose inner packets go to {LOCAL} by {rx};\n\
-         AES-256-GCM with a 16-octet ICV and ESN, key and salt {key}; a new run begins with sequence number 1, so the SA is \
-         installed anew for each. Choose with --only plain, encrypt or decrypt."
+         AES-256-GCM with a 16-octet ICV and ESN, key and salt {key}, and IVs that are the sequence numbers; a new run begins with \
+         sequence number 1, so the SA is installed anew for each. Choose with --only plain, encrypt or decrypt."
     )
 }
 

@@ -81,6 +81,8 @@ impl Gateway {
             next_rekey: 0,
         };
         let action = if mode == Mode::Plain { PolicyAction::Bypass } else { PolicyAction::Protect };
+        let start = Instant::now();
+        eprintln!("{}: installing {flows} policies, and their SAs", mode.name());
         for flow in 0..flows {
             let policy = policy(&format!("flow/{flow}"), host(flow)?, PolicyOrigin::Negotiated, action)?;
             let policy = gateway.installer.install_policy(policy)?;
@@ -92,6 +94,7 @@ impl Gateway {
             }
             gateway.children.push(child);
         }
+        eprintln!("{}: installed within {:.1} s", mode.name(), start.elapsed().as_secs_f64());
         Ok(gateway)
     }
 

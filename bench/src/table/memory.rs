@@ -30,7 +30,7 @@ pub(crate) fn run(report: &mut Report, pairs: usize) -> anyhow::Result<()> {
 }
 
 /// Octets of this process that lie in memory.
-fn resident() -> anyhow::Result<usize> {
+pub(super) fn resident() -> anyhow::Result<usize> {
     let text = std::fs::read_to_string("/proc/self/smaps_rollup").context("reading smaps_rollup")?;
     let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss in smaps_rollup")?;
     let kilobytes: usize = line.trim().trim_end_matches(" kB").parse()?;

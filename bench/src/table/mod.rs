@@ -1,5 +1,5 @@
 //! `bench table`: what a lookup costs at 1 to 1,000,000 SAs in random order, what an install and a removal cost, what
-//! readers notice of either, and how much memory a pair takes.
+//! readers notice of either, and how much memory a pair takes; and the same of policies and their selectors.
 //!
 //! A lookup is timed in batches of 32, as the pipeline makes them, with what it is made for: the entry's first line
 //! (`line`), or the eight lines of the key as well (`key`). Beside it stands `bare-memory`: the same lines of the same
@@ -9,12 +9,14 @@
 //!
 //! - `world`: the SA table filled, and the two tables that a naive gateway would have; `lookup`: the timing of readers.
 //! - `churn`: the writer beside them. `install`: rates. `latency`: the distribution per batch. `memory`: what it takes.
+//! - `policies`: all of that for the policy table.
 
 mod churn;
 mod install;
 mod latency;
 mod lookup;
 mod memory;
+mod policies;
 mod world;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -32,7 +34,7 @@ pub struct Options {
     output: Output,
     #[command(flatten)]
     scope: Scope,
-    /// Numbers of SAs, in place of 1, 1,000, 100,000 and 1,000,000
+    /// Numbers of SAs, and of selectors, in place of 1, 1,000, 100,000 and 1,000,000
     #[arg(long, value_delimiter = ',')]
     sas: Vec<usize>,
 }
@@ -49,6 +51,15 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         install::run(&mut report, options.scope.quick)?;
     }
     let sizes = if options.sas.is_empty() { vec![1, 1_000, 100_000, 1_000_000] } else { options.sas.clone() };
+    if options.scope.wants("policies") {
+        if let Some(most) = sizes.iter().max() {
+            policies::memory(&mut report, *most)?;
+        }
+        for selectors in &sizes {
+            let turns = if options.scope.quick { 60 } else { 400 };
+            policies::run(&mut report, *selectors, cores.get(1).copied(), turns)?;
+        }
+    }
     for sas in sizes {
         if !options.scope.wants("lookup") && !options.scope.wants("latency") {
             break;

@@ -96,6 +96,36 @@ pub struct InterfaceStatus {
     pub mode: String,
     /// Queues served.
     pub queues: u32,
+    /// What went through each queue, since the daemon was started.
+    pub traffic: Vec<QueueTraffic>,
+}
+
+/// What the workers received and sent by one queue of an interface. Octets are those of Ethernet frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct QueueTraffic {
+    /// Its number.
+    pub queue: u32,
+    /// Packets received.
+    pub packets_in: u64,
+    /// Their octets.
+    pub bytes_in: u64,
+    /// Packets sent.
+    pub packets_out: u64,
+    /// Their octets.
+    pub bytes_out: u64,
+}
+
+impl QueueTraffic {
+    /// Of both together.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            queue: self.queue,
+            packets_in: self.packets_in + other.packets_in,
+            bytes_in: self.bytes_in + other.bytes_in,
+            packets_out: self.packets_out + other.packets_out,
+            bytes_out: self.bytes_out + other.bytes_out,
+        }
+    }
 }
 
 /// received + from_kernel + generated = transmitted + to_kernel + dropped + held + in_flight.

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use crate::api::types::{ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, RateStatus, Reloaded, Status};
+use crate::api::types::{
+    ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, QueueTraffic, RateStatus, Reloaded, Status,
+};
 use crate::explain::duration;
 
 /// Writing to a `String` cannot fail.
@@ -30,6 +32,11 @@ pub(super) fn reloaded(done: &Reloaded) -> String {
     out
 }
 
+fn traffic(of: &QueueTraffic) -> String {
+    let QueueTraffic { packets_in, bytes_in, packets_out, bytes_out, .. } = of;
+    format!("{packets_in} packets in ({bytes_in} octets), {packets_out} out ({bytes_out} octets)")
+}
+
 pub(super) fn status(status: &Status) -> String {
     let mut out = String::new();
     line!(out, "portcullis {}, ready for {}", status.version, duration(status.uptime_seconds));
@@ -39,6 +46,11 @@ pub(super) fn status(status: &Status) -> String {
     for interface in &status.interfaces {
         let queues = counted(interface.queues.into(), "queue");
         line!(out, "  {} ({}): {}, {queues}", interface.name, interface.role, interface.mode);
+        let all = interface.traffic.iter().copied().fold(QueueTraffic::default(), QueueTraffic::plus);
+        line!(out, "    {}", traffic(&all));
+        for of_queue in interface.traffic.iter().filter(|_| interface.traffic.len() > 1) {
+            line!(out, "    queue {}: {}", of_queue.queue, traffic(of_queue));
+        }
     }
     line!(
         out,

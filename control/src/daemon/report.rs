@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
+use portcullis_gateway::io::QueueCounts;
 use portcullis_ike::config::{ConnectionConfig, StartAction};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
@@ -15,7 +16,7 @@ use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
     ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
-    RateStatus, Status, VerdictReport, WorkerStatus,
+    QueueTraffic, RateStatus, Status, VerdictReport, WorkerStatus,
 };
 use crate::sandbox::Sandbox;
 
@@ -32,6 +33,7 @@ pub(super) fn status(
         role: role(interface.role).to_owned(),
         mode: interface.mode.clone(),
         queues: interface.queues,
+        traffic: (0..).zip(&interface.traffic).map(|(queue, counts)| queue_traffic(queue, counts)).collect(),
     };
     Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -48,6 +50,16 @@ pub(super) fn status(
         packets: balance(stats),
         down: Vec::new(),
         verdicts: snapshot.verdicts.iter().map(verdict).collect(),
+    }
+}
+
+fn queue_traffic(queue: u32, counts: &QueueCounts) -> QueueTraffic {
+    QueueTraffic {
+        queue,
+        packets_in: counts.packets_in,
+        bytes_in: counts.octets_in,
+        packets_out: counts.packets_out,
+        bytes_out: counts.octets_out,
     }
 }
 

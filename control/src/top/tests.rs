@@ -69,6 +69,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
             role: "outside".to_owned(),
             mode: "native, copy".to_owned(),
             queues: 1,
+            traffic: Vec::new(),
         }],
         ike_sas: 1,
         half_open_ike_sas: 2,

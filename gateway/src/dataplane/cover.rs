@@ -14,36 +14,49 @@ pub(super) struct Cover {
     widest: BTreeSet<IpNet>,
 }
 
+/// What the outside has to be told of a removal.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// What nothing stands for any more; to be told first.
+    pub(super) more: Vec<IpNet>,
+    pub(super) less: Vec<IpNet>,
+}
+
 impl Cover {
     /// What has to be known outside.
     pub(super) fn widest(&self) -> &BTreeSet<IpNet> {
         &self.widest
     }
 
-    /// Adds prefixes; whether more has to be known outside now. Within one of `local` nothing stands for another: routes
+    /// Adds prefixes; those that have to be known outside besides now. Within one of `local` nothing stands for another: routes
     /// to our own networks lie between a wide prefix and a narrow one there.
-    pub(super) fn add(&mut self, nets: &[IpNet], local: &BTreeSet<IpNet>) -> bool {
-        let before = self.widest.len();
+    pub(super) fn add(&mut self, nets: &[IpNet], local: &BTreeSet<IpNet>) -> Vec<IpNet> {
+        let mut more = Vec::new();
         for net in nets.iter().map(IpNet::trunc) {
             self.all.insert(net);
-            if !self.stands_for(net, local) {
-                self.widest.insert(net);
+            if !self.stands_for(net, local) && self.widest.insert(net) {
+                more.push(net);
             }
         }
-        self.widest.len() != before
+        more
     }
 
-    /// Takes prefixes away; whether something else has to be known outside now.
-    pub(super) fn remove(&mut self, nets: &[IpNet], local: &BTreeSet<IpNet>) -> bool {
-        let mut changed = false;
+    /// Takes prefixes away; what has to be known outside besides now, and what no longer.
+    pub(super) fn remove(&mut self, nets: &[IpNet], local: &BTreeSet<IpNet>) -> Change {
+        let mut change = Change::default();
         for net in nets.iter().map(IpNet::trunc) {
             self.all.remove(&net);
-            changed |= self.widest.remove(&net);
+            if self.widest.remove(&net) {
+                change.less.push(net);
+            }
         }
-        changed && {
-            self.settle(local);
-            true
+        for gone in &change.less {
+            // In order of addresses, then lengths: what lies within a prefix comes right behind it.
+            let within = self.all.range(gone..).take_while(|net| gone.contains(*net));
+            let bare: Vec<IpNet> = within.copied().filter(|net| !self.stands_for(*net, local)).collect();
+            change.more.extend(bare.into_iter().filter(|net| self.widest.insert(*net)));
         }
+        change
     }
 
     /// Makes known what nothing stands for any more, also because `local` has grown.
@@ -79,14 +92,17 @@ mod tests {
     #[test]
     fn a_prefix_within_another_is_not_told_until_the_other_goes() {
         let (mut cover, local) = (Cover::default(), BTreeSet::new());
-        assert!(cover.add(&nets(&["10.0.0.0/8", "2001:db8::/32"]), &local));
-        assert!(!cover.add(&nets(&["10.1.2.3/32", "10.0.0.0/8", "2001:db8:1::/48"]), &local));
+        let (both, none) = (nets(&["10.0.0.0/8", "2001:db8::/32"]), Vec::new());
+        assert_eq!(cover.add(&both, &local), both);
+        assert_eq!(cover.add(&nets(&["10.1.2.3/32", "10.0.0.0/8", "2001:db8:1::/48"]), &local), none);
         assert_eq!(widest(&cover), ["10.0.0.0/8", "2001:db8::/32"]);
-        assert!(!cover.remove(&nets(&["2001:db8:1::/48"]), &local));
-        assert!(cover.remove(&nets(&["10.0.0.0/8"]), &local));
+        assert_eq!(cover.remove(&nets(&["2001:db8:1::/48"]), &local), Change::default());
+        let (wide, narrow) = (nets(&["10.0.0.0/8"]), nets(&["10.1.2.3/32"]));
+        let change = Change { more: narrow.clone(), less: wide.clone() };
+        assert_eq!(cover.remove(&wide, &local), change);
         assert_eq!(widest(&cover), ["10.1.2.3/32", "2001:db8::/32"]);
-        assert!(cover.remove(&nets(&["10.1.2.3/32"]), &local));
-        assert!(!cover.remove(&nets(&["10.1.2.3/32"]), &local));
+        assert_eq!(cover.remove(&narrow, &local), Change { more: none, less: narrow.clone() });
+        assert_eq!(cover.remove(&narrow, &local), Change::default());
         assert_eq!(widest(&cover), ["2001:db8::/32"]);
     }
 
@@ -94,7 +110,8 @@ mod tests {
     fn within_our_own_networks_every_prefix_is_told() {
         let mut cover = Cover::default();
         let local: BTreeSet<IpNet> = nets(&["10.1.0.0/16"]).into_iter().collect();
-        assert!(cover.add(&nets(&["0.0.0.0/0", "10.1.2.0/24", "10.2.0.0/24"]), &local));
+        let told = cover.add(&nets(&["0.0.0.0/0", "10.1.2.0/24", "10.2.0.0/24"]), &local);
+        assert_eq!(told, nets(&["0.0.0.0/0", "10.1.2.0/24"]));
         assert_eq!(widest(&cover), ["0.0.0.0/0", "10.1.2.0/24"]);
         cover.settle(&nets(&["10.0.0.0/8"]).into_iter().collect());
         assert_eq!(widest(&cover), ["0.0.0.0/0", "10.1.2.0/24", "10.2.0.0/24"]);
@@ -108,15 +125,17 @@ mod tests {
             let (mut cover, mut all, local) = (Cover::default(), BTreeSet::new(), BTreeSet::new());
             for (add, bits, len) in changes {
                 let net = IpNet::new([bits << 4, 0, 0, 0].into(), len * 2).unwrap().trunc();
-                let before = cover.widest().clone();
-                let changed = if add {
+                let mut told = cover.widest().clone();
+                if add {
                     all.insert(net);
-                    cover.add(&[net], &local)
+                    told.extend(cover.add(&[net], &local));
                 } else {
                     all.remove(&net);
-                    cover.remove(&[net], &local)
-                };
-                prop_assert!(changed || before == *cover.widest());
+                    let Change { more, less } = cover.remove(&[net], &local);
+                    told.extend(more);
+                    told.retain(|net| !less.contains(net));
+                }
+                prop_assert_eq!(&told, cover.widest());
                 prop_assert!(all.iter().all(|net| cover.widest().iter().any(|wide| wide.contains(net))));
                 prop_assert!(cover.widest().is_subset(&all));
             }

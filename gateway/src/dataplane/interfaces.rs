@@ -18,7 +18,7 @@ use super::{
     DataplaneConfig, InterfaceConfig, InterfaceStats, SocketStatistics, StartError, lock, most_mtu, tun_mtu,
 };
 use crate::frame::Frame;
-use crate::io::{CopyMode, FrameMemory, QueueSocket, SocketProbe, receive_queues};
+use crate::io::{CopyMode, FrameMemory, QueueSocket, QueueTraffic, SocketProbe, receive_queues};
 use crate::netlink::{self, Connection};
 use crate::route::{PortIndex, PortInfo, RouteTable};
 use crate::slowpath::Waker;
@@ -37,6 +37,8 @@ pub(super) struct Served {
     pub(super) stats: InterfaceStats,
     /// Of the sockets that are bound now.
     pub(super) probes: Vec<SocketProbe>,
+    /// Of each queue that was ever served.
+    traffic: Vec<Arc<QueueTraffic>>,
     /// Which interface they are bound to; none while it is away.
     ifindex: Option<u32>,
 }
@@ -51,6 +53,12 @@ impl Served {
         let counts = self.probes.iter().filter_map(|probe| probe.statistics().ok());
         counts.fold(self.stats.sockets, SocketStatistics::plus)
     }
+
+    /// All that is shown, as it is now.
+    pub(super) fn stats(&self) -> InterfaceStats {
+        let traffic = self.traffic.iter().map(|queue| queue.read()).collect();
+        InterfaceStats { sockets: self.sockets(), traffic, ..self.stats.clone() }
+    }
 }
 
 /// An interface's sockets, by worker.
@@ -59,7 +67,8 @@ pub(super) struct NewSockets {
     pub(super) by_worker: Vec<PortSockets>,
 }
 
-/// Binds a socket to each queue of an interface that is served, and has the XDP program use it.
+/// Binds a socket to each queue of an interface that is served, and has the XDP program use it. `traffic`: what earlier
+/// sockets of its queues have counted, to be gone on with.
 pub(super) fn serve(
     config: &DataplaneConfig,
     interface: &InterfaceConfig,
@@ -67,6 +76,7 @@ pub(super) fn serve(
     memory: &Arc<FrameMemory>,
     mode: CopyMode,
     guards: &Guards,
+    mut traffic: Vec<Arc<QueueTraffic>>,
 ) -> Result<NewSockets, StartError> {
     let workers = config.workers.len();
     let queues = receive_queues(&interface.name)
@@ -79,11 +89,17 @@ pub(super) fn serve(
     if (queues as usize) < workers {
         return Err(StartError::TooFewQueues { interface: interface.name.clone(), queues, workers });
     }
+    if traffic.len() < queues as usize {
+        traffic.resize_with(queues as usize, Arc::default);
+    }
     let (mut got, mut probes, mut by_worker) = (mode, Vec::new(), Vec::new());
     for worker in 0..workers {
         let mut sockets = Vec::new();
         for queue in (worker as u32..queues).step_by(workers) {
             let mut socket = QueueSocket::bind(Arc::clone(memory), &interface.name, queue, mode)?;
+            if let Some(traffic) = traffic.get(queue as usize) {
+                socket = socket.counting(Arc::clone(traffic));
+            }
             if let Some(for_long) = config.busy_poll {
                 socket.busy_poll(for_long)?;
             }
@@ -102,8 +118,10 @@ pub(super) fn serve(
         mode,
         queues,
         sockets: SocketStatistics::default(),
+        traffic: Vec::new(),
     };
-    Ok(NewSockets { served: Served { stats, probes, ifindex: Some(port.ifindex) }, by_worker })
+    let served = Served { stats, probes, traffic, ifindex: Some(port.ifindex) };
+    Ok(NewSockets { served, by_worker })
 }
 
 /// Raised when there is something to look at.
@@ -257,7 +275,8 @@ impl Interfaces {
     fn serve(&mut self, at: usize, port: &PortInfo) -> Result<(), StartError> {
         let Some(interface) = self.config.interfaces.get(at) else { return Ok(()) };
         self.guards.cover(port)?;
-        let new = serve(&self.config, interface, port, &self.memory, self.mode, &self.guards)?;
+        let traffic = lock(&self.board).get(at).map(|served| served.traffic.clone()).unwrap_or_default();
+        let new = serve(&self.config, interface, port, &self.memory, self.mode, &self.guards, traffic)?;
         if let Some(served) = lock(&self.board).get_mut(at) {
             let before = served.stats.sockets;
             *served = new.served;

@@ -586,7 +586,7 @@ fn bind_as(
     let mut interfaces = Vec::new();
     for (interface, port) in config.interfaces.iter().zip(routes.ports()) {
         let NewSockets { served, by_worker } =
-            interfaces::serve(config, interface, port, &memory, mode, guards)?;
+            interfaces::serve(config, interface, port, &memory, mode, guards, Vec::new())?;
         interfaces.push(served);
         ports.iter_mut().zip(by_worker).for_each(|(ports, sockets)| ports.push(sockets));
     }

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 use ipnet::IpNet;
 use portcullis_ipsec::{InstallError, PolicyAction, TrafficSelector};
 
-use super::cover::Cover;
+use super::cover::{Change, Cover};
 use super::{DataplaneConfig, Firewall, StartError, XdpMode, addresses_of, lock};
 use crate::installer::ProtectionSink;
 use crate::io::QueueSocket;
 use crate::netlink::protected::{ProtectedRoutes, Wanted};
 use crate::policy::ProtectedPrefixes;
 use crate::route::{PortInfo, Role, RouteTable};
-use crate::xdp::{self, AddressUse, Mode, ModeRequest, Protection, UpdateError, XdpManager};
+use crate::xdp::{self, AddressUse, Mode, ModeRequest, Protection, Side, UpdateError, XdpManager};
 use std::os::fd::AsFd;
 
 /// The guards of one gateway.
@@ -30,6 +30,8 @@ struct State {
     /// The policies' remote prefixes; `wanted` has the widest of them.
     remote: Cover,
     wanted: Wanted,
+    /// What the programs are told beside the prefixes that are in `wanted`.
+    beside: Protection,
     /// By interface index.
     attached: HashMap<u32, Attachment>,
     /// As configured, for interfaces that come back.
@@ -84,11 +86,13 @@ impl Guards {
             };
             (interface.name.clone(), interface.role, request)
         });
+        let beside = Protection { local: BTreeSet::new(), remote: BTreeSet::new(), ..protection };
         let state = State {
             xdp,
             routes,
             remote,
             wanted,
+            beside,
             attached: HashMap::new(),
             requests: requests.collect(),
             followed: None,
@@ -214,11 +218,9 @@ impl State {
         };
         let addresses: BTreeMap<IpAddr, AddressUse> =
             table.local_addresses().map(|addr| (addr, used(addr))).collect();
-        let known = self.xdp.protection().map(|protection| &protection.addresses);
-        if known != Some(&addresses) {
-            let mut protection = self.protection();
-            protection.addresses = addresses;
-            self.xdp.update(&protection)?;
+        if self.xdp.protection().map(|protection| &protection.addresses) != Some(&addresses) {
+            self.beside.addresses = addresses;
+            self.xdp.update(&self.protection())?;
         }
         self.wanted.addresses = table.local_addresses().collect();
         // A link that was down has lost its routes, the device's among them.
@@ -227,21 +229,66 @@ impl State {
         Ok(())
     }
 
-    /// What the programs should know, from what they were told last.
+    /// All that the programs should know.
     fn protection(&self) -> Protection {
-        let mut protection = self.xdp.protection().cloned().unwrap_or_default();
-        protection.local = self.wanted.local.clone();
-        protection.remote = self.wanted.remote.clone();
-        protection
+        Protection {
+            local: self.wanted.local.clone(),
+            remote: self.wanted.remote.clone(),
+            ..self.beside.clone()
+        }
+    }
+
+    /// Tells the programs of prefixes that they should know from now on; all else stays untouched, however much there is.
+    fn tell(&mut self, side: Side, nets: &[IpNet]) -> Result<(), UpdateError> {
+        if self.xdp.protection().is_none() {
+            return self.xdp.update(&self.protection());
+        }
+        nets.iter().try_for_each(|net| self.xdp.add_prefix(side, *net))
+    }
+
+    /// Has the programs forget prefixes that they no longer should know.
+    fn untell(&mut self, side: Side, nets: &[IpNet]) -> Result<(), UpdateError> {
+        if self.xdp.protection().is_none() {
+            return self.xdp.update(&self.protection());
+        }
+        nets.iter().try_for_each(|net| self.xdp.remove_prefix(side, *net))
     }
 
     /// Tells the XDP program what bypasses: a worker looks closer at such clear text from outside.
-    fn change_pass(&mut self, change: impl FnOnce(&mut Protection)) -> Result<(), UpdateError> {
-        let mut protection = self.protection();
-        change(&mut protection);
-        self.xdp.update(&protection)
+    fn pass(&mut self, local: &[IpNet], remote: &[IpNet]) -> Result<(), UpdateError> {
+        self.beside.pass_local.extend(local.iter().map(IpNet::trunc));
+        self.beside.pass_remote.extend(remote.iter().map(IpNet::trunc));
+        self.tell(Side::PassLocal, local)?;
+        self.tell(Side::PassRemote, remote)
     }
 
+    fn pass_no_more(&mut self, local: &[IpNet], remote: &[IpNet]) -> Result<(), UpdateError> {
+        for (nets, side) in [(local, &mut self.beside.pass_local), (remote, &mut self.beside.pass_remote)] {
+            for net in nets {
+                side.remove(&net.trunc());
+            }
+        }
+        self.untell(Side::PassLocal, local)?;
+        self.untell(Side::PassRemote, remote)
+    }
+
+    /// Protects remote prefixes besides.
+    fn more(&mut self, nets: &[IpNet]) -> Result<(), String> {
+        self.wanted.remote.extend(nets);
+        let told = self.tell(Side::Remote, nets).map_err(|error| error.to_string());
+        told.and_then(|()| self.routes.add(&self.wanted, nets).map_err(|error| error.to_string()))
+    }
+
+    /// Protects remote prefixes no more.
+    fn less(&mut self, nets: &[IpNet]) -> Result<(), String> {
+        for net in nets {
+            self.wanted.remote.remove(net);
+        }
+        let told = self.untell(Side::Remote, nets).map_err(|error| error.to_string());
+        told.and_then(|()| self.routes.remove(&self.wanted, nets).map_err(|error| error.to_string()))
+    }
+
+    /// Changes everything, which local prefixes may, that lie within remote ones.
     fn change(&mut self, wanted: Wanted) -> Result<(), String> {
         let before = std::mem::replace(&mut self.wanted, wanted);
         let protection = self.protection();
@@ -258,25 +305,31 @@ impl State {
 impl ProtectionSink for Arc<Guards> {
     fn protect(&self, added: &ProtectedPrefixes) -> Result<(), InstallError> {
         let mut state = lock(&self.state);
-        if !(added.pass_local.is_empty() && added.pass_remote.is_empty()) {
-            let changed = state.change_pass(|protection| {
-                protection.pass_local.extend(added.pass_local.iter().map(IpNet::trunc));
-                protection.pass_remote.extend(added.pass_remote.iter().map(IpNet::trunc));
-            });
-            changed.map_err(|error| refused(error.to_string()))?;
+        if let Err(error) = state.pass(&added.pass_local, &added.pass_remote) {
+            // Told or not, nothing comes in by it that no policy passes.
+            let _ = state.pass_no_more(&added.pass_local, &added.pass_remote);
+            return Err(refused(error.to_string()));
         }
         let State { remote, wanted, .. } = &mut *state;
         let local: Vec<IpNet> =
             added.local.iter().map(IpNet::trunc).filter(|net| !wanted.local.contains(net)).collect();
         // Most policies lie within what is protected anyway.
-        if !remote.add(&added.remote, &wanted.local) && local.is_empty() {
-            return Ok(());
-        }
-        let mut wanted = wanted.clone();
-        wanted.local.extend(local);
-        remote.settle(&wanted.local);
-        wanted.remote = remote.widest().clone();
-        state.change(wanted).map_err(|found| {
+        let more = remote.add(&added.remote, &wanted.local);
+        let changed = if local.is_empty() {
+            let changed = state.more(&more);
+            if changed.is_err() {
+                // What was done of it is undone; if that fails too, more is protected than has to be.
+                let _ = state.less(&more);
+            }
+            changed
+        } else {
+            let mut wanted = wanted.clone();
+            wanted.local.extend(local);
+            remote.settle(&wanted.local);
+            wanted.remote = remote.widest().clone();
+            state.change(wanted)
+        };
+        changed.map_err(|found| {
             let State { remote, wanted, .. } = &mut *state;
             remote.remove(&added.remote, &wanted.local);
             refused(found)
@@ -285,24 +338,20 @@ impl ProtectionSink for Arc<Guards> {
 
     fn unprotect(&self, removed: &ProtectedPrefixes) {
         let mut state = lock(&self.state);
-        if !(removed.pass_local.is_empty() && removed.pass_remote.is_empty()) {
-            let changed = state.change_pass(|protection| {
-                protection.pass_local.retain(|net| !removed.pass_local.contains(net));
-                protection.pass_remote.retain(|net| !removed.pass_remote.contains(net));
-            });
-            if let Err(error) = changed {
-                tracing::error!(%error, "workers still look at clear text that no policy bypasses any more, and drop it");
-            }
+        if let Err(error) = state.pass_no_more(&removed.pass_local, &removed.pass_remote) {
+            tracing::error!(%error, "workers still look at clear text that no policy bypasses any more, and drop it");
         }
         let State { remote, wanted, .. } = &mut *state;
-        let local = removed.local.iter().any(|net| wanted.local.contains(net));
-        if !remote.remove(&removed.remote, &wanted.local) && !local {
-            return;
-        }
-        let mut wanted = wanted.clone();
-        wanted.local.retain(|net| !removed.local.contains(net));
-        wanted.remote = remote.widest().clone();
-        if let Err(error) = state.change(wanted) {
+        let Change { more, less } = remote.remove(&removed.remote, &wanted.local);
+        let changed = if removed.local.iter().any(|net| wanted.local.contains(net)) {
+            let mut wanted = wanted.clone();
+            wanted.local.retain(|net| !removed.local.contains(net));
+            wanted.remote = remote.widest().clone();
+            state.change(wanted)
+        } else {
+            state.more(&more).and_then(|()| state.less(&less))
+        };
+        if let Err(error) = changed {
             tracing::error!(%error, "prefixes that no policy has any more stay blocked");
         }
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::interfaces::Served;
 use super::{Dataplane, SocketStatistics, lock};
 use crate::drop::{DropReason, WorkerCounters};
+use crate::io::QueueCounts;
 use crate::route::Role;
 use crate::worker::WorkerGauges;
 use crate::xdp::{Disposition, Outcome};
@@ -57,6 +59,8 @@ pub struct InterfaceStats {
     pub queues: u32,
     /// What the kernel has counted of their sockets.
     pub sockets: SocketStatistics,
+    /// What went through its queues, by queue, over all sockets that they have had.
+    pub traffic: Vec<QueueCounts>,
 }
 
 /// Everything.
@@ -99,10 +103,7 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
     let slow = dataplane.slow.counters();
     drops.insert("slow_path_full".to_owned(), load(&slow.dropped_from_kernel));
     drops.insert("slow_path_refused".to_owned(), load(&slow.dropped_to_kernel));
-    let interfaces: Vec<InterfaceStats> = lock(&dataplane.interfaces)
-        .iter()
-        .map(|served| InterfaceStats { sockets: served.sockets(), ..served.stats.clone() })
-        .collect();
+    let interfaces: Vec<InterfaceStats> = lock(&dataplane.interfaces).iter().map(Served::stats).collect();
     let sockets = interfaces.iter().map(|interface| interface.sockets);
     let sockets = sockets.fold(SocketStatistics::default(), SocketStatistics::plus);
     for (name, count) in [

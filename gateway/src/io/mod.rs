@@ -14,9 +14,11 @@ mod memory;
 mod pool;
 mod queues;
 mod socket;
+mod traffic;
 
 pub use ledger::Ledger;
 pub use memory::{FrameMemory, MemoryError, RING};
 pub use pool::FramePool;
 pub use queues::receive_queues;
 pub use socket::{CopyMode, QueueSocket, SocketError, SocketProbe, SocketStatistics};
+pub use traffic::{QueueCounts, QueueTraffic};

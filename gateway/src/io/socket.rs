@@ -14,6 +14,7 @@ use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue};
 use super::ledger::Ledger;
 use super::memory::{FrameMemory, MemoryError, RING, source};
 use super::pool::FramePool;
+use super::traffic::QueueTraffic;
 use crate::busy::until_free;
 use crate::frame::Frame;
 use crate::pipeline::FrameSource;
@@ -123,6 +124,7 @@ pub struct QueueSocket {
     lent: Ledger,
     /// The same socket, for probes.
     probed: Arc<OwnedFd>,
+    traffic: Arc<QueueTraffic>,
     /// Whether the driver works when we ask for packets, see [`QueueSocket::busy_poll`].
     busy_polls: bool,
     /// Frames in the fill ring, with the driver, or in the RX ring.
@@ -172,6 +174,7 @@ impl QueueSocket {
             mode,
             lent,
             probed,
+            traffic: Arc::default(),
             busy_polls: false,
             filled: 0,
             sent: 0,
@@ -203,6 +206,12 @@ impl QueueSocket {
         let fd = unsafe { BorrowedFd::borrow_raw(parts.1.fd().as_raw_fd()) };
         fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| failed(error.into()))?;
         Ok(parts)
+    }
+
+    /// The same, and goes on with what earlier sockets of its queue have counted, which are no longer in use.
+    #[must_use]
+    pub fn counting(self, traffic: Arc<QueueTraffic>) -> Self {
+        Self { traffic, ..self }
     }
 
     /// Whether packets are copied.
@@ -251,7 +260,9 @@ impl QueueSocket {
         // SAFETY: descriptors of the same UMEM as the ring's are written, none is read.
         let count = unsafe { self.rx.consume(wanted) };
         self.filled = self.filled.saturating_sub(count);
+        let mut octets = 0;
         for descriptor in self.scratch.iter().take(count) {
+            octets += descriptor.lengths().data();
             if !self.lent.take(descriptor.addr()) {
                 continue;
             }
@@ -260,13 +271,16 @@ impl QueueSocket {
             let frame = unsafe { self.memory.frame(descriptor.addr(), descriptor.lengths().data()) };
             into.extend(frame);
         }
+        if count > 0 {
+            self.traffic.received(count, octets);
+        }
         count
     }
 
     /// Sends the frames, as far as the ring has room; those that it takes leave `frames`, in order. Call
     /// [`QueueSocket::kick`] after.
     pub fn transmit(&mut self, frames: &mut Vec<Frame>) -> usize {
-        let mut taken = 0;
+        let (mut taken, mut octets) = (0, 0);
         while taken < frames.len() {
             let room = (self.tx.nb_free(STEP as u32) as usize).min(STEP);
             let batch = frames.iter().skip(taken).take(room);
@@ -282,9 +296,14 @@ impl QueueSocket {
             }
             // SAFETY: the frames are consumed below, so that nobody touches them until they come back by the
             // completion ring.
-            taken += unsafe { self.tx.produce(self.scratch.get(..count).unwrap_or_default()) };
+            let produced = unsafe { self.tx.produce(self.scratch.get(..count).unwrap_or_default()) };
+            octets += self.scratch.iter().take(produced).map(|sent| sent.lengths().data()).sum::<usize>();
+            taken += produced;
         }
         self.sent += taken;
+        if taken > 0 {
+            self.traffic.sent(taken, octets);
+        }
         // A frame has no drop of its own: the kernel owns these.
         frames.drain(..taken).for_each(|frame| self.lent.enter(&frame));
         taken

@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -40,6 +40,13 @@ pub struct Wanted {
     pub remote: BTreeSet<IpNet>,
     /// The host's own addresses, to send from.
     pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Wanted {
+    /// Whether a route to that prefix may lie around one to our own networks.
+    fn has_local_within(&self, net: &IpNet) -> bool {
+        self.local.iter().any(|local| net.contains(local))
+    }
 }
 
 /// A route of our table: its prefix and what it does.
@@ -97,36 +104,78 @@ impl ProtectedRoutes {
     pub fn apply(&mut self, wanted: &Wanted) -> Result<(), NetlinkError> {
         let (routes, rules) = (desired_routes(wanted), desired_rules(wanted));
         for (&(net, kind), &source) in &routes {
-            if self.routes.get(&(net, kind)) != Some(&source) {
-                let what = format!("add the protected route to {net}");
-                match self.connection.put(&what, self.route(net, kind, source)) {
-                    Err(error) if net.addr().is_ipv6() && is_switched_off(&error) => {
-                        tracing::warn!(%error, "IPv6 is switched off: the host cannot use this route");
-                    }
-                    other => other?,
-                }
-                self.routes.insert((net, kind), source);
-            }
+            self.put_route(net, kind, source)?;
         }
-        for &rule in rules.difference(&self.rules.clone()) {
-            let what = format!("add the routing rule {}", rule.0);
-            match self.connection.put(&what, RouteNetlinkMessage::NewRule(self.rule(rule))) {
-                Err(error) if error.errno() == Some(libc::EEXIST) || (rule.1 && is_switched_off(&error)) => {
-                    self.rules.insert(rule)
-                }
-                other => {
-                    other?;
-                    self.rules.insert(rule)
-                }
-            };
-        }
-        for rule in self.rules.difference(&rules).copied().collect::<Vec<_>>() {
-            self.remove_rule(rule)?;
-        }
+        self.put_rules(&rules)?;
+        self.remove_other_rules(&rules)?;
         for (net, kind) in
             self.routes.keys().filter(|key| !routes.contains_key(key)).copied().collect::<Vec<_>>()
         {
             self.remove_route(net, kind)?;
+        }
+        Ok(())
+    }
+
+    /// What [`ProtectedRoutes::apply`] does, where nothing has changed but that these remote prefixes are new: the routes that
+    /// there are already are not looked at.
+    pub fn add(&mut self, wanted: &Wanted, nets: &[IpNet]) -> Result<(), NetlinkError> {
+        if nets.iter().any(|net| wanted.has_local_within(net)) {
+            return self.apply(wanted);
+        }
+        for net in nets {
+            for ((net, kind), source) in routes_to(*net, wanted) {
+                self.put_route(net, kind, source)?;
+            }
+        }
+        self.put_rules(&desired_rules(wanted))
+    }
+
+    /// The same, where nothing has changed but that these remote prefixes went.
+    pub fn remove(&mut self, wanted: &Wanted, nets: &[IpNet]) -> Result<(), NetlinkError> {
+        if nets.iter().any(|net| wanted.has_local_within(net)) {
+            return self.apply(wanted);
+        }
+        self.remove_other_rules(&desired_rules(wanted))?;
+        for net in nets {
+            for kind in [Kind::Tun, Kind::Unreachable] {
+                if self.routes.contains_key(&(*net, kind)) {
+                    self.remove_route(*net, kind)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn put_route(&mut self, net: IpNet, kind: Kind, source: Option<IpAddr>) -> Result<(), NetlinkError> {
+        if self.routes.get(&(net, kind)) == Some(&source) {
+            return Ok(());
+        }
+        let what = format!("add the protected route to {net}");
+        match self.connection.put(&what, self.route(net, kind, source)) {
+            Err(error) if net.addr().is_ipv6() && is_switched_off(&error) => {
+                tracing::warn!(%error, "IPv6 is switched off: the host cannot use this route");
+            }
+            other => other?,
+        }
+        self.routes.insert((net, kind), source);
+        Ok(())
+    }
+
+    fn put_rules(&mut self, rules: &Rules) -> Result<(), NetlinkError> {
+        for rule in rules.difference(&self.rules).copied().collect::<Vec<_>>() {
+            let what = format!("add the routing rule {}", rule.0);
+            match self.connection.put(&what, RouteNetlinkMessage::NewRule(self.rule(rule))) {
+                Err(error) if error.errno() == Some(libc::EEXIST) || (rule.1 && is_switched_off(&error)) => {}
+                other => other?,
+            }
+            self.rules.insert(rule);
+        }
+        Ok(())
+    }
+
+    fn remove_other_rules(&mut self, rules: &Rules) -> Result<(), NetlinkError> {
+        for rule in self.rules.difference(rules).copied().collect::<Vec<_>>() {
+            self.remove_rule(rule)?;
         }
         Ok(())
     }
@@ -221,12 +270,7 @@ pub(super) fn gone(result: Result<(), NetlinkError>) -> Result<(), NetlinkError>
 fn desired_routes(wanted: &Wanted) -> Routes {
     let mut routes = Routes::new();
     for remote in &wanted.remote {
-        let same_family = |addr: &&IpAddr| addr.is_ipv6() == remote.addr().is_ipv6();
-        let protected =
-            |addr: &&IpAddr| wanted.local.iter().any(|net| net.prefix_len() > 0 && net.contains(*addr));
-        let source = wanted.addresses.iter().filter(same_family).find(protected).copied();
-        routes.insert((*remote, Kind::Tun), source);
-        routes.insert((*remote, Kind::Unreachable), None);
+        routes.extend(routes_to(*remote, wanted));
         for local in &wanted.local {
             let inside = remote.contains(local) && !wanted.remote.contains(local);
             if inside {
@@ -237,16 +281,29 @@ fn desired_routes(wanted: &Wanted) -> Routes {
     routes
 }
 
+/// The two routes of a remote prefix.
+fn routes_to(remote: IpNet, wanted: &Wanted) -> [((IpNet, Kind), Option<IpAddr>); 2] {
+    let same_family = |addr: &&IpAddr| addr.is_ipv6() == remote.addr().is_ipv6();
+    let protected =
+        |addr: &&IpAddr| wanted.local.iter().any(|net| net.prefix_len() > 0 && net.contains(*addr));
+    let source = wanted.addresses.iter().filter(same_family).find(protected).copied();
+    [((remote, Kind::Tun), source), ((remote, Kind::Unreachable), None)]
+}
+
 fn desired_rules(wanted: &Wanted) -> Rules {
     let mut rules = Rules::new();
-    for v6 in [false, true] {
-        let mut remote = wanted.remote.iter().filter(|net| net.addr().is_ipv6() == v6).peekable();
-        if remote.peek().is_none() {
+    // IPv4 comes first in order.
+    let (first, last) = (wanted.remote.first(), wanted.remote.last());
+    for (v6, everything, some) in [
+        (false, IpNet::V4(Ipv4Net::default()), first.is_some_and(|net| net.addr().is_ipv4())),
+        (true, IpNet::V6(Ipv6Net::default()), last.is_some_and(|net| net.addr().is_ipv6())),
+    ] {
+        if !some {
             continue;
         }
         rules.insert((RULE_MARKED, v6, None));
         rules.insert((RULE_ALL, v6, None));
-        if remote.any(|net| net.prefix_len() == 0) {
+        if wanted.remote.contains(&everything) {
             let local = wanted.local.iter().filter(|net| net.addr().is_ipv6() == v6 && net.prefix_len() > 0);
             rules.extend(local.map(|net| (RULE_FROM_LOCAL, v6, Some(*net))));
         }

@@ -63,22 +63,21 @@ impl Tier {
 /// More rules than these for one destination prefix are looked up in a trie.
 const FEW: usize = 8;
 
-/// The rules for packets to one destination prefix, by source prefix.
+/// The rules for packets to one destination prefix, by source prefix. Shared with other snapshots, as nodes of tries are: a
+/// node that is copied copies none of the rules that it leads to.
 #[derive(Debug, Clone)]
 enum Sources {
     /// The longest source prefix first, then the narrowest.
-    Few(Vec<(IpNet, Rule)>),
+    Few(Arc<[(IpNet, Rule)]>),
     /// The rules of each source prefix, the narrowest first.
-    Many(Lpm<Vec<Rule>>),
-}
-
-impl Default for Sources {
-    fn default() -> Self {
-        Self::Few(Vec::new())
-    }
+    Many(Box<Lpm<Arc<[Rule]>>>),
 }
 
 impl Sources {
+    fn new(source: IpNet, rule: Rule) -> Self {
+        Self::Few(Arc::new([(source, rule)]))
+    }
+
     /// The first rule that covers a packet.
     fn find(&self, flow: &Flow) -> Option<&Rule> {
         match self {
@@ -87,7 +86,7 @@ impl Sources {
                 rules.iter().find(|(source, rule)| covers(source, rule)).map(|(_, rule)| rule)
             }
             Self::Many(sources) => {
-                let mut rules = sources.matches(flow.src).flat_map(|(_, rules)| rules);
+                let mut rules = sources.matches(flow.src).flat_map(|(_, rules)| rules.iter());
                 rules.find(|rule| rule.covers(flow))
             }
         }
@@ -98,15 +97,15 @@ impl Sources {
             && rules.len() == FEW
         {
             let mut sources = Lpm::new();
-            rules.drain(..).for_each(|(source, rule)| add_to(&mut sources, source, rule));
-            *self = Self::Many(sources);
+            rules.iter().cloned().for_each(|(source, rule)| add_to(&mut sources, source, rule));
+            *self = Self::Many(Box::new(sources));
         }
         match self {
             Self::Few(rules) => {
                 let order = |source: &IpNet, rule: &Rule| (Reverse(source.prefix_len()), rule.breadth);
                 let own = order(&source, &rule);
                 let place = rules.partition_point(|(source, rule)| order(source, rule) <= own);
-                rules.insert(place, (source, rule));
+                *rules = with(rules, place, (source, rule));
             }
             Self::Many(sources) => add_to(sources, source, rule),
         }
@@ -115,11 +114,12 @@ impl Sources {
     fn remove(&mut self, source: IpNet, entry: &Arc<PolicyEntry>) {
         match self {
             Self::Few(rules) => {
-                rules.retain(|(other, rule)| *other != source || !Arc::ptr_eq(&rule.entry, entry));
+                let stays = |(other, rule): &&(IpNet, Rule)| *other != source || !rule.is_of(entry);
+                *rules = rules.iter().filter(stays).cloned().collect();
             }
             Self::Many(sources) => {
                 let Some(rules) = sources.get_mut(source) else { return };
-                rules.retain(|rule| !Arc::ptr_eq(&rule.entry, entry));
+                *rules = rules.iter().filter(|rule| !rule.is_of(entry)).cloned().collect();
                 if rules.is_empty() {
                     sources.remove(source);
                 }
@@ -135,14 +135,20 @@ impl Sources {
     }
 }
 
-fn add_to(sources: &mut Lpm<Vec<Rule>>, source: IpNet, rule: Rule) {
+fn add_to(sources: &mut Lpm<Arc<[Rule]>>, source: IpNet, rule: Rule) {
     match sources.get_mut(source) {
         Some(rules) => {
             let place = rules.partition_point(|other| other.breadth <= rule.breadth);
-            rules.insert(place, rule);
+            *rules = with(rules, place, rule);
         }
-        None => drop(sources.insert(source, vec![rule])),
+        None => drop(sources.insert(source, Arc::new([rule]))),
     }
+}
+
+/// The list with one more in that place.
+fn with<T: Clone>(list: &[T], place: usize, value: T) -> Arc<[T]> {
+    let (before, after) = list.split_at(place.min(list.len()));
+    before.iter().cloned().chain([value]).chain(after.iter().cloned()).collect()
 }
 
 /// One of a policy's local selectors with one of its remote ones, for one pair of their prefixes.
@@ -193,7 +199,7 @@ impl Snapshot {
 
     /// Asks the processor for what [`Snapshot::lookup`] will need for packets to these destinations: step by step for all of
     /// them, so that memory is waited for once a step and not once a step and packet.
-    pub(crate) fn prefetch<const N: usize>(&self, wanted: &ArrayVec<(TenantId, IpAddr), N>) {
+    pub fn prefetch<const N: usize>(&self, wanted: &ArrayVec<(TenantId, IpAddr), N>) {
         let mut ways = ArrayVec::<_, N>::new();
         for (tenant, dst) in wanted {
             // Those that are asked first; the next tiers are asked of what these have nothing for.
@@ -221,11 +227,9 @@ impl Snapshot {
         let tries = next.tries(entry);
         for_each_pair(entry, |destination, source, local, remote| {
             let rule = Rule::new(entry, order, local, remote);
-            if tries.get(destination).is_none() {
-                tries.insert(destination, Sources::default());
-            }
-            if let Some(sources) = tries.get_mut(destination) {
-                sources.add(source, rule);
+            match tries.get_mut(destination) {
+                Some(sources) => sources.add(source, rule),
+                None => drop(tries.insert(destination, Sources::new(source, rule))),
             }
         });
         next
@@ -249,6 +253,25 @@ impl Snapshot {
             !tiers.is_empty()
         });
         next
+    }
+
+    /// Where its nodes and lists of rules are, to tell which of them another snapshot shares.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> std::collections::BTreeSet<usize> {
+        let mut places = std::collections::BTreeSet::new();
+        for tries in self.tenants.values().flat_map(BTreeMap::values) {
+            places.extend(tries.places());
+            for (_, sources) in tries.iter() {
+                match sources {
+                    Sources::Few(rules) => drop(places.insert(Arc::as_ptr(rules).addr())),
+                    Sources::Many(sources) => {
+                        places.extend(sources.places());
+                        places.extend(sources.iter().map(|(_, rules)| Arc::as_ptr(rules).addr()));
+                    }
+                }
+            }
+        }
+        places
     }
 
     fn next(&self) -> Self {
@@ -279,6 +302,10 @@ impl Rule {
             destination: (remote.protocol, remote.ports),
             entry: Arc::clone(entry),
         }
+    }
+
+    fn is_of(&self, entry: &Arc<PolicyEntry>) -> bool {
+        Arc::ptr_eq(&self.entry, entry)
     }
 
     /// Whether protocol and ports match; the prefixes did.

@@ -309,3 +309,37 @@ fn a_thousand_policies_more_leave_the_older_snapshots_as_they_were() {
     assert!(matches!(before.lookup(TenantId(0), &packet), Verdict::NoMatch));
     assert_eq!(found(&table, &packet), Some(late));
 }
+
+#[test]
+fn a_change_of_one_policy_among_many_leaves_the_rest_as_it_was() {
+    /// Nodes on the way to an IPv4 prefix, and its list of rules.
+    const WAY: usize = 8 + 1;
+    let table = PolicyTable::new(1 << 13).unwrap();
+    // Networks all over the place behind one of ours, hosts side by side, and a hundred of our networks to one of theirs.
+    let site = |number: u32| format!("{}/28", Ipv4Addr::from_bits(number.wrapping_mul(0x9e37_79b1) & !0xf));
+    let sites = (0..2000).map(|number| policy(&["10.1.0.0/16"], &[&site(number)], TRAP));
+    let client = |number: u32| format!("11.0.{}.{}/32", number >> 8, number & 0xff);
+    let clients = (0..2000).map(|number| policy(&["0.0.0.0/0"], &[&client(number)], TRAP));
+    let ours = |number: u32| format!("10.2.{number}.0/24");
+    let ours = (0..100).map(|number| policy(&[&ours(number)], &["198.51.100.0/24"], TRAP));
+    let policies: Vec<Policy> = sites.chain(clients).chain(ours).collect();
+    let ids: Vec<PolicyId> =
+        policies.iter().map(|policy| table.control().install(policy.clone()).unwrap()).collect();
+    let all = table.snapshot().places().len();
+    assert!(all > policies.len());
+    for number in [0, 1, 777, 2000, 3003, 3999, 4000, 4050] {
+        for remove in [true, false] {
+            let before = Arc::clone(&table.snapshot());
+            if remove {
+                table.control().remove(ids[number]).unwrap();
+            } else {
+                table.control().install(policies[number].clone()).unwrap();
+            }
+            let (before, after) = (before.places(), table.snapshot().places());
+            let made = after.difference(&before).count();
+            // What is reached by way of a trie of sources is on two ways.
+            let most = if number < 4000 { WAY } else { 2 * WAY };
+            assert!((1..=most).contains(&made), "{made} of {all} made anew for policy {number}, {remove}");
+        }
+    }
+}

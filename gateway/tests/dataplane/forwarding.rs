@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use portcullis_gateway::dataplane::DataplaneConfig;
+use portcullis_gateway::io::QueueCounts;
 use portcullis_ipsec::{DataplaneEvent, Encapsulation};
 use portcullis_lab::{Capture, Chatter, Class, Direction, LinkOptions, Sites};
 
@@ -16,6 +17,12 @@ pub(crate) fn nothing_in_clear(wire: &Capture) {
     let counts = wire.settle().unwrap();
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
     assert_eq!(counts.lost, 0, "{counts}");
+}
+
+/// What went through an interface's queues.
+pub(crate) fn queues(gateway: &Gateway, interface: &str) -> Vec<QueueCounts> {
+    let interfaces = gateway.stats().interfaces;
+    interfaces.into_iter().find(|stats| stats.name == interface).unwrap().traffic
 }
 
 #[test]
@@ -36,6 +43,17 @@ fn traffic_between_the_sites_crosses_the_wire_as_esp_alone() {
             [60, 60],
             "{counts}"
         );
+        // What the interfaces' queues have counted: on the wire what a capture has, inside what ping says that it sends.
+        let inside = 20 * ((14 + 20 + 8 + 56) + (14 + 40 + 8 + 56) + (14 + 20 + 8 + 1200));
+        let of_class = |class, direction| counts.of(class, direction).bytes;
+        let on_the_wire = |direction| of_class(Class::Esp, direction) + of_class(Class::UdpEsp, direction);
+        let (of_a, of_b) = (on_the_wire(Direction::In), on_the_wire(Direction::Out));
+        for (gateway, octets_in, octets_out) in [(&a, of_b, of_a), (&b, of_a, of_b)] {
+            let outside = QueueCounts { packets_in: 60, octets_in, packets_out: 60, octets_out };
+            assert_eq!(queues(gateway, "outside0"), [outside]);
+            let inside = QueueCounts { octets_in: inside, octets_out: inside, ..outside };
+            assert_eq!(queues(gateway, "inside0"), [inside]);
+        }
         for gateway in [a, b] {
             let stats = gateway.stats();
             assert_eq!(
@@ -96,6 +114,14 @@ fn several_workers_share_the_queues_and_each_sa_leaves_in_order() {
     let stats = a.stats();
     assert!(stats.workers.iter().all(|worker| worker.received > 0), "one had nothing to do: {stats:?}");
     assert!(stats.workers.iter().any(|worker| worker.handed_over > 0), "nothing was handed over: {stats:?}");
+    // Of each worker's two queues, one of either interface, all is counted, and by no other.
+    for (number, worker) in stats.workers.iter().enumerate() {
+        let of_interface = |interface| queues(&a, interface)[number];
+        let (outside, inside) = (of_interface("outside0"), of_interface("inside0"));
+        assert!(outside.packets_in + inside.packets_in >= worker.received, "{number}: {stats:?}");
+        assert!(outside.packets_out + inside.packets_out >= worker.transmitted, "{number}: {stats:?}");
+        assert!(outside.octets_in >= 60 * outside.packets_in, "{number}: {outside:?}");
+    }
     for gateway in [&a, &b] {
         for reason in ["replayed", "replay_too_old", "integrity_failed", "handover_full"] {
             assert_eq!(gateway.drops(reason), 0, "{reason}");

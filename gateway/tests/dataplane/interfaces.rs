@@ -6,7 +6,7 @@ use portcullis_gateway::dataplane::DataplaneConfig;
 use portcullis_ipsec::Encapsulation;
 use portcullis_lab::{Chatter, LinkOptions, Sites};
 
-use crate::forwarding::nothing_in_clear;
+use crate::forwarding::{nothing_in_clear, queues};
 use crate::gateway::{A, B, Gateway, config, in_flight, until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -88,6 +88,7 @@ fn an_interface_made_anew_under_its_old_number_is_told_from_the_old_one() {
     a.connect(&b, Encapsulation::None);
     carries(&sites, &a);
     let index = index_of(&sites, "inside0");
+    let before = queues(&a, "inside0")[0];
     // In one go: what the mirror reads may never have been without.
     let words = format!(
         "ip link del inside0; ip link add inside0 index {index} type veth peer name eth0 netns {}; \
@@ -103,6 +104,8 @@ fn an_interface_made_anew_under_its_old_number_is_told_from_the_old_one() {
     sites.client.route("default", "2001:db8:1::1").unwrap();
     assert_eq!(index_of(&sites, "inside0"), index);
     carries(&sites, &a);
+    let after = queues(&a, "inside0")[0];
+    assert!(before.packets_in > 0 && after.packets_in > before.packets_in, "{before:?} {after:?}");
     a.dataplane.stop().unwrap();
 }
 
