@@ -10,22 +10,23 @@ use crate::packet::{self, Fragment, Frame, Malformed, Network, Packet, UDP_LEN, 
 
 /// What becomes of the frame. A redirect has been asked for when it returns.
 #[inline(always)]
-pub fn decide(ctx: &XdpContext) -> Outcome {
+pub fn decide<F: Frame>(ctx: &XdpContext, frame: &F) -> Outcome {
     let Some(interface) = maps::interface(ctx.ingress_ifindex() as u32) else {
         return Outcome::UnknownInterface;
     };
     let Some(role) = Role::from_raw(interface.role) else { return Outcome::UnknownInterface };
-    match packet::network(ctx) {
-        Network::Ipv4(start) => ip(ctx, interface, role, packet::ipv4(ctx, start)),
-        Network::Ipv6(start) => ip(ctx, interface, role, packet::ipv6(ctx, start)),
+    match packet::network(frame) {
+        Network::Ipv4(start) => ip(ctx, frame, interface, role, packet::ipv4(frame, start)),
+        Network::Ipv6(start) => ip(ctx, frame, interface, role, packet::ipv6(frame, start)),
         Network::Other => Outcome::NonIp,
         Network::TooDeep => Outcome::Malformed,
     }
 }
 
 #[inline(always)]
-fn ip<A: Address>(
+fn ip<F: Frame, A: Address>(
     ctx: &XdpContext,
+    frame: &F,
     interface: Interface,
     role: Role,
     packet: Result<Packet<A>, Malformed>,
@@ -34,11 +35,11 @@ fn ip<A: Address>(
     let config = maps::config();
     let flags = packet.dst.flags();
     if flags != 0
-        && let Some(outcome) = ipsec(ctx, &config, flags, &packet)
+        && let Some(outcome) = ipsec(frame, &config, flags, &packet)
     {
         return to_worker(ctx, interface, outcome);
     }
-    if packet.is_link_scope(ctx) {
+    if packet.is_link_scope(frame) {
         return Outcome::LinkScope;
     }
     let protection = Protection { whole: config.whole != 0 };
@@ -70,7 +71,12 @@ fn to_worker(ctx: &XdpContext, interface: Interface, outcome: Outcome) -> Outcom
 
 /// ESP and IKE to an own address.
 #[inline(always)]
-fn ipsec<A: Address>(ctx: &XdpContext, config: &Config, flags: u32, packet: &Packet<A>) -> Option<Outcome> {
+fn ipsec<F: Frame, A: Address>(
+    frame: &F,
+    config: &Config,
+    flags: u32,
+    packet: &Packet<A>,
+) -> Option<Outcome> {
     let tunnel = flags & TUNNEL != 0;
     if packet.protocol == protocol::ESP && tunnel {
         return Some(Outcome::Esp);
@@ -81,13 +87,13 @@ fn ipsec<A: Address>(ctx: &XdpContext, config: &Config, flags: u32, packet: &Pac
     if packet.fragment == Fragment::Later {
         return if tunnel { Some(Outcome::Ike) } else { None };
     }
-    let udp = packet.udp(ctx)?;
+    let udp = packet.udp(frame)?;
     if packet.fragment == Fragment::First {
         let ours = udp.dst_port == config.ike_port || udp.dst_port == config.nat_t_port;
         return if ours && tunnel { Some(Outcome::Ike) } else { None };
     }
     if udp.dst_port == config.nat_t_port {
-        return match nat_t(ctx, packet, udp) {
+        return match nat_t(frame, packet, udp) {
             Outcome::Ike => Some(Outcome::Ike),
             other if tunnel => Some(other),
             _ => None,
@@ -98,14 +104,14 @@ fn ipsec<A: Address>(ctx: &XdpContext, config: &Config, flags: u32, packet: &Pac
 
 /// RFC 3948 §2: what shares the NAT-T port.
 #[inline(always)]
-fn nat_t<A: Address>(ctx: &XdpContext, packet: &Packet<A>, udp: Udp) -> Outcome {
+fn nat_t<F: Frame, A: Address>(frame: &F, packet: &Packet<A>, udp: Udp) -> Outcome {
     if udp.length < UDP_LEN || packet.upper + udp.length > packet.end {
         return Outcome::Malformed;
     }
     if udp.length < UDP_LEN + 4 {
         return Outcome::Keepalive;
     }
-    match ctx.load::<[u16; 2]>(packet.upper + UDP_LEN) {
+    match frame.load::<[u16; 2]>(packet.upper + UDP_LEN) {
         Some([0, 0]) => Outcome::Ike,
         Some(_) => Outcome::UdpEsp,
         None => Outcome::Malformed,

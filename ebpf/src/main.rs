@@ -69,12 +69,22 @@ mod packet;
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use portcullis_ebpf_common::Disposition;
+use portcullis_ebpf_common::{Disposition, Outcome};
 
 /// The XDP program.
 #[xdp]
 pub fn portcullis_in(ctx: XdpContext) -> u32 {
-    let outcome = ingress::decide(&ctx);
+    verdict(ingress::decide(&ctx, &ctx))
+}
+
+/// The XDP program for interfaces whose packets may come as chains of buffers (Linux 5.18).
+#[xdp(frags)]
+pub fn portcullis_in_chains(ctx: XdpContext) -> u32 {
+    verdict(ingress::decide(&ctx, &packet::Chain(&ctx)))
+}
+
+#[inline(always)]
+fn verdict(outcome: Outcome) -> u32 {
     maps::count(outcome);
     match outcome.disposition() {
         Disposition::Pass => xdp_action::XDP_PASS,

@@ -1,6 +1,7 @@
 //! Ethernet, VLAN tags, IPv4 and IPv6 down to the upper layer's header, for both programs. Nothing is believed
 //! about a length that was not compared with what is there.
 
+use aya_ebpf::helpers::generated::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::{TcContext, XdpContext};
 
 use crate::address::Address;
@@ -72,6 +73,35 @@ impl Frame for XdpContext {
         }
         // SAFETY: within the frame, as just compared. Frames start at even addresses, and all headers before an
         // even offset are of even length.
+        Some(unsafe { *(start as *const T) })
+    }
+}
+
+/// A frame whose octets may lie in several buffers. Headers are read in the first of them, where drivers put them.
+pub struct Chain<'a>(pub &'a XdpContext);
+
+impl Frame for Chain<'_> {
+    const IN_FINAL_FORM: bool = true;
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        // SAFETY: the context of this program's call.
+        unsafe { bpf_xdp_get_buff_len(self.0.ctx) as usize }
+    }
+
+    // Read anew each time: pointers that the compiler keeps are moved as words of 32 bits, which the verifier takes for numbers.
+    #[inline(always)]
+    fn load<T: Octets>(&self, offset: usize) -> Option<T> {
+        let ctx = self.0.ctx;
+        // SAFETY: the context of this program's call.
+        let (data, end) = unsafe {
+            ((&raw const (*ctx).data).read_volatile(), (&raw const (*ctx).data_end).read_volatile())
+        };
+        let start = data as usize + offset;
+        if start + size_of::<T>() > end as usize {
+            return None;
+        }
+        // SAFETY: as in a frame of one buffer.
         Some(unsafe { *(start as *const T) })
     }
 }

@@ -112,7 +112,7 @@ drop_reasons! {
     Unexpected = "unexpected",
     /// A frame lacks room for the outer headers.
     NoHeadroom = "no_headroom",
-    /// No free frame for a packet that the host sends or a fragment.
+    /// No free frame for a packet that the host sends or a fragment, or no large one for what came in several.
     NoFrame = "no_frame",
     /// A decrypted packet went through too many tunnels of ours in a row.
     Loop = "loop",

@@ -12,6 +12,8 @@ use crate::prefetch;
 
 /// Octets of a page, on which a UMEM begins.
 const PAGE: usize = 4096;
+/// Octets of a large frame, which lies in no UMEM and holds what comes in several frames. The others are of a page at most.
+pub const LARGE_FRAME: usize = 16_384;
 
 /// A chunk and the packet in it: octets `start..end`, with headroom before and tailroom behind.
 pub struct Frame {
@@ -55,6 +57,12 @@ impl Frame {
             unsafe { Self::from_raw(chunk, chunk.as_ptr().addr() as u64, start) }
         };
         chunks.map(frame).collect()
+    }
+
+    /// Whether it is a large one, which no ring takes.
+    #[inline]
+    pub fn is_large(&self) -> bool {
+        self.chunk.len() >= LARGE_FRAME
     }
 
     /// The chunk's offset in its UMEM, octets.

@@ -45,7 +45,7 @@ impl Worker {
     fn receive(&mut self, port: PortIndex, packets: &[Vec<u8>]) {
         let mut batch = Vec::new();
         for octets in packets {
-            let mut frame = self.pool.frames_mut().pop().unwrap();
+            let mut frame = self.pool.frames_mut(false).pop().unwrap();
             assert!(frame.set_range(256, 256 + octets.len()));
             frame.packet_mut().copy_from_slice(octets);
             batch.push(frame);

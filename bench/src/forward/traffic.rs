@@ -149,7 +149,7 @@ impl Ends {
     }
 
     fn receive(&mut self) -> usize {
-        let count = self.rx.receive(STEP, &mut self.scratch);
+        let count = self.rx.receive(STEP, &mut self.scratch, &mut self.pool);
         self.rx.refill(RING as usize, &mut self.pool);
         self.rx.wake_receiver();
         count
@@ -239,7 +239,7 @@ impl Ends {
         tally.sent(frames.len(), now);
         let mut left = frames.len();
         while left > 0 {
-            left -= self.tx.transmit(frames);
+            left -= self.tx.transmit(frames, &mut self.pool);
             self.tx.kick();
         }
     }

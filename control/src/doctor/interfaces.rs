@@ -1,6 +1,6 @@
 //! Checks about one configured interface.
 
-use portcullis_gateway::dataplane::{InterfaceConfig, Role, XdpMode};
+use portcullis_gateway::dataplane::{InterfaceConfig, LARGEST_MTU, Role, XdpMode};
 
 use super::drivers::{self, XdpSupport};
 use super::host::{Ethtool, Host, LinkState, Offload};
@@ -212,20 +212,19 @@ fn vlan_tags(host: &Host, name: &str, ethtool: &Ethtool, found: &mut Findings) {
 fn frame_size(config: &Config, name: &str, link: LinkState, found: &mut Findings) {
     let size = config.gateway.frame_size;
     let most = size.saturating_sub(FRAME_OVERHEAD);
-    if link.mtu > most {
-        let seen = format!("MTU {}, but frames of {size} octets take packets of {most} at most", link.mtu);
+    if link.mtu > LARGEST_MTU {
+        let seen = format!("MTU {}, but no packet may be larger than {LARGEST_MTU} octets", link.mtu);
+        let fix = format!("ip link set {name} mtu {LARGEST_MTU}");
+        found.add("frames", Severity::Error, name, seen, "less: the daemon does not start", fix);
+    } else if link.mtu > most {
+        let seen = format!("MTU {}: packets of more than {most} octets come in several frames", link.mtu);
+        let expected = "Linux 6.6 and a driver that has that for XDP (multi-buffer), or the daemon does not start; frames of \
+                        one packet each need no copying";
         let fix = match size {
-            2048 => "frame_size = 4096   # gateway".to_owned(),
-            _ => format!("ip link set {name} mtu {most}"),
+            2048 => "frame_size = 4096   # gateway, if that is enough".to_owned(),
+            _ => format!("ip link set {name} mtu {most}   # where larger packets are not needed"),
         };
-        found.add(
-            "frames",
-            Severity::Error,
-            name,
-            seen,
-            "frames that hold a packet: the daemon does not start",
-            fix,
-        );
+        found.add("frames", Severity::Info, name, seen, expected, fix);
     }
 }
 
@@ -265,7 +264,7 @@ pub(super) fn check_mtus(host: &Host, config: &Config, found: &mut Findings) {
     let wanted = smallest_outer(inner);
     let expected = "room for the encapsulation: larger packets are fragmented, or answered with the size that fits (8 \
                     octets less behind a NAT, 20 less over IPv6)";
-    let fix = if wanted <= config.gateway.frame_size.saturating_sub(FRAME_OVERHEAD) {
+    let fix = if wanted <= LARGEST_MTU {
         format!(
             "ip link set {outside} mtu {wanted}   # if the path carries it; else: ip link set {inside} mtu {fits}"
         )

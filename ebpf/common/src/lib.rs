@@ -67,6 +67,8 @@ pub mod map {
 pub mod program {
     /// The XDP program.
     pub const INGRESS: &str = "portcullis_in";
+    /// The XDP program that takes chains of buffers.
+    pub const INGRESS_CHAINS: &str = "portcullis_in_chains";
     /// The egress guard (TCX or clsact).
     pub const EGRESS: &str = "portcullis_out";
 }

@@ -15,7 +15,8 @@ use arc_swap::ArcSwap;
 
 use super::protection::Guards;
 use super::{
-    DataplaneConfig, InterfaceConfig, InterfaceStats, SocketStatistics, StartError, lock, most_mtu, tun_mtu,
+    DataplaneConfig, InterfaceConfig, InterfaceStats, LARGEST_MTU, SocketStatistics, StartError, lock,
+    most_mtu, tun_mtu,
 };
 use crate::frame::Frame;
 use crate::io::{CopyMode, FrameMemory, QueueSocket, QueueTraffic, SocketProbe, receive_queues};
@@ -300,11 +301,12 @@ impl Interfaces {
 
     fn warn_about_mtu(&mut self, at: usize, port: &PortInfo) {
         let (PortInfo { name, mtu, .. }, size) = (port, self.config.frame_size);
-        let most = most_mtu(size);
+        // What it was at the start decides whether packets may come in several frames.
+        let most = if self.memory.takes_chains() { LARGEST_MTU } else { most_mtu(size) };
         let complaint = match *mtu > most {
             true => format!(
-                "{name} has an MTU of {mtu} now, but frames of {size} octets take packets of {most} at most: larger ones \
-                 are dropped (`ip link set {name} mtu {most}`)"
+                "{name} has an MTU of {mtu} now, but as the daemon was started with frames of {size} octets, packets of more than \
+                 {most} are dropped (`ip link set {name} mtu {most}`, or restart the daemon)"
             ),
             false => String::new(),
         };

@@ -36,7 +36,7 @@ pub use portcullis_aead::EngineKind;
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::events::EventBoard;
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE_FRAME};
 use crate::handover;
 use crate::inlet::EspInlet;
 use crate::installer::Installer;
@@ -56,7 +56,7 @@ use crate::slowpath::{SlowPath, Waker};
 use crate::trace::Hub;
 use crate::tun::{Tun, TunError};
 use crate::worker::{Faults, Orders, PortSockets, Worker, WorkerGauges, frames_needed};
-use crate::xdp::{self, AttachError, LoadError, UpdateError};
+use crate::xdp::{self, AttachError, Buffers, LoadError, UpdateError};
 
 use interfaces::{Board, Interfaces, Keeper, NewSockets, Signal};
 use paths::Paths;
@@ -69,6 +69,13 @@ const TUN_OVERHEAD: u32 = 100;
 const MIN_MTU: u32 = 1280;
 /// Octets of a frame that do not take a received packet: the kernel's headroom for XDP, Ethernet and two VLAN tags.
 const FRAME_OVERHEAD: u32 = 256 + 14 + 8;
+
+/// The largest MTU: its packets fit large frames, encapsulated and with VLAN tags.
+pub const LARGEST_MTU: u32 = LARGE_FRAME as u32 - 512;
+/// Of all frames, one in so many is there as a large one besides, where packets come in several frames.
+const LARGE: u32 = 16;
+/// The fewest large ones of a worker: a batch.
+const FEWEST_LARGE: usize = 64;
 
 /// Why the data plane does not start.
 #[derive(Debug, thiserror::Error)]
@@ -136,20 +143,16 @@ pub enum StartError {
         /// How many are needed.
         needed: usize,
     },
-    /// Frames too small for an interface.
+    /// No frames are large enough for an interface.
     #[error(
-        "{interface} has an MTU of {mtu}, but frames of {frame_size} octets take packets of {most} at most (larger \
-         `gateway.frame_size`, or `ip link set {interface} mtu {most}`)"
+        "{interface} has an MTU of {mtu}, but no packet may be larger than {LARGEST_MTU} octets (`ip link set {interface} mtu \
+         {LARGEST_MTU}`)"
     )]
     MtuTooLarge {
         /// The interface.
         interface: String,
         /// Its MTU.
         mtu: u32,
-        /// Octets of a frame.
-        frame_size: u32,
-        /// The largest MTU that frames take.
-        most: u32,
     },
     /// The operating system gives no thread, descriptor or random number.
     #[error("cannot {what}: {source}")]
@@ -195,7 +198,7 @@ impl Dataplane {
         let system = |what| move |source| StartError::System { what, source };
         let known = known_interfaces();
         let mut connection = Connection::open()?;
-        let mut outside_mtu = u32::MAX;
+        let (mut outside_mtu, mut buffers) = (u32::MAX, Buffers::Single);
         for interface in &config.interfaces {
             if !known.contains(&interface.name) {
                 return Err(StartError::NoInterface {
@@ -203,14 +206,15 @@ impl Dataplane {
                     known: known.join(", "),
                 });
             }
-            let (most, frame_size) = (most_mtu(config.frame_size), config.frame_size);
             let mtu = netlink::link(&mut connection, &interface.name)?.mtu;
             if interface.role.is_outside() {
                 outside_mtu = outside_mtu.min(mtu);
             }
-            if mtu > most {
-                let interface = interface.name.clone();
-                return Err(StartError::MtuTooLarge { interface, mtu, frame_size, most });
+            if mtu > LARGEST_MTU {
+                return Err(StartError::MtuTooLarge { interface: interface.name.clone(), mtu });
+            }
+            if mtu > most_mtu(config.frame_size) {
+                buffers = Buffers::Chains;
             }
         }
 
@@ -218,7 +222,7 @@ impl Dataplane {
         let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let tun = Arc::new(Tun::open(&config.tun, tun_mtu(outside_mtu))?);
         let protected = ProtectedRoutes::open(config.route_table, config.mark, tun.ifindex())?;
-        let guards = Arc::new(Guards::load(&config, protected)?);
+        let guards = Arc::new(Guards::load(&config, buffers, protected)?);
 
         let reclaimer = Reclaimer::new(config.workers.len());
         let spi_key = random().map_err(system("get random numbers"))?;
@@ -253,7 +257,7 @@ impl Dataplane {
         guards.attach(&config, &routes.load())?;
 
         let Bound { mode, memory, anchor, frames, ports, interfaces } =
-            bind(&config, &guards, &routes.load())?;
+            bind(&config, buffers, &guards, &routes.load())?;
         let shared = Arc::new(Shared {
             sas: Arc::clone(&sas),
             policies: Arc::clone(&policies),
@@ -557,10 +561,15 @@ struct Bound {
 }
 
 /// Without copies if every driver can, else with.
-fn bind(config: &DataplaneConfig, guards: &Guards, routes: &RouteTable) -> Result<Bound, StartError> {
-    match bind_as(CopyMode::ZeroCopy, config, guards, routes) {
+fn bind(
+    config: &DataplaneConfig,
+    buffers: Buffers,
+    guards: &Guards,
+    routes: &RouteTable,
+) -> Result<Bound, StartError> {
+    match bind_as(CopyMode::ZeroCopy, config, buffers, guards, routes) {
         Err(StartError::Socket(error)) if error.wants_copies() => {
-            bind_as(CopyMode::Copy, config, guards, routes)
+            bind_as(CopyMode::Copy, config, buffers, guards, routes)
         }
         bound => bound,
     }
@@ -573,10 +582,15 @@ fn bind(config: &DataplaneConfig, guards: &Guards, routes: &RouteTable) -> Resul
 fn bind_as(
     mode: CopyMode,
     config: &DataplaneConfig,
+    buffers: Buffers,
     guards: &Guards,
     routes: &RouteTable,
 ) -> Result<Bound, StartError> {
-    let (memory, frames) = FrameMemory::new(config.frames, config.frame_size)?;
+    let large = match buffers {
+        Buffers::Single => 0,
+        Buffers::Chains => ((config.frames / LARGE) as usize).max(FEWEST_LARGE * config.workers.len()),
+    };
+    let (memory, frames) = FrameMemory::with_large(config.frames, config.frame_size, large)?;
     let anchor = match mode {
         CopyMode::Copy => Some(QueueSocket::bind(Arc::clone(&memory), &config.tun, 0, mode)?),
         CopyMode::ZeroCopy => None,
@@ -599,10 +613,14 @@ fn bind_as(
     Ok(Bound { mode, memory, anchor, frames, ports, interfaces })
 }
 
-/// As many frames for each worker, side by side.
-fn split(mut frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
-    let shares = (1..=workers).rev().map(|left| frames.split_off(frames.len() - frames.len() / left));
-    shares.collect()
+/// As many frames for each worker, side by side, and as many large ones.
+fn split(frames: Vec<Frame>, workers: usize) -> Vec<Vec<Frame>> {
+    let (mut large, mut usual): (Vec<_>, Vec<_>) = frames.into_iter().partition(Frame::is_large);
+    let share = |frames: &mut Vec<Frame>, left| frames.split_off(frames.len() - frames.len() / left);
+    let shares = (1..=workers).rev();
+    shares
+        .map(|left| [share(&mut usual, left), share(&mut large, left)].into_iter().flatten().collect())
+        .collect()
 }
 
 /// The addresses of a port.

@@ -47,7 +47,11 @@ struct Attachment {
 
 impl Guards {
     /// Loads the programs with the configured prefixes; nothing is attached yet.
-    pub(super) fn load(config: &DataplaneConfig, routes: ProtectedRoutes) -> Result<Self, StartError> {
+    pub(super) fn load(
+        config: &DataplaneConfig,
+        buffers: xdp::Buffers,
+        routes: ProtectedRoutes,
+    ) -> Result<Self, StartError> {
         // The pin directory lies in a directory of a BPF file system, which is mounted where it is usual.
         if let Some(parent) = config.pin_dir.parent() {
             xdp::ensure_bpffs(parent)?;
@@ -77,7 +81,7 @@ impl Guards {
             nat_t_port: config.nat_port,
             firewall: config.firewall == Firewall::Kernel,
         };
-        let xdp = XdpManager::load(&config.pin_dir, &protection)?;
+        let xdp = XdpManager::load_for(buffers, &config.pin_dir, &protection)?;
         let requests = config.interfaces.iter().map(|interface| {
             let request = match interface.mode {
                 XdpMode::Auto => ModeRequest::Auto,

@@ -5,7 +5,8 @@
 //! what it knows of the packet: nothing is copied or parsed anew. What one worker hands another stays in order. A full ring
 //! drops (`handover_full`), nobody waits.
 //!
-//! Frames are all alike, so who took a frame over owes one, and gives any back: each worker keeps as many as it began with.
+//! Frames of a kind are all alike, so who took a frame over owes one, and gives any back: each worker keeps as many as it began
+//! with, of the large ones and of the others.
 //!
 //! Start at [`mesh`]. `ring` is the queue, `bell` what wakes a worker that sleeps.
 
@@ -29,7 +30,7 @@ pub struct Exchange {
     bell: Bell,
     /// None for the worker itself.
     peers: Vec<Option<Peer>>,
-    /// Frames about to be given back; empty in between.
+    /// Frames about to be given back, or that were; empty in between.
     returned: Vec<Frame>,
 }
 
@@ -40,8 +41,8 @@ struct Peer {
     come: Consumer<Handed>,
     frames_out: Producer<Frame>,
     frames_come: Consumer<Frame>,
-    /// Frames that it has handed us, and that we have not given back yet.
-    owed: usize,
+    /// Frames that it has handed us, and that we have not given back yet; then the large ones among them.
+    owed: [usize; 2],
     /// Something was put in since its bell was rung.
     silent: bool,
 }
@@ -67,7 +68,8 @@ pub fn mesh(wakers: Vec<Waker>) -> Vec<Exchange> {
                 let (Some(exchange), Some(bell)) = (exchanges.get_mut(of), bells.get(with)) else { continue };
                 if let Some(peer) = exchange.peers.get_mut(with) {
                     let bell = bell.clone();
-                    *peer = Some(Peer { bell, out, come, frames_out, frames_come, owed: 0, silent: false });
+                    *peer =
+                        Some(Peer { bell, out, come, frames_out, frames_come, owed: [0; 2], silent: false });
                 }
             }
         }
@@ -91,8 +93,11 @@ impl Exchange {
     pub fn take(&mut self, most: usize, packets: &mut Vec<Handed>, mine: &mut Ledger) -> usize {
         let (mut all, before) = (0, packets.len());
         for peer in self.peers.iter_mut().flatten() {
+            let from = packets.len();
             let count = peer.come.pop_into(most, packets);
-            peer.owed += count;
+            let large = packets.iter().skip(from).filter(|packet| packet.frame().is_large()).count();
+            let [usual, of_large] = &mut peer.owed;
+            (*usual, *of_large) = (*usual + count - large, *of_large + large);
             all += count;
         }
         packets.iter().skip(before).for_each(|packet| mine.enter(packet.frame()));
@@ -101,32 +106,35 @@ impl Exchange {
 
     /// Takes the frames that others have given back; says how many.
     pub fn take_frames(&mut self, pool: &mut FramePool, mine: &mut Ledger) -> usize {
-        let frames = pool.frames_mut();
-        let before = frames.len();
         for peer in self.peers.iter_mut().flatten() {
-            peer.frames_come.pop_into(usize::MAX, frames);
+            peer.frames_come.pop_into(usize::MAX, &mut self.returned);
         }
-        frames.iter().skip(before).for_each(|frame| mine.enter(frame));
-        frames.len() - before
+        self.returned.iter().for_each(|frame| mine.enter(frame));
+        let count = self.returned.len();
+        pool.put_all(&mut self.returned);
+        count
     }
 
     /// How many frames the others are owed.
     pub fn owed(&self) -> usize {
-        self.peers.iter().flatten().map(|peer| peer.owed).sum()
+        self.peers.iter().flatten().map(|peer| peer.owed.iter().sum::<usize>()).sum()
     }
 
     /// Gives back frames that are owed, as many as there are; says how many.
     pub fn give_back(&mut self, pool: &mut FramePool, mine: &mut Ledger) -> usize {
         let before = pool.len();
-        for peer in self.peers.iter_mut().flatten().filter(|peer| peer.owed > 0) {
-            let frames = pool.frames_mut();
-            let keep = frames.len() - peer.owed.min(peer.frames_out.room()).min(frames.len());
-            self.returned.extend(frames.drain(keep..));
-            self.returned.iter().for_each(|frame| mine.strike(frame));
-            let given = peer.frames_out.push_all(&mut self.returned);
-            debug_assert!(self.returned.is_empty(), "there was room for all of them");
-            peer.owed -= given;
-            peer.silent |= given > 0;
+        for peer in self.peers.iter_mut().flatten() {
+            for (large, owed) in [false, true].into_iter().zip(&mut peer.owed).filter(|(_, owed)| **owed > 0)
+            {
+                let frames = pool.frames_mut(large);
+                let keep = frames.len() - (*owed).min(peer.frames_out.room()).min(frames.len());
+                self.returned.extend(frames.drain(keep..));
+                self.returned.iter().for_each(|frame| mine.strike(frame));
+                let given = peer.frames_out.push_all(&mut self.returned);
+                debug_assert!(self.returned.is_empty(), "there was room for all of them");
+                *owed -= given;
+                peer.silent |= given > 0;
+            }
         }
         before - pool.len()
     }

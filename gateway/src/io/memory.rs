@@ -10,7 +10,7 @@ use xsk_rs::{FrameDesc, Umem};
 use super::descriptor::AddressField;
 use super::ledger::Ledger;
 use super::socket::QueueSocket;
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE_FRAME};
 
 /// Octets of a huge page.
 const HUGE_PAGE: u64 = 2 << 20;
@@ -21,6 +21,8 @@ pub const RING: u32 = 2048;
 /// Octets before received packets, beside those that the kernel keeps for XDP programs (256): with them, room for any
 /// encapsulation.
 const HEADROOM: u32 = 0;
+/// What the kernel keeps for XDP programs in front of received packets.
+const XDP_HEADROOM: usize = 256;
 
 /// Why there is no packet memory.
 #[derive(Debug, thiserror::Error)]
@@ -66,10 +68,12 @@ pub struct FrameMemory {
     shift: u32,
     huge_pages: bool,
     address_field: AddressField,
+    /// Memory of large frames, which no ring knows.
+    large: NonNull<[u8]>,
 }
 
-// SAFETY: `base` points to the memory that `umem` keeps mapped; through it only frames are made, each of which is the
-// only access to its part.
+// SAFETY: `base` points to the memory that `umem` keeps mapped, `large` to memory of `self`; through them only frames are made,
+// each of which is the only access to its part.
 unsafe impl Send for FrameMemory {}
 // SAFETY: as above; nothing here changes after it was made.
 unsafe impl Sync for FrameMemory {}
@@ -78,6 +82,15 @@ impl FrameMemory {
     /// So many frames (at least 2), each of `frame_size` octets (2048 or 4096), given out here once. Call it in the network
     /// namespace of the interfaces: the first socket is made here already, and looks its interface up where it was made.
     pub fn new(frames: u32, frame_size: u32) -> Result<(Arc<Self>, Vec<Frame>), MemoryError> {
+        Self::with_large(frames, frame_size, 0)
+    }
+
+    /// The same, and so many large frames besides, behind the others, for packets that come and go in several frames.
+    pub fn with_large(
+        frames: u32,
+        frame_size: u32,
+        large: usize,
+    ) -> Result<(Arc<Self>, Vec<Frame>), MemoryError> {
         let layout = |problem: String| MemoryError::Layout { frames, frame_size, problem };
         let count = NonZeroU32::new(frames).ok_or_else(|| layout("none is too few".to_owned()))?;
         let size = FrameSize::new(frame_size).map_err(|error| layout(error.to_string()))?;
@@ -104,18 +117,39 @@ impl FrameMemory {
         let start = data.contents().as_ptr().cast_mut().wrapping_sub(first.addr());
         let base = NonNull::new(start).ok_or(MemoryError::Descriptors)?;
         let (frame_size, shift) = (frame_size as usize, frame_size.trailing_zeros());
-        let memory = Arc::new(Self { umem, descriptors, base, frame_size, shift, huge_pages, address_field });
-        let frames = (0..frames as usize).filter_map(|index| {
+        let zeros = vec![0; large * LARGE_FRAME].into_boxed_slice();
+        let zeros = NonNull::from(Box::leak(zeros));
+        let memory =
+            Self { umem, descriptors, base, frame_size, shift, huge_pages, address_field, large: zeros };
+        let memory = Arc::new(memory);
+        let addresses = (0..frames as usize).map(|index| index * frame_size);
+        let large = (0..large).map(|index| memory.large_from() + index * LARGE_FRAME);
+        let frames = addresses.chain(large).filter_map(|address| {
             // SAFETY: each frame is given out here once, before any ring knows it.
-            unsafe { memory.frame(index * memory.frame_size, 0) }
+            unsafe { memory.frame(address, 0) }
         });
         let frames = frames.collect();
         Ok((memory, frames))
     }
 
-    /// How many frames there are.
+    /// How many frames there are, the large ones among them.
     pub fn frames(&self) -> usize {
-        self.descriptors.len()
+        self.descriptors.len() + self.large.len() / LARGE_FRAME
+    }
+
+    /// Octets of a packet that one descriptor is for.
+    pub(super) fn piece(&self) -> usize {
+        self.frame_size - XDP_HEADROOM
+    }
+
+    /// Whether packets may come and go in several frames: there are large frames.
+    pub fn takes_chains(&self) -> bool {
+        !self.large.is_empty()
+    }
+
+    /// The address of the first large frame: behind all others.
+    fn large_from(&self) -> usize {
+        self.descriptors.len() << self.shift
     }
 
     /// Whether it lies in huge pages, which it does if enough were set aside.
@@ -125,7 +159,7 @@ impl FrameMemory {
 
     /// A ledger of its frames, empty.
     pub fn ledger(&self) -> Ledger {
-        Ledger::new(self.frames(), self.frame_size)
+        Ledger::new((self.large_from() + self.large.len()) >> self.shift, self.frame_size)
     }
 
     /// The frames that `mine` has and the kernel was not lent by any of the sockets, after whoever held them has lost them.
@@ -154,7 +188,10 @@ impl FrameMemory {
     /// Nobody owns that frame, in user space or in the kernel.
     pub(super) unsafe fn frame(&self, address: usize, len: usize) -> Option<Frame> {
         let index = address >> self.shift;
-        self.descriptors.get(index)?;
+        if index >= self.descriptors.len() {
+            // SAFETY: by this function's contract.
+            return unsafe { self.large_frame(address, len) };
+        }
         let start = index * self.frame_size;
         // SAFETY: `index` is that of a frame, so its octets lie within the mapped region, which starts at `base`.
         let octets = unsafe { self.base.add(start) };
@@ -163,6 +200,25 @@ impl FrameMemory {
         // function's contract belongs to nobody else.
         let mut frame = unsafe { Frame::from_raw(chunk, start as u64, address - start) };
         frame.set_range(address - start, address - start + len).then_some(frame)
+    }
+
+    /// The same of a large frame.
+    ///
+    /// # Safety
+    /// Nobody owns that frame.
+    #[cold]
+    unsafe fn large_frame(&self, address: usize, len: usize) -> Option<Frame> {
+        let from_first = address.checked_sub(self.large_from())?;
+        let (index, at) = (from_first / LARGE_FRAME, from_first % LARGE_FRAME);
+        if index >= self.large.len() / LARGE_FRAME {
+            return None;
+        }
+        // SAFETY: within the memory of the large frames, as just compared.
+        let octets = unsafe { self.large.cast::<u8>().add(index * LARGE_FRAME) };
+        let chunk = NonNull::slice_from_raw_parts(octets, LARGE_FRAME);
+        // SAFETY: the memory was initialised, is freed with `self` only, and by this function's contract belongs to nobody else.
+        let mut frame = unsafe { Frame::from_raw(chunk, (address - at) as u64, at) };
+        frame.set_range(at, at + len).then_some(frame)
     }
 
     /// A descriptor of the frame's packet for the TX ring; `None` if the packet is longer than a ring takes.
@@ -185,6 +241,13 @@ impl FrameMemory {
     /// A descriptor for the fill ring, of which the kernel takes only which frame it is.
     pub(super) fn empty_descriptor(&self, frame: &Frame) -> Option<FrameDesc> {
         self.descriptors.get(frame.address() as usize >> self.shift).copied()
+    }
+}
+
+impl Drop for FrameMemory {
+    fn drop(&mut self) {
+        // SAFETY: from a box; whoever has frames of it does not outlive `self`.
+        drop(unsafe { Box::from_raw(self.large.as_ptr()) });
     }
 }
 
@@ -212,6 +275,34 @@ mod tests {
             // SAFETY: `frame` is not used while this one is.
             let same = unsafe { memory.frame(descriptor.addr(), 100) }.unwrap();
             assert_eq!((same.address(), same.packet()), (frame.address(), frame.packet()));
+        }
+    }
+
+    #[test]
+    fn large_frames_lie_behind_the_others_and_are_found_again_like_them() {
+        let (memory, mut frames) = FrameMemory::with_large(4, 2048, 2).unwrap();
+        assert_eq!((memory.frames(), frames.len(), memory.takes_chains()), (6, 6, true));
+        let large = frames.split_off(4);
+        assert!(large.iter().all(Frame::is_large) && !frames.iter().any(Frame::is_large));
+        assert_eq!(large.iter().map(Frame::address).collect::<Vec<_>>(), [8192, 8192 + LARGE_FRAME as u64]);
+        assert!(memory.descriptor(&large[0]).is_none(), "no ring takes it");
+        let mut mine = memory.ledger();
+        large.iter().chain(&frames).for_each(|frame| mine.enter(frame));
+        mine.strike(&large[0]);
+        mine.strike(&frames[1]);
+        assert_eq!(mine.len(), 4);
+        let ends = large.iter().map(|frame| frame.chunk().as_ptr_range());
+        let ends: Vec<_> = ends.collect();
+        assert!(ends[0].end <= ends[1].start);
+        drop((frames, large));
+        // SAFETY: all of them are gone, and no socket was lent any.
+        let found = unsafe { memory.recover(&mine, std::iter::empty()) };
+        let found: Vec<_> = found.iter().map(|frame| (frame.address(), frame.is_large())).collect();
+        assert_eq!(found, [(0, false), (4096, false), (6144, false), (8192 + LARGE_FRAME as u64, true)]);
+        // SAFETY: beyond all of them, or longer than one, there is none.
+        unsafe {
+            assert!(memory.frame(8192 + 2 * LARGE_FRAME, 0).is_none());
+            assert!(memory.frame(8192, LARGE_FRAME + 1).is_none());
         }
     }
 

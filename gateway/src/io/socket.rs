@@ -16,11 +16,17 @@ use super::memory::{FrameMemory, MemoryError, RING, source};
 use super::pool::FramePool;
 use super::traffic::QueueTraffic;
 use crate::busy::until_free;
-use crate::frame::Frame;
+use crate::frame::{Frame, LARGE_FRAME};
 use crate::pipeline::FrameSource;
 
 /// Descriptors that cross a ring in one step.
 const STEP: usize = 64;
+/// Of all frames of a packet but the last (linux/if_xdp.h).
+const XDP_PKT_CONTD: u32 = 1;
+/// Where a packet that came in several frames starts in a large one: leaves room for any encapsulation.
+const LARGE_START: usize = 256;
+/// Likewise behind it.
+const TAIL: usize = 64;
 /// Packets that the kernel takes out of the TX ring at a time where it copies them: 32, but since Linux 6.17 as many as
 /// it is told.
 const TX_BUDGET: u32 = 256;
@@ -60,7 +66,9 @@ pub enum SocketError {
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EBUSY) => " (another process has an AF_XDP socket on this queue)",
-        Some(libc::EINVAL) => " (does the interface have so many queues?)",
+        Some(libc::EINVAL) => {
+            " (does the interface have so many queues? An MTU that frames do not take in one piece needs Linux 6.6)"
+        }
         Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_NET_RAW and CAP_BPF)",
         Some(libc::ENODEV) => " (is it a real interface, and up?)",
         _ => "",
@@ -132,6 +140,22 @@ pub struct QueueSocket {
     /// Frames in the TX ring, with the driver, or in the completion ring.
     sent: usize,
     scratch: Vec<FrameDesc>,
+    /// The longest packet that leaves room behind it in its frame; where packets come in several frames, a longer one does as
+    /// they do.
+    roomy: usize,
+    /// What has come of a packet whose other frames are still to come.
+    chain: Option<Chain>,
+    /// Packets of several frames that there was no room for.
+    lost: usize,
+}
+
+/// The first frames of a packet.
+#[derive(Debug)]
+enum Chain {
+    /// Their octets, in a large frame.
+    Into(Frame),
+    /// There was no large frame, or not room enough: nothing is kept of it.
+    Lost,
 }
 
 impl QueueSocket {
@@ -158,6 +182,10 @@ impl QueueSocket {
         allow_tx_budget(rx.fd().as_raw_fd());
         let lent = memory.ledger();
         let scratch = vec![FrameDesc::default(); STEP];
+        let roomy = match memory.takes_chains() {
+            true => memory.piece().saturating_sub(TAIL),
+            false => usize::MAX,
+        };
         // SAFETY: the socket's own descriptor, open as long as its rings live.
         let fd = unsafe { BorrowedFd::borrow_raw(rx.fd().as_raw_fd()) };
         let probed = Arc::new(fd.try_clone_to_owned().map_err(|source| SocketError::Bind {
@@ -179,6 +207,9 @@ impl QueueSocket {
             filled: 0,
             sent: 0,
             scratch,
+            roomy,
+            chain: None,
+            lost: 0,
         })
     }
 
@@ -190,11 +221,12 @@ impl QueueSocket {
     ) -> Result<Parts, SocketError> {
         let invalid = |error: &dyn fmt::Display| SocketError::Invalid(format!("{interface}: {error}"));
         let ring = QueueSize::new(RING).map_err(|error| invalid(&error))?;
+        let chains = if memory.takes_chains() { BindFlags::XDP_USE_SG } else { BindFlags::empty() };
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
             .tx_queue_size(ring)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP | chains)
             .build();
         let name: Interface = interface.parse().map_err(|error| invalid(&error))?;
         let failed = |source| SocketError::Bind { interface: interface.to_owned(), queue, source };
@@ -225,9 +257,26 @@ impl QueueSocket {
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 
-    /// Frames that the kernel has.
+    /// Frames that the kernel has, and one that holds the beginning of a packet.
     pub fn in_kernel(&self) -> usize {
-        self.filled + self.sent
+        self.filled + self.sent + usize::from(matches!(self.chain, Some(Chain::Into(_))))
+    }
+
+    /// Packets of several frames that were lost since it was last asked, for want of a large frame or of room in it.
+    pub fn take_lost(&mut self) -> usize {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// The large frame that holds the beginning of a packet, which is lost with it.
+    pub fn take_begun(&mut self) -> Option<Frame> {
+        match self.chain.replace(Chain::Lost) {
+            Some(Chain::Into(frame)) => Some(frame),
+            Some(Chain::Lost) => None,
+            None => {
+                self.chain = None;
+                None
+            }
+        }
     }
 
     /// Frames given to the kernel to send and not yet back.
@@ -242,7 +291,8 @@ impl QueueSocket {
 
     /// Closes it, and gives back the frames that the kernel had, and the packets in them up. Only for a socket whose
     /// interface is gone: what a driver has still to send must not change meanwhile.
-    pub fn close(self) -> Vec<Frame> {
+    pub fn close(mut self) -> Vec<Frame> {
+        let begun = self.take_begun();
         let Self { tx, rx, fill, completion, memory, lent, mut probed, .. } = self;
         // A probe that is being asked has the socket open for a moment.
         while let Err(shared) = Arc::try_unwrap(probed) {
@@ -251,17 +301,20 @@ impl QueueSocket {
         }
         drop((tx, rx, fill, completion));
         // SAFETY: the kernel's last hold on them has gone with the socket, and nobody else had them since they were lent.
-        lent.addresses().filter_map(|address| unsafe { memory.frame(address, 0) }).collect()
+        let frames = lent.addresses().filter_map(|address| unsafe { memory.frame(address, 0) });
+        frames.chain(begun).collect()
     }
 
-    /// Takes received frames, at most `max`, and says how many.
-    pub fn receive(&mut self, max: usize, into: &mut Vec<Frame>) -> usize {
+    /// Takes received frames, at most `max`, and says how many. What came in several of them is put together in a large one of
+    /// the pool.
+    pub fn receive(&mut self, max: usize, into: &mut Vec<Frame>, pool: &mut FramePool) -> usize {
         let wanted = self.scratch.get_mut(..max.min(STEP)).unwrap_or_default();
         // SAFETY: descriptors of the same UMEM as the ring's are written, none is read.
         let count = unsafe { self.rx.consume(wanted) };
         self.filled = self.filled.saturating_sub(count);
-        let mut octets = 0;
+        let (mut packets, mut octets) = (0, 0);
         for descriptor in self.scratch.iter().take(count) {
+            packets += usize::from(!descriptor.has_more_frames());
             octets += descriptor.lengths().data();
             if !self.lent.take(descriptor.addr()) {
                 continue;
@@ -269,18 +322,33 @@ impl QueueSocket {
             // SAFETY: the kernel has let go of this frame by putting it into the RX ring, and nobody else had it since
             // it was lent.
             let frame = unsafe { self.memory.frame(descriptor.addr(), descriptor.lengths().data()) };
+            let in_several = descriptor.has_more_frames() || self.chain.is_some();
+            if in_several || descriptor.lengths().data() > self.roomy {
+                let Some(piece) = frame else { continue };
+                let begun = self.chain.take().unwrap_or_else(|| Chain::begin(pool));
+                let chain = begun.with(&piece, pool);
+                pool.put(piece);
+                if descriptor.has_more_frames() {
+                    self.chain = Some(chain);
+                } else if let Chain::Into(whole) = chain {
+                    into.push(whole);
+                } else {
+                    self.lost += 1;
+                }
+                continue;
+            }
             into.extend(frame);
         }
         if count > 0 {
-            self.traffic.received(count, octets);
+            self.traffic.received(packets, octets);
         }
         count
     }
 
     /// Sends the frames, as far as the ring has room; those that it takes leave `frames`, in order. Call
-    /// [`QueueSocket::kick`] after.
-    pub fn transmit(&mut self, frames: &mut Vec<Frame>) -> usize {
-        let (mut taken, mut octets) = (0, 0);
+    /// [`QueueSocket::kick`] after. What lies in a large one goes in frames of the pool.
+    pub fn transmit(&mut self, frames: &mut Vec<Frame>, pool: &mut FramePool) -> usize {
+        let (mut taken, mut in_pieces, mut octets) = (0, 0, 0);
         while taken < frames.len() {
             let room = (self.tx.nb_free(STEP as u32) as usize).min(STEP);
             let batch = frames.iter().skip(taken).take(room);
@@ -292,7 +360,15 @@ impl QueueSocket {
                 count += 1;
             }
             if count == 0 {
-                break;
+                let Some(frame) = frames.get_mut(taken).filter(|_| room > 0) else { break };
+                if !self.transmit_in_pieces(frame.packet(), pool) {
+                    break;
+                }
+                octets += frame.len();
+                // Empty: it stays ours.
+                let _shorter = frame.truncate(0);
+                (taken, in_pieces) = (taken + 1, in_pieces + 1);
+                continue;
             }
             // SAFETY: the frames are consumed below, so that nobody touches them until they come back by the
             // completion ring.
@@ -300,18 +376,61 @@ impl QueueSocket {
             octets += self.scratch.iter().take(produced).map(|sent| sent.lengths().data()).sum::<usize>();
             taken += produced;
         }
-        self.sent += taken;
+        self.sent += taken - in_pieces;
         if taken > 0 {
             self.traffic.sent(taken, octets);
         }
         // A frame has no drop of its own: the kernel owns these.
-        frames.drain(..taken).for_each(|frame| self.lent.enter(&frame));
+        frames.drain(..taken).for_each(|frame| match frame.is_empty() {
+            false => self.lent.enter(&frame),
+            true => pool.put(frame),
+        });
         taken
+    }
+
+    /// Sends a packet in as many frames as it takes, or none of it if the ring has no room, or the pool no frames.
+    #[cold]
+    fn transmit_in_pieces(&mut self, packet: &[u8], pool: &mut FramePool) -> bool {
+        let octets = packet.chunks(self.memory.piece());
+        let pieces = octets.len();
+        let room = self.tx.nb_free(pieces as u32) as usize;
+        if room < pieces || !self.takes(packet.len()) {
+            return false;
+        }
+        let mut frames = Vec::with_capacity(pieces);
+        for (number, octets) in octets.enumerate() {
+            let Some(mut frame) = pool.take() else { break };
+            let fits = frame.set_range(0, octets.len());
+            if fits {
+                frame.packet_mut().copy_from_slice(octets);
+            }
+            let descriptor = self.memory.descriptor(&frame).filter(|_| fits);
+            frames.push(frame);
+            let (Some(mut descriptor), Some(slot)) = (descriptor, self.scratch.get_mut(number)) else {
+                break;
+            };
+            // All but the last say that there is more.
+            descriptor.set_options(if number + 1 < pieces { XDP_PKT_CONTD } else { 0 });
+            *slot = descriptor;
+        }
+        if frames.len() < pieces {
+            pool.put_all(&mut frames);
+            return false;
+        }
+        // SAFETY: the frames were taken out of the pool and are given up here. There is room for all.
+        self.sent += unsafe { self.tx.produce(self.scratch.get(..pieces).unwrap_or_default()) };
+        frames.iter().for_each(|frame| self.lent.enter(frame));
+        true
+    }
+
+    /// Whether a packet of such a length can be sent, in several frames or in one.
+    fn takes(&self, len: usize) -> bool {
+        len <= self.memory.piece() || self.memory.takes_chains() && len <= LARGE_FRAME
     }
 
     /// Whether the ring takes such a packet at all.
     pub fn fits(&self, frame: &Frame) -> bool {
-        self.memory.descriptor(frame).is_some()
+        self.takes(frame.len())
     }
 
     /// Makes the kernel send what is in the TX ring. With copies it takes some packets at a time, so it is told until it
@@ -465,6 +584,31 @@ impl SocketProbe {
             rx_fill_ring_empty: counts.rx_fill_ring_empty_descs,
             tx_invalid: counts.tx_invalid_descs,
         })
+    }
+}
+
+impl Chain {
+    fn begin(pool: &mut FramePool) -> Self {
+        let Some(mut frame) = pool.take_large() else { return Self::Lost };
+        if frame.set_range(LARGE_START, LARGE_START) {
+            return Self::Into(frame);
+        }
+        pool.put(frame);
+        Self::Lost
+    }
+
+    /// With the octets of the next frame behind it.
+    fn with(self, piece: &Frame, pool: &mut FramePool) -> Self {
+        let Self::Into(mut whole) = self else { return Self::Lost };
+        let from = whole.len();
+        if !whole.push_back(piece.len()) {
+            pool.put(whole);
+            return Self::Lost;
+        }
+        if let Some(room) = whole.packet_mut().get_mut(from..) {
+            room.copy_from_slice(piece.packet());
+        }
+        Self::Into(whole)
     }
 }
 

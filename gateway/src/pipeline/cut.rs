@@ -1,7 +1,7 @@
 //! Fragmentation of sealed packets (RFC 4303 §3.3.4): the sender of the outer packet is us, so both families may be cut.
 
 use super::fragment::{MAX_PIECES, Pieces, fragment};
-use super::{Context, FrameSource, SPARE_START, egress};
+use super::{Context, FrameSource, SPARE_START, SPARE_TAIL, egress};
 use crate::drop::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::route::NextHop;
@@ -63,7 +63,7 @@ fn fragment_v6(pieces: &mut Pieces, limit: usize, spare: &mut dyn FrameSource) -
     }
     let id = identification(packet.get(header_len..).unwrap_or_default(), upper.protocol);
     for from in (room..payload_len).step_by(room) {
-        let mut piece = spare.take().ok_or(DropReason::NoFrame)?;
+        let mut piece = spare.take_for(SPARE_START + limit + SPARE_TAIL).ok_or(DropReason::NoFrame)?;
         let to = (from + room).min(payload_len);
         let written = pieces.first().and_then(|original| {
             let payload = original.packet().get(header_len + from..header_len + to)?;

@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 
-use super::{FrameSource, SPARE_START};
+use super::{FrameSource, SPARE_START, SPARE_TAIL};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{IPV4_HEADER_LEN, Ipv4};
@@ -36,7 +36,7 @@ pub(super) fn fragment(
         return Err(DropReason::TooBig);
     }
     for number in 0..later {
-        let mut piece = spare.take().ok_or(DropReason::NoFrame)?;
+        let mut piece = spare.take_for(SPARE_START + limit + SPARE_TAIL).ok_or(DropReason::NoFrame)?;
         let from = first_room + number * later_room;
         let to = (from + later_room).min(payload_len);
         let written = pieces.first().and_then(|original| {

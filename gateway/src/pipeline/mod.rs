@@ -62,6 +62,8 @@ const MOST_FLOWS: usize = 1 << 18;
 
 /// Where the packet starts in a frame taken for an ICMP error or a fragment: leaves room for any encapsulation.
 const SPARE_START: usize = crate::esp::MAX_HEADROOM.next_multiple_of(64);
+/// Octets that it leaves free behind it, for trailers.
+const SPARE_TAIL: usize = 64;
 
 /// Most tunnels of ours that one packet may come out of, one inside the other.
 const MAX_TUNNELS: u8 = 2;
@@ -231,6 +233,12 @@ impl Outgoing {
 pub trait FrameSource {
     /// A frame, if there is one. What it holds does not matter.
     fn take(&mut self) -> Option<Frame>;
+
+    /// One whose chunk has so many octets, if there is one; a lesser one if none has.
+    fn take_for(&mut self, octets: usize) -> Option<Frame> {
+        let _all_alike = octets;
+        self.take()
+    }
 }
 
 /// How a packet came to be here.

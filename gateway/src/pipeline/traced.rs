@@ -272,8 +272,8 @@ fn peek(
     out: &mut Output,
 ) -> Option<(Flow, Vec<u8>)> {
     let sa = sas.inbound_at(guard, sas.locate(outer.spi))?;
-    let mut frame = spare.take()?;
     let start = super::SPARE_START;
+    let mut frame = spare.take_for(start + packet.len())?;
     let range = (start, start + packet.len());
     let opened = if frame.set_range(range.0, range.1) {
         frame.packet_mut().copy_from_slice(packet);

@@ -117,7 +117,8 @@ impl Worker {
         let mut frames = std::mem::take(&mut self.frames);
         let mut mine = self.memory.ledger();
         frames.iter().for_each(|frame| mine.enter(frame));
-        let total = frames.len();
+        // Large ones are for what comes in several frames: the kernel is lent none.
+        let total = frames.iter().filter(|frame| !frame.is_large()).count();
         let mut last: Option<(Instant, Duration)> = None;
         loop {
             let Some(pipeline) = (self.pipeline)() else {
@@ -154,6 +155,10 @@ impl Worker {
         self.counters.count_drops(DropReason::WorkerPanic, packets);
         WorkerCounters::add(&self.gauges.restarts, 1);
         WorkerCounters::add(&self.gauges.rounds, 1);
+        // What has begun to come, which sockets hold, is found below with the rest.
+        for socket in self.ports.iter_mut().flat_map(|port| &mut port.sockets) {
+            let _found_below = socket.take_begun();
+        }
         let sockets = self.ports.iter().flat_map(|port| &port.sockets);
         // SAFETY: the worker's frames were in `Running`, which was dropped, on the stack that the panic has unwound, or with
         // the kernel. What was handed to another worker, or released with a socket, is not in `mine` any more.

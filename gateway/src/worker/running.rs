@@ -20,6 +20,8 @@ use crate::slowpath::WorkerEnd;
 
 /// Where a packet of the host starts in its frame: leaves room for any encapsulation.
 const KERNEL_START: usize = 256;
+/// Likewise behind it.
+const KERNEL_TAIL: usize = 64;
 
 /// A worker that never sleeps checks its packet balance once in so many rounds: some fifty counters.
 const CHECK_BALANCE: u64 = 1024;
@@ -121,7 +123,8 @@ impl<'w> Running<'w> {
             }
             Order::Release(index) => {
                 let port = worker.ports.get_mut(usize::from(index.0));
-                let sockets = port.map(|port| std::mem::take(&mut port.sockets)).unwrap_or_default();
+                let mut sockets = port.map(|port| std::mem::take(&mut port.sockets)).unwrap_or_default();
+                sockets.iter_mut().filter_map(QueueSocket::take_begun).for_each(|frame| pool.put(frame));
                 sockets.iter().for_each(|socket| mine.strike_all(socket.lent()));
                 worker.orders.release(index, sockets);
             }
@@ -158,14 +161,18 @@ impl<'w> Running<'w> {
             let Some(PortSockets { index, sockets }) = self.worker.ports.get_mut(port) else { return busy };
             let (index, Some(socket)) = (*index, sockets.get_mut(socket)) else { return busy };
             socket.complete(&mut self.pool);
-            let count = socket.receive(BATCH, &mut self.batch);
+            let count = socket.receive(BATCH, &mut self.batch, &mut self.pool);
+            let lost = socket.take_lost() as u64;
             socket.refill(self.fill_target, &mut self.pool);
             socket.wake_receiver();
             if count == 0 {
                 continue;
             }
             busy = true;
-            WorkerCounters::add(&self.worker.counters.received, count as u64);
+            WorkerCounters::add(&self.worker.counters.received, self.batch.len() as u64 + lost);
+            if lost > 0 {
+                self.worker.counters.count_drops(DropReason::NoFrame, lost);
+            }
             self.process(now, Ingress::Port(index));
         }
         busy
@@ -312,7 +319,7 @@ impl<'w> Running<'w> {
                 continue;
             };
             while !frames.is_empty() {
-                let sent = socket.transmit(frames);
+                let sent = socket.transmit(frames, pool);
                 WorkerCounters::add(&counters.transmitted, sent as u64);
                 socket.kick();
                 socket.complete(pool);
@@ -414,7 +421,7 @@ fn give_up(counters: &WorkerCounters, pool: &mut FramePool, frame: Frame, reason
 
 /// A frame that holds the packet.
 fn framed(packet: &[u8], pool: &mut FramePool) -> Result<Frame, DropReason> {
-    let mut frame = pool.take().ok_or(DropReason::NoFrame)?;
+    let mut frame = pool.take_for(KERNEL_START + packet.len() + KERNEL_TAIL).ok_or(DropReason::NoFrame)?;
     if !frame.set_range(KERNEL_START, KERNEL_START + packet.len()) {
         pool.put(frame);
         return Err(DropReason::TooBig);

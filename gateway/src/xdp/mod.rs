@@ -65,12 +65,32 @@ pub struct XdpManager {
     /// What the maps hold; `None` after a failed update, until they have been read again.
     protection: Option<Protection>,
     without_tcx: bool,
+    /// Which of the XDP programs it is.
+    ingress: &'static str,
+}
+
+/// What interfaces give the XDP program, and it the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Buffers {
+    /// Packets of one buffer.
+    Single,
+    /// Chains of buffers too (Linux 5.18).
+    Chains,
 }
 
 impl XdpManager {
     /// Loads the programs, on the maps that are pinned under `pin_dir` (see [`ensure_bpffs`]) if they are of this
     /// layout, and tells them what is protected. Nothing is attached or replaced yet.
     pub fn load(pin_dir: &Path, protection: &Protection) -> Result<Self, LoadError> {
+        Self::load_for(Buffers::Single, pin_dir, protection)
+    }
+
+    /// The same for interfaces whose packets come like that.
+    pub fn load_for(buffers: Buffers, pin_dir: &Path, protection: &Protection) -> Result<Self, LoadError> {
+        let ingress = match buffers {
+            Buffers::Single => program::INGRESS,
+            Buffers::Chains => program::INGRESS_CHAINS,
+        };
         let pins = Pins::create(pin_dir)?;
         let directory = pins.maps();
         maps::check_pins(&directory)?;
@@ -80,9 +100,9 @@ impl XdpManager {
         }
         let mut ebpf = loader.load(OBJECT)?;
         let maps = Maps::take_from(&mut ebpf)?;
-        let mut manager = Self { ebpf, maps, pins, protection: None, without_tcx: false };
+        let mut manager = Self { ebpf, maps, pins, protection: None, without_tcx: false, ingress };
         let loaded = uninterrupted(|| manager.ingress_mut().and_then(Xdp::load));
-        loaded.map_err(|e| LoadError::program(program::INGRESS, e))?;
+        loaded.map_err(|e| LoadError::program(ingress, e))?;
         let loaded = uninterrupted(|| manager.egress_mut().and_then(SchedClassifier::load));
         loaded.map_err(|e| LoadError::program(program::EGRESS, e))?;
         manager.update(protection)?;
@@ -210,7 +230,7 @@ impl XdpManager {
 
     /// What the XDP program would do with a frame received on this interface and queue.
     pub fn try_ingress(&self, ifindex: u32, queue: u32, frame: &[u8]) -> Result<Disposition, TrialError> {
-        let found: Result<&Xdp, _> = self.program(program::INGRESS);
+        let found: Result<&Xdp, _> = self.program(self.ingress);
         trial::ingress(found.map_err(|e| TrialError::Kernel(Box::new(e)))?, ifindex, queue, frame)
     }
 
@@ -266,7 +286,7 @@ impl XdpManager {
     }
 
     fn ingress_mut(&mut self) -> Result<&mut Xdp, ProgramError> {
-        self.ebpf.program_mut(program::INGRESS).ok_or(ProgramError::NotLoaded)?.try_into()
+        self.ebpf.program_mut(self.ingress).ok_or(ProgramError::NotLoaded)?.try_into()
     }
 
     fn egress_mut(&mut self) -> Result<&mut SchedClassifier, ProgramError> {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, Mode, SaOptions, Spi};
-use portcullis_lab::{Class, Host, Linux, Sites};
+use portcullis_lab::{Class, Host, LinkOptions, Linux, Sites};
 
 use crate::gateway::{A, Gateway, config, in_flight, until};
 
@@ -133,15 +133,21 @@ impl Trial {
 
     /// Boots the kernel with the addresses of `b` and the server. `None`, said aloud, where this machine cannot.
     fn start(name: &str, networks: (&[&str], &[&str])) -> Option<Self> {
+        Self::start_with(LinkOptions::default(), name, networks)
+    }
+
+    /// The same on links made to `options`.
+    fn start_with(options: LinkOptions, name: &str, networks: (&[&str], &[&str])) -> Option<Self> {
         if let Some(reason) = Linux::missing() {
             // Not by `eprintln!`, which the test harness keeps to itself.
             let _unsaid =
                 writeln!(std::io::stderr(), "SKIPPED: the kernel's own ESP was not tried: {reason}");
             return None;
         }
-        let sites = Sites::new(name).unwrap();
+        let sites = Sites::with(name, options).unwrap();
         sites.b.ip("link set outside0 down").unwrap();
         let mut linux = Linux::boot(&sites.wire).unwrap();
+        linux.run(&format!("ip link set eth0 mtu {}", options.mtu)).unwrap();
         for line in [
             "ip addr add 192.0.2.2/24 dev eth0 && ip addr add 2001:db8:f::2/64 dev eth0 nodad",
             "ip addr add 10.2.0.10/32 dev lo && ip addr add 2001:db8:2::10/128 dev lo nodad",
@@ -230,4 +236,21 @@ fn the_kernels_own_esp_and_ours_talk_in_both_modes_with_every_algorithm() {
     }
     let counts = wire.settle().unwrap();
     assert_eq!(counts.packets(Class::Clear), 0, "{:?}", wire.clear_text());
+}
+
+#[test]
+fn the_kernels_own_esp_and_ours_pass_packets_of_9000_octets() {
+    let options = LinkOptions { mtu: 9000, ..LinkOptions::default() };
+    let Some(mut trial) = Trial::start_with(options, "linuxjumbo", A) else { return };
+    for way in ways().filter(|way| way.esn) {
+        trial.a = trial.a.at(way.outer().0);
+        trial.connect(way);
+        for size in [56, 3800, 4100, 8800] {
+            for to in [Sites::SERVER, Sites::SERVER_V6] {
+                let answers = trial.sites.client.ping_with(to, 3, size, &["-M", "do"]).unwrap();
+                assert!(answers.complete(), "{way:?} {size} {to} {:?}", trial.a.stats());
+            }
+        }
+    }
+    trial.every_packet_went_somewhere();
 }

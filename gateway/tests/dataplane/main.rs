@@ -13,6 +13,7 @@ mod forwarding;
 mod gateway;
 mod host;
 mod interfaces;
+mod jumbo;
 mod life;
 mod linux;
 mod one_armed;

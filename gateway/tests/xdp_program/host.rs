@@ -15,7 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::ReceiveTimeout;
 use nix::sys::time::TimeVal;
-use portcullis_gateway::xdp::{AddressUse, ModeRequest, Outcome, Protection, Role, XdpManager, ensure_bpffs};
+use portcullis_gateway::xdp::{
+    AddressUse, Buffers, ModeRequest, Outcome, Protection, Role, XdpManager, ensure_bpffs,
+};
 
 use crate::frames::families;
 
@@ -23,10 +25,16 @@ pub(crate) struct Host {
     pub(crate) pin_dir: PathBuf,
     pub(crate) outside: u32,
     pub(crate) inside: u32,
+    /// Which of the two XDP programs it gets: their rules are the same.
+    pub(crate) buffers: Buffers,
 }
 
-/// Runs `test` on a host of its own, which is gone when this returns.
-pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
+/// Runs `test` on a host of its own for each of the XDP programs, which is gone when this returns.
+pub(crate) fn on_a_host(test: impl Fn(&Host) + Send + Sync) {
+    [Buffers::Single, Buffers::Chains].into_iter().for_each(|buffers| on_a_host_with(buffers, &test));
+}
+
+fn on_a_host_with(buffers: Buffers, test: impl Fn(&Host) + Send) {
     assert!(nix::unistd::geteuid().is_root(), "this test loads BPF programs: run it as root");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bpf");
@@ -44,9 +52,10 @@ pub(crate) fn on_a_host(test: impl FnOnce(&Host) + Send + 'static) {
             ip(&["link", "set", name, "up"]);
         }
         let index = |name| if_nametoindex(name).unwrap();
-        test(&Host { pin_dir: path.join("gateway"), outside: index("out0"), inside: index("in0") });
+        let pin_dir = path.join("gateway");
+        test(&Host { pin_dir, outside: index("out0"), inside: index("in0"), buffers });
     };
-    if let Err(panic) = std::thread::spawn(run).join() {
+    if let Err(panic) = std::thread::scope(|scope| scope.spawn(run).join()) {
         std::panic::resume_unwind(panic);
     }
 }
@@ -67,7 +76,7 @@ fn run(program: &str, args: &[&str]) {
 impl Host {
     /// Loads the programs and attaches them to both interfaces.
     pub(crate) fn protect(&self, protection: &Protection) -> XdpManager {
-        let mut manager = XdpManager::load(&self.pin_dir, protection).unwrap();
+        let mut manager = XdpManager::load_for(self.buffers, &self.pin_dir, protection).unwrap();
         manager.attach(self.outside, Role::Outside, ModeRequest::Native).unwrap();
         manager.attach(self.inside, Role::Inside, ModeRequest::Native).unwrap();
         manager

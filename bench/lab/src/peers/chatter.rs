@@ -40,12 +40,22 @@ impl Chatter {
     /// # Errors
     /// When the address is not the host's.
     pub fn start(host: &Host, from: IpAddr, to: IpAddr, flows: usize) -> Result<Self> {
+        Self::start_with(host, from, to, flows, MARK.len())
+    }
+
+    /// The same with so many octets in a datagram, or a few more.
+    ///
+    /// # Errors
+    /// As [`Chatter::start`].
+    pub fn start_with(host: &Host, from: IpAddr, to: IpAddr, flows: usize, octets: usize) -> Result<Self> {
+        let datagram = MARK.repeat(octets.div_ceil(MARK.len()));
         let sockets =
             host.enter(|| (0..flows).map(|_| UdpSocket::bind((from, 0))).collect::<Result<Vec<_>, _>>())?;
         let sockets = sockets.map_err(LabError::io(format!("bind to {from} on {}", host.name())))?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let sender = std::thread::spawn(move || send(&sockets, SocketAddr::new(to, PORT), &theirs));
+        let sender =
+            std::thread::spawn(move || send(&sockets, SocketAddr::new(to, PORT), &datagram, &theirs));
         Ok(Self { shared, sender: Some(sender) })
     }
 
@@ -93,10 +103,10 @@ impl Shared {
     }
 }
 
-fn send(sockets: &[UdpSocket], to: SocketAddr, shared: &Shared) {
+fn send(sockets: &[UdpSocket], to: SocketAddr, datagram: &[u8], shared: &Shared) {
     for socket in sockets.iter().cycle() {
         // What an earlier datagram met (no route, unreachable, refused) is reported here; the flow goes on.
-        let _earlier_error = socket.send_to(MARK, to);
+        let _earlier_error = socket.send_to(datagram, to);
         let mut state = shared.lock();
         state.sent += 1;
         shared.changed.notify_all();

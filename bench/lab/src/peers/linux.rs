@@ -101,8 +101,11 @@ impl Linux {
         make_tree(&tree)?;
         furnish(&tree)?;
         make_initrd(&tree, &initrd)?;
+        // As large as the wire's other packets.
+        let listing = host.ip("-o link show br0")?.stdout;
+        let mtu = listing.split_whitespace().skip_while(|word| *word != "mtu").nth(1).unwrap_or("1500");
         host.ip("tuntap add guest0 mode tap")?;
-        host.ip("link set guest0 master br0 up")?;
+        host.ip(&format!("link set guest0 mtu {mtu} master br0 up"))?;
         let kernel = Path::new(KERNEL_DIR).join("vmlinuz");
         let mut command = Command::new(QEMU);
         // Emulated throughout: nested KVM is where machines differ.
