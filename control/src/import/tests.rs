@@ -218,3 +218,33 @@ fn what_is_no_such_file_is_refused_with_its_line() {
         assert!(error.contains(said), "{text:?}: {error}");
     }
 }
+
+#[test]
+fn an_xfrm_interface_becomes_a_device_where_all_of_a_connection_belongs_to_it() {
+    let connection = |ids: &str, child: &str| {
+        let text = SITE.replacen("version = 2", &format!("version = 2\n{ids}"), 1);
+        from_swanctl(&text.replacen("replay_window = 128", child, 1))
+    };
+    for imported in [
+        connection("if_id_in = 42\nif_id_out = 0x2a", ""),
+        connection("", "if_id_in = 42\nif_id_out = 42"),
+        connection("if_id_in = 7\nif_id_out = 42", "if_id_in = 42"),
+    ] {
+        let config = parsed(&imported);
+        assert_eq!(config.devices.names(), ["ipsec42"]);
+        assert!(config.engine.connections[0].tenant.is_routed());
+        let notes = notes(&imported, Outcome::ToDo);
+        assert!(notes.iter().any(|note| note.reason.contains("with if_id 42")), "{notes:?}");
+    }
+    for imported in [
+        connection("if_id_in = 42\nif_id_out = 43", ""),
+        connection("if_id_in = %unique\nif_id_out = %unique", ""),
+        connection("if_id_in = 42", ""),
+    ] {
+        assert!(imported.to_toml().contains("if_id_in"), "{}", imported.to_toml());
+        assert_eq!(parsed(&imported).devices.names(), [] as [&str; 0]);
+        assert!(
+            !notes(&imported, Outcome::LeftOut).is_empty() || !notes(&imported, Outcome::Dropped).is_empty()
+        );
+    }
+}
