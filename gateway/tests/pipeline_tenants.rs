@@ -170,7 +170,7 @@ fn what_a_tenant_drops_is_dropped_both_ways() {
     hub.outside(&sealed).only_dropped(DropReason::Discarded, 1);
     // The other one's are not touched.
     assert_eq!(hub.feed(Ingress::Device(BLUE), &[packet]).only_sent(OUTSIDE).len(), 1);
-    let sealed = spokes[1].inside(std::slice::from_ref(&back)).only_sent(OUTSIDE);
+    let sealed = spokes[1].feed(Ingress::Kernel, std::slice::from_ref(&back)).only_sent(OUTSIDE);
     assert_eq!(hub.outside(&sealed).to_device, [(BLUE, back)]);
 }
 
