@@ -11,11 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, SK = 33, 34, 35, 36, 39, 40, 41, 42, 46
+SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, SK, PS = 33, 34, 35, 36, 39, 40, 41, 42, 46, 54
 IKE_SA_INIT, IKE_AUTH, INFORMATIONAL, IKE_SESSION_RESUME = 34, 35, 37, 38
 TICKET_LT_OPAQUE, TICKET_OPAQUE, CHILDLESS, NO_ADDITIONAL_SAS = 16409, 16413, 16418, 35
+COOKIE, PUZZLE = 16390, 16434
 INITIATOR, RESPONSE = 0x08, 0x20
 X25519 = 31
+# RFC 7619: the identity, and as a secret that neither end needs one.
+ID_NULL, NULL = b"\x0d\0\0\0", object()
 
 
 def prf(key, data):
@@ -75,6 +78,19 @@ def proposal():
     ]
     body = b"".join(transforms)
     return SA, struct.pack("!BBHBBBB", 0, 0, 8 + len(body), 1, 1, 0, 3) + body
+
+
+def zero_bits(output):
+    """At the end of it."""
+    number = int.from_bytes(output, "big")
+    return (number & -number).bit_length() - 1
+
+
+def solve(cookie, difficulty):
+    """Four keys, RFC 8019 §7.1.2, of three octets, which is as good a length as any."""
+    keys = (number.to_bytes(3, "big") for number in range(1 << 24))
+    fitting = (key for key in keys if zero_bits(prf(key, cookie)) >= difficulty)
+    return b"".join(next(fitting) for _ in range(4))
 
 
 def fqdn(name):
@@ -146,38 +162,55 @@ class Ike:
     def auth(self, secret, message, nonce, key, identity):
         return prf(prf(secret, b"Key Pad for IKEv2"), message + nonce + prf(key, identity))
 
-    def init(self):
-        """IKE_SA_INIT as the initiator."""
+    def init(self, solves=True):
+        """IKE_SA_INIT as the initiator; the puzzle that was asked. Whether it `solves` one."""
         private, self.nonce_i = X25519PrivateKey.generate(), os.urandom(32)
         public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         ke = struct.pack("!HH", X25519, 0) + public
-        self.first = self.clear(IKE_SA_INIT, [proposal(), (KE, ke), (NONCE, self.nonce_i)])
-        self.send(self.first)
-        self.second = self.receive(IKE_SA_INIT, True)
+        before, puzzle = [], None
+        while True:
+            self.first = self.clear(IKE_SA_INIT, before + [proposal(), (KE, ke), (NONCE, self.nonce_i)])
+            self.send(self.first)
+            self.second = self.receive(IKE_SA_INIT, True)
+            payloads = self.open(self.second)[4]
+            asked = {kind: bytes.fromhex(data) for kind, data, _ in notifies(payloads)}
+            if COOKIE not in asked:
+                break
+            before, puzzle = [notify(COOKIE, asked[COOKIE])], asked.get(PUZZLE)
+            if solves and puzzle:
+                # PRF_HMAC_SHA2_256, which is all that is offered.
+                assert puzzle[:2] == b"\0\x05", puzzle
+                before.append((PS, solve(asked[COOKIE], puzzle[2])))
         self.spi_r = self.second[8:16]
-        payloads = self.open(self.second)[4]
         self.nonce_r = body_of(payloads, NONCE)
         shared = private.exchange(X25519PublicKey.from_public_bytes(body_of(payloads, KE)[4:]))
         nonces = self.nonce_i + self.nonce_r
         self.derive(prf(nonces, shared), nonces)
+        return puzzle
 
     def auth_of(self, initiator, secret, identity):
-        """AUTH of an end: with a pre-shared key, or without one as RFC 5723 §4.3.3 has it."""
+        """AUTH of an end: with a pre-shared key, without one as RFC 5723 §4.3.3 has it, or of nobody (RFC 7619 §2.1)."""
         message, nonce = (self.first, self.nonce_r) if initiator else (self.second, self.nonce_i)
         key = self.keys["pi" if initiator else "pr"]
         if secret is None:
             return prf(key, message + nonce + prf(key, identity))
-        return self.auth(secret, message, nonce, key, identity)
+        return self.auth(key if secret is NULL else secret, message, nonce, key, identity)
 
-    def authenticate(self, us, them, secret, more):
-        """IKE_AUTH as the initiator: the payloads of the answer, whose AUTH is right."""
-        mine, theirs = fqdn(us), fqdn(them)
-        data = self.auth_of(True, secret, mine)
-        auth = b"\x02\0\0\0" + data
-        payloads = self.exchange(IKE_AUTH, [(IDI, mine), (IDR, theirs), (AUTH, auth)] + more)
-        identity, found = body_of(payloads, IDR), body_of(payloads, AUTH)
-        right = self.auth_of(False, secret, identity)
-        assert found == b"\x02\0\0\0" + right, payloads
+    def proof_of(self, initiator, secret, identity):
+        """The AUTH payload's body."""
+        method = 13 if secret is NULL else 2
+        return struct.pack("!B3x", method) + self.auth_of(initiator, secret, identity)
+
+    def authenticate(self, us, them, secret, more, ours=None):
+        """IKE_AUTH as the initiator: the payloads of the answer, whose AUTH is right. `ours`: a secret of our own."""
+        ours = ours or secret
+        mine = ID_NULL if us is None else fqdn(us)
+        asked = [] if them is None else [(IDR, fqdn(them))]
+        auth = (AUTH, self.proof_of(True, ours, mine))
+        payloads = self.exchange(IKE_AUTH, [(IDI, mine)] + asked + [auth] + more)
+        found = body_of(payloads, AUTH)
+        if found is not None:
+            assert found == self.proof_of(False, secret, body_of(payloads, IDR)), payloads
         return payloads
 
     def resume(self, ticket, old):
@@ -216,10 +249,9 @@ class Ike:
     def answer_auth(self, us, secret, more):
         """IKE_AUTH as the responder, whose initiator's AUTH is right: the request's payloads."""
         _, number, _, _, payloads = self.open(self.receive(IKE_AUTH, False))
-        right = self.auth_of(True, secret, body_of(payloads, IDI))
-        assert body_of(payloads, AUTH) == b"\x02\0\0\0" + right, payloads
-        mine = fqdn(us)
-        auth = (AUTH, b"\x02\0\0\0" + self.auth_of(False, secret, mine))
+        assert body_of(payloads, AUTH) == self.proof_of(True, secret, body_of(payloads, IDI)), payloads
+        mine = ID_NULL if us is None else fqdn(us)
+        auth = (AUTH, self.proof_of(False, secret, mine))
         self.send(self.seal(IKE_AUTH, [(IDR, mine), auth] + more, True, number))
         return payloads
 
@@ -245,7 +277,65 @@ def begin(local, remote, us, them, secret, more):
     IKE = Ike(local, remote, True)
     IKE.init()
     answer = IKE.authenticate(us, them, secret.encode(), given(more))
+    assert body_of(answer, AUTH), notifies(answer)
     return {"spis": (IKE.spi_i + IKE.spi_r).hex(), "notifies": notifies(answer)}
+
+
+@command
+def begin_as_nobody(local, remote, says, them, secret, more):
+    """Begins an IKE SA without proof of who this is, whatever it `says`; without a `secret`, the other end has none either."""
+    global IKE
+    IKE = Ike(local, remote, True)
+    IKE.init()
+    answer = IKE.authenticate(says, them, secret.encode() if secret else NULL, given(more), NULL)
+    identity = body_of(answer, IDR)
+    return {"identity": identity and identity.hex(), "notifies": notifies(answer)}
+
+
+@command
+def answer_as_nobody(local, remote):
+    """Lets in whoever comes and says that it is nobody: the identity that it says, and what else."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    IKE.answer_first(IKE_SA_INIT, None)
+    payloads = IKE.answer_auth(None, NULL, [notify(NO_ADDITIONAL_SAS)])
+    return {"identity": body_of(payloads, IDI).hex(), "notifies": notifies(payloads)}
+
+
+@command
+def begin_under_attack(local, remote, us, them, secret, solves):
+    """Begins an IKE SA with a gateway that asks for puzzles to be solved: the one that was asked."""
+    global IKE
+    IKE = Ike(local, remote, True)
+    puzzle = IKE.init(solves)
+    answer = IKE.authenticate(us, them, secret.encode(), [])
+    assert body_of(answer, AUTH), notifies(answer)
+    return puzzle and puzzle.hex()
+
+
+@command
+def ask_puzzle(local, remote, difficulty):
+    """Asks whoever comes to solve a puzzle: the zero bits of each key's PRF, and the payloads of the second request."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    first = IKE.receive(IKE_SA_INIT, False)
+    IKE.spi_i, cookie = first[:8], os.urandom(40)
+    puzzle = struct.pack("!HB", 5, difficulty)
+    IKE.send(IKE.clear(IKE_SA_INIT, [notify(COOKIE, cookie), notify(PUZZLE, puzzle)], True))
+    while True:
+        again = IKE.receive(IKE_SA_INIT, False)
+        if again != first:
+            break
+    payloads = IKE.open(again)[4]
+    assert notifies(payloads)[0] == [COOKIE, cookie.hex(), 0], payloads
+    keys = body_of(payloads, PS) or b""
+    keys = [keys[at : at + len(keys) // 4] for at in range(0, len(keys), max(len(keys) // 4, 1))]
+    return {
+        "bits": [zero_bits(prf(key, cookie)) for key in keys],
+        "different": len(set(keys)),
+        "longest": max(map(len, keys), default=0),
+        "kinds": [kind for kind, _ in payloads],
+    }
 
 
 @command

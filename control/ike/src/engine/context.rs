@@ -11,6 +11,7 @@ use rand_core::CryptoRng;
 
 use super::actions::Loss;
 use super::api::*;
+use super::connections;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
@@ -21,7 +22,7 @@ use super::state::State;
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Secret};
-use crate::crypto::{KeMethod, KeSecret};
+use crate::crypto::{KeMethod, KeSecret, Puzzle};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
 pub(super) struct Context {
@@ -193,6 +194,13 @@ impl Context {
         self.established.get(&connection).is_some_and(|count| *count > 0)
     }
 
+    /// Whether one more peer that proves nothing may come in: there are as many as they like to be (RFC 7619 §3.2).
+    pub(super) fn has_room_for_unauthenticated(&self) -> bool {
+        let open = self.live_connections().filter(|(_, connection)| !connections::wants_proof(connection));
+        let there: usize = open.filter_map(|(index, _)| self.established.get(&index)).sum();
+        there < self.config.unauthenticated_limit
+    }
+
     pub(super) fn sa_established(&mut self, connection: usize) {
         *self.established.entry(connection).or_default() += 1;
     }
@@ -247,6 +255,11 @@ impl Context {
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
         self.start(owner, Job::DeriveKe { secret, peer_public })
+    }
+
+    pub(super) fn solve_puzzle(&mut self, owner: IkeSaId, puzzle: Puzzle, cookie: Vec<u8>) -> JobId {
+        let start = u64::from_be_bytes(self.random());
+        self.start(owner, Job::SolvePuzzle { puzzle, cookie, start })
     }
 
     pub(super) fn sign(&mut self, owner: IkeSaId, request: SignRequest) -> JobId {

@@ -196,11 +196,31 @@ pub(super) const TABLES: &[Table] = &[
                 Is("30"),
                 "half-open IKE SAs from which a cookie is asked (RFC 7296 §2.6)",
             ),
+            key(
+                "puzzle_threshold",
+                Is("5000"),
+                "half-open IKE SAs from which a [puzzle](configuration.md#puzzles) has to be solved besides (RFC 8019)",
+            ),
+            key(
+                "puzzle_difficulty",
+                Is("18"),
+                "bits of the hardest puzzle that is asked: one more doubles the work",
+            ),
+            key(
+                "puzzle_solved",
+                Is("20"),
+                "bits of the hardest puzzle that we solve as initiator; `0`: none",
+            ),
             key("half_open_limit", Is("10000"), "half-open IKE SAs kept at once"),
             key(
                 "block_threshold",
                 Is("100"),
                 "half-open IKE SAs kept at once of one source: an IPv4 address, or an IPv6 /64. Keep it above `cookie_threshold`, so that nobody can use it up with forged addresses",
+            ),
+            key(
+                "unauthenticated_limit",
+                Is("100"),
+                r#"IKE SAs kept at once with peers that prove nothing (`remote.auth = "null"`)"#,
             ),
             key("half_open_timeout", Is(r#""30s""#), "how long a responder waits for IKE_AUTH"),
             key(
@@ -330,7 +350,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "auth",
                 Required,
-                r#"`"psk"`; `"pubkey"`: any signature; strongSwan's constraints, see [the guide](configuration.md#local-and-remote); or EAP, see [there](configuration.md#eap)"#,
+                r#"`"psk"`; `"pubkey"`: any signature; strongSwan's constraints, see [the guide](configuration.md#local-and-remote); EAP, see [there](configuration.md#eap); or `"null"`: [no proof at all](configuration.md#no-proof-at-all)"#,
             ),
             key(
                 "id",
