@@ -253,6 +253,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         mobike: false,
         follow_redirects: false,
         redirect_to: None,
+        redirect_when: portcullis_ike::config::RedirectWhen::default(),
         quick_crash_detection: true,
         session_resumption: false,
         dpd_delay: Duration::ZERO,

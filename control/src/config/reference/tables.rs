@@ -19,6 +19,7 @@ pub(super) const TABLES: &[Table] = &[
             key("pools", Absent, "inner addresses for peers"),
             key("devices", Absent, "TUN devices of connections, and how much all tunnels of one may carry"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
+            key("authorities", Absent, "where it is asked whether certificates were revoked"),
             key("radius", Absent, "AAA servers"),
             key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
@@ -276,6 +277,11 @@ pub(super) const TABLES: &[Table] = &[
                 "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",
             ),
             key(
+                "redirect_when",
+                Is(r#""authenticated""#),
+                r#"which clients are sent to `redirect_to`: `"authenticated"`: each that has proved who it is; `"at_once"`: each at its first message, which costs nothing, and chosen by addresses alone; `"overloaded"`: at its first message too, but only while so many IKE SAs are half-open that cookies are asked for (`ike.cookie_threshold`)"#,
+            ),
+            key(
                 "redirect_to",
                 Absent,
                 "address of another gateway, to which clients that take it are sent in place of being served; see also `portcullis redirect`",
@@ -388,7 +394,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "revocation",
                 Is(r#""relaxed""#),
-                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
+                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known to be revoked; OCSP responders and CRLs are asked, and whoever does not answer is none the worse for it. Whom to ask certificates say, and [`authorities`](#authoritiesname)"#,
             ),
         ],
     },
@@ -557,6 +563,15 @@ pub(super) const TABLES: &[Table] = &[
                 "networks that the peer should reach through the tunnel (INTERNAL_IP4_SUBNET, INTERNAL_IP6_SUBNET); both mean the same",
             ),
             key("domains", Absent, "domains whose names these name servers know (RFC 8598)"),
+        ],
+    },
+    Table {
+        path: "authorities.NAME",
+        about: "Where the status of a CA's certificates is to be had, besides what they say themselves.",
+        keys: &[
+            key("cacert", Required, "the CA's certificate, in the directory `x509ca` or by its path"),
+            key("ocsp_uris", Absent, "OCSP responders (RFC 6960), asked first and in this order"),
+            key("crl_uris", Absent, "CRLs, fetched where no responder has answered"),
         ],
     },
     Table {

@@ -29,7 +29,7 @@ use crate::proposal::IkeSuite;
 pub(in crate::engine) enum Admission {
     /// It makes one, if there is room for it.
     Admitted(Admitted),
-    /// It is answered without leaving a trace: another group or a cookie is wanted.
+    /// It is answered without leaving a trace: another group or a cookie is wanted, or it is to go elsewhere.
     Answered(Vec<u8>),
     /// It is answered with an error.
     Refused(Vec<u8>, Failure),
@@ -81,10 +81,14 @@ pub(in crate::engine) fn admit(
             return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}"));
         }
     };
+    let (local, overloaded) = (inbound.local.ip(), demand.is_some());
+    let candidates = connections::candidates(cx, local, inbound.remote.ip());
+    if let Some(redirect) = redirect::at_once(cx, &candidates, local, overloaded, payloads, init.nonce) {
+        return Admission::Answered(respond(found, vec![redirect]));
+    }
     if let Some(unmet) = demand.and_then(|demand| demand.unmet(cx, cookies, now, inbound, &init)) {
         return unmet;
     }
-    let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
     let intermediate = ike_intermediate::is_announced(notifications(payloads));
     match choose(cx, &candidates, &init, intermediate) {
         None => {

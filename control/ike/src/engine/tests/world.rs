@@ -153,6 +153,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             session_resumption: false,
             follow_redirects: true,
             redirect_to: None,
+            redirect_when: RedirectWhen::default(),
             dpd_delay: Duration::ZERO,
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
