@@ -94,6 +94,7 @@ impl Measured {
         families.push(self.pools());
         families.extend(self.policies());
         families.extend(self.packets());
+        families.extend(self.devices());
         families.extend(self.resources());
         families.extend(self.listeners());
         if self.config.gateway.metrics_compatibility == Some(MetricsCompatibility::IpsecExporter) {
@@ -298,6 +299,39 @@ impl Measured {
             drops = drops.with(&[("reason", &reason)], count);
         }
         vec![packets, held, unaccounted, frames, octets, drops]
+    }
+
+    /// Devices of connections.
+    fn devices(&self) -> Vec<Family> {
+        let mut up =
+            Family::gauge("device_up", "Whether a device of connections can be read; 0: it was removed");
+        let mut packets = Family::counter(
+            "device_packets",
+            "Packets by device of connections: out of its tunnels, and into them",
+        );
+        let mut rates = Family::gauge(
+            "device_rate_bits",
+            "Bits per second that all tunnels of a device may carry together",
+        );
+        let mut beyond = Family::counter("device_rate_drops", "Inner packets beyond the rates of a device");
+        for device in &self.stats.devices {
+            let name = device.name.as_str();
+            up = up.with(&[("device", name)], u64::from(device.works));
+            for (direction, count, limit, dropped) in [
+                ("in", device.to_kernel, device.rates.inbound, device.limited_in),
+                ("out", device.from_kernel, device.rates.outbound, device.limited_out),
+            ] {
+                let labels = [("device", name), ("direction", direction)];
+                packets = packets.with(&labels, count);
+                if dropped > 0 || limit.is_some() {
+                    beyond = beyond.with(&labels, dropped);
+                }
+                if let Some(limit) = limit {
+                    rates = rates.with(&labels, limit.bits_per_second.get());
+                }
+            }
+        }
+        vec![up, packets, rates, beyond]
     }
 
     /// Who is told what happens.

@@ -1,5 +1,6 @@
 //! Rates: token buckets that belong to policies, so that a rekey begins none anew, and that SAs name by number, having no
-//! pointers in them.
+//! pointers in them. Those of a tenant's device lie above those of its policies: what a policy's bucket has room for must
+//! find room in its device's too.
 //!
 //! A bucket is one word: until when what has passed is paid for (the generic cell rate algorithm's theoretical arrival
 //! time). So workers share one without a lock, and a changed rate is two stores. The clock is read at most once a batch, and
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use portcullis_ipsec::{InstallError, RateLimit, RateLimits};
 
-use crate::sync::{AtomicBool, AtomicU64, Line, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Line, Ordering};
 
 /// A moment: 64ths of a nanosecond since some origin. An octet at 100 Gbit/s takes 5.12 of them; they last for 9 years.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -101,6 +102,14 @@ impl Bucket {
         taken
     }
 
+    /// Puts back what was taken and did not pass after all.
+    fn give_back(&self, octets: usize) {
+        let cost = cost(self.octet.load(Ordering::Relaxed), octets as u64);
+        let _ = self
+            .paid
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(paid.saturating_sub(cost)));
+    }
+
     /// Takes out what has passed already, there or not.
     fn charge(&self, octets: u64, now: Ticks) {
         let octet = self.octet.load(Ordering::Relaxed);
@@ -120,23 +129,48 @@ fn cost(octet: u64, octets: u64) -> u64 {
 pub(crate) struct Limiter {
     inbound: Line<Bucket>,
     outbound: Line<Bucket>,
+    /// What limits it and others together, as a word; 0 is nothing.
+    above: AtomicU32,
     taken: AtomicBool,
 }
 
 impl Limiter {
     fn empty() -> Self {
         let bucket = || Line(Bucket::default());
-        Self { inbound: bucket(), outbound: bucket(), taken: AtomicBool::new(false) }
+        let (above, taken) = (AtomicU32::new(0), AtomicBool::new(false));
+        Self { inbound: bucket(), outbound: bucket(), above, taken }
     }
 
     /// Of what comes out of the tunnel.
-    pub(crate) fn inbound(&self) -> &Bucket {
+    fn inbound(&self) -> &Bucket {
         &self.inbound.0
     }
 
     /// Of what goes into it.
-    pub(crate) fn outbound(&self) -> &Bucket {
+    fn outbound(&self) -> &Bucket {
         &self.outbound.0
+    }
+}
+
+/// One direction of what limits an SA: its policy's bucket, and the one above.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Buckets<'l> {
+    own: &'l Bucket,
+    above: Option<&'l Bucket>,
+}
+
+impl Buckets<'_> {
+    /// Takes the octets of a packet out of both, if there are as many; whether there were.
+    pub(crate) fn take(&self, octets: usize, now: Ticks) -> bool {
+        if !self.own.take(octets, now) {
+            return false;
+        }
+        let taken = self.above.is_none_or(|above| above.take(octets, now));
+        if !taken {
+            self.own.give_back(octets);
+            self.own.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
     }
 }
 
@@ -169,8 +203,23 @@ impl Limiters {
         (self.clock)()
     }
 
-    /// The limiter that an SA names.
-    pub(crate) fn get(&self, index: LimiterIndex) -> Option<&Limiter> {
+    /// What limits what comes out of the tunnel of an SA that names this limiter.
+    pub(crate) fn inbound(&self, index: LimiterIndex) -> Option<Buckets<'_>> {
+        self.buckets(index, Limiter::inbound)
+    }
+
+    /// The same of what goes into it.
+    pub(crate) fn outbound(&self, index: LimiterIndex) -> Option<Buckets<'_>> {
+        self.buckets(index, Limiter::outbound)
+    }
+
+    fn buckets(&self, index: LimiterIndex, side: fn(&Limiter) -> &Bucket) -> Option<Buckets<'_>> {
+        let own = self.get(index)?;
+        let above = LimiterIndex::from_word(own.above.load(Ordering::Relaxed));
+        Some(Buckets { own: side(own), above: above.and_then(|above| self.get(above)).map(side) })
+    }
+
+    fn get(&self, index: LimiterIndex) -> Option<&Limiter> {
         self.limiters.get()?.get(index.place())
     }
 
@@ -189,6 +238,7 @@ impl Limiters {
             bucket.set(None);
             bucket.refused.store(0, Ordering::Relaxed);
         }
+        limiter.above.store(0, Ordering::Relaxed);
         let index = NonZeroU32::new(u32::try_from(place).ok()?.checked_add(1)?)?;
         Some(LimiterOwner { limiters: Arc::clone(self), index: LimiterIndex(index) })
     }
@@ -220,14 +270,15 @@ impl Drop for LimiterOwner {
 pub(crate) struct PolicyLimiter(OnceLock<LimiterOwner>);
 
 impl PolicyLimiter {
-    /// Puts rates in force, and says what SAs call the limiter.
+    /// Puts rates in force, below what limits this and others together, and says what SAs call the limiter.
     pub(crate) fn set(
         &self,
         limiters: &Arc<Limiters>,
         limits: RateLimits,
+        above: Option<LimiterIndex>,
     ) -> Result<Option<LimiterIndex>, InstallError> {
         if self.0.get().is_none() {
-            if limits == RateLimits::default() {
+            if limits == RateLimits::default() && above.is_none() {
                 return Ok(None);
             }
             let owner = limiters.allocate().ok_or(InstallError::TableFull { capacity: limiters.capacity })?;
@@ -237,6 +288,7 @@ impl PolicyLimiter {
         let Some(limiter) = self.limiter() else { return Ok(None) };
         limiter.inbound().set(limits.inbound);
         limiter.outbound().set(limits.outbound);
+        limiter.above.store(above.map_or(0, LimiterIndex::word), Ordering::Relaxed);
         Ok(self.0.get().map(|owner| owner.index))
     }
 
@@ -327,16 +379,37 @@ mod tests {
         let rates = RateLimits { outbound: limit(8_000, 4096), inbound: None };
         let take = || {
             let policy = PolicyLimiter::default();
-            policy.set(&limiters, rates).map(|index| (policy, index.unwrap()))
+            policy.set(&limiters, rates, None).map(|index| (policy, index.unwrap()))
         };
         let (first, _second) = (take().unwrap(), take().unwrap());
         assert_eq!(take().err(), Some(InstallError::TableFull { capacity: 2 }));
-        let bucket = limiters.get(first.1).unwrap().outbound();
+        let bucket = limiters.outbound(first.1).unwrap();
         assert!(bucket.take(4096, second(1)) && !bucket.take(4096, second(1)));
         let index = first.1;
         drop(first);
         let third = take().unwrap();
         assert_eq!((third.1, third.0.refused()), (index, (0, 0)));
-        assert!(limiters.get(index).unwrap().outbound().take(4096, second(1)), "it begins full");
+        assert!(limiters.outbound(index).unwrap().take(4096, second(1)), "it begins full");
+    }
+
+    #[test]
+    fn what_lies_above_limits_all_below_it_together_and_takes_nothing_from_them() {
+        let limiters = Arc::new(Limiters::new(3));
+        let rates = |burst| RateLimits { outbound: limit(8_000, burst), inbound: None };
+        let (device, first, second_policy) =
+            (PolicyLimiter::default(), PolicyLimiter::default(), PolicyLimiter::default());
+        let above = device.set(&limiters, rates(4096), None).unwrap();
+        let first_index = first.set(&limiters, rates(8192), above).unwrap().unwrap();
+        let second_index = second_policy.set(&limiters, RateLimits::default(), above).unwrap().unwrap();
+        let take = |index, octets| limiters.outbound(index).unwrap().take(octets, second(1));
+        assert!(take(first_index, 2048) && take(second_index, 2048));
+        // The device has no more; the policy keeps what it has.
+        assert!(!take(first_index, 2048) && !take(second_index, 1));
+        assert_eq!((device.refused(), first.refused(), second_policy.refused()), ((0, 2), (0, 1), (0, 1)));
+        assert!(limiters.inbound(first_index).unwrap().take(1 << 20, second(1)));
+        device.set(&limiters, rates(16_384), None).unwrap();
+        assert!(take(first_index, 6144) && !take(first_index, 2048), "what it had, and no more");
+        first.set(&limiters, rates(8192), None).unwrap();
+        assert!(!take(first_index, 2048), "its own rate goes on");
     }
 }

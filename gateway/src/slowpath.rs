@@ -1,8 +1,9 @@
 //! The slow path: what a worker cannot do alone goes to the kernel through the TUN device, and what the host sends to
 //! protected networks comes from it.
 //!
-//! One thread owns the device. Between it and each worker lie two bounded rings, each with one producer and one
-//! consumer, and an eventfd to wake the other side. Packets are copied: this path is not the fast one.
+//! One thread owns the devices, one for each tenant ([`TenantId`]). Between it and each worker lie two bounded rings, each
+//! with one producer and one consumer, and an eventfd to wake the other side. A packet goes with its tenant, by which alone
+//! address spaces that overlap are told apart. Packets are copied: this path is not the fast one.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use std::thread::JoinHandle;
 use crossbeam::queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use portcullis_ipsec::TenantId;
 
 use crate::netlink::Connection;
 use crate::netlink::mirror::resolve;
@@ -56,8 +58,8 @@ impl AsFd for Waker {
 /// The rings between the slow path and one worker.
 #[derive(Debug)]
 struct Rings {
-    to_kernel: ArrayQueue<Box<[u8]>>,
-    from_kernel: ArrayQueue<Box<[u8]>>,
+    to_kernel: ArrayQueue<(TenantId, Box<[u8]>)>,
+    from_kernel: ArrayQueue<(TenantId, Box<[u8]>)>,
     /// ESP in UDP that came to a socket ([`crate::inlet`]).
     from_socket: ArrayQueue<Box<[u8]>>,
     /// Neighbours that the worker asks for.
@@ -65,9 +67,22 @@ struct Rings {
     worker: Waker,
 }
 
+/// What the slow path counts of a device.
+#[derive(Debug, Default)]
+pub struct DeviceCounters {
+    /// Packets that the kernel took.
+    pub to_kernel: AtomicU64,
+    /// Packets of the host that workers took.
+    pub from_kernel: AtomicU64,
+    /// Whether it cannot be read any more: it was removed.
+    pub failed: AtomicBool,
+}
+
 /// What the slow path counts.
 #[derive(Debug, Default)]
 pub struct SlowPathCounters {
+    /// By tenant.
+    pub devices: Vec<DeviceCounters>,
     /// Packets of the host, and ESP that came to its sockets, that no worker had room for.
     pub dropped_from_kernel: AtomicU64,
     /// Packets that the kernel did not take.
@@ -82,14 +97,14 @@ pub struct WorkerEnd {
 }
 
 impl WorkerEnd {
-    /// Gives the host a packet; false if the ring is full.
+    /// Gives the host a packet, by a tenant's device; false if the ring is full.
     #[must_use]
-    pub fn to_kernel(&self, packet: &[u8]) -> bool {
-        self.rings.to_kernel.push(packet.into()).is_ok()
+    pub fn to_kernel(&self, tenant: TenantId, packet: &[u8]) -> bool {
+        self.rings.to_kernel.push((tenant, packet.into())).is_ok()
     }
 
-    /// The next packet of the host.
-    pub fn take_from_kernel(&self) -> Option<Box<[u8]>> {
+    /// The next packet of the host, and the tenant by whose device it came.
+    pub fn take_from_kernel(&self) -> Option<(TenantId, Box<[u8]>)> {
         self.rings.from_kernel.pop()
     }
 
@@ -132,8 +147,8 @@ pub struct SlowPath {
 }
 
 impl SlowPath {
-    /// Starts the thread over an open device, for so many workers.
-    pub fn start(tun: Arc<Tun>, connection: Connection, workers: usize) -> io::Result<Self> {
+    /// Starts the thread over open devices, in the order of their tenants, for so many workers.
+    pub fn start(tuns: &[Arc<Tun>], connection: Connection, workers: usize) -> io::Result<Self> {
         let waker = Waker::new()?;
         let mut ends = Vec::new();
         for _ in 0..workers {
@@ -146,10 +161,13 @@ impl SlowPath {
             };
             ends.push(WorkerEnd { rings: Arc::new(rings), thread: waker.clone() });
         }
-        let counters = Arc::new(SlowPathCounters::default());
+        let counters = Arc::new(SlowPathCounters {
+            devices: tuns.iter().map(|_| DeviceCounters::default()).collect(),
+            ..SlowPathCounters::default()
+        });
         let stop = Arc::new(AtomicBool::new(false));
         let mut run = Run {
-            tun,
+            tuns: tuns.to_vec(),
             connection,
             workers: ends.clone(),
             counters: Arc::clone(&counters),
@@ -184,7 +202,8 @@ impl Drop for SlowPath {
 }
 
 struct Run {
-    tun: Arc<Tun>,
+    /// By tenant.
+    tuns: Vec<Arc<Tun>>,
     connection: Connection,
     workers: Vec<WorkerEnd>,
     counters: Arc<SlowPathCounters>,
@@ -194,36 +213,50 @@ struct Run {
 
 impl Run {
     fn run(&mut self, stop: &AtomicBool) {
-        let mut device_works = true;
         while !stop.load(Ordering::Acquire) {
             {
                 let mut fds = vec![PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
-                if device_works {
-                    fds.push(PollFd::new(self.tun.as_fd(), PollFlags::POLLIN));
-                }
+                let working = self.tuns.iter().zip(&self.counters.devices);
+                let working = working.filter(|(_, counters)| !counters.failed.load(Ordering::Relaxed));
+                fds.extend(working.map(|(tun, _)| PollFd::new(tun.as_fd(), PollFlags::POLLIN)));
                 // Interrupted: what is there is looked at all the same.
                 let _ = poll(&mut fds, PollTimeout::NONE);
             }
             self.waker.lower();
             self.give_to_kernel();
-            if device_works && let Err(error) = self.take_from_kernel() {
-                // Neighbours are still looked for: what others send goes on.
-                device_works = false;
-                tracing::error!(
-                    %error,
-                    "the TUN device failed (was it removed?): the host's own protected traffic stays blocked until the \
-                     daemon is restarted"
-                );
+            for (tenant, tun) in (0..).map(TenantId).zip(self.tuns.clone()) {
+                self.serve(tenant, &tun);
             }
+        }
+    }
+
+    /// Takes what the host sends by a tenant's device, while it works.
+    fn serve(&mut self, tenant: TenantId, tun: &Tun) {
+        let counters = Arc::clone(&self.counters);
+        let Some(device) = counters.devices.get(tenant.0 as usize) else { return };
+        if device.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = self.take_from_kernel(tenant, tun, device) {
+            // The others are served, and neighbours still looked for: what others send goes on.
+            device.failed.store(true, Ordering::Relaxed);
+            tracing::error!(
+                %error,
+                device = tun.name(),
+                "the TUN device failed (was it removed?): what the host sends by it stays blocked until the daemon is restarted"
+            );
         }
     }
 
     fn give_to_kernel(&mut self) {
         for worker in &self.workers {
-            while let Some(packet) = worker.rings.to_kernel.pop() {
-                if self.tun.write(&packet).is_err() {
-                    self.counters.dropped_to_kernel.fetch_add(1, Ordering::Relaxed);
-                }
+            while let Some((tenant, packet)) = worker.rings.to_kernel.pop() {
+                let at = tenant.0 as usize;
+                let written = self.tuns.get(at).is_some_and(|tun| tun.write(&packet).is_ok());
+                match self.counters.devices.get(at).filter(|_| written) {
+                    Some(device) => device.to_kernel.fetch_add(1, Ordering::Relaxed),
+                    None => self.counters.dropped_to_kernel.fetch_add(1, Ordering::Relaxed),
+                };
             }
             while let Some((ifindex, addr)) = worker.rings.resolve.pop() {
                 if let Err(error) = resolve(&mut self.connection, ifindex, addr) {
@@ -233,25 +266,42 @@ impl Run {
         }
     }
 
-    fn take_from_kernel(&mut self) -> io::Result<()> {
+    fn take_from_kernel(&mut self, tenant: TenantId, tun: &Tun, device: &DeviceCounters) -> io::Result<()> {
         // Bounded, so that what goes the other way is not kept waiting.
         for _ in 0..RING {
-            let Some(len) = self.tun.read(&mut self.buffer)? else { break };
+            let Some(len) = tun.read(&mut self.buffer)? else { break };
             let packet = self.buffer.get(..len).unwrap_or_default();
-            if is_link_scope(packet) {
+            // Routing protocols speak by multicast over a device that routes lead to.
+            let idle = if tenant.is_routed() { is_housekeeping(packet) } else { is_link_scope(packet) };
+            if idle {
                 continue;
             }
             let worker = self.workers.get(flow_hash(packet) % self.workers.len().max(1));
             let taken = worker.is_some_and(|worker| {
-                let taken = worker.rings.from_kernel.push(packet.into()).is_ok();
+                let taken = worker.rings.from_kernel.push((tenant, packet.into())).is_ok();
                 worker.rings.worker.wake();
                 taken
             });
-            if !taken {
-                self.counters.dropped_from_kernel.fetch_add(1, Ordering::Relaxed);
-            }
+            let counter = if taken { &device.from_kernel } else { &self.counters.dropped_from_kernel };
+            counter.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
+    }
+}
+
+/// What the kernel says by itself on every interface that knows multicast: which groups it listens to (IGMP; MLD, RFC 3810),
+/// and whether there is a router (RFC 4861 §4.1). No peer has asked.
+fn is_housekeeping(packet: &[u8]) -> bool {
+    const IGMP: u8 = 2;
+    const ALL_ROUTERS: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    const MLDV2_ROUTERS: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x16];
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => packet.get(9) == Some(&IGMP),
+        Some(6) => {
+            let dst = packet.get(24..40);
+            dst == Some(&ALL_ROUTERS[..]) || dst == Some(&MLDV2_ROUTERS[..])
+        }
+        _ => false,
     }
 }
 
@@ -293,6 +343,16 @@ mod tests {
         assert!(is_link_scope(&v6([0xfe, 0x80])));
         assert!(!is_link_scope(&v6([0x20, 1])));
         assert!(!is_link_scope(&[]));
+    }
+
+    #[test]
+    fn by_a_routed_device_routing_protocols_speak_and_the_kernel_alone_does_not() {
+        let v4 = |protocol: u8| [&[0x45][..], &[0; 8], &[protocol], &[0; 6], &[224, 0, 0, 5]].concat();
+        assert!(is_housekeeping(&v4(2)));
+        assert!(!is_housekeeping(&v4(89)), "OSPF");
+        let v6 = |last: u8| [&[0x60][..], &[0; 23], &[0xff, 2], &[0; 13], &[last]].concat();
+        assert!(is_housekeeping(&v6(2)) && is_housekeeping(&v6(0x16)));
+        assert!(!is_housekeeping(&v6(5)), "OSPF");
     }
 
     #[test]

@@ -44,9 +44,17 @@ pub enum TunError {
     Netlink(#[from] NetlinkError),
 }
 
+/// Sets a variable of the device.
+fn set(family: &str, name: &str, variable: &str, value: &str) {
+    // Not to be had on hosts without IPv6 or with a read-only /proc: nothing leaks without it.
+    let _ = std::fs::write(format!("/proc/sys/net/{family}/conf/{name}/{variable}"), value);
+}
+
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EBUSY) => " (another process has it open: give each gateway a `gateway.tun` of its own)",
+        Some(libc::EBUSY) => {
+            " (another process has it open: give each gateway devices of its own, `gateway.tun` and `interface`)"
+        }
         Some(libc::EPERM | libc::EACCES) => " (run as root, or with CAP_NET_ADMIN)",
         Some(libc::ENOENT | libc::ENODEV) => " (is the kernel's tun module there? `modprobe tun`)",
         Some(libc::EINVAL) => " (an interface of that name and another kind exists)",
@@ -57,6 +65,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// An open TUN device; packets are bare IP packets. The interface stays when it is closed.
 #[derive(Debug)]
 pub struct Tun {
+    name: String,
     file: File,
     ifindex: u32,
     /// As it was last set.
@@ -64,8 +73,19 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Makes it, or takes over the one that an earlier daemon has left, and brings it up.
+    /// Makes it, or takes over the one that an earlier daemon has left, and brings it up. While nobody reads, who sends
+    /// towards it is told so at once.
     pub fn open(name: &str, mtu: u32) -> Result<Self, TunError> {
+        let tun = Self::open_routed(name, mtu)?;
+        for family in ["ipv4", "ipv6"] {
+            set(family, name, "ignore_routes_with_linkdown", "1");
+        }
+        Ok(tun)
+    }
+
+    /// As [`Tun::open`], of a device that others' routes lead to: they stay in force while nobody reads, and what follows
+    /// them is lost. With wider routes by other interfaces beside them, it would leave in clear otherwise.
+    pub fn open_routed(name: &str, mtu: u32) -> Result<Self, TunError> {
         let made = |source: io::Error| TunError::Make { name: name.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
@@ -89,25 +109,15 @@ impl Tun {
         // SAFETY: TUNSETPERSIST takes an integer.
         unsafe { ioctl::set_persistent(file.as_raw_fd(), 1) }.map_err(|error| made(error.into()))?;
         let ifindex = nix::net::if_::if_nametoindex(name).map_err(|error| made(error.into()))?;
-        for (variable, value) in [
-            // The kernel would send multicast of its own through it otherwise.
-            ("ipv6", "addr_gen_mode", "1"),
-            // While nobody reads, who sends is told so at once.
-            ("ipv4", "ignore_routes_with_linkdown", "1"),
-            ("ipv6", "ignore_routes_with_linkdown", "1"),
-        ]
-        .map(|(family, variable, value)| (format!("/proc/sys/net/{family}/conf/{name}/{variable}"), value))
-        {
-            // Not to be had on hosts without IPv6 or with a read-only /proc: nothing leaks without it.
-            let _ = std::fs::write(variable, value);
-        }
+        // The kernel would send multicast of its own through it otherwise.
+        set("ipv6", name, "addr_gen_mode", "1");
         let mut link = LinkMessage::default();
         link.header.index = ifindex;
         link.header.flags = LinkFlags::Up;
         link.header.change_mask = LinkFlags::Up;
         link.attributes = vec![LinkAttribute::Mtu(mtu)];
         Connection::open()?.change(&format!("bring up {name}"), RouteNetlinkMessage::SetLink(link))?;
-        Ok(Self { file, ifindex, mtu: AtomicU32::new(mtu) })
+        Ok(Self { name: name.to_owned(), file, ifindex, mtu: AtomicU32::new(mtu) })
     }
 
     /// Sets its MTU, octets, if it has another.
@@ -119,6 +129,11 @@ impl Tun {
         link.header.index = self.ifindex;
         link.attributes = vec![LinkAttribute::Mtu(mtu)];
         Connection::open()?.change("set the TUN device's MTU", RouteNetlinkMessage::SetLink(link))
+    }
+
+    /// Its name when it was opened.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its interface index.

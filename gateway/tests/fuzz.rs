@@ -105,7 +105,7 @@ fn fuzz_pipeline() {
             };
             let mut frame = match ingress {
                 Ingress::Port(port) => ethernet(port_mac(2, port), &packet),
-                Ingress::Kernel | Ingress::Socket => packet,
+                Ingress::Kernel | Ingress::Device(_) | Ingress::Socket => packet,
             };
             script.spoil(&mut frame);
             batch.push(frame);

@@ -7,6 +7,7 @@ mod common;
 
 use common::{Child, INSIDE, OUTSIDE, Packet, Pair, pair, port_mac};
 use portcullis_gateway::pipeline::Ingress;
+use portcullis_ipsec::TenantId;
 use proptest::prelude::*;
 
 /// How to spoil a frame.
@@ -74,10 +75,10 @@ fn input() -> impl Strategy<Value = Input> {
 fn build(pair: &mut Pair, by: Ingress, input: &Input) -> Vec<Vec<u8>> {
     let mac = match by {
         Ingress::Port(port) => port_mac(2, port),
-        Ingress::Kernel | Ingress::Socket => [0; 6],
+        Ingress::Kernel | Ingress::Device(_) | Ingress::Socket => [0; 6],
     };
     let framed = |packet: &[u8]| match by {
-        Ingress::Kernel | Ingress::Socket => packet.to_vec(),
+        Ingress::Kernel | Ingress::Device(_) | Ingress::Socket => packet.to_vec(),
         Ingress::Port(_) => common::ethernet(mac, packet),
     };
     let (mut frame, changes) = match input {
@@ -116,12 +117,15 @@ proptest! {
     fn every_frame_comes_out_once_whatever_it_holds(
         outer_v6: bool,
         udp: bool,
-        batches in prop::collection::vec((0usize..4, prop::collection::vec(input(), 1..40)), 1..4),
+        batches in prop::collection::vec((0usize..5, prop::collection::vec(input(), 1..40)), 1..4),
         spares in prop_oneof![Just(0usize), 1usize..8, Just(512)],
     ) {
         let mut pair = pair(&Child { outer_v6, udp, ..Child::between(1, 2) });
         for (by, inputs) in &batches {
-            let by = [Ingress::Port(OUTSIDE), Ingress::Port(INSIDE), Ingress::Kernel, Ingress::Socket][*by];
+            let device = Ingress::Device(TenantId(1));
+            let ways =
+                [Ingress::Port(OUTSIDE), Ingress::Port(INSIDE), Ingress::Kernel, Ingress::Socket, device];
+            let by = ways[*by];
             let frames: Vec<_> = inputs.iter().flat_map(|input| build(&mut pair, by, input)).collect();
             pair.b.now.0 += 1;
             let enough = pair.b.pool.free.split_off((frames.len() + spares).min(pair.b.pool.free.len()));

@@ -23,7 +23,9 @@ fn slow() -> Option<RateLimit> {
 
 fn limit(rig: &Rig, inbound: Option<RateLimit>, outbound: Option<RateLimit>) {
     let limits = RateLimits { inbound, outbound };
-    rig.installer.set_rates(BTreeMap::from([("connection/child".to_owned(), limits)])).unwrap();
+    rig.installer
+        .set_rates(BTreeMap::from([("connection/child".to_owned(), limits)]), BTreeMap::new())
+        .unwrap();
 }
 
 fn wait(rig: &Rig, seconds: u64) {
@@ -131,7 +133,7 @@ fn rates_of_living_tunnels_change_and_end() {
     let faster = RateLimit { burst: 7_000.try_into().unwrap(), ..slow().unwrap() };
     limit(&a, None, Some(faster));
     assert_eq!(split(&a.inside(&packets(20)), RATE_OUT), (7, 13));
-    a.installer.set_rates(BTreeMap::new()).unwrap();
+    a.installer.set_rates(BTreeMap::new(), BTreeMap::new()).unwrap();
     assert_eq!(split(&a.inside(&packets(20)), RATE_OUT), (20, 0));
 }
 

@@ -208,6 +208,7 @@ fn config(place: &Place, flows: u32, core: usize) -> anyhow::Result<DataplaneCon
         ike_port: 500,
         nat_port: 4500,
         trap: TrapLimits::OFF,
+        devices: Vec::new(),
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),

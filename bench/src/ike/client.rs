@@ -15,7 +15,7 @@ use portcullis_ike::crypto;
 use portcullis_ike::engine::{
     Activation, Command, CommandId, Datagram, Engine, Event, Job, JobId, JobResult,
 };
-use portcullis_ipsec::{InstallError, PolicyId, SaOptions, Spi, TrafficSelector};
+use portcullis_ipsec::{InstallError, PolicyId, SaOptions, Spi, TenantId, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
@@ -242,6 +242,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
     };
     let connection = ConnectionConfig {
         name: CONNECTION.to_owned(),
+        tenant: TenantId::default(),
         local_addrs: vec![AddressMatch::Address(IpAddr::V4(outer(number)))],
         remote_addrs: vec![AddressMatch::Address(IpAddr::V4(GATEWAY))],
         proposals: vec![PROPOSAL.parse().context("the proposal")?],

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_ipsec::{SaOptions, TrafficSelector};
+use portcullis_ipsec::{SaOptions, TenantId, TrafficSelector};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::auth::eap::{ClientMethod, ServerMethod, UserSecret};
@@ -326,6 +326,8 @@ pub struct ChildConfig {
 pub struct ConnectionConfig {
     /// Its name, unique.
     pub name: String,
+    /// Whose inner addresses are behind it; other than 0, its tunnels have a device of their own.
+    pub tenant: TenantId,
     /// Our addresses; empty: any.
     pub local_addrs: Vec<AddressMatch>,
     /// The peer's addresses; empty: any. The first [`AddressMatch::Address`] is the one initiated to.

@@ -134,7 +134,7 @@ async fn explain_flow(
         let why = format!("{} and {} are of two families: no packet has both", question.src, question.dst);
         return Err(Refusal::BadRequest(why));
     }
-    Ok(Json(daemon.explain(question.into())))
+    Ok(Json(daemon.explain(&question)?))
 }
 
 async fn initiate(

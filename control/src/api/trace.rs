@@ -10,6 +10,7 @@ use portcullis_ipsec::{Flow, PolicyAction};
 use serde::{Deserialize, Serialize};
 
 use super::server::Refusal;
+use crate::config::Devices;
 use crate::daemon::Daemon;
 
 /// Body of `POST /v1/trace`.
@@ -58,7 +59,7 @@ pub struct TracedPacket {
     pub number: u64,
     /// When it was received, in seconds since the epoch.
     pub at: f64,
-    /// The interface; `null`: from the host.
+    /// The interface, or the device of connections by which the host gave it to us; `null`: from the host otherwise.
     pub received_on: Option<String>,
     /// `esp`, `clear`, `clear_outside` or `unreadable`.
     pub class: String,
@@ -76,7 +77,7 @@ pub struct TracedPacket {
     pub spi_out: Option<String>,
     /// `sent`, `to_host`, `awaits_neighbour`, `awaits_sa`, `handed_over`, `dropped` or `other`.
     pub verdict: String,
-    /// The interface, if it was sent.
+    /// The interface, if it was sent; the device of connections, if the host got it by one.
     pub sent_on: Option<String>,
     /// Whether it was sealed.
     pub sealed: bool,
@@ -138,7 +139,8 @@ pub(super) async fn read(
     Path(id): Path<u64>,
 ) -> Result<Json<TracePage>, Refusal> {
     let (records, octets, missed) = daemon.traces().read(id).ok_or(Refusal::NoSuchTrace)?;
-    let packets = records.iter().map(|record| packet(record, octets)).collect();
+    let config = daemon.config();
+    let packets = records.iter().map(|record| packet(record, octets, &config.devices)).collect();
     Ok(Json(TracePage { packets, missed }))
 }
 
@@ -148,10 +150,11 @@ pub(super) async fn close(State(daemon): State<Arc<Daemon>>, Path(id): Path<u64>
     Json(())
 }
 
-fn packet(record: &Record, wanted: Octets) -> TracedPacket {
+fn packet(record: &Record, wanted: Octets, devices: &Devices) -> TracedPacket {
+    let device = devices.name_of(record.tenant).map(str::to_owned);
     let (verdict, sent_on) = match &record.fate {
         Fate::Sent(interface) => ("sent", Some(interface.clone())),
-        Fate::ToHost => ("to_host", None),
+        Fate::ToHost => ("to_host", device.clone()),
         Fate::AwaitsNeighbour => ("awaits_neighbour", None),
         Fate::AwaitsSa => ("awaits_sa", None),
         Fate::HandedOver => ("handed_over", None),
@@ -184,7 +187,7 @@ fn packet(record: &Record, wanted: Octets) -> TracedPacket {
     TracedPacket {
         number: record.number,
         at: record.at.duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
-        received_on: record.received_on.clone(),
+        received_on: record.received_on.clone().or(device.filter(|_| record.class == Class::Clear)),
         class: class.to_owned(),
         flow: record.flow.as_ref().map(flow),
         spi_in: record.spi_in.map(|spi| spi.to_string()),

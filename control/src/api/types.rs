@@ -28,6 +28,9 @@ pub struct Status {
     pub sandbox: String,
     /// Interfaces and what their driver gave.
     pub interfaces: Vec<InterfaceStatus>,
+    /// Devices of connections.
+    #[serde(default)]
+    pub devices: Vec<DeviceStatus>,
     /// Established IKE SAs.
     pub ike_sas: usize,
     /// IKE SAs that we answer for and that are not authenticated yet.
@@ -178,6 +181,9 @@ pub struct IkeSa {
     pub id: u64,
     /// `null` while the peer has not said who it is.
     pub connection: Option<String>,
+    /// The device of its connection, if it has one of its own.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// `CONNECTING`, `ESTABLISHED` or `DELETING`.
     pub state: String,
     /// Whether we sent the first message.
@@ -300,6 +306,9 @@ pub struct PolicyStatus {
     pub local_ts: Vec<String>,
     /// Destinations.
     pub remote_ts: Vec<String>,
+    /// The device of its connection, if it has one of its own: routes into it choose what the policy is asked about.
+    #[serde(default)]
+    pub interface: Option<String>,
     /// Whether there is an SA to seal with.
     pub has_sa: bool,
     /// Packets opened on its SAs.
@@ -320,7 +329,24 @@ pub struct PolicyStatus {
     pub rate_out: Option<RateStatus>,
 }
 
-/// The rate of a policy's SAs.
+/// The device of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether it can be read; it was removed otherwise.
+    pub works: bool,
+    /// Packets out of tunnels that the host took.
+    pub to_kernel: u64,
+    /// Packets that routes led into it.
+    pub from_kernel: u64,
+    /// What comes out of all its tunnels, if that is limited.
+    pub rate_in: Option<RateStatus>,
+    /// What goes into them, if that is limited.
+    pub rate_out: Option<RateStatus>,
+}
+
+/// The rate of a policy's SAs, or of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateStatus {
     /// Bits of inner packets in a second.

@@ -29,6 +29,9 @@ pub(super) struct FlowArgs {
     /// Destination port; of ICMP, the type.
     #[arg(value_name = "PORT")]
     port: Option<u16>,
+    /// The device of connections (`interface`) that routes lead it into.
+    #[arg(long, value_name = "NAME")]
+    interface: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -67,7 +70,8 @@ impl FlowArgs {
             }
             _ => (self.port.map(|_| EPHEMERAL), self.port),
         };
-        FlowQuestion { src: self.src, dst: self.dst, protocol: number, src_port, dst_port }
+        let interface = self.interface.clone();
+        FlowQuestion { src: self.src, dst: self.dst, protocol: number, src_port, dst_port, interface }
     }
 }
 
@@ -85,8 +89,8 @@ mod tests {
 
     fn question(protocol: Option<&str>, port: Option<u16>, dst: &str) -> (u8, Option<u16>, Option<u16>) {
         let protocol = protocol.map(|text| text.parse().unwrap());
-        let args =
-            FlowArgs { src: dst.parse().unwrap(), dst: dst.parse().unwrap(), protocol, port, json: false };
+        let (addr, interface) = (dst.parse().unwrap(), None);
+        let args = FlowArgs { src: addr, dst: addr, protocol, port, interface, json: false };
         let FlowQuestion { protocol, src_port, dst_port, .. } = args.question();
         (protocol, src_port, dst_port)
     }

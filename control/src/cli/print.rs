@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use crate::api::types::{
-    ChildSa, Drops, IkeSa, PolicyStatus, PoolStatus, QueueTraffic, RateStatus, Reloaded, Status,
+    ChildSa, DeviceStatus, Drops, IkeSa, PolicyStatus, PoolStatus, QueueTraffic, RateStatus, Reloaded, Status,
 };
 use crate::explain::duration;
 
@@ -50,6 +50,17 @@ pub(super) fn status(status: &Status) -> String {
         line!(out, "    {}", traffic(&all));
         for of_queue in interface.traffic.iter().filter(|_| interface.traffic.len() > 1) {
             line!(out, "    queue {}: {}", of_queue.queue, traffic(of_queue));
+        }
+    }
+    for device in &status.devices {
+        let DeviceStatus { name, works, to_kernel, from_kernel, rate_in, rate_out } = device;
+        let state = if *works { "" } else { ", removed: restart the daemon" };
+        line!(
+            out,
+            "  {name} (device): {from_kernel} packets into its tunnels, {to_kernel} out of them{state}"
+        );
+        for (key, rate) in [("rate_in", rate_in), ("rate_out", rate_out)] {
+            rate_line(&mut out, key, rate.as_ref());
         }
     }
     line!(
@@ -105,6 +116,9 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
         let (i, r) = if ike.initiator { ("*", "") } else { ("", "*") };
         let (spi_i, spi_r) = (&ike.initiator_spi, &ike.responder_spi);
         line!(out, "{connection}: #{}, {}, IKEv2, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
+        if let Some(device) = &ike.interface {
+            line!(out, "  by {device}, where routes lead into it");
+        }
         let nat = |nat| if nat { ", behind NAT" } else { "" };
         let id = |id: &Option<String>| id.as_deref().unwrap_or("%any").to_owned();
         let vips = |vips: &[String]| match vips {
@@ -221,7 +235,8 @@ pub(super) fn policies(policies: &[PolicyStatus]) -> String {
         // What is negotiated is looked up before what is configured, and stands beside it.
         let carried = policy.has_sa || policies.iter().any(|other| other.name == *name && other.has_sa);
         let sa = if action == "protect" && !carried { ", no SA" } else { "" };
-        line!(out, "{name}: {action}, {origin}, priority {priority}{sa}");
+        let by = policy.interface.as_ref().map(|device| format!(", by {device}")).unwrap_or_default();
+        line!(out, "{name}: {action}, {origin}, priority {priority}{by}{sa}");
         line!(out, "    local  {}", policy.local_ts.join(" "));
         line!(out, "    remote {}", policy.remote_ts.join(" "));
         line!(out, "    in  {:>10} bytes, {:>8} packets", policy.bytes_in, policy.packets_in);
@@ -230,18 +245,19 @@ pub(super) fn policies(policies: &[PolicyStatus]) -> String {
             line!(out, "    dropped {} packets", policy.dropped);
         }
         for (key, rate) in [("rate_in", &policy.rate_in), ("rate_out", &policy.rate_out)] {
-            if let Some(RateStatus { bits_per_second, burst, dropped }) = rate {
-                line!(
-                    out,
-                    "    {key} {bits_per_second} bit/s, {burst} bytes at once: {dropped} packets beyond it"
-                );
-            }
+            rate_line(&mut out, key, rate.as_ref());
         }
     }
     if policies.is_empty() {
         line!(out, "no policies");
     }
     out
+}
+
+fn rate_line(out: &mut String, key: &str, rate: Option<&RateStatus>) {
+    if let Some(RateStatus { bits_per_second, burst, dropped }) = rate {
+        line!(out, "    {key} {bits_per_second} bit/s, {burst} bytes at once: {dropped} packets beyond it");
+    }
 }
 
 fn child_sa(out: &mut String, child: &ChildSa) {
@@ -327,6 +343,7 @@ mod tests {
         IkeSa {
             id: number,
             connection: Some(format!("branch-{number}")),
+            interface: None,
             state: "ESTABLISHED".to_owned(),
             initiator: true,
             initiator_spi: "0".repeat(16),

@@ -169,6 +169,7 @@ fn line(packet: &TracedPacket) -> String {
     }
     parts.push(match (packet.verdict.as_str(), &packet.sent_on, &packet.reason) {
         ("sent", Some(interface), _) => format!("sent on {interface}"),
+        ("to_host", Some(device), _) => format!("given to the host by {device}"),
         ("to_host", ..) => "given to the host".to_owned(),
         ("awaits_neighbour", ..) => "waits for its next hop to answer".to_owned(),
         ("awaits_sa", ..) => "waits for the SA that it has asked for".to_owned(),

@@ -15,12 +15,14 @@ use portcullis_ike::config::{
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
-use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
+use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TenantId, TrafficSelector};
 
 use super::credentials::Store;
+use super::devices::Devices;
+use super::gateway::GatewayConfig;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, null, options, pools, rates, shunt, updown};
+use super::{devices, eap, lifetime, null, options, pools, rates, shunt, updown};
 use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -76,6 +78,8 @@ pub(super) struct Connections {
     pub(super) hooks: HookConfigs,
     /// The rates of children that have some, by `CONNECTION/CHILD`.
     pub(super) rates: BTreeMap<String, RateLimits>,
+    /// Their TUN devices, and those of `[devices]`.
+    pub(super) devices: Devices,
 }
 
 /// `secrets`: all of them, or `None` if one could not be read, so that nothing follows from its absence.
@@ -84,23 +88,34 @@ pub(super) fn from_root(
     secrets: Option<&Secrets>,
     store: &Store<'_>,
     pools: &[PoolConfig],
+    gateway: Option<&GatewayConfig>,
 ) -> Connections {
-    let mut connections = Connections::default();
+    let devices = Devices::from_root(root, gateway);
+    let mut connections = Connections { devices, ..Connections::default() };
     let has_radius = root.has("radius");
     for (name, section) in root.named_sections("connections") {
-        let negotiated = connection(name, &section, secrets, store, pools, has_radius, &mut connections);
+        let tenant = connections.devices.of_connection(&section, gateway);
+        let known = Known { secrets, store, pools, has_radius, tenant };
+        let negotiated = connection(name, &section, known, &mut connections);
         connections.negotiated.extend(negotiated);
     }
     connections
 }
 
+/// What is known of a connection, and of what it may name, beforehand.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    secrets: Option<&'a Secrets>,
+    store: &'a Store<'a>,
+    pools: &'a [PoolConfig],
+    has_radius: bool,
+    tenant: TenantId,
+}
+
 fn connection(
     name: String,
     section: &Section<'_>,
-    secrets: Option<&Secrets>,
-    store: &Store<'_>,
-    pools: &[PoolConfig],
-    has_radius: bool,
+    Known { secrets, store, pools, has_radius, tenant }: Known<'_>,
     connections: &mut Connections,
 ) -> Option<ConnectionConfig> {
     check_version(section);
@@ -115,7 +130,8 @@ fn connection(
         let Some(action) = *action else { continue };
         let (local, remote) =
             (local_addrs.as_deref().unwrap_or_default(), remote_addrs.as_deref().unwrap_or_default());
-        connections.shunts.extend(shunt::policy(format!("{name}/{child}"), action, section, local, remote));
+        let (name, addrs) = (format!("{name}/{child}"), (local, remote));
+        connections.shunts.extend(shunt::policy(name, tenant, action, section, addrs));
     }
     // Only policies, which no peer has a part in: nobody has to prove anything.
     if children.is_empty() && !shunted.is_empty() && !section.has("local") && !section.has("remote") {
@@ -173,6 +189,7 @@ fn connection(
     section.finish(LATER_CONNECTION);
     let mut connection = ConnectionConfig {
         name,
+        tenant,
         local_addrs: local_addrs?,
         remote_addrs: remote_addrs?,
         proposals: proposals?,
@@ -196,6 +213,7 @@ fn connection(
         children: children?,
     };
     pools::check(section, &connection, &named_pools, pools);
+    devices::check(section, &connection);
     check_rounds(section, &connection);
     check_peer_address(section, &connection);
     check_peer_identity(section, &connection);
@@ -550,7 +568,7 @@ fn children(
     }
     let count = sections.len();
     let read = |(_, name, section): (_, String, Section<'_>)| {
-        let limits = rates::of_child(&section);
+        let limits = rates::of_section(&section);
         if limits != RateLimits::default() {
             rates.insert(format!("{connection}/{name}"), limits);
         }

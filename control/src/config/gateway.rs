@@ -99,8 +99,9 @@ const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 const DEFAULT_WATCHDOG: Duration = Duration::from_secs(10);
 
 impl GatewayConfig {
-    pub(super) fn from_section(section: Section<'_>, base: &Path) -> Option<Self> {
-        let interfaces = interfaces(&section);
+    /// `routed`: whether connections have devices of their own, so that nothing need be inside.
+    pub(super) fn from_section(section: Section<'_>, base: &Path, routed: bool) -> Option<Self> {
+        let interfaces = interfaces(&section, routed);
         let workers = workers(&section);
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
         let frame_size = frame_size(&section);
@@ -239,7 +240,7 @@ fn frame_size(section: &Section<'_>) -> u32 {
     size.value as u32
 }
 
-fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
+fn interfaces(gateway: &Section<'_>, routed: bool) -> Option<Vec<InterfaceConfig>> {
     const EXPECTED: &str = "`[[gateway.interfaces]]` tables with `name` and `role`";
     let sections = gateway.sections("interfaces");
     if sections.is_empty() {
@@ -277,7 +278,8 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
     }
     if complete {
         let served = |is: fn(Role) -> bool| interfaces.iter().any(|interface| is(interface.role));
-        for (served, name) in [(served(Role::is_outside), "outside"), (served(Role::is_inside), "inside")] {
+        let inside = served(Role::is_inside) || routed;
+        for (served, name) in [(served(Role::is_outside), "outside"), (inside, "inside")] {
             if !served {
                 let message = format!(
                     "no interface has role \"{name}\" (expected one of each role at least, or one of role \"both\")"
@@ -289,18 +291,23 @@ fn interfaces(gateway: &Section<'_>) -> Option<Vec<InterfaceConfig>> {
     complete.then_some(interfaces)
 }
 
-/// The kernel's rules for interface names: 1 to 15 octets, no slash, no white space.
+/// By the kernel's rules: 1 to 15 octets, no slash, no white space.
 fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned<&str>) -> Option<String> {
-    let valid = (1..=15).contains(&name.value.len())
-        && name.value != "."
-        && name.value != ".."
-        && !name.value.contains(|c: char| c == '/' || c.is_whitespace());
+    let valid = is_interface_name(name.value);
     if !valid {
         let message =
             format!("`{}` cannot be an interface's name (expected 1 to 15 characters, no `/`)", name.value);
         section.error(name.span, key, message);
     }
     valid.then(|| name.value.to_owned())
+}
+
+/// As the kernel sees it.
+pub(super) fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
 }
 
 /// The fewest octets of an IP packet that IKE messages are cut to.

@@ -80,6 +80,9 @@ fn policies(connections: &Connections<'_>, config: &Config) {
 
 /// What is to be said of two policies, the first of which is not asked later than the second.
 fn conflict(winner: &Policy, loser: &Policy) -> Option<String> {
+    if winner.tenant != loser.tenant {
+        return None;
+    }
     let (first, then) = (winner.precedence(), loser.precedence());
     let (from, to) = overlap(winner, loser)?;
     let name = &winner.name;

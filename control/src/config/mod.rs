@@ -7,6 +7,7 @@
 mod audit;
 mod connection;
 mod credentials;
+mod devices;
 mod diagnostic;
 mod differences;
 mod eap;
@@ -38,6 +39,7 @@ use toml_edit::Document;
 use zeroize::Zeroizing;
 
 pub use credentials::Directories;
+pub use devices::Devices;
 pub use diagnostic::{Diagnostic, Severity};
 pub use differences::differences;
 pub use gateway::{DEFAULT_ADMIN_SOCKET, GatewayConfig, MetricsCompatibility, UpdownConfig};
@@ -67,6 +69,8 @@ pub struct Config {
     pub audit: Option<AuditConfig>,
     /// How much the tunnels of children may carry in time, by `CONNECTION/CHILD`; of those that have a limit.
     pub rates: BTreeMap<String, RateLimits>,
+    /// TUN devices of connections (`interface`, `[devices]`).
+    pub devices: Devices,
     /// `[pools]`.
     pub pools: Vec<PoolConfig>,
     /// Files that it names, certificates and keys.
@@ -131,8 +135,8 @@ impl Config {
         Self::load_as(path, Self::linted_from_root).map(|(config, warnings, _)| (config, warnings))
     }
 
-    /// As [`Config::load`], but of `[gateway]` alone, for the emergency exit: no mistake in a connection and no missing
-    /// certificate stands in its way. There are no connections in what comes out.
+    /// As [`Config::load`], but of `[gateway]` and the names of devices alone, for the emergency exit: no mistake in a
+    /// connection and no missing certificate stands in its way. There are no connections in what comes out.
     pub fn load_gateway(path: &Path) -> Result<(Self, Vec<Diagnostic>), ConfigError> {
         Self::load_as(path, Self::gateway_from_root).map(|(config, warnings, _)| (config, warnings))
     }
@@ -197,14 +201,14 @@ impl Config {
         let pools = pools::from_root(root);
         // Also where no connection asks for them: what is wrong with them is said.
         store.status_sources();
-        let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts, hooks, rates } = connections;
+        let connections = connection::from_root(root, secrets.as_ref(), &store, &pools, gateway.as_ref());
+        let connection::Connections { negotiated, shunts, hooks, rates, devices } = connections;
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
         root.finish(&["include"]);
         let files = store.into_named();
-        Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, hooks, files })
+        Some(Self { gateway: gateway?, engine, shunts, rates, devices, pools, radius, audit, hooks, files })
     }
 
     fn gateway_from_root(root: Section<'_>, base: &Path) -> Option<Self> {
@@ -217,6 +221,7 @@ impl Config {
             engine,
             shunts,
             rates,
+            devices: Devices::named(&root),
             pools,
             radius: None,
             audit: None,
@@ -237,7 +242,7 @@ impl Config {
         let policies = children.filter_map(|(connection, child)| {
             let policy = Policy {
                 name: format!("{}/{}", connection.name, child.name),
-                tenant: TenantId::default(),
+                tenant: connection.tenant,
                 local_ts: self.known_local(connection, child)?,
                 remote_ts: self.known_remote(connection, child)?,
                 origin: PolicyOrigin::Configured { acquire: asks(child) },
@@ -285,6 +290,18 @@ impl Config {
         connection::filled(&child.remote_ts, &inner)
     }
 
+    /// The same, with the tenants that a running daemon has given to devices: it cannot have others than it began with.
+    ///
+    /// # Errors
+    /// Devices that it does not have.
+    pub(crate) fn with_devices_of(mut self, running: &Self) -> Result<Self, Vec<String>> {
+        let (devices, numbers) = self.devices.renumbered(&running.devices)?;
+        let renumber = |tenant: &mut TenantId| *tenant = numbers.get(tenant).copied().unwrap_or_default();
+        self.engine.connections.iter_mut().for_each(|connection| renumber(&mut connection.tenant));
+        self.shunts.iter_mut().for_each(|policy| renumber(&mut policy.tenant));
+        Ok(Self { devices, ..self })
+    }
+
     /// The connection of that name.
     pub fn connection(&self, name: &str) -> Option<&ConnectionConfig> {
         self.engine.connections.iter().find(|connection| connection.name == name)
@@ -298,7 +315,10 @@ fn asks(child: &ChildConfig) -> bool {
 
 fn gateway(root: &Section<'_>, base: &Path) -> Option<GatewayConfig> {
     match root.section("gateway") {
-        Some(section) => GatewayConfig::from_section(section, base),
+        Some(section) => {
+            let routed = !root.texts_below("connections", "interface").is_empty();
+            GatewayConfig::from_section(section, base, routed)
+        }
         None => {
             root.missing("gateway", "a table `[gateway]` with `interfaces`");
             None

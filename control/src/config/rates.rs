@@ -1,4 +1,4 @@
-//! `rate_in`, `rate_out` and their bursts: how much a tunnel of a child may carry in time. IKE knows nothing of it.
+//! `rate_in`, `rate_out` and their bursts: how much a tunnel of a child, or all of a device, may carry in time. IKE knows nothing of it.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::str::FromStr;
@@ -18,8 +18,8 @@ const LEAST_DEFAULT: u32 = 16_384;
 const RATE: &str =
     "bits per second from 8000 to 1T, as a number or with k, M, G or T for powers of 1000, e.g. \"100M\"";
 
-/// Of a child with SAs.
-pub(super) fn of_child(section: &Section<'_>) -> RateLimits {
+/// Of a child with SAs, or of a device.
+pub(super) fn of_section(section: &Section<'_>) -> RateLimits {
     RateLimits {
         inbound: direction(section, "rate_in", "burst_in"),
         outbound: direction(section, "rate_out", "burst_out"),

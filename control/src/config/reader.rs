@@ -176,6 +176,19 @@ impl<'a> Section<'a> {
         self.table.get(key)?.as_str()
     }
 
+    /// The texts of that key in the tables of `tables`, without a word about anything else.
+    pub(super) fn texts_below(&self, tables: &str, key: &str) -> Vec<&'a str> {
+        let tables = self.table.get(tables).and_then(Item::as_table_like).into_iter();
+        let tables = tables.flat_map(TableLike::iter).filter_map(|(_, item)| item.as_table_like());
+        tables.filter_map(|table| table.get(key)?.as_str()).collect()
+    }
+
+    /// The names of the tables of `tables`, likewise.
+    pub(super) fn names_below(&self, tables: &str) -> Vec<String> {
+        let tables = self.table.get(tables).and_then(Item::as_table_like).into_iter();
+        tables.flat_map(TableLike::iter).map(|(name, _)| name.to_owned()).collect()
+    }
+
     pub(super) fn string(&self, key: &'static str, expected: &str) -> Option<Spanned<&'a str>> {
         self.takes(key, 1, "text", || expected.to_owned());
         let (value, span) = self.value(key, expected)?;

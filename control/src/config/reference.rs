@@ -72,6 +72,7 @@ remote = { auth = "psk", id = "b.example" }
 mode = "pass"
 local_ts = "10.1.0.0/16"
 remote_ts = "10.2.0.0/16"
+[devices.NAME]
 [pools.NAME]
 addrs = "10.3.0.0/16"
 [secrets.ike-NAME]

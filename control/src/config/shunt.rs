@@ -39,11 +39,16 @@ pub(super) fn action(section: &Section<'_>) -> Option<PolicyAction> {
 /// The policy of such a child. The selectors must be known without a peer.
 pub(super) fn policy(
     name: String,
+    tenant: TenantId,
     action: PolicyAction,
     section: &Section<'_>,
-    local_addrs: &[AddressMatch],
-    remote_addrs: &[AddressMatch],
+    (local_addrs, remote_addrs): (&[AddressMatch], &[AddressMatch]),
 ) -> Option<Policy> {
+    if tenant.is_routed() && action == PolicyAction::Bypass {
+        let message = "is \"pass\", but the connection has an `interface`: what is not to go into its tunnels, routes have \
+                       to lead elsewhere (expected \"tunnel\" or \"drop\")";
+        section.error(section.span(), "mode", message);
+    }
     let _ = section.string("mode", "\"pass\" or \"drop\"");
     let local_ts = side(section, "local_ts", local_addrs);
     let remote_ts = side(section, "remote_ts", remote_addrs);
@@ -64,7 +69,7 @@ pub(super) fn policy(
     section.finish(super::connection::LATER_CHILD);
     Some(Policy {
         name,
-        tenant: TenantId::default(),
+        tenant,
         local_ts: local_ts?,
         remote_ts: remote_ts?,
         origin: PolicyOrigin::Configured { acquire: false },

@@ -1,4 +1,5 @@
 mod credentials;
+mod devices;
 mod eap;
 mod events;
 mod fuzz;

@@ -25,7 +25,8 @@ pub(super) fn start(config: &Config) -> anyhow::Result<(Dataplane, Vec<(PolicyId
     let policies: Vec<Policy> = config.policies().into_iter().map(|(_, policy)| policy).collect();
     let wanted = DataplaneConfig { policies: policies.clone(), ..translate(config) };
     let (dataplane, ids) = Dataplane::start(wanted).context("cannot start the data plane")?;
-    dataplane.set_rates(config.rates.clone()).context("cannot limit rates")?;
+    let of_devices = config.devices.rates().clone();
+    dataplane.set_rates(config.rates.clone(), of_devices).context("cannot limit rates")?;
     Ok((dataplane, ids.into_iter().zip(policies).collect()))
 }
 
@@ -43,6 +44,7 @@ fn translate(config: &Config) -> DataplaneConfig {
             + POLICIES_ADDED_LATER
             + gateway.max_sas * NEGOTIATED_POLICIES_PER_SA,
         tun: gateway.tun.clone(),
+        devices: config.devices.names().to_vec(),
         pin_dir: gateway.pin_dir.clone(),
         engine: gateway.aead_engine,
         ike_port: config.engine.port,

@@ -31,6 +31,7 @@ use anyhow::Context;
 use portcullis_gateway::dataplane::Dataplane;
 use portcullis_ike::config::Secret;
 use portcullis_ike::engine::{Command, Failure};
+use portcullis_ipsec::{Flow, TenantId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,7 +55,7 @@ use crate::events::Listeners;
 use crate::events::audit::Audit;
 use crate::events::hub::Hub;
 use crate::events::routes::Routes;
-use crate::explain::flow::FlowReport;
+use crate::explain::flow::{FlowQuestion, FlowReport};
 use crate::hooks::{Hooks, Runner};
 use crate::metrics::Measured;
 use crate::radius::Radius;
@@ -134,7 +135,8 @@ async fn serve(
     let audit = audit.transpose()?.map(Arc::new);
     let hooks = runner.map(|runner| {
         let (configured, gateway) = (config.hooks.clone(), &config.gateway);
-        Hooks::start(runner, configured, gateway.updown.timeout, gateway.tun.clone())
+        let devices = (gateway.tun.clone(), config.devices.clone());
+        Hooks::start(runner, configured, gateway.updown.timeout, devices)
     });
     let hooks = hooks.transpose().context("cannot talk to the process that runs updown hooks")?.map(Arc::new);
     let routes = config.gateway.export_routes.as_ref().map(|export| {
@@ -362,8 +364,22 @@ impl Daemon {
     }
 
     /// For `portcullis explain flow`.
-    pub(crate) fn explain(&self, flow: portcullis_ipsec::Flow) -> FlowReport {
-        crate::explain::flow::report(&self.dataplane.walk(&flow), &flow, &self.config())
+    ///
+    /// # Errors
+    /// There is no such device.
+    pub(crate) fn explain(&self, question: &FlowQuestion) -> Result<FlowReport, Refusal> {
+        let (config, flow) = (self.config(), Flow::from(question));
+        let device = question.interface.as_deref();
+        let tenant = device.map_or(Ok(TenantId::default()), |name| {
+            let known = config.devices.names().iter().map(String::as_str).collect();
+            let unknown = || {
+                let there = alternatives(name, known);
+                Refusal::UnknownTarget(format!("no connection has `{name}` as its interface ({there})"))
+            };
+            config.devices.find(name).ok_or_else(unknown)
+        })?;
+        let walk = self.dataplane.walk(tenant, &flow);
+        Ok(crate::explain::flow::report(&walk, &flow, &config, device))
     }
 
     /// For `portcullis status`.
@@ -379,7 +395,7 @@ impl Daemon {
     /// For `portcullis sas`.
     pub async fn sas(&self) -> Result<Vec<IkeSa>, Stopping> {
         let installer = self.dataplane.installer();
-        Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref()))
+        Ok(report::sas(&self.ike.snapshot().await?, installer.as_ref(), &self.config().devices))
     }
 
     /// For `portcullis pools`.
@@ -389,7 +405,7 @@ impl Daemon {
 
     /// Every policy, with what it has done.
     pub fn policies(&self) -> Vec<PolicyStatus> {
-        report::policies(&self.dataplane.policies())
+        report::policies(&self.dataplane.policies(), &self.config().devices)
     }
 
     /// For `portcullis drops`.
@@ -400,11 +416,11 @@ impl Daemon {
     /// For `/metrics`.
     pub(crate) async fn measure(&self) -> Result<Measured, Stopping> {
         let (snapshot, installer) = (self.ike.snapshot().await?, self.dataplane.installer());
-        let stats = self.dataplane.stats();
+        let (config, stats) = (self.config(), self.dataplane.stats());
         Ok(Measured {
-            config: self.config(),
             started: self.started,
-            sas: report::sas(&snapshot, installer.as_ref()),
+            sas: report::sas(&snapshot, installer.as_ref(), &config.devices),
+            config,
             pools: self.leases.usage(),
             carried: self.traffic.totals(installer.as_ref()),
             policies: self.dataplane.policy_totals(),

@@ -147,6 +147,16 @@ impl Daemon {
         })?;
         let running = self.config();
         let settings = differences(&in_force.text, &text);
+        let config = config.with_devices_of(&running).map_err(|new| {
+            let there = match running.devices.names() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
+            };
+            ReloadError::NeedsRestart(format!(
+                "new devices of connections (`interface`, `[devices]`): {} (there are: {there})",
+                new.join(", ")
+            ))
+        })?;
         check_restart(&running, &config, &settings)?;
         if self.listeners.hooks.is_none() && !config.hooks.is_empty() {
             let what =
@@ -162,6 +172,7 @@ impl Daemon {
         report.effects.extend(shunts(&running.shunts, &config.shunts));
         report.effects.extend(hooks(&running.hooks, &config.hooks));
         report.effects.extend(rates(&running.rates, &config.rates));
+        report.effects.extend(device_rates(&running, &config));
         report.effects.extend(self.leases.changes(&config.pools).iter().map(ToString::to_string));
         if running.radius != config.radius {
             report
@@ -203,7 +214,7 @@ impl Daemon {
         }
         in_force.policies.extend(added);
         // Tunnels that come up from here on have the new rates as well.
-        if let Err(error) = self.dataplane.set_rates(config.rates.clone()) {
+        if let Err(error) = self.dataplane.set_rates(config.rates.clone(), config.devices.rates().clone()) {
             tracing::error!(%error, "rates of tunnels stay as they were");
         }
         if running.radius != config.radius {
@@ -259,6 +270,15 @@ fn rates(old: &BTreeMap<String, RateLimits>, new: &BTreeMap<String, RateLimits>)
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
     let changed = names.into_iter().filter(|name| old.get(*name) != new.get(*name));
     changed.map(|name| format!("{name}: another rate; its SAs stay")).collect()
+}
+
+/// Which devices have other rates, a line each.
+fn device_rates(running: &Config, new: &Config) -> Vec<String> {
+    let (old, new) = (&running.devices, &new.devices);
+    let tenants: BTreeSet<_> = old.rates().keys().chain(new.rates().keys()).copied().collect();
+    let changed = tenants.into_iter().filter(|tenant| old.rates().get(tenant) != new.rates().get(tenant));
+    let named = changed.filter_map(|tenant| new.name_of(tenant));
+    named.map(|name| format!("device {name}: another rate; all SAs stay")).collect()
 }
 
 /// Installs all, or none.

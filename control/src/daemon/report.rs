@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use portcullis_gateway::dataplane::{DataplaneStats, InterfaceStats, PolicyInfo, Role, WorkerStats};
+use portcullis_gateway::dataplane::{
+    DataplaneStats, DeviceStats, InterfaceStats, PolicyInfo, Role, WorkerStats,
+};
 use portcullis_gateway::io::QueueCounts;
 use portcullis_ike::config::{ConnectionConfig, StartAction};
 use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
@@ -15,9 +17,10 @@ use portcullis_ipsec::{
 use super::ike::Snapshot;
 use super::verdicts::Entry;
 use crate::api::types::{
-    ChildSa, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance, PolicyStatus, PoolStatus,
-    QueueTraffic, RateStatus, Status, VerdictReport, WorkerStatus,
+    ChildSa, DeviceStatus, Drops, FrameUsage, IkeSa, InterfaceStatus, LeaseReport, PacketBalance,
+    PolicyStatus, PoolStatus, QueueTraffic, RateStatus, Status, VerdictReport, WorkerStatus,
 };
+use crate::config::Devices;
 use crate::sandbox::Sandbox;
 
 /// For `portcullis status`.
@@ -44,6 +47,7 @@ pub(super) fn status(
         frames: frames(stats),
         sandbox: sandbox.to_string(),
         interfaces: stats.interfaces.iter().map(interface).collect(),
+        devices: stats.devices.iter().map(device).collect(),
         ike_sas: snapshot.established(),
         half_open_ike_sas: snapshot.half_open,
         child_sas: snapshot.child_sas(),
@@ -109,11 +113,11 @@ pub(super) fn verdict(entry: &Entry) -> VerdictReport {
 }
 
 /// For `portcullis sas`.
-pub(crate) fn sas(snapshot: &Snapshot, installer: &dyn SaInstaller) -> Vec<IkeSa> {
-    snapshot.ike_sas.iter().map(|ike| ike_sa(ike, installer)).collect()
+pub(crate) fn sas(snapshot: &Snapshot, installer: &dyn SaInstaller, devices: &Devices) -> Vec<IkeSa> {
+    snapshot.ike_sas.iter().map(|ike| ike_sa(ike, installer, devices)).collect()
 }
 
-fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
+fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller, devices: &Devices) -> IkeSa {
     let state = match ike.state {
         IkeState::Connecting => "CONNECTING",
         IkeState::Established => "ESTABLISHED",
@@ -122,6 +126,7 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller) -> IkeSa {
     IkeSa {
         id: ike.id.0,
         connection: ike.connection.clone(),
+        interface: devices.name_of(ike.tenant).map(str::to_owned),
         state: state.to_owned(),
         initiator: ike.initiator,
         initiator_spi: data_encoding::HEXLOWER.encode(&ike.initiator_spi),
@@ -216,16 +221,25 @@ pub(super) fn pools(usage: &[PoolUsage], leases: &[LeaseStatus]) -> Vec<PoolStat
     pools
 }
 
+fn rate(limit: Option<RateLimit>, dropped: u64) -> Option<RateStatus> {
+    let RateLimit { bits_per_second, burst } = limit?;
+    Some(RateStatus { bits_per_second: bits_per_second.get(), burst: burst.get(), dropped })
+}
+
+fn device(device: &DeviceStats) -> DeviceStatus {
+    DeviceStatus {
+        name: device.name.clone(),
+        works: device.works,
+        to_kernel: device.to_kernel,
+        from_kernel: device.from_kernel,
+        rate_in: rate(device.rates.inbound, device.limited_in),
+        rate_out: rate(device.rates.outbound, device.limited_out),
+    }
+}
+
 /// For `portcullis policies`, by name.
-pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
+pub(super) fn policies(policies: &[PolicyInfo], devices: &Devices) -> Vec<PolicyStatus> {
     let list = |ts: &[TrafficSelector]| ts.iter().map(ToString::to_string).collect();
-    let rate = |limit: Option<RateLimit>, dropped| {
-        limit.map(|RateLimit { bits_per_second, burst }| RateStatus {
-            bits_per_second: bits_per_second.get(),
-            burst: burst.get(),
-            dropped,
-        })
-    };
     let status = |PolicyInfo { entry, counters, rates }: &PolicyInfo| {
         let policy = entry.policy();
         let origin = match policy.origin {
@@ -244,6 +258,7 @@ pub(super) fn policies(policies: &[PolicyInfo]) -> Vec<PolicyStatus> {
             priority: policy.precedence(),
             local_ts: list(&policy.local_ts),
             remote_ts: list(&policy.remote_ts),
+            interface: devices.name_of(policy.tenant).map(str::to_owned),
             has_sa: entry.outbound().is_some(),
             packets_in: counters.packets_in,
             bytes_in: counters.bytes_in,

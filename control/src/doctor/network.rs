@@ -11,6 +11,7 @@ use crate::config::Config;
 pub(super) fn check(host: &Host, config: Option<&Config>, found: &mut Findings) {
     forwarding(host, config, found);
     reverse_path(host, config, found);
+    devices(host, config, found);
     ports(host, config, found);
 }
 
@@ -54,6 +55,7 @@ fn reverse_path(host: &Host, config: Option<&Config>, found: &mut Findings) {
     let mut names = vec![config.map_or("portcullis0", |config| config.gateway.tun.as_str())];
     if let Some(config) = config {
         names.extend(config.gateway.interfaces.iter().map(|interface| interface.name.as_str()));
+        names.extend(config.devices.names().iter().map(String::as_str));
     }
     let mut clean = true;
     for name in names {
@@ -72,6 +74,30 @@ fn reverse_path(host: &Host, config: Option<&Config>, found: &mut Findings) {
     }
     if clean {
         found.ok("rp_filter", "", "reverse-path filtering is loose or off");
+    }
+}
+
+/// Whether routes into the devices of connections stay in force while nobody reads these, and nobody else has their names.
+fn devices(host: &Host, config: Option<&Config>, found: &mut Findings) {
+    for name in config.into_iter().flat_map(|config| config.devices.names()) {
+        let variable =
+            |scope: &str, family: &str| format!("net.{family}.conf.{scope}.ignore_routes_with_linkdown");
+        let forgets = |family: &&&str| {
+            [name.as_str(), "all"].iter().any(|scope| host.sysctl(&variable(scope, family)) == Some(1))
+        };
+        let driver = host.kernel().link(name).and_then(|_| host.kernel().ethtool(name).driver);
+        if driver.is_some_and(|driver| driver != "tun") {
+            let (seen, expected) = ("an interface of another kind", "no such interface, or a TUN device");
+            let fix = format!("ip link delete {name}   # or another `interface` in the configuration");
+            found.add("devices", Severity::Error, name, seen, expected, fix);
+        } else if let Some(family) = ["ipv4", "ipv6"].iter().find(forgets) {
+            let seen = "routes into it are ignored while the daemon does not read it";
+            let expected = "that they stay in force: with wider routes beside them, what is meant for tunnels leaves in clear";
+            let fix = format!("sysctl -w {}=0 {}=0", variable("all", family), variable(name, family));
+            found.add("devices", Severity::Warning, name, seen, expected, fix);
+        } else {
+            found.ok("devices", name, "a name for a TUN device");
+        }
     }
 }
 

@@ -389,6 +389,24 @@ fn ipv6_forwarding_matters_where_the_configuration_speaks_ipv6() {
 }
 
 #[test]
+fn a_device_of_connections_wants_its_name_and_its_routes_to_itself() {
+    let mut machine = Machine::new();
+    machine.config = CONFIG.replace("[connections.site]", "[connections.site]\ninterface = \"red\"");
+    assert!(machine.examine().findings.iter().any(|finding| finding.check == "devices"));
+    let all = "proc/sys/net/ipv4/conf/all/ignore_routes_with_linkdown";
+    machine.write(all, "1");
+    machine.complains("devices", Severity::Warning, "net.ipv4.conf.red.ignore_routes_with_linkdown=0");
+    machine.write(all, "0");
+    let link = machine.kernel.links["inside0"];
+    machine.kernel.links.insert("red".to_owned(), link);
+    let driver = |name: &str| Ethtool { driver: Some(name.to_owned()), ..Ethtool::default() };
+    machine.kernel.ethtool.insert("red".to_owned(), driver("tun"));
+    assert_eq!(machine.examine().count(Severity::Error), 0);
+    machine.kernel.ethtool.insert("red".to_owned(), driver("dummy"));
+    machine.complains("devices", Severity::Error, "ip link delete red");
+}
+
+#[test]
 fn a_service_that_may_not_read_its_configuration_or_keys_is_an_error() {
     use std::os::unix::fs::PermissionsExt as _;
     let machine = Machine::new();

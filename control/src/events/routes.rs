@@ -115,6 +115,10 @@ impl Routes {
     }
 
     fn nets(&self, session: &Session, child: &Child) -> BTreeSet<IpNet> {
+        if session.ike.tenant.is_routed() {
+            // What leads into a device of its own, others say; and two tenants may lead to the same.
+            return BTreeSet::new();
+        }
         match self.what {
             Export::Addresses => session.ike.remote_vips.iter().map(|addr| IpNet::from(*addr)).collect(),
             Export::RemoteTs => child.status.remote_ts.iter().flat_map(|ts| ts.addrs.prefixes()).collect(),

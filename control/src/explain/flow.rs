@@ -12,7 +12,7 @@ use super::{Page, Style};
 use crate::config::Config;
 
 /// Body of `POST /v1/explain/flow`: a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowQuestion {
     /// Source address.
     pub src: IpAddr,
@@ -24,11 +24,14 @@ pub struct FlowQuestion {
     pub src_port: Option<u16>,
     /// Destination port, likewise.
     pub dst_port: Option<u16>,
+    /// The device of connections that routes lead it into; `null`: none.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
-impl From<FlowQuestion> for Flow {
-    fn from(question: FlowQuestion) -> Self {
-        let FlowQuestion { src, dst, protocol, src_port, dst_port } = question;
+impl From<&FlowQuestion> for Flow {
+    fn from(question: &FlowQuestion) -> Self {
+        let FlowQuestion { src, dst, protocol, src_port, dst_port, .. } = *question;
         Self { src, dst, protocol, src_port, dst_port }
     }
 }
@@ -83,10 +86,13 @@ fn named(flow: &Flow) -> String {
     format!("{} > {}, {name}", end(src, flow.src_port), end(dst, flow.dst_port))
 }
 
-/// Tells the walk in words.
-pub fn report(walk: &Walk, flow: &Flow, config: &Config) -> FlowReport {
+/// Tells the walk in words; of a packet that routes lead into a device, with its name.
+pub fn report(walk: &Walk, flow: &Flow, config: &Config, device: Option<&str>) -> FlowReport {
     let mut told = Told { steps: Vec::new(), fix: Vec::new() };
-    let (verdict, reason) = told.walk(walk, flow, config);
+    let (verdict, reason) = match device {
+        Some(device) => told.routed(walk, flow, config, device),
+        None => told.walk(walk, flow, config),
+    };
     FlowReport {
         flow: named(flow),
         steps: told.steps,
@@ -140,7 +146,14 @@ impl Told {
         if let Some(end) = self.arrival(walk, flow, config) {
             return end;
         }
-        let Some(policy) = &walk.policy else { return self.no_policy(walk, flow) };
+        match &walk.policy {
+            Some(policy) => self.decided(walk, policy, flow, config),
+            None => self.no_policy(walk, flow),
+        }
+    }
+
+    /// What the policy that covers it does.
+    fn decided(&mut self, walk: &Walk, policy: &Policy, flow: &Flow, config: &Config) -> End {
         let name = &policy.name;
         match policy.action {
             PolicyAction::Discard => {
@@ -170,7 +183,9 @@ impl Told {
                     PolicyOrigin::Negotiated => "as negotiated",
                     PolicyOrigin::Configured { .. } => "as configured",
                 };
-                self.firewall(config, "from an inside interface into");
+                if !policy.tenant.is_routed() {
+                    self.firewall(config, "from an inside interface into");
+                }
                 self.step("policy", true, format!("{name} protects it, {origin} ({})", selectors(policy)));
                 match &walk.sa {
                     Some(sa) => self.through(sa, policy, walk.rate_out, config),
@@ -178,6 +193,33 @@ impl Told {
                 }
             }
         }
+    }
+
+    /// Of a packet that routes lead into a device, or that comes out of it.
+    fn routed(&mut self, walk: &Walk, flow: &Flow, config: &Config, device: &str) -> End {
+        let Some(policy) = &walk.policy else {
+            if let Some(back) = walk.back.as_ref().filter(|back| back.action == PolicyAction::Protect) {
+                let name = &back.name;
+                let text =
+                    format!("{} is on the far side of {name}: it comes out of that tunnel, sealed", flow.src);
+                self.step("arrival", true, text);
+                self.rate("rate_in", name, walk.rate_in);
+                let text = format!(
+                    "the host gets it by {device}, and its routes and firewall take it on from there"
+                );
+                self.step("firewall", true, text);
+                return ("opened", None);
+            }
+            let text = format!(
+                "the host's routes lead it into {device}, but no policy of connections with that interface covers it"
+            );
+            self.step("policy", false, text);
+            self.near(walk);
+            return ("dropped", Some("no_policy"));
+        };
+        let text = format!("the host's routes lead it into {device}, if `ip route get {}` says so", flow.dst);
+        self.step("arrival", true, text);
+        self.decided(walk, policy, flow, config)
     }
 
     /// Whether it gets to policy at all.
@@ -216,10 +258,20 @@ impl Told {
                 true,
                 format!("no policy that protects has {src} among local_ts and {dst} among remote_ts: it is left to the kernel"),
             );
+            self.devices(config);
             self.near(walk);
             return Some(("in_clear", None));
         }
         None
+    }
+
+    /// What is left to the kernel may be led into a device.
+    fn devices(&mut self, config: &Config) {
+        if let names @ [first, ..] = config.devices.names() {
+            let text =
+                format!("its routes may lead it into {}: asked with --interface {first}", names.join(" or "));
+            self.step("route", true, text);
+        }
     }
 
     fn outside(&mut self, walk: &Walk, flow: &Flow, interface: &str, config: &Config) -> Option<End> {

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Devices;
 use crate::events::Happening;
 
 /// Hooks that wait to be told to the runner.
@@ -110,8 +111,9 @@ pub(crate) struct Hooks {
     state: Mutex<State>,
     totals: Arc<HookTotals>,
     timeout: Duration,
-    /// The TUN device.
+    /// The TUN device, and those of connections.
     interface: String,
+    devices: Devices,
     runner: Mutex<Child>,
 }
 
@@ -133,7 +135,7 @@ impl Hooks {
         Runner(mut runner): Runner,
         configured: HookConfigs,
         timeout: Duration,
-        interface: String,
+        (interface, devices): (String, Devices),
     ) -> io::Result<Self> {
         let pipes = (runner.stdin.take(), runner.stdout.take());
         let (Some(stdin), Some(stdout)) = pipes else { return Err(io::ErrorKind::BrokenPipe.into()) };
@@ -146,7 +148,7 @@ impl Hooks {
         named("hook-ends").spawn(move || hear(stdout, &ends))?;
         let state = Mutex::new(State { configured, up: HashMap::new() });
         let (orders, runner) = (Mutex::new(Some(orders)), Mutex::new(runner));
-        Ok(Self { orders, state, totals, timeout, interface, runner })
+        Ok(Self { orders, state, totals, timeout, interface, devices, runner })
     }
 
     /// Another configuration is in force: for CHILD SAs that come up from now on.
@@ -168,8 +170,9 @@ impl Hooks {
                     environment,
                     timeout_ms: u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX),
                 };
+                let interface = self.devices.name_of(session.ike.tenant).unwrap_or(&self.interface);
                 let orders: Vec<Order> =
-                    environment::of(session, &child.status, &self.interface).into_iter().map(order).collect();
+                    environment::of(session, &child.status, interface).into_iter().map(order).collect();
                 state.up.insert(child.id, orders.clone());
                 orders
             }

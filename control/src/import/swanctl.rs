@@ -52,6 +52,9 @@ const ESSENTIAL: &[&str] = &[
     "remote_port",
 ];
 
+/// Options that put a child's SAs under an XFRM interface.
+const IF_IDS: [&str; 2] = ["if_id_in", "if_id_out"];
+
 /// Options that hold lists.
 const LISTS: &[&str] =
     &["local_addrs", "remote_addrs", "local_ts", "remote_ts", "vips", "pools", "groups", "dns", "addrs"];
@@ -127,7 +130,22 @@ pub(super) fn draft(root: &Section, notes: &mut Vec<Note>) -> Draft {
 fn connection(draft: &mut Draft, section: &Section, notes: &mut Vec<Note>) {
     let path = ["connections", section.name.as_str()];
     let mut table = Table::new(&path, 2, section.place.clone());
-    options(&mut table, section, notes);
+    let device = device(section);
+    if let Some((name, if_id)) = &device {
+        table.carry("interface", if_id, Weight::Essential, vec![text(name)]);
+        notes.push(Note {
+            place: Some(if_id.place.clone()),
+            outcome: Outcome::ToDo,
+            subject: format!("connections.{}.interface = {name}", section.name),
+            reason: format!(
+                "Portcullis makes the device itself: remove the XFRM interface with if_id {} (`ip -d link show type xfrm`), and \
+                 give its routes, addresses and VRF to {name}, or its name to `interface`",
+                if_id.value
+            ),
+        });
+    }
+    let carried = if device.is_some() { IF_IDS } else { [""; 2] };
+    options(&mut table, section, &carried, notes);
     draft.tables.push(table);
     for (end, key) in [("local", "local"), ("remote", "remote")] {
         rounds(draft, section, end, key, notes);
@@ -136,7 +154,7 @@ fn connection(draft: &mut Draft, section: &Section, notes: &mut Vec<Note>) {
     for child in children {
         let path = ["connections", section.name.as_str(), "children", child.name.as_str()];
         let mut table = Table::new(&path, 4, child.place.clone());
-        options(&mut table, child, notes);
+        options(&mut table, child, &carried, notes);
         draft.tables.push(table);
     }
     for other in &section.sections {
@@ -151,9 +169,35 @@ fn connection(draft: &mut Draft, section: &Section, notes: &mut Vec<Note>) {
     }
 }
 
-/// What a connection, or a child, says.
-fn options(table: &mut Table, section: &Section, notes: &mut Vec<Note>) {
-    for setting in section.settings.iter().filter(|setting| !is_silent(setting)) {
+/// The device of a connection whose children all belong to one XFRM interface, both ways, and where that is said.
+fn device(section: &Section) -> Option<(String, Setting)> {
+    let children = section.section("children").map_or(&[][..], |children| &children.sections);
+    let number = |setting: &Setting| {
+        let text = setting.value.as_str();
+        let number = match text.strip_prefix("0x") {
+            Some(digits) => u32::from_str_radix(digits, 16),
+            None => text.parse(),
+        };
+        number.ok().filter(|number| *number != 0)
+    };
+    let mut found: Option<(u32, &Setting)> = None;
+    for child in children {
+        for key in IF_IDS {
+            let setting = child.get(key).or_else(|| section.get(key))?;
+            let number = number(setting)?;
+            if found.get_or_insert((number, setting)).0 != number {
+                return None;
+            }
+        }
+    }
+    let (number, setting) = found?;
+    Some((format!("ipsec{number}"), Setting { value: number.to_string(), ..setting.clone() }))
+}
+
+/// What a connection, or a child, says, but for keys that are carried over already.
+fn options(table: &mut Table, section: &Section, carried: &[&str], notes: &mut Vec<Note>) {
+    let wanted = |setting: &&Setting| !is_silent(setting) && !carried.contains(&setting.key.as_str());
+    for setting in section.settings.iter().filter(wanted) {
         let key = setting.key.as_str();
         let weight = if ESSENTIAL.contains(&key) { Weight::Essential } else { Weight::Optional };
         let forms = match key {

@@ -222,6 +222,36 @@ fn what_is_no_such_file_is_refused_with_its_line() {
 }
 
 #[test]
+fn an_xfrm_interface_becomes_a_device_where_all_of_a_connection_belongs_to_it() {
+    let connection = |ids: &str, child: &str| {
+        let text = SITE.replacen("version = 2", &format!("version = 2\n{ids}"), 1);
+        from_swanctl(&text.replacen("replay_window = 128", child, 1))
+    };
+    for imported in [
+        connection("if_id_in = 42\nif_id_out = 0x2a", ""),
+        connection("", "if_id_in = 42\nif_id_out = 42"),
+        connection("if_id_in = 7\nif_id_out = 42", "if_id_in = 42"),
+    ] {
+        let config = parsed(&imported);
+        assert_eq!(config.devices.names(), ["ipsec42"]);
+        assert!(config.engine.connections[0].tenant.is_routed());
+        let notes = notes(&imported, Outcome::ToDo);
+        assert!(notes.iter().any(|note| note.reason.contains("with if_id 42")), "{notes:?}");
+    }
+    for imported in [
+        connection("if_id_in = 42\nif_id_out = 43", ""),
+        connection("if_id_in = %unique\nif_id_out = %unique", ""),
+        connection("if_id_in = 42", ""),
+    ] {
+        assert!(imported.to_toml().contains("if_id_in"), "{}", imported.to_toml());
+        assert_eq!(parsed(&imported).devices.names(), [] as [&str; 0]);
+        assert!(
+            !notes(&imported, Outcome::LeftOut).is_empty() || !notes(&imported, Outcome::Dropped).is_empty()
+        );
+    }
+}
+
+#[test]
 fn second_rounds_of_ipsec_conf_come_along_and_eap_identities_go_where_eap_is() {
     let conf = "conn a\n\tauto=add\n\tleft=192.0.2.1\n\tright=%any\n\tleftsubnet=10.1.0.0/16\n\tleftauth=psk\n\tleftid=gw.example\n\
                 \trightsourceip=10.3.0.0/24\n\trightauth=psk\n\trightid=*.example\n\trightauth2=eap-mschapv2\n\teap_identity=%identity\n\

@@ -32,6 +32,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
     let ike = IkeSa {
         id: 1,
         connection: Some("site".to_owned()),
+        interface: None,
         state: "ESTABLISHED".to_owned(),
         initiator: true,
         initiator_spi: String::new(),
@@ -71,6 +72,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
             queues: 1,
             traffic: Vec::new(),
         }],
+        devices: Vec::new(),
         ike_sas: 1,
         half_open_ike_sas: 2,
         down: Vec::new(),

@@ -62,9 +62,29 @@ pub struct TunnelEndpoints {
     pub encapsulation: Encapsulation,
 }
 
-/// Distinguishes overlapping inner address spaces. There is one tenant, 0, until several are configured.
+/// Distinguishes overlapping inner address spaces. 0 is the host's own, whose traffic policies alone choose; every other one
+/// has a TUN device of its own, by which the kernel's routes choose what goes into its tunnels, and by which everything that
+/// comes out of them goes to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct TenantId(pub u32);
+
+impl TenantId {
+    /// Whether it has a device of its own.
+    #[inline]
+    pub fn is_routed(self) -> bool {
+        self.0 != 0
+    }
+
+    /// The tenant of the device of that number, among those of connections.
+    pub fn of_device(index: usize) -> Option<Self> {
+        u32::try_from(index).ok()?.checked_add(1).map(Self)
+    }
+
+    /// The number of its device, if it has one of its own.
+    pub fn device(self) -> Option<usize> {
+        self.0.checked_sub(1).map(|index| index as usize)
+    }
+}
 
 /// The SA that we receive on. Its SPI was chosen by us with [`crate::SaInstaller::allocate_spi`].
 #[derive(Debug, Clone)]

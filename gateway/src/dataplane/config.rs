@@ -70,6 +70,8 @@ pub struct DataplaneConfig {
     pub max_policies: usize,
     /// Name of the TUN device.
     pub tun: String,
+    /// Names of the TUN devices of tenants, in the order of [`TenantId::of_device`](portcullis_ipsec::TenantId::of_device).
+    pub devices: Vec<String>,
     /// Where programs and maps are pinned: a directory of a BPF file system, of this gateway's own.
     pub pin_dir: PathBuf,
     /// AEAD engine; `None`: the fastest.

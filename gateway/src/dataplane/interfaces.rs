@@ -164,7 +164,7 @@ pub(super) struct Interfaces {
     pub(super) mode: CopyMode,
     pub(super) guards: Arc<Guards>,
     pub(super) routes: Arc<ArcSwap<RouteTable>>,
-    pub(super) tun: Arc<Tun>,
+    pub(super) tuns: Vec<Arc<Tun>>,
     /// The first socket of the memory, while others are to be bound.
     pub(super) _anchor: Option<QueueSocket>,
     pub(super) board: Board,
@@ -216,7 +216,7 @@ impl Interfaces {
     /// Brings sockets into step with the interfaces; whether all of it succeeded.
     fn look(&mut self) -> bool {
         let routes = self.routes.load_full();
-        self.follow_tun_mtu(&routes);
+        self.follow_tun_mtus(&routes);
         let mut all_well = true;
         for (at, port) in routes.ports().iter().enumerate() {
             self.warn_about_mtu(at, port);
@@ -290,12 +290,14 @@ impl Interfaces {
         Ok(())
     }
 
-    /// The TUN device's packets have to fit an outside interface once they are sealed.
-    fn follow_tun_mtu(&mut self, routes: &RouteTable) {
+    /// The TUN devices' packets have to fit an outside interface once they are sealed.
+    fn follow_tun_mtus(&mut self, routes: &RouteTable) {
         let outside = routes.ports().iter().filter(|port| port.role.is_outside() && port.ifindex != 0);
         let Some(smallest) = outside.map(|port| port.mtu).min() else { return };
-        if let Err(error) = self.tun.set_mtu(tun_mtu(smallest)) {
-            tracing::error!(%error, "the TUN device keeps its MTU");
+        for tun in &self.tuns {
+            if let Err(error) = tun.set_mtu(tun_mtu(smallest)) {
+                tracing::error!(%error, device = tun.name(), "the TUN device keeps its MTU");
+            }
         }
     }
 

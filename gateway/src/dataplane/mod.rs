@@ -22,14 +22,15 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use portcullis_aead::{Engine, EngineError};
-use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, RateLimits, SaInstaller};
+use portcullis_ipsec::{InstallError, PolicyCounters, PolicyId, RateLimits, SaInstaller, TenantId};
 
 pub use config::{DataplaneConfig, Firewall, InterfaceConfig, OnStop, XdpMode};
-pub use stats::{DataplaneStats, InterfaceStats, WorkerStats};
+pub use stats::{DataplaneStats, DeviceStats, InterfaceStats, WorkerStats};
 pub use walk::{Hop, Miss, RateWalk, SaWalk, Walk};
 
 pub use crate::io::SocketStatistics;
 pub use crate::pipeline::TrapLimits;
+pub use crate::policy::MAX_DEVICES;
 pub use crate::route::Role;
 pub use portcullis_aead::EngineKind;
 
@@ -172,7 +173,8 @@ pub struct Dataplane {
     installer: Arc<Installer>,
     events: Waker,
     guards: Arc<Guards>,
-    tun: Arc<Tun>,
+    /// By tenant.
+    tuns: Vec<Arc<Tun>>,
     // Dropped in this order: the keeper waits for workers, workers use the slow path, the mirror calls into the guards and
     // wakes the workers.
     keeper: Option<Keeper>,
@@ -221,6 +223,10 @@ impl Dataplane {
         // What is protected, as the kernel knows it.
         let routes = Arc::new(ArcSwap::from_pointee(RouteTable::default()));
         let tun = Arc::new(Tun::open(&config.tun, tun_mtu(outside_mtu))?);
+        let mut tuns = vec![Arc::clone(&tun)];
+        for name in &config.devices {
+            tuns.push(Arc::new(Tun::open_routed(name, tun_mtu(outside_mtu))?));
+        }
         let protected = ProtectedRoutes::open(config.route_table, config.mark, tun.ifindex())?;
         let guards = Arc::new(Guards::load(&config, buffers, protected)?);
 
@@ -232,7 +238,7 @@ impl Dataplane {
         let bell = events.clone();
         let board =
             Arc::new(EventBoard::new(config.max_sas, config.max_policies, Box::new(move || bell.wake())));
-        let slow = SlowPath::start(Arc::clone(&tun), Connection::open()?, config.workers.len());
+        let slow = SlowPath::start(&tuns, Connection::open()?, config.workers.len());
         let slow = slow.map_err(system("start the slow path"))?;
         let (trap_signal, trace) = (Arc::new(TrapSignal::default()), Arc::new(Hub::default()));
         let (signal, wakers) = (Arc::clone(&trap_signal), slow.workers().to_vec());
@@ -311,7 +317,7 @@ impl Dataplane {
             mode,
             guards: Arc::clone(&guards),
             routes: Arc::clone(&routes),
-            tun: Arc::clone(&tun),
+            tuns: tuns.clone(),
             _anchor: anchor,
             board: Arc::clone(&interfaces),
             workers: threads.workers().iter().map(|w| (Arc::clone(&w.orders), w.waker.clone())).collect(),
@@ -329,7 +335,7 @@ impl Dataplane {
             installer,
             events,
             guards,
-            tun,
+            tuns,
             keeper: Some(keeper),
             threads,
             mirror: Some(mirror),
@@ -358,12 +364,12 @@ impl Dataplane {
 
     /// The addresses that peers give this host.
     pub fn tun_addresses(&self) -> Result<TunAddresses, StartError> {
-        Ok(TunAddresses::open(self.tun.ifindex())?)
+        Ok(TunAddresses::open(self.tun_index())?)
     }
 
     /// The TUN device's interface index.
     pub fn tun_index(&self) -> u32 {
-        self.tun.ifindex()
+        self.tuns.first().map_or(0, |tun| tun.ifindex())
     }
 
     /// Readable when [`SaInstaller::take_events`] has something to give.
@@ -391,9 +397,14 @@ impl Dataplane {
         self.installer.policy_totals()
     }
 
-    /// The rates of policies, by name, from now on: also of tunnels that are up ([`Installer::set_rates`]).
-    pub fn set_rates(&self, rates: BTreeMap<String, RateLimits>) -> Result<(), InstallError> {
-        self.installer.set_rates(rates)
+    /// The rates of policies, by name, and of tenants' devices from now on: also of tunnels that are up
+    /// ([`Installer::set_rates`]).
+    pub fn set_rates(
+        &self,
+        rates: BTreeMap<String, RateLimits>,
+        of_devices: BTreeMap<TenantId, RateLimits>,
+    ) -> Result<(), InstallError> {
+        self.installer.set_rates(rates, of_devices)
     }
 
     /// Has a worker suffer a fault, for tests.
@@ -430,9 +441,10 @@ impl Dataplane {
         }
         drop(self.mirror.take());
         if self.config.on_stop == OnStop::Open {
-            self.tun
-                .make_transient()
-                .map_err(|source| StartError::System { what: "let the TUN device go", source })?;
+            for tun in &self.tuns {
+                tun.make_transient()
+                    .map_err(|source| StartError::System { what: "let the TUN device go", source })?;
+            }
             self.guards.open(&self.config.pin_dir)?;
         }
         Ok(())
@@ -445,9 +457,13 @@ impl Dataplane {
         let routes = ProtectedRoutes::open(config.route_table, config.mark, 0)
             .and_then(|mut routes| routes.clear())
             .map_err(StartError::from);
-        let tun = Connection::open()
-            .and_then(|mut connection| netlink::remove_tun(&mut connection, &config.tun))
-            .map_err(StartError::from);
+        let remove = |name: &String| {
+            let connection = Connection::open();
+            connection.and_then(|mut connection| netlink::remove_tun(&mut connection, name))
+        };
+        // All of them, whatever becomes of the first.
+        let tuns: Vec<_> = config.devices.iter().chain([&config.tun]).map(remove).collect();
+        let tun = tuns.into_iter().collect::<Result<(), _>>().map_err(StartError::from);
         let detach = |source| StartError::Attach { interface: "the gateway's interfaces".to_owned(), source };
         let programs = xdp::detach_all(&config.pin_dir).map(drop).map_err(detach);
         routes.and(tun).and(programs)
@@ -462,15 +478,22 @@ impl Dataplane {
                 "the host does not forward IPv4, which packets that leave by other interfaces need: sysctl -w net.ipv4.ip_forward=1"
             );
         }
-        let tun = &self.config.tun;
-        let filters = [tun.as_str(), "all"].map(|scope| {
+        let filter = |scope: &str| {
             let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{scope}/rp_filter"));
             value.ok().and_then(|value| value.trim().parse::<u32>().ok())
-        });
+        };
         // The larger one counts: 2 is loose, and so more lenient than 1, which is strict.
-        if filters.into_iter().flatten().max() == Some(1) {
+        let tun = self.config.tun.as_str();
+        if filter(tun).max(filter("all")) == Some(1) {
             tracing::warn!(
                 "strict reverse-path filtering drops decrypted packets for the host: sysctl -w net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.{tun}.rp_filter=2"
+            );
+        }
+        let ignored = "ignore_routes_with_linkdown";
+        let ignored = format!("/proc/sys/net/ipv4/conf/all/{ignored}");
+        if !self.config.devices.is_empty() && reads(&ignored, "1") {
+            tracing::warn!(
+                "the host forgets routes into the devices of connections whenever this daemon is not there to read them, and                  what they lead into tunnels follows wider routes in clear: sysctl -w net.ipv4.conf.all.ignore_routes_with_linkdown=0"
             );
         }
     }

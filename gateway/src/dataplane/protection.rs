@@ -58,7 +58,8 @@ impl Guards {
         }
         let (mut wanted, mut remote) = (Wanted::default(), Cover::default());
         let (mut pass_local, mut pass_remote) = (BTreeSet::new(), BTreeSet::new());
-        for policy in &config.policies {
+        let own = || config.policies.iter().filter(|policy| !policy.tenant.is_routed());
+        for policy in own() {
             let bypasses = policy.action == PolicyAction::Bypass;
             let side = if bypasses { &mut pass_local } else { &mut wanted.local };
             side.extend(prefixes(&policy.local_ts));
@@ -66,7 +67,7 @@ impl Guards {
                 pass_remote.extend(prefixes(&policy.remote_ts));
             }
         }
-        for policy in config.policies.iter().filter(|policy| policy.action != PolicyAction::Bypass) {
+        for policy in own().filter(|policy| policy.action != PolicyAction::Bypass) {
             let nets: Vec<IpNet> = prefixes(&policy.remote_ts).collect();
             remote.add(&nets, &wanted.local);
         }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use portcullis_ipsec::{RateLimits, TenantId};
+
 use super::interfaces::Served;
 use super::{Dataplane, SocketStatistics, lock};
 use crate::drop::{DropReason, WorkerCounters};
@@ -63,6 +65,25 @@ pub struct InterfaceStats {
     pub traffic: Vec<QueueCounts>,
 }
 
+/// The device of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Its name.
+    pub name: String,
+    /// Whether it can be read; it was removed otherwise.
+    pub works: bool,
+    /// Packets out of tunnels that the kernel took.
+    pub to_kernel: u64,
+    /// Packets that the kernel's routes led into it and workers took.
+    pub from_kernel: u64,
+    /// How much its tunnels may carry in time.
+    pub rates: RateLimits,
+    /// Packets out of tunnels that were beyond its rate.
+    pub limited_in: u64,
+    /// The same of those into them.
+    pub limited_out: u64,
+}
+
 /// Everything.
 #[derive(Debug, Clone)]
 pub struct DataplaneStats {
@@ -74,6 +95,8 @@ pub struct DataplaneStats {
     pub workers: Vec<WorkerStats>,
     /// By interface.
     pub interfaces: Vec<InterfaceStats>,
+    /// By tenant: devices of connections.
+    pub devices: Vec<DeviceStats>,
     /// All reasons of the workers and the slow path, as `socket_NAME` those of the kernel's AF_XDP sockets, and as
     /// `xdp_NAME` all outcomes of the XDP program and the egress guard that drop. Those of the XDP program count since it
     /// was first attached.
@@ -127,12 +150,32 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
         uptime: dataplane.since.elapsed(),
         workers,
         interfaces,
+        devices: devices(dataplane),
         drops,
         frames_total: dataplane.memory.frames() as u64,
         frames_free: gauge(|gauges| &gauges.free),
         frames_in_kernel: gauge(|gauges| &gauges.in_kernel),
         frames_handed: gauge(|gauges| &gauges.handed),
     }
+}
+
+fn devices(dataplane: &Dataplane) -> Vec<DeviceStats> {
+    let rates = dataplane.installer.rates_of_devices();
+    let counted = dataplane.slow.counters().devices.iter().zip((0..).map(TenantId)).skip(1);
+    let named = dataplane.config.devices.iter().zip(counted);
+    let stats = named.map(|(name, (counters, tenant))| {
+        let (rates, (limited_in, limited_out)) = rates.get(&tenant).copied().unwrap_or_default();
+        DeviceStats {
+            name: name.clone(),
+            works: !counters.failed.load(Ordering::Relaxed),
+            to_kernel: load(&counters.to_kernel),
+            from_kernel: load(&counters.from_kernel),
+            rates,
+            limited_in,
+            limited_out,
+        }
+    });
+    stats.collect()
 }
 
 fn load(counter: &AtomicU64) -> u64 {

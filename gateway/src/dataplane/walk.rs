@@ -108,10 +108,10 @@ pub enum Hop {
 }
 
 impl Dataplane {
-    /// Walks one packet of tenant 0 through policy, SA, route and neighbour.
-    pub fn walk(&self, flow: &Flow) -> Walk {
+    /// Walks one packet of a tenant through policy, SA, route and neighbour.
+    pub fn walk(&self, tenant: TenantId, flow: &Flow) -> Walk {
         let (policies, routes) = (self.policies.snapshot(), self.routes.load());
-        let covering = |flow: &Flow| match policies.lookup(TenantId::default(), flow) {
+        let covering = |flow: &Flow| match policies.lookup(tenant, flow) {
             Verdict::Covered(entry) => Some(entry.as_ref()),
             Verdict::NoMatch => None,
         };
@@ -133,7 +133,7 @@ impl Dataplane {
             protected: held(&protected.local, flow.src) && held(&protected.remote, flow.dst),
             remote: held(&protected.remote, flow.src) || held(&protected.remote, flow.dst),
             policy: decides.map(|entry| entry.policy().clone()),
-            near: if decides.is_none() { self.near(flow) } else { Vec::new() },
+            near: if decides.is_none() { self.near(tenant, flow) } else { Vec::new() },
             back: back.map(|entry| entry.policy().clone()),
             rate_out: decides.and_then(|entry| rate(entry, true)),
             rate_in: back.and_then(|entry| rate(entry, false)),
@@ -141,7 +141,7 @@ impl Dataplane {
         }
     }
 
-    fn near(&self, flow: &Flow) -> Vec<(Policy, Miss)> {
+    fn near(&self, tenant: TenantId, flow: &Flow) -> Vec<(Policy, Miss)> {
         let holds = |selectors: &[TrafficSelector], addr| selectors.iter().any(|ts| ts.addrs.contains(addr));
         let miss =
             |policy: &Policy| match (holds(&policy.local_ts, flow.src), holds(&policy.remote_ts, flow.dst)) {
@@ -154,6 +154,7 @@ impl Dataplane {
             .policies
             .list()
             .into_iter()
+            .filter(|entry| entry.policy().tenant == tenant)
             .filter_map(|entry| Some((entry.policy().clone(), miss(entry.policy())?)))
             .collect();
         // What lacks least comes first.

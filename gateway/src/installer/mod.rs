@@ -18,6 +18,7 @@ use portcullis_ipsec::{
 
 use crate::coarse::Coarse;
 use crate::events::{EventBoard, Raised};
+use crate::limiter::{LimiterIndex, PolicyLimiter};
 use crate::pmtu::TooBig;
 use crate::policy::{PolicyEntry, PolicyTable, ProtectedPrefixes};
 use crate::sa::entry::{check_endpoints, invalid};
@@ -55,6 +56,8 @@ pub struct Installer {
     stopped: AtomicBool,
     /// By the names of policies. Taken after `pairs`, and nothing after it.
     rates: Mutex<BTreeMap<String, RateLimits>>,
+    /// The rates of tenants' devices, and what holds them to these. Likewise.
+    devices: Mutex<BTreeMap<TenantId, (RateLimits, PolicyLimiter)>>,
     pairs: Mutex<Pairs>,
     /// Outbound SAs by their SPI, which peers choose: several may have the same. Taken after `pairs`, and nothing after it.
     outbound: Mutex<HashMap<Spi, Vec<OutboundRef>, SpiHasher>>,
@@ -209,8 +212,22 @@ impl Installer {
         let outbound = Mutex::new(HashMap::with_capacity_and_hasher(sas.capacity(), SpiHasher));
         let activated = Box::new(|| {});
         let stopped = AtomicBool::new(false);
-        let (ending, rates) = (Mutex::new(HashMap::with_hasher(SpiHasher)), Mutex::default());
-        Self { sas, policies, events, sink, clock, activated, stopped, rates, pairs, outbound, ending }
+        let ending = Mutex::new(HashMap::with_hasher(SpiHasher));
+        let (rates, devices) = (Mutex::default(), Mutex::default());
+        Self {
+            sas,
+            policies,
+            events,
+            sink,
+            clock,
+            activated,
+            stopped,
+            rates,
+            devices,
+            pairs,
+            outbound,
+            ending,
+        }
     }
 
     /// The same, and calls `activated` whenever a policy has got another outbound SA, from the thread that gave it.
@@ -252,11 +269,26 @@ impl Installer {
         self.stopped.store(true, Ordering::Release);
     }
 
-    /// The rates of policies, by name, from now on: of those that have SAs already, and of all that come. One that stays the
-    /// same goes on as it is; one that changes begins with a full bucket.
-    pub fn set_rates(&self, rates: BTreeMap<String, RateLimits>) -> Result<(), InstallError> {
+    /// The rates of policies, by name, and of all tunnels of tenants together, from now on: of those that have SAs already,
+    /// and of all that come. One that stays the same goes on as it is; one that changes begins with a full bucket.
+    pub fn set_rates(
+        &self,
+        rates: BTreeMap<String, RateLimits>,
+        mut of_devices: BTreeMap<TenantId, RateLimits>,
+    ) -> Result<(), InstallError> {
         let pairs = self.lock();
         *lock(&self.rates) = rates;
+        {
+            let mut devices = lock(&self.devices);
+            for tenant in devices.keys() {
+                of_devices.entry(*tenant).or_default();
+            }
+            for (tenant, limits) in of_devices {
+                let (known, limiter) = devices.entry(tenant).or_default();
+                limiter.set(self.policies.limiters(), limits, None)?;
+                *known = limits;
+            }
+        }
         let control = self.sas.control();
         for (&spi, pair) in pairs.iter() {
             if let Some(policy) = &pair.policy {
@@ -280,14 +312,32 @@ impl Installer {
         outbound: Option<OutboundRef>,
     ) -> Result<(), InstallError> {
         let rates = self.rates_of(policy);
-        let limiter = policy.limit(self.policies.limiters(), rates)?;
+        let (of_device, above) = self.above(policy)?;
+        let limiter = policy.limit(self.policies.limiters(), rates, above)?;
         if let Some(sa) = control.inbound(pair) {
-            sa.set_limiter(limiter.filter(|_| rates.inbound.is_some()));
+            sa.set_limiter(limiter.filter(|_| rates.inbound.or(of_device.inbound).is_some()));
         }
         if let Some(sa) = outbound.and_then(|outbound| control.outbound(outbound)) {
-            sa.set_limiter(limiter.filter(|_| rates.outbound.is_some()));
+            sa.set_limiter(limiter.filter(|_| rates.outbound.or(of_device.outbound).is_some()));
         }
         Ok(())
+    }
+
+    /// What limits all tunnels of a policy's tenant together.
+    fn above(&self, policy: &PolicyEntry) -> Result<(RateLimits, Option<LimiterIndex>), InstallError> {
+        match lock(&self.devices).get(&policy.policy().tenant) {
+            Some((limits, limiter)) if *limits != RateLimits::default() => {
+                Ok((*limits, limiter.set(self.policies.limiters(), *limits, None)?))
+            }
+            _ => Ok((RateLimits::default(), None)),
+        }
+    }
+
+    /// The rates of tenants' devices, and how many packets were beyond them, inbound and outbound.
+    pub fn rates_of_devices(&self) -> BTreeMap<TenantId, (RateLimits, (u64, u64))> {
+        let devices = lock(&self.devices);
+        let told = devices.iter().map(|(tenant, (limits, limiter))| (*tenant, (*limits, limiter.refused())));
+        told.collect()
     }
 
     /// Every pair that has an inbound SA, by SPI.

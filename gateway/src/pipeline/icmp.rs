@@ -47,7 +47,7 @@ pub(super) fn report(context: &mut Context<'_>, offender: &Frame, about: &Clear,
     WorkerCounters::add(&context.counters.generated, 1);
     match about.origin {
         Origin::Port { port, .. } | Origin::Outside { port, .. } => context.out.transmit.push(port, frame),
-        Origin::Kernel => context.out.to_kernel.push(frame),
+        Origin::Kernel => context.give_host(about.tenant, frame),
         Origin::Tunnel { .. } | Origin::Generated => back_into_tunnel(context, about, frame),
     }
 }

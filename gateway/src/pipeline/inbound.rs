@@ -446,12 +446,13 @@ impl<'a> Deliveries<'a, '_> {
         // What comes after it does not overtake it, of whatever flow it is: an SA's packets leave in their order.
         self.direct = false;
         self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
-        if ingress::is_esp_for_us(context, &flow) {
+        // Our own addresses are not those of a tenant's network.
+        if !sa.tenant.is_routed() && ingress::is_esp_for_us(context, &flow) {
             return Verdict::Again;
         }
         let about = Clear::new(context, Origin::Tunnel { depth: arrival.depth + 1 }, sa.tenant, flow, info);
-        // What another error of the same router says is another matter.
-        if permitted {
+        // What another error of the same router says is another matter; and of a tenant everything goes to its device.
+        if permitted && !sa.tenant.is_routed() {
             let _ = self.learned.try_push((about, arrival.place));
         }
         self.clear.about.push(about);

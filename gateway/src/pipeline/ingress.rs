@@ -53,8 +53,10 @@ pub(super) fn sort(
         (Ingress::Port(_), None) => {
             kinds.extend(iter::repeat_n(Kind::Dropped(DropReason::Unexpected), batch))
         }
-        (Ingress::Kernel, _) => {
-            kinds.extend(frames.iter_mut().take(batch).map(|frame| from_kernel(context, frame, clear)));
+        (Ingress::Kernel | Ingress::Device(_), _) => {
+            let tenant = ingress.tenant();
+            let read = |frame| from_kernel(context, tenant, frame, clear);
+            kinds.extend(frames.iter_mut().take(batch).map(read));
         }
         (Ingress::Socket, _) => {
             kinds.extend(frames.iter_mut().take(batch).map(|frame| from_socket(context, frame, esp)));
@@ -80,10 +82,15 @@ pub(super) fn sort(
 }
 
 /// Reads a bare IP packet.
-fn from_kernel(context: &Context<'_>, frame: &mut Frame, clear: &mut Packets<Clear>) -> Kind {
+fn from_kernel(
+    context: &Context<'_>,
+    tenant: TenantId,
+    frame: &mut Frame,
+    clear: &mut Packets<Clear>,
+) -> Kind {
     match wire::read(frame.packet()) {
         Ok((flow, info)) if frame.truncate(info.total_len()) => {
-            clear.about.push(Clear::new(context, Origin::Kernel, TenantId::default(), flow, info));
+            clear.about.push(Clear::new(context, Origin::Kernel, tenant, flow, info));
             Kind::Clear
         }
         Ok(_) => Kind::Dropped(DropReason::Malformed),

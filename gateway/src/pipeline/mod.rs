@@ -98,6 +98,8 @@ pub enum Ingress {
     Port(PortIndex),
     /// Bare IP packets from the TUN device.
     Kernel,
+    /// Bare IP packets from the device of a tenant, to which the kernel's routes have led them.
+    Device(TenantId),
     /// ESP in UDP, as bare IP packets, that came to a socket of the host because it came in fragments ([`crate::inlet`]).
     Socket,
 }
@@ -106,7 +108,15 @@ impl Ingress {
     fn port(self) -> Option<PortIndex> {
         match self {
             Self::Port(index) => Some(index),
-            Self::Kernel | Self::Socket => None,
+            Self::Kernel | Self::Device(_) | Self::Socket => None,
+        }
+    }
+
+    /// Whose inner addresses its packets have.
+    fn tenant(self) -> TenantId {
+        match self {
+            Self::Device(tenant) => tenant,
+            Self::Port(_) | Self::Kernel | Self::Socket => TenantId::default(),
         }
     }
 }
@@ -130,6 +140,8 @@ pub struct Output {
     pub transmit: Outgoing,
     /// Bare IP packets for the host.
     pub to_kernel: Vec<Frame>,
+    /// Bare IP packets for the host by the devices of tenants.
+    pub to_device: Vec<(TenantId, Frame)>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
     /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
@@ -248,7 +260,7 @@ enum Origin {
     Port { port: PortIndex, l2_len: u8 },
     /// In clear by an outside port, and a policy bypasses it; likewise.
     Outside { port: PortIndex, l2_len: u8 },
-    /// From the host, which has done a router's work on it already.
+    /// From the host, which has done a router's work on it already; of a tenant, by its device.
     Kernel,
     /// Out of a tunnel, and so many around it.
     Tunnel { depth: u8 },
@@ -549,6 +561,14 @@ impl<'a> Context<'a> {
         let ticks = self.ticks.get().unwrap_or_else(|| self.shared.policies.limiters().now());
         self.ticks.set(Some(ticks));
         ticks
+    }
+
+    /// Gives the host a packet, by its tenant's device.
+    fn give_host(&mut self, tenant: TenantId, frame: Frame) {
+        match tenant.is_routed() {
+            false => self.out.to_kernel.push(frame),
+            true => self.out.to_device.push((tenant, frame)),
+        }
     }
 
     #[cold]

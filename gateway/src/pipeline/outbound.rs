@@ -179,6 +179,10 @@ fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) ->
     if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
         return Err(DropReason::Discarded);
     }
+    if admitted && tenant.is_routed() {
+        // What is behind this tunnel, and who else its packets may go to, the routes of its device say.
+        return Ok(Way::Kernel);
+    }
     let recalled = match packet.pinned {
         None => context.flows.recall(context.policies, *tenant, flow, *place as usize),
         Some(pinned) => context.again.pinned(pinned).map(|policy| (Some(policy), 0)),
@@ -450,7 +454,7 @@ fn dispatch(
             _ => context.drop(frame, DropReason::NoSa),
         },
         Fate::Clear(reach) => egress::send_clear(context, frame, about, reach),
-        Fate::Kernel => context.out.to_kernel.push(frame),
+        Fate::Kernel => context.give_host(about.tenant, frame),
         Fate::Trapped => trapped::hold(context, frame, about),
         Fate::Expired => trouble::expired(context, frame, about),
         Fate::TooBig(number) => {

@@ -21,7 +21,7 @@ pub(super) fn outbound(
     fates: &mut [Fate],
     count: u32,
 ) -> u32 {
-    let Some(limiter) = context.shared.policies.limiters().get(limiter) else { return count };
+    let Some(buckets) = context.shared.policies.limiters().outbound(limiter) else { return count };
     let now = context.ticks();
     let mut left = count;
     for (packet, fate) in packets.iter().zip(fates) {
@@ -30,7 +30,7 @@ pub(super) fn outbound(
             && (permitted || run.sa.permits(&packet.flow))
             && !packet.expires()
             && goes_whole(run, packet)
-            && !limiter.outbound().take(packet.info.total_len(), now)
+            && !buckets.take(packet.info.total_len(), now)
         {
             *fate = Fate::Dropped(DropReason::RateOut);
             left -= 1;
@@ -53,12 +53,12 @@ pub(super) fn inbound<'p>(
     sa: &Inbound,
     packets: impl Iterator<Item = (&'p Frame, &'p EspPacket, &'p mut inbound::Verdict)>,
 ) {
-    let Some(limiter) = context.shared.policies.limiters().get(limiter) else { return };
+    let Some(buckets) = context.shared.policies.limiters().inbound(limiter) else { return };
     let now = context.ticks();
     for (frame, outer, verdict) in packets.filter(|(.., verdict)| **verdict == inbound::Verdict::Good) {
         // What is wrong with it is for whoever unpacks it to say.
         let octets = outer.inner_len(frame, sa.algorithm(), sa.transport);
-        if octets.is_some_and(|octets| !limiter.inbound().take(octets, now)) {
+        if octets.is_some_and(|octets| !buckets.take(octets, now)) {
             *verdict = inbound::Verdict::Dropped(DropReason::RateIn);
         }
     }

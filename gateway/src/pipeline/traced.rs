@@ -60,7 +60,7 @@ impl Tally {
         let ports: Vec<_> = out.transmit.ports().collect();
         Self {
             transmit: ports.into_iter().map(|port| out.transmit.of(port).len()).collect(),
-            to_kernel: out.to_kernel.len(),
+            to_kernel: out.to_kernel.len() + out.to_device.len(),
             held: out.held.len(),
             trapped: pipeline.trapped.len(),
             handed: out.handed.len(),
@@ -120,7 +120,7 @@ impl Pipeline {
         let routes = shared.routes.load();
         let port = match ingress {
             Ingress::Port(index) => routes.port(index),
-            Ingress::Kernel | Ingress::Socket => None,
+            Ingress::Kernel | Ingress::Device(_) | Ingress::Socket => None,
         };
         let (receiver, l2_len) = match port {
             Some(port) => {
@@ -135,6 +135,7 @@ impl Pipeline {
             number: 0,
             at: SystemTime::now(),
             received_on: receiver.map(|port| port.name.clone()),
+            tenant: ingress.tenant(),
             flow: None,
             class: Class::Unreadable,
             spi_in: None,
@@ -150,7 +151,8 @@ impl Pipeline {
             let flow = key.flow();
             record.flow = Some(flow);
             let outer = esp::parse(packet, &key, &info, shared.nat_port).ok();
-            match outer.filter(|_| ingress != Ingress::Kernel && routes.is_tunnel_address(key.dst())) {
+            let from_host = matches!(ingress, Ingress::Kernel | Ingress::Device(_));
+            match outer.filter(|_| !from_host && routes.is_tunnel_address(key.dst())) {
                 Some(outer) => {
                     record.class = Class::Esp;
                     record.spi_in = Spi::new(outer.spi);
@@ -163,9 +165,11 @@ impl Pipeline {
                     }
                     let guard = self.reader.guard();
                     let opened = peek(&shared.sas, &guard, packet, &outer, spare, out);
-                    record.inner = opened.as_ref().map(|(inner, _)| *inner);
-                    self.note_policy(&mut record, opened.as_ref().map(|(inner, _)| inner.reversed()));
-                    if let Some((_, octets)) = opened.filter(|_| wants(sessions, Octets::Decrypted)) {
+                    if let Some((tenant, inner, _)) = &opened {
+                        (record.tenant, record.inner) = (*tenant, Some(*inner));
+                    }
+                    self.note_policy(&mut record, opened.as_ref().map(|(_, inner, _)| inner.reversed()));
+                    if let Some((.., octets)) = opened.filter(|_| wants(sessions, Octets::Decrypted)) {
                         record.octets.push(piece(Place::Decrypted, None, false, true, octets));
                     }
                 }
@@ -212,7 +216,7 @@ impl Pipeline {
     fn note_policy(&self, record: &mut Record, flow: Option<Flow>) {
         let Some(flow) = flow else { return };
         let policies = self.shared.policies.snapshot();
-        if let Verdict::Covered(policy) = policies.lookup(TenantId::default(), &flow) {
+        if let Verdict::Covered(policy) = policies.lookup(record.tenant, &flow) {
             record.policy = Some((policy.policy().name.clone(), policy.action()));
             let guard = self.reader.guard();
             let outbound =
@@ -255,14 +259,17 @@ impl Pipeline {
                 record.octets.push(piece(Place::Sent, port, true, protected, frame.packet().to_vec()));
             }
         } else if let Fate::ToHost = record.fate
-            && let Some(frame) = out.to_kernel.last()
+            && let Some(frame) = match record.tenant.is_routed() {
+                true => out.to_device.last().map(|(_, frame)| frame),
+                false => out.to_kernel.last(),
+            }
         {
             record.octets.push(piece(Place::Sent, None, false, protected, frame.packet().to_vec()));
         }
     }
 }
 
-/// Opens a copy of an ESP packet: what is in it, if it is authentic and what its SA is for, and its octets.
+/// Opens a copy of an ESP packet: whose it is and what is in it, if it is authentic and what its SA is for, and its octets.
 fn peek(
     sas: &SaTable,
     guard: &Guard<'_>,
@@ -270,7 +277,7 @@ fn peek(
     outer: &esp::EspPacket,
     spare: &mut dyn FrameSource,
     out: &mut Output,
-) -> Option<(Flow, Vec<u8>)> {
+) -> Option<(TenantId, Flow, Vec<u8>)> {
     let sa = sas.inbound_at(guard, sas.locate(outer.spi))?;
     let start = super::SPARE_START;
     let mut frame = spare.take_for(start + packet.len())?;
@@ -283,7 +290,7 @@ fn peek(
     };
     let opened = opened.map(|(flow, info)| {
         let octets = frame.packet().get(..info.total_len()).unwrap_or_default().to_vec();
-        (flow.flow(), octets)
+        (sa.tenant, flow.flow(), octets)
     });
     if frame.set_range(range.0, range.1) {
         frame.packet_mut().fill(0);

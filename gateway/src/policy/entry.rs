@@ -98,13 +98,14 @@ impl PolicyEntry {
         }
     }
 
-    /// Puts its rates in force, and says what SAs of it call its limiter; it has one if it ever had a rate.
+    /// Puts its rates in force, below those of its tenant's device, and says what SAs of it call its limiter; it has one if it ever had a rate.
     pub(crate) fn limit(
         &self,
         limiters: &Arc<Limiters>,
         limits: RateLimits,
+        above: Option<LimiterIndex>,
     ) -> Result<Option<LimiterIndex>, InstallError> {
-        self.limiter.set(limiters, limits)
+        self.limiter.set(limiters, limits, above)
     }
 
     /// An inbound SA of it has carried octets before it was known to be one.

@@ -32,6 +32,9 @@ use crate::sync::{Mutex, MutexGuard, lock};
 /// Most policies that a table can have room for.
 pub const MAX_POLICIES: usize = 1 << 20;
 
+/// Most tenants that have devices of their own. Each is a TUN device that one thread reads.
+pub const MAX_DEVICES: usize = 256;
+
 /// The prefixes of policies. What goes from a local to a remote one of those that do not bypass is the workers' affair,
 /// and travels in clear only where they find a policy that bypasses it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -112,14 +115,14 @@ impl PolicyTable {
             passed: CountedSides::default(),
             gone: BTreeMap::new(),
         };
-        let limiters = Arc::new(Limiters::new(capacity));
+        let limiters = Arc::new(Limiters::new(capacity + MAX_DEVICES));
         Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity, limiters })
     }
 
     /// The same, before it is shared, with another clock for rates; one that does not go back.
     #[must_use]
     pub fn with_clock(self, clock: impl Fn() -> Ticks + Send + Sync + 'static) -> Self {
-        let limiters = Limiters::new(self.capacity).with_clock(clock);
+        let limiters = Limiters::new(self.capacity + MAX_DEVICES).with_clock(clock);
         Self { limiters: Arc::new(limiters), ..self }
     }
 
@@ -195,6 +198,10 @@ pub(crate) struct PolicyControl<'t> {
 impl PolicyControl<'_> {
     /// Whether the policy could be installed now.
     pub(crate) fn check(&self, policy: &Policy) -> Result<(), InstallError> {
+        if policy.tenant.is_routed() && bypasses(policy) {
+            let found = "a policy that passes in clear";
+            return Err(invalid("policy", found, "one that protects or drops, where there is a device"));
+        }
         for (field, selectors) in [("local_ts", &policy.local_ts), ("remote_ts", &policy.remote_ts)] {
             if selectors.is_empty() {
                 return Err(invalid(field, "no selectors", "at least one"));
@@ -291,8 +298,12 @@ fn bypasses(policy: &Policy) -> bool {
     policy.action == PolicyAction::Bypass
 }
 
-/// The distinct prefixes of either side.
+/// The distinct prefixes of either side, as far as they concern anybody but the workers: what goes into a tunnel that has a
+/// device of its own, the kernel's routes say.
 fn prefixes(policy: &Policy) -> (Vec<IpNet>, Vec<IpNet>) {
+    if policy.tenant.is_routed() {
+        return (Vec::new(), Vec::new());
+    }
     let side = |selectors: &[portcullis_ipsec::TrafficSelector]| {
         let mut nets: Vec<_> = selectors.iter().flat_map(|selector| selector.addrs.prefixes()).collect();
         nets.sort_unstable();

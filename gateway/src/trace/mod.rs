@@ -14,7 +14,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use crossbeam::queue::ArrayQueue;
-use portcullis_ipsec::{Flow, Spi};
+use portcullis_ipsec::{Flow, Spi, TenantId};
 
 pub use filter::{Filter, FilterError};
 
@@ -159,6 +159,8 @@ pub struct Record {
     pub at: SystemTime,
     /// The interface by which it came; `None`: from the host, through the TUN device.
     pub received_on: Option<String>,
+    /// Whose inner addresses it has, as the device says by which it came from the host or, of ESP, its SA.
+    pub tenant: TenantId,
     /// As it was received: of ESP, the outer addresses. `None` if it cannot be read.
     pub flow: Option<Flow>,
     /// What it was taken for.
@@ -258,6 +260,7 @@ mod tests {
             number: 1,
             at: SystemTime::UNIX_EPOCH,
             received_on: None,
+            tenant: TenantId::default(),
             flow: None,
             class: Class::Unreadable,
             spi_in: None,

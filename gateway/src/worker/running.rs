@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use portcullis_ipsec::TenantId;
 
 use super::fault::Point;
 use super::held::Held;
@@ -142,8 +143,11 @@ impl<'w> Running<'w> {
         for port in 0..self.worker.ports.len() {
             busy |= self.receive(now, port);
         }
-        busy |= self.receive_from_host(now, Ingress::Kernel, WorkerEnd::take_from_kernel);
-        busy |= self.receive_from_host(now, Ingress::Socket, WorkerEnd::take_from_socket);
+        busy |= self.receive_from_host(now, |slow| {
+            let (tenant, packet) = slow.take_from_kernel()?;
+            Some((if tenant.is_routed() { Ingress::Device(tenant) } else { Ingress::Kernel }, packet))
+        });
+        busy |= self.receive_from_host(now, |slow| Some((Ingress::Socket, slow.take_from_socket()?)));
         busy |= self.receive_handed(now);
         self.release_trapped(now);
         self.release_held(now);
@@ -178,26 +182,31 @@ impl<'w> Running<'w> {
         busy
     }
 
-    /// Takes what the host sends, or its sockets have received, through the pipeline.
+    /// Takes what the host sends, or its sockets have received, through the pipeline: at most a batch, in runs of those
+    /// that came the same way.
     fn receive_from_host(
         &mut self,
         now: Coarse,
-        ingress: Ingress,
-        next: impl Fn(&WorkerEnd) -> Option<Box<[u8]>>,
+        next: impl Fn(&WorkerEnd) -> Option<(Ingress, Box<[u8]>)>,
     ) -> bool {
-        while self.batch.len() < BATCH {
-            let Some(packet) = next(&self.worker.slow) else { break };
+        let mut run = None;
+        for _ in 0..BATCH {
+            let Some((ingress, packet)) = next(&self.worker.slow) else { break };
+            if let Some(before) = run.replace(ingress)
+                && before != ingress
+            {
+                self.process(now, before);
+            }
             WorkerCounters::add(&self.worker.counters.from_kernel, 1);
             match framed(&packet, &mut self.pool) {
                 Ok(frame) => self.batch.push(frame),
                 Err(reason) => self.worker.counters.count_drop(reason),
             }
         }
-        let busy = !self.batch.is_empty();
-        if busy {
-            self.process(now, ingress);
+        if let Some(last) = run {
+            self.process(now, last);
         }
-        busy
+        run.is_some()
     }
 
     /// Takes what other workers have handed over through the pipeline.
@@ -260,8 +269,9 @@ impl<'w> Running<'w> {
                 .for_each(|packet| give_up(counters, pool, packet.into_frame(), DropReason::HandoverFull));
         }
         let mut woken = false;
-        for frame in out.to_kernel.drain(..) {
-            if worker.slow.to_kernel(frame.packet()) {
+        let of_host = out.to_kernel.drain(..).map(|frame| (TenantId::default(), frame));
+        for (tenant, frame) in of_host.chain(out.to_device.drain(..)) {
+            if worker.slow.to_kernel(tenant, frame.packet()) {
                 woken = true;
                 WorkerCounters::add(&counters.to_kernel, 1);
                 pool.put(frame);

@@ -49,7 +49,7 @@ pub struct Rig {
     pub installer: Installer,
     pub pipeline: Pipeline,
     pub counters: Arc<WorkerCounters>,
-    shared: Arc<Shared>,
+    pub shared: Arc<Shared>,
     reclaimer: Reclaimer,
     pub routes: Arc<ArcSwap<RouteTable>>,
     pub now: Coarse,
@@ -100,6 +100,7 @@ pub struct Outcome {
     /// Whole frames by port.
     pub transmit: Vec<(PortIndex, Vec<u8>)>,
     pub to_kernel: Vec<Vec<u8>>,
+    pub to_device: Vec<(TenantId, Vec<u8>)>,
     pub held: Vec<(Waiting, Vec<u8>)>,
     pub drops: BTreeMap<&'static str, u64>,
 }
@@ -107,7 +108,8 @@ pub struct Outcome {
 impl Outcome {
     /// The IP packets sent by a port, which must be all that happened.
     pub fn only_sent(&self, port: PortIndex) -> Vec<Vec<u8>> {
-        assert!(self.drops.is_empty() && self.to_kernel.is_empty() && self.held.is_empty(), "{self:?}");
+        assert!(self.drops.is_empty() && self.held.is_empty(), "{self:?}");
+        assert!(self.to_kernel.is_empty() && self.to_device.is_empty(), "{self:?}");
         assert!(self.transmit.iter().all(|(by, _)| *by == port), "{self:?}");
         self.sent(port)
     }
@@ -120,7 +122,8 @@ impl Outcome {
 
     /// Asserts that this was the fate of every packet.
     pub fn only_dropped(&self, reason: DropReason, packets: u64) {
-        assert!(self.transmit.is_empty() && self.to_kernel.is_empty() && self.held.is_empty(), "{self:?}");
+        assert!(self.transmit.is_empty() && self.held.is_empty(), "{self:?}");
+        assert!(self.to_kernel.is_empty() && self.to_device.is_empty(), "{self:?}");
         assert_eq!(self.drops, BTreeMap::from([(reason.label(), packets)]));
     }
 }
@@ -129,8 +132,13 @@ impl std::fmt::Debug for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let lengths: Vec<_> = self.transmit.iter().map(|(port, frame)| (port, frame.len())).collect();
         let to_kernel: Vec<_> = self.to_kernel.iter().map(Vec::len).collect();
+        let to_device: Vec<_> =
+            self.to_device.iter().map(|(TenantId(id), packet)| (id, packet.len())).collect();
         let (held, drops) = (self.held.len(), &self.drops);
-        write!(f, "sent {lengths:?}, to the kernel {to_kernel:?}, held {held}, dropped {drops:?}")
+        write!(
+            f,
+            "sent {lengths:?}, to the kernel {to_kernel:?}, to devices {to_device:?}, held {held}, dropped {drops:?}"
+        )
     }
 }
 
@@ -142,6 +150,7 @@ pub struct Child {
     pub udp: bool,
     pub outer_v6: bool,
     pub options: SaOptions,
+    pub tenant: TenantId,
     pub local_ts: Vec<TrafficSelector>,
     pub remote_ts: Vec<TrafficSelector>,
 }
@@ -155,6 +164,7 @@ impl Child {
             udp: false,
             outer_v6: false,
             options: SaOptions::default(),
+            tenant: TenantId::default(),
             local_ts: networks(a),
             remote_ts: networks(b),
         }
@@ -412,7 +422,7 @@ impl Rig {
             endpoints: child.endpoints(self.number, peer),
             local_ts: child.local_ts.clone(),
             remote_ts: child.remote_ts.clone(),
-            tenant: TenantId::default(),
+            tenant: child.tenant,
             options: child.options,
         };
         self.installer.install_inbound(spi, sa).unwrap();
@@ -435,7 +445,7 @@ impl Rig {
     /// Feeds IP packets, with Ethernet headers if they come by a port.
     pub fn feed(&mut self, ingress: Ingress, packets: &[Vec<u8>]) -> Outcome {
         let frame = |packet: &Vec<u8>| match ingress {
-            Ingress::Kernel | Ingress::Socket => packet.clone(),
+            Ingress::Kernel | Ingress::Device(_) | Ingress::Socket => packet.clone(),
             Ingress::Port(port) => ethernet(port_mac(self.number, port), packet),
         };
         let frames: Vec<_> = packets.iter().map(frame).collect();
@@ -485,6 +495,10 @@ impl Rig {
             outcome.to_kernel.push(frame.packet().to_vec());
             back.push(frame);
         }
+        for (tenant, frame) in self.out.to_device.drain(..) {
+            outcome.to_device.push((tenant, frame.packet().to_vec()));
+            back.push(frame);
+        }
         for (waiting, frame) in self.out.held.drain(..) {
             outcome.held.push((waiting, frame.packet().to_vec()));
             back.push(frame);
@@ -503,7 +517,7 @@ impl Rig {
         });
         let came = (frames + trapped_before) as u64 + self.generated() - generated_before;
         let waiting = outcome.held.len() + self.pipeline.trapped();
-        let listed = outcome.transmit.len() + outcome.to_kernel.len() + waiting;
+        let listed = outcome.transmit.len() + outcome.to_kernel.len() + outcome.to_device.len() + waiting;
         let went = listed as u64 + outcome.drops.values().sum::<u64>();
         assert_eq!(came, went, "the packet balance is off: {outcome:?}");
         outcome

@@ -57,6 +57,7 @@ pub(crate) fn config_at(pin_dir: &Path, (local_ts, remote_ts): (&[&str], &[&str]
         ike_port: 500,
         nat_port: 4500,
         trap: TrapLimits::OFF,
+        devices: Vec::new(),
         route_table: 220,
         mark: 0x5043,
         tunnel_addresses: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_ipsec::{
     EspAlgorithm, Flow, InboundSa, InstallError, Mode, OutboundSa, Policy, PolicyId, SaCounters, Spi,
-    TrafficSelector, TunnelEndpoints, UsageLimits,
+    TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
 use crate::auth::eap;
@@ -527,6 +527,8 @@ pub struct IkeSaStatus {
     pub id: IkeSaId,
     /// Its connection; `None` while a responder does not know the initiator.
     pub connection: Option<String>,
+    /// Whose inner addresses are behind it.
+    pub tenant: TenantId,
     /// Whether we sent the first IKE_SA_INIT.
     pub initiator: bool,
     /// State.

@@ -455,7 +455,7 @@ impl Installing {
             endpoints,
             local_ts,
             remote_ts,
-            tenant: TenantId::default(),
+            tenant: tenant(cx, base),
             options: agreed.options,
         };
         if let (PolicyRef::Installed(policy), false) =
@@ -538,6 +538,11 @@ impl Installing {
     }
 }
 
+/// Whose inner addresses the tunnels of an IKE SA have.
+fn tenant(cx: &Context, base: &Base) -> TenantId {
+    cx.connection(base.connection).map(|connection| connection.tenant).unwrap_or_default()
+}
+
 /// The policy of the CHILD SA that is replaced, if it can serve its successor too; else a new one.
 fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
     let Selectors { local, remote } = &agreed.selectors;
@@ -548,7 +553,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
         Some(policy) => PolicyRef::Installed(policy),
         None => PolicyRef::New(Policy {
             name: format!("{}/{}", cx.connection_name(base.connection), agreed.name),
-            tenant: TenantId::default(),
+            tenant: tenant(cx, base),
             local_ts: local.clone(),
             remote_ts: remote.clone(),
             origin: PolicyOrigin::Negotiated,

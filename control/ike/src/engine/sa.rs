@@ -532,6 +532,7 @@ impl Base {
         IkeSaStatus {
             id: self.id,
             connection: known.then(|| cx.connection_name(self.connection)),
+            tenant: cx.connection(self.connection).map(|config| config.tenant).unwrap_or_default(),
             initiator: self.role == Role::Initiator,
             state,
             initiator_spi: self.spi_i,

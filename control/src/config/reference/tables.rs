@@ -17,6 +17,7 @@ pub(super) const TABLES: &[Table] = &[
             key("ike", Absent, "timers and limits of the IKE engine"),
             key("connections", Absent, "peers, and what is protected on the way to them"),
             key("pools", Absent, "inner addresses for peers"),
+            key("devices", Absent, "TUN devices of connections, and how much all tunnels of one may carry"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
             key("authorities", Absent, "where it is asked whether certificates were revoked"),
             key("radius", Absent, "AAA servers"),
@@ -237,6 +238,11 @@ pub(super) const TABLES: &[Table] = &[
         keys: &[
             key("version", Is("2"), "of IKE; `0` is the same, and `1` is refused"),
             key("local_addrs", Says("any"), "our addresses"),
+            key(
+                "interface",
+                Absent,
+                "a TUN device of its own, which Portcullis makes: the kernel's routes choose what goes into the tunnels, and what comes out of them the kernel takes on. Connections with the same one share it; inner addresses of different ones may be the same. See [route-based operation](route-based.md)",
+            ),
             key(
                 "remote_addrs",
                 Says("any"),
@@ -510,6 +516,28 @@ pub(super) const TABLES: &[Table] = &[
                 "inactivity",
                 Is("0"),
                 "closed after so long without a packet either way, and not brought up by itself; its IKE SA stays; `0`: never",
+            ),
+        ],
+    },
+    Table {
+        path: "devices.NAME",
+        about: "A TUN device that connections name as their `interface`, and that is there even if none does; see [route-based operation](route-based.md).",
+        keys: &[
+            key(
+                "rate_in",
+                Says("no limit"),
+                "bits of inner packets a second that may come out of all tunnels of the device together; the rates of children count besides",
+            ),
+            key("rate_out", Says("no limit"), "the same of what goes into them"),
+            key(
+                "burst_in",
+                Says("a tenth of a second of `rate_in`, 16384 at least"),
+                "octets that may come at once after a pause",
+            ),
+            key(
+                "burst_out",
+                Says("a tenth of a second of `rate_out`, 16384 at least"),
+                "the same of what goes into them",
             ),
         ],
     },

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portcullis_ipsec::{SaOptions, Spi, TrafficSelector};
+use portcullis_ipsec::{SaOptions, Spi, TenantId, TrafficSelector};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
@@ -141,6 +141,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
     EngineConfig {
         connections: vec![ConnectionConfig {
             name: "net".to_owned(),
+            tenant: TenantId::default(),
             local_addrs: vec![AddressMatch::Address(address(end))],
             remote_addrs: vec![AddressMatch::Address(address(peer))],
             proposals: vec!["aes256gcm16-prfsha384-x25519".parse().unwrap()],
