@@ -96,7 +96,8 @@ pub enum Ingress {
     Port(PortIndex),
     /// Bare IP packets from the TUN device.
     Kernel,
-    /// ESP in UDP, as bare IP packets, that came to a socket of the host because it came in fragments ([`crate::inlet`]).
+    /// ESP, as bare IP packets, that came to a socket of the host: in UDP because it came in fragments, or in a TCP stream
+    /// ([`crate::inlet`]).
     Socket,
 }
 
@@ -128,6 +129,8 @@ pub struct Output {
     pub transmit: Outgoing,
     /// Bare IP packets for the host.
     pub to_kernel: Vec<Frame>,
+    /// Whole Ethernet frames whose ESP goes out in a TCP stream ([`crate::outlet`]).
+    pub to_streams: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
     /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
