@@ -63,7 +63,7 @@ pub(in crate::engine) fn admit(
     inbound: &Inbound<'_>,
 ) -> Admission {
     let found = inbound.header();
-    let about = About { connection: None, remote: Some(inbound.remote) };
+    let about = About { connection: None, remote: Some(inbound.path.remote) };
     let well_formed =
         found.initiator && found.message_id == 0 && found.spi_i != [0; 8] && found.spi_r == [0; 8];
     if !well_formed || inbound.received.encrypted.is_some() {
@@ -82,20 +82,20 @@ pub(in crate::engine) fn admit(
     if let Some(cookies) = cookies {
         let shown = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE);
         let good = shown.is_some_and(|shown| {
-            cookies.check(cx, now, &shown.data, init.nonce, inbound.remote, found.spi_i)
+            cookies.check(cx, now, &shown.data, init.nonce, inbound.path.remote, found.spi_i)
         });
         if !good {
-            let cookie = cookies.make(cx, now, init.nonce, inbound.remote, found.spi_i);
+            let cookie = cookies.make(cx, now, init.nonce, inbound.path.remote, found.spi_i);
             return Admission::Answered(answer(found, notify::COOKIE, cookie));
         }
     }
-    let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
+    let candidates = connections::candidates(cx, inbound.path.local.ip(), inbound.path.remote.ip());
     let intermediate = ike_intermediate::is_announced(notifications(payloads));
     match choose(cx, &candidates, &init, intermediate) {
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
             let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
-            Admission::Refused(octets, about.no_connection_for(inbound.local, &connections))
+            Admission::Refused(octets, about.no_connection_for(inbound.path.local, &connections))
         }
         Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
@@ -210,7 +210,7 @@ impl Answering {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(base, public, nonce_r.clone());
-                send(cx, base.local, base.remote, std::slice::from_ref(&response));
+                send(cx, base.path(), std::slice::from_ref(&response));
                 let record = InitRecord {
                     request: self.request,
                     response,

@@ -38,6 +38,7 @@ mod replacement;
 mod resumption;
 mod rounds;
 mod storm;
+mod streams;
 mod transitions;
 mod window;
 mod world;
