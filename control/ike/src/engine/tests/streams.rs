@@ -94,11 +94,9 @@ fn messages_are_not_cut_for_a_stream() {
 
 #[test]
 fn a_request_is_sent_once_until_the_peer_comes_by_another_stream() {
-    let (mut a, mut b) = (config(A), config(B));
-    a.connections[0].mobike = false;
-    b.connections[0].mobike = false;
+    let mut b = config(B);
     b.connections[0].dpd_delay = Duration::from_secs(10);
-    let mut world = world(a, b).established();
+    let mut world = world(config(A), b).established();
     let before = sent(&world).0;
     // The stream is gone, and nobody has told.
     world.ends[A].dead = true;
@@ -138,9 +136,7 @@ fn a_peer_without_a_stream_is_not_led_into_one_by_what_is_merely_authentic() {
 
 #[test]
 fn esp_of_another_stream_leads_there_and_esp_in_udp_does_not() {
-    let (mut a, mut b) = (config(A), config(B));
-    (a.connections[0].mobike, b.connections[0].mobike) = (false, false);
-    let mut world = world(a, b).established();
+    let mut world = world(config(A), config(B)).established();
     let pair = *world.ends[B].gateway.installed.keys().next().unwrap();
     let (ours, before) = ends(&world);
     let seen = |encapsulation| TunnelEndpoints { local: address(B), remote: address(A), encapsulation };
@@ -156,7 +152,9 @@ fn esp_of_another_stream_leads_there_and_esp_in_udp_does_not() {
 
 #[test]
 fn a_peer_of_mobike_may_go_on_by_udp() {
-    let mut world = world(config(A), config(B)).established();
+    let (mut a, mut b) = (config(A), config(B));
+    (a.connections[0].mobike, b.connections[0].mobike) = (true, true);
+    let mut world = world(a, b).established();
     let update = vec![notification(notify::UPDATE_SA_ADDRESSES, Vec::new())];
     let Datagram { local, payload, .. } = request(&mut world, update);
     let ours = ends(&world).0;
