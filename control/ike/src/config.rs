@@ -50,6 +50,8 @@ pub enum LocalMethod {
         /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
         credentials: Vec<Arc<Credential>>,
     },
+    /// By the EAP method that an AAA server runs with the peer, whose key proves us too (RFC 5998). Only a responder can.
+    Aaa,
     /// Not at all (RFC 7619).
     Null,
 }
@@ -58,7 +60,7 @@ impl LocalMethod {
     /// Keys of ours that it may sign with.
     pub fn credentials(&self) -> &[Arc<Credential>] {
         match self {
-            Self::Psk | Self::Null => &[],
+            Self::Psk | Self::Aaa | Self::Null => &[],
             Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
         }
     }
