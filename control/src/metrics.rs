@@ -90,6 +90,7 @@ impl Measured {
                 .with(&[], timestamp(self.started)),
         ];
         families.extend(self.ike());
+        families.extend(self.streams());
         families.extend(self.connections());
         families.push(self.pools());
         families.extend(self.policies());
@@ -142,6 +143,30 @@ impl Measured {
             failures,
             last,
             rejected,
+        ]
+    }
+
+    /// TCP streams of peers.
+    fn streams(&self) -> Vec<Family> {
+        let streams = self.snapshot.streams;
+        vec![
+            Family::gauge(
+                "tcp_streams",
+                "TCP streams of IKE and ESP by whether an authenticated IKE SA goes by them",
+            )
+            .with(&[("state", "established")], streams.established)
+            .with(&[("state", "connecting")], streams.connecting),
+            Family::counter("tcp_streams_opened", "TCP streams that began").with(&[], streams.opened),
+            Family::counter(
+                "tcp_streams_refused",
+                "TCP streams that were not taken because there were too many",
+            )
+            .with(&[], streams.refused),
+            Family::counter("tcp_streams_closed", "TCP streams that we have closed, by reason")
+                .with(&[("reason", "malformed")], streams.malformed)
+                .with(&[("reason", "unused")], streams.unused),
+            Family::gauge("tcp_streams_limit", "TCP streams taken at once (gateway.tcp_connections)")
+                .with(&[], self.config.gateway.tcp.connections),
         ]
     }
 

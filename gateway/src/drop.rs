@@ -102,6 +102,8 @@ drop_reasons! {
     NeighbourUnresolved = "neighbour_unresolved",
     /// The ring to the slow path is full.
     KernelQueueFull = "kernel_queue_full",
+    /// The ring of ESP for TCP streams is full.
+    StreamQueueFull = "stream_queue_full",
     /// The ring to the worker that owns the SA is full.
     HandoverFull = "handover_full",
     /// In the hands of a worker when it panicked.
@@ -129,7 +131,7 @@ pub struct WorkerCounters {
     pub generated: AtomicU64,
     /// Frames put into TX rings.
     pub transmitted: AtomicU64,
-    /// Packets given to the host through the slow path.
+    /// Packets given to the host through the slow path, and ESP that its TCP streams are to carry.
     pub to_kernel: AtomicU64,
     /// Packets handed to the worker that owns their SA.
     pub handed_over: AtomicU64,

@@ -1,6 +1,10 @@
-//! ESP in UDP that came in fragments. Nothing in a later fragment tells it from one of IKE's, which the kernel must have: so
+//! ESP that came to sockets.
+//!
+//! In UDP, because it came in fragments. Nothing in a later fragment tells it from one of IKE's, which the kernel must have: so
 //! the kernel gets both, puts them together, within its own bounds and refusing what overlaps, and whoever has the socket of
-//! the NAT port gives what is not IKE back here. It is copied, and takes a worker's slow path.
+//! the NAT port gives what is not IKE back here. And in a TCP stream (RFC 9329): there is no other way.
+//!
+//! It is copied, and takes a worker's slow path.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +23,9 @@ pub struct EspDatagram<'a> {
     /// The TOS octet, or traffic class, of the datagram (`IP_RECVTOS`, `IPV6_RECVTCLASS`). The kernel has made one of those of
     /// its fragments (RFC 3168 §5.3).
     pub tos: u8,
-    /// What UDP carries: an ESP packet.
+    /// Whether it came in a TCP stream between these addresses; else in UDP.
+    pub stream: bool,
+    /// What UDP or the stream carries: an ESP packet.
     pub payload: &'a [u8],
 }
 
@@ -50,7 +56,8 @@ impl EspInlet {
 
 /// The datagram with the headers that it had: what matters of them to the receiver.
 fn packet(datagram: &EspDatagram<'_>) -> Option<Box<[u8]>> {
-    let EspDatagram { local, remote, tos, payload } = *datagram;
+    let EspDatagram { local, remote, tos, stream, payload } = *datagram;
+    let protocol = if stream { protocol::TCP } else { protocol::UDP };
     let len = UDP_HEADER_LEN + payload.len();
     let udp = Udp { src_port: remote.port(), dst_port: local.port(), len, checksum: 0 }.write();
     if u16::try_from(IPV4_HEADER_LEN + len).is_err() {
@@ -67,7 +74,7 @@ fn packet(datagram: &EspDatagram<'_>) -> Option<Box<[u8]>> {
             more_fragments: false,
             fragment_offset: 0,
             ttl: 1,
-            protocol: protocol::UDP,
+            protocol,
             src,
             dst,
         }
@@ -76,7 +83,7 @@ fn packet(datagram: &EspDatagram<'_>) -> Option<Box<[u8]>> {
             traffic_class: tos,
             flow_label: 0,
             payload_len: len,
-            next_header: protocol::UDP,
+            next_header: protocol,
             hop_limit: 1,
             src,
             dst,

@@ -13,7 +13,7 @@
 //! - [`prefetch`]: how a batch waits for memory once.
 //! - [`pipeline`]: everything between RX and TX, without sockets. Start here to follow one packet.
 //! - `handover`: packets from the worker that received them to the owner of their SA.
-//! - [`inlet`]: ESP that came to a socket, because it came in fragments.
+//! - [`inlet`]: ESP that came to a socket, because it came in fragments, or in a TCP stream; [`outlet`]: ESP that goes out in one.
 //! - [`trace`]: what is seen of packets while somebody asks.
 //! - [`drop`]: every reason for which a packet goes no further.
 //! - `io`, `worker`, `slowpath`, `netlink`: AF_XDP rings, the pinned threads, the TUN device, the kernel's tables.
@@ -34,6 +34,7 @@ pub mod io;
 pub mod limiter;
 pub mod lpm;
 pub mod netlink;
+pub mod outlet;
 pub mod pipeline;
 pub mod pmtu;
 pub mod policy;

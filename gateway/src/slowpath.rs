@@ -60,8 +60,10 @@ impl AsFd for Waker {
 struct Rings {
     to_kernel: ArrayQueue<(TenantId, Box<[u8]>)>,
     from_kernel: ArrayQueue<(TenantId, Box<[u8]>)>,
-    /// ESP in UDP that came to a socket ([`crate::inlet`]).
+    /// ESP that came to a socket ([`crate::inlet`]).
     from_socket: ArrayQueue<Box<[u8]>>,
+    /// ESP for TCP streams ([`crate::outlet`]).
+    to_streams: ArrayQueue<Box<[u8]>>,
     /// Neighbours that the worker asks for.
     resolve: ArrayQueue<(u32, IpAddr)>,
     worker: Waker,
@@ -87,6 +89,10 @@ pub struct SlowPathCounters {
     pub dropped_from_kernel: AtomicU64,
     /// Packets that the kernel did not take.
     pub dropped_to_kernel: AtomicU64,
+    /// ESP for a TCP stream that takes no more.
+    pub dropped_stream_full: AtomicU64,
+    /// ESP for a TCP stream that there is not.
+    pub dropped_stream_gone: AtomicU64,
 }
 
 /// A worker's end of the slow path.
@@ -94,6 +100,7 @@ pub struct SlowPathCounters {
 pub struct WorkerEnd {
     rings: Arc<Rings>,
     thread: Waker,
+    streams: Waker,
 }
 
 impl WorkerEnd {
@@ -120,6 +127,22 @@ impl WorkerEnd {
         self.rings.from_socket.pop()
     }
 
+    /// Gives whoever has the TCP streams a packet for one of them; false if the ring is full.
+    #[must_use]
+    pub fn to_streams(&self, packet: &[u8]) -> bool {
+        self.rings.to_streams.push(packet.into()).is_ok()
+    }
+
+    /// The next packet for a TCP stream.
+    pub(crate) fn take_for_streams(&self) -> Option<Box<[u8]>> {
+        self.rings.to_streams.pop()
+    }
+
+    /// Wakes whoever has the TCP streams.
+    pub fn flush_streams(&self) {
+        self.streams.wake();
+    }
+
     /// Has the kernel look for a neighbour. A full ring forgets it: who still needs it asks again.
     pub fn resolve(&self, ifindex: u32, addr: IpAddr) {
         let _ = self.rings.resolve.push((ifindex, addr));
@@ -143,23 +166,26 @@ pub struct SlowPath {
     counters: Arc<SlowPathCounters>,
     stop: Arc<AtomicBool>,
     waker: Waker,
+    streams: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SlowPath {
     /// Starts the thread over open devices, in the order of their tenants, for so many workers.
     pub fn start(tuns: &[Arc<Tun>], connection: Connection, workers: usize) -> io::Result<Self> {
-        let waker = Waker::new()?;
+        let (waker, streams) = (Waker::new()?, Waker::new()?);
         let mut ends = Vec::new();
         for _ in 0..workers {
             let rings = Rings {
                 to_kernel: ArrayQueue::new(RING),
                 from_kernel: ArrayQueue::new(RING),
                 from_socket: ArrayQueue::new(RING),
+                to_streams: ArrayQueue::new(RING),
                 resolve: ArrayQueue::new(RING),
                 worker: Waker::new()?,
             };
-            ends.push(WorkerEnd { rings: Arc::new(rings), thread: waker.clone() });
+            let (thread, streams) = (waker.clone(), streams.clone());
+            ends.push(WorkerEnd { rings: Arc::new(rings), thread, streams });
         }
         let counters = Arc::new(SlowPathCounters {
             devices: tuns.iter().map(|_| DeviceCounters::default()).collect(),
@@ -177,12 +203,17 @@ impl SlowPath {
         let until = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("slow-path".to_owned()).spawn(move || run.run(&until))?;
-        Ok(Self { workers: ends, counters, stop, waker, thread: Some(thread) })
+        Ok(Self { workers: ends, counters, stop, waker, streams, thread: Some(thread) })
     }
 
     /// The ends of the workers, in order.
     pub fn workers(&self) -> &[WorkerEnd] {
         &self.workers
+    }
+
+    /// What workers wake when there is something for a TCP stream.
+    pub fn streams(&self) -> &Waker {
+        &self.streams
     }
 
     /// What it counts.

@@ -7,6 +7,7 @@
 //! - [`pools`]: address pools and their leases, shared by all engines.
 //! - [`config`]: what a connection and its children want.
 //! - [`verdict`]: what a failed exchange leaves: reason, evidence, what to change.
+//! - [`stream`]: what IKE and ESP look like in a TCP stream.
 //! - [`probe`]: asks a responder what it accepts.
 //! - [`engine`]: the state machine. Start there.
 
@@ -19,4 +20,5 @@ pub mod message;
 pub mod pools;
 pub mod probe;
 pub mod proposal;
+pub mod stream;
 pub mod verdict;

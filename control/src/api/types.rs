@@ -208,6 +208,9 @@ pub struct IkeSa {
     pub groups: Vec<String>,
     /// In strongSwan's notation.
     pub proposal: Option<String>,
+    /// Its messages go in a TCP stream (RFC 9329).
+    #[serde(default)]
+    pub tcp: bool,
     /// A NAT is before us.
     pub nat_local: bool,
     /// A NAT is before the peer.

@@ -115,7 +115,8 @@ pub(super) fn sas(sas: &[IkeSa]) -> String {
         let connection = ike.connection.as_deref().unwrap_or("(unknown)");
         let (i, r) = if ike.initiator { ("*", "") } else { ("", "*") };
         let (spi_i, spi_r) = (&ike.initiator_spi, &ike.responder_spi);
-        line!(out, "{connection}: #{}, {}, IKEv2, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
+        let tcp = if ike.tcp { " in TCP" } else { "" };
+        line!(out, "{connection}: #{}, {}, IKEv2{tcp}, {spi_i}_i{i} {spi_r}_r{r}", ike.id, ike.state);
         if let Some(device) = &ike.interface {
             line!(out, "  by {device}, where routes lead into it");
         }
@@ -355,6 +356,7 @@ mod tests {
             eap_id: None,
             groups: Vec::new(),
             proposal: None,
+            tcp: false,
             nat_local: false,
             nat_remote: false,
             local_vips: Vec::new(),

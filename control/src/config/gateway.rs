@@ -63,6 +63,8 @@ pub struct GatewayConfig {
     pub sandbox: bool,
     /// Routes for a routing daemon, if there are to be any.
     pub export_routes: Option<ExportConfig>,
+    /// Who may come by TCP.
+    pub tcp: TcpConfig,
     /// How hooks are run.
     pub updown: UpdownConfig,
     /// Where certificates and keys are looked for.
@@ -74,6 +76,15 @@ pub struct GatewayConfig {
 pub enum MetricsCompatibility {
     /// ipsec_exporter's, for strongSwan.
     IpsecExporter,
+}
+
+/// TCP encapsulation (RFC 9329), as far as peers begin it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpConfig {
+    /// Where it is taken; `None`: nowhere.
+    pub port: Option<u16>,
+    /// Connections at once.
+    pub connections: usize,
 }
 
 /// How `updown` hooks are run.
@@ -135,6 +146,12 @@ impl GatewayConfig {
             timeout: section.duration_within("updown_timeout", limits).unwrap_or(Duration::from_secs(30)),
             at_once: section.integer("updown_at_once", 1..=256).map_or(16, |most| most.value as usize),
         };
+        let tcp = TcpConfig {
+            port: section.integer("tcp_port", 1..=65_535).and_then(|port| u16::try_from(port.value).ok()),
+            connections: section
+                .integer("tcp_connections", 2..=65_536)
+                .map_or(1024, |most| most.value as usize),
+        };
         let export_routes = export_routes(&section, route_table);
         let credentials = Directories::from_section(&section, base);
         section.finish(&[]);
@@ -161,6 +178,7 @@ impl GatewayConfig {
             trap,
             allow_decrypted_capture,
             export_routes,
+            tcp,
             updown,
             sandbox,
             credentials,

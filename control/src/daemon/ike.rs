@@ -27,6 +27,7 @@ use super::jobs::threads::JobThreads;
 use super::jobs::{self, Place};
 use super::leases::Leases;
 use super::sockets::Sockets;
+use super::streams::{self, StreamCounts, Streams};
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
 use crate::events::{Listeners, sessions};
@@ -71,6 +72,8 @@ pub struct Snapshot {
     pub verdicts: Vec<Entry>,
     /// What happened since start.
     pub totals: Totals,
+    /// TCP streams.
+    pub streams: StreamCounts,
 }
 
 /// Monotonic counts for metrics.
@@ -168,6 +171,8 @@ pub(super) struct Shell {
     pub(super) token_secret: Option<Secret>,
     /// UDP.
     pub(super) sockets: Sockets,
+    /// TCP.
+    pub(super) streams: Streams,
     /// The data plane.
     pub(super) installer: Arc<dyn SaInstaller>,
     /// CRLs that peers' certificates are looked up in.
@@ -230,6 +235,7 @@ impl Shell {
             listeners: self.listeners,
             engine,
             sockets: self.sockets,
+            streams: self.streams,
             installer: self.installer,
             crls: self.crls,
             children: self.children,
@@ -253,6 +259,7 @@ impl Shell {
 struct Task {
     engine: Engine,
     sockets: Sockets,
+    streams: Streams,
     installer: Arc<dyn SaInstaller>,
     crls: Arc<CrlStore>,
     children: Children,
@@ -275,7 +282,7 @@ struct Task {
 
 /// Anybody can make exchanges fail; the log takes a few of them a second.
 #[derive(Debug, Default)]
-struct LogLimit {
+pub(super) struct LogLimit {
     second: Option<Instant>,
     logged: u32,
     suppressed: u64,
@@ -285,7 +292,7 @@ impl LogLimit {
     const PER_SECOND: u32 = 10;
 
     /// Whether to log now, and how many were not logged since the last that was.
-    fn pass(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn pass(&mut self, now: Instant) -> Option<u64> {
         let same = self.second.is_some_and(|second| now.duration_since(second) < Duration::from_secs(1));
         if !same {
             (self.second, self.logged) = (Some(now), 0);
@@ -325,6 +332,7 @@ impl Task {
                     self.received(datagram);
                     self.receive_more(&mut buffer);
                 }
+                told = self.streams.next() => self.streamed(told),
                 Some((id, result)) = results.recv() => self.engine.handle_job(Instant::now(), id, result),
                 request = requests.recv() => match request {
                     Some(request) => self.request(request),
@@ -359,8 +367,18 @@ impl Task {
         }
     }
 
+    fn streamed(&mut self, told: streams::Told) {
+        match told {
+            streams::Told::Message(message) => self.received(Ok(Some(message))),
+            streams::Told::Sweep => {
+                let engine = &self.engine;
+                self.streams.sweep(Instant::now(), |local, remote| engine.stream_use(local, remote));
+            }
+        }
+    }
+
     fn observe(&mut self, datagram: &Datagram) {
-        if let DatagramPayload::Ike(message) = &datagram.payload {
+        if let DatagramPayload::Ike(message) | DatagramPayload::Stream(message) = &datagram.payload {
             self.handshakes.saw(Instant::now(), message);
         }
     }
@@ -399,6 +417,7 @@ impl Task {
                     half_open: self.engine.half_open(),
                     verdicts: self.verdicts.iter().take(SHOWN).cloned().collect(),
                     totals: self.totals.clone(),
+                    streams: self.streams.counts(),
                 };
                 // Whoever asked may have gone.
                 let _ = reply.send(snapshot);
@@ -458,7 +477,10 @@ impl Task {
         loop {
             while let Some(datagram) = self.engine.poll_transmit() {
                 self.observe(&datagram);
-                if let Err(error) = self.sockets.send(&datagram) {
+                let between = (datagram.local, datagram.remote);
+                if let DatagramPayload::Stream(message) = datagram.payload {
+                    self.streams.send(between, message);
+                } else if let Err(error) = self.sockets.send(&datagram) {
                     tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
                 }
             }

@@ -15,6 +15,7 @@ mod secret_file;
 mod service;
 mod services;
 mod sockets;
+mod streams;
 mod threads;
 mod trace;
 mod traffic;
@@ -43,6 +44,7 @@ pub use dataplane::detach_open;
 pub use handshake::Histogram;
 pub use ike::{Snapshot, Stopping};
 pub use reload::ReloadError;
+pub use streams::StreamCounts;
 pub use traffic::Carried;
 pub(crate) use traffic::Traffic;
 
@@ -125,6 +127,19 @@ async fn serve(
     let (port, nat_port) = (config.engine.port, config.engine.nat_port);
     let mut sockets = sockets::Sockets::open(port, nat_port, config.gateway.mark)?;
     sockets::esp::serve(sockets.take_esp(), nat_port, dataplane.esp_inlet())?;
+    let streams = streams::Streams::new(
+        streams::Limits {
+            all: config.gateway.tcp.connections,
+            of_source: config.engine.block_threshold,
+            unused: config.engine.half_open_timeout,
+        },
+        dataplane.esp_inlet(),
+        dataplane.esp_outlet(),
+    );
+    let streams = streams.context("cannot take ESP for TCP streams")?;
+    if let Some(port) = config.gateway.tcp.port {
+        streams.listen(port, config.gateway.mark)?;
+    }
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(seed.as_mut()).context("the system gives no random numbers")?;
     let traffic = Arc::new(traffic::Traffic::default());
@@ -155,6 +170,7 @@ async fn serve(
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         token_secret: token_secret(&config),
         sockets,
+        streams,
         installer: dataplane.installer(),
         crls: Arc::clone(&crls),
         children,

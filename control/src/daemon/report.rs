@@ -8,7 +8,7 @@ use portcullis_gateway::dataplane::{
 };
 use portcullis_gateway::io::QueueCounts;
 use portcullis_ike::config::{ConnectionConfig, StartAction};
-use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState};
+use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState, Transport};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
 use portcullis_ipsec::{
     Encapsulation, Mode, PolicyAction, PolicyOrigin, RateLimit, SaInstaller, TrafficSelector,
@@ -138,6 +138,7 @@ fn ike_sa(ike: &IkeSaStatus, installer: &dyn SaInstaller, devices: &Devices) -> 
         eap_id: ike.authorization.eap_id.clone(),
         groups: ike.authorization.groups.clone(),
         proposal: ike.proposal.clone(),
+        tcp: ike.transport == Transport::Tcp,
         nat_local: ike.nat_local,
         nat_remote: ike.nat_remote,
         local_vips: ike.local_vips.iter().map(ToString::to_string).collect(),
@@ -152,6 +153,8 @@ pub(crate) fn mode(child: &ChildSaStatus) -> &'static str {
     match (child.mode, child.endpoints.encapsulation) {
         (Mode::Tunnel, Encapsulation::None) => "TUNNEL",
         (Mode::Tunnel, Encapsulation::Udp { .. }) => "TUNNEL-in-UDP",
+        (Mode::Tunnel, Encapsulation::Tcp { .. }) => "TUNNEL-in-TCP",
+        (Mode::Transport, Encapsulation::Tcp { .. }) => "TRANSPORT-in-TCP",
         (Mode::Transport, Encapsulation::None) => "TRANSPORT",
         (Mode::Transport, Encapsulation::Udp { .. }) => "TRANSPORT-in-UDP",
     }

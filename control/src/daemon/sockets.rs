@@ -204,6 +204,8 @@ impl Endpoint {
         let marker: &[u8] = if self.nat { &NON_ESP_MARKER } else { &[] };
         let slices = match &datagram.payload {
             DatagramPayload::Ike(message) => [IoSlice::new(marker), IoSlice::new(message)],
+            // Those of streams do not come here.
+            DatagramPayload::Stream(_) => return Err(io::ErrorKind::InvalidInput.into()),
             DatagramPayload::NatKeepalive => [IoSlice::new(&[]), IoSlice::new(&NAT_KEEPALIVE)],
         };
         let fd = self.socket.as_raw_fd();

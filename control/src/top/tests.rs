@@ -44,6 +44,7 @@ fn sample(at: u64, bytes: u64, busy: f64, no_sa: u64) -> Sample {
         eap_id: None,
         groups: Vec::new(),
         proposal: None,
+        tcp: false,
         nat_local: false,
         nat_remote: false,
         local_vips: Vec::new(),

@@ -49,6 +49,13 @@ pub enum Encapsulation {
         /// The peer's port as we see it, behind a NAT not 4500.
         remote_port: u16,
     },
+    /// A TCP stream (RFC 9329), which the control plane has. Ports in host byte order; they tell it from others.
+    Tcp {
+        /// Our end's port: 4500 of a responder.
+        local_port: u16,
+        /// The peer's end's.
+        remote_port: u16,
+    },
 }
 
 /// The outer addresses of a tunnel; both of one family.
@@ -58,7 +65,7 @@ pub struct TunnelEndpoints {
     pub local: IpAddr,
     /// The peer's address.
     pub remote: IpAddr,
-    /// Raw ESP or UDP.
+    /// Raw ESP, UDP or TCP.
     pub encapsulation: Encapsulation,
 }
 

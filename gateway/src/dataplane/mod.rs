@@ -47,6 +47,7 @@ use crate::netlink::addresses::TunAddresses;
 use crate::netlink::mirror::{Mirror, MirrorConfig};
 use crate::netlink::protected::ProtectedRoutes;
 use crate::netlink::{self, Connection, NetlinkError};
+use crate::outlet::EspOutlet;
 use crate::pipeline::{Pipeline, Shared, TrapSignal};
 use crate::pmtu::Listener;
 use crate::policy::PolicyTable;
@@ -357,9 +358,15 @@ impl Dataplane {
         Arc::clone(&self.installer) as Arc<dyn SaInstaller>
     }
 
-    /// Where ESP goes that came to a socket of the NAT port.
+    /// Where ESP goes that came to a socket of the NAT port, or in a TCP stream.
     pub fn esp_inlet(&self) -> EspInlet {
         EspInlet::new(self.slow.workers().to_vec(), Arc::clone(self.slow.counters()))
+    }
+
+    /// Where ESP comes from that goes out in TCP streams. There is to be one taker.
+    pub fn esp_outlet(&self) -> EspOutlet {
+        let (workers, waker) = (self.slow.workers().to_vec(), self.slow.streams().clone());
+        EspOutlet::new(workers, waker, Arc::clone(self.slow.counters()))
     }
 
     /// The addresses that peers give this host.

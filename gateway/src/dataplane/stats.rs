@@ -26,7 +26,7 @@ pub struct WorkerStats {
     pub generated: u64,
     /// Frames put into TX rings.
     pub transmitted: u64,
-    /// Packets for the host.
+    /// Packets for the host, and ESP that its TCP streams are to carry.
     pub to_kernel: u64,
     /// For any reason.
     pub dropped: u64,
@@ -126,6 +126,8 @@ pub(super) fn collect(dataplane: &Dataplane) -> DataplaneStats {
     let slow = dataplane.slow.counters();
     drops.insert("slow_path_full".to_owned(), load(&slow.dropped_from_kernel));
     drops.insert("slow_path_refused".to_owned(), load(&slow.dropped_to_kernel));
+    drops.insert("stream_full".to_owned(), load(&slow.dropped_stream_full));
+    drops.insert("stream_gone".to_owned(), load(&slow.dropped_stream_gone));
     let interfaces: Vec<InterfaceStats> = lock(&dataplane.interfaces).iter().map(Served::stats).collect();
     let sockets = interfaces.iter().map(|interface| interface.sockets);
     let sockets = sockets.fold(SocketStatistics::default(), SocketStatistics::plus);

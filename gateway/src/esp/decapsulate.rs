@@ -58,8 +58,13 @@ impl EspPacket {
 
     /// From where to where it came, as the receiver sees it: `local` is us.
     pub fn endpoints(&self) -> TunnelEndpoints {
-        let encapsulation = match (self.is_udp(), self.flow.src_port(), self.flow.dst_port()) {
-            (true, Some(remote_port), Some(local_port)) => Encapsulation::Udp { local_port, remote_port },
+        let encapsulation = match (self.flow.protocol(), self.flow.src_port(), self.flow.dst_port()) {
+            (protocol::UDP, Some(remote_port), Some(local_port)) => {
+                Encapsulation::Udp { local_port, remote_port }
+            }
+            (protocol::TCP, Some(remote_port), Some(local_port)) => {
+                Encapsulation::Tcp { local_port, remote_port }
+            }
             _ => Encapsulation::None,
         };
         TunnelEndpoints { local: self.flow.dst(), remote: self.flow.src(), encapsulation }
@@ -67,7 +72,7 @@ impl EspPacket {
 
     /// Octets of IP header, extension headers included.
     pub(super) fn header_len(&self) -> usize {
-        usize::from(self.esp) - if self.is_udp() { UDP_HEADER_LEN } else { 0 }
+        usize::from(self.esp) - if self.flow.protocol() == protocol::ESP { 0 } else { UDP_HEADER_LEN }
     }
 
     /// Octets of the packet in it, once it is opened, as SAs count them: in transport mode with the IP header. `None` for a
@@ -116,6 +121,28 @@ pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Res
     } else {
         (payload, info.header_len())
     };
+    read(esp, esp_at, flow, info)
+}
+
+/// The same of what [`crate::inlet`] has put together, and no network: ESP that came in a TCP stream as well. In front of that
+/// is a header like UDP's.
+pub fn parse_from_socket(
+    packet: &[u8],
+    flow: &FlowKey,
+    info: &L3Info,
+    nat_port: u16,
+) -> Result<EspPacket, DropReason> {
+    if flow.protocol() != protocol::TCP {
+        return parse(packet, flow, info, nat_port);
+    }
+    let esp_at = info.header_len() + UDP_HEADER_LEN;
+    let esp = packet.get(esp_at..info.total_len()).ok_or(DropReason::Malformed)?;
+    read(esp, esp_at, flow, info)
+}
+
+/// Reads an ESP packet that starts `esp_at` octets into the whole one.
+#[inline(always)]
+fn read(esp: &[u8], esp_at: usize, flow: &FlowKey, info: &L3Info) -> Result<EspPacket, DropReason> {
     let (header, _) =
         esp.first_chunk::<{ ESP_HEADER_LEN + NONCE_IV_LEN }>().ok_or(DropReason::EspTruncated)?.as_chunks();
     let &[header, iv] = header else { return Err(DropReason::EspTruncated) };
@@ -134,15 +161,15 @@ pub fn parse(packet: &[u8], flow: &FlowKey, info: &L3Info, nat_port: u16) -> Res
 }
 
 impl EspPacket {
-    /// Whether the peer's address, or in UDP its port, is another than the SA's. Encapsulation is not compared.
+    /// Whether the peer's address, or in UDP its port, is another than the SA's, or the TCP stream is. Encapsulation is not
+    /// compared.
     pub fn moved_from(&self, endpoints: &TunnelEndpoints) -> bool {
-        let port = |e: &TunnelEndpoints| match e.encapsulation {
-            Encapsulation::Udp { remote_port, .. } => Some(remote_port),
-            Encapsulation::None => None,
-        };
         let seen = self.endpoints();
-        let ports_differ = match (port(&seen), port(endpoints)) {
-            (Some(seen), Some(known)) => seen != known,
+        let ports_differ = match (seen.encapsulation, endpoints.encapsulation) {
+            (Encapsulation::Udp { remote_port: seen, .. }, Encapsulation::Udp { remote_port: known, .. })
+            | (Encapsulation::Tcp { remote_port: seen, .. }, Encapsulation::Tcp { remote_port: known, .. }) => {
+                seen != known
+            }
             _ => false,
         };
         seen.remote != endpoints.remote || ports_differ

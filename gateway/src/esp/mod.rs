@@ -20,7 +20,7 @@ use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
 pub(crate) use algorithm::expand;
 pub(crate) use decapsulate::decapsulate_plain;
-pub use decapsulate::{EspPacket, decapsulate, parse};
+pub use decapsulate::{EspPacket, decapsulate, parse, parse_from_socket};
 pub use template::Template;
 pub use transport::{extract, max_transport_len};
 
@@ -45,6 +45,10 @@ pub const MAX_HEADROOM: usize =
 /// Octets that a frame needs free behind an inner packet.
 pub const MAX_TAILROOM: usize = EspAlgorithm::MAX_ALIGNMENT - 1 + TRAILER_LEN + EspAlgorithm::MAX_ICV_LEN;
 
+/// Octets that a TCP stream puts in front of an ESP packet that fills a segment: the header, with the timestamps that every
+/// stack has (RFC 7323 §3.2), and the length (RFC 9329 §3.2).
+const STREAM_LEN: usize = 20 + 12 + 2;
+
 /// Octets of everything in front of IV and ciphertext, from the outer IP header on.
 pub fn header_len(endpoints: &TunnelEndpoints) -> usize {
     let ip = match endpoints.local {
@@ -54,6 +58,7 @@ pub fn header_len(endpoints: &TunnelEndpoints) -> usize {
     let udp = match endpoints.encapsulation {
         Encapsulation::None => 0,
         Encapsulation::Udp { .. } => UDP_HEADER_LEN,
+        Encapsulation::Tcp { .. } => STREAM_LEN,
     };
     ip + udp + ESP_HEADER_LEN
 }

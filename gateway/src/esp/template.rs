@@ -28,8 +28,9 @@ pub struct Template {
     pub(super) octets: [u8; MAX_HEADROOM],
     /// Where in `octets` the outer IP header starts; the Ethernet header ends there.
     pub(super) ip: u8,
-    /// Whether there is a UDP header.
+    /// Whether there is a UDP header. One of a packet for a TCP stream says which, and goes no further.
     pub(super) udp: bool,
+    stream: bool,
     pub(super) v6: bool,
     pub(super) esn: bool,
     /// What of the inner header's DSCP and ECN is copied.
@@ -70,7 +71,8 @@ impl Template {
         put(&mut octets, at, &spi.to_be_bytes());
         let mut protocol = protocol::ESP;
         let udp = match endpoints.encapsulation {
-            Encapsulation::Udp { local_port, remote_port } => {
+            Encapsulation::Udp { local_port, remote_port }
+            | Encapsulation::Tcp { local_port, remote_port } => {
                 at -= UDP_HEADER_LEN;
                 // No checksum (RFC 3948 §2.1); over IPv6, which demands one, it follows the sealing.
                 let header = Udp { src_port: local_port, dst_port: remote_port, len: 0, checksum: 0 };
@@ -124,6 +126,7 @@ impl Template {
             octets,
             ip: at as u8,
             udp,
+            stream: matches!(endpoints.encapsulation, Encapsulation::Tcp { .. }),
             v6,
             esn,
             tos_copied: u8::MAX,
@@ -244,7 +247,13 @@ impl Template {
     /// Whether a sealed packet lacks something yet.
     #[inline]
     pub fn needs_finish(&self) -> bool {
-        self.udp && self.v6
+        self.udp && self.v6 && !self.stream
+    }
+
+    /// Whether sealed packets are for a TCP stream: [`crate::outlet`] takes them out of their headers again.
+    #[inline]
+    pub(crate) fn is_for_stream(&self) -> bool {
+        self.stream
     }
 
     /// Completes a sealed packet whose ESP goes in UDP over IPv6, where the checksum is not optional (RFC 8200 §8.1).

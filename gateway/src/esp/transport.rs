@@ -6,7 +6,7 @@
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
 use super::template::{Template, put, write_trailer};
-use super::{AeadParameters, ESP_HEADER_LEN, EspPacket, MAX_HEADROOM, TRAILER_LEN, decapsulate};
+use super::{AeadParameters, ESP_HEADER_LEN, EspPacket, MAX_HEADROOM, STREAM_LEN, TRAILER_LEN, decapsulate};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::wire::{
@@ -19,6 +19,7 @@ pub fn max_transport_len(mtu: usize, endpoints: &TunnelEndpoints, algorithm: Esp
     let udp = match endpoints.encapsulation {
         Encapsulation::None => 0,
         Encapsulation::Udp { .. } => UDP_HEADER_LEN,
+        Encapsulation::Tcp { .. } => STREAM_LEN,
     };
     // IP headers are multiples of four octets: what a shorter one leaves to align may be lost with a longer one.
     let unaligned = algorithm.alignment() - 4;

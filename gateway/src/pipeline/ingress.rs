@@ -98,11 +98,14 @@ fn from_kernel(
     }
 }
 
-/// Reads a bare IP packet that can be nothing but ESP in UDP.
+/// Reads a bare IP packet that can be nothing but ESP, in UDP or in a TCP stream. Whom a stream came to is for its SA to say: a
+/// host may have sockets where no packet goes to a worker.
 fn from_socket(context: &Context<'_>, frame: &mut Frame, esp: &mut Packets<Arrival>) -> Kind {
-    let outer = wire::read(frame.packet()).and_then(|(flow, info)| match is_esp_for_us(context, &flow) {
-        true => esp::parse(frame.packet(), &flow, &info, context.shared.nat_port),
-        false => Err(DropReason::Unexpected),
+    let outer = wire::read(frame.packet()).and_then(|(flow, info)| {
+        match flow.protocol() == protocol::TCP || is_esp_for_us(context, &flow) {
+            true => esp::parse_from_socket(frame.packet(), &flow, &info, context.shared.nat_port),
+            false => Err(DropReason::Unexpected),
+        }
     });
     match outer {
         Ok(outer) => {

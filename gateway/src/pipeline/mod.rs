@@ -100,7 +100,8 @@ pub enum Ingress {
     Kernel,
     /// Bare IP packets from the device of a tenant, to which the kernel's routes have led them.
     Device(TenantId),
-    /// ESP in UDP, as bare IP packets, that came to a socket of the host because it came in fragments ([`crate::inlet`]).
+    /// ESP, as bare IP packets, that came to a socket of the host: in UDP because it came in fragments, or in a TCP stream
+    /// ([`crate::inlet`]).
     Socket,
 }
 
@@ -142,6 +143,8 @@ pub struct Output {
     pub to_kernel: Vec<Frame>,
     /// Bare IP packets for the host by the devices of tenants.
     pub to_device: Vec<(TenantId, Frame)>,
+    /// Whole Ethernet frames whose ESP goes out in a TCP stream ([`crate::outlet`]).
+    pub to_streams: Vec<Frame>,
     /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
     pub held: Vec<(Waiting, Frame)>,
     /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].

@@ -79,6 +79,9 @@ enum Halt {
     Elsewhere(u16),
 }
 
+/// Of the way to a peer that is behind an interface that no worker serves, and has a TCP stream.
+const STREAM_MTU: usize = 1500;
+
 /// More flows than these that were not remembered in one batch, and in the next they are asked for ahead.
 const FEW_MISSES: u32 = 3;
 
@@ -280,11 +283,16 @@ impl<'a> Run<'a> {
         let template = Template::new(&endpoints, sa.spi.get(), sa.algorithm(), sa.salt(), sa.esn);
         let mut template = template.ok_or(DropReason::NoSa)?;
         let hop = context.hops.resolve_addr(endpoints.remote);
-        let mtu = sa.path_mtu.narrow(egress::mtu(&hop)?, context.now);
+        let mtu = match (egress::mtu(&hop), template.is_for_stream()) {
+            // The host sends it, wherever its routes lead.
+            (mtu, true) => mtu.unwrap_or(STREAM_MTU),
+            (mtu, false) => mtu?,
+        };
+        let mtu = sa.path_mtu.narrow(mtu, context.now);
         let (dst, src) = egress::addresses(context, &hop);
         template.set_link(dst, src);
         let port = match hop {
-            NextHop::Port { port, .. } if !template.needs_finish() => Some(port),
+            NextHop::Port { port, .. } if !template.needs_finish() && !template.is_for_stream() => Some(port),
             _ => None,
         };
         let limit = esp::max_inner_len(mtu, &endpoints, sa.algorithm());
@@ -440,6 +448,7 @@ fn dispatch(
     match fate {
         Fate::Send(port) => context.out.transmit.push(port, frame),
         Fate::Seal { run, .. } => match runs.get(usize::from(run)) {
+            Some(Ok(run)) if run.template.is_for_stream() => context.out.to_streams.push(frame),
             Some(Ok(run)) => {
                 run.template.finish(&mut frame);
                 egress::transmit(context, frame, &run.hop);
@@ -447,6 +456,8 @@ fn dispatch(
             _ => context.drop(frame, DropReason::NoSa),
         },
         Fate::SealedToCut(number) => match runs.get(usize::from(number)) {
+            // TCP makes segments of it.
+            Some(Ok(run)) if run.template.is_for_stream() => context.out.to_streams.push(frame),
             Some(Ok(run)) => {
                 run.template.finish(&mut frame);
                 cut::send_in_pieces(context, frame, run.mtu, &run.hop);

@@ -18,7 +18,7 @@ use crate::policy::Verdict;
 use crate::route::{PortInfo, Role, RouteTable};
 use crate::sa::{Guard, SaTable};
 use crate::trace::{Class, Fate, Octets, Piece, Place, Record, Session};
-use crate::wire::{self, Ethernet};
+use crate::wire::{self, Ethernet, protocol};
 
 /// Packets of one worker that are looked at in a second; the others go on as if nobody asked.
 const LOOKED_AT: u32 = 20_000;
@@ -60,7 +60,7 @@ impl Tally {
         let ports: Vec<_> = out.transmit.ports().collect();
         Self {
             transmit: ports.into_iter().map(|port| out.transmit.of(port).len()).collect(),
-            to_kernel: out.to_kernel.len() + out.to_device.len(),
+            to_kernel: out.to_kernel.len() + out.to_device.len() + out.to_streams.len(),
             held: out.held.len(),
             trapped: pipeline.trapped.len(),
             handed: out.handed.len(),
@@ -150,9 +150,17 @@ impl Pipeline {
         if let Ok((key, info)) = wire::read(packet) {
             let flow = key.flow();
             record.flow = Some(flow);
-            let outer = esp::parse(packet, &key, &info, shared.nat_port).ok();
+            let outer = match ingress {
+                Ingress::Socket => esp::parse_from_socket(packet, &key, &info, shared.nat_port),
+                Ingress::Port(_) | Ingress::Kernel | Ingress::Device(_) => {
+                    esp::parse(packet, &key, &info, shared.nat_port)
+                }
+            }
+            .ok();
             let from_host = matches!(ingress, Ingress::Kernel | Ingress::Device(_));
-            match outer.filter(|_| !from_host && routes.is_tunnel_address(key.dst())) {
+            let stream = ingress == Ingress::Socket && key.protocol() == protocol::TCP;
+            let for_us = stream || routes.is_tunnel_address(key.dst());
+            match outer.filter(|_| !from_host && for_us) {
                 Some(outer) => {
                     record.class = Class::Esp;
                     record.spi_in = Spi::new(outer.spi);

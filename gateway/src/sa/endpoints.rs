@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use portcullis_ipsec::{Encapsulation, TunnelEndpoints};
 
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::wire::FlowKey;
+use crate::wire::{FlowKey, protocol};
 
 /// Words of a packed value.
 pub(crate) const WORDS: usize = 5;
@@ -91,18 +91,23 @@ pub(crate) struct Way {
 
 impl Way {
     /// Whether a packet, if `udp` one in UDP, came the way that the SA is used: to the same address of
-    /// ours, and in UDP where a NAT makes that necessary. UDP is taken on every SA (RFC 7296 §2.23).
+    /// ours, and in UDP where a NAT makes that necessary. UDP is taken on every SA (RFC 7296 §2.23; RFC 9329 §7.1 where TCP
+    /// is given up for it); what came in a TCP stream on those that have one alone.
     #[inline(always)]
     pub(crate) fn admits(&self, arrival: &FlowKey, udp: bool) -> bool {
         let same_family = (self.head & V6 != 0) == arrival.is_ipv6();
-        same_family & (self.local == arrival.dst_bits()) & (udp | (self.head & UDP == 0))
+        let tcp = arrival.protocol() == protocol::TCP;
+        let wanted = if tcp { self.head & TCP != 0 } else { self.head & UDP == 0 };
+        same_family & (self.local == arrival.dst_bits()) & (udp | wanted)
     }
 }
 
 /// Set in the first word if the addresses are IPv6.
 const V6: u64 = 1 << 63;
-/// Set in the first word if there is UDP.
+/// Set in the first word if there are ports: of UDP, or of TCP.
 const UDP: u64 = 1 << 62;
+/// Set as well if they are of TCP.
+const TCP: u64 = 1 << 61;
 
 pub(crate) fn pack_endpoints(endpoints: TunnelEndpoints) -> Packed {
     let head = match endpoints.encapsulation {
@@ -110,14 +115,22 @@ pub(crate) fn pack_endpoints(endpoints: TunnelEndpoints) -> Packed {
         Encapsulation::Udp { local_port, remote_port } => {
             UDP | u64::from(local_port) << 16 | u64::from(remote_port)
         }
+        Encapsulation::Tcp { local_port, remote_port } => {
+            UDP | TCP | u64::from(local_port) << 16 | u64::from(remote_port)
+        }
     };
     pack(endpoints.local, endpoints.remote, head)
 }
 
 pub(crate) fn unpack_endpoints(packed: Packed) -> TunnelEndpoints {
     let (local, remote, head) = unpack(packed);
-    let udp = Encapsulation::Udp { local_port: (head >> 16) as u16, remote_port: head as u16 };
-    TunnelEndpoints { local, remote, encapsulation: if head & UDP == 0 { Encapsulation::None } else { udp } }
+    let (local_port, remote_port) = ((head >> 16) as u16, head as u16);
+    let encapsulation = match (head & UDP != 0, head & TCP != 0) {
+        (false, _) => Encapsulation::None,
+        (true, false) => Encapsulation::Udp { local_port, remote_port },
+        (true, true) => Encapsulation::Tcp { local_port, remote_port },
+    };
+    TunnelEndpoints { local, remote, encapsulation }
 }
 
 /// Both addresses are of one family; if they are not, the first's decides.
@@ -154,12 +167,17 @@ pub(crate) mod testing {
             any::<[Ipv4Addr; 2]>().prop_map(|pair| pair.map(IpAddr::V4)),
             any::<[Ipv6Addr; 2]>().prop_map(|pair| pair.map(IpAddr::V6)),
         ];
-        (addrs, any::<Option<(u16, u16)>>()).prop_map(|([local, remote], ports)| TunnelEndpoints {
+        let encapsulations = prop_oneof![
+            Just(Encapsulation::None),
+            any::<(u16, u16)>()
+                .prop_map(|(local_port, remote_port)| Encapsulation::Udp { local_port, remote_port }),
+            any::<(u16, u16)>()
+                .prop_map(|(local_port, remote_port)| Encapsulation::Tcp { local_port, remote_port }),
+        ];
+        (addrs, encapsulations).prop_map(|([local, remote], encapsulation)| TunnelEndpoints {
             local,
             remote,
-            encapsulation: ports.map_or(Encapsulation::None, |(local_port, remote_port)| {
-                Encapsulation::Udp { local_port, remote_port }
-            }),
+            encapsulation,
         })
     }
 }

@@ -535,9 +535,13 @@ pub(crate) fn check_endpoints(endpoints: TunnelEndpoints) -> Result<(), InstallE
         }
     }
     match encapsulation {
-        Encapsulation::Udp { local_port: 0, .. } => Err(invalid("endpoints.local_port", 0, "1 to 65535")),
-        Encapsulation::Udp { remote_port: 0, .. } => Err(invalid("endpoints.remote_port", 0, "1 to 65535")),
-        Encapsulation::Udp { .. } | Encapsulation::None => Ok(()),
+        Encapsulation::Udp { local_port: 0, .. } | Encapsulation::Tcp { local_port: 0, .. } => {
+            Err(invalid("endpoints.local_port", 0, "1 to 65535"))
+        }
+        Encapsulation::Udp { remote_port: 0, .. } | Encapsulation::Tcp { remote_port: 0, .. } => {
+            Err(invalid("endpoints.remote_port", 0, "1 to 65535"))
+        }
+        Encapsulation::Udp { .. } | Encapsulation::Tcp { .. } | Encapsulation::None => Ok(()),
     }
 }
 

@@ -279,6 +279,18 @@ impl<'w> Running<'w> {
                 give_up(counters, pool, frame, DropReason::KernelQueueFull);
             }
         }
+        let for_streams = !out.to_streams.is_empty();
+        for frame in out.to_streams.drain(..) {
+            if worker.slow.to_streams(frame.packet()) {
+                WorkerCounters::add(&counters.to_kernel, 1);
+                pool.put(frame);
+            } else {
+                give_up(counters, pool, frame, DropReason::StreamQueueFull);
+            }
+        }
+        if for_streams {
+            worker.slow.flush_streams();
+        }
         for (waiting, frame) in out.held.drain(..) {
             match held.hold(now, waiting, frame) {
                 Ok(first) if first => {

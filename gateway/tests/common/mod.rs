@@ -101,6 +101,7 @@ pub struct Outcome {
     pub transmit: Vec<(PortIndex, Vec<u8>)>,
     pub to_kernel: Vec<Vec<u8>>,
     pub to_device: Vec<(TenantId, Vec<u8>)>,
+    pub to_streams: Vec<Vec<u8>>,
     pub held: Vec<(Waiting, Vec<u8>)>,
     pub drops: BTreeMap<&'static str, u64>,
 }
@@ -499,6 +500,10 @@ impl Rig {
             outcome.to_device.push((tenant, frame.packet().to_vec()));
             back.push(frame);
         }
+        for frame in self.out.to_streams.drain(..) {
+            outcome.to_streams.push(frame.packet().to_vec());
+            back.push(frame);
+        }
         for (waiting, frame) in self.out.held.drain(..) {
             outcome.held.push((waiting, frame.packet().to_vec()));
             back.push(frame);
@@ -517,7 +522,8 @@ impl Rig {
         });
         let came = (frames + trapped_before) as u64 + self.generated() - generated_before;
         let waiting = outcome.held.len() + self.pipeline.trapped();
-        let listed = outcome.transmit.len() + outcome.to_kernel.len() + outcome.to_device.len() + waiting;
+        let given = outcome.to_kernel.len() + outcome.to_device.len() + outcome.to_streams.len();
+        let listed = outcome.transmit.len() + given + waiting;
         let went = listed as u64 + outcome.drops.values().sum::<u64>();
         assert_eq!(came, went, "the packet balance is off: {outcome:?}");
         outcome

@@ -9,13 +9,14 @@ use portcullis_ipsec::{
     TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
+use super::path::Transport;
 use crate::auth::eap;
 use crate::auth::{Authorization, Proven, Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, Puzzle, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
 
-/// A UDP datagram. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
+/// A UDP datagram, or a message of a TCP stream. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
 /// strips it. An empty IKE payload never occurs; a NAT keepalive is its own variant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Datagram {
@@ -32,8 +33,22 @@ pub struct Datagram {
 pub enum DatagramPayload {
     /// An IKE message, without a non-ESP marker.
     Ike(Vec<u8>),
+    /// An IKE message of the TCP stream between these addresses (RFC 9329), without length and non-ESP marker. One for a stream
+    /// that is gone is lost.
+    Stream(Vec<u8>),
     /// A NAT keepalive: the single octet 0xff, on the NAT port (RFC 3948 §2.3).
     NatKeepalive,
+}
+
+/// Who goes by a TCP stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamUse {
+    /// No IKE SA.
+    Unused,
+    /// One whose peer is not authenticated.
+    Connecting,
+    /// One that is, or was until it was replaced.
+    Established,
 }
 
 /// Names an IKE SA inside this engine.
@@ -541,6 +556,8 @@ pub struct IkeSaStatus {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
+    /// What carries its messages, and the ESP of its children if that is TCP.
+    pub transport: Transport,
     /// Our identity, once known.
     pub local_id: Option<Identity>,
     /// The peer's identity, once authenticated.

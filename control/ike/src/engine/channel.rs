@@ -2,14 +2,13 @@
 //! our request, and the answer to the peer's last one, kept for its retransmissions (RFC 7296 §2.1 to §2.3). Messages
 //! that are too long for the path go and come in fragments (RFC 7383).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
-use super::api::{Datagram, DatagramPayload};
 use super::context::Context;
 use super::ike_sa_init::InitRecord;
+use super::path::Path;
 use super::reassembly::{Reassembly, Whole};
 use super::sa::{Base, Inbound, Role};
 use crate::config::{IkeFragmentation, Retransmission, Secret};
@@ -34,6 +33,8 @@ pub(super) struct Outstanding {
     /// Retransmissions so far.
     tries: u32,
     due: Instant,
+    /// Which way it went last.
+    path: Path,
 }
 
 /// What became of a request whose time was up.
@@ -41,7 +42,7 @@ pub(super) struct Outstanding {
 pub(super) enum Retransmitted {
     /// It was not due.
     NotDue,
-    /// It was sent again.
+    /// It was sent again, or is left to the TCP stream that has it.
     Sent,
     /// It has been sent as often as it may.
     GivenUp(Unanswered),
@@ -59,8 +60,9 @@ pub(super) struct Unanswered {
 impl Outstanding {
     /// Sends a request for the first time.
     pub(super) fn send(cx: &mut Context, base: &Base, now: Instant, datagrams: Vec<Vec<u8>>) -> Self {
-        send(cx, base.local, base.remote, &datagrams);
-        Self { datagrams, tries: 0, due: now + interval(&cx.config.retransmission, 0) }
+        let path = base.path();
+        send(cx, path, &datagrams);
+        Self { datagrams, tries: 0, due: now + interval(&cx.config.retransmission, 0), path }
     }
 
     /// Its octets, if it is no fragments.
@@ -84,8 +86,25 @@ impl Outstanding {
         }
         self.tries += 1;
         self.due = now + interval(&cx.config.retransmission, self.tries);
-        send(cx, base.local, base.remote, &self.datagrams);
+        // RFC 9329 §6.2: TCP itself repeats what is lost, and another stream gets it at once.
+        if !base.path().is_stream() {
+            self.send_again(cx, base);
+        } else {
+            self.follow(cx, base);
+        }
         Retransmitted::Sent
+    }
+
+    /// Sends it again if messages go by another TCP stream than it went by (RFC 9329 §6.2).
+    fn follow(&mut self, cx: &mut Context, base: &Base) {
+        if base.path().is_stream() && base.path() != self.path {
+            self.send_again(cx, base);
+        }
+    }
+
+    fn send_again(&mut self, cx: &mut Context, base: &Base) {
+        self.path = base.path();
+        send(cx, self.path, &self.datagrams);
     }
 }
 
@@ -97,11 +116,8 @@ fn interval(retransmission: &Retransmission, tries: u32) -> Duration {
 }
 
 /// Puts an IKE message, or its fragments, on their way.
-pub(super) fn send(cx: &mut Context, local: SocketAddr, remote: SocketAddr, datagrams: &[Vec<u8>]) {
-    for octets in datagrams {
-        let payload = DatagramPayload::Ike(octets.clone());
-        cx.transmit.push_back(Datagram { local, remote, payload });
-    }
+pub(super) fn send(cx: &mut Context, path: Path, datagrams: &[Vec<u8>]) {
+    cx.transmit.extend(datagrams.iter().map(|octets| path.carry(octets.clone())));
 }
 
 /// What is kept for long takes no more than it needs.
@@ -112,7 +128,7 @@ fn kept(mut datagrams: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 /// Octets of an IKE message that fit into one IP packet of the size that is configured, between these addresses.
-fn largest_message(cx: &Context, local: SocketAddr, remote: SocketAddr) -> usize {
+fn largest_message(cx: &Context, Path { local, remote, .. }: Path) -> usize {
     const UDP_HEADER: usize = 8;
     const NON_ESP_MARKER: usize = 4;
     let (ip_header, smallest) = if remote.is_ipv4() { (20, SMALLEST_V4) } else { (40, SMALLEST_V6) };
@@ -134,8 +150,7 @@ struct Working {
     id: u32,
     exchange: ExchangeType,
     digest: RequestDigest,
-    local: SocketAddr,
-    remote: SocketAddr,
+    path: Path,
 }
 
 /// The answer to the peer's last request. What outlives an IKE SA, so that a peer whose last answer was lost
@@ -290,7 +305,7 @@ impl Channel {
     ) {
         let id = self.next_request;
         self.next_request = self.next_request.wrapping_add(1);
-        let size = fragment_size(cx, base, base.local, base.remote);
+        let size = fragment_size(cx, base, base.path());
         if let Some(datagrams) = self.seal(base, exchange, false, id, payloads, size) {
             self.outstanding = Some((id, exchange, Outstanding::send(cx, base, now, datagrams)));
         }
@@ -299,9 +314,9 @@ impl Channel {
     /// Answers the request that is being worked on.
     pub(super) fn respond(&mut self, cx: &mut Context, base: &Base, payloads: Vec<Payload>) {
         let Some(working) = self.working.take() else { return };
-        let size = fragment_size(cx, base, working.local, working.remote);
+        let size = fragment_size(cx, base, working.path);
         if let Some(datagrams) = self.seal(base, working.exchange, true, working.id, payloads, size) {
-            send(cx, working.local, working.remote, &datagrams);
+            send(cx, working.path, &datagrams);
             self.answered = Some(Linger { digest: working.digest, datagrams: kept(datagrams) });
         }
     }
@@ -313,9 +328,9 @@ impl Channel {
         }
     }
 
-    /// Between which addresses the request went that is being worked on: ours and the peer's.
-    pub(super) fn asked_between(&self) -> Option<(SocketAddr, SocketAddr)> {
-        self.working.as_ref().map(|working| (working.local, working.remote))
+    /// Which way the request came that is being worked on.
+    pub(super) fn asked_by(&self) -> Option<Path> {
+        self.working.as_ref().map(|working| working.path)
     }
 
     /// The way has changed: the request under way is sent again at once, as often as on the old one.
@@ -393,7 +408,7 @@ impl Channel {
                 && let Some(answered) = &self.answered
                 && self.repeats(base, inbound, answered)
             {
-                send(cx, inbound.local, inbound.remote, &answered.datagrams);
+                send(cx, inbound.path, &answered.datagrams);
             }
             return Incoming::Nothing;
         }
@@ -412,10 +427,12 @@ impl Channel {
             id: header.message_id,
             exchange: header.exchange,
             digest: opened.as_ref().map_or_else(|_| digest(inbound.octets), |whole| whole.digest),
-            local: inbound.local,
-            remote: inbound.remote,
+            path: inbound.path,
         });
         base.heard_from(cx, inbound);
+        if let Some((_, _, outstanding)) = &mut self.outstanding {
+            outstanding.follow(cx, base);
+        }
         match opened.and_then(|whole| whole.payloads()) {
             Ok(payloads) => Incoming::Request(header.exchange, payloads),
             Err(error) => Incoming::BadRequest(header.exchange, error),
@@ -512,10 +529,14 @@ impl Whole {
 }
 
 /// The longest datagram for a message; there is none that is too long where we do not send fragments.
-fn fragment_size(cx: &Context, base: &Base, local: SocketAddr, remote: SocketAddr) -> usize {
+fn fragment_size(cx: &Context, base: &Base, path: Path) -> usize {
+    // RFC 9329 §7.5.
+    if path.is_stream() {
+        return usize::MAX;
+    }
     let mode = cx.connection(base.connection).map(|connection| connection.fragmentation);
     match mode {
-        Some(IkeFragmentation::Yes) if base.fragmentation => largest_message(cx, local, remote),
+        Some(IkeFragmentation::Yes) if base.fragmentation => largest_message(cx, path),
         _ => usize::MAX,
     }
 }

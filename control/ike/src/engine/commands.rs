@@ -10,6 +10,7 @@ use super::context::Context;
 use super::established::Established;
 use super::failure::{self, About};
 use super::ike_sa_init;
+use super::path::Path;
 use super::redirect::Redirect;
 use super::resumption::{self, Session};
 use super::sa::{Base, Closed, Goal, Role};
@@ -218,7 +219,8 @@ impl Engine {
             return None;
         };
         let (id, spi) = (self.cx.fresh_id(), self.cx.fresh_spi());
-        let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), (local, remote), connection, now);
+        let mut base =
+            Base::new(id, Role::Initiator, (spi, [0; 8]), Path::udp(local, remote), connection, now);
         base.goal = Some(goal);
         base.redirect = redirect.cloned();
         base.resumed = resumed;
@@ -404,9 +406,22 @@ impl Engine {
 
 impl Base {
     /// An authenticated ESP packet came from another address: the peer's NAT has changed its mapping
-    /// (RFC 7296 §2.23). IKE follows, and so do the SA's other children.
+    /// (RFC 7296 §2.23), or the peer its TCP stream (RFC 9329 §6.1). IKE follows, and so do the SA's other children.
     fn peer_moved(&mut self, cx: &mut Context, seen: TunnelEndpoints) {
-        let Encapsulation::Udp { remote_port, .. } = seen.encapsulation else { return };
+        let remote_port = match seen.encapsulation {
+            Encapsulation::None => return,
+            Encapsulation::Tcp { local_port, remote_port } => {
+                let local = SocketAddr::new(seen.local, local_port);
+                let path = Path::tcp(local, SocketAddr::new(seen.remote, remote_port));
+                if self.takes_stream(path) {
+                    self.set_path(path);
+                    self.move_children(cx);
+                }
+                return;
+            }
+            Encapsulation::Udp { .. } if self.path().is_stream() => return,
+            Encapsulation::Udp { remote_port, .. } => remote_port,
+        };
         if !self.nat.remote || self.nat.local {
             return;
         }

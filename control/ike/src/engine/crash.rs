@@ -24,6 +24,7 @@ use super::context::{Context, Effect};
 use super::established::{Established, Ours};
 use super::ike_sa_init::{data_of, notification, notifications};
 use super::liveness::Liveness;
+use super::path::{Path, Transport};
 use super::resumption;
 use super::sa::{Base, Closed, Inbound};
 use super::state::State;
@@ -206,15 +207,15 @@ impl Engine {
             .then(|| unknown_spi(payloads))
             .flatten();
         if let Some(spi) = hint {
-            return self.handle_hint(now, inbound.remote, spi);
+            return self.handle_hint(now, inbound.path.remote, spi);
         }
         self.cx.event(Event::Rejected {
-            remote: inbound.remote,
+            remote: inbound.path.remote,
             label: "unknown_spi",
             detail: "a message for no IKE SA of ours".to_owned(),
         });
         if let Some(answer) = self.token_for(now, inbound) {
-            send(&mut self.cx, inbound.local, inbound.remote, &[answer]);
+            send(&mut self.cx, inbound.path, &[answer]);
         }
     }
 
@@ -229,8 +230,8 @@ impl Engine {
             && !matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeAuth)
             && [header.spi_i, header.spi_r].iter().all(|spi| *spi != [0; 8] && !self.cx.index.has_spi(spi));
         let secret = self.cx.token_secret.as_ref().filter(|_| plausible)?;
-        if !self.may_be_peer(inbound.local, inbound.remote)
-            || !self.strays.answers.lets(now, inbound.remote.ip())
+        if !self.may_be_peer(inbound.path.local, inbound.path.remote)
+            || !self.strays.answers.lets(now, inbound.path.remote.ip())
         {
             return None;
         }
@@ -271,11 +272,21 @@ impl Engine {
         let port = self.cx.config.port;
         let (local_port, remote_port) = match seen.encapsulation {
             Encapsulation::None => (port, port),
-            Encapsulation::Udp { local_port, remote_port } => (local_port, remote_port),
+            Encapsulation::Udp { local_port, remote_port }
+            | Encapsulation::Tcp { local_port, remote_port } => (local_port, remote_port),
+        };
+        let path = Path {
+            local: SocketAddr::new(seen.local, local_port),
+            remote: SocketAddr::new(seen.remote, remote_port),
+            transport: match seen.encapsulation {
+                Encapsulation::None | Encapsulation::Udp { .. } => Transport::Udp,
+                Encapsulation::Tcp { .. } => Transport::Tcp,
+            },
         };
         let is_there = |base: &Base| match seen.encapsulation {
             Encapsulation::None => base.remote.ip() == seen.remote,
-            Encapsulation::Udp { .. } => base.remote == SocketAddr::new(seen.remote, remote_port),
+            Encapsulation::Udp { .. } => base.remote == path.remote,
+            Encapsulation::Tcp { .. } => base.path() == path,
         };
         let sas = self.cx.index.of_address(seen.remote);
         let serves = |id: &&super::api::IkeSaId| {
@@ -288,9 +299,7 @@ impl Engine {
             }
             return self.nudge(now, id);
         }
-        let local = SocketAddr::new(seen.local, local_port);
-        let remote = SocketAddr::new(seen.remote, remote_port);
-        if !self.may_be_peer(local, remote) {
+        if !self.may_be_peer(path.local, path.remote) {
             return;
         }
         let header = Header {
@@ -304,7 +313,7 @@ impl Engine {
             message_id: 0,
         };
         let hint = Message { header, payloads: vec![invalid_spi(spi)] }.emit();
-        send(&mut self.cx, local, remote, &[hint]);
+        send(&mut self.cx, path, &[hint]);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::borrow::Borrow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use portcullis_ipsec::Spi;
@@ -28,6 +28,8 @@ pub(super) struct Keys {
     identities: Option<Arc<Identities>>,
     /// Where the peer is, once it is authenticated.
     address: Option<IpAddr>,
+    /// The TCP stream that it goes by, our end first.
+    stream: Option<Box<(SocketAddr, SocketAddr)>>,
     /// The SPI that it will have if our rekeying succeeds: the peer may use it before we do.
     offered: Option<[u8; 8]>,
 }
@@ -41,6 +43,7 @@ impl Keys {
             unanswered: state.unanswered(),
             identities: base.identities().filter(|_| established).map(Arc::new),
             address: established.then(|| base.remote.ip()),
+            stream: base.path().is_stream().then(|| Box::new(base.path().between())),
             offered: state.offered_spi(),
         }
     }
@@ -54,6 +57,7 @@ impl Keys {
             && self.unanswered == state.unanswered()
             && self.identities.is_some() == base.established.is_some()
             && self.address == address
+            && self.stream.as_deref() == base.path().is_stream().then(|| base.path().between()).as_ref()
             && self.offered == state.offered_spi()
     }
 }
@@ -68,6 +72,7 @@ pub(super) struct Index {
     /// Mostly one of each, in order.
     by_identities: HashMap<Arc<Identities>, Vec<IkeSaId>>,
     by_address: HashMap<IpAddr, Vec<IkeSaId>>,
+    by_stream: HashMap<(SocketAddr, SocketAddr), Vec<IkeSaId>>,
     offered: HashSet<[u8; 8]>,
     by_pair: HashMap<Spi, IkeSaId>,
 }
@@ -108,6 +113,11 @@ impl Index {
         self.by_address.get(&addr).cloned().unwrap_or_default()
     }
 
+    /// The IKE SAs that go by a TCP stream, oldest first: one, and while it is replaced its successor.
+    pub(super) fn of_stream(&self, local: SocketAddr, remote: SocketAddr) -> &[IkeSaId] {
+        self.by_stream.get(&(local, remote)).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The IKE SA that has a CHILD SA.
     pub(super) fn of_pair(&self, pair: Spi) -> Option<IkeSaId> {
         self.by_pair.get(&pair).copied()
@@ -141,6 +151,9 @@ impl Index {
             if let Some(address) = &old.address {
                 drop_from_few(&mut self.by_address, address, id);
             }
+            if let Some(stream) = &old.stream {
+                drop_from_few(&mut self.by_stream, stream.as_ref(), id);
+            }
             if let Some(offered) = &old.offered {
                 self.offered.remove(offered);
             }
@@ -159,6 +172,9 @@ impl Index {
             }
             if let Some(address) = new.address {
                 add_to_few(self.by_address.entry(address).or_default(), id);
+            }
+            if let Some(stream) = &new.stream {
+                add_to_few(self.by_stream.entry(**stream).or_default(), id);
             }
             self.offered.extend(new.offered);
         }

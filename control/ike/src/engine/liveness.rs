@@ -54,11 +54,13 @@ impl Established {
         self.liveness = if self.heard + delay > now { Liveness::Quiet } else { Liveness::Suspect };
     }
 
-    /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open.
+    /// RFC 7296 §2.23: whoever is behind a NAT keeps its mapping open. That of a TCP stream is kept long enough
+    /// (RFC 9329 §6.6).
     pub(super) fn schedule_keepalive(&mut self, cx: &Context, base: &Base, now: Instant) {
         let wanted = (base.nat.local || base.nat.forced)
             && !cx.config.nat_keepalive.is_zero()
-            && base.local.port() != cx.config.port;
+            && base.local.port() != cx.config.port
+            && !base.path().is_stream();
         self.next_keepalive = wanted.then(|| now + cx.config.nat_keepalive);
     }
 }

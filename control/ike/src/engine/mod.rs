@@ -59,6 +59,7 @@ mod lifetime;
 mod liveness;
 mod mobike;
 mod negotiation;
+mod path;
 mod reassembly;
 mod reauthentication;
 mod reconfigure;
@@ -86,6 +87,7 @@ pub use addresses::any_or_exactly;
 pub use api::*;
 pub use channel::exchange_name;
 pub use failure::notify_name;
+pub use path::Transport;
 pub use reconfigure::{Change, Fate, changes};
 
 use crate::config::EngineConfig;
@@ -101,6 +103,7 @@ use ike_sa_init::puzzle::Demand;
 pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
 use index::Keys;
+use path::Path;
 use sa::{Base, Closed, Done, Goal, Inbound, Next, Role};
 use state::State;
 use timers::Timers;
@@ -182,13 +185,17 @@ impl Engine {
         }
     }
 
-    /// Takes a datagram from the network.
+    /// Takes a datagram, or a message of a TCP stream, from the network.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
         let Datagram { local, remote, payload } = datagram;
-        let DatagramPayload::Ike(octets) = payload else { return };
+        let (path, octets) = match payload {
+            DatagramPayload::Ike(octets) => (Path::udp(local, remote), octets),
+            DatagramPayload::Stream(octets) => (Path::tcp(local, remote), octets),
+            DatagramPayload::NatKeepalive => return,
+        };
         match Message::parse(&octets) {
             Ok(received) => {
-                let inbound = Inbound { local, remote, octets: &octets, received };
+                let inbound = Inbound { path, octets: &octets, received };
                 let header = inbound.header();
                 let begins =
                     matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeSessionResume);
@@ -198,7 +205,7 @@ impl Engine {
                     self.handle_for_sa(now, inbound);
                 }
             }
-            Err(error) => self.handle_malformed(local, remote, &octets, &error),
+            Err(error) => self.handle_malformed(path, &octets, &error),
         }
         self.settle(now);
     }
@@ -274,6 +281,20 @@ impl Engine {
         status
     }
 
+    /// Who goes by the TCP stream between these addresses.
+    pub fn stream_use(&self, local: SocketAddr, remote: SocketAddr) -> StreamUse {
+        let ids = self.cx.index.of_stream(local, remote);
+        let established = |id| match self.sas.get(id) {
+            Some(sa) => sa.base.established.is_some(),
+            None => false,
+        };
+        match ids.iter().any(established) {
+            true => StreamUse::Established,
+            false if ids.is_empty() => StreamUse::Unused,
+            false => StreamUse::Connecting,
+        }
+    }
+
     /// Half-open IKE SAs that we answer for.
     pub fn half_open(&self) -> usize {
         self.half_open.len()
@@ -281,15 +302,15 @@ impl Engine {
 
     /// An IKE_SA_INIT or IKE_SESSION_RESUME request: a retransmission, or a new IKE SA, or neither.
     fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
-        let key = (inbound.remote, digest(inbound.octets));
+        let key = (inbound.path.remote, digest(inbound.octets));
         if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(&id)) {
             if let Some(response) = sa.state.init_response() {
-                send(&mut self.cx, inbound.local, inbound.remote, &[response.to_vec()]);
+                send(&mut self.cx, inbound.path, &[response.to_vec()]);
             }
             return;
         }
         if let Some((label, detail)) = self.no_room(&inbound) {
-            return self.reject(inbound.remote, label, detail);
+            return self.reject(inbound.path.remote, label, detail);
         }
         if inbound.header().exchange == ExchangeType::IkeSessionResume {
             return self.resume(now, &inbound);
@@ -298,19 +319,18 @@ impl Engine {
         match admit(&mut self.cx, &mut self.cookies, demand, now, &inbound) {
             Admission::Admitted(admitted) => {
                 let spis = (inbound.header().spi_i, self.cx.fresh_spi());
-                let addresses = (inbound.local, inbound.remote);
-                let mut base =
-                    Base::new(self.cx.fresh_id(), Role::Responder, spis, addresses, admitted.connection, now);
+                let (id, path) = (self.cx.fresh_id(), inbound.path);
+                let mut base = Base::new(id, Role::Responder, spis, path, admitted.connection, now);
                 let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
                 self.half_open.insert(key, base.id);
                 self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
             }
-            Admission::Answered(octets) => send(&mut self.cx, inbound.local, inbound.remote, &[octets]),
+            Admission::Answered(octets) => send(&mut self.cx, inbound.path, &[octets]),
             Admission::Refused(octets, failure) => {
-                send(&mut self.cx, inbound.local, inbound.remote, &[octets]);
+                send(&mut self.cx, inbound.path, &[octets]);
                 self.cx.event(Event::Failed(failure));
             }
-            Admission::Dropped(label, detail) => self.reject(inbound.remote, label, detail),
+            Admission::Dropped(label, detail) => self.reject(inbound.path.remote, label, detail),
         }
     }
 
@@ -318,7 +338,7 @@ impl Engine {
     /// they can be served.
     fn no_room(&self, inbound: &Inbound<'_>) -> Option<(&'static str, String)> {
         let EngineConfig { half_open_limit, block_threshold, .. } = *self.cx.config;
-        let (octets, source) = (inbound.octets.len(), inbound.remote.ip());
+        let (octets, source) = (inbound.octets.len(), inbound.path.remote.ip());
         if octets > MAX_INIT_LEN {
             return Some(("oversized", format!("an IKE_SA_INIT request of {octets} octets")));
         }
@@ -345,7 +365,7 @@ impl Engine {
             }
             None => match self.lingering.get(&own_spi) {
                 Some(linger) if linger.digest == digest(inbound.octets) => {
-                    send(&mut self.cx, inbound.local, inbound.remote, &linger.datagrams);
+                    send(&mut self.cx, inbound.path, &linger.datagrams);
                 }
                 _ => self.handle_stray(now, &inbound),
             },
@@ -354,20 +374,14 @@ impl Engine {
 
     /// RFC 7296 §2.5: a higher version and an unknown critical payload are answered; everything else that cannot
     /// be read is not (§2.21.1).
-    fn handle_malformed(
-        &mut self,
-        local: SocketAddr,
-        remote: SocketAddr,
-        octets: &[u8],
-        error: &MessageError,
-    ) {
+    fn handle_malformed(&mut self, path: Path, octets: &[u8], error: &MessageError) {
         let label = match error {
             MessageError::Version { .. } => "version",
             _ => "malformed",
         };
-        self.reject(remote, label, error.to_string());
+        self.reject(path.remote, label, error.to_string());
         if let MessageError::Version { major: major @ 1, .. } = error {
-            self.an_older_version(local, remote, *major);
+            self.an_older_version(path.local, path.remote, *major);
         }
         let Ok((header, ..)) = Header::parse(octets) else { return };
         if header.response {
@@ -376,18 +390,13 @@ impl Engine {
         match error {
             MessageError::Version { major, .. } if *major > 2 => {
                 let answer = answer(&header, notify::INVALID_MAJOR_VERSION, Vec::new());
-                send(&mut self.cx, local, remote, &[answer]);
+                send(&mut self.cx, path, &[answer]);
             }
             MessageError::UnsupportedCritical { payload_type }
                 if header.exchange == ExchangeType::IkeSaInit =>
             {
                 let data = vec![*payload_type];
-                send(
-                    &mut self.cx,
-                    local,
-                    remote,
-                    &[answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data)],
-                );
+                send(&mut self.cx, path, &[answer(&header, notify::UNSUPPORTED_CRITICAL_PAYLOAD, data)]);
             }
             _ => {}
         }

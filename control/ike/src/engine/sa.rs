@@ -16,6 +16,7 @@ use super::failure::{About, is_refusal};
 use super::index::Identities;
 use super::lifetime::Schedule;
 use super::mobike::Mobility;
+use super::path::{Path, Transport};
 use super::redirect::Redirect;
 use super::resumption::Session;
 use super::state::State;
@@ -106,6 +107,7 @@ pub(super) struct Base {
     pub(super) spi_r: [u8; 8],
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
+    pub(super) transport: Transport,
     pub(super) nat: Nat,
     pub(super) mobility: Mobility,
     /// A gateway has sent us here.
@@ -199,7 +201,7 @@ impl Base {
         id: IkeSaId,
         role: Role,
         (spi_i, spi_r): ([u8; 8], [u8; 8]),
-        (local, remote): (SocketAddr, SocketAddr),
+        Path { local, remote, transport }: Path,
         connection: usize,
         now: Instant,
     ) -> Self {
@@ -210,6 +212,7 @@ impl Base {
             spi_r,
             local,
             remote,
+            transport,
             nat: Nat::default(),
             mobility: Mobility::default(),
             redirect: None,
@@ -288,7 +291,17 @@ impl Base {
         About { connection: Some(cx.connection_name(self.connection)), remote: Some(self.remote) }
     }
 
-    /// Whether ESP goes in UDP: behind a NAT, or where the configuration asks for it.
+    /// Which way messages go.
+    pub(super) fn path(&self) -> Path {
+        Path { local: self.local, remote: self.remote, transport: self.transport }
+    }
+
+    /// Messages go another way from now on.
+    pub(super) fn set_path(&mut self, path: Path) {
+        (self.local, self.remote, self.transport) = (path.local, path.remote, path.transport);
+    }
+
+    /// Whether ESP goes in UDP, where it does not go in TCP: behind a NAT, or where the configuration asks for it.
     pub(super) fn encapsulated(&self) -> bool {
         self.nat.local || self.nat.remote || self.nat.forced
     }
@@ -296,7 +309,9 @@ impl Base {
     /// The outer addresses of this SA's children.
     pub(super) fn endpoints(&self, cx: &Context) -> TunnelEndpoints {
         let esp_port = |port| if port == cx.config.port { cx.config.nat_port } else { port };
-        let encapsulation = if self.encapsulated() {
+        let encapsulation = if self.transport == Transport::Tcp {
+            Encapsulation::Tcp { local_port: self.local.port(), remote_port: self.remote.port() }
+        } else if self.encapsulated() {
             Encapsulation::Udp {
                 local_port: esp_port(self.local.port()),
                 remote_port: esp_port(self.remote.port()),
@@ -309,14 +324,21 @@ impl Base {
 
     /// An authentic message came from there. A responder answers and asks where IKE_AUTH came from; later only a
     /// peer behind a NAT is followed, and only by an end that is behind none (RFC 7296 §2.23); with MOBIKE nobody is, but
-    /// by UPDATE_SA_ADDRESSES (RFC 4555 §3.8).
+    /// by UPDATE_SA_ADDRESSES (RFC 4555 §3.8). Of several TCP streams that one is used which the last message came by that
+    /// nobody could repeat (RFC 9329 §6.1).
     pub(super) fn heard_from(&mut self, cx: &mut Context, inbound: &Inbound<'_>) {
         let connecting = self.established.is_none() && self.role == Role::Responder;
-        let mapped = self.nat.remote && !self.nat.local && !self.mobility.agreed;
-        if (connecting || mapped) && (self.local, self.remote) != (inbound.local, inbound.remote) {
-            (self.local, self.remote) = (inbound.local, inbound.remote);
+        let mapped = self.nat.remote && !self.nat.local && !self.mobility.agreed && !self.path().is_stream();
+        let follows = connecting || mapped || self.takes_stream(inbound.path);
+        if follows && self.path() != inbound.path {
+            self.set_path(inbound.path);
             self.move_children(cx);
         }
+    }
+
+    /// Whether the peer may go on by that TCP stream instead of the one before: it opens them.
+    pub(super) fn takes_stream(&self, path: Path) -> bool {
+        path.is_stream() && self.path().is_stream() && !self.original_initiator
     }
 
     /// Whether the peer has brought up the child that is the goal in hand.
@@ -494,8 +516,7 @@ pub(super) type Next = Result<State, Box<Closed>>;
 /// A datagram for an IKE SA, parsed as far as that goes without keys.
 #[derive(Debug)]
 pub(super) struct Inbound<'a> {
-    pub(super) local: SocketAddr,
-    pub(super) remote: SocketAddr,
+    pub(super) path: Path,
     pub(super) octets: &'a [u8],
     pub(super) received: Received,
 }
@@ -539,6 +560,7 @@ impl Base {
             responder_spi: self.spi_r,
             local: self.local,
             remote: self.remote,
+            transport: self.transport,
             local_id: self.local_id.clone(),
             remote_id: self.remote_id.clone(),
             proven: self.proven.clone(),

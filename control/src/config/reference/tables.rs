@@ -152,6 +152,16 @@ pub(super) const TABLES: &[Table] = &[
                 "their protocol number, by which a routing daemon knows them: 5 to 255",
             ),
             key(
+                "tcp_port",
+                Absent,
+                "TCP port on which peers may bring IKE and ESP in place of UDP (RFC 9329), 4500 by custom; absent: none; see [the guide](tcp.md)",
+            ),
+            key(
+                "tcp_connections",
+                Is("1024"),
+                "TCP connections taken at once; half of them may be of peers that are not authenticated yet, and of each source as many of those as `ike.block_threshold` says",
+            ),
+            key(
                 "updown_timeout",
                 Is(r#""30s""#),
                 "how long a child's `updown` may take before it is killed: 1 second to 10 minutes",

@@ -74,6 +74,6 @@ fn receive(socket: &OwnedFd, port: u16, buffer: &mut [u8], inlet: &EspInlet) -> 
     };
     let (Some(local), Some(remote)) = (local, remote.as_ref().and_then(to_std)) else { return Ok(()) };
     let payload = buffer.get(..len).unwrap_or_default();
-    inlet.give(&EspDatagram { local: SocketAddr::new(local, port), remote, tos, payload });
+    inlet.give(&EspDatagram { local: SocketAddr::new(local, port), remote, tos, stream: false, payload });
     Ok(())
 }

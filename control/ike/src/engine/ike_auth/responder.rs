@@ -2,7 +2,6 @@
 //! ends in an established IKE SA or in an answer that says why not, kept a while for the peer's retransmissions.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::eap_responder::EapSession;
@@ -27,6 +26,7 @@ use crate::engine::ike_intermediate::responder::AnsweringIntermediate;
 use crate::engine::ike_sa_init::{InitRecord, notification, notifications};
 use crate::engine::mobike;
 use crate::engine::negotiation;
+use crate::engine::path::Path;
 use crate::engine::redirect;
 use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
@@ -78,8 +78,7 @@ impl AwaitingFirstAuth {
 /// A message that waits for keys.
 #[derive(Debug)]
 struct Held {
-    local: SocketAddr,
-    remote: SocketAddr,
+    path: Path,
     octets: Vec<u8>,
     received: Received,
 }
@@ -103,8 +102,7 @@ impl DerivingForAuth {
         let held: usize = self.held.iter().map(|held| held.octets.len()).sum();
         if held + inbound.octets.len() <= MOST_HELD || self.held.is_empty() {
             self.held.push(Held {
-                local: inbound.local,
-                remote: inbound.remote,
+                path: inbound.path,
                 octets: inbound.octets.to_vec(),
                 received: inbound.received,
             });
@@ -132,8 +130,8 @@ impl DerivingForAuth {
                 let additional = self.suite.additional().collect();
                 let awaiting = AwaitingAuthRequest { channel, record: self.record, additional };
                 let mut state = State::AwaitingAuthRequest(awaiting);
-                for Held { local, remote, octets, received } in self.held {
-                    let held = Inbound { local, remote, octets: &octets, received };
+                for Held { path, octets, received } in self.held {
+                    let held = Inbound { path, octets: &octets, received };
                     state = state.handle_message(cx, base, now, held)?;
                 }
                 Ok(state)

@@ -89,7 +89,7 @@ pub(super) fn announce_fragmentation(connection: &ConnectionConfig) -> Option<Pa
 /// `spi_r` is what the hashes of NAT detection were made with: zero in a request.
 pub(super) fn learn_way(cx: &Context, base: &mut Base, inbound: &Inbound<'_>, spi_r: [u8; 8]) {
     let payloads = &inbound.received.message.payloads;
-    let between = (inbound.local, inbound.remote);
+    let between = inbound.path.between();
     base.nat = nat::detect(payloads, (base.spi_i, spi_r), between, nat::is_forced(cx, base));
     base.fragmentation = agrees_on_fragmentation(cx, base.connection, payloads);
 }

@@ -14,6 +14,7 @@ use crate::config::EngineConfig;
 use crate::crypto::{Prf, Puzzle};
 use crate::engine::MAX_ADMISSIONS;
 use crate::engine::context::Context;
+use crate::engine::path::Path;
 use crate::engine::sa::Inbound;
 use crate::message::{Payload, WireProposal, notify};
 
@@ -51,6 +52,12 @@ impl Demand {
         Some(Self { difficulty, spare })
     }
 
+    /// Whether it is for who comes that way: the source of a TCP stream has proved that it is there, and is asked for no mere
+    /// cookie (RFC 9329 §6.3).
+    pub(super) fn concerns(&self, path: Path) -> bool {
+        self.difficulty.is_some() || !path.is_stream()
+    }
+
     /// What becomes of a request that does not show it; `None` if it does.
     pub(super) fn unmet(
         self,
@@ -60,7 +67,7 @@ impl Demand {
         inbound: &Inbound<'_>,
         init: &InitPayloads<'_>,
     ) -> Option<Admission> {
-        let (found, remote) = (inbound.header(), inbound.remote);
+        let (found, remote) = (inbound.header(), inbound.path.remote);
         let payloads = &inbound.received.message.payloads;
         let puzzle = self.difficulty.and_then(|difficulty| for_offer(init.proposals, difficulty));
         let shown = data_of(payloads, notify::COOKIE);

@@ -65,7 +65,7 @@ pub(in crate::engine) fn admit(
     inbound: &Inbound<'_>,
 ) -> Admission {
     let found = inbound.header();
-    let about = About { connection: None, remote: Some(inbound.remote) };
+    let about = About { connection: None, remote: Some(inbound.path.remote) };
     let well_formed =
         found.initiator && found.message_id == 0 && found.spi_i != [0; 8] && found.spi_r == [0; 8];
     if !well_formed || inbound.received.encrypted.is_some() {
@@ -81,11 +81,12 @@ pub(in crate::engine) fn admit(
             return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}"));
         }
     };
-    let (local, overloaded) = (inbound.local.ip(), demand.is_some());
-    let candidates = connections::candidates(cx, local, inbound.remote.ip());
+    let (local, overloaded) = (inbound.path.local.ip(), demand.is_some());
+    let candidates = connections::candidates(cx, local, inbound.path.remote.ip());
     if let Some(redirect) = redirect::at_once(cx, &candidates, local, overloaded, payloads, init.nonce) {
         return Admission::Answered(respond(found, vec![redirect]));
     }
+    let demand = demand.filter(|demand| demand.concerns(inbound.path));
     if let Some(unmet) = demand.and_then(|demand| demand.unmet(cx, cookies, now, inbound, &init)) {
         return unmet;
     }
@@ -94,7 +95,7 @@ pub(in crate::engine) fn admit(
         None => {
             let octets = answer(found, notify::NO_PROPOSAL_CHOSEN, Vec::new());
             let connections: Vec<_> = cx.live_connections().map(|(_, connection)| connection).collect();
-            Admission::Refused(octets, about.no_connection_for(inbound.local, &connections))
+            Admission::Refused(octets, about.no_connection_for(inbound.path.local, &connections))
         }
         Some(Choice::Suite { connection, suite, number }) => Admission::Admitted(Admitted {
             connection,
@@ -214,7 +215,7 @@ impl Answering {
             JobResult::KeGenerated(Ok((secret, public))) if done.id == self.job => {
                 let nonce_r = cx.random::<NONCE_LEN>().to_vec();
                 let response = self.response(base, public, nonce_r.clone());
-                send(cx, base.local, base.remote, std::slice::from_ref(&response));
+                send(cx, base.path(), std::slice::from_ref(&response));
                 let record = InitRecord {
                     request: self.request,
                     response,

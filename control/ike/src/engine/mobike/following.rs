@@ -8,6 +8,7 @@ use crate::engine::api::Event;
 use crate::engine::context::Context;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{data_of, nat, notification};
+use crate::engine::path::Path;
 use crate::engine::sa::Base;
 use crate::message::{Payload, notify};
 
@@ -20,23 +21,21 @@ impl Established {
         now: Instant,
         payloads: &[Payload],
     ) -> Vec<Payload> {
-        let Some((local, remote)) = self.channel.asked_between().filter(|_| base.mobility.agreed) else {
+        let Some(path) = self.channel.asked_by().filter(|_| base.mobility.agreed) else {
             return Vec::new();
         };
         let mut answer = Vec::new();
         if let Some(peer) = told(payloads) {
-            self.peer_is_at(cx, base, now, peer, (local, remote));
+            self.peer_is_at(cx, base, now, peer, path);
         }
         let refused = match data_of(payloads, notify::UPDATE_SA_ADDRESSES) {
             // The end that began the IKE SA decides where it goes.
-            Some(_) if !base.original_initiator => {
-                self.follow(cx, base, now, payloads, (local, remote)).err()
-            }
+            Some(_) if !base.original_initiator => self.follow(cx, base, now, payloads, path).err(),
             _ => None,
         };
         match refused {
             Some(error) => answer.push(notification(error, Vec::new())),
-            None if detects_nats(payloads) => answer.extend(base.detection(cx, local, remote)),
+            None if detects_nats(payloads) => answer.extend(base.detection(cx, path)),
             None => {}
         }
         // Of its length is nothing asked here: it goes back to who made it (RFC 4555 §4.2.5).
@@ -53,8 +52,9 @@ impl Established {
         base: &mut Base,
         now: Instant,
         payloads: &[Payload],
-        (local, remote): (SocketAddr, SocketAddr),
+        path: Path,
     ) -> Result<(), u16> {
+        let (local, remote) = path.between();
         let sent_as = data_of(payloads, notify::NO_NATS_ALLOWED);
         if sent_as.is_some_and(|sent_as| sent_as != addresses_and_ports(remote, local)) {
             cx.event(Event::Failed(base.about(cx).peer_allows_no_nat(remote.ip())));
@@ -66,7 +66,7 @@ impl Established {
             return Err(notify::UNACCEPTABLE_ADDRESSES);
         }
         let elsewhere = remote.ip() != base.remote.ip();
-        base.moves(cx, local, remote);
+        base.moves(cx, path);
         if detects_nats(payloads) {
             base.nat =
                 nat::detect(payloads, (base.spi_i, base.spi_r), (local, remote), nat::is_forced(cx, base));
@@ -89,15 +89,16 @@ impl Established {
         base: &mut Base,
         now: Instant,
         further: Vec<IpAddr>,
-        (local, remote): (SocketAddr, SocketAddr),
+        path: Path,
     ) {
+        let (local, remote) = path.between();
         let current = base.remote.ip();
         let gone = current != remote.ip() && !further.contains(&current);
         base.mobility.peer = further;
         if base.original_initiator && gone {
             let allowed = cx.connection(base.connection).is_some_and(|c| allows(&c.local_addrs, local.ip()));
             if allowed {
-                self.move_to(cx, base, now, local, remote);
+                self.move_to(cx, base, now, path);
             }
         }
     }
@@ -106,13 +107,14 @@ impl Established {
     pub(super) fn leave_lost_address(&mut self, cx: &mut Context, base: &mut Base, now: Instant) {
         let current = base.local.ip();
         let Some(own) = &cx.outside_addresses else { return };
-        if own.contains(&current) {
+        // A TCP stream ends with the address: the peer opens the next one (RFC 9329 §6.1).
+        if own.contains(&current) || base.path().is_stream() {
             return;
         }
         let further = super::further(cx, base);
         if let Some(other) = further.into_iter().find(|addr| addr.is_ipv4() == current.is_ipv4()) {
-            let (local, remote) = (SocketAddr::new(other, base.local.port()), base.remote);
-            base.moves(cx, local, remote);
+            let local = SocketAddr::new(other, base.local.port());
+            base.moves(cx, Path { local, ..base.path() });
             base.move_children(cx);
             self.channel.hurry(now);
         }

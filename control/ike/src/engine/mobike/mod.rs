@@ -11,7 +11,7 @@
 mod following;
 mod moving;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::api::{Event, JobId};
@@ -19,6 +19,7 @@ use super::connections;
 use super::context::Context;
 use super::established::{Established, Ours};
 use super::ike_sa_init::{data_of, nat, notification, notifications};
+use super::path::Path;
 use super::sa::{Base, Done, Inbound};
 use crate::config::{AddressMatch, ConnectionConfig};
 use crate::message::{ExchangeType, Payload, notify};
@@ -54,9 +55,8 @@ pub(super) struct Mobility {
 pub(super) struct Exchange {
     kind: Kind,
     cookie: [u8; COOKIE2_LEN],
-    /// Between which addresses it was begun.
-    local: SocketAddr,
-    remote: SocketAddr,
+    /// Which way it was begun.
+    path: Path,
 }
 
 #[cfg(test)]
@@ -170,22 +170,22 @@ impl Mobility {
 
 impl Base {
     /// NAT detection's notifications for a message of ours.
-    fn detection(&self, cx: &Context, local: SocketAddr, remote: SocketAddr) -> [Payload; 2] {
+    fn detection(&self, cx: &Context, Path { local, remote, .. }: Path) -> [Payload; 2] {
         nat::announce((self.spi_i, self.spi_r), local, remote, nat::is_forced(cx, self))
     }
 
-    /// IKE goes on between other addresses.
-    fn moves(&mut self, cx: &mut Context, local: SocketAddr, remote: SocketAddr) {
-        let (from_local, from_remote) = (self.local, self.remote);
-        if (from_local, from_remote) == (local, remote) {
+    /// IKE goes on another way.
+    fn moves(&mut self, cx: &mut Context, to: Path) {
+        let from = self.path();
+        if from == to {
             return;
         }
-        (self.local, self.remote) = (local, remote);
+        self.set_path(to);
         cx.event(Event::IkeMoved {
             ike: self.id,
             connection: cx.connection_name(self.connection),
-            from: (from_local, from_remote),
-            to: (local, remote),
+            from: from.between(),
+            to: to.between(),
         });
     }
 }
@@ -219,12 +219,12 @@ impl Established {
         } else {
             return false;
         };
-        let exchange = Exchange { kind, cookie: cx.random(), local: base.local, remote: base.remote };
+        let exchange = Exchange { kind, cookie: cx.random(), path: base.path() };
         let cookie = || notification(notify::COOKIE2, exchange.cookie.to_vec());
         let payloads = match &exchange.kind {
             Kind::Update => {
                 let mut payloads = vec![notification(notify::UPDATE_SA_ADDRESSES, Vec::new())];
-                payloads.extend(base.detection(cx, base.local, base.remote));
+                payloads.extend(base.detection(cx, base.path()));
                 payloads.push(cookie());
                 payloads
             }
@@ -255,10 +255,10 @@ impl Established {
             return Err(CookieDiffers);
         }
         match exchange.kind {
-            Kind::Update => self.updated(cx, base, now, inbound, (exchange.local, exchange.remote), payloads),
+            Kind::Update => self.updated(cx, base, now, inbound, exchange.path, payloads),
             Kind::Tell(further) => base.mobility.told = further,
             // It has moved on meanwhile: the check begins anew, there.
-            Kind::Check if (exchange.local, exchange.remote) != (base.local, base.remote) => {}
+            Kind::Check if exchange.path != base.path() => {}
             Kind::Check if shown.is_some() => {
                 base.mobility.check = false;
                 base.move_children(cx);

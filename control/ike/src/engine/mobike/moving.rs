@@ -10,6 +10,7 @@ use crate::engine::api::{Event, JobId, JobResult};
 use crate::engine::context::Context;
 use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{data_of, error_notification, nat};
+use crate::engine::path::Path;
 use crate::engine::sa::{Base, Done, Inbound};
 use crate::message::{Payload, notify};
 
@@ -68,8 +69,9 @@ pub(super) fn found(
     match source.and_then(|source| choose(cx, base, source)) {
         Some(local) => {
             let (local, remote) = (at(base.local, local), at(base.remote, search.towards));
-            if (local, remote) != (base.local, base.remote) {
-                established.move_to(cx, base, now, local, remote);
+            let path = Path { local, remote, ..base.path() };
+            if path != base.path() {
+                established.move_to(cx, base, now, path);
             }
         }
         None => {
@@ -105,15 +107,8 @@ fn choose(cx: &Context, base: &Base, source: IpAddr) -> Option<IpAddr> {
 impl Established {
     /// RFC 4555 §3.5: everything goes on between these addresses, what is under way as well, and the peer is told as soon
     /// as the window lets us.
-    pub(super) fn move_to(
-        &mut self,
-        cx: &mut Context,
-        base: &mut Base,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-    ) {
-        base.moves(cx, local, remote);
+    pub(super) fn move_to(&mut self, cx: &mut Context, base: &mut Base, now: Instant, path: Path) {
+        base.moves(cx, path);
         base.move_children(cx);
         base.mobility.update = true;
         base.mobility.seen_as = None;
@@ -127,10 +122,10 @@ impl Established {
         base: &mut Base,
         now: Instant,
         inbound: &Inbound<'_>,
-        between: (SocketAddr, SocketAddr),
+        asked_by: Path,
         payloads: &[Payload],
     ) {
-        if between != (base.local, base.remote) {
+        if asked_by != base.path() {
             // We have moved on: the next one counts.
             return;
         }
@@ -143,7 +138,7 @@ impl Established {
             base.nat = nat::detect(
                 payloads,
                 (base.spi_i, base.spi_r),
-                (inbound.local, inbound.remote),
+                inbound.path.between(),
                 nat::is_forced(cx, base),
             );
         }
@@ -164,6 +159,6 @@ impl Established {
     /// What goes into a question whether the peer lives: behind a NAT, how we see the way.
     pub(in crate::engine) fn probe(cx: &Context, base: &Base) -> Vec<Payload> {
         let mapped = base.mobility.agreed && base.original_initiator && base.nat.local;
-        if mapped { base.detection(cx, base.local, base.remote).to_vec() } else { Vec::new() }
+        if mapped { base.detection(cx, base.path()).to_vec() } else { Vec::new() }
     }
 }

@@ -69,7 +69,7 @@ fn successor(
 ) -> (Base, Box<Channel>) {
     let Agreed { role, suite, spi_i, spi_r, .. } = *agreed;
     let id = cx.fresh_id();
-    let mut base = Base::new(id, role, (spi_i, spi_r), (old.local, old.remote), old.connection, now);
+    let mut base = Base::new(id, role, (spi_i, spi_r), old.path(), old.connection, now);
     base.nat = old.nat;
     base.fragmentation = old.fragmentation;
     base.mobility = old.mobility.succeeded();
@@ -117,7 +117,8 @@ fn succeed(
 ) {
     old.heir = Some(base.id);
     // It may have moved since the new one was begun.
-    (base.local, base.remote, base.nat) = (old.local, old.remote, old.nat);
+    base.set_path(old.path());
+    base.nat = old.nat;
     base.mobility = old.mobility.succeeded();
     base.redirecting = old.redirecting.take();
     base.owes_reauthentication = std::mem::take(&mut old.owes_reauthentication);

@@ -43,16 +43,18 @@ impl Engine {
             (nonce, data_of(payloads, notify::TICKET_OPAQUE), well_formed)
         else {
             let detail = "an IKE_SESSION_RESUME request without a nonce or a ticket".to_owned();
-            return self.reject(inbound.remote, "malformed", detail);
+            return self.reject(inbound.path.remote, "malformed", detail);
         };
-        let (local, remote) = (inbound.local, inbound.remote);
-        if self.half_open() >= self.cx.config.cookie_threshold {
+        let path = inbound.path;
+        let (local, remote) = path.between();
+        // RFC 9329 §6.3: the source of a TCP stream has proved that it is there.
+        if self.half_open() >= self.cx.config.cookie_threshold && !path.is_stream() {
             let shown = data_of(payloads, notify::COOKIE);
             let (cookies, cx) = (&mut self.cookies, &mut self.cx);
             let good = shown.and_then(|shown| cookies.check(cx, now, shown, nonce_i, remote, found.spi_i));
             if good.is_none() {
                 let cookie = cookies.make(cx, now, nonce_i, remote, found.spi_i, None);
-                return send(cx, local, remote, &[answer(found, notify::COOKIE, cookie)]);
+                return send(cx, path, &[answer(found, notify::COOKIE, cookie)]);
             }
         }
         let allowed = connections::candidates(&self.cx, local.ip(), remote.ip());
@@ -62,11 +64,11 @@ impl Engine {
         let session = tickets::open(&self.cx, now, ticket);
         let Some(session) = session.filter(|session| allowed.contains(&session.connection)) else {
             self.reject(remote, "ticket", "a ticket that is not ours, was used, or is too old".to_owned());
-            return send(&mut self.cx, local, remote, &[answer(found, notify::TICKET_NACK, Vec::new())]);
+            return send(&mut self.cx, path, &[answer(found, notify::TICKET_NACK, Vec::new())]);
         };
         let (spis, nonce_i) = ((found.spi_i, self.cx.fresh_spi()), nonce_i.to_vec());
         let id = self.cx.fresh_id();
-        let mut base = Base::new(id, Role::Responder, spis, (local, remote), session.connection, now);
+        let mut base = Base::new(id, Role::Responder, spis, path, session.connection, now);
         let state = begin(&mut self.cx, &mut base, session, inbound, nonce_i);
         let key = (remote, digest(inbound.octets));
         self.half_open.insert(key, base.id);
@@ -92,7 +94,7 @@ fn begin(
     );
     let response =
         Message { header: header(base, ExchangeType::IkeSessionResume, true, 0), payloads: said }.emit();
-    send(cx, base.local, base.remote, std::slice::from_ref(&response));
+    send(cx, base.path(), std::slice::from_ref(&response));
     let input = KdfInput { nonce_i: &nonce_i, nonce_r: &nonce_r, spi_i: base.spi_i, spi_r: base.spi_r };
     let suite = session.suite;
     let keys = derive_resumed_ike_keys(suite.prf, &session.sk_d.0, suite.protection, input);

@@ -261,8 +261,9 @@ fn the_keys_and_what_auth_covers_are_strongswans() {
     let first = SharedSecret(hex("10e2505d426dfcb45f464fa3ea3b2e3b2ff399fa13cb417ad2b85972196bf80b"));
     let keys = derive_ike_keys(suite.prf, suite.protection, &first, input);
     let mut channel = Channel::new(suite, keys, Role::Responder);
-    let addrs = [A, B].map(|end| SocketAddr::new(address(end), 500));
-    let base = Base::new(IkeSaId(1), Role::Responder, (spi_i, spi_r), addrs.into(), 0, Instant::now());
+    let [local, remote] = [A, B].map(|end| SocketAddr::new(address(end), 500));
+    let base =
+        Base::new(IkeSaId(1), Role::Responder, (spi_i, spi_r), Path::udp(local, remote), 0, Instant::now());
     let peer = SignatureSupport::default();
     let record = InitRecord { request: Vec::new(), response: Vec::new(), nonce_i, nonce_r, peer, ppk: false };
     for (shared, of_initiator, of_responder) in [

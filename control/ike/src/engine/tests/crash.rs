@@ -31,7 +31,7 @@ fn stray_esp(world: &mut World) -> CommandId {
 
 fn ike(datagram: &Datagram) -> &[u8] {
     match &datagram.payload {
-        DatagramPayload::Ike(octets) => octets,
+        DatagramPayload::Ike(octets) | DatagramPayload::Stream(octets) => octets,
         DatagramPayload::NatKeepalive => &[],
     }
 }

@@ -117,7 +117,7 @@ fn request(world: &World) -> Vec<Datagram> {
     let of_a = world.sent.iter().filter(|(from, _)| *from == A).map(|(_, datagram)| datagram);
     let fragments = of_a.filter(|datagram| match &datagram.payload {
         DatagramPayload::Ike(octets) => fragment(octets).is_some(),
-        DatagramPayload::NatKeepalive => false,
+        DatagramPayload::Stream(_) | DatagramPayload::NatKeepalive => false,
     });
     let turned = fragments.map(|d| Datagram { local: d.remote, remote: d.local, payload: d.payload.clone() });
     turned.collect()

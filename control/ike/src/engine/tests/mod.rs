@@ -40,6 +40,7 @@ mod replacement;
 mod resumption;
 mod rounds;
 mod storm;
+mod streams;
 mod transitions;
 mod window;
 mod world;

@@ -75,7 +75,7 @@ fn first_request(world: &World, exchange: ExchangeType) -> Datagram {
         DatagramPayload::Ike(octets) => {
             datagram.0 == A && Message::parse(octets).unwrap().message.header.exchange == exchange
         }
-        DatagramPayload::NatKeepalive => false,
+        DatagramPayload::Stream(_) | DatagramPayload::NatKeepalive => false,
     };
     let sent = world.sent.iter().find(is).expect("such a request").1.clone();
     Datagram { local: sent.remote, remote: sent.local, payload: sent.payload }

@@ -99,6 +99,8 @@ pub(super) struct World {
     /// Milliseconds that a job takes, at most.
     pub(super) job_delay: u32,
     pub(super) weather: Weather,
+    /// What A sends comes to B in a TCP stream between the same addresses, of which A knows nothing.
+    pub(super) stream_to_b: bool,
     pub(super) nat: Option<NatBox>,
     pub(super) rng: ChaCha20Rng,
     /// Lets a test change or drop (`None`) what one end sends.
@@ -220,6 +222,7 @@ impl World {
             job_delay: 5,
             weather: Weather { delay: 5, ..Weather::default() },
             nat: None,
+            stream_to_b: false,
             rng: ChaCha20Rng::seed_from_u64(seed.wrapping_add(99)),
             meddle: None,
         }
@@ -325,6 +328,11 @@ impl World {
                 remote = SocketAddr::new(address(A), remote.port().checked_sub(nat.port_shift)?);
             }
         }
+        let payload = match payload {
+            DatagramPayload::Ike(octets) if self.stream_to_b && from == A => DatagramPayload::Stream(octets),
+            DatagramPayload::Stream(octets) if self.stream_to_b && from == B => DatagramPayload::Ike(octets),
+            payload => payload,
+        };
         Some(Datagram { local: remote, remote: local, payload })
     }
 
