@@ -181,6 +181,7 @@ fn policy(
         origin,
         action,
         priority: None,
+        per_worker: false,
     })
 }
 

@@ -20,7 +20,7 @@ use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, pools, rates, shunt, updown};
+use super::{eap, lifetime, options, per_cpu, pools, rates, shunt, updown};
 use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -62,7 +62,6 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "label",
     "label_mode",
     "hw_offload",
-    "per_cpu_sas",
 ];
 
 /// `[connections]` as a whole.
@@ -558,6 +557,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     });
     let lifetime = lifetime::of_child(section);
     let priority = shunt::priority(section);
+    let per_worker = per_cpu::of_child(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -570,6 +570,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         lifetime,
         priority,
         options,
+        per_worker,
     })
 }
 

@@ -15,6 +15,7 @@ mod gateway;
 mod lifetime;
 mod lints;
 mod options;
+mod per_cpu;
 mod pools;
 mod radius;
 mod rates;
@@ -195,7 +196,8 @@ impl Config {
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
-        let connection::Connections { negotiated, shunts, hooks, rates } = connections;
+        let connection::Connections { mut negotiated, shunts, hooks, rates } = connections;
+        per_cpu::give_workers(&mut negotiated, gateway.as_ref().map_or(1, |gateway| gateway.workers.len()));
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
@@ -240,6 +242,7 @@ impl Config {
                 origin: PolicyOrigin::Configured { acquire: asks(child) },
                 action: PolicyAction::Protect,
                 priority: child.priority,
+                per_worker: false,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });

@@ -25,6 +25,7 @@ fn policy(local: &[&str], remote: &[&str], origin: PolicyOrigin) -> Policy {
         origin,
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     }
 }
 
@@ -126,6 +127,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
             origin,
             action,
             priority,
+            per_worker: false,
         },
     )
 }

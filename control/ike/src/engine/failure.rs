@@ -13,6 +13,7 @@ mod mobike;
 mod ppk;
 mod proposals;
 mod redirect;
+mod resources;
 mod resumption;
 
 use std::fmt::{Display, Write as _};
@@ -460,6 +461,7 @@ pub fn notify_name(notify_type: u16) -> String {
         notify::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         notify::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         notify::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        notify::TS_MAX_QUEUE => "TS_MAX_QUEUE",
         other => return format!("error notification {other}"),
     }
     .to_owned()

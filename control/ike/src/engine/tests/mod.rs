@@ -35,6 +35,7 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod resources;
 mod resumption;
 mod rounds;
 mod storm;
