@@ -29,6 +29,8 @@ drop_reasons! {
     HeaderChecksum = "header_checksum",
     /// Sent to another host's MAC address, and seen only because the interface is promiscuous.
     OtherHost = "other_host",
+    /// Tagged for a VLAN that no device of the host is for.
+    UnknownVlan = "unknown_vlan",
     /// An outer fragment of ESP or of UDP-encapsulated ESP that cannot be put together with others, or came twice.
     OuterFragment = "outer_fragment",
     /// An outer fragment of ESP whose others did not come in time, or that had to make room.

@@ -5,9 +5,7 @@
 
 mod common;
 
-use common::{
-    Child, INSIDE, MTU, NEIGHBOUR, OUTSIDE, Packet, Rig, ethernet, host, inside_address, pair, port_mac, ts,
-};
+use common::{Child, INSIDE, MTU, NEIGHBOUR, OUTSIDE, Packet, Rig, host, inside_address, pair, port_mac, ts};
 use portcullis_gateway::drop::DropReason;
 use portcullis_gateway::pipeline::Ingress;
 use portcullis_gateway::route::NextHop;
@@ -177,23 +175,6 @@ fn errors_are_limited_in_number_and_need_a_frame() {
     pair.a.now.0 += 1;
     pair.a.pool.free.truncate(260);
     assert_eq!(answers(&mut pair.a), 10);
-}
-
-#[test]
-fn vlan_tags_are_stepped_over_and_put_back_on_an_answer() {
-    let mut pair = pair(&Child::between(1, 2));
-    let tag = |packet: &[u8]| {
-        let mut frame = ethernet(port_mac(1, INSIDE), packet);
-        frame.splice(12..12, [0x81, 0x00, 0x00, 0x2a]);
-        frame
-    };
-    let packet = Packet::between(1, 2, false, 100);
-    let inside = Ingress::Port(INSIDE);
-    assert_eq!(pair.a.feed_frames(inside, &[tag(&packet.octets())]).only_sent(OUTSIDE).len(), 1);
-    let outcome = pair.a.feed_frames(inside, &[tag(&Packet { ttl: 1, ..packet }.octets())]);
-    let [(INSIDE, answer)] = outcome.transmit.as_slice() else { panic!("{outcome:?}") };
-    assert_eq!(answer[..12], [NEIGHBOUR, port_mac(1, INSIDE)].concat());
-    assert_eq!(answer[12..18], [0x81, 0x00, 0x00, 0x2a, 0x08, 0x00]);
 }
 
 #[test]

@@ -278,6 +278,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         cookie_threshold: 0,
         half_open_limit: 0,
         block_threshold: 0,
+        unauthenticated_limit: 0,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::ZERO,
         fragment_size: 1280,

@@ -50,13 +50,15 @@ pub enum LocalMethod {
         /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
         credentials: Vec<Arc<Credential>>,
     },
+    /// Not at all (RFC 7619).
+    Null,
 }
 
 impl LocalMethod {
     /// Keys of ours that it may sign with.
     pub fn credentials(&self) -> &[Arc<Credential>] {
         match self {
-            Self::Psk => &[],
+            Self::Psk | Self::Null => &[],
             Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
         }
     }
@@ -78,13 +80,15 @@ pub enum RemoteMethod {
         /// Of methods over TLS: whose certificates are accepted.
         trust: Arc<Trust>,
     },
+    /// It need not (RFC 7619): whoever it is, it is nobody whom we know.
+    Null,
 }
 
 impl RemoteMethod {
     /// Whose certificates it accepts.
     pub fn trust(&self) -> Option<&Arc<Trust>> {
         match self {
-            Self::Psk => None,
+            Self::Psk | Self::Null => None,
             Self::Pubkey(trust) | Self::Eap { trust, .. } => Some(trust),
         }
     }
@@ -397,6 +401,8 @@ pub struct EngineConfig {
     pub half_open_limit: usize,
     /// Half-open IKE SAs kept at once of one IPv4 address or IPv6 /64 (strongSwan's `block_threshold`).
     pub block_threshold: usize,
+    /// Established IKE SAs kept at once with peers that have proved nothing (RFC 7619 §3.2).
+    pub unauthenticated_limit: usize,
     /// How long a responder waits for IKE_AUTH.
     pub half_open_timeout: Duration,
     /// Interval of NAT keepalives (RFC 3948 §2.3) that the engine sends while behind a NAT; zero: never.

@@ -21,6 +21,8 @@ pub enum Identity {
     KeyId(Vec<u8>),
     /// ID_DER_ASN1_DN.
     Dn(DistinguishedName),
+    /// ID_NULL (RFC 7619 §2.2): nobody in particular.
+    Null,
     /// Another type that we do not interpret, or data that does not fit its type: compared octet by octet.
     Other {
         /// The ID type.
@@ -48,6 +50,7 @@ mod id_type {
     pub(super) const IPV6_ADDR: u8 = 5;
     pub(super) const DER_ASN1_DN: u8 = 9;
     pub(super) const KEY_ID: u8 = 11;
+    pub(super) const NULL: u8 = 13;
 }
 
 impl Identity {
@@ -66,6 +69,7 @@ impl Identity {
             id_type::RFC822_ADDR => text().map_or_else(other, Self::Rfc822),
             id_type::DER_ASN1_DN => DistinguishedName::from_der(data).map_or_else(other, Self::Dn),
             id_type::KEY_ID => Self::KeyId(data.to_vec()),
+            id_type::NULL if data.is_empty() => Self::Null,
             _ => other(),
         }
     }
@@ -79,6 +83,7 @@ impl Identity {
             Self::Rfc822(address) => (id_type::RFC822_ADDR, address.as_bytes().to_vec()),
             Self::Dn(name) => (id_type::DER_ASN1_DN, name.der().to_vec()),
             Self::KeyId(octets) => (id_type::KEY_ID, octets.clone()),
+            Self::Null => (id_type::NULL, Vec::new()),
             Self::Other { id_type, data } => (*id_type, data.clone()),
         }
     }
@@ -272,6 +277,7 @@ impl fmt::Display for Identity {
                 _ => write!(f, "@#{}", data_encoding::HEXLOWER.encode(octets)),
             },
             Self::Dn(name) => name.fmt(f),
+            Self::Null => f.write_str("%null"),
             Self::Other { id_type: id_type::DER_ASN1_DN, data } => {
                 write!(f, "asn1dn:#{}", data_encoding::HEXLOWER.encode(data))
             }
@@ -349,6 +355,15 @@ mod tests {
         for text in ["a.*.example", "a*"] {
             assert!(text.parse::<IdentityMatch>().unwrap_err().problem.contains("beginning"), "{text}");
         }
+    }
+
+    #[test]
+    fn nobody_is_id_null_without_data() {
+        assert_eq!(Identity::Null.to_wire(), (13, Vec::new()));
+        assert_eq!(Identity::from_wire(13, &[]), Identity::Null);
+        // RFC 7619 §2.2: there is no identification data.
+        assert_eq!(Identity::from_wire(13, &[1]), Identity::Other { id_type: 13, data: vec![1] });
+        assert!("%null".parse::<Identity>().is_err());
     }
 
     #[test]

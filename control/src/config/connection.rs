@@ -20,7 +20,7 @@ use portcullis_ipsec::{Policy, PolicyAction, RateLimits, TrafficSelector};
 use super::credentials::Store;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{eap, lifetime, options, per_cpu, pools, rates, shunt, updown};
+use super::{eap, lifetime, null, options, per_cpu, pools, rates, shunt, updown};
 use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -161,7 +161,7 @@ fn connection(
     }
     let children = self::children(section, &name, children, &mut connections.rates);
     section.finish(LATER_CONNECTION);
-    let connection = ConnectionConfig {
+    let mut connection = ConnectionConfig {
         name,
         local_addrs: local_addrs?,
         remote_addrs: remote_addrs?,
@@ -193,6 +193,7 @@ fn connection(
         check_ppk(section, &connection, &secrets.ppks);
     }
     check_resumption(section, &connection);
+    null::check(section, &mut connection);
     eap::check(section, &connection, secrets.map(|secrets| secrets.users.as_slice()), has_radius);
     Some(connection)
 }
@@ -417,6 +418,7 @@ fn rounds<T>(
 /// What `auth` says.
 enum Auth<'a> {
     Psk,
+    Null,
     Pubkey(Constraint),
     Eap(&'a str),
 }
@@ -433,6 +435,7 @@ fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     }
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
+        Auth::Null => Some(LocalMethod::Null),
         Auth::Eap(auth) => eap::local(section, auth, store, id.as_ref().ok()?.as_ref()),
         // The identity is compared with the certificate, so it has to be read first.
         Auth::Pubkey(constraint) => store.local(section, constraint, id.as_ref().ok()?.as_ref()),
@@ -446,6 +449,7 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
+        Auth::Null => Some(RemoteMethod::Null),
         Auth::Eap(auth) => eap::remote(section, auth, store, id.as_ref().ok()?),
         Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
     };
@@ -455,15 +459,16 @@ fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
 
 /// `auth`, and whether keys that belong to public keys stand beside it.
 fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<'a>> {
-    const EXPECTED: &str = "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", \"eap-mschapv2\" or \"eap-tls\"";
-    const OTHERS: [&str; 4] = ["xauth", "any", "null", "psk-"];
+    const EXPECTED: &str =
+        "\"psk\", \"pubkey\", e.g. \"ecdsa-384-sha384\", \"eap-mschapv2\", \"eap-tls\" or \"null\"";
+    const OTHERS: [&str; 3] = ["xauth", "any", "psk-"];
     let Some(text) = section.string("auth", EXPECTED) else {
         section.missing("auth", EXPECTED);
         return None;
     };
     let is_eap = text.value == "eap" || text.value.starts_with("eap-");
     let uses_tls = eap::uses_tls(text.value);
-    if text.value == "psk" || is_eap && !uses_tls {
+    if matches!(text.value, "psk" | "null") || is_eap && !uses_tls {
         for key in with_pubkey.iter().filter(|key| section.has(key)) {
             let message = format!("belongs to public keys, but `auth` is \"{}\"", text.value);
             section.error(text.span.clone(), key, message);
@@ -475,6 +480,14 @@ fn auth<'a>(section: &Section<'a>, with_pubkey: &[&'static str]) -> Option<Auth<
     }
     if text.value == "psk" {
         return Some(Auth::Psk);
+    }
+    if text.value == "null" {
+        if section.has("id") {
+            let message =
+                "says who somebody is who proves nothing: it means nothing, and is not sent (expected none)";
+            section.error(section.span(), "id", message);
+        }
+        return Some(Auth::Null);
     }
     if is_eap {
         return Some(Auth::Eap(text.value));

@@ -322,6 +322,7 @@ pub(super) fn engine_from_root(
         cookie_threshold: 30,
         half_open_limit: 10_000,
         block_threshold: 100,
+        unauthenticated_limit: 100,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
         fragment_size: 1280,
@@ -346,6 +347,9 @@ pub(super) fn engine_from_root(
     }
     if let Some(limit) = section.integer("block_threshold", 1..=1_000_000) {
         engine.block_threshold = limit.value as usize;
+    }
+    if let Some(limit) = section.integer("unauthenticated_limit", 1..=1_000_000) {
+        engine.unauthenticated_limit = limit.value as usize;
     }
     if let Some(timeout) = section.duration("half_open_timeout") {
         engine.half_open_timeout = timeout.max(Duration::from_secs(1));

@@ -7,10 +7,11 @@ use std::ops::Range;
 
 use portcullis_gateway::dataplane::Role;
 use portcullis_ike::auth::{Certificate, UnixTime};
+use portcullis_ike::config::LocalMethod;
 use portcullis_ipsec::{Policy, PolicyOrigin, TrafficSelector};
 
-use super::Config;
 use super::reader::Section;
+use super::{Config, null};
 use crate::doctor::largest_inner;
 
 /// For how long before its end a certificate is spoken of.
@@ -32,6 +33,7 @@ pub(super) fn run(root: &Section<'_>, config: &Config, machine: &Machine<'_>) {
     let connections = root.named_sections("connections").into_iter().collect();
     policies(&connections, config);
     certificates(&connections, config, machine.now);
+    strangers(&connections, config);
     mtus(root, config, machine.mtu);
 }
 
@@ -121,6 +123,32 @@ fn contains(outer: &Policy, inner: &Policy) -> bool {
         inner.iter().all(|ts| outer.iter().any(|all| all.intersection(*ts) == Some(*ts)))
     };
     within(&outer.local_ts, &inner.local_ts) && within(&outer.remote_ts, &inner.remote_ts)
+}
+
+/// Connections that let anybody in, which is not wrong, but seldom what is wanted.
+fn strangers(connections: &Connections<'_>, config: &Config) {
+    for connection in config.engine.connections.iter().filter(|connection| null::lets_anybody_in(connection))
+    {
+        let Some(section) = connections.get(&connection.name) else { continue };
+        let reached: Vec<String> = connection
+            .children
+            .iter()
+            .flat_map(|child| &child.local_ts)
+            .map(|ts| ts.map_or_else(|| "our own address".to_owned(), |ts| ts.to_string()))
+            .collect();
+        let we = match connection.local.iter().any(|round| round.auth == LocalMethod::Null) {
+            true => {
+                "; nor do we prove anything, so that whoever can change packets on their way reads and changes it all"
+            }
+            false => "",
+        };
+        let message = format!(
+            "is \"null\" (RFC 7619): whoever reaches us gets a tunnel to {}, no matter who it is{we}; a firewall has to say \
+             what such peers may do",
+            reached.join(", ")
+        );
+        section.warning(section.span(), "remote", message);
+    }
 }
 
 /// Certificates that end soon; those that have ended are told of whenever the file is read.

@@ -14,6 +14,7 @@ pub(crate) mod files;
 mod gateway;
 mod lifetime;
 mod lints;
+mod null;
 mod options;
 mod per_cpu;
 mod pools;

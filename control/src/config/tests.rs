@@ -3,6 +3,7 @@ mod eap;
 mod events;
 mod fuzz;
 mod lints;
+mod null;
 mod radius;
 
 use super::*;

@@ -53,6 +53,8 @@ pub enum Offload {
     Gro,
     /// Merging on reception, in hardware.
     Lro,
+    /// VLAN tags are taken off on reception, in hardware.
+    RxVlan,
 }
 
 /// Reads the machine.

@@ -28,6 +28,7 @@ pub(super) fn check(host: &Host, config: &Config, interface: &InterfaceConfig, f
     rss(name, link, &ethtool, found);
     interrupts(host, config, name, found);
     offloads(name, &ethtool, found);
+    vlan_tags(host, name, &ethtool, found);
     frame_size(config, name, link, found);
 }
 
@@ -190,6 +191,21 @@ fn offloads(name: &str, ethtool: &Ethtool, found: &mut Findings) {
         let merged =
             if on(Offload::Gro) { "GRO is on, which XDP comes before" } else { "nothing merges packets" };
         found.ok("offloads", name, merged);
+    }
+}
+
+/// The kernel is told of a tag that the card took off, an XDP program and its sockets are not.
+fn vlan_tags(host: &Host, name: &str, ethtool: &Ethtool, found: &mut Findings) {
+    let devices = host.read("proc/net/vlan/config").unwrap_or_default();
+    let is_on_it = |line: &str| line.rsplit('|').next().is_some_and(|below| below.trim() == name);
+    if ethtool.on.contains(&Offload::RxVlan) && devices.lines().any(is_on_it) {
+        let seen = "VLAN devices are on it, and the card takes tags off before workers see them";
+        let expected = "off: a worker takes what has lost its tag for the interface's own";
+        let fix = match ethtool.driver.as_deref() {
+            Some("veth") => "ethtool -K IF txvlan off   # at the other end of the veth pair".to_owned(),
+            _ => format!("ethtool -K {name} rxvlan off"),
+        };
+        found.add("offloads", Severity::Warning, name, seen, expected, fix);
     }
 }
 

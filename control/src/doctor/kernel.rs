@@ -28,6 +28,7 @@ const GGSO: u32 = 0x23;
 const GFLAGS: u32 = 0x25;
 const GRXFH: u32 = 0x29;
 const GGRO: u32 = 0x2b;
+const FLAG_RXVLAN: u32 = 1 << 8;
 const FLAG_LRO: u32 = 1 << 15;
 const ESP_V4_FLOW: u32 = 0x0a;
 
@@ -54,9 +55,10 @@ impl Kernel for Live {
         .into_iter()
         .filter_map(|(offload, command)| on(command).then_some(offload))
         .collect();
-        if value(interface, GFLAGS).is_some_and(|flags| flags & FLAG_LRO != 0) {
-            offloads.push(Offload::Lro);
-        }
+        let flags = value(interface, GFLAGS).unwrap_or(0);
+        let by_flag = [(Offload::Lro, FLAG_LRO), (Offload::RxVlan, FLAG_RXVLAN)];
+        offloads
+            .extend(by_flag.into_iter().filter_map(|(offload, flag)| (flags & flag != 0).then_some(offload)));
         Ethtool { driver: driver(interface), on: offloads, esp_hash: esp_hash(interface) }
     }
 

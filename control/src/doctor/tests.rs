@@ -309,6 +309,15 @@ fn each_wrong_interface_is_one_finding_with_its_fix() {
         |ethtool| (ethtool.driver, ethtool.on) = (Some("veth".to_owned()), vec![Offload::TxChecksum]),
     );
     veth.complains("offloads", Severity::Warning, "ethtool -K outside0 tx off");
+    let tagged = change(|_| {}, |ethtool| ethtool.on = vec![Offload::RxVlan]);
+    let vlans = |below| {
+        let head = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n";
+        tagged.write("proc/net/vlan/config", &format!("{head}uplink         | 7  | {below}\n"));
+    };
+    vlans("outside");
+    assert!(tagged.examine().findings.iter().all(|finding| finding.severity == Severity::Ok));
+    vlans("outside0");
+    tagged.complains("offloads", Severity::Warning, "ethtool -K outside0 rxvlan off");
     let mut missing = Machine::new();
     missing.kernel.links.remove("inside0");
     missing.complains("interface", Severity::Error, "ip -brief link");

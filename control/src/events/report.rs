@@ -85,7 +85,7 @@ pub(super) fn who(session: &Session) -> Who {
             });
             (Some(format!("{scheme} by an {key} key")), certificate)
         }
-        Some(Proven::Psk | Proven::Eap(_) | Proven::Resumed) | None => (None, None),
+        Some(Proven::Psk | Proven::Eap(_) | Proven::Resumed | Proven::Null) | None => (None, None),
     };
     Who {
         connection: session.connection().to_owned(),

@@ -67,7 +67,7 @@ impl Tally {
             None => true,
         });
         traffic.keep(pair);
-        self.kept.push(pair);
+        add(&mut self.kept, pair);
     }
 
     fn now(&self, traffic: &Traffic, installer: &dyn SaInstaller) -> Carried {
@@ -110,7 +110,7 @@ impl Session {
             remote_ts: report::selectors(&child.remote_ts),
         };
         if self.had.len() < NOTED && !self.had.contains(&entry) {
-            self.had.push(entry);
+            add(&mut self.had, entry);
         }
     }
 }
@@ -122,11 +122,19 @@ impl Child {
     }
 }
 
+/// A tunnel has one CHILD SA nearly always, and a list's first growth is to four.
+fn add<T>(list: &mut Vec<T>, entry: T) {
+    if list.is_empty() {
+        list.reserve_exact(1);
+    }
+    list.push(entry);
+}
+
 /// Every session.
 pub(crate) struct Sessions {
     traffic: Arc<Traffic>,
     installer: Arc<dyn SaInstaller>,
-    sessions: HashMap<IkeSaId, Session>,
+    sessions: HashMap<IkeSaId, Box<Session>>,
     /// Whose each pair is.
     owners: HashMap<Spi, IkeSaId>,
     next_child: u64,
@@ -143,7 +151,7 @@ impl Sessions {
         match event {
             Event::IkeEstablished { ike } => {
                 let hex = |spi: &[u8]| data_encoding::HEXLOWER.encode(spi);
-                let session = Session {
+                let session = Box::new(Session {
                     name: format!("{}-{}", hex(&ike.initiator_spi), hex(&ike.responder_spi)),
                     ike: IkeSaStatus { children: Vec::new(), ..ike.clone() },
                     began: SystemTime::now(),
@@ -151,7 +159,7 @@ impl Sessions {
                     had: Vec::new(),
                     children: Vec::new(),
                     gone: Tally::default(),
-                };
+                });
                 tell(&Happening::IkeUp { session: &session });
                 self.sessions.insert(ike.id, session);
             }
@@ -172,7 +180,7 @@ impl Sessions {
                 if let Some(session) = self.sessions.get_mut(ike) {
                     session.ike.remote_vips.clone_from(addresses);
                 }
-                let (session, ike) = (self.sessions.get(ike), *ike);
+                let (session, ike) = (self.sessions.get(ike).map(Box::as_ref), *ike);
                 tell(&Happening::AddressesAssigned { session, ike, connection, identity, addresses });
             }
             Event::AddressesReleased { ike, connection, addresses } => {
@@ -254,7 +262,7 @@ impl Sessions {
                 let (id, since) = (self.next_child, Instant::now());
                 let child = Child { id, status: status.clone(), since, pairs: vec![pair], tally };
                 tell(&Happening::ChildUp { session, child: &child });
-                session.children.push(child);
+                add(&mut session.children, child);
             }
         }
     }

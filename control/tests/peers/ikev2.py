@@ -18,6 +18,8 @@ IKE_SA_INIT, IKE_AUTH, CREATE_CHILD_SA, INFORMATIONAL, IKE_SESSION_RESUME = 34, 
 TICKET_LT_OPAQUE, TICKET_OPAQUE, CHILDLESS, NO_ADDITIONAL_SAS = 16409, 16413, 16418, 35
 INITIATOR, RESPONSE = 0x08, 0x20
 X25519 = 31
+# RFC 7619: the identity, and as a secret that neither end needs one.
+ID_NULL, NULL = b"\x0d\0\0\0", object()
 
 
 def prf(key, data):
@@ -165,22 +167,28 @@ class Ike:
         self.derive(prf(nonces, shared), nonces)
 
     def auth_of(self, initiator, secret, identity):
-        """AUTH of an end: with a pre-shared key, or without one as RFC 5723 §4.3.3 has it."""
+        """AUTH of an end: with a pre-shared key, without one as RFC 5723 §4.3.3 has it, or of nobody (RFC 7619 §2.1)."""
         message, nonce = (self.first, self.nonce_r) if initiator else (self.second, self.nonce_i)
         key = self.keys["pi" if initiator else "pr"]
         if secret is None:
             return prf(key, message + nonce + prf(key, identity))
-        return self.auth(secret, message, nonce, key, identity)
+        return self.auth(key if secret is NULL else secret, message, nonce, key, identity)
 
-    def authenticate(self, us, them, secret, more):
-        """IKE_AUTH as the initiator: the payloads of the answer, whose AUTH is right."""
-        mine, theirs = fqdn(us), fqdn(them)
-        data = self.auth_of(True, secret, mine)
-        auth = b"\x02\0\0\0" + data
-        payloads = self.exchange(IKE_AUTH, [(IDI, mine), (IDR, theirs), (AUTH, auth)] + more)
-        identity, found = body_of(payloads, IDR), body_of(payloads, AUTH)
-        right = self.auth_of(False, secret, identity)
-        assert found == b"\x02\0\0\0" + right, payloads
+    def proof_of(self, initiator, secret, identity):
+        """The AUTH payload's body."""
+        method = 13 if secret is NULL else 2
+        return struct.pack("!B3x", method) + self.auth_of(initiator, secret, identity)
+
+    def authenticate(self, us, them, secret, more, ours=None):
+        """IKE_AUTH as the initiator: the payloads of the answer, whose AUTH is right. `ours`: a secret of our own."""
+        ours = ours or secret
+        mine = ID_NULL if us is None else fqdn(us)
+        asked = [] if them is None else [(IDR, fqdn(them))]
+        auth = (AUTH, self.proof_of(True, ours, mine))
+        payloads = self.exchange(IKE_AUTH, [(IDI, mine)] + asked + [auth] + more)
+        found = body_of(payloads, AUTH)
+        if found is not None:
+            assert found == self.proof_of(False, secret, body_of(payloads, IDR)), payloads
         return payloads
 
     def resume(self, ticket, old):
@@ -219,10 +227,9 @@ class Ike:
     def answer_auth(self, us, secret, more):
         """IKE_AUTH as the responder, whose initiator's AUTH is right: the request's payloads."""
         _, number, _, _, payloads = self.open(self.receive(IKE_AUTH, False))
-        right = self.auth_of(True, secret, body_of(payloads, IDI))
-        assert body_of(payloads, AUTH) == b"\x02\0\0\0" + right, payloads
-        mine = fqdn(us)
-        auth = (AUTH, b"\x02\0\0\0" + self.auth_of(False, secret, mine))
+        assert body_of(payloads, AUTH) == self.proof_of(True, secret, body_of(payloads, IDI)), payloads
+        mine = ID_NULL if us is None else fqdn(us)
+        auth = (AUTH, self.proof_of(False, secret, mine))
         self.send(self.seal(IKE_AUTH, [(IDR, mine), auth] + more, True, number))
         return payloads
 
@@ -248,7 +255,29 @@ def begin(local, remote, us, them, secret, more):
     IKE = Ike(local, remote, True)
     IKE.init()
     answer = IKE.authenticate(us, them, secret.encode(), given(more))
+    assert body_of(answer, AUTH), notifies(answer)
     return {"spis": (IKE.spi_i + IKE.spi_r).hex(), "notifies": notifies(answer)}
+
+
+@command
+def begin_as_nobody(local, remote, says, them, secret, more):
+    """Begins an IKE SA without proof of who this is, whatever it `says`; without a `secret`, the other end has none either."""
+    global IKE
+    IKE = Ike(local, remote, True)
+    IKE.init()
+    answer = IKE.authenticate(says, them, secret.encode() if secret else NULL, given(more), NULL)
+    identity = body_of(answer, IDR)
+    return {"identity": identity and identity.hex(), "notifies": notifies(answer)}
+
+
+@command
+def answer_as_nobody(local, remote):
+    """Lets in whoever comes and says that it is nobody: the identity that it says, and what else."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    IKE.answer_first(IKE_SA_INIT, None)
+    payloads = IKE.answer_auth(None, NULL, [notify(NO_ADDITIONAL_SAS)])
+    return {"identity": body_of(payloads, IDI).hex(), "notifies": notifies(payloads)}
 
 
 @command

@@ -30,7 +30,7 @@ impl fmt::Debug for Paths {
 }
 
 impl Dataplane {
-    /// The addresses of the outside interfaces that are up, as of now, but those that mean something on their own link
+    /// The addresses of the outside interfaces that are up, and of VLAN devices on them, as of now, but those that mean something on their own link
     /// alone.
     pub fn outside_addresses(&self) -> Vec<IpAddr> {
         outside_addresses(&self.routes.load())
@@ -44,7 +44,7 @@ impl Dataplane {
 }
 
 fn outside_addresses(routes: &RouteTable) -> Vec<IpAddr> {
-    let outside = routes.ports().iter().filter(|port| port.role == Role::Outside && port.up);
+    let outside = routes.devices().filter(|port| port.role == Role::Outside && port.up);
     let routable = |addr: &IpAddr| match addr {
         IpAddr::V4(addr) => !addr.is_link_local() && !addr.is_loopback(),
         IpAddr::V6(addr) => !addr.is_unicast_link_local() && !addr.is_loopback(),

@@ -207,7 +207,7 @@ impl State {
 
     fn follow_addresses(&mut self, table: &RouteTable) -> Result<(), StartError> {
         let outside: BTreeSet<IpAddr> =
-            table.ports().iter().filter(|port| port.role.is_outside()).flat_map(addresses_of).collect();
+            table.devices().filter(|port| port.role.is_outside()).flat_map(addresses_of).collect();
         let used = |addr: IpAddr| AddressUse {
             tunnel: table.is_tunnel_address(addr),
             outside: outside.contains(&addr),

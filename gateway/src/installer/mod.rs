@@ -71,8 +71,9 @@ struct Ending {
     outbound: Option<OutboundRef>,
 }
 
-/// The pairs by inbound SPI. Taken before the tables' own locks.
-type Pairs = HashMap<Spi, Pair, SpiHasher>;
+/// The pairs by inbound SPI. Taken before the tables' own locks. Each lies by itself: the map, which is as large as it will ever be,
+/// would otherwise touch a page of its own for each of the first.
+type Pairs = HashMap<Spi, Box<Pair>, SpiHasher>;
 
 /// SPIs are spread evenly by the secret permutation that makes them: a multiplication brings that to all the bits that
 /// a map looks at.
@@ -474,7 +475,7 @@ impl SaInstaller for Installer {
         let mut control = self.sas.control();
         self.collect_locked(&mut pairs, &mut control);
         let spi = control.reserve_spi()?;
-        pairs.insert(spi, Pair::default());
+        pairs.insert(spi, Box::default());
         Ok(spi)
     }
 

@@ -35,6 +35,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 
+use super::vlans::{self, Places};
 use super::{Connection, NetlinkError, messages};
 use crate::route::{PortIndex, PortInfo, Role, Route, RouteTable};
 
@@ -109,6 +110,7 @@ struct State {
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
     /// Those that the kernel never checks. Told to, it would take them for ones that it has found out itself.
     unchecked: HashSet<(u32, IpAddr)>,
+    vlans: Places,
     published: Arc<ArcSwap<RouteTable>>,
     on_change: OnChange,
     pending: Changes,
@@ -153,7 +155,19 @@ impl State {
         let events = open().map_err(NetlinkError::new("follow the kernel's routes"))?;
         let (requests, pending) = (Connection::open()?, Changes { everything: true, ..Changes::default() });
         let (table, neighbours, unchecked) = (RouteTable::default(), HashMap::new(), HashSet::new());
-        Ok(Self { config, events, requests, table, neighbours, unchecked, published, on_change, pending })
+        let vlans = Places::behind(config.ports.len());
+        Ok(Self {
+            config,
+            events,
+            requests,
+            table,
+            neighbours,
+            unchecked,
+            vlans,
+            published,
+            on_change,
+            pending,
+        })
     }
 
     fn follow(&mut self, stop: &EventFd) {
@@ -298,8 +312,10 @@ impl State {
             let link = links.iter().find_map(|message| named_link(message, name));
             ports.push(port(index, name, *role, link, &addresses));
         }
+        let vlans = vlans::on_ports(&links, &ports, &addresses, &mut self.vlans);
+        let devices = ports.iter().chain(vlans.iter().map(|vlan| &vlan.device));
         let tunnel: Vec<IpAddr> = if self.config.tunnel_addresses.is_empty() {
-            let outside = ports.iter().filter(|port| port.role.is_outside());
+            let outside = devices.filter(|port| port.role.is_outside());
             outside.flat_map(|port| port.addresses.iter().map(IpNet::addr)).collect()
         } else {
             self.config.tunnel_addresses.clone()
@@ -314,6 +330,7 @@ impl State {
         // Everything has been read.
         self.table.next_configuration();
         self.table.set_ports(ports);
+        self.table.set_vlans(vlans);
         self.table.set_tunnel_addresses(tunnel);
         self.table.set_local_addresses(addresses.iter().map(|(_, net)| net.addr()));
         self.table.set_broadcast_addresses(routes.iter().filter_map(broadcast));
@@ -353,7 +370,7 @@ fn named_link<'m>(message: &'m RouteNetlinkMessage, wanted: &str) -> Option<&'m 
 }
 
 /// Without a link the port stays, down, until the interface comes back.
-fn port(
+pub(super) fn port(
     index: PortIndex,
     name: &str,
     role: Role,

@@ -12,6 +12,7 @@ pub mod addresses;
 pub mod exported;
 pub mod mirror;
 pub mod protected;
+mod vlans;
 
 use std::io;
 

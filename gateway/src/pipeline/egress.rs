@@ -149,8 +149,9 @@ fn is_inside(context: &Context<'_>, port: PortIndex) -> bool {
     context.routes.port(port).is_some_and(|port| port.role.is_inside())
 }
 
+/// Puts an Ethernet header in front of an IP packet, or says that there is no room.
 #[inline(always)]
-fn prepend_header(frame: &mut Frame, dst: Mac, src: Mac) -> bool {
+pub(super) fn prepend_header(frame: &mut Frame, dst: Mac, src: Mac) -> bool {
     let header = Ethernet::write(dst, src, EtherType::of_packet(frame.packet()));
     let room = frame.push_front(ETHERNET_HEADER_LEN);
     match frame.packet_mut().first_chunk_mut() {

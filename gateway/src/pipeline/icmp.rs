@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use portcullis_ipsec::Flow;
 
-use super::{Clear, Context, Origin, SPARE_START};
+use super::{Clear, Context, Origin, SPARE_START, egress};
 use crate::coarse::Coarse;
 use crate::drop::WorkerCounters;
 use crate::frame::Frame;
-use crate::wire::{self, ETHERNET_HEADER_LEN, IcmpError, MAX_ICMPV6_ERROR};
+use crate::wire::{self, IcmpError, MAX_ICMPV6_ERROR};
 
 /// Errors per second and worker (RFC 1812 §4.3.2.8, RFC 4443 §2.4 (f)).
 const PER_SECOND: u32 = 200;
@@ -63,13 +63,14 @@ fn source(context: &Context<'_>, about: &Clear, flow: &Flow) -> Option<IpAddr> {
         // it sends through that device.
         Origin::Kernel => Some(flow.dst),
         Origin::Tunnel { .. } | Origin::Generated => {
-            let inside = context.routes.ports().iter().filter(|port| port.role.is_inside());
+            let inside = context.routes.devices().filter(|port| port.role.is_inside());
             inside.map(|port| port.index).find_map(|port| context.routes.address_for(port, wants_ipv6))
         }
     }
 }
 
-/// Writes the error, and for a port the link-layer header in front of it: the packet's own, turned round.
+/// Writes the error, and for a port the link-layer header in front of it: the packet's own, turned round, without its tags,
+/// which the VLAN device that it leaves by stands for.
 fn write(
     frame: &mut Frame,
     offender: &Frame,
@@ -91,13 +92,10 @@ fn write(
     let l2_len = usize::from(l2_len);
     let start = offender.start();
     let Some(header) = offender.chunk().get(start.saturating_sub(l2_len)..start) else { return false };
-    let Some(([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5], rest)) = header.split_first_chunk() else {
-        return false;
-    };
-    let turned = [s0, s1, s2, s3, s4, s5, d0, d1, d2, d3, d4, d5].into_iter().chain(rest);
-    let room = frame.truncate(len) && frame.push_front(l2_len);
-    frame.packet_mut().iter_mut().zip(turned).for_each(|(to, from)| *to = *from);
-    room && l2_len >= ETHERNET_HEADER_LEN
+    let Some(dst_and_src) = header.first_chunk() else { return false };
+    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = dst_and_src;
+    let (to, from) = ([s0, s1, s2, s3, s4, s5], [d0, d1, d2, d3, d4, d5]);
+    frame.truncate(len) && egress::prepend_header(frame, to, from)
 }
 
 /// The sender is behind a tunnel, into which policy must send the error like any other packet.

@@ -163,6 +163,17 @@ fn from_port_at_length(
         Ok(ethernet) => ethernet,
         Err(reason) => return Kind::Dropped(reason),
     };
+    let vlan;
+    let gate = match ethernet.header_len {
+        ETHERNET_HEADER_LEN => gate,
+        _ => match on_vlan(context, gate, &ethernet, frame) {
+            Ok(on_vlan) => {
+                vlan = on_vlan;
+                &vlan
+            }
+            Err(reason) => return Kind::Dropped(reason),
+        },
+    };
     if ethernet.dst != gate.mac {
         return Kind::Dropped(DropReason::OtherHost);
     }
@@ -175,6 +186,20 @@ fn from_port_at_length(
         }
         Ok((flow, info)) => admit(context, gate, frame, ethernet.header_len, flow, info, esp, clear),
         Err(reason) => Kind::Dropped(reason),
+    }
+}
+
+/// Whose a tagged frame is that came in by a port: as in the kernel, that VLAN device's or nobody's.
+fn on_vlan(
+    context: &Context<'_>,
+    gate: &Gate,
+    ethernet: &Ethernet,
+    frame: &Frame,
+) -> Result<Gate, DropReason> {
+    match context.routes.receiver(gate.index, ethernet.vlan(frame.packet())) {
+        Some(device) if device.up => Ok(Gate::of(device)),
+        Some(_) => Err(DropReason::LinkDown),
+        None => Err(DropReason::UnknownVlan),
     }
 }
 

@@ -122,15 +122,19 @@ impl Pipeline {
             Ingress::Port(index) => routes.port(index),
             Ingress::Kernel | Ingress::Socket => None,
         };
-        let l2_len = match port {
-            Some(_) => Ethernet::parse(frame.packet()).ok()?.header_len,
-            None => 0,
+        let (receiver, l2_len) = match port {
+            Some(port) => {
+                let ethernet = Ethernet::parse(frame.packet()).ok()?;
+                let vlan = ethernet.vlan(frame.packet());
+                (routes.receiver(port.index, vlan).or(Some(port)), ethernet.header_len)
+            }
+            None => (None, 0),
         };
         let packet = frame.packet().get(l2_len..)?;
         let mut record = Record {
             number: 0,
             at: SystemTime::now(),
-            received_on: port.map(|port| port.name.clone()),
+            received_on: receiver.map(|port| port.name.clone()),
             flow: None,
             class: Class::Unreadable,
             spi_in: None,

@@ -6,6 +6,7 @@
 //! an interface without workers, through the kernel. Each worker remembers what it was told in a [`HopCache`].
 
 mod hops;
+mod vlan;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -15,10 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use ipnet::IpNet;
 
 pub use hops::HopCache;
+pub use vlan::Vlan;
 
 use crate::lpm::Lpm;
+use crate::wire::VlanTags;
+use vlan::Vlans;
 
-/// A gateway's interface: its place in [`RouteTable::ports`].
+/// A gateway's interface: its place in [`RouteTable::ports`], or that of a VLAN device behind them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct PortIndex(pub u16);
 
@@ -133,6 +137,7 @@ struct Neighbour {
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     ports: Vec<PortInfo>,
+    vlans: Arc<Vlans>,
     tunnel: Arc<HashSet<IpAddr>>,
     local: Arc<HashSet<IpAddr>>,
     broadcast: Arc<HashSet<IpAddr>>,
@@ -154,6 +159,12 @@ impl RouteTable {
     pub fn set_ports(&mut self, mut ports: Vec<PortInfo>) {
         ports.sort_by_key(|port| port.index);
         self.ports = ports;
+    }
+
+    /// Replaces the VLAN devices on ports, after the ports. Their places lie behind those of the ports, unless they are ports
+    /// themselves, and must be the same in every table for the same tags on the same port.
+    pub fn set_vlans(&mut self, vlans: Vec<Vlan>) {
+        self.vlans = Arc::new(Vlans::new(self.ports.len(), vlans));
     }
 
     /// Replaces the addresses that ESP comes to.
@@ -207,9 +218,30 @@ impl RouteTable {
         &self.ports
     }
 
-    /// The port of that index.
+    /// The ports, and the VLAN devices on them.
+    pub fn devices(&self) -> impl Iterator<Item = &PortInfo> {
+        self.ports.iter().chain(self.vlans.iter().map(|vlan| &vlan.device))
+    }
+
+    /// The port of that index, or the VLAN device.
+    #[inline]
     pub fn port(&self, index: PortIndex) -> Option<&PortInfo> {
-        self.ports.get(usize::from(index.0))
+        self.ports.get(usize::from(index.0)).or_else(|| Some(&self.vlan(index)?.device))
+    }
+
+    /// The VLAN device of that index.
+    pub fn vlan(&self, index: PortIndex) -> Option<&Vlan> {
+        self.vlans.get(index)
+    }
+
+    /// Whose frames with such tags are that come in by a port.
+    pub fn receiver(&self, port: PortIndex, tags: VlanTags) -> Option<&PortInfo> {
+        if tags.is_empty() { self.port(port) } else { self.port(self.vlans.tagged(port, tags)?) }
+    }
+
+    fn of_interface(&self, ifindex: u32) -> Option<&PortInfo> {
+        let port = self.ports.iter().find(|port| port.ifindex == ifindex);
+        port.or_else(|| Some(&self.vlans.of_interface(ifindex)?.device))
     }
 
     /// Where a packet to `dst` goes.
@@ -222,9 +254,7 @@ impl RouteTable {
             Some(Route::Kernel) => return NextHop::Kernel,
             Some(Route::Refused | Route::Throw) | None => return NextHop::None,
         };
-        let Some(port) = self.ports.iter().find(|port| port.ifindex == ifindex) else {
-            return NextHop::Kernel;
-        };
+        let Some(port) = self.of_interface(ifindex) else { return NextHop::Kernel };
         if !port.up {
             return NextHop::LinkDown;
         }
@@ -296,6 +326,7 @@ fn lpm(routes: impl IntoIterator<Item = (IpNet, Route)>) -> Lpm<Route> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::TagProtocol;
 
     const OUTSIDE: PortIndex = PortIndex(0);
 
@@ -375,6 +406,36 @@ mod tests {
         table.set_neighbours(HashMap::from([((7, ip("192.0.2.254")), [2, 0, 0, 0, 0, 8])]));
         assert_eq!(table.take_used(), [(7, ip("192.0.2.254"))]);
         assert_eq!(table.take_used(), []);
+    }
+
+    #[test]
+    fn a_vlan_device_has_a_place_of_its_own_unless_it_is_a_port_itself() {
+        let mut table = table();
+        let port = table.ports()[0].clone();
+        let tags = |id| VlanTags::NONE.with_inner(TagProtocol::Customer, id).unwrap();
+        let vlan = |index, ifindex, id| {
+            let (index, mac) = (PortIndex(index), [2, 0, 0, 0, 0, 5]);
+            let device = PortInfo { index, ifindex, mac, mtu: 1496, ..port.clone() };
+            Vlan { device, on: OUTSIDE, tags: tags(id) }
+        };
+        table.set_vlans(vec![vlan(4, 20, 5), vlan(0, 7, 6)]);
+        table.set_routes([("0.0.0.0/0".parse().unwrap(), via(20, Some("192.0.2.254")))]);
+        let (gateway, dst) = (ip("192.0.2.254"), ip("203.0.113.1"));
+        let unresolved = NextHop::Unresolved { port: PortIndex(4), ifindex: 20, gateway, mtu: 1496 };
+        assert_eq!(table.resolve(dst), unresolved, "the port's neighbour of this address is another");
+        table.set_neighbours(HashMap::from([((20, gateway), [9; 6])]));
+        let (src_mac, dst_mac) = ([2, 0, 0, 0, 0, 5], [9; 6]);
+        let out = NextHop::Port { port: PortIndex(4), src_mac, dst_mac, mtu: 1496 };
+        assert_eq!(table.resolve(dst), out);
+        assert_eq!(table.devices().map(|port| port.index.0).collect::<Vec<_>>(), [0, 4]);
+        let receiver = |tags| table.receiver(OUTSIDE, tags).map(|port| port.index.0);
+        assert_eq!(
+            [VlanTags::NONE, tags(5), tags(6), tags(7)].map(receiver),
+            [Some(0), Some(4), Some(0), None]
+        );
+        assert!(table.receiver(PortIndex(1), tags(5)).is_none(), "another port");
+        table.set_vlans(Vec::new());
+        assert_eq!(table.resolve(dst), NextHop::Kernel);
     }
 
     #[test]

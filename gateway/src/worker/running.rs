@@ -15,6 +15,7 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::frame::Frame;
 use crate::io::{FramePool, Ledger, QueueSocket};
 use crate::pipeline::{BATCH, FrameSource, Handed, Ingress, Output, Pipeline};
+use crate::route::Vlan;
 use crate::slowpath::WorkerEnd;
 
 /// Where a packet of the host starts in its frame: leaves room for any encapsulation.
@@ -235,10 +236,11 @@ impl<'w> Running<'w> {
                 let frames = transmit.of(port);
                 match outgoing.get_mut(usize::from(port.0)) {
                     Some(outgoing) => outgoing.append(frames),
+                    None if frames.is_empty() => {}
                     None => {
-                        frames
-                            .drain(..)
-                            .for_each(|frame| give_up(counters, pool, frame, DropReason::NoEgress));
+                        let routes = worker.routes.load();
+                        let refused = onto_port(routes.vlan(port), frames, outgoing);
+                        refused.for_each(|(reason, frame)| give_up(counters, pool, frame, reason));
                     }
                 }
             }
@@ -387,6 +389,24 @@ impl<'w> Running<'w> {
     }
 }
 
+/// Takes what leaves by a VLAN device to the port below it, with its tags; says what cannot be sent, and why.
+fn onto_port(
+    vlan: Option<&Vlan>,
+    frames: &mut Vec<Frame>,
+    outgoing: &mut [Vec<Frame>],
+) -> impl Iterator<Item = (DropReason, Frame)> {
+    let mut below = vlan.and_then(|vlan| Some((vlan.tags, outgoing.get_mut(usize::from(vlan.on.0))?)));
+    frames.drain(..).filter_map(move |mut frame| match &mut below {
+        Some((tags, outgoing)) if tags.put_into(&mut frame) => {
+            outgoing.push(frame);
+            None
+        }
+        Some(_) => Some((DropReason::NoHeadroom, frame)),
+        // The device has gone meanwhile.
+        None => Some((DropReason::LinkDown, frame)),
+    })
+}
+
 fn give_up(counters: &WorkerCounters, pool: &mut FramePool, frame: Frame, reason: DropReason) {
     counters.count_drop(reason);
     pool.put(frame);
@@ -401,4 +421,51 @@ fn framed(packet: &[u8], pool: &mut FramePool) -> Result<Frame, DropReason> {
     }
     frame.packet_mut().copy_from_slice(packet);
     Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{PortIndex, PortInfo, Role};
+    use crate::wire::{EtherType, Ethernet, TagProtocol, VlanTags};
+
+    #[test]
+    fn what_leaves_by_a_vlan_device_is_tagged_and_goes_by_its_port_or_not_at_all() {
+        let mac = [2, 0, 0, 0, 0, 5];
+        let device = PortInfo {
+            index: PortIndex(7),
+            ifindex: 20,
+            name: "outside0.5".to_owned(),
+            role: Role::Outside,
+            mac,
+            mtu: 1500,
+            up: true,
+            addresses: Vec::new(),
+        };
+        let tags = VlanTags::NONE.with_inner(TagProtocol::Customer, 5).unwrap();
+        let vlan = |on| Vlan { device: device.clone(), on: PortIndex(on), tags };
+        let header = Ethernet::write([9; 6], mac, EtherType::Ipv4);
+        let frames = || {
+            let frame = |start: usize| {
+                let mut frame = Frame::leaked(64, start);
+                assert!(frame.push_back(header.len()));
+                frame.packet_mut().copy_from_slice(&header);
+                frame
+            };
+            vec![frame(4), frame(3), frame(50)]
+        };
+        let mut outgoing = vec![Vec::new(), Vec::new()];
+        let refused: Vec<_> = onto_port(Some(&vlan(1)), &mut frames(), &mut outgoing).collect();
+        assert_eq!(refused.iter().map(|(reason, _)| *reason).collect::<Vec<_>>(), [DropReason::NoHeadroom]);
+        assert!(outgoing[0].is_empty());
+        for frame in &outgoing[1] {
+            assert_eq!(frame.packet(), [&header[..12], &[0x81, 0, 0, 5], &header[12..]].concat());
+        }
+        assert_eq!(outgoing[1].len(), 2);
+        for gone in [None, Some(&vlan(2))] {
+            let mut frames = frames();
+            let refused = onto_port(gone, &mut frames, &mut outgoing);
+            assert!(refused.map(|(reason, _)| reason).eq([DropReason::LinkDown; 3]));
+        }
+    }
 }

@@ -11,7 +11,7 @@ use crate::gateway::{A, Gateway, config, in_flight, until};
 
 /// What the SAs of one trial are like.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+pub(crate) struct Way {
     algorithm: EspAlgorithm,
     esn: bool,
     udp: bool,
@@ -19,7 +19,7 @@ struct Way {
 }
 
 impl Way {
-    const fn new(algorithm: EspAlgorithm, esn: bool, udp: bool, outer_v6: bool) -> Self {
+    pub(crate) const fn new(algorithm: EspAlgorithm, esn: bool, udp: bool, outer_v6: bool) -> Self {
         Self { algorithm, esn, udp, outer_v6 }
     }
 
@@ -38,7 +38,7 @@ impl Way {
     }
 
     /// The algorithm and its keys as `ip xfrm state` takes them.
-    fn algorithm(self, keymat: &[u8]) -> String {
+    pub(crate) fn algorithm(self, keymat: &[u8]) -> String {
         let hex = |octets: &[u8]| octets.iter().map(|octet| format!("{octet:02x}")).collect::<String>();
         let name = self.algorithm.name();
         if self.algorithm.integrity().is_none() {

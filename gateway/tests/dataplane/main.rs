@@ -17,3 +17,4 @@ mod life;
 mod linux;
 mod one_armed;
 mod soak;
+mod vlan;

@@ -65,6 +65,8 @@ pub(crate) const ECDSA_256: u8 = 9;
 pub(crate) const ECDSA_384: u8 = 10;
 /// ECDSA with SHA-512 on the P-521 curve.
 pub(crate) const ECDSA_521: u8 = 11;
+/// NULL Authentication (RFC 7619).
+pub(crate) const NULL: u8 = 13;
 /// Digital Signature (RFC 7427).
 pub(crate) const DIGITAL_SIGNATURE: u8 = 14;
 

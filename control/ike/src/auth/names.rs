@@ -34,7 +34,7 @@ impl Certificate {
             Identity::Ipv6(addr) => {
                 names.any(|name| matches!(name, GeneralName::IpAddress(found) if found.as_bytes() == addr.octets()))
             }
-            Identity::KeyId(_) | Identity::Other { .. } => false,
+            Identity::KeyId(_) | Identity::Null | Identity::Other { .. } => false,
         }
     }
 

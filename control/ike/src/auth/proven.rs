@@ -23,6 +23,8 @@ pub enum Proven {
     Eap(ServerMethod),
     /// By the keys of an IKE SA in which it was, and which this one goes on from (RFC 5723).
     Resumed,
+    /// Not at all: it has proved nothing but that it is one peer (RFC 7619).
+    Null,
 }
 
 /// What names a certificate.
@@ -46,6 +48,7 @@ impl Proven {
             Self::Signature { .. } => "pubkey",
             Self::Eap(method) => method.name(),
             Self::Resumed => "ticket",
+            Self::Null => "null",
         }
     }
 }

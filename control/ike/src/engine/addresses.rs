@@ -181,7 +181,14 @@ impl Wish {
             return if needs_address(connection) { Self::Missing } else { Self::None };
         }
         Self::Asks(Box::new(AddressRequest {
-            identity: authorization.eap_id.clone().unwrap_or_else(|| identity.to_string()),
+            identity: match &authorization.eap_id {
+                Some(user) => user.clone(),
+                // Nobody in particular has no address that would be his.
+                None if base.is_unauthenticated() => {
+                    format!("{identity} {:016x}", u64::from_be_bytes(base.spi_r))
+                }
+                None => identity.to_string(),
+            },
             pools: connection.pools.clone(),
             wanted,
             grant: Grant {

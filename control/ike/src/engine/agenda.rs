@@ -82,13 +82,13 @@ impl Established {
         } else if is_due(self.rekeying_due(base)) {
             self.schedule.due = None;
             if let Some(rekeying) = Rekeying::begin(cx, base) {
-                self.ours = Ours::RekeyingIke(rekeying);
+                self.ours = Ours::RekeyingIke(Box::new(rekeying));
             }
         } else if !held && self.next_goal(cx, base) {
             self.hold_until = None;
-            self.ours = Ours::Creating(Creating::begin(cx, base, Purpose::Goal));
+            self.ours = Ours::Creating(Box::new(Creating::begin(cx, base, Purpose::Goal)));
         } else if let Some(old) = self.child_due(base, now) {
-            self.ours = Ours::Creating(Creating::begin(cx, base, Purpose::rekey(old)));
+            self.ours = Ours::Creating(Box::new(Creating::begin(cx, base, Purpose::rekey(old))));
         } else if matches!(self.liveness, Liveness::Suspect) {
             let probe = Self::probe(cx, base);
             self.channel.request(cx, base, now, ExchangeType::Informational, probe);

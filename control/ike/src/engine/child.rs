@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef, Resource};
 use super::channel::Channel;
 use super::children::{Child, Sealing};
+use super::connections;
 use super::context::{Context, Effect};
 use super::ike_sa_init::{error_notification, notification};
 use super::lifetime::{Schedule, usage_limits};
@@ -355,6 +356,9 @@ pub(super) fn choose(
     let asked = behind_nat(base, found.mode, found.selectors_of_responder());
     let dynamic = base.dynamic(cx);
     let fitting = matching_children(cx.live_children(base.connection), &dynamic, &asked);
+    if let Some((ts, name)) = fitting.iter().find_map(|(_, selectors)| taken(cx, base, selectors)) {
+        return Err((notify::TS_UNACCEPTABLE, about.selectors_of_another(ts, name)));
+    }
     let group = found.ke.map(|(method, _)| method);
     let mut mismatch = None;
     for (index, selectors) in fitting {
@@ -390,6 +394,20 @@ pub(super) fn choose(
             Err((notify::TS_UNACCEPTABLE, about.selectors_do_not_overlap(&asked, &ours)))
         }
     }
+}
+
+/// What a peer that has proved nothing would take from those that prove themselves, and whose it is (RFC 7619 §2.5): of
+/// selectors that stand for its own address. Inner addresses are those that we give it.
+fn taken<'a>(cx: &'a Context, base: &Base, selectors: &Selectors) -> Option<(TrafficSelector, &'a str)> {
+    if !base.is_unauthenticated() || !base.addresses.leases.is_empty() {
+        return None;
+    }
+    let proven = cx.live_connections().filter(|(_, connection)| connections::wants_proof(connection));
+    let mut theirs = proven.flat_map(|(_, connection)| {
+        let children = connection.children.iter().flat_map(|child| child.remote_ts.iter().flatten());
+        children.map(|ts| (*ts, connection.name.as_str()))
+    });
+    theirs.find(|(ts, _)| selectors.remote.iter().any(|own| own.intersection(*ts).is_some()))
 }
 
 /// The mode of a child for which the peer asks for one: who asks for transport mode takes tunnel mode too (RFC 7296

@@ -53,6 +53,9 @@ pub(super) fn local_identity(connection: &ConnectionConfig, local: IpAddr) -> Id
 
 /// Who we are in a round.
 pub(super) fn identity_of(round: &LocalAuth, local: IpAddr) -> Identity {
+    if round.auth == LocalMethod::Null {
+        return Identity::Null;
+    }
     let subject = || {
         let subject = round.auth.credentials().first()?.certificate()?.subject();
         (!subject.is_empty()).then(|| Identity::Dn(subject.clone()))
@@ -68,6 +71,34 @@ pub(super) fn remote_method(connection: &ConnectionConfig) -> &RemoteMethod {
 /// How we authenticate ourselves on a connection.
 pub(super) fn local_method(connection: &ConnectionConfig) -> &LocalMethod {
     connection.local.first().map_or(&LocalMethod::Psk, |auth| &auth.auth)
+}
+
+/// Whether a peer of that method may say that it is `found`. Nobody in particular is only who need prove nothing: with any
+/// other method all such peers would be one (RFC 7619 §2.2).
+pub(super) fn accepts(method: &RemoteMethod, wanted: &IdentityMatch, found: &Identity) -> bool {
+    wanted.accepts(found) && (*method == RemoteMethod::Null || *found != Identity::Null)
+}
+
+/// Whether a connection lets anybody in, and the peer is at an address that another one names more exactly, of whose peers
+/// it wants proof: whoever is there must not pass by it (RFC 7619 §2.4).
+pub(super) fn is_for_others_to_prove(
+    cx: &Context,
+    connection: &ConnectionConfig,
+    local: IpAddr,
+    remote: IpAddr,
+) -> bool {
+    let own = specificity(&connection.remote_addrs, remote);
+    let is_narrower = |other: &ConnectionConfig| {
+        wants_proof(other)
+            && specificity(&other.local_addrs, local).is_some()
+            && specificity(&other.remote_addrs, remote) > own
+    };
+    !wants_proof(connection) && cx.live_connections().any(|(_, other)| is_narrower(other))
+}
+
+/// Whether a connection's peer has to prove itself.
+pub(super) fn wants_proof(connection: &ConnectionConfig) -> bool {
+    *remote_method(connection) != RemoteMethod::Null
 }
 
 /// Whether EAP has to prove both ends, without a signature of the responder's (RFC 5998).
@@ -105,7 +136,7 @@ pub(super) fn choose_by_identity(
             return None;
         }
         let wanted = remote_match(connection);
-        wanted.accepts(peer).then_some(match wanted {
+        accepts(remote_method(connection), wanted, peer).then_some(match wanted {
             IdentityMatch::Exactly(_) => 2,
             IdentityMatch::Pattern(_) => 1,
             IdentityMatch::Any => 0,

@@ -11,6 +11,7 @@ use rand_core::CryptoRng;
 
 use super::actions::Loss;
 use super::api::*;
+use super::connections;
 use super::index::{Identities, Index};
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
@@ -191,6 +192,13 @@ impl Context {
     /// Whether a connection has an established IKE SA.
     pub(super) fn has_established(&self, connection: usize) -> bool {
         self.established.get(&connection).is_some_and(|count| *count > 0)
+    }
+
+    /// Whether one more peer that proves nothing may come in: there are as many as they like to be (RFC 7619 §3.2).
+    pub(super) fn has_room_for_unauthenticated(&self) -> bool {
+        let open = self.live_connections().filter(|(_, connection)| !connections::wants_proof(connection));
+        let there: usize = open.filter_map(|(index, _)| self.established.get(&index)).sum();
+        there < self.config.unauthenticated_limit
     }
 
     pub(super) fn sa_established(&mut self, connection: usize) {

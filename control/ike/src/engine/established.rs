@@ -58,9 +58,9 @@ pub(super) struct Established {
 #[derive(Debug)]
 pub(super) enum Ours {
     Idle,
-    Creating(Creating),
-    Installing(Installing, Purpose),
-    RekeyingIke(Rekeying),
+    Creating(Box<Creating>),
+    Installing(Box<Installing>, Purpose),
+    RekeyingIke(Box<Rekeying>),
     /// Awaits the answer to a Delete of these.
     Deleting(Vec<Doomed>),
     /// Awaits the answer to an INFORMATIONAL request that asks nothing but whether the peer lives.
@@ -131,7 +131,7 @@ impl Established {
     ) {
         let (pair, name) = (agreed.pair, agreed.name.clone());
         match Installing::begin(cx, base, agreed, keymat) {
-            Ok(installing) => self.ours = Ours::Installing(installing, purpose),
+            Ok(installing) => self.ours = Ours::Installing(Box::new(installing), purpose),
             Err(error) => {
                 let failure = base.about(cx).not_installed(&name, &error);
                 self.child_refused(cx, base, now, purpose, Some(pair), Refusal { failure, delete: true });
@@ -386,7 +386,7 @@ impl Established {
                     creating.handle_job(cx, base, now, &mut self, done);
                 }
                 Ours::Installing(installing, purpose) if installing.job == done.id => {
-                    self.installed(cx, base, now, installing, purpose, done.result);
+                    self.installed(cx, base, now, *installing, purpose, done.result);
                 }
                 Ours::RekeyingIke(rekeying) if rekeying.awaits(done.id) => {
                     return rekeying.handle_job(cx, base, now, self, done);
@@ -447,7 +447,7 @@ impl Established {
                 }
                 self.child_refused(cx, base, now, purpose, Some(pair), refusal);
             }
-            _ => self.ours = Ours::Installing(installing, purpose),
+            _ => self.ours = Ours::Installing(Box::new(installing), purpose),
         }
     }
 
@@ -565,7 +565,8 @@ impl Established {
         reason: &str,
     ) -> bool {
         let purpose = match &mut self.ours {
-            Ours::Creating(Creating { purpose, .. }) | Ours::Installing(_, purpose) => Some(purpose),
+            Ours::Creating(creating) => Some(&mut creating.purpose),
+            Ours::Installing(_, purpose) => Some(purpose),
             _ => None,
         };
         if let Some(purpose) = purpose

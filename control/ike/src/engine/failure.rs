@@ -10,6 +10,7 @@ mod childless;
 mod children;
 mod eap;
 mod mobike;
+mod null;
 mod ppk;
 mod proposals;
 mod redirect;

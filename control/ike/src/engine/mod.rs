@@ -135,6 +135,10 @@ struct IkeSa {
     keys: Option<Keys>,
 }
 
+// There are as many as tunnels, and most of them are established: no other state may make all of them larger, and neither
+// may an exchange of an established one.
+const _: () = assert!(size_of::<State>() <= 264 && size_of::<established::Established>() <= 288);
+
 /// Who waits for a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Owner {

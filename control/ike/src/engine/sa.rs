@@ -282,7 +282,16 @@ impl Base {
         let user = self.authorization.eap_id.as_ref();
         // No peer is of ID type 0, so that a user is nobody whom IKE knows.
         let user = user.map(|user| Identity::Other { id_type: 0, data: user.to_lowercase().into_bytes() });
-        Some((self.local_id.clone()?, user.or_else(|| self.remote_id.clone())?))
+        // Two peers that have proved nothing are not the same one, whatever either says (RFC 7619 §2.3).
+        let nobody = self.is_unauthenticated().then(|| [self.spi_i, self.spi_r].concat());
+        let nobody = nobody.map(|data| Identity::Other { id_type: 0, data });
+        let peer = user.or(nobody).or_else(|| self.remote_id.clone())?;
+        Some((self.local_id.clone()?, peer))
+    }
+
+    /// Whether the peer has proved nothing (RFC 7619).
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        self.remote_id == Some(Identity::Null)
     }
 
     pub(super) fn about(&self, cx: &Context) -> About {

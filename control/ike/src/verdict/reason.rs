@@ -95,6 +95,7 @@ reasons! {
     PpkMismatch, "PPK_MISMATCH", Configuration, "the post-quantum pre-shared keys of one name differ";
     AuthenticationFailed, "AUTHENTICATION_FAILED", Configuration, "the peer rejected our authentication";
     NotResumed, "NOT_RESUMED", Peer, "an IKE SA was not resumed";
+    UnauthenticatedRefused, "UNAUTHENTICATED_REFUSED", Configuration, "a peer that proves nothing asks for more than such peers get";
     NotUnique, "NOT_UNIQUE", Configuration, "the peer has an IKE SA already, and only one is allowed";
     // Certificates and signatures.
     CertMissing, "CERT_MISSING", Configuration, "the peer sent no certificate and none is configured for it";

@@ -201,6 +201,11 @@ pub(super) const TABLES: &[Table] = &[
                 Is("100"),
                 "half-open IKE SAs kept at once of one source: an IPv4 address, or an IPv6 /64. Keep it above `cookie_threshold`, so that nobody can use it up with forged addresses",
             ),
+            key(
+                "unauthenticated_limit",
+                Is("100"),
+                r#"IKE SAs kept at once with peers that prove nothing (`remote.auth = "null"`)"#,
+            ),
             key("half_open_timeout", Is(r#""30s""#), "how long a responder waits for IKE_AUTH"),
             key(
                 "fragment_size",
@@ -324,7 +329,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "auth",
                 Required,
-                r#"`"psk"`; `"pubkey"`: any signature; strongSwan's constraints, see [the guide](configuration.md#local-and-remote); or EAP, see [there](configuration.md#eap)"#,
+                r#"`"psk"`; `"pubkey"`: any signature; strongSwan's constraints, see [the guide](configuration.md#local-and-remote); EAP, see [there](configuration.md#eap); or `"null"`: [no proof at all](configuration.md#no-proof-at-all)"#,
             ),
             key(
                 "id",

@@ -269,7 +269,7 @@ fn signatures_that_the_key_cannot_make_are_refused() {
     files.refused(&with_auth("ecdsa-384"), &["local.auth", "leaves nothing that an ECDSA P-256 key"]);
     files.refused(&with_auth("ed448"), &["local.auth", "Ed448 is not supported"]);
     files.refused(&with_auth("rsa-sha3"), &["local.auth", "`sha3` is not known"]);
-    files.refused(&with_auth("null"), &["local.auth", "not supported by this version"]);
+    files.refused(&with_auth("any"), &["local.auth", "not supported by this version"]);
     let sha1 = with("remote = { auth = \"pubkey\"", "remote = { auth = \"rsa-sha1-sha256\"");
     files.warned(&sha1, &["remote.auth", "SHA-1"]);
 }

@@ -172,7 +172,7 @@ impl Creating {
 
     /// Takes the job that this awaits; what follows is left in `established.ours`.
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -242,7 +242,7 @@ impl Creating {
 
     /// Takes the response; what follows is left in `established.ours`.
     pub(in crate::engine) fn handle_response(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -372,7 +372,7 @@ fn generate(
     tried.push(method);
     let job = cx.generate_ke(base.id, method);
     let step = Step::GeneratingKe { job, spi, method, tried };
-    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
+    established.ours = Ours::Creating(Box::new(Creating { purpose, deleted: Vec::new(), rival, step }));
 }
 
 #[expect(clippy::too_many_arguments, reason = "an exchange's whole state")]
@@ -426,7 +426,7 @@ fn request(
     payloads.extend(offer.selector_payloads());
     established.channel.request(cx, base, now, ExchangeType::CreateChildSa, payloads);
     let step = Step::AwaitingResponse(AwaitingResponse { offer, nonce, ke, tried });
-    established.ours = Ours::Creating(Creating { purpose, deleted: Vec::new(), rival, step });
+    established.ours = Ours::Creating(Box::new(Creating { purpose, deleted: Vec::new(), rival, step }));
 }
 
 /// Both ends have agreed, and there are keys. `deleted`: the peer has thought better of it already.

@@ -101,12 +101,14 @@ impl About {
         let section = self.section();
         let (wanted, method) = match wanted {
             RemoteMethod::Psk => ("psk".to_owned(), "psk"),
+            RemoteMethod::Null => ("null".to_owned(), "null"),
             RemoteMethod::Pubkey(trust) => (trust.constraint.to_string(), "pubkey"),
             RemoteMethod::Eap { method, .. } => (method.name().to_owned(), "eap"),
         };
         let theirs = match found {
             "a pre-shared key" => "psk",
             "EAP" => "eap-mschapv2",
+            "NULL authentication" => "null",
             _ => "pubkey",
         };
         let verdict = self
@@ -116,8 +118,11 @@ impl About {
             )
             .fact("the peer's method", found)
             .fact("expected", &wanted)
-            .fix(Fix::here(format!("{section}.remote"), "auth", quoted(theirs)))
-            .fix(Fix::strongswan("local", "auth", method));
+            .fix(Fix::here(format!("{section}.remote"), "auth", quoted(theirs)));
+        if method == "null" {
+            return verdict.fix(Fix::step(Place::Peer, "have it use NULL authentication (RFC 7619)"));
+        }
+        let verdict = verdict.fix(Fix::strongswan("local", "auth", method));
         match method {
             "psk" => verdict.fix(Fix::libreswan("authby", "secret")),
             "eap" => verdict,
@@ -344,6 +349,7 @@ fn judge(
     let asked_passed = claims.asked.is_none_or(|asked| asked.same(&ours));
     let method = match connections::remote_method(connection) {
         RemoteMethod::Psk => "psk".to_owned(),
+        RemoteMethod::Null => "null".to_owned(),
         RemoteMethod::Pubkey(trust) => trust.constraint.to_string(),
         RemoteMethod::Eap { method, .. } => method.name().to_owned(),
     };

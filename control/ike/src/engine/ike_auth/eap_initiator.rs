@@ -24,7 +24,7 @@ use crate::message::{ExchangeType, IdPayload, MessageError, Payload, notify};
 /// We are being authenticated.
 #[derive(Debug)]
 pub(in crate::engine) struct EapSession {
-    awaiting: AwaitingAuthResponse,
+    awaiting: Box<AwaitingAuthResponse>,
     /// The responder's ID payload, as its AUTH covers it.
     id_r: IdPayload,
 }
@@ -34,7 +34,7 @@ impl EapSession {
     pub(super) fn begin(
         cx: &mut Context,
         base: &mut Base,
-        awaiting: AwaitingAuthResponse,
+        awaiting: Box<AwaitingAuthResponse>,
         id_r: IdPayload,
         packet: Vec<u8>,
     ) -> Next {
@@ -85,7 +85,7 @@ impl EapSession {
             }
             Step::Done(outcome) => {
                 let has = cx.connection(base.connection).map_or(1, |connection| connection.local.len());
-                let AwaitingAuthResponse { channel, record, id, rounds, .. } = &mut self.awaiting;
+                let AwaitingAuthResponse { channel, record, id, rounds, .. } = &mut *self.awaiting;
                 let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
                 let data = auth_data(channel, record, Role::Initiator, id, &secret);
                 let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];

@@ -11,9 +11,12 @@ use subtle::ConstantTimeEq as _;
 
 use super::eap_initiator::EapSession;
 use super::rounds::{self, Rounds};
-use super::{AuthPayloads, auth_data, is_signature, method_name, signed_octets, verify, verify_request};
+use super::{
+    AuthPayloads, auth_data, check_null, is_signature, method_name, null_auth_data, signed_octets, verify,
+    verify_request,
+};
 use super::{certificates, ppk};
-use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::method::{NULL, SHARED_KEY_MIC};
 use crate::auth::{Proven, SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
@@ -139,7 +142,12 @@ fn request(
             let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
             Ok(request.send(cx, base, now, channel, record, Some(auth)))
         }
-        // Together with a PPK it is refused in the configuration.
+        // Together with a PPK it is refused in the configuration, and so is EAP.
+        LocalMethod::Null => {
+            let data = null_auth_data(&channel, &record, Role::Initiator, &id);
+            let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
+            Ok(request.send(cx, base, now, channel, record, Some(Payload::Auth { method: NULL, data })))
+        }
         LocalMethod::Eap { .. } => {
             let (certificates, ppk) = (Vec::new(), Vec::new());
             let request = Request { id, certificates, offer, key: None, ppk };
@@ -157,7 +165,7 @@ fn request(
             };
             let without = falls_back.then(|| sign(&channel));
             ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
-            Ok(State::SigningRequest(SigningRequest {
+            Ok(State::SigningRequest(Box::new(SigningRequest {
                 job: cx.sign(base.id, sign(&channel)),
                 without,
                 signed: None,
@@ -165,7 +173,7 @@ fn request(
                 channel,
                 record,
                 request: Request { id, certificates, offer, key: None, ppk: of_ppk },
-            }))
+            })))
         }
     }
 }
@@ -224,7 +232,9 @@ impl Request {
             payloads.push(notification(notify::EAP_ONLY_AUTHENTICATION, Vec::new()));
         }
         let unique = cx.connection(base.connection).map(|c| c.unique).unwrap_or_default();
-        if !cx.has_established(base.connection) && unique != Unique::Never {
+        // Nobody in particular has no other IKE SAs that could go (RFC 7619 §2.3).
+        let is_nobody = self.id.identity == Identity::Null;
+        if !is_nobody && !cx.has_established(base.connection) && unique != Unique::Never {
             payloads.push(notification(notify::INITIAL_CONTACT, Vec::new()));
         }
         payloads.extend(addresses::request(cx, base));
@@ -234,7 +244,7 @@ impl Request {
         }
         payloads.extend(mobike::announce(cx, base));
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
-        State::AwaitingAuthResponse(AwaitingAuthResponse {
+        State::AwaitingAuthResponse(Box::new(AwaitingAuthResponse {
             channel,
             record,
             offer: self.offer,
@@ -243,7 +253,7 @@ impl Request {
             rounds: Rounds::default(),
             id_r: None,
             peer_is_proven: false,
-        })
+        }))
     }
 }
 
@@ -263,7 +273,7 @@ pub(in crate::engine) struct SigningRequest {
 
 impl SigningRequest {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -317,7 +327,7 @@ pub(in crate::engine) struct AwaitingAuthResponse {
 
 impl AwaitingAuthResponse {
     pub(in crate::engine) fn handle_message(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -338,7 +348,7 @@ impl AwaitingAuthResponse {
     }
 
     fn handle_response(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -366,6 +376,7 @@ impl AwaitingAuthResponse {
                     _ if base.resumed.is_some() => Proven::Resumed,
                     // As it will be, or there will be no IKE SA.
                     Some(RemoteMethod::Eap { method, .. }) => Proven::Eap(*method),
+                    Some(RemoteMethod::Null) => Proven::Null,
                     _ => Proven::Psk,
                 };
                 self.proceed(cx, base, now, proven, payloads)
@@ -378,14 +389,20 @@ impl AwaitingAuthResponse {
         }
     }
 
-    pub(super) fn reject(self, cx: &mut Context, base: &mut Base, now: Instant, failure: Failure) -> State {
+    pub(super) fn reject(
+        self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        failure: Failure,
+    ) -> State {
         let told = Some(notify::AUTHENTICATION_FAILED);
         Deleting::reject(cx, base, now, self.channel, failure, told)
     }
 
     /// The peer is who it says it is, in this round.
     fn proceed(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -396,15 +413,20 @@ impl AwaitingAuthResponse {
             return Ok(self.reject(cx, base, now, failure));
         }
         // Whoever keeps record of it wants the first proof, as he wants the first identity.
-        base.proven.get_or_insert(proven);
         let id = AuthPayloads::parse(&payloads).id_r.cloned();
-        base.remote_id = base.remote_id.take().or_else(|| id.as_ref().map(|id| id.identity.clone()));
+        let remote_id = match &proven {
+            // Whatever it says that it is, nothing may follow from it (RFC 7619 §2.2).
+            Proven::Null => Some(Identity::Null),
+            _ => id.as_ref().map(|id| id.identity.clone()),
+        };
+        base.proven.get_or_insert(proven);
+        base.remote_id = base.remote_id.take().or(remote_id);
         self.id_r = id;
         self.turn(cx, base, now, &payloads)
     }
 
     /// It is our turn: EAP has begun, or the next round.
-    fn turn(self, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
+    fn turn(self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant, payloads: &[Payload]) -> Next {
         let connection = cx.connection(base.connection);
         let local = connection.and_then(|connection| connection.local.get(self.rounds.local));
         match local.map(|round| &round.auth) {
@@ -421,7 +443,7 @@ impl AwaitingAuthResponse {
 
     /// Both are proven.
     pub(super) fn establish(
-        self,
+        self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -446,7 +468,7 @@ impl AwaitingAuthResponse {
         if let Err(failure) = addresses::take(cx, base, payloads) {
             return Ok(Deleting::reject(cx, base, now, self.channel, failure, None));
         }
-        let Self { channel, record, offer, .. } = self;
+        let Self { channel, record, offer, .. } = *self;
         base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
@@ -519,7 +541,7 @@ impl AwaitingAuthResponse {
         else {
             return Err(about.closed_early("it is not configured any more"));
         };
-        if !wanted.accepts(id) {
+        if !connections::accepts(wanted_auth, wanted, id) {
             return Err(about.unexpected_identity(id, wanted));
         }
         let (method, data) = match found.auth {
@@ -542,13 +564,16 @@ impl AwaitingAuthResponse {
                 let proof = (method, data);
                 Ok(Some(verify_request(channel, record, Role::Responder, trust, sent, proof, payloads)))
             }
+            RemoteMethod::Null if method == NULL => {
+                check_null(&about, channel, record, Role::Responder, sent, data).map(|()| None)
+            }
             RemoteMethod::Eap { .. } => Err(about.eap_only_refused(&method_name(Some(method)))),
             wanted => Err(about.other_auth_method(&method_name(Some(method)), wanted)),
         }
     }
 
     pub(in crate::engine) fn handle_timeout(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -570,7 +595,7 @@ impl AwaitingAuthResponse {
 #[derive(Debug)]
 pub(in crate::engine) struct VerifyingResponder {
     job: JobId,
-    awaiting: AwaitingAuthResponse,
+    awaiting: Box<AwaitingAuthResponse>,
     payloads: Vec<Payload>,
 }
 

@@ -19,6 +19,8 @@ use crate::auth::method;
 use crate::auth::{Trust, VerifyRequest};
 use crate::config::Secret;
 use crate::crypto::psk_auth;
+use crate::engine::api::Failure;
+use crate::engine::failure::About;
 use crate::engine::ike_sa_init::{InitRecord, notifications};
 use crate::message::{IdPayload, Payload, notify};
 
@@ -64,6 +66,28 @@ fn verify(
     found: &[u8],
 ) -> bool {
     auth_data(channel, record, signer, id, secret).ct_eq(found).into()
+}
+
+/// The AUTH data of an end that proves nothing: as with a pre-shared key, which its SK_p stands for (RFC 7619 §2.1). It
+/// only says that both ends have seen the same messages.
+fn null_auth_data(channel: &Channel, record: &InitRecord, signer: Role, id: &IdPayload) -> Vec<u8> {
+    let (.., sk_p) = signer_inputs(channel, record, signer);
+    auth_data(channel, record, signer, id, &Secret(sk_p.to_vec()))
+}
+
+/// A peer's AUTH data where it has to prove nothing.
+fn check_null(
+    about: &About,
+    channel: &Channel,
+    record: &InitRecord,
+    signer: Role,
+    id: &IdPayload,
+    found: &[u8],
+) -> Result<(), Failure> {
+    match null_auth_data(channel, record, signer, id).ct_eq(found).into() {
+        true => Ok(()),
+        false => Err(about.null_auth_wrong()),
+    }
 }
 
 /// A peer's signature, to be judged by a job.
@@ -131,7 +155,7 @@ fn method_name(method: Option<u8>) -> String {
         Some(method::RSA) => "an RSA signature".to_owned(),
         Some(method::SHARED_KEY_MIC) => "a pre-shared key".to_owned(),
         Some(method::ECDSA_256..=method::ECDSA_521) => "an ECDSA signature".to_owned(),
-        Some(13) => "NULL authentication".to_owned(),
+        Some(method::NULL) => "NULL authentication".to_owned(),
         Some(method::DIGITAL_SIGNATURE) => "a digital signature (RFC 7427)".to_owned(),
         Some(other) => format!("authentication method {other}"),
     }

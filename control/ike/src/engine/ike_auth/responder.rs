@@ -8,11 +8,11 @@ use std::time::Instant;
 use super::eap_responder::EapSession;
 use super::rounds::{self, Rounds};
 use super::{
-    AuthPayloads, announces_eap_only, auth_data, is_signature, method_name, signed_octets, verify,
-    verify_request,
+    AuthPayloads, announces_eap_only, auth_data, check_null, is_signature, method_name, null_auth_data,
+    signed_octets, verify, verify_request,
 };
 use super::{certificates, ppk};
-use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::method::{NULL, SHARED_KEY_MIC};
 use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
@@ -248,10 +248,15 @@ impl AwaitingAuthRequest {
     /// first guess may be meant: any that would have led to the same IKE SA.
     fn candidates(&self, cx: &Context, base: &Base) -> Vec<usize> {
         let suite = self.channel.suite;
-        let allows =
-            |index: &usize| cx.connection(*index).is_some_and(|c| negotiation::allows(&c.proposals, suite));
-        let candidates = connections::candidates(cx, base.local.ip(), base.remote.ip());
-        candidates.into_iter().filter(allows).collect()
+        let (local, remote) = (base.local.ip(), base.remote.ip());
+        let allows = |index: &usize| {
+            let allows = |connection: &ConnectionConfig| {
+                negotiation::allows(&connection.proposals, suite)
+                    && !connections::is_for_others_to_prove(cx, connection, local, remote)
+            };
+            cx.connection(*index).is_some_and(allows)
+        };
+        connections::candidates(cx, local, remote).into_iter().filter(allows).collect()
     }
 
     fn handle_request(
@@ -267,7 +272,7 @@ impl AwaitingAuthRequest {
                 let job = cx.verify_peer(base.id, request);
                 attempt.candidates.retain(|candidate| *candidate != identified.connection);
                 let state = VerifyingInitiator { job, request: self, attempt, identified };
-                Ok(State::VerifyingInitiator(state))
+                Ok(State::VerifyingInitiator(Box::new(state)))
             }
             Err((notify_type, failure)) => {
                 // What the connection said that the peer named most exactly.
@@ -319,17 +324,22 @@ impl AwaitingAuthRequest {
                         answer.extend(certificates::sent(&credential, peer));
                         let octets = signed_octets(&self.channel, &self.record, Role::Responder, &id);
                         let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
-                        return Ok(State::SigningResponse(SigningResponse {
+                        return Ok(State::SigningResponse(Box::new(SigningResponse {
                             job,
                             method: scheme.method(),
                             request: self,
                             identified,
                             answer,
                             payloads,
-                        }));
+                        })));
                     }
                     Err(ours) => about.no_common_hash(&ours, &peer.hashes),
                 }
+            }
+            LocalMethod::Null => {
+                let data = null_auth_data(&self.channel, &self.record, Role::Responder, &id);
+                let answer = vec![Payload::IdR(id), Payload::Auth { method: NULL, data }];
+                return self.proceed(cx, base, now, identified, answer, payloads);
             }
             LocalMethod::Eap { .. } if !connections::is_eap_only(connection) => about.eap_needs_initiator(),
             LocalMethod::Eap { .. } if !announces_eap_only(&payloads) => about.eap_only_not_offered(),
@@ -380,6 +390,10 @@ impl AwaitingAuthRequest {
         base.remote_id = Some(remote_id.clone());
         base.proven = proven;
         base.authorization = authorization;
+        if base.is_unauthenticated() && !cx.has_room_for_unauthenticated() {
+            let failure = base.about(cx).too_many_unauthenticated(cx.config.unauthenticated_limit);
+            return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
+        }
         let identities = base.identities();
         let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
         if unique == Unique::Keep && !initial && others.is_some_and(|others| !others.is_empty()) {
@@ -493,7 +507,11 @@ impl AwaitingAuthRequest {
         let about = About { connection: Some(connection.name.clone()), ..about.clone() };
         let local_id = connections::local_identity(connection, local_ip);
         let authorization = Authorization::default();
-        let remote_id = peer.clone();
+        // Whatever it says that it is, nothing may follow from it (RFC 7619 §2.2).
+        let remote_id = match connections::remote_method(connection) {
+            RemoteMethod::Null => Identity::Null,
+            _ => peer.clone(),
+        };
         let (id, rounds) = (sent.clone(), Rounds::default());
         let mut identified = Identified {
             connection: index,
@@ -515,6 +533,7 @@ impl AwaitingAuthRequest {
                     RemoteMethod::Psk => Some(Proven::Psk),
                     // As it will be, or there will be no IKE SA.
                     RemoteMethod::Eap { method, .. } => Some(Proven::Eap(*method)),
+                    RemoteMethod::Null => Some(Proven::Null),
                     RemoteMethod::Pubkey(_) => None,
                 };
                 Ok((identified, request))
@@ -532,7 +551,7 @@ impl AwaitingAuthRequest {
         payloads: Vec<Payload>,
     ) -> State {
         let attempt = Attempt { about, candidates: Vec::new(), payloads, rejection: None };
-        State::VerifyingInitiator(VerifyingInitiator { job, request: self, attempt, identified })
+        State::VerifyingInitiator(Box::new(VerifyingInitiator { job, request: self, attempt, identified }))
     }
 }
 
@@ -566,6 +585,9 @@ pub(super) fn check(
             Ok(Some(verify_request(channel, record, Role::Initiator, trust, sent, proof, payloads)))
         }
         (RemoteMethod::Eap { .. }, None) => Ok(None),
+        (RemoteMethod::Null, Some((NULL, data))) => {
+            check_null(about, channel, record, Role::Initiator, sent, data).map(|()| None)
+        }
         (wanted, found) => {
             Err(about.other_auth_method(&method_name(found.map(|(method, _)| method)), wanted))
         }
@@ -578,6 +600,7 @@ fn takes(wanted: &RemoteMethod, method: Option<u8>) -> bool {
         RemoteMethod::Psk => method == Some(SHARED_KEY_MIC),
         RemoteMethod::Pubkey(_) => method.is_some_and(is_signature),
         RemoteMethod::Eap { .. } => method.is_none(),
+        RemoteMethod::Null => method == Some(NULL),
     }
 }
 
@@ -633,7 +656,7 @@ pub(in crate::engine) struct VerifyingInitiator {
 
 impl VerifyingInitiator {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -672,7 +695,7 @@ pub(in crate::engine) struct SigningResponse {
 
 impl SigningResponse {
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,

@@ -87,7 +87,7 @@ impl AwaitingAuthResponse {
 
     /// One of our rounds is over: the next, if there is one; or what the peer has still to say.
     pub(super) fn go_on(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -109,6 +109,8 @@ impl AwaitingAuthResponse {
         self.id = IdPayload::from(local_id.clone());
         match &next.auth {
             LocalMethod::Eap { .. } => Ok(self.send(cx, base, now, Vec::new(), None)),
+            // Refused in the configuration.
+            LocalMethod::Null => Err(Closed::because("NULL authentication is no further round")),
             LocalMethod::Psk => {
                 let peer = base.remote_id.clone();
                 let peer = peer.unwrap_or_else(|| connections::address_identity(base.remote.ip()));
@@ -134,13 +136,13 @@ impl AwaitingAuthResponse {
                 let octets = signed_octets(&self.channel, &self.record, Role::Initiator, &self.id);
                 let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
                 let state = SigningRound { job, method: scheme.method(), certificates, awaiting: self };
-                Ok(State::SigningRound(Box::new(state)))
+                Ok(State::SigningRound(state))
             }
         }
     }
 
     fn send(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -162,12 +164,12 @@ pub(in crate::engine) struct SigningRound {
     job: JobId,
     method: u8,
     certificates: Vec<Payload>,
-    awaiting: AwaitingAuthResponse,
+    awaiting: Box<AwaitingAuthResponse>,
 }
 
 impl SigningRound {
     pub(in crate::engine) fn handle_job(
-        self: Box<Self>,
+        self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -267,7 +269,7 @@ impl AwaitingNextRound {
         let Some(sent) = found.id_i else {
             return refuse(&mut request, cx, base, about.missing("IKE_AUTH", "an IDi payload"));
         };
-        if !wanted.id.accepts(&sent.identity) {
+        if !connections::accepts(&wanted.auth, &wanted.id, &sent.identity) {
             return refuse(&mut request, cx, base, about.unexpected_identity(&sent.identity, &wanted.id));
         }
         identified.id = sent.clone();

@@ -115,7 +115,7 @@ impl GeneratingKe {
                 let outstanding = Outstanding::send(cx, base, now, vec![octets]);
                 let state =
                     AwaitingInitResponse { attempt: self.attempt, secret, public, outstanding, doubt: None };
-                Ok(State::AwaitingInitResponse(state))
+                Ok(State::AwaitingInitResponse(Box::new(state)))
             }
             JobResult::KeGenerated(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))
@@ -164,7 +164,7 @@ pub(in crate::engine) struct AwaitingInitResponse {
 
 impl AwaitingInitResponse {
     pub(in crate::engine) fn handle_message(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -241,7 +241,13 @@ impl AwaitingInitResponse {
         Ok(Accepted { suite, nonce_r, ke_public, childless })
     }
 
-    fn handle_cookie(mut self, cx: &mut Context, base: &mut Base, now: Instant, cookie: &Notify) -> Next {
+    fn handle_cookie(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        cookie: &Notify,
+    ) -> Next {
         if self.attempt.cookie.as_ref() == Some(&cookie.data) {
             return Ok(State::AwaitingInitResponse(self));
         }
@@ -259,7 +265,7 @@ impl AwaitingInitResponse {
 
     /// We begin again, elsewhere. Who is there has to prove to be the same as if we had not been sent.
     fn handle_redirect(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -282,7 +288,13 @@ impl AwaitingInitResponse {
         Ok(State::AwaitingInitResponse(self))
     }
 
-    fn handle_error(mut self, cx: &mut Context, base: &mut Base, now: Instant, error: &Notify) -> Next {
+    fn handle_error(
+        mut self: Box<Self>,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        error: &Notify,
+    ) -> Next {
         let about = base.about(cx);
         let ours = cx.connection(base.connection).map(|c| c.proposals.clone()).unwrap_or_default();
         let failure = match error.notify_type {
@@ -312,7 +324,7 @@ impl AwaitingInitResponse {
     }
 
     pub(in crate::engine) fn handle_timeout(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,

@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use super::api::{Event, JobId};
+use super::connections;
 use super::context::Context;
 use super::established::{Established, Ours};
 use super::ike_sa_init::{data_of, nat, notification, notifications};
@@ -39,7 +40,7 @@ pub(super) struct Mobility {
     /// Further addresses of ours, as the peer knows them.
     told: Vec<IpAddr>,
     /// A way to the peer is looked for.
-    search: Option<moving::Search>,
+    search: Option<Box<moving::Search>>,
     /// The peer is to be told where we are.
     pub(super) update: bool,
     /// The peer is to show that it is where it says, before ESP goes there.
@@ -77,7 +78,9 @@ enum Kind {
 
 /// Whether a connection takes part.
 fn wanted(cx: &Context, base: &Base) -> bool {
-    cx.connection(base.connection).is_some_and(|connection| connection.mobike)
+    // `dynamic` selectors of a peer that has proved nothing are where it is: it must not take them along.
+    let moves = |connection: &ConnectionConfig| connection.mobike && connections::wants_proof(connection);
+    cx.connection(base.connection).is_some_and(moves)
 }
 
 /// RFC 4555 §3.3: whoever may want to move goes on from the NAT port, also where there is no NAT yet.

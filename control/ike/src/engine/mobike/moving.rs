@@ -47,7 +47,7 @@ fn ask(cx: &mut Context, base: &mut Base, mut left: VecDeque<IpAddr>) -> bool {
     let next = left.pop_front();
     base.mobility.search = next.map(|towards| {
         let job = cx.source_address(base.id, towards);
-        Search { job, towards, left, again: false }
+        Box::new(Search { job, towards, left, again: false })
     });
     next.is_some()
 }

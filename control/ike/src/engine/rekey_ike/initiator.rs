@@ -139,7 +139,7 @@ impl Rekeying {
 
     /// Takes the job that this awaits.
     pub(in crate::engine) fn handle_job(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -191,7 +191,7 @@ impl Rekeying {
 
     /// Takes the response.
     pub(in crate::engine) fn handle_response(
-        mut self,
+        mut self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -234,7 +234,7 @@ impl Rekeying {
                         (method.filter(|method| !state.tried.contains(method)), &self.rival)
                     {
                         let again = Self::generate(cx, base, method, state.tried, self.rival);
-                        established.ours = Ours::RekeyingIke(again);
+                        established.ours = Ours::RekeyingIke(Box::new(again));
                         return;
                     }
                     Some(base.about(cx).group_refused(wanted, &proposals))

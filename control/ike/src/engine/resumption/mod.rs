@@ -60,8 +60,8 @@ impl Session {
 /// Whether IKE SAs of a connection may be resumed.
 fn is_used(connection: &ConnectionConfig) -> bool {
     connection.session_resumption
-        && !matches!(connections::local_method(connection), LocalMethod::Eap { .. })
-        && !matches!(connections::remote_method(connection), RemoteMethod::Eap { .. })
+        && !matches!(connections::local_method(connection), LocalMethod::Eap { .. } | LocalMethod::Null)
+        && !matches!(connections::remote_method(connection), RemoteMethod::Eap { .. } | RemoteMethod::Null)
 }
 
 /// AUTH of an end of an IKE SA that is resumed: it has the old SK_d, nothing else (RFC 5723 §4.3.3).

@@ -27,6 +27,7 @@ mod lossy;
 mod mobike;
 mod modes;
 mod nat;
+mod null;
 mod ppk;
 mod reauthentication;
 mod reconfigure;

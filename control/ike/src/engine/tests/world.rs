@@ -174,6 +174,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
         cookie_threshold: 100,
         half_open_limit: 1000,
         block_threshold: 1000,
+        unauthenticated_limit: 100,
         half_open_timeout: Duration::from_secs(30),
         nat_keepalive: Duration::from_secs(20),
         fragment_size: 1280,
