@@ -35,7 +35,7 @@ for number in range(int(sys.argv[3])):
 ";
 
 fn ours(per_cpu_sas: &str, start_action: &'static str) -> (SiteConfig, String) {
-    let one = |texts: &[String]| vec![texts[0].clone()];
+    let one = |texts: &[String]| texts.iter().take(1).cloned().collect();
     let site = SiteConfig::a();
     let site = SiteConfig {
         proposals: "aes256gcm16-prfsha256-x25519".into(),
@@ -79,7 +79,7 @@ struct Opened {
 /// All that was sent came, each flow and each SA in order.
 fn opened(peer: &mut Scapy) -> Result<Opened> {
     let found = peer.call("opened", &json!({ "quiet": 1 }))?;
-    let found: Vec<(String, u64, u64, u64)> = serde_json::from_value(found).expect("what was opened");
+    let found: Vec<(String, u64, u64, u64)> = serde_json::from_value(found).unwrap_or_default();
     assert_eq!(found.len(), FLOWS * PACKETS);
     let (mut by_spi, mut by_flow) = (BTreeMap::new(), BTreeMap::<u64, BTreeSet<String>>::new());
     let (mut sequence, mut next) = (BTreeMap::new(), BTreeMap::new());
@@ -100,7 +100,9 @@ fn data_of(said: &Value, kind: u16) -> Option<String> {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
+    let text = value.as_str().unwrap_or_default().to_owned();
+    assert!(!text.is_empty(), "{value} is no text");
+    text
 }
 
 #[test]

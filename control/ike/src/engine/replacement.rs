@@ -111,7 +111,7 @@ impl Engine {
         wanted.extend(sa.base.goals.iter().filter(|goal| goal.beside.is_none()).map(|goal| goal.child));
         wanted.sort_unstable();
         wanted.dedup();
-        let mut goals = wanted.into_iter().map(|child| Goal::new(child));
+        let mut goals = wanted.into_iter().map(Goal::new);
         let Some(first) = goals.next() else {
             // Nothing would be lost, and nothing is to be brought up.
             self.step(now, old, |state, _, base| {
