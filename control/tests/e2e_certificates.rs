@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use authority::{Authority, put};
 use portcullis_lab::{
-    Class, Direction, Frame, Gateway, GatewayConfig, Host, LabError, Result, SiteConfig, Sites, StrongSwan,
+    Class, Direction, Frame, Gateway, GatewayConfig, Host, LabError, Process, Result, SiteConfig, Sites,
+    StrongSwan,
 };
 use rcgen::SignatureAlgorithm;
 
@@ -299,6 +300,22 @@ fn a_crl_is_fetched_from_where_the_certificate_says() -> Result<()> {
     events.wait_line("\"reason\":\"CERT_REVOKED\"", SOON).map(drop)
 }
 
+/// OpenSSL's OCSP responder beside strongSwan, at port 8080; `entry` is what it knows of strongSwan's certificate.
+fn responder(sites: &Sites, root: &Authority, entry: &str) -> Result<Process> {
+    put(&sites.b, "ocsp/root.key", &root.key.serialize_pem());
+    put(&sites.b, "ocsp/root.pem", &root.pem);
+    put(&sites.b, "ocsp/index", &format!("{entry}\t02\tunknown\t/CN=b.example\n"));
+    let command = format!(
+        "cd '{}' && exec openssl ocsp -index index -port 8080 -rsigner root.pem -rkey root.key -CA root.pem 2>&1",
+        sites.b.dir().join("ocsp").display()
+    );
+    let responder = sites.b.spawn_words(["sh", "-c", &command])?;
+    responder.wait_line("waiting for OCSP client connections", SOON)?;
+    Ok(responder)
+}
+
+const REVOKED: &str = "R\t460101000000Z\t250101000000Z,keyCompromise";
+
 #[test]
 fn an_ocsp_responder_is_asked_about_a_peer() -> Result<()> {
     let sites = Sites::new("ocsp")?;
@@ -306,19 +323,6 @@ fn an_ocsp_responder_is_asked_about_a_peer() -> Result<()> {
     root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
     root.ocsp_url = Some("http://192.0.2.2:8080/".to_owned());
     root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
-    put(&sites.b, "ocsp/root.key", &root.key.serialize_pem());
-    put(&sites.b, "ocsp/root.pem", &root.pem);
-    let directory = sites.b.dir().join("ocsp").display().to_string();
-    let responder = |entry: &str| {
-        put(&sites.b, "ocsp/index", &format!("{entry}\t02\tunknown\t/CN=b.example\n"));
-        let command = format!(
-            "cd '{directory}' && exec openssl ocsp -index index -port 8080 -rsigner root.pem -rkey root.key \
-             -CA root.pem 2>&1"
-        );
-        let responder = sites.b.spawn_words(["sh", "-c", &command])?;
-        responder.wait_line("waiting for OCSP client connections", SOON)?;
-        Ok::<_, LabError>(responder)
-    };
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let ifuri = || toml(LOCAL, "auth = \"pubkey\", revocation = \"ifuri\"");
 
@@ -326,18 +330,36 @@ fn an_ocsp_responder_is_asked_about_a_peer() -> Result<()> {
     is_refused(&sites, &nobody, &swan, "CERT_STATUS_UNKNOWN")?;
     drop(nobody);
 
-    let good = responder("V\t460101000000Z\t")?;
+    let good = responder(&sites, &root, "V\t460101000000Z\t")?;
     let asking = gateway(&sites.a, ifuri())?;
     comes_up_from_both_ends(&sites, &asking, &swan)?;
     asking.terminate("site")?;
     drop((asking, good));
 
-    let _revoked = responder("R\t460101000000Z\t250101000000Z,keyCompromise")?;
+    let _revoked = responder(&sites, &root, REVOKED)?;
     let asking = gateway(&sites.a, ifuri())?;
     is_refused(&sites, &asking, &swan, "CERT_REVOKED")?;
     let said = asking.portcullis(&["explain", "last"])?.stdout;
     assert!(said.contains("the OCSP responder at http://192.0.2.2:8080/"), "{said}");
     Ok(())
+}
+
+#[test]
+fn an_ocsp_responder_that_the_configuration_names_is_asked_and_need_not_answer() -> Result<()> {
+    let (sites, root) = enrolled("authority", &rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
+    // `relaxed` is what is not said.
+    let named = || {
+        let source = "[authorities.root]\ncacert = \"root.pem\"\nocsp_uris = \"http://192.0.2.2:8080/\"\n";
+        format!("{}\n{source}", toml(LOCAL, REMOTE))
+    };
+    let asking = gateway(&sites.a, named())?;
+    comes_up_from_both_ends(&sites, &asking, &swan)?;
+    asking.terminate("site")?;
+    drop(asking);
+    let _revoked = responder(&sites, &root, REVOKED)?;
+    let asking = gateway(&sites.a, named())?;
+    is_refused(&sites, &asking, &swan, "CERT_REVOKED")
 }
 
 #[test]

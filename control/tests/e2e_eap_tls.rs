@@ -133,21 +133,28 @@ fn eap_tls_alone_proves_both_ends_whoever_begins() -> Result<()> {
     Ok(())
 }
 
-/// Our client at our gateway, which passes EAP to FreeRADIUS: that makes the client's key in its own way, by RFC 9190, and the
-/// gateway has it from there.
-#[test]
-fn tls_1_3_makes_the_keys_that_freeradius_makes() -> Result<()> {
-    let (sites, root) = enrolled("eaptls13")?;
+const ASKS_RADIUS: &str =
+    "[radius]\n[[radius.servers]]\naddress = \"10.77.0.2\"\nsecret = \"a secret of gateway and server\"\n\n";
+
+/// FreeRADIUS behind gateway `a`, with a certificate for `aaa.example`, and a user.
+fn radius(sites: &Sites, root: &Authority) -> Result<FreeRadius> {
     let aaa = sites.lab.host("aaa")?;
     sites.lab.link(&aaa, "eth0", &sites.a, "aaa0")?;
     aaa.address("eth0", "10.77.0.2/24")?;
     sites.a.address("aaa0", "10.77.0.1/24")?;
     root.enroll(&aaa, &rcgen::PKCS_ECDSA_P256_SHA256, "aaa.example", 3);
-    let users = "carol Cleartext-Password := \"violets\"\n";
-    let server = FreeRadius::start(&aaa, users, "a secret of gateway and server")?;
+    FreeRadius::start(&aaa, "carol Cleartext-Password := \"violets\"\n", "a secret of gateway and server")
+}
+
+/// Our client at our gateway, which passes EAP to FreeRADIUS: that makes the client's key in its own way, by RFC 9190, and the
+/// gateway has it from there.
+#[test]
+fn tls_1_3_makes_the_keys_that_freeradius_makes() -> Result<()> {
+    let (sites, root) = enrolled("eaptls13")?;
+    let server = radius(&sites, &root)?;
     let from = server.mark();
     let text = format!(
-        "[radius]\n[[radius.servers]]\naddress = \"10.77.0.2\"\nsecret = \"a secret of gateway and server\"\n\n{}",
+        "{ASKS_RADIUS}{}",
         ours(&format!("auth = \"pubkey\", {OWN}"), "auth = \"eap-radius\", eap_id = \"%any\"")
     );
     let _gateway = gateway(&sites.a, text)?;
@@ -167,6 +174,25 @@ fn tls_1_3_makes_the_keys_that_freeradius_makes() -> Result<()> {
     client.initiate("site/net", SOON)?;
     server.wait_log(from, "recv TLS 1.3 Handshake, Finished", SOON)?;
     carries_traffic(&sites)
+}
+
+/// FreeRADIUS proves our gateway to strongSwan, which takes no signature of ours (RFC 5998), and knows that the two belong
+/// together by EAP's key alone.
+#[test]
+fn a_radius_server_that_runs_eap_tls_proves_our_gateway_as_well() -> Result<()> {
+    let (sites, root) = enrolled("eaponlyaaa")?;
+    let _server = radius(&sites, &root)?;
+    let text = format!(
+        "{ASKS_RADIUS}{}",
+        ours("auth = \"eap-radius\", id = \"a.example\"", "auth = \"eap-radius\", eap_id = \"%any\"")
+    );
+    let gateway = gateway(&sites.a, text)?;
+    let local = format!("auth = eap-tls\n aaa_id = aaa.example\n {THEIR_OWN}");
+    let swan = StrongSwan::start(&sites.b, &theirs(&local, "auth = eap-tls\n id = a.example"))?;
+    swan.initiate("net", SOON)?;
+    carries_traffic(&sites)?;
+    assert_eq!(gateway.sas()?[0].eap_id.as_deref(), Some("b.example"));
+    Ok(())
 }
 
 const USERS: &str = "\n[secrets.eap-carol]\nid = \"carol\"\nsecret = \"violets\"\n";

@@ -73,3 +73,20 @@ fn we_send_strongswan_away_in_place_of_serving_it_and_it_goes() -> Result<()> {
     assert!(gateway.children()?.is_empty());
     Ok(())
 }
+
+#[test]
+fn we_send_strongswan_away_at_its_first_message_and_it_is_served_elsewhere() -> Result<()> {
+    let sites = Sites::new("redirect4")?;
+    sites.a.address("outside0", "192.0.2.11/24")?;
+    let both = SiteConfig { local: "192.0.2.1\", \"192.0.2.11".into(), ..ours() };
+    for when in ["at_once", "overloaded"] {
+        let away = format!("[connections.site]\nredirect_to = \"192.0.2.11\"\nredirect_when = \"{when}\"\n");
+        let text = both.toml().replacen("[connections.site]\n", &away, 1);
+        // Where it is said that it is too much at once, it always is.
+        let gateway = start(&sites, format!("[ike]\ncookie_threshold = 0\n\n{text}"))?;
+        let swan = StrongSwan::start(&sites.b, &ours().mirrored().swanctl())?;
+        swan.initiate("net", SOON)?;
+        served(&sites, &gateway, "192.0.2.11", "192.0.2.2")?;
+    }
+    Ok(())
+}

@@ -7,6 +7,9 @@ use super::BATCH;
 /// Octets in front of each text, as ESP in a frame has them: headers, SPI, sequence number, explicit IV.
 const HEADROOM: usize = 50;
 
+/// Every octet of the salt with which nonces begin; behind it an IV that counts (RFC 4106 §4), as every gateway makes them.
+const SALT: u8 = 0x5a;
+
 /// Octets of AAD: SPI and sequence number.
 pub(crate) const AAD_LEN: usize = 8;
 
@@ -46,7 +49,10 @@ impl Batch {
         let mut sizes = sizes.iter().copied().cycle().skip(offset % sizes.len().max(1));
         let frames = std::array::from_fn(|at| {
             let len = HEADROOM + sizes.next().unwrap_or_default() + TAG_LEN;
-            Frame { nonce: [(offset + at) as u8; 12], aad: [at as u8; 12], memory: vec![at as u8; len] }
+            let iv = (offset + at) as u64 + 1;
+            let mut nonce = [SALT; 12];
+            nonce[4..].copy_from_slice(&iv.to_be_bytes());
+            Frame { nonce, aad: [at as u8; 12], memory: vec![at as u8; len] }
         });
         Self { frames }
     }

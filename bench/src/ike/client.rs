@@ -174,6 +174,9 @@ impl Client {
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
             }
+            Job::SolvePuzzle { puzzle, cookie, start } => {
+                JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
+            }
             Job::Sign(request) => JobResult::Signed(sign(&request)),
             // It is the responder that is measured: whatever it shows of itself is believed.
             Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(Proven::Psk)),
@@ -250,6 +253,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         mobike: false,
         follow_redirects: false,
         redirect_to: None,
+        redirect_when: portcullis_ike::config::RedirectWhen::default(),
         quick_crash_detection: true,
         session_resumption: false,
         dpd_delay: Duration::ZERO,
@@ -276,6 +280,9 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         ppks: Vec::new(),
         retransmission: Retransmission { timeout: Duration::from_secs(2), ..Retransmission::default() },
         cookie_threshold: 0,
+        puzzle_threshold: 0,
+        puzzle_difficulty: 0,
+        puzzle_solved: 0,
         half_open_limit: 0,
         block_threshold: 0,
         unauthenticated_limit: 0,

@@ -50,6 +50,8 @@ pub enum LocalMethod {
         /// What methods over TLS prove us with. As responder: with what we prove ourselves if EAP has to do so alone.
         credentials: Vec<Arc<Credential>>,
     },
+    /// By the EAP method that an AAA server runs with the peer, whose key proves us too (RFC 5998). Only a responder can.
+    Aaa,
     /// Not at all (RFC 7619).
     Null,
 }
@@ -58,7 +60,7 @@ impl LocalMethod {
     /// Keys of ours that it may sign with.
     pub fn credentials(&self) -> &[Arc<Credential>] {
         match self {
-            Self::Psk | Self::Null => &[],
+            Self::Psk | Self::Aaa | Self::Null => &[],
             Self::Pubkey { credentials, .. } | Self::Eap { credentials, .. } => credentials,
         }
     }
@@ -273,6 +275,18 @@ pub enum Childless {
     Never,
 }
 
+/// When a gateway sends its clients to another one (RFC 5685).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RedirectWhen {
+    /// Once they have proved who they are, in place of their first child (§6).
+    #[default]
+    Authenticated,
+    /// At their first message, before anything is computed for them (§3).
+    AtOnce,
+    /// At their first message too, but only while so many IKE SAs are half-open that a cookie is asked for.
+    Overloaded,
+}
+
 /// A post-quantum pre-shared key (RFC 8784; swanctl's `ppk_id` and `ppk_required`).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ppk {
@@ -345,6 +359,8 @@ pub struct ConnectionConfig {
     pub follow_redirects: bool,
     /// As a gateway we send clients there in place of serving them, if they would go.
     pub redirect_to: Option<IpAddr>,
+    /// Which of them, and when.
+    pub redirect_when: RedirectWhen,
     /// Time without any authenticated packet after which the peer is asked whether it lives; zero: never.
     pub dpd_delay: Duration,
     /// When its IKE SAs are replaced.
@@ -397,6 +413,12 @@ pub struct EngineConfig {
     pub retransmission: Retransmission,
     /// Half-open IKE SAs from which a cookie is asked of every initiator (RFC 7296 §2.6).
     pub cookie_threshold: usize,
+    /// Half-open IKE SAs from which they have to solve a puzzle besides (RFC 8019).
+    pub puzzle_threshold: usize,
+    /// The difficulty of the hardest puzzle that is asked, in bits.
+    pub puzzle_difficulty: u8,
+    /// The difficulty of the hardest puzzle that we solve as initiator; 0: none.
+    pub puzzle_solved: u8,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.
     pub half_open_limit: usize,
     /// Half-open IKE SAs kept at once of one IPv4 address or IPv6 /64 (strongSwan's `block_threshold`).

@@ -38,6 +38,7 @@ fn outline(received: &Received) -> String {
             Payload::TsR(_) => 45,
             Payload::Eap(_) => 48,
             Payload::Cp(_) => 47,
+            Payload::PuzzleSolution(_) => 54,
             Payload::Unread { payload_type, .. } => *payload_type,
         };
         write!(text, " {number}").unwrap();

@@ -10,8 +10,8 @@ use ipnet::IpNet;
 use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch,
-    IkeFragmentation, LocalAuth, LocalMethod, LossAction, Ppk, RemoteAuth, RemoteMethod, SharedKey,
-    StartAction, Unique,
+    IkeFragmentation, LocalAuth, LocalMethod, LossAction, Ppk, RedirectWhen, RemoteAuth, RemoteMethod,
+    SharedKey, StartAction, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
@@ -128,6 +128,15 @@ fn connection(
     let session_resumption = section.boolean("session_resumption").unwrap_or(false);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
     let redirect_to = section.parsed::<IpAddr>("redirect_to", "the IP address of another gateway");
+    let times = [
+        ("authenticated", RedirectWhen::Authenticated),
+        ("at_once", RedirectWhen::AtOnce),
+        ("overloaded", RedirectWhen::Overloaded),
+    ];
+    let redirect_when = section.choice("redirect_when", &times);
+    if redirect_when.is_some_and(|when| when != RedirectWhen::Authenticated) && !section.has("redirect_to") {
+        section.missing("redirect_to", "the address of the gateway that `redirect_when` is about");
+    }
     let dpd_delay = section.duration("dpd_delay").unwrap_or(Duration::ZERO);
     let lifetime = lifetime::of_connection(section);
     let policies =
@@ -174,6 +183,7 @@ fn connection(
         session_resumption,
         follow_redirects,
         redirect_to: redirect_to.map(|addr| addr.value),
+        redirect_when: redirect_when.unwrap_or_default(),
         dpd_delay,
         lifetime,
         unique,

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portcullis_ike::auth::{
-    Certificate, Constraint, Credential, Crl, PrivateKey, PublicKey, Revocation, Trust, UnixTime,
+    Certificate, Constraint, Credential, Crl, PrivateKey, PublicKey, Revocation, StatusSource, Trust,
+    UnixTime,
 };
 use portcullis_ike::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod};
 
@@ -73,6 +74,7 @@ pub(super) struct Store<'a> {
     keys: OnceCell<Vec<Key>>,
     authorities: OnceCell<Vec<Arc<Certificate>>>,
     crls: OnceCell<Vec<Arc<Crl>>>,
+    status_sources: OnceCell<Arc<[StatusSource]>>,
     /// Files that were asked for by name.
     named: RefCell<Vec<PathBuf>>,
 }
@@ -103,6 +105,7 @@ impl<'a> Store<'a> {
             keys: OnceCell::new(),
             authorities: OnceCell::new(),
             crls: OnceCell::new(),
+            status_sources: OnceCell::new(),
             named: RefCell::default(),
         }
     }
@@ -171,6 +174,40 @@ impl<'a> Store<'a> {
             }
             crls
         })
+    }
+
+    /// `[authorities.NAME]`: where the status of a CA's certificates is to be had.
+    pub(super) fn status_sources(&self) -> Arc<[StatusSource]> {
+        let read = || {
+            self.root.named_sections("authorities").iter().filter_map(|(_, each)| self.source(each)).collect()
+        };
+        Arc::clone(self.status_sources.get_or_init(read))
+    }
+
+    fn source(&self, section: &Section<'_>) -> Option<StatusSource> {
+        let file =
+            section.string("cacert", "the CA's certificate in `x509ca` or by its path, e.g. \"ca.pem\"");
+        let uris = |key| uris(section, key);
+        let (ocsp_uris, crl_uris) = (uris("ocsp_uris"), uris("crl_uris"));
+        section.finish(&["file", "handle", "slot", "module", "cert_uri_base"]);
+        let Some(file) = file else {
+            section.missing("cacert", "the certificate of the CA that this is about, e.g. \"ca.pem\"");
+            return None;
+        };
+        let path = self.base.join(&self.directories.x509ca).join(file.value);
+        self.named.borrow_mut().push(path.clone());
+        let found =
+            files::certificates(&path).and_then(|all| all.first().cloned().ok_or("is empty".to_owned()));
+        match found {
+            Ok(authority) => {
+                self.check_authority(section, file.span, "cacert", &path, &authority);
+                Some(StatusSource { authority, ocsp_uris, crl_uris })
+            }
+            Err(problem) => {
+                section.error(file.span, "cacert", format!("`{}` {problem}", path.display()));
+                None
+            }
+        }
     }
 
     /// What is wrong with a CA's certificate whoever it is trusted by.
@@ -394,6 +431,7 @@ impl<'a> Store<'a> {
             certificates: certs.iter().filter_map(|chain| chain.content.first().cloned()).collect(),
             public_keys: pubkeys.into_iter().map(|named| named.content).collect(),
             revocation,
+            status_sources: self.status_sources(),
             constraint,
         })))
     }
@@ -426,7 +464,11 @@ impl<'a> Store<'a> {
         authorities: &[Arc<Certificate>],
     ) {
         let crls = self.crls();
-        for authority in authorities {
+        let sources = self.status_sources();
+        let is_told = |authority: &&Arc<Certificate>| {
+            !sources.iter().any(|source| source.authority.key() == authority.key())
+        };
+        for authority in authorities.iter().filter(is_told) {
             let own: Vec<_> = crls.iter().filter(|crl| crl.issuer().same(authority.subject())).collect();
             let directory = self.directories.x509crl.display();
             let stale = |crl: &&Arc<Crl>| crl.next_update().is_some_and(|next| next < self.now);
@@ -446,6 +488,17 @@ impl<'a> Store<'a> {
             section.warning(span_of(section, "revocation"), "revocation", message);
         }
     }
+}
+
+/// A list of what is fetched without TLS, as what comes of it is signed.
+fn uris(section: &Section<'_>, key: &'static str) -> Vec<String> {
+    let uris = section.strings(key, "URIs, e.g. \"http://ocsp.example.org/\"").unwrap_or_default();
+    for uri in uris.iter().filter(|uri| !uri.value.starts_with("http://")) {
+        let message =
+            format!("\"{}\" is not fetched: only http:// is (what comes from there is signed)", uri.value);
+        section.error(uri.span.clone(), key, message);
+    }
+    uris.iter().map(|uri| uri.value.to_owned()).collect()
 }
 
 /// Where a value stands that was read before.

@@ -42,6 +42,14 @@ pub(super) fn local(
     store: &Store<'_>,
     id: Option<&Identity>,
 ) -> Option<LocalMethod> {
+    if auth == ServerMethod::Aaa.name() {
+        for key in ["eap_id", "certs", "pubkeys"].into_iter().filter(|key| section.has(key)) {
+            let message =
+                "is not ours to say: the RADIUS server proves us (expected it in `remote`, or none)";
+            section.error(section.span(), key, message);
+        }
+        return Some(LocalMethod::Aaa);
+    }
     let methods = [
         ("eap", ClientMethod::MsChapV2),
         ("eap-mschapv2", ClientMethod::MsChapV2),
@@ -136,6 +144,16 @@ pub(super) fn check(
         let message =
             "and EAP together are not supported by this version (expected no `ppk_id` and `ppk_required`)";
         section.error(section.span(), "ppk_id", message);
+    }
+    let by_aaa = connection.local.iter().any(|round| round.auth == LocalMethod::Aaa);
+    let goes = matches!(
+        (&connection.local[..], &connection.remote[..]),
+        ([_], [round]) if matches!(round.auth, RemoteMethod::Eap { method: ServerMethod::Aaa, .. })
+    );
+    if by_aaa && !goes {
+        let message = "is \"eap-radius\", so that the RADIUS server that asks the peer proves us as well (RFC 5998): then \
+                       `remote` is that too, and there is one round of each end";
+        section.error(section.span(), "local", message);
     }
     let mut remote = connection.remote.iter().map(|round| &round.auth);
     let by_eap = remote.clone().find(|auth| matches!(auth, RemoteMethod::Eap { .. }));

@@ -306,6 +306,9 @@ fn interface_name(section: &Section<'_>, key: &str, name: super::reader::Spanned
 /// The fewest octets of an IP packet that IKE messages are cut to.
 const MIN_FRAGMENT: i64 = 256;
 
+/// Bits of a puzzle that takes about a minute.
+const HARDEST_PUZZLE: i64 = 24;
+
 /// `[ike]`, with the names of strongswan.conf's `charon` section.
 pub(super) fn engine_from_root(
     root: &Section<'_>,
@@ -320,6 +323,9 @@ pub(super) fn engine_from_root(
         users: users.into(),
         retransmission: Retransmission::default(),
         cookie_threshold: 30,
+        puzzle_threshold: 5_000,
+        puzzle_difficulty: 18,
+        puzzle_solved: 20,
         half_open_limit: 10_000,
         block_threshold: 100,
         unauthenticated_limit: 100,
@@ -341,6 +347,15 @@ pub(super) fn engine_from_root(
     }
     if let Some(threshold) = section.integer("cookie_threshold", 0..=1_000_000) {
         engine.cookie_threshold = threshold.value as usize;
+    }
+    if let Some(threshold) = section.integer("puzzle_threshold", 0..=1_000_000) {
+        engine.puzzle_threshold = threshold.value as usize;
+    }
+    if let Some(bits) = section.integer("puzzle_difficulty", 1..=HARDEST_PUZZLE) {
+        engine.puzzle_difficulty = bits.value as u8;
+    }
+    if let Some(bits) = section.integer("puzzle_solved", 0..=HARDEST_PUZZLE) {
+        engine.puzzle_solved = bits.value as u8;
     }
     if let Some(limit) = section.integer("half_open_limit", 1..=1_000_000) {
         engine.half_open_limit = limit.value as usize;

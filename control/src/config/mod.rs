@@ -196,13 +196,15 @@ impl Config {
         let directories = directories.unwrap_or_else(|| Directories::beside(base));
         let store = Store::new(root, base, directories);
         let pools = pools::from_root(root);
+        // Also where no connection asks for them: what is wrong with them is said.
+        store.status_sources();
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools);
         let connection::Connections { mut negotiated, shunts, hooks, rates } = connections;
         per_cpu::give_workers(&mut negotiated, gateway.as_ref().map_or(1, |gateway| gateway.workers.len()));
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
-        root.finish(&["authorities", "include"]);
+        root.finish(&["include"]);
         let files = store.into_named();
         Some(Self { gateway: gateway?, engine, shunts, rates, pools, radius, audit, hooks, files })
     }

@@ -96,6 +96,10 @@ file = "/var/log/portcullis/audit.jsonl"
 const SAMPLE_WITH_FILES: &str = r#"
 [secrets.private-NAME]
 file = "gw.pem"
+[authorities.NAME]
+cacert = "ca.pem"
+ocsp_uris = "http://ocsp.example.org/"
+crl_uris = "http://crl.example.org/"
 [connections.certificates]
 local = { auth = "pubkey", certs = "gw.pem", pubkeys = "gw.pub" }
 remote = { auth = "pubkey", certs = "gw.pem", cacerts = "ca.pem", pubkeys = "gw.pub" }

@@ -40,6 +40,8 @@ pub(super) fn place(job: &Job) -> Place {
         | Job::RemoveChild { .. }
         | Job::QueryCounters { .. } => Place::Here,
         Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
+        // Takes seconds, for which no key exchange is to wait.
+        Job::SolvePuzzle { .. } => Place::Blocking,
         // Fetches CRLs and asks OCSP responders.
         Job::VerifyPeer(_) => Place::Blocking,
         Job::SourceAddress { .. } | Job::EapTurn(_) => Place::Blocking,
@@ -64,6 +66,7 @@ pub(super) fn perform(
             })
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
+        Job::SolvePuzzle { puzzle, cookie, start } => JobResult::PuzzleSolved(puzzle.solve(&cookie, start)),
         Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
         Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls.as_ref())),
         Job::EapTurn(turn) => {

@@ -43,6 +43,8 @@ const SILENT: &[&str] = &[
     "rightprotoport",
     "leftauth",
     "rightauth",
+    "eap_identity",
+    "aaa_identity",
     "rightsourceip",
     "rightaddresspool",
     "rightdns",
@@ -62,12 +64,16 @@ const RENAMED: &[(&str, Target, &str)] = &[
     ("rightca", Target::Remote, "ca_id"),
     ("rightgroups", Target::Remote, "groups"),
     ("rightcertpolicy", Target::Remote, "cert_policy"),
-    ("leftauth2", Target::Local, "auth2"),
-    ("rightauth2", Target::Remote, "auth2"),
+    ("leftauth2", Target::Local2, "auth"),
+    ("leftid2", Target::Local2, "id"),
+    ("leftcert2", Target::Local2, "certs"),
+    ("rightauth2", Target::Remote2, "auth"),
+    ("rightid2", Target::Remote2, "id"),
+    ("rightcert2", Target::Remote2, "certs"),
+    ("rightca2", Target::Remote2, "ca_id"),
+    ("rightgroups2", Target::Remote2, "groups"),
     ("leftrsasigkey", Target::Local, "rsasigkey"),
     ("rightrsasigkey", Target::Remote, "rsasigkey"),
-    ("eap_identity", Target::Remote, "eap_id"),
-    ("aaa_identity", Target::Local, "aaa_id"),
     ("leftsendcert", Target::Connection, "send_cert"),
     ("ike", Target::Connection, "proposals"),
     ("esp", Target::Child, "esp_proposals"),
@@ -102,6 +108,9 @@ enum Target {
     Connection,
     Local,
     Remote,
+    /// The second round (RFC 4739).
+    Local2,
+    Remote2,
     Child,
 }
 
@@ -270,9 +279,9 @@ fn inherited(conn: &Section, all: &[Section], depth: usize) -> Result<Section, I
 fn connection(conn: &Section, pools: &mut Section, notes: &mut Vec<Note>) -> Section {
     let place = &conn.place;
     let mut connection = Section::new(conn.name.clone(), place.clone());
-    let mut ends = [Section::new("local", place.clone()), Section::new("remote", place.clone())];
+    let mut ends = ["local", "remote", "local-2", "remote-2"].map(|name| Section::new(name, place.clone()));
     let mut child = Section::new(conn.name.clone(), place.clone());
-    let [local, remote] = &mut ends;
+    let [local, remote, local_2, remote_2] = &mut ends;
     for setting in &conn.settings {
         if SILENT.contains(&setting.key.as_str()) || setting.value.is_empty() {
             continue;
@@ -292,18 +301,22 @@ fn connection(conn: &Section, pools: &mut Section, notes: &mut Vec<Note>) -> Sec
             Target::Connection => &mut connection,
             Target::Local => &mut *local,
             Target::Remote => &mut *remote,
+            Target::Local2 => &mut *local_2,
+            Target::Remote2 => &mut *remote_2,
             Target::Child => &mut child,
         };
         section.set(Setting { key: (*key).to_owned(), value, place: setting.place.clone() });
     }
     version(conn, &mut connection);
     authentication(conn, local, remote);
+    eap_identities(conn, &mut ends);
     traffic(conn, &mut child);
     addresses(conn, &mut connection, pools);
     lifetimes(conn, &mut connection, &mut child);
     let mut children = Section::new("children", place.clone());
     children.sections.push(child);
-    connection.sections.extend(ends);
+    // Without a method there is no second round there either.
+    connection.sections.extend(ends.into_iter().filter(|end| end.get("auth").is_some()));
     connection.sections.push(children);
     connection
 }
@@ -312,7 +325,8 @@ fn connection(conn: &Section, pools: &mut Section, notes: &mut Vec<Note>) -> Sec
 fn value_of(setting: &Setting) -> Option<String> {
     let value = setting.value.trim_end_matches('!');
     match (setting.key.as_str(), value) {
-        ("left" | "right", "%defaultroute" | "%any") | ("leftid" | "rightid", "%fromcert") => None,
+        ("left" | "right", "%defaultroute" | "%any") => None,
+        ("leftid" | "rightid" | "leftid2" | "rightid2", "%fromcert") => None,
         ("leftsigkey" | "rightsigkey" | "leftrsasigkey" | "rightrsasigkey", "%cert") => None,
         ("keyingtries", "%forever") => Some("0".to_owned()),
         ("dpddelay", value) => Some(value.to_owned()),
@@ -347,7 +361,33 @@ fn authentication(conn: &Section, local: &mut Section, remote: &mut Section) {
             "rsasig" => "pubkey",
             other => other,
         });
+        if value == "null" {
+            // libreswan takes a name beside it, which proves nothing.
+            end.settings.retain(|setting| setting.key != "id");
+        }
         end.set(Setting { key: "auth".to_owned(), value: value.to_owned(), place });
+    }
+}
+
+/// `eap_identity` and `aaa_identity` are about whichever round is EAP.
+fn eap_identities(conn: &Section, ends: &mut [Section]) {
+    for end in ends.iter_mut().filter(|end| end.get("auth").is_some_and(|auth| auth.value.starts_with("eap")))
+    {
+        let is_local = end.name.starts_with("local");
+        if let Some(user) = conn.get("eap_identity") {
+            let value = match user.value.as_str() {
+                // Who we are in IKE, which is what we take for it anyway.
+                "%identity" if is_local => None,
+                "%identity" => Some("%any"),
+                value => Some(value),
+            };
+            let set =
+                |value: &str| Setting { key: "eap_id".to_owned(), value: value.to_owned(), ..user.clone() };
+            value.map(set).into_iter().for_each(|setting| end.set(setting));
+        }
+        if let Some(server) = conn.get("aaa_identity").filter(|_| is_local) {
+            end.set(Setting { key: "aaa_id".to_owned(), ..server.clone() });
+        }
     }
 }
 

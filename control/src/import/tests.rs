@@ -2,6 +2,8 @@ mod fuzz;
 
 use std::fs;
 
+use portcullis_ike::config::{IdentityMatch, LocalMethod, RemoteMethod};
+
 use super::*;
 
 fn surroundings(base: &Path) -> Surroundings {
@@ -219,4 +221,32 @@ fn what_is_no_such_file_is_refused_with_its_line() {
         let error = ipsec_conf(&file, None, &surroundings(dir.path())).unwrap_err().to_string();
         assert!(error.contains(said), "{text:?}: {error}");
     }
+}
+
+#[test]
+fn second_rounds_of_ipsec_conf_come_along_and_eap_identities_go_where_eap_is() {
+    let conf = "conn a\n\tauto=add\n\tleft=192.0.2.1\n\tright=%any\n\tleftsubnet=10.1.0.0/16\n\tleftauth=psk\n\tleftid=gw.example\n\
+                \trightsourceip=10.3.0.0/24\n\trightauth=psk\n\trightid=*.example\n\trightauth2=eap-mschapv2\n\teap_identity=%identity\n\
+                conn b\n\tauto=add\n\tright=192.0.2.9\n\tleftauth=eap-mschapv2\n\teap_identity=carol\n\trightauth=psk\n\trightid=gw.example\n\
+                \tleftid2=unused.example\n";
+    let imported = from_ipsec(conf, "carol : EAP \"violets\"\n: PSK \"0123456789 abcdef\"\n");
+    let config = parsed(&imported);
+    let [a, b] = &config.engine.connections[..] else { panic!("{}", imported.to_toml()) };
+    assert!(imported.to_toml().contains("[[connections.a.remote]]"), "{}", imported.to_toml());
+    let methods: Vec<_> =
+        a.remote.iter().map(|round| matches!(round.auth, RemoteMethod::Eap { .. })).collect();
+    assert_eq!((a.local.len(), methods), (1, vec![false, true]));
+    let RemoteMethod::Eap { eap_id, .. } = &a.remote[1].auth else { unreachable!() };
+    assert_eq!(*eap_id, Some(IdentityMatch::Any));
+    let LocalMethod::Eap { eap_id, .. } = &b.local[0].auth else { panic!("{}", imported.to_toml()) };
+    assert_eq!((eap_id.as_deref(), b.local.len()), (Some("carol"), 1));
+}
+
+#[test]
+fn libreswans_null_authentication_is_ours() {
+    let conf = "conn a\n\tauto=add\n\tleft=192.0.2.1\n\tright=192.0.2.2\n\tauthby=null\n\tleftid=%null\n\trightid=%null\n";
+    let imported = from_ipsec(conf, "");
+    let config = parsed(&imported);
+    let a = &config.engine.connections[0];
+    assert_eq!((&a.local[0].auth, &a.remote[0].auth), (&LocalMethod::Null, &RemoteMethod::Null));
 }

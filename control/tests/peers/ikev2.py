@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, TSI, TSR, SK = 33, 34, 35, 36, 39, 40, 41, 42, 44, 45, 46
+SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, TSI, TSR, SK, PS = 33, 34, 35, 36, 39, 40, 41, 42, 44, 45, 46, 54
 IKE_SA_INIT, IKE_AUTH, CREATE_CHILD_SA, INFORMATIONAL, IKE_SESSION_RESUME = 34, 35, 36, 37, 38
 TICKET_LT_OPAQUE, TICKET_OPAQUE, CHILDLESS, NO_ADDITIONAL_SAS = 16409, 16413, 16418, 35
+COOKIE, PUZZLE = 16390, 16434
 INITIATOR, RESPONSE = 0x08, 0x20
 X25519 = 31
 # RFC 7619: the identity, and as a secret that neither end needs one.
@@ -79,6 +80,19 @@ def proposal():
     ]
     body = b"".join(transforms)
     return SA, struct.pack("!BBHBBBB", 0, 0, 8 + len(body), 1, 1, 0, 3) + body
+
+
+def zero_bits(output):
+    """At the end of it."""
+    number = int.from_bytes(output, "big")
+    return (number & -number).bit_length() - 1
+
+
+def solve(cookie, difficulty):
+    """Four keys, RFC 8019 §7.1.2, of three octets, which is as good a length as any."""
+    keys = (number.to_bytes(3, "big") for number in range(1 << 24))
+    fitting = (key for key in keys if zero_bits(prf(key, cookie)) >= difficulty)
+    return b"".join(next(fitting) for _ in range(4))
 
 
 def fqdn(name):
@@ -151,20 +165,31 @@ class Ike:
     def auth(self, secret, message, nonce, key, identity):
         return prf(prf(secret, b"Key Pad for IKEv2"), message + nonce + prf(key, identity))
 
-    def init(self):
-        """IKE_SA_INIT as the initiator."""
+    def init(self, solves=True):
+        """IKE_SA_INIT as the initiator; the puzzle that was asked. Whether it `solves` one."""
         private, self.nonce_i = X25519PrivateKey.generate(), os.urandom(32)
         public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
         ke = struct.pack("!HH", X25519, 0) + public
-        self.first = self.clear(IKE_SA_INIT, [proposal(), (KE, ke), (NONCE, self.nonce_i)])
-        self.send(self.first)
-        self.second = self.receive(IKE_SA_INIT, True)
+        before, puzzle = [], None
+        while True:
+            self.first = self.clear(IKE_SA_INIT, before + [proposal(), (KE, ke), (NONCE, self.nonce_i)])
+            self.send(self.first)
+            self.second = self.receive(IKE_SA_INIT, True)
+            payloads = self.open(self.second)[4]
+            asked = {kind: bytes.fromhex(data) for kind, data, _ in notifies(payloads)}
+            if COOKIE not in asked:
+                break
+            before, puzzle = [notify(COOKIE, asked[COOKIE])], asked.get(PUZZLE)
+            if solves and puzzle:
+                # PRF_HMAC_SHA2_256, which is all that is offered.
+                assert puzzle[:2] == b"\0\x05", puzzle
+                before.append((PS, solve(asked[COOKIE], puzzle[2])))
         self.spi_r = self.second[8:16]
-        payloads = self.open(self.second)[4]
         self.nonce_r = body_of(payloads, NONCE)
         shared = private.exchange(X25519PublicKey.from_public_bytes(body_of(payloads, KE)[4:]))
         nonces = self.nonce_i + self.nonce_r
         self.derive(prf(nonces, shared), nonces)
+        return puzzle
 
     def auth_of(self, initiator, secret, identity):
         """AUTH of an end: with a pre-shared key, without one as RFC 5723 §4.3.3 has it, or of nobody (RFC 7619 §2.1)."""
@@ -278,6 +303,42 @@ def answer_as_nobody(local, remote):
     IKE.answer_first(IKE_SA_INIT, None)
     payloads = IKE.answer_auth(None, NULL, [notify(NO_ADDITIONAL_SAS)])
     return {"identity": body_of(payloads, IDI).hex(), "notifies": notifies(payloads)}
+
+
+@command
+def begin_under_attack(local, remote, us, them, secret, solves):
+    """Begins an IKE SA with a gateway that asks for puzzles to be solved: the one that was asked."""
+    global IKE
+    IKE = Ike(local, remote, True)
+    puzzle = IKE.init(solves)
+    answer = IKE.authenticate(us, them, secret.encode(), [])
+    assert body_of(answer, AUTH), notifies(answer)
+    return puzzle and puzzle.hex()
+
+
+@command
+def ask_puzzle(local, remote, difficulty):
+    """Asks whoever comes to solve a puzzle: the zero bits of each key's PRF, and the payloads of the second request."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    first = IKE.receive(IKE_SA_INIT, False)
+    IKE.spi_i, cookie = first[:8], os.urandom(40)
+    puzzle = struct.pack("!HB", 5, difficulty)
+    IKE.send(IKE.clear(IKE_SA_INIT, [notify(COOKIE, cookie), notify(PUZZLE, puzzle)], True))
+    while True:
+        again = IKE.receive(IKE_SA_INIT, False)
+        if again != first:
+            break
+    payloads = IKE.open(again)[4]
+    assert notifies(payloads)[0] == [COOKIE, cookie.hex(), 0], payloads
+    keys = body_of(payloads, PS) or b""
+    keys = [keys[at : at + len(keys) // 4] for at in range(0, len(keys), max(len(keys) // 4, 1))]
+    return {
+        "bits": [zero_bits(prf(key, cookie)) for key in keys],
+        "different": len(set(keys)),
+        "longest": max(map(len, keys), default=0),
+        "kinds": [kind for kind, _ in payloads],
+    }
 
 
 @command

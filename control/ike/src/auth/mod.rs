@@ -37,5 +37,5 @@ pub use method::AuthScheme;
 pub use peer::{CertPayload, Trust, VerifyRequest, verify};
 pub use proven::{CertificateName, Proven};
 pub use rejection::Rejection;
-pub use revocation::{Crl, CrlError, Revocation, RevocationSource};
+pub use revocation::{Crl, CrlError, Revocation, RevocationSource, StatusSource};
 pub use scheme::{HashAlgorithm, Scheme};

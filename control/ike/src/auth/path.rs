@@ -8,7 +8,7 @@ use der::asn1::ObjectIdentifier;
 use super::certificate::{Certificate, UnixTime};
 use super::constraint::Constraint;
 use super::rejection::Rejection;
-use super::revocation::{self, Revocation, RevocationSource};
+use super::revocation::{self, Revocation, RevocationSource, StatusSource};
 use super::scheme::HashAlgorithm;
 
 /// Certificates of a path, the peer's and the authority's included.
@@ -36,6 +36,7 @@ pub(super) struct Validation<'a> {
     pub(super) intermediates: &'a [&'a Certificate],
     pub(super) constraint: &'a Constraint,
     pub(super) revocation: Revocation,
+    pub(super) status_sources: &'a [StatusSource],
     pub(super) source: &'a dyn RevocationSource,
     pub(super) now: UnixTime,
 }
@@ -213,7 +214,8 @@ impl Validation<'_> {
                 }
             }
             if let Some(certificate) = below.last() {
-                revocation::check(certificate, issuer, self.revocation, self.now, self.source)?;
+                let policy = (self.revocation, self.status_sources);
+                revocation::check(certificate, issuer, policy, self.now, self.source)?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::method::Proof;
 use super::path::Validation;
 use super::proven::{CertificateName, Proven};
 use super::rejection::Rejection;
-use super::revocation::{Revocation, RevocationSource};
+use super::revocation::{Revocation, RevocationSource, StatusSource};
 use super::scheme::{HashAlgorithm, Scheme};
 use crate::identity::Identity;
 
@@ -37,6 +37,8 @@ pub struct Trust {
     pub public_keys: Vec<PublicKey>,
     /// What is asked of the status of certificates.
     pub revocation: Revocation,
+    /// Whom else than a certificate names it is asked of.
+    pub status_sources: Arc<[StatusSource]>,
     /// Keys and signatures that are accepted.
     pub constraint: Constraint,
 }
@@ -228,6 +230,7 @@ pub(super) fn accepted<'d>(
         intermediates: &intermediates,
         constraint: &trust.constraint,
         revocation: trust.revocation,
+        status_sources: &trust.status_sources,
         source,
         now,
     };

@@ -24,9 +24,28 @@ pub enum Revocation {
     Strict,
     /// A certificate of unknown status is refused if it says where its status is to be had: names an OCSP responder or a CRL.
     IfUri,
-    /// Only what is known to be revoked is refused.
+    /// Only what is known to be revoked is refused; it is asked like with [`Self::IfUri`], and whoever gives no answer is
+    /// none the worse for it.
     #[default]
     Relaxed,
+}
+
+/// Where the status of a CA's certificates is to be had, besides what they say themselves (swanctl's `authorities`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSource {
+    /// The CA.
+    pub authority: Arc<Certificate>,
+    /// OCSP responders.
+    pub ocsp_uris: Vec<String>,
+    /// CRLs.
+    pub crl_uris: Vec<String>,
+}
+
+impl StatusSource {
+    /// Whether it speaks for that CA, whichever of its certificates that is.
+    fn is_of(&self, issuer: &Certificate) -> bool {
+        self.authority.subject().same(issuer.subject()) && self.authority.key() == issuer.key()
+    }
 }
 
 /// Where CRLs and the answers of OCSP responders come from. Asked by a job, so it may take its time.
@@ -203,11 +222,11 @@ fn entry_reason(entry: &RevokedCert) -> Result<Option<CrlReason>, String> {
 }
 
 /// Asks the CRLs of `issuer` about a certificate that it has issued: those at hand, and where an answer is needed and they
-/// have none, the OCSP responders and then the CRLs that the certificate names.
+/// have none, OCSP responders and then further CRLs: those of `sources`, then those that the certificate names.
 pub(super) fn check(
     certificate: &Certificate,
     issuer: &Certificate,
-    policy: Revocation,
+    (policy, sources): (Revocation, &[StatusSource]),
     now: UnixTime,
     source: &dyn RevocationSource,
 ) -> Result<(), Rejection> {
@@ -219,15 +238,19 @@ pub(super) fn check(
             Err(why) => doubt = why,
         }
     }
-    let (uris, responders) = (certificate.crl_uris(), certificate.ocsp_uris());
+    if known_good {
+        return Ok(());
+    }
+    let sources = || sources.iter().filter(|source| source.is_of(issuer));
+    let uris: Vec<&String> =
+        sources().flat_map(|source| &source.crl_uris).chain(certificate.crl_uris()).collect();
+    let responders: Vec<&String> =
+        sources().flat_map(|source| &source.ocsp_uris).chain(certificate.ocsp_uris()).collect();
     let needed = match policy {
         Revocation::Strict => true,
         Revocation::IfUri => !uris.is_empty() || !responders.is_empty(),
         Revocation::Relaxed => false,
     };
-    if known_good || !needed {
-        return Ok(());
-    }
     let question = Question::about(certificate, issuer);
     for uri in responders {
         match source.ask(uri, &question, now) {
@@ -252,7 +275,10 @@ pub(super) fn check(
             Some(Err(why)) => doubt = format!("its CRL at {uri} cannot be had: {why}"),
         }
     }
-    Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt })
+    match needed {
+        true => Err(Rejection::StatusUnknown { subject: certificate.subject().clone(), why: doubt }),
+        false => Ok(()),
+    }
 }
 
 /// `responder`: of OCSP, if that is who says so and not a CRL.

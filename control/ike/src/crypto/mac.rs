@@ -14,9 +14,19 @@ pub(super) type HmacSha512 = Hmac<sha2::Sha512>;
 /// Octets of an AES-128 key, and of the codes that AES makes.
 pub(super) const AES_LEN: usize = 16;
 
-/// HMAC (RFC 2104), of keys of any length.
-pub(super) fn hmac<M: Mac + KeyInit>(key: &[u8], data: &[&[u8]]) -> Vec<u8> {
-    let Ok(mut mac) = <M as KeyInit>::new_from_slice(key) else { return Vec::new() };
+/// HMAC (RFC 2104), of keys of any length. Empty, which is no code, if there is no such key.
+pub(super) fn hmac<M: Mac + KeyInit + Clone>(key: &[u8], data: &[&[u8]]) -> Vec<u8> {
+    hmac_of::<M>(hmac_key(key).as_ref(), data)
+}
+
+/// The key alone, of any length, for several messages.
+pub(super) fn hmac_key<M: KeyInit>(key: &[u8]) -> Option<M> {
+    M::new_from_slice(key).ok()
+}
+
+/// The code of a message under such a key.
+pub(super) fn hmac_of<M: Mac + Clone>(key: Option<&M>, data: &[&[u8]]) -> Vec<u8> {
+    let Some(mut mac) = key.cloned() else { return Vec::new() };
     data.iter().for_each(|piece| mac.update(piece));
     mac.finalize().into_bytes().to_vec()
 }

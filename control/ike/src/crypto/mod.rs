@@ -9,6 +9,7 @@ mod mac;
 mod modp;
 mod prf;
 mod protection;
+mod puzzle;
 
 pub use cipher::{AesKey, IkeEncr};
 pub use kdf::{
@@ -18,3 +19,4 @@ pub use kdf::{
 pub use ke::{KeMethod, KeSecret, KeyExchangeError, SharedSecret, answer, derive, generate};
 pub use prf::Prf;
 pub use protection::{DirectionKeys, IkeInteg, IntegrityError, Protection};
+pub use puzzle::Puzzle;

@@ -2,7 +2,9 @@
 
 use zeroize::Zeroizing;
 
-use super::mac::{AES_LEN, HmacSha1, HmacSha256, HmacSha384, HmacSha512, aes_cmac, aes_xcbc, hmac};
+use super::mac::{
+    AES_LEN, HmacSha1, HmacSha256, HmacSha384, HmacSha512, aes_cmac, aes_xcbc, hmac_key, hmac_of,
+};
 
 /// Pseudorandom functions (transform type 2), with their transform IDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -45,18 +47,12 @@ impl Prf {
 
     /// `prf(key, data)`, data given in pieces, the key of any length.
     pub fn compute(self, key: &[u8], data: &[&[u8]]) -> Vec<u8> {
-        match self {
-            Self::HmacSha1 => hmac::<HmacSha1>(key, data),
-            Self::HmacSha256 => hmac::<HmacSha256>(key, data),
-            Self::HmacSha384 => hmac::<HmacSha384>(key, data),
-            Self::HmacSha512 => hmac::<HmacSha512>(key, data),
-            Self::AesXcbc => aes_xcbc(&xcbc_key(key), data),
-            Self::AesCmac => aes_cmac(&cmac_key(key), data),
-        }
+        self.keyed(key).compute(data)
     }
 
     /// `prf+(key, seed)`, `len` octets, 255 outputs at most (RFC 7296 §2.13).
     pub fn plus(self, key: &[u8], seed: &[&[u8]], len: usize) -> Zeroizing<Vec<u8>> {
+        let keyed = self.keyed(key);
         let mut stream = Zeroizing::new(Vec::with_capacity(len + self.output_len()));
         let mut block = Zeroizing::new(Vec::new());
         for counter in 1..=u8::MAX {
@@ -67,11 +63,22 @@ impl Prf {
             data.extend(seed);
             let number = [counter];
             data.push(&number);
-            block = Zeroizing::new(self.compute(key, &data));
+            block = Zeroizing::new(keyed.compute(&data));
             stream.extend_from_slice(&block);
         }
         stream.truncate(len);
         stream
+    }
+
+    fn keyed(self, key: &[u8]) -> Keyed {
+        match self {
+            Self::HmacSha1 => Keyed::HmacSha1(hmac_key(key)),
+            Self::HmacSha256 => Keyed::HmacSha256(hmac_key(key)),
+            Self::HmacSha384 => Keyed::HmacSha384(hmac_key(key)),
+            Self::HmacSha512 => Keyed::HmacSha512(hmac_key(key)),
+            Self::AesXcbc => Keyed::AesXcbc(xcbc_key(key)),
+            Self::AesCmac => Keyed::AesCmac(cmac_key(key)),
+        }
     }
 
     /// The key that SKEYSEED is made with: both nonces; of those whose key is of fixed length, the first eight octets
@@ -82,6 +89,29 @@ impl Prf {
             _ => usize::MAX,
         };
         [nonce_i, nonce_r].iter().flat_map(|nonce| nonce.iter().take(taken)).copied().collect()
+    }
+}
+
+/// A PRF with its key, which HMAC has then hashed once for all.
+enum Keyed {
+    HmacSha1(Option<HmacSha1>),
+    HmacSha256(Option<HmacSha256>),
+    HmacSha384(Option<HmacSha384>),
+    HmacSha512(Option<HmacSha512>),
+    AesXcbc(Zeroizing<Vec<u8>>),
+    AesCmac(Zeroizing<Vec<u8>>),
+}
+
+impl Keyed {
+    fn compute(&self, data: &[&[u8]]) -> Vec<u8> {
+        match self {
+            Self::HmacSha1(key) => hmac_of(key.as_ref(), data),
+            Self::HmacSha256(key) => hmac_of(key.as_ref(), data),
+            Self::HmacSha384(key) => hmac_of(key.as_ref(), data),
+            Self::HmacSha512(key) => hmac_of(key.as_ref(), data),
+            Self::AesXcbc(key) => aes_xcbc(key, data),
+            Self::AesCmac(key) => aes_cmac(key, data),
+        }
     }
 }
 

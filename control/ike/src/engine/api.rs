@@ -12,7 +12,7 @@ use portcullis_ipsec::{
 use crate::auth::eap;
 use crate::auth::{Authorization, Proven, Rejection, SignRequest, VerifyRequest};
 use crate::config::Identity;
-use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, SharedSecret};
+use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, Puzzle, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
 
 /// A UDP datagram. On the NAT port the payload is without the non-ESP marker (RFC 3948 §2.2): the shell adds and
@@ -67,6 +67,15 @@ pub enum Job {
         secret: KeSecret,
         /// The peer's public value, as received.
         peer_public: Vec<u8>,
+    },
+    /// Solve the responder's puzzle about its cookie: [`Puzzle::solve`]. Takes seconds if it is a hard one.
+    SolvePuzzle {
+        /// The puzzle.
+        puzzle: Puzzle,
+        /// The cookie.
+        cookie: Vec<u8>,
+        /// Where to begin: at random.
+        start: u64,
     },
     /// Sign our AUTH: [`crate::auth::sign`].
     Sign(Box<SignRequest>),
@@ -138,6 +147,9 @@ impl fmt::Debug for Job {
             }
             Self::DeriveKe { secret, .. } => {
                 f.debug_struct("DeriveKe").field("secret", secret).finish_non_exhaustive()
+            }
+            Self::SolvePuzzle { puzzle, .. } => {
+                f.debug_struct("SolvePuzzle").field("puzzle", puzzle).finish_non_exhaustive()
             }
             Self::Sign(request) => {
                 f.debug_struct("Sign").field("scheme", &request.scheme).finish_non_exhaustive()
@@ -227,6 +239,8 @@ pub enum JobResult {
     KeGenerated(Result<(KeSecret, Vec<u8>), KeyExchangeError>),
     /// Of [`Job::DeriveKe`].
     KeDerived(Result<SharedSecret, KeyExchangeError>),
+    /// Of [`Job::SolvePuzzle`]: the keys; `None` if luck was out.
+    PuzzleSolved(Option<Vec<u8>>),
     /// Of [`Job::Sign`]: the data of the AUTH payload; `None` if the key refuses.
     Signed(Option<Vec<u8>>),
     /// Of [`Job::VerifyPeer`].
@@ -494,7 +508,7 @@ pub enum Event {
         /// From where.
         remote: SocketAddr,
         /// A stable label for metrics, e.g. `malformed`, `unknown_spi`, `half_open_limit`, `half_open_of_source`,
-        /// `busy`, `oversized`, `version`.
+        /// `busy`, `oversized`, `puzzle`, `version`.
         label: &'static str,
         /// For people.
         detail: String,

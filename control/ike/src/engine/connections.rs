@@ -103,7 +103,7 @@ pub(super) fn wants_proof(connection: &ConnectionConfig) -> bool {
 
 /// Whether EAP has to prove both ends, without a signature of the responder's (RFC 5998).
 pub(super) fn is_eap_only(connection: &ConnectionConfig) -> bool {
-    matches!(local_method(connection), LocalMethod::Eap { .. })
+    matches!(local_method(connection), LocalMethod::Eap { .. } | LocalMethod::Aaa)
         && matches!(remote_method(connection), RemoteMethod::Eap { .. })
 }
 

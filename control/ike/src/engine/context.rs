@@ -22,7 +22,7 @@ use super::state::State;
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
 use crate::config::{ChildConfig, ConnectionConfig, EngineConfig, Secret};
-use crate::crypto::{KeMethod, KeSecret};
+use crate::crypto::{KeMethod, KeSecret, Puzzle};
 use crate::pools::{AddressRequest, Attributes, Lease};
 
 pub(super) struct Context {
@@ -255,6 +255,11 @@ impl Context {
 
     pub(super) fn derive_ke(&mut self, owner: IkeSaId, secret: KeSecret, peer_public: Vec<u8>) -> JobId {
         self.start(owner, Job::DeriveKe { secret, peer_public })
+    }
+
+    pub(super) fn solve_puzzle(&mut self, owner: IkeSaId, puzzle: Puzzle, cookie: Vec<u8>) -> JobId {
+        let start = u64::from_be_bytes(self.random());
+        self.start(owner, Job::SolvePuzzle { puzzle, cookie, start })
     }
 
     pub(super) fn sign(&mut self, owner: IkeSaId, request: SignRequest) -> JobId {

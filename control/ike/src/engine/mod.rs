@@ -97,6 +97,7 @@ use crash::Strays;
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
+use ike_sa_init::puzzle::Demand;
 #[cfg(test)]
 pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::{Admission, Answering, admit, answer};
@@ -290,9 +291,8 @@ impl Engine {
         if inbound.header().exchange == ExchangeType::IkeSessionResume {
             return self.resume(now, &inbound);
         }
-        let loaded = self.half_open.len() >= self.cx.config.cookie_threshold;
-        let cookies = loaded.then_some(&mut self.cookies);
-        match admit(&mut self.cx, cookies, now, &inbound) {
+        let demand = Demand::of(&self.cx.config, self.half_open.len(), self.cx.admissions());
+        match admit(&mut self.cx, &mut self.cookies, demand, now, &inbound) {
             Admission::Admitted(admitted) => {
                 let spis = (inbound.header().spi_i, self.cx.fresh_spi());
                 let addresses = (inbound.local, inbound.remote);

@@ -1,8 +1,8 @@
 //! Redirect (RFC 5685): a gateway sends its clients to another one. The client begins an IKE SA there, with the same
 //! children and the same demands on the other's identity, and then deletes the old one.
 //!
-//! A client can be sent away in IKE_SA_INIT, where nothing is authenticated but that whoever answers has seen our nonce; in
-//! IKE_AUTH, in place of a child; and at any time after that. As a gateway we do the latter two.
+//! A client can be sent away in IKE_SA_INIT, where nothing is authenticated but that whoever answers has seen its nonce; in
+//! IKE_AUTH, in place of a child; and at any time after that. As a gateway we do what [`RedirectWhen`] says.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::ike_sa_init::{data_of, notification, notifications};
 use super::rekey_ike::patience;
 use super::sa::{Base, Goal};
 use super::state::State;
+use crate::config::RedirectWhen;
 use crate::message::{ExchangeType, Payload, notify};
 
 /// RFC 5685 §7: a client that is sent on more often within this time is sent in circles.
@@ -97,10 +98,37 @@ pub(super) fn found(payloads: &[Payload]) -> Option<Target> {
     Some(parse(data_of(payloads, notify::REDIRECT)?).0)
 }
 
+/// What a gateway answers to an IKE_SA_INIT request with this nonce, if the connection that the addresses speak for sends its
+/// clients away before they have proved anything, and this one would go (RFC 5685 §3). Nothing is kept of it, nor told: a
+/// flood would be told of as well.
+pub(super) fn at_once(
+    cx: &Context,
+    candidates: &[usize],
+    local: IpAddr,
+    overloaded: bool,
+    payloads: &[Payload],
+    nonce: &[u8],
+) -> Option<Payload> {
+    let connection = cx.connection(*candidates.first()?)?;
+    let to = connection.redirect_to?;
+    let now = match connection.redirect_when {
+        RedirectWhen::Authenticated => false,
+        RedirectWhen::AtOnce => true,
+        RedirectWhen::Overloaded => overloaded,
+    };
+    // Whoever was sent here from there would be sent in circles.
+    let came_from = data_of(payloads, notify::REDIRECTED_FROM).map(|data| parse(data).0);
+    let goes = is_announced(payloads) && to != local && came_from != Some(Target::Address(to));
+    (now && goes).then(|| notification(notify::REDIRECT, [&identity(to), nonce].concat()))
+}
+
 /// What a gateway puts in place of a child, if its connection sends clients away and this one would go.
 pub(super) fn instead_of_a_child(cx: &mut Context, base: &mut Base, now: Instant) -> Option<Payload> {
-    let to = cx.connection(base.connection)?.redirect_to?;
-    if !base.takes_redirects || to == base.local.ip() {
+    let connection = cx.connection(base.connection)?;
+    let to = connection.redirect_to?;
+    // Who was not sent away at its first message was let in: it came from there, or there was room.
+    let due = connection.redirect_when == RedirectWhen::Authenticated;
+    if !due || !base.takes_redirects || to == base.local.ip() {
         return None;
     }
     base.awaits_its_end(cx, now);

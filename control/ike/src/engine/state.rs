@@ -6,6 +6,7 @@
 //! FindingSource          the kernel's address
 //! GeneratingKe           our public value        Answering            our public value
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
+//! SolvingPuzzle          the puzzle's solution
 //! AwaitingResumption     IKE_SESSION_RESUME
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
 //! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
@@ -43,7 +44,9 @@ use super::ike_auth::responder::{
 use super::ike_auth::rounds::{AwaitingNextRound, SigningRound};
 use super::ike_intermediate::initiator::Exchanging;
 use super::ike_intermediate::responder::AnsweringIntermediate;
-use super::ike_sa_init::initiator::{AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe};
+use super::ike_sa_init::initiator::{
+    AwaitingInitResponse, DerivingKeys, FindingSource, GeneratingKe, SolvingPuzzle,
+};
 use super::ike_sa_init::responder::Answering;
 use super::informational::Deleting;
 use super::resumption::initiator::AwaitingResumption;
@@ -55,6 +58,7 @@ pub(super) enum State {
     FindingSource(FindingSource),
     GeneratingKe(GeneratingKe),
     AwaitingInitResponse(Box<AwaitingInitResponse>),
+    SolvingPuzzle(SolvingPuzzle),
     AwaitingResumption(AwaitingResumption),
     DerivingKeys(DerivingKeys),
     Exchanging(Exchanging),
@@ -89,6 +93,7 @@ impl State {
             Self::FindingSource(_) => "FindingSource",
             Self::GeneratingKe(_) => "GeneratingKe",
             Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
+            Self::SolvingPuzzle(_) => "SolvingPuzzle",
             Self::AwaitingResumption(_) => "AwaitingResumption",
             Self::DerivingKeys(_) => "DerivingKeys",
             Self::Exchanging(state) => state.name(),
@@ -142,6 +147,7 @@ impl State {
             // These await a job; the peer will ask again.
             state @ (Self::FindingSource(_)
             | Self::GeneratingKe(_)
+            | Self::SolvingPuzzle(_)
             | Self::DerivingKeys(_)
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
@@ -161,6 +167,7 @@ impl State {
         match self {
             Self::FindingSource(state) => state.handle_job(cx, base, now, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
+            Self::SolvingPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
@@ -263,6 +270,7 @@ impl State {
             Self::FindingSource(_)
                 | Self::GeneratingKe(_)
                 | Self::AwaitingInitResponse(_)
+                | Self::SolvingPuzzle(_)
                 | Self::AwaitingResumption(_)
         )
     }

@@ -69,7 +69,8 @@ const ANYWHERE: &str = "any";
 pub(super) const IKE_SA: &[Row] = &[
     row("FindingSource", Job, &["GeneratingKe", "AwaitingResumption", CLOSED]),
     row("GeneratingKe", Job, &["AwaitingInitResponse", CLOSED]),
-    row("AwaitingInitResponse", Response(ExchangeType::IkeSaInit), &["GeneratingKe", "DerivingKeys"]),
+    row("AwaitingInitResponse", Response(ExchangeType::IkeSaInit), &["GeneratingKe", "SolvingPuzzle", "DerivingKeys"]),
+    row("SolvingPuzzle", Job, &["AwaitingInitResponse"]),
     row("AwaitingInitResponse", Decision, &["GeneratingKe"]),
     row("AwaitingInitResponse", Timeout, &[CLOSED]),
     row("AwaitingResumption", Response(ExchangeType::IkeSessionResume), &["AllocatingFirstSpi", "GeneratingKe"]),

@@ -182,6 +182,7 @@ fn body(payload: &Payload) -> Vec<u8> {
         Payload::Nonce(data)
         | Payload::VendorId(data)
         | Payload::Eap(data)
+        | Payload::PuzzleSolution(data)
         | Payload::Unread { body: data, .. } => octets.extend(data),
         Payload::Notify(notify) => {
             octets.extend([protocol(notify.protocol), u8_len(notify.spi.len())]);

@@ -250,6 +250,7 @@ pub mod notify {
     pub const REDIRECTED_FROM: u16 = 16408;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+    pub const PUZZLE: u16 = 16434;
     pub const USE_PPK: u16 = 16435;
     pub const PPK_IDENTITY: u16 = 16436;
     pub const NO_PPK_AUTH: u16 = 16437;
@@ -316,6 +317,8 @@ pub enum Payload {
     Cp(Configuration),
     /// 48: an EAP packet (RFC 7296 §3.16).
     Eap(Vec<u8>),
+    /// 54: four keys, one behind another (RFC 8019 §8.2).
+    PuzzleSolution(Vec<u8>),
     /// Known by number (SKF, …) or unknown and not critical: kept unread.
     Unread {
         /// Payload type.
@@ -401,6 +404,7 @@ pub(crate) mod payload_type {
     pub(crate) const CP: u8 = 47;
     pub(crate) const EAP: u8 = 48;
     pub(crate) const SKF: u8 = 53;
+    pub(crate) const PUZZLE_SOLUTION: u8 = 54;
 }
 
 impl Payload {
@@ -422,6 +426,7 @@ impl Payload {
             Self::TsR(_) => types::TS_R,
             Self::Eap(_) => types::EAP,
             Self::Cp(_) => types::CP,
+            Self::PuzzleSolution(_) => types::PUZZLE_SOLUTION,
             Self::Unread { payload_type, .. } => *payload_type,
         }
     }

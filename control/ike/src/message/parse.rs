@@ -198,6 +198,7 @@ fn payload(raw: RawPayload<'_>) -> Result<Payload, MessageError> {
         types::TS_R => Payload::TsR(selectors(&mut reader)?),
         types::CP => Payload::Cp(configuration::parse(&mut reader)?),
         types::EAP => return Ok(Payload::Eap(raw.body.to_vec())),
+        types::PUZZLE_SOLUTION => return Ok(Payload::PuzzleSolution(raw.body.to_vec())),
         // Only a message as a whole is encrypted; never a part of what was.
         types::SK | types::SKF => {
             let found = u64::from(raw.payload_type);

@@ -18,6 +18,7 @@ pub(super) const TABLES: &[Table] = &[
             key("connections", Absent, "peers, and what is protected on the way to them"),
             key("pools", Absent, "inner addresses for peers"),
             key("secrets", Absent, "pre-shared keys, passwords, private keys"),
+            key("authorities", Absent, "where it is asked whether certificates were revoked"),
             key("radius", Absent, "AAA servers"),
             key("audit", Absent, "a file of who was there, when, from where and with what"),
         ],
@@ -195,6 +196,21 @@ pub(super) const TABLES: &[Table] = &[
                 Is("30"),
                 "half-open IKE SAs from which a cookie is asked (RFC 7296 §2.6)",
             ),
+            key(
+                "puzzle_threshold",
+                Is("5000"),
+                "half-open IKE SAs from which a [puzzle](configuration.md#puzzles) has to be solved besides (RFC 8019)",
+            ),
+            key(
+                "puzzle_difficulty",
+                Is("18"),
+                "bits of the hardest puzzle that is asked: one more doubles the work",
+            ),
+            key(
+                "puzzle_solved",
+                Is("20"),
+                "bits of the hardest puzzle that we solve as initiator; `0`: none",
+            ),
             key("half_open_limit", Is("10000"), "half-open IKE SAs kept at once"),
             key(
                 "block_threshold",
@@ -253,6 +269,11 @@ pub(super) const TABLES: &[Table] = &[
                 "follow_redirects",
                 Is("true"),
                 "as a client we go where the gateway sends us (RFC 5685); who is there has to prove to be `remote` all the same",
+            ),
+            key(
+                "redirect_when",
+                Is(r#""authenticated""#),
+                r#"which clients are sent to `redirect_to`: `"authenticated"`: each that has proved who it is; `"at_once"`: each at its first message, which costs nothing, and chosen by addresses alone; `"overloaded"`: at its first message too, but only while so many IKE SAs are half-open that cookies are asked for (`ike.cookie_threshold`)"#,
             ),
             key(
                 "redirect_to",
@@ -367,7 +388,7 @@ pub(super) const TABLES: &[Table] = &[
             key(
                 "revocation",
                 Is(r#""relaxed""#),
-                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known from files to be revoked; nothing is fetched"#,
+                r#"`"strict"`: a certificate of unknown status is refused; `"ifuri"`: if it names an OCSP responder or a CRL; `"relaxed"`: only what is known to be revoked; OCSP responders and CRLs are asked, and whoever does not answer is none the worse for it. Whom to ask certificates say, and [`authorities`](#authoritiesname)"#,
             ),
         ],
     },
@@ -519,6 +540,15 @@ pub(super) const TABLES: &[Table] = &[
                 "networks that the peer should reach through the tunnel (INTERNAL_IP4_SUBNET, INTERNAL_IP6_SUBNET); both mean the same",
             ),
             key("domains", Absent, "domains whose names these name servers know (RFC 8598)"),
+        ],
+    },
+    Table {
+        path: "authorities.NAME",
+        about: "Where the status of a CA's certificates is to be had, besides what they say themselves.",
+        keys: &[
+            key("cacert", Required, "the CA's certificate, in the directory `x509ca` or by its path"),
+            key("ocsp_uris", Absent, "OCSP responders (RFC 6960), asked first and in this order"),
+            key("crl_uris", Absent, "CRLs, fetched where no responder has answered"),
         ],
     },
     Table {

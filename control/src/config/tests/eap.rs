@@ -63,6 +63,13 @@ fn what_cannot_work_is_said() {
         ("auth = \"eap\"", psk, both.as_str(), "names no user"),
         (eap, eap, both.as_str(), "are both EAP"),
         (eap, "auth = \"eap-radius\"", both.as_str(), "are both EAP"),
+        ("auth = \"eap-radius\"", psk, both.as_str(), "then `remote` is that too"),
+        (
+            "auth = \"eap-radius\", certs = \"x\"",
+            "auth = \"eap-radius\"",
+            both.as_str(),
+            "is not ours to say",
+        ),
         ("auth = \"psk\", aaa_id = \"x\"", psk, both.as_str(), "belongs to EAP methods over TLS"),
         (psk, "auth = \"eap-tls\"", both.as_str(), "the CA that vouches for the peer"),
         ("auth = \"eap-tls\"", psk, both.as_str(), "the certificate that we prove ourselves with"),

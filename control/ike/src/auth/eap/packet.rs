@@ -27,7 +27,15 @@ pub mod kind {
     pub const AKA: u8 = 23;
     pub const PEAP: u8 = 25;
     pub const MSCHAPV2: u8 = 26;
+    pub const FAST: u8 = 43;
+    pub const PAX: u8 = 46;
+    pub const PSK: u8 = 47;
+    pub const SAKE: u8 = 48;
+    pub const IKEV2: u8 = 49;
     pub const AKA_PRIME: u8 = 50;
+    pub const GPSK: u8 = 51;
+    pub const PWD: u8 = 52;
+    pub const TEAP: u8 = 55;
     pub const EXPANDED: u8 = 254;
 }
 

@@ -37,6 +37,10 @@ pub enum Rejection {
         "the AAA server accepted user `{user}` without the key of the EAP method (MS-MPPE-Recv-Key and MS-MPPE-Send-Key)"
     )]
     NoKey { user: String },
+    #[error(
+        "the AAA server runs {method} with user `{user}`, which does not prove us well enough (RFC 5998 §4), and nothing else is to"
+    )]
+    NotMutual { user: String, method: String },
     #[error("its certificate was not accepted: {why}")]
     Certificate { why: Box<auth::Rejection> },
     #[error("its certificate is for {names}, and {wanted} is wanted")]
@@ -79,7 +83,9 @@ impl Rejection {
             Self::OtherUser { .. } => Reason::IdUnexpected,
             Self::UnknownUser { .. } => Reason::EapUnknownUser,
             Self::WrongPassword { .. } => Reason::EapWrongPassword,
-            Self::OtherMethod { .. } | Self::MethodNotOurs { .. } => Reason::EapMethodMismatch,
+            Self::OtherMethod { .. } | Self::MethodNotOurs { .. } | Self::NotMutual { .. } => {
+                Reason::EapMethodMismatch
+            }
             Self::Refused { .. } => Reason::EapRefused,
             Self::ServerNotProven { .. } => Reason::EapServerNotProven,
             Self::AaaRefused { .. } => Reason::AaaRefused,
@@ -102,6 +108,7 @@ impl Rejection {
             | Self::Refused { user, .. }
             | Self::ServerNotProven { user }
             | Self::AaaRefused { user, .. }
+            | Self::NotMutual { user, .. }
             | Self::NoKey { user } => Some(user),
             _ => None,
         }

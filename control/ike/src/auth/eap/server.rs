@@ -11,6 +11,23 @@ use super::{
 use crate::auth::Authorization;
 use crate::config::{Identity, IdentityMatch};
 
+/// Methods that prove the server as well, make a key, and give nobody anything to try passwords on (RFC 5998 §4).
+const MUTUAL: [u8; 13] = [
+    kind::TLS,
+    kind::TTLS,
+    kind::AKA,
+    kind::PEAP,
+    kind::FAST,
+    kind::PAX,
+    kind::PSK,
+    kind::SAKE,
+    kind::IKEV2,
+    kind::AKA_PRIME,
+    kind::GPSK,
+    kind::PWD,
+    kind::TEAP,
+];
+
 /// Packets of the client in one conversation: certificates in small fragments take many, nothing honest takes more.
 const MAX_PACKETS: u32 = 100;
 
@@ -116,6 +133,8 @@ pub struct Server {
     /// Of the request under way.
     identifier: u8,
     received: u32,
+    /// Nothing else proves us to the client (RFC 5998).
+    alone: bool,
     stage: Stage,
 }
 
@@ -142,7 +161,23 @@ impl Server {
         tls: TlsSettings,
     ) -> Self {
         let (id, user, identifier) = (id.clone(), id.to_string(), 0);
-        Self { method, wanted, id, user, secrets, tls, identifier, received: 0, stage: Stage::Begun }
+        Self {
+            method,
+            wanted,
+            id,
+            user,
+            secrets,
+            tls,
+            identifier,
+            received: 0,
+            alone: false,
+            stage: Stage::Begun,
+        }
+    }
+
+    /// Whether nothing else proves us to the client: then what an AAA server does with it has to (RFC 5998 §4).
+    pub fn proving_us(self, alone: bool) -> Self {
+        Self { alone, ..self }
     }
 
     /// The server of a conversation inside another's TLS, where passwords are asked for; the client begins it by saying who it
@@ -192,6 +227,10 @@ impl Server {
             return self
                 .fail(Rejection::Malformed { what: format!("an EAP {:?} to its server", found.code) });
         };
+        if matches!(self.stage, Stage::Aaa(_)) && self.is_too_weak(kind) {
+            let (user, method) = (self.user.clone(), kind_name(kind));
+            return self.fail(Rejection::NotMutual { user, method });
+        }
         if let Stage::Aaa(state) = &mut self.stage {
             // Its identifier is the AAA server's to judge.
             let state = state.take();
@@ -281,6 +320,12 @@ impl Server {
             }
             AaaAnswer::Unreachable { why } => self.fail(Rejection::AaaUnreachable { why }),
         }
+    }
+
+    /// Whether a method that the client takes is to prove us, and cannot. It may be offered: the client asks for another.
+    fn is_too_weak(&self, kind: u8) -> bool {
+        let is_method = !matches!(kind, kind::IDENTITY | kind::NOTIFICATION | kind::NAK);
+        self.alone && is_method && !MUTUAL.contains(&kind)
     }
 
     fn begin_tls(&mut self, kind: u8, begun: Result<(tls::Server, Vec<u8>), Rejection>) -> Step {

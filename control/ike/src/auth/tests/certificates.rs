@@ -328,6 +328,67 @@ fn strict_wants_to_know_ifuri_only_where_there_is_something_to_know() {
     assert_eq!(verify(&plain.proof(GW, strict(), &[]), NOW, &vec![ca.crl(&[], |_| {})]), Ok(()));
 }
 
+/// A server of CRLs, which serves only what is at one URI.
+struct Server {
+    uri: &'static str,
+    crl: Option<Arc<Crl>>,
+}
+
+impl RevocationSource for Server {
+    fn crls(&self, _: &DistinguishedName) -> Vec<Arc<Crl>> {
+        Vec::new()
+    }
+
+    fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
+        let found = self.crl.clone().filter(|_| uri == self.uri);
+        Some(found.ok_or_else(|| "nobody answers".to_owned()))
+    }
+}
+
+#[test]
+fn relaxed_asks_and_believes_what_it_is_told_and_takes_silence_for_nothing() {
+    const URI: &str = "http://crl.example/root.crl";
+    let ca = Authority::root("Root", unchanged);
+    let with_uri: Change = |params| {
+        params.crl_distribution_points.push(CrlDistributionPoint { uris: vec![URI.to_owned()] });
+    };
+    let gw = ca.issue(GW, with_uri);
+    let judged = |server: &Server| verify(&gw.proof(GW, trust(&ca), &[]), NOW, server);
+    rejected(
+        judged(&Server { uri: URI, crl: Some(ca.crl(&[&gw.certificate], |_| {})) }),
+        "CERT_REVOKED",
+        &[],
+    );
+    assert_eq!(judged(&Server { uri: URI, crl: Some(ca.crl(&[], |_| {})) }), Ok(()));
+    assert_eq!(judged(&Server { uri: URI, crl: None }), Ok(()));
+}
+
+#[test]
+fn whom_the_configuration_names_is_asked_about_the_certificates_of_his_ca_and_no_other() {
+    const URI: &str = "http://status.example/root.crl";
+    let (ca, another) = (Authority::root("Root", unchanged), Authority::root("Root", unchanged));
+    let gw = ca.issue(GW, unchanged);
+    let of = |authority: &Authority, revocation| {
+        let source = StatusSource {
+            authority: Arc::clone(&authority.certificate),
+            ocsp_uris: Vec::new(),
+            crl_uris: vec![URI.to_owned()],
+        };
+        Trust { revocation, status_sources: [source].into(), ..trust(&ca) }
+    };
+    let revoked = Server { uri: URI, crl: Some(ca.crl(&[&gw.certificate], |_| {})) };
+    for revocation in [Revocation::Strict, Revocation::IfUri, Revocation::Relaxed] {
+        let result = verify(&gw.proof(GW, of(&ca, revocation), &[]), NOW, &revoked);
+        rejected(result, "CERT_REVOKED", &[]);
+    }
+    // One that does not answer counts as if the certificate named him.
+    let silent = Server { uri: URI, crl: None };
+    let result = verify(&gw.proof(GW, of(&ca, Revocation::IfUri), &[]), NOW, &silent);
+    rejected(result, "CERT_STATUS_UNKNOWN", &["nobody answers"]);
+    let other = gw.proof(GW, of(&another, Revocation::IfUri), &[]);
+    assert_eq!(verify(&other, NOW, &revoked), Ok(()));
+}
+
 #[test]
 fn a_crl_that_cannot_be_relied_on_says_nothing() {
     let no_ids: Change = |params| params.use_authority_key_identifier_extension = false;

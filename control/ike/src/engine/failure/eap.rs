@@ -57,6 +57,12 @@ impl About {
                     Place::Network,
                     "see whether the server runs, whether UDP passes to it and back, and whether it has us as a client",
                 )),
+            Rejection::NotMutual { .. } => verdict
+                .fix(Fix::step(
+                    Place::Peer,
+                    "have the AAA server run a method that proves it as well: EAP-TLS, EAP-TTLS or EAP-PWD",
+                ))
+                .fix(Fix::here(local, "auth", quoted("pubkey"))),
             Rejection::NoKey { .. } => verdict.fix(Fix::step(
                 Place::Peer,
                 "have the AAA server use a method that makes a key (EAP-TLS, PEAP, EAP-TTLS, EAP-MSCHAPv2), and send it \
@@ -157,6 +163,17 @@ impl About {
             format!("{peer} asked for {section}, where we authenticate by EAP, which only the end that initiates can do"),
         )
         .fix(Fix::step(Place::Here, "initiate it from here: portcullis initiate <connection>"))
+        .fix(Fix::here(format!("{section}.local"), "auth", quoted("pubkey")))
+    }
+
+    /// We are to be proven by an AAA server, which only the end that is called can have (RFC 5998).
+    pub(in crate::engine) fn aaa_needs_responder(&self) -> Verdict {
+        let section = self.section();
+        self.fail(
+            Reason::AuthMethodMismatch,
+            format!("{section}.local.auth is \"eap-radius\": an AAA server proves us to those who begin an IKE SA, but we were to begin one"),
+        )
+        .fix(Fix::step(Place::Peer, "have it begin the IKE SA"))
         .fix(Fix::here(format!("{section}.local"), "auth", quoted("pubkey")))
     }
 

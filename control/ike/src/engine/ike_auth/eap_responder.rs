@@ -47,7 +47,9 @@ impl EapSession {
             _ => (crate::auth::eap::ServerMethod::MsChapV2, None),
         };
         let tls = connections::tls_settings(connection.map(connections::local_method), remote);
+        let alone = connection.is_some_and(connections::is_eap_only);
         let server = Server::new(method, wanted, &identified.id.identity, cx.config.users.clone(), tls);
+        let server = server.proving_us(alone);
         let job = cx.turn_eap(base.id, Conversation::Server(Box::new(server)), Vec::new());
         let session = Box::new(Self { request, identified, payloads });
         State::TurningEap(TurningEap { job, session, answer })

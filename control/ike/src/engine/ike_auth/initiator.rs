@@ -153,6 +153,7 @@ fn request(
             let request = Request { id, certificates, offer, key: None, ppk };
             Ok(request.send(cx, base, now, channel, record, None))
         }
+        LocalMethod::Aaa => Err(Closed::failed(base.about(cx).aaa_needs_responder())),
         LocalMethod::Pubkey { credentials, constraint } => {
             let peer = &record.peer;
             let (credential, scheme) = certificates::choose(credentials, constraint, peer)

@@ -342,8 +342,10 @@ impl AwaitingAuthRequest {
                 return self.proceed(cx, base, now, identified, answer, payloads);
             }
             LocalMethod::Eap { .. } if !connections::is_eap_only(connection) => about.eap_needs_initiator(),
-            LocalMethod::Eap { .. } if !announces_eap_only(&payloads) => about.eap_only_not_offered(),
-            LocalMethod::Eap { .. } => {
+            LocalMethod::Eap { .. } | LocalMethod::Aaa if !announces_eap_only(&payloads) => {
+                about.eap_only_not_offered()
+            }
+            LocalMethod::Eap { .. } | LocalMethod::Aaa => {
                 let answer = vec![Payload::IdR(id)];
                 return self.proceed(cx, base, now, identified, answer, payloads);
             }

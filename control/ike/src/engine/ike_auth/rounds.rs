@@ -110,7 +110,7 @@ impl AwaitingAuthResponse {
         match &next.auth {
             LocalMethod::Eap { .. } => Ok(self.send(cx, base, now, Vec::new(), None)),
             // Refused in the configuration.
-            LocalMethod::Null => Err(Closed::because("NULL authentication is no further round")),
+            LocalMethod::Null | LocalMethod::Aaa => Err(Closed::because("it is no further round")),
             LocalMethod::Psk => {
                 let peer = base.remote_id.clone();
                 let peer = peer.unwrap_or_else(|| connections::address_identity(base.remote.ip()));

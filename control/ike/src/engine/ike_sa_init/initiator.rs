@@ -1,6 +1,7 @@
 //! IKE_SA_INIT as the initiator.
 //!
-//! What an answer asks for at once is done at once, within bounds: a cookie is sent back (five times), another key
+//! What an answer asks for at once is done at once, within bounds: a cookie is sent back (five times), with the solution of a
+//! puzzle if that is not too hard (RFC 8019), another key
 //! exchange group is tried (each once, and only one that we offered). Any other error notification is remembered
 //! but not believed (RFC 7296 §2.21.1): we go on retransmitting for one more [`Retransmission::timeout`], so that
 //! an honest answer can still win over a forged one, and fail with what was remembered after that.
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use super::{
     InitPayloads, InitRecord, NONCE_LEN, announce_fragmentation, answers, error_notification, learn_way, nat,
-    notification, notifications,
+    notification, notifications, puzzle,
 };
 use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -55,7 +56,8 @@ fn generate(cx: &mut Context, base: &mut Base, now: Instant, method: KeMethod) -
     if base.resumed.is_some() {
         return resumption::initiator::begin(cx, base, now, method);
     }
-    let attempt = Attempt { nonce: cx.random(), method, tried: vec![method], cookie: None, cookies: 0 };
+    let attempt =
+        Attempt { nonce: cx.random(), method, tried: vec![method], cookie: None, solution: None, cookies: 0 };
     let job = cx.generate_ke(base.id, method);
     State::GeneratingKe(GeneratingKe { job, attempt })
 }
@@ -91,6 +93,8 @@ struct Attempt {
     method: KeMethod,
     tried: Vec<KeMethod>,
     cookie: Option<Vec<u8>>,
+    /// Of the puzzle that came with the cookie.
+    solution: Option<Vec<u8>>,
     cookies: u32,
 }
 
@@ -138,6 +142,7 @@ fn request(cx: &Context, base: &Base, attempt: &Attempt, public: &[u8]) -> Vec<u
     if let Some(cookie) = &attempt.cookie {
         payloads.push(notification(notify::COOKIE, cookie.clone()));
     }
+    payloads.extend(attempt.solution.clone().map(Payload::PuzzleSolution));
     payloads.push(Payload::Sa(connection.map(|c| negotiation::offer_ike(&c.proposals)).unwrap_or_default()));
     payloads.push(Payload::Ke { method: attempt.method.id(), data: public.to_vec() });
     payloads.push(Payload::Nonce(attempt.nonce.to_vec()));
@@ -176,7 +181,7 @@ impl AwaitingInitResponse {
         }
         let payloads = &inbound.received.message.payloads;
         if let Some(cookie) = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE) {
-            return self.handle_cookie(cx, base, now, cookie);
+            return self.handle_cookie(cx, base, now, cookie, payloads);
         }
         if let Some(target) = redirect::in_init(payloads, &self.attempt.nonce) {
             return self.handle_redirect(cx, base, now, &target);
@@ -247,6 +252,7 @@ impl AwaitingInitResponse {
         base: &mut Base,
         now: Instant,
         cookie: &Notify,
+        payloads: &[Payload],
     ) -> Next {
         if self.attempt.cookie.as_ref() == Some(&cookie.data) {
             return Ok(State::AwaitingInitResponse(self));
@@ -258,9 +264,23 @@ impl AwaitingInitResponse {
             return Ok(State::AwaitingInitResponse(self));
         }
         self.attempt.cookie = Some(cookie.data.clone());
+        self.attempt.solution = None;
+        let ours = cx.connection(base.connection).map(|c| c.proposals.as_slice()).unwrap_or_default();
+        let offered = |prf| ours.iter().any(|proposal| proposal.prf.contains(&prf));
+        match puzzle::asked(payloads, offered, cx.config.puzzle_solved) {
+            Some(puzzle) => {
+                let job = cx.solve_puzzle(base.id, puzzle, cookie.data.clone());
+                Ok(State::SolvingPuzzle(SolvingPuzzle { job, awaiting: self }))
+            }
+            None => Ok(self.ask_again(cx, base, now)),
+        }
+    }
+
+    /// With the cookie that was asked for.
+    fn ask_again(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant) -> State {
         let octets = request(cx, base, &self.attempt, &self.public);
         self.outstanding = Outstanding::send(cx, base, now, vec![octets]);
-        Ok(State::AwaitingInitResponse(self))
+        State::AwaitingInitResponse(self)
     }
 
     /// We begin again, elsewhere. Who is there has to prove to be the same as if we had not been sent.
@@ -344,6 +364,35 @@ impl AwaitingInitResponse {
     pub(in crate::engine) fn deadline(&self) -> Instant {
         let due = self.outstanding.due();
         self.doubt.as_ref().map_or(due, |(_, until)| due.min(*until))
+    }
+}
+
+/// Awaits the solution of a puzzle; what comes meanwhile comes again.
+#[derive(Debug)]
+pub(in crate::engine) struct SolvingPuzzle {
+    job: JobId,
+    awaiting: Box<AwaitingInitResponse>,
+}
+
+impl SolvingPuzzle {
+    /// Without a solution the responder may still take the cookie (RFC 8019 §7.1.2).
+    pub(in crate::engine) fn handle_job(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        done: Done,
+    ) -> Next {
+        match done.result {
+            JobResult::PuzzleSolved(solution) if done.id == self.job => {
+                self.awaiting.attempt.solution = solution;
+                Ok(self.awaiting.ask_again(cx, base, now))
+            }
+            _ => {
+                done.discard(cx, base.id);
+                Ok(State::SolvingPuzzle(self))
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub(super) mod cookie;
 pub(super) mod initiator;
 pub(super) mod nat;
+pub(super) mod puzzle;
 pub(super) mod responder;
 
 use super::context::Context;

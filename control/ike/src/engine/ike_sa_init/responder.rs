@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use super::cookie::Cookies;
+use super::puzzle::Demand;
 use super::{InitPayloads, InitRecord, NONCE_LEN, learn_way, nat, notification, notifications};
 use crate::crypto::KeMethod;
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -28,7 +29,7 @@ use crate::proposal::IkeSuite;
 pub(in crate::engine) enum Admission {
     /// It makes one, if there is room for it.
     Admitted(Admitted),
-    /// It is answered without leaving a trace: another group or a cookie is wanted.
+    /// It is answered without leaving a trace: another group or a cookie is wanted, or it is to go elsewhere.
     Answered(Vec<u8>),
     /// It is answered with an error.
     Refused(Vec<u8>, Failure),
@@ -55,10 +56,11 @@ pub(in crate::engine) struct Admitted {
     childless: Option<Payload>,
 }
 
-/// Judges a request that belongs to no IKE SA yet. `cookies` is given when the initiator must show one.
+/// Judges a request that belongs to no IKE SA yet, of which `demand` says what it must show.
 pub(in crate::engine) fn admit(
     cx: &mut Context,
-    cookies: Option<&mut Cookies>,
+    cookies: &mut Cookies,
+    demand: Option<Demand>,
     now: Instant,
     inbound: &Inbound<'_>,
 ) -> Admission {
@@ -79,17 +81,14 @@ pub(in crate::engine) fn admit(
             return Admission::Dropped("malformed", format!("an IKE_SA_INIT request without {missing}"));
         }
     };
-    if let Some(cookies) = cookies {
-        let shown = notifications(payloads).find(|notify| notify.notify_type == notify::COOKIE);
-        let good = shown.is_some_and(|shown| {
-            cookies.check(cx, now, &shown.data, init.nonce, inbound.remote, found.spi_i)
-        });
-        if !good {
-            let cookie = cookies.make(cx, now, init.nonce, inbound.remote, found.spi_i);
-            return Admission::Answered(answer(found, notify::COOKIE, cookie));
-        }
+    let (local, overloaded) = (inbound.local.ip(), demand.is_some());
+    let candidates = connections::candidates(cx, local, inbound.remote.ip());
+    if let Some(redirect) = redirect::at_once(cx, &candidates, local, overloaded, payloads, init.nonce) {
+        return Admission::Answered(respond(found, vec![redirect]));
     }
-    let candidates = connections::candidates(cx, inbound.local.ip(), inbound.remote.ip());
+    if let Some(unmet) = demand.and_then(|demand| demand.unmet(cx, cookies, now, inbound, &init)) {
+        return unmet;
+    }
     let intermediate = ike_intermediate::is_announced(notifications(payloads));
     match choose(cx, &candidates, &init, intermediate) {
         None => {
@@ -169,6 +168,11 @@ fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermedi
 
 /// A response that carries one notification and belongs to no IKE SA.
 pub(crate) fn answer(request: &Header, notify_type: u16, data: Vec<u8>) -> Vec<u8> {
+    respond(request, vec![notification(notify_type, data)])
+}
+
+/// A response that belongs to no IKE SA.
+pub(super) fn respond(request: &Header, payloads: Vec<Payload>) -> Vec<u8> {
     let header = Header {
         spi_i: request.spi_i,
         spi_r: request.spi_r,
@@ -179,7 +183,7 @@ pub(crate) fn answer(request: &Header, notify_type: u16, data: Vec<u8>) -> Vec<u
         response: true,
         message_id: request.message_id,
     };
-    Message { header, payloads: vec![notification(notify_type, data)] }.emit()
+    Message { header, payloads }.emit()
 }
 
 /// Awaits our public value.

@@ -60,7 +60,10 @@ impl Session {
 /// Whether IKE SAs of a connection may be resumed.
 fn is_used(connection: &ConnectionConfig) -> bool {
     connection.session_resumption
-        && !matches!(connections::local_method(connection), LocalMethod::Eap { .. } | LocalMethod::Null)
+        && !matches!(
+            connections::local_method(connection),
+            LocalMethod::Eap { .. } | LocalMethod::Aaa | LocalMethod::Null
+        )
         && !matches!(connections::remote_method(connection), RemoteMethod::Eap { .. } | RemoteMethod::Null)
 }
 

@@ -49,8 +49,9 @@ impl Engine {
         if self.half_open() >= self.cx.config.cookie_threshold {
             let shown = data_of(payloads, notify::COOKIE);
             let (cookies, cx) = (&mut self.cookies, &mut self.cx);
-            if !shown.is_some_and(|shown| cookies.check(cx, now, shown, nonce_i, remote, found.spi_i)) {
-                let cookie = cookies.make(cx, now, nonce_i, remote, found.spi_i);
+            let good = shown.and_then(|shown| cookies.check(cx, now, shown, nonce_i, remote, found.spi_i));
+            if good.is_none() {
+                let cookie = cookies.make(cx, now, nonce_i, remote, found.spi_i, None);
                 return send(cx, local, remote, &[answer(found, notify::COOKIE, cookie)]);
             }
         }

@@ -183,6 +183,27 @@ pub(super) fn a_wrong_password_is_named_at_the_gateway_and_hinted_at_to_the_clie
     assert_eq!(world.failures(B), ["EAP_WRONG_PASSWORD"]);
 }
 
+/// The AAA server is to prove the gateway as well (RFC 5998), and runs EAP-MSCHAPv2. What it does with better methods is shown
+/// in `e2e_eap_tls`.
+#[test]
+fn an_aaa_server_that_runs_a_method_which_does_not_prove_us_is_not_followed() {
+    let [mut a, mut b] = configs(ServerMethod::Aaa, true);
+    b.connections[0].local[0].auth = LocalMethod::Aaa;
+    let proven = RemoteMethod::Eap { method: ServerMethod::MsChapV2, eap_id: None, trust: Arc::default() };
+    a.connections[0].remote[0].auth = proven;
+    let mut world = World::new(1, a, b);
+    world.ends[B].gateway.aaa.users = user("carol", "violets");
+    let command = world.initiate(A);
+    world.run_until(300, "the command ends", |world| world.ends[A].done.contains_key(&command));
+    assert_eq!(world.failures(B), ["EAP_METHOD_MISMATCH"]);
+    world.run(200);
+    world.assert_empty(B);
+    // Nor do we begin where somebody else is to prove us.
+    let command = world.initiate(B);
+    world.run(10);
+    assert_eq!(world.ends[B].done[&command].as_ref().unwrap_err().code(), "AUTH_METHOD_MISMATCH");
+}
+
 #[test]
 pub(super) fn a_refusal_of_the_aaa_server_is_passed_on() {
     let mut world = aaa("roses");

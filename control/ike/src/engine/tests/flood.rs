@@ -8,7 +8,7 @@ use crate::config::*;
 use crate::engine::*;
 
 /// A's first message.
-fn init() -> Vec<u8> {
+pub(super) fn init() -> Vec<u8> {
     let mut world = World::plain();
     world.initiate(A);
     world.run_until(10, "A asks", |world| !world.messages(A).is_empty());
@@ -16,26 +16,26 @@ fn init() -> Vec<u8> {
 }
 
 /// The message as from the `number`th initiator.
-fn from(init: &[u8], number: u32, remote: IpAddr) -> Datagram {
+pub(super) fn from(init: &[u8], number: u32, remote: IpAddr) -> Datagram {
     let mut octets = init.to_vec();
     octets[..4].copy_from_slice(&number.to_be_bytes());
     let (local, remote) = (SocketAddr::new(address(B), 500), SocketAddr::new(remote, 500));
     Datagram { local, remote, payload: DatagramPayload::Ike(octets) }
 }
 
-fn forged(number: u32) -> IpAddr {
+pub(super) fn forged(number: u32) -> IpAddr {
     Ipv4Addr::from(0x0a00_0000 + number).into()
 }
 
 /// B takes anyone, and asks its peers whether they live.
-fn concentrator() -> EngineConfig {
+pub(super) fn concentrator() -> EngineConfig {
     let mut b = config(B);
     b.connections[0].remote_addrs.clear();
     b.connections[0].dpd_delay = Duration::from_secs(2);
     EngineConfig { cookie_threshold: 30, block_threshold: 50, ..b }
 }
 
-fn rejected(world: &World, wanted: &str) -> usize {
+pub(super) fn rejected(world: &World, wanted: &str) -> usize {
     let label = |event: &&Event| matches!(event, Event::Rejected { label, .. } if *label == wanted);
     world.ends[B].events.iter().filter(label).count()
 }

@@ -199,6 +199,7 @@ impl Gateway {
             Job::GenerateKe { .. } => JobResult::KeGenerated(Err(nothing)),
             Job::DeriveKe { .. } => JobResult::KeDerived(Err(nothing)),
             Job::Sign(_) => JobResult::Signed(None),
+            Job::SolvePuzzle { .. } => JobResult::PuzzleSolved(None),
             Job::AllocateSpi => JobResult::SpiAllocated(Err(InstallError::TableFull { capacity: 0 })),
             Job::InstallChild(_) => JobResult::ChildInstalled(Err(InstallError::TableFull { capacity: 0 })),
             job => self.run(job),
@@ -211,6 +212,9 @@ impl Gateway {
                 let local = if remote == address(B) { address(A) } else { address(B) };
                 let local = self.source.unwrap_or(local);
                 JobResult::SourceAddress((!self.unreachable).then_some(local))
+            }
+            Job::SolvePuzzle { puzzle, cookie, start } => {
+                JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
             Job::GenerateKe { method, peer_public, seed } => {
                 let mut rng = ChaCha20Rng::from_seed(seed);

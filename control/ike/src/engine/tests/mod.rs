@@ -29,6 +29,7 @@ mod modes;
 mod nat;
 mod null;
 mod ppk;
+mod puzzles;
 mod reauthentication;
 mod reconfigure;
 mod redirect;

@@ -161,3 +161,53 @@ fn gateways_that_send_us_in_circles_are_given_up() {
     world.run(300);
     assert_eq!(world.failures(A), ["REDIRECT_REFUSED"]);
 }
+
+/// B sends its clients away at their first message.
+fn at_once(when: RedirectWhen) -> [EngineConfig; 2] {
+    let [a, mut b] = gateways(Some(other()));
+    b.connections[0].redirect_when = when;
+    [a, b]
+}
+
+#[test]
+fn a_client_is_sent_away_at_its_first_message_and_nothing_is_kept_of_it() {
+    let mut world = world(at_once(RedirectWhen::AtOnce));
+    world.initiate(A);
+    world.run_until(60, "A is served by the other gateway", |world| at(world, other()));
+    world.run(60);
+    world.assert_agreement();
+    assert_eq!(world.failures(A), [""; 0]);
+    // Its first answer was REDIRECT with A's nonce behind the address (RFC 5685 §3).
+    let first = Message::parse(&world.messages(B)[0]).unwrap().message;
+    let [Payload::Notify(redirect)] = &first.payloads[..] else { panic!("{first:?}") };
+    assert_eq!((redirect.notify_type, redirect.data.len()), (notify::REDIRECT, 2 + 4 + 32));
+    assert_eq!(first.header.spi_r, [0; 8]);
+}
+
+#[test]
+fn only_while_there_is_too_much_to_do_if_that_is_what_is_wanted() {
+    let mut world = world(at_once(RedirectWhen::Overloaded)).established();
+    assert!(at(&world, address(B)));
+    let [a, mut b] = at_once(RedirectWhen::Overloaded);
+    b.cookie_threshold = 0;
+    world = self::world([a, b]);
+    world.initiate(A);
+    world.run_until(60, "A is served by the other gateway", |world| at(world, other()));
+}
+
+#[test]
+fn nobody_is_sent_back_to_where_he_was_sent_from_nor_who_would_not_go() {
+    let [a, mut b] = at_once(RedirectWhen::AtOnce);
+    // Either gateway sends to the other.
+    let mut second = b.connections[0].clone();
+    second.name = "second".to_owned();
+    second.local_addrs = vec![AddressMatch::Address(other())];
+    second.redirect_to = Some(address(B));
+    b.connections.push(second);
+    let mut world = world([a, b]);
+    world.initiate(A);
+    world.run_until(60, "A is served by the other gateway", |world| at(world, other()));
+    let [mut a, b] = at_once(RedirectWhen::AtOnce);
+    a.connections[0].follow_redirects = false;
+    assert!(at(&self::world([a, b]).established(), address(B)));
+}

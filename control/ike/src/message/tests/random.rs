@@ -63,6 +63,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         (protocol(), vec(octets(4..=4), 0..=5))
             .prop_map(|(protocol, spis)| Payload::Delete { protocol, spis }),
         octets(0..=40).prop_map(Payload::VendorId),
+        octets(0..=128).prop_map(Payload::PuzzleSolution),
         vec(selector(), 0..=4).prop_map(Payload::TsI),
         vec(selector(), 0..=4).prop_map(Payload::TsR),
         octets(0..=40).prop_map(Payload::Eap),

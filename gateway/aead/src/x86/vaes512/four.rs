@@ -7,33 +7,32 @@
 //! GHASH has a lane for each packet all the way: the four vectors of a step are transposed, 4 x 4 blocks, so that a
 //! vector holds the same block of all four packets. That costs two shuffles a vector, and saves the additions across
 //! lanes at the end; one set of sums and one reduction serve four packets, and AAD and tags are vectors, too. The
-//! lengths' part of GHASH is the same for all ([`Run::closing`]).
+//! lengths' part of GHASH is the same for all ([`Frame::closing`]).
 //!
 //! GHASH runs one step behind AES, also from four packets to the next four ([`Pending`]): what waits for results would
 //! otherwise fill the processor's scheduler, and keep it from the next AES.
 #![expect(unsafe_code, reason = "vectors are read from packets and read and written in their buffers")]
-#![expect(clippy::indexing_slicing, reason = "indices are lanes, or at most sixteen")]
 
 use std::arch::x86_64::*;
-use std::mem::offset_of;
 
-use super::super::job::wipe;
 use super::ahead::{Ahead, TURN, Table};
-use super::hash::{Sum, reverse, reverse_of, xor3};
+use super::apart::{Apart, Frame, finish_block, finish_tags, spread};
+use super::hash::{Sum, reverse, xor3};
 use super::picked::Picked;
 use super::{LANES, long, pin, power, round_key, unroll};
 use crate::key::{POWERS, Schedule};
-use crate::{Key, MAX_AAD, Packet, TAG_LEN};
+use crate::{Key, Packet, TAG_LEN};
 
 /// Longest buffer: counters keep to three octets.
 pub(super) const LONGEST: usize = 1 << 16;
 
-/// Seals or opens packets four by four. Leaves those that remain, or all if they are not for this.
+/// Seals or opens packets four by four. Leaves those that remain, or all if they are not for this. `akin`: whether their
+/// nonces have the octets of [`super::ahead::AKIN`] in common.
 ///
 /// # Safety
 /// The packets have one key, and their buffers and AADs one length; or the first buffer is longer than [`LONGEST`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>) {
+pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>, akin: bool) {
     let Some(first) = packets.peek() else { return };
     let rounds = match first.key.schedule {
         Schedule::Aes128 => 10,
@@ -45,17 +44,17 @@ pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>) {
         return;
     }
     let len = octets - TAG_LEN;
-    if long::takes(packets.count(), len) {
+    if long::takes::<SEAL>(packets.count(), len) {
         // SAFETY: by contract.
-        return unsafe { long::run::<SEAL>(packets) };
+        return unsafe { long::run::<SEAL>(packets, akin) };
     }
     macro_rules! dispatch {
         ($($blocks:literal)*) => {
             match (rounds, len >= 64, (len % 64).div_ceil(16)) {
-                $((10, false, $blocks) => alike::<false, $blocks, 10, SEAL>(packets),
-                (10, true, $blocks) => alike::<true, $blocks, 10, SEAL>(packets),
-                (_, false, $blocks) => alike::<false, $blocks, 14, SEAL>(packets),
-                (_, true, $blocks) => alike::<true, $blocks, 14, SEAL>(packets),)*
+                $((10, false, $blocks) => alike::<false, $blocks, 10, SEAL>(packets, akin),
+                (10, true, $blocks) => alike::<true, $blocks, 10, SEAL>(packets, akin),
+                (_, false, $blocks) => alike::<false, $blocks, 14, SEAL>(packets, akin),
+                (_, true, $blocks) => alike::<true, $blocks, 14, SEAL>(packets, akin),)*
                 _ => {}
             }
         };
@@ -71,13 +70,13 @@ pub(super) unsafe fn run<const SEAL: bool>(packets: &mut Picked<'_, '_>) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 unsafe fn alike<const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SEAL: bool>(
     packets: &mut Picked<'_, '_>,
+    akin: bool,
 ) {
     let mut next = packets.next_four();
     let Some([first, ..]) = &next else { return };
-    let (key, aad_len, octets) = (first.key, first.aad_len, first.buffer.len());
+    let (key, octets) = (first.key, first.buffer.len());
     let mut table = Table::new();
-    let run =
-        Run::<VECTORS, BLOCKS, ROUNDS, SEAL>::new(key, aad_len.min(MAX_AAD), octets - TAG_LEN, &mut table);
+    let run = Run::<VECTORS, BLOCKS, ROUNDS, SEAL>::new(first, akin, key, octets - TAG_LEN, &mut table);
     let mut pending = None;
     while let Some(four) = next {
         debug_assert!(
@@ -102,12 +101,7 @@ struct Run<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, co
     together: usize,
     /// The power of H for the AAD, and how many vectors follow it in the first pass.
     opening: (usize, usize),
-    /// The lengths' part of GHASH, as it is added to a tag.
-    closing: __m512i,
-    /// Which octets of the AADs count, in the order of the multiplier.
-    aad: u64,
-    /// Which octets of the last blocks are text.
-    last: u64,
+    frame: Frame<BLOCKS>,
 }
 
 /// Four packets whose text is done. Left to do: GHASH of their last vectors and of the blocks behind, and the tags.
@@ -140,7 +134,7 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
-    fn new(key: &'k Key, aad_len: usize, len: usize, table: &'k mut Table) -> Self {
+    fn new(first: &Packet<'_>, akin: bool, key: &'k Key, len: usize, table: &'k mut Table) -> Self {
         let vectors = len / 64;
         let together = vectors.min((POWERS - BLOCKS - 1) / LANES);
         let all = 1 + LANES * vectors + BLOCKS + 1;
@@ -151,18 +145,13 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
             let first = (vectors - together) % LANES;
             (LANES * first + 1, first)
         };
-        let lengths = _mm512_broadcast_i32x4(_mm_set_epi64x(8 * aad_len as i64, 8 * len as i64));
-        // In each of four lanes.
-        let four_times = |octets: u64| octets * 0x0001_0001_0001_0001;
         Self {
             key,
-            ahead: Ahead::new(key, vectors, table),
+            ahead: Ahead::new(key, vectors, akin.then_some(&first.nonce), table),
             vectors,
             together,
             opening,
-            closing: reverse(Sum::of(lengths, power(key, 1)).reduce()),
-            aad: four_times(0xffff & !(0xffff >> aad_len)),
-            last: four_times(0xffff >> (16 * BLOCKS - (len % 64).min(16 * BLOCKS))),
+            frame: Frame::new(key, first.aad_len, len),
         }
     }
 
@@ -175,27 +164,10 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
     #[inline]
     unsafe fn encipher<'p, 'q>(
         &self,
-        mut packets: [&'p mut Packet<'q>; LANES],
+        packets: [&'p mut Packet<'q>; LANES],
         mut before: Option<Pending<'p, 'q, BLOCKS>>,
     ) -> Pending<'p, 'q, BLOCKS> {
-        let mut texts = [std::ptr::null_mut::<u8>(); LANES];
-        let (mut tags, mut nonces, mut aads) =
-            ([std::ptr::null(); LANES], [std::ptr::null(); LANES], [std::ptr::null(); LANES]);
-        for (lane, packet) in packets.iter_mut().enumerate() {
-            texts[lane] = packet.buffer.as_mut_ptr();
-            tags[lane] = texts[lane].wrapping_add(packet.buffer.len() - TAG_LEN).cast_const();
-            let whole = std::ptr::from_ref::<Packet<'_>>(packet).cast::<u8>();
-            nonces[lane] = whole.wrapping_add(offset_of!(Packet<'_>, nonce));
-            aads[lane] = whole.wrapping_add(offset_of!(Packet<'_>, aad));
-        }
-        // SAFETY: sixteen octets from there on are inside the packet, as `job` asserts.
-        let (nonces, aads) = unsafe { (gather(nonces), gather(aads)) };
-        let claimed = if SEAL {
-            _mm512_setzero_si512()
-        } else {
-            // SAFETY: the last sixteen octets of each buffer.
-            unsafe { gather(tags) }
-        };
+        let Apart { packets, texts, nonces, aads, claimed } = Apart::of::<SEAL>(packets);
         let base = self.ahead.first_base(nonces);
         let mut bases = spread(base);
 
@@ -216,7 +188,14 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
                 *vector = _mm512_xor_si512(*vector, unsafe { self.ahead.of_vector(0) });
             }
         }
-        unroll!(ROUND in [2 3 4 5 6 7 8 9 10 11 12 13] {
+        if !self.ahead.akin {
+            if VECTORS {
+                self.ahead.catch_up(&mut vectors);
+            }
+            mask = self.ahead.caught_up(mask);
+            self.ahead.catch_up(&mut blocks);
+        }
+        unroll!(ROUND in [3 4 5 6 7 8 9 10 11 12 13] {
             if ROUND < ROUNDS {
                 let key = round_key(self.key, ROUND);
                 if VECTORS {
@@ -242,16 +221,11 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
         for (at, block) in blocks.iter_mut().enumerate() {
             // SAFETY: blocks of text. Only the last may be partial, and behind the text is a tag, which is written later.
             *block = unsafe { finish_block::<SEAL>(*block, last_key, texts, 64 * self.vectors + 16 * at) };
-            *block = if at + 1 == BLOCKS {
-                reverse(_mm512_maskz_mov_epi8(self.last, *block))
-            } else {
-                reverse(*block)
-            };
+            *block = self.frame.block(at, *block);
         }
 
-        let aads = reverse_of(self.aad, aads);
         let (first, room) = self.opening;
-        let sum = Sum::of(aads, power(self.key, first));
+        let sum = Sum::of(self.frame.aads(aads), power(self.key, first));
         let mut hash = Hash { sum, vectors, left: self.vectors, power: first - 1, room };
         for vector in 1..self.vectors {
             if (vector + 1) % TURN <= 1 {
@@ -276,8 +250,11 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
         for vector in &mut vectors {
             *vector = _mm512_xor_si512(*vector, octets);
         }
+        if !self.ahead.akin {
+            self.ahead.catch_up(&mut vectors);
+        }
         let mut columns = hash.vectors;
-        unroll!(ROUND in [2 3 4 5 6 7 8 9 10 11 12 13] {
+        unroll!(ROUND in [3 4 5 6 7 8 9 10 11 12 13] {
             if ROUND < ROUNDS {
                 let key = round_key(self.key, ROUND);
                 for vector in &mut vectors {
@@ -342,7 +319,7 @@ impl<'k, const VECTORS: bool, const BLOCKS: usize, const ROUNDS: usize, const SE
         for (at, block) in blocks.into_iter().enumerate() {
             hash.sum.add(block, power(self.key, BLOCKS + 1 - at));
         }
-        let tags = xor3(reverse(hash.sum.reduce()), mask, self.closing);
+        let tags = xor3(reverse(hash.sum.reduce()), mask, self.frame.closing);
         finish_tags::<SEAL>(packets, tags, claimed, BLOCKS > 0);
     }
 }
@@ -354,40 +331,6 @@ impl Hash {
     fn add(&mut self, key: &Key, blocks: [__m512i; 2]) {
         self.sum.add_two(blocks, [power(key, self.power), power(key, self.power - 1)]);
         self.power -= 2;
-    }
-}
-
-/// Writes the tags; or compares them, says so, and wipes the buffers in which they are wrong. `overwritten`: as far as
-/// tags stood behind a partial block.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-pub(super) fn finish_tags<const SEAL: bool>(
-    mut packets: [&mut Packet<'_>; LANES],
-    tags: __m512i,
-    claimed: __m512i,
-    overwritten: bool,
-) {
-    let mut places = [std::ptr::null_mut(); LANES];
-    for (place, packet) in places.iter_mut().zip(&mut packets) {
-        *place = packet.buffer.as_mut_ptr().wrapping_add(packet.buffer.len() - TAG_LEN);
-    }
-    if SEAL {
-        // SAFETY: the last sixteen octets of each buffer, which is that long.
-        unsafe { scatter(places, tags) };
-        return;
-    }
-    if overwritten {
-        // Where a partial block was written whole, the tag no longer stands.
-        // SAFETY: as above.
-        unsafe { scatter(places, claimed) };
-    }
-    // All of it at once, and only whether it was right goes on from here.
-    let wrong = _mm512_cmpneq_epi64_mask(tags, claimed);
-    for (lane, packet) in packets.into_iter().enumerate() {
-        packet.authentic = (wrong >> (2 * lane)) & 3 == 0;
-        if !packet.authentic {
-            wipe(packet.buffer);
-        }
     }
 }
 
@@ -416,28 +359,6 @@ unsafe fn finish<const SEAL: bool>(
     vectors
 }
 
-/// The same of a block of each packet.
-///
-/// # Safety
-/// There are sixteen octets that may be written.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-pub(super) unsafe fn finish_block<const SEAL: bool>(
-    block: __m512i,
-    key: __m512i,
-    [a, b, c, d]: [*mut u8; LANES],
-    offset: usize,
-) -> __m512i {
-    // SAFETY: by contract.
-    unsafe {
-        let [a, b, c, d] = [a.add(offset), b.add(offset), c.add(offset), d.add(offset)];
-        let before = gather([a, b, c, d]);
-        let after = _mm512_aesenclast_epi128(block, _mm512_xor_si512(before, key));
-        scatter([a, b, c, d], after);
-        if SEAL { after } else { before }
-    }
-}
-
 /// From a vector per packet to a vector per block, in the octet order of the multiplier.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
@@ -450,42 +371,4 @@ fn transpose([a, b, c, d]: [__m512i; LANES]) -> [__m512i; LANES] {
         reverse(_mm512_shuffle_i32x4::<0x88>(high, high_too)),
         reverse(_mm512_shuffle_i32x4::<0xdd>(high, high_too)),
     ]
-}
-
-/// Each lane to a vector of its own.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-pub(super) fn spread(lanes: __m512i) -> [__m512i; LANES] {
-    [
-        _mm512_shuffle_i32x4::<0x00>(lanes, lanes),
-        _mm512_shuffle_i32x4::<0x55>(lanes, lanes),
-        _mm512_shuffle_i32x4::<0xaa>(lanes, lanes),
-        _mm512_shuffle_i32x4::<0xff>(lanes, lanes),
-    ]
-}
-
-/// # Safety
-/// Sixteen octets may be read at each place.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-pub(super) unsafe fn gather([a, b, c, d]: [*const u8; LANES]) -> __m512i {
-    // SAFETY: by contract.
-    unsafe {
-        let low = _mm256_loadu2_m128i(b.cast(), a.cast());
-        _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), _mm256_loadu2_m128i(d.cast(), c.cast()))
-    }
-}
-
-/// # Safety
-/// Sixteen octets may be written at each place.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
-#[inline]
-pub(super) unsafe fn scatter([a, b, c, d]: [*mut u8; LANES], lanes: __m512i) {
-    // SAFETY: by contract.
-    unsafe {
-        _mm_storeu_si128(a.cast(), _mm512_castsi512_si128(lanes));
-        _mm_storeu_si128(b.cast(), _mm512_extracti32x4_epi32::<1>(lanes));
-        _mm_storeu_si128(c.cast(), _mm512_extracti32x4_epi32::<2>(lanes));
-        _mm_storeu_si128(d.cast(), _mm512_extracti32x4_epi32::<3>(lanes));
-    }
 }

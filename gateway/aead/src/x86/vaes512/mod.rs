@@ -6,16 +6,17 @@
 //! `picked` says which packets go which way:
 //!
 //! - `four`: four packets of one key and of alike lengths side by side, so that no vector has empty slots, and with
-//!   the first round of AES left out (`ahead`);
-//! - `long`: the same for packets of 1,024 octets up to some 4,000, eight vectors of one packet at a time,
-//!   with the multiplications of GHASH reduced to three quarters (`powers`);
+//!   the first two rounds of AES left out where nonces count (`ahead`);
+//! - `long`: the same for packets from 256 octets on (512 when they are sealed), eight vectors of one packet or of two at
+//!   a time, with the multiplications of GHASH reduced to three quarters (`powers`);
 //! - `single`: any packet, with its AES overlapping the GHASH of the one before.
 //!
-//! `hash` has what they share of GHASH. Start at [`run`].
+//! `hash` has what they share of GHASH, `apart` what the first two do with four packets. Start at [`run`].
 #![expect(unsafe_code, reason = "an empty piece of assembly keeps instructions in order")]
 #![expect(clippy::indexing_slicing, reason = "indices are constants of unrolled loops")]
 
 mod ahead;
+mod apart;
 mod four;
 mod hash;
 mod long;

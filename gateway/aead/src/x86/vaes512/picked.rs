@@ -11,9 +11,11 @@
 
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::mem::offset_of;
 
+use super::ahead::AKIN;
 use super::{LANES, four, single};
-use crate::{MAX_AAD, Packet};
+use crate::{Key, MAX_AAD, Packet};
 
 /// Packets that are looked at together.
 const MOST: usize = 64;
@@ -42,6 +44,22 @@ impl<'p, 'q> Picked<'p, 'q> {
         self.mask.count_ones() as usize
     }
 
+    /// Whether all have the octets of [`AKIN`] in common.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+    #[inline]
+    fn akin(&self) -> bool {
+        let Some(first) = self.peek() else { return true };
+        let like = first_octets(first);
+        let (mut mask, mut differ) = (self.mask, _mm256_setzero_si256());
+        while mask != 0 {
+            // SAFETY: the bit's packet is in the batch, and nobody else has it.
+            let packet = unsafe { &*self.batch.add(mask.trailing_zeros() as usize) };
+            mask &= mask - 1;
+            differ = also_differ(differ, first_octets(packet), like);
+        }
+        _mm256_testz_si256(differ, load_octets(&NONCES)) == 1
+    }
+
     #[inline]
     pub(super) fn next(&mut self) -> Option<&'p mut Packet<'q>> {
         let at = self.mask.trailing_zeros() as usize;
@@ -62,16 +80,63 @@ impl<'p, 'q> Picked<'p, 'q> {
     }
 }
 
+/// Of a packet's first octets, those of its key's address.
+static KEYS: [u8; 32] = {
+    let mut octets = [0; 32];
+    let mut at = 0;
+    while at < size_of::<&Key>() {
+        octets[offset_of!(Packet<'_>, key) + at] = 0xff;
+        at += 1;
+    }
+    octets
+};
+
+/// The same of its nonce, as far as packets that are akin have it in common.
+static NONCES: [u8; 32] = {
+    let mut octets = [0; 32];
+    let mut at = 0;
+    while at < AKIN.len() {
+        octets[offset_of!(Packet<'_>, nonce) + AKIN[at]] = 0xff;
+        at += 1;
+    }
+    octets
+};
+
+/// Key, nonce and AAD.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn first_octets(packet: &Packet<'_>) -> __m256i {
+    const { assert!(offset_of!(Packet<'_>, aad) + MAX_AAD == 32) };
+    // SAFETY: those octets are the packet's.
+    unsafe { _mm256_loadu_si256(std::ptr::from_ref(packet).cast()) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn load_octets(octets: &[u8; 32]) -> __m256i {
+    // SAFETY: as many as are read.
+    unsafe { _mm256_loadu_si256(octets.as_ptr().cast()) }
+}
+
+/// Bit by bit: what differed already, or differs here.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
+#[inline]
+fn also_differ(differ: __m256i, one: __m256i, other: __m256i) -> __m256i {
+    _mm256_ternarylogic_epi64::<0xf6>(differ, one, other)
+}
+
 /// Seals or opens packets, alike ones four by four.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
     for batch in packets.chunks_mut(MOST) {
         let mut left = u64::MAX >> (MOST - batch.len());
         let mut singles = 0;
-        if batch.len() >= LANES && all_alike(batch) {
+        if batch.len() >= LANES
+            && let Some(akin) = all_alike(batch)
+        {
             let mut picked = Picked { batch: batch.as_mut_ptr(), mask: left, lives: PhantomData };
             // SAFETY: they have one key, and buffers and AADs of one length.
-            unsafe { four::run::<SEAL>(&mut picked) };
+            unsafe { four::run::<SEAL>(&mut picked, akin) };
             left = picked.mask;
         } else if batch.len() >= LANES && is_worth_a_search(batch) {
             let features = Features::of(batch);
@@ -84,8 +149,9 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
                     alike
                 } else {
                     let mut picked = Picked { batch: batch.as_mut_ptr(), mask: alike, lives: PhantomData };
+                    let akin = picked.akin();
                     // SAFETY: they have one key, and buffers and AADs of one length, unless they are too long for it.
-                    unsafe { four::run::<SEAL>(&mut picked) };
+                    unsafe { four::run::<SEAL>(&mut picked, akin) };
                     picked.mask
                 };
             }
@@ -94,15 +160,19 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
     }
 }
 
-/// The simplest case, in which there is nothing to sort.
+/// The simplest case, in which there is nothing to sort: whether all packets are alike, and if so, whether they are akin.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
 #[inline]
-fn all_alike(batch: &[Packet<'_>]) -> bool {
-    let Some((first, rest)) = batch.split_first() else { return true };
-    rest.iter().all(|packet| {
-        std::ptr::eq(packet.key, first.key)
-            && packet.buffer.len() == first.buffer.len()
-            && packet.aad_len == first.aad_len
-    })
+fn all_alike(batch: &[Packet<'_>]) -> Option<bool> {
+    let first = batch.first()?;
+    let like = first_octets(first);
+    let (mut differ, mut lengths_differ) = (_mm256_setzero_si256(), 0);
+    for packet in batch {
+        differ = also_differ(differ, first_octets(packet), like);
+        lengths_differ |= (packet.buffer.len() ^ first.buffer.len()) | (packet.aad_len ^ first.aad_len);
+    }
+    (lengths_differ == 0 && _mm256_testz_si256(differ, load_octets(&KEYS)) == 1)
+        .then(|| _mm256_testz_si256(differ, load_octets(&NONCES)) == 1)
 }
 
 /// Whether the first packet's key or the middle one's is that of enough others: where every packet has another key, a

@@ -35,12 +35,17 @@ pub(super) struct Powers {
 }
 
 impl Powers {
+    /// Without any.
+    #[inline]
+    pub(super) fn new() -> Self {
+        let nothing = const { [const { MaybeUninit::uninit() }; MOST / LANES] };
+        Self { low: nothing, high: nothing, both: nothing }
+    }
+
     /// H^`highest` and all below.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
-    pub(super) fn new(key: &Key, highest: usize) -> Self {
-        let nothing = const { [const { MaybeUninit::uninit() }; MOST / LANES] };
-        let mut powers = Self { low: nothing, high: nothing, both: nothing };
+    pub(super) fn fill(&mut self, key: &Key, highest: usize) {
         let mut below = _mm512_setzero_si512();
         let mut vectors = [below; POWERS / LANES];
         for (at, place) in (0..MOST / LANES).rev().enumerate().take(highest.div_ceil(LANES)) {
@@ -52,12 +57,11 @@ impl Powers {
                 Sum::of(*vector, power(key, POWERS)).reduce()
             };
             let (low, high) = (_mm512_unpacklo_epi64(*vector, below), _mm512_unpackhi_epi64(*vector, below));
-            powers.low[place].write(low);
-            powers.high[place].write(high);
-            powers.both[place].write(_mm512_xor_si512(low, high));
+            self.low[place].write(low);
+            self.high[place].write(high);
+            self.both[place].write(_mm512_xor_si512(low, high));
             below = *vector;
         }
-        powers
     }
 }
 
@@ -163,9 +167,15 @@ impl Sums {
     }
 
     /// The sums of four packets, a lane for each, from four with four lanes each to be added up.
+    ///
+    /// # Safety
+    /// All four have been written.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,vaes,vpclmulqdq,aes,pclmulqdq,ssse3,sse4.1,bmi2")]
     #[inline]
-    pub(super) fn of_lanes([a, b, c, d]: &[Self; LANES]) -> Self {
+    pub(super) unsafe fn of_lanes([a, b, c, d]: &[MaybeUninit<Self>; LANES]) -> Self {
+        // SAFETY: by contract.
+        let (a, b, c, d) =
+            unsafe { (a.assume_init_ref(), b.assume_init_ref(), c.assume_init_ref(), d.assume_init_ref()) };
         Self {
             low: across([a.low, b.low, c.low, d.low]),
             high: across([a.high, b.high, c.high, d.high]),
