@@ -110,9 +110,10 @@ impl Lanes {
 
     /// Gives a worker its SA; false if there is no such worker.
     pub(super) fn put(&self, worker: u16, reference: OutboundRef) -> bool {
-        let lane = self.0.get(usize::from(worker));
-        // Release: the SA was published before.
-        lane.inspect(|lane| lane.store(reference.to_word(), Ordering::Release)).is_some()
+        let Some(lane) = self.0.get(usize::from(worker)) else { return false };
+        // Release: the SA was published before. A swap, so that it and the worker's own exchange have an order.
+        lane.swap(reference.to_word(), Ordering::AcqRel);
+        true
     }
 
     /// Takes this one out, wherever it is. The worker asks again when it next has packets.
