@@ -20,6 +20,8 @@ use crate::wire::FlowKey;
 /// The flags, and the bell that is rung when one is raised.
 pub struct EventBoard {
     acquire: Notes,
+    /// By policy: workers ask for SAs of their own; which ones, the policy knows.
+    workers: Flags,
     moved: Notes,
     first: Flags,
     soft: Flags,
@@ -36,6 +38,10 @@ pub(crate) enum Raised {
     Acquire {
         policy: PolicyId,
         flow: Flow,
+    },
+    /// By the index of the policy.
+    WorkersAsk {
+        policy: u32,
     },
     /// By the slot of the pair's inbound SA.
     FirstPacket {
@@ -67,6 +73,7 @@ impl EventBoard {
     pub fn new(max_sas: usize, max_policies: usize, notify: Box<dyn Fn() + Send + Sync>) -> Self {
         Self {
             acquire: Notes::new(max_policies),
+            workers: Flags::new(max_policies),
             moved: Notes::new(max_sas),
             first: Flags::new(max_sas),
             soft: Flags::new(max_sas),
@@ -80,6 +87,13 @@ impl EventBoard {
     /// A packet of `flow` matched a policy that asks for an SA and has none. Does nothing for other policies.
     pub fn acquire(&self, policy: &PolicyEntry, flow: &FlowKey) {
         if policy.wants_sa() && self.acquire.raise(policy.index, policy.id().0, || flow.to_words()) {
+            self.ring();
+        }
+    }
+
+    /// A worker asks for an SA of its own of a policy.
+    pub(crate) fn worker_asks(&self, policy: &PolicyEntry) {
+        if self.workers.raise(policy.index) {
             self.ring();
         }
     }
@@ -140,6 +154,7 @@ impl EventBoard {
                 flow: FlowKey::from_words(note.packed).flow(),
             });
         });
+        self.workers.take(|policy| raised.push(Raised::WorkersAsk { policy }));
         self.first.take(|slot| raised.push(Raised::FirstPacket { slot }));
         self.soft.take(|slot| raised.push(Raised::SoftLimit { slot }));
         self.hard.take(|slot| raised.push(Raised::HardLimit { slot }));

@@ -39,6 +39,7 @@ fn policy(child: &Child, action: PolicyAction) -> Policy {
         action,
         // What is dropped goes first.
         priority: NonZeroU32::new(u32::from(action == PolicyAction::Discard)),
+        per_worker: false,
     }
 }
 

@@ -25,6 +25,7 @@ fn come_up(a: &Rig, b: &Rig, child: &Child, remote_ts: &[TrafficSelector]) {
         origin: PolicyOrigin::Negotiated,
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     };
     a.activate(&narrowed, b.number, a.install(policy), a_spi, b_spi, 1);
 }
@@ -119,6 +120,7 @@ fn a_policy_that_asks_for_nothing_holds_nothing() {
         origin: PolicyOrigin::Configured { acquire: false },
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     };
     a.install(policy);
     a.inside(&octets(&packets(2))).only_dropped(DropReason::NoSa, 2);

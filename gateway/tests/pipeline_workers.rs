@@ -12,10 +12,12 @@ use common::{Child, INSIDE, OUTSIDE, Packet, Rig, connect, ethernet, port_mac};
 use portcullis_gateway::coarse::Coarse;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::handover::{Exchange, mesh};
+use portcullis_gateway::installer::Installer;
 use portcullis_gateway::io::{FrameMemory, FramePool, Ledger};
 use portcullis_gateway::pipeline::{Ingress, Output, Pipeline};
 use portcullis_gateway::route::PortIndex;
 use portcullis_gateway::slowpath::Waker;
+use portcullis_ipsec::{DataplaneEvent, SaInstaller, Spi};
 
 /// Batches that each worker is given, and packets in each.
 const BATCHES: usize = 200;
@@ -94,6 +96,10 @@ fn series_and_number(packet: &[u8]) -> (u16, u16) {
 }
 
 fn two_workers(rig: Rig) -> [Worker; 2] {
+    with_installer(rig).0
+}
+
+fn with_installer(rig: Rig) -> ([Worker; 2], Installer) {
     let (memory, mut frames) = FrameMemory::new(2 * FRAMES as u32, 2048).unwrap();
     let others = frames.split_off(FRAMES);
     let [first, second] =
@@ -105,7 +111,7 @@ fn two_workers(rig: Rig) -> [Worker; 2] {
     ];
     // Frames must not outlive it.
     std::mem::forget(memory);
-    workers
+    (workers, rig.installer)
 }
 
 /// Gives each worker its own packets, and lets both go on until all are through.
@@ -169,6 +175,80 @@ fn one_worker_seals_for_both_in_order_and_frames_come_back() {
             next[usize::from(series)] += 1;
         }
     }
+}
+
+/// The SPI of raw ESP on IPv4.
+fn spi_of((_, frame): &(PortIndex, Vec<u8>)) -> u32 {
+    u32::from_be_bytes(frame[34..38].try_into().unwrap())
+}
+
+/// RFC 9611: two workers seal for one policy, each with its own SA.
+#[test]
+fn a_worker_with_an_sa_of_its_own_hands_nothing_over() {
+    let (a, mut b) = (Rig::new(1), Rig::new(2));
+    let child = Child::between(1, 2);
+    let mirrored = child.mirrored();
+    let policy = a.policy_of_workers(&child);
+    b.policy(&mirrored.local_ts, &mirrored.remote_ts);
+    // Each direction of each has another key.
+    let pairs = [(0, 1), (2, 3)]
+        .map(|(there, here)| (a.install_inbound(&child, 2, here), b.install_inbound(&mirrored, 1, there)));
+    let [(shared, shared_there), (own, own_there)] = pairs;
+    a.activate(&child, 2, policy, shared, shared_there, 0);
+    let packets = |series, count| {
+        let packets = (0..count).map(|number| packet((1, 2), series, number));
+        packets.map(|packet| ethernet(port_mac(1, INSIDE), &packet)).collect::<Vec<_>>()
+    };
+    let ([mut first, mut second], installer) = with_installer(a);
+
+    // The first owns the shared SA, and needs no other.
+    first.receive(INSIDE, &packets(0, PACKETS));
+    assert_eq!(installer.take_events(), []);
+    second.receive(INSIDE, &packets(1, PACKETS));
+    assert!(second.sent.is_empty());
+    assert_eq!(installer.take_events(), [DataplaneEvent::WorkerAsks { pair: shared, worker: 1 }]);
+    second.receive(INSIDE, &packets(1, PACKETS));
+    assert_eq!(installer.take_events(), [], "it does not ask again at once");
+    while first.take_over() > 0 {}
+    assert_eq!(first.sent.len(), 3 * PACKETS);
+    assert!(first.sent.iter().all(|sent| spi_of(sent) == shared_there.get()));
+    first.sent.clear();
+    while second.take_over() > 0 {}
+
+    let sa = child.outbound((1, 2), own_there, 2);
+    assert!(
+        installer.activate_for_worker(policy, own, sa.clone(), Some(2)).is_err(),
+        "there is no such worker"
+    );
+    installer.activate_for_worker(policy, own, sa, Some(1)).unwrap();
+    let info =
+        |pair: Spi| installer.list().into_iter().find(|info| info.pair == pair).unwrap().outbound.unwrap();
+    assert_eq!((info(shared).worker, info(own).worker), (None, Some(1)));
+    assert!(info(shared).current && info(own).current);
+    let own_packets = [0, 1].map(|series| packets(series, BATCHES * PACKETS));
+    let [first, second] = run([first, second], INSIDE, own_packets);
+    for (series, (worker, spi)) in [(&first, shared_there), (&second, own_there)].into_iter().enumerate() {
+        assert_eq!(worker.sent.len(), BATCHES * PACKETS);
+        let mut next = 0;
+        for sealed in worker.sent.chunks(64) {
+            assert!(sealed.iter().all(|sent| spi_of(sent) == spi.get()));
+            let sealed: Vec<Vec<u8>> = sealed.iter().map(|(_, frame)| frame[14..].to_vec()).collect();
+            for packet in b.outside(&sealed).only_sent(INSIDE) {
+                assert_eq!(series_and_number(&packet), (series as u16, next), "out of order");
+                next += 1;
+            }
+        }
+        assert_eq!(usize::from(next), BATCHES * PACKETS);
+    }
+
+    // Without it, the shared one is there as before; and it is asked for again.
+    installer.remove(own).unwrap();
+    let [mut first, mut second] = [first, second];
+    second.sent.clear();
+    second.receive(INSIDE, &packets(1, PACKETS));
+    assert!(second.sent.is_empty());
+    while first.take_over() > 0 {}
+    assert_eq!(installer.take_events(), [DataplaneEvent::WorkerAsks { pair: shared, worker: 1 }]);
 }
 
 #[test]

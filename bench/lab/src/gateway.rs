@@ -137,6 +137,9 @@ pub struct ChildSa {
     pub spi_out: String,
     /// The negotiated algorithms.
     pub proposal: String,
+    /// Whose it is, if it is one of several.
+    #[serde(default)]
+    pub resource: Option<String>,
     /// `TUNNEL` or `TUNNEL-in-UDP`.
     pub mode: String,
     /// Our traffic selectors.

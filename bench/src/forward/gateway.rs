@@ -184,6 +184,7 @@ fn policy(
         origin,
         action,
         priority: None,
+        per_worker: false,
     })
 }
 

@@ -239,6 +239,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         lifetime: ChildLifetime::default(),
         priority: None,
         options: SaOptions::default(),
+        per_worker: None,
     };
     let connection = ConnectionConfig {
         name: CONNECTION.to_owned(),

@@ -101,6 +101,7 @@ impl End {
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
             priority: None,
+            per_worker: false,
         })?;
         let endpoints = self.side.endpoints();
         let sa = OutboundSa {

@@ -173,6 +173,7 @@ impl ThroughInstaller {
                     origin,
                     action: PolicyAction::Protect,
                     priority: None,
+                    per_worker: false,
                 })
             })
             .collect::<Result<_, _>>()?;

@@ -121,6 +121,7 @@ impl World {
             origin: PolicyOrigin::Configured { acquire: false },
             action: PolicyAction::Protect,
             priority: None,
+            per_worker: false,
         }
     }
 

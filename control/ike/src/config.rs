@@ -319,6 +319,17 @@ pub struct ChildConfig {
     pub priority: Option<NonZeroU32>,
     /// Its mode, and how its packets are treated.
     pub options: SaOptions,
+    /// Workers may have CHILD SAs of their own beside the first (RFC 9611; swanctl's `per_cpu_sas`).
+    pub per_worker: Option<PerWorker>,
+}
+
+/// CHILD SAs of single workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerWorker {
+    /// Workers of the data plane: they have numbers below this.
+    pub workers: u16,
+    /// How many there may be beside each one that all share, whoever asks for them.
+    pub most: u16,
 }
 
 /// A connection (swanctl's `connections.NAME`).

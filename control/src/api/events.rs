@@ -272,6 +272,9 @@ pub struct ChildReport {
     pub spi_out: String,
     /// Negotiated algorithms.
     pub proposal: String,
+    /// As in `GET /v1/sas`, if it is one of several with the same selectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// Our side.
     pub local_ts: Vec<String>,
     /// The peer's side.

@@ -240,6 +240,10 @@ pub struct ChildSa {
     pub spi_out: String,
     /// In strongSwan's notation.
     pub proposal: String,
+    /// Among those with the same selectors (`per_cpu_sas`): `shared`; `worker N`, which alone seals with it; or `receive`, which
+    /// only the peer sends on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// Our side, as negotiated.
     pub local_ts: Vec<String>,
     /// The peer's side, as negotiated.

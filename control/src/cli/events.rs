@@ -181,6 +181,7 @@ mod tests {
                     spi_in: "c0ffee02".to_owned(),
                     spi_out: "c0ffee03".to_owned(),
                     proposal: "aes256gcm16-esn".to_owned(),
+                    resource: None,
                     local_ts: Vec::new(),
                     remote_ts: Vec::new(),
                 },

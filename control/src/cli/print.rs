@@ -262,7 +262,8 @@ fn rate_line(out: &mut String, key: &str, rate: Option<&RateStatus>) {
 }
 
 fn child_sa(out: &mut String, child: &ChildSa) {
-    line!(out, "  {}: INSTALLED, {}, ESP:{}", child.name, child.mode, child.proposal);
+    let whose = child.resource.as_deref().map(|whose| format!(", {whose}")).unwrap_or_default();
+    line!(out, "  {}: INSTALLED, {}, ESP:{}{whose}", child.name, child.mode, child.proposal);
     line!(out, "    installed {} ago", duration(child.installed_seconds));
     let idle = |seconds: Option<u64>| seconds.map(|s| format!(", {} ago", duration(s))).unwrap_or_default();
     let (spi, bytes, packets) = (&child.spi_in, child.bytes_in, child.packets_in);
@@ -328,6 +329,7 @@ mod tests {
             spi_in: "c0000001".to_owned(),
             spi_out: "c0000002".to_owned(),
             proposal: "aes256gcm16".to_owned(),
+            resource: None,
             local_ts: vec!["10.1.0.0/24".to_owned()],
             remote_ts: vec!["10.2.0.0/24".to_owned()],
             installed_seconds: 250,

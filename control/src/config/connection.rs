@@ -22,7 +22,7 @@ use super::devices::Devices;
 use super::gateway::GatewayConfig;
 use super::reader::Section;
 use super::secrets::Secrets;
-use super::{devices, eap, lifetime, null, options, pools, rates, shunt, updown};
+use super::{devices, eap, lifetime, null, options, per_cpu, pools, rates, shunt, updown};
 use crate::hooks::HookConfigs;
 
 /// Options of swanctl.conf's connections that have no counterpart here yet.
@@ -64,7 +64,6 @@ pub(super) const LATER_CHILD: &[&str] = &[
     "label",
     "label_mode",
     "hw_offload",
-    "per_cpu_sas",
 ];
 
 /// `[connections]` as a whole.
@@ -599,6 +598,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
     });
     let lifetime = lifetime::of_child(section);
     let priority = shunt::priority(section);
+    let per_worker = per_cpu::of_child(section);
     section.finish(LATER_CHILD);
     Some(ChildConfig {
         name,
@@ -611,6 +611,7 @@ fn child(name: String, section: &Section<'_>) -> Option<ChildConfig> {
         lifetime,
         priority,
         options,
+        per_worker,
     })
 }
 

@@ -17,6 +17,7 @@ mod lifetime;
 mod lints;
 mod null;
 mod options;
+mod per_cpu;
 mod pools;
 mod radius;
 mod rates;
@@ -202,7 +203,8 @@ impl Config {
         // Also where no connection asks for them: what is wrong with them is said.
         store.status_sources();
         let connections = connection::from_root(root, secrets.as_ref(), &store, &pools, gateway.as_ref());
-        let connection::Connections { negotiated, shunts, hooks, rates, devices } = connections;
+        let connection::Connections { mut negotiated, shunts, hooks, rates, devices } = connections;
+        per_cpu::give_workers(&mut negotiated, gateway.as_ref().map_or(1, |gateway| gateway.workers.len()));
         let engine = gateway::engine_from_root(root, negotiated, secrets.unwrap_or_default());
         let radius = radius::from_root(root);
         let audit = audit::from_root(root);
@@ -248,6 +250,7 @@ impl Config {
                 origin: PolicyOrigin::Configured { acquire: asks(child) },
                 action: PolicyAction::Protect,
                 priority: child.priority,
+                per_worker: false,
             };
             Some(((connection.name.clone(), child.name.clone()), policy))
         });

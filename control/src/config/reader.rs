@@ -263,6 +263,25 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Yes or no, or an integer within `range`.
+    pub(super) fn boolean_or_integer(
+        &self,
+        key: &'static str,
+        range: std::ops::RangeInclusive<i64>,
+    ) -> Option<Result<bool, i64>> {
+        let expected = format!("true, false, or a whole number from {} to {}", range.start(), range.end());
+        self.takes(key, 9, "boolean or whole number", || format!("true, false, or {}", whole(&range)));
+        let (value, span) = self.value(key, &expected)?;
+        match (value.as_bool(), value.as_integer()) {
+            (Some(value), _) => Some(Ok(value)),
+            (_, Some(number)) if range.contains(&number) => Some(Err(number)),
+            _ => {
+                self.error(span, key, format!("is `{}` (expected {expected})", value.to_string().trim()));
+                None
+            }
+        }
+    }
+
     /// A floating-point or whole number within `range`.
     pub(super) fn number(&self, key: &'static str, range: std::ops::RangeInclusive<f64>) -> Option<f64> {
         let expected = format!("a number from {} to {}", range.start(), range.end());

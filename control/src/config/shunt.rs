@@ -12,6 +12,7 @@ use super::reader::Section;
 const OF_SAS: &[&str] = &[
     "esp_proposals",
     "replay_window",
+    "per_cpu_sas",
     "rekey_time",
     "life_time",
     "rand_time",
@@ -75,6 +76,7 @@ pub(super) fn policy(
         origin: PolicyOrigin::Configured { acquire: false },
         action,
         priority,
+        per_worker: false,
     })
 }
 

@@ -450,6 +450,10 @@ impl Task {
                     None => tracing::debug!(?policy, %flow, "traffic without an SA, of no configured child"),
                 },
                 DataplaneEvent::FirstPacket { pair } => self.command(Command::FirstPacket { pair }, None),
+                DataplaneEvent::WorkerAsks { pair, worker } => {
+                    tracing::debug!(spi_in = %pair, worker, "a worker asks for an SA of its own");
+                    self.command(Command::WorkerAsks { pair, worker }, None);
+                }
                 DataplaneEvent::SoftLimit { pair } => {
                     let connection = self.traffic.connection_of(pair);
                     tracing::info!(%connection, spi_in = %pair, "the SA has carried what it should, and is rekeyed");

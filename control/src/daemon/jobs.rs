@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
-use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef};
+use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef, Resource};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -141,12 +141,17 @@ fn activate_child(
     activation: Activation,
     installer: &dyn SaInstaller,
 ) -> Result<PolicyId, InstallError> {
-    let Activation { policy, outbound } = activation;
+    let Activation { policy, outbound, resource } = activation;
     let (policy, new) = match policy {
         PolicyRef::Installed(policy) => (policy, false),
         PolicyRef::New(policy) => (installer.install_policy(policy)?, true),
     };
-    if let Err(error) = installer.activate_outbound(policy, pair, outbound) {
+    let activated = match resource {
+        Resource::None | Resource::Fallback => installer.activate_outbound(policy, pair, outbound),
+        Resource::Worker(worker) => installer.activate_for_worker(policy, pair, outbound, Some(worker)),
+        Resource::Spare => installer.activate_for_worker(policy, pair, outbound, None),
+    };
+    if let Err(error) = activated {
         if new {
             undo(installer.remove_policy(policy));
         }
@@ -222,6 +227,15 @@ mod tests {
         fn activate_outbound(&self, _: PolicyId, _: Spi, _: OutboundSa) -> Result<(), InstallError> {
             self.call("activate_outbound")
         }
+        fn activate_for_worker(
+            &self,
+            _: PolicyId,
+            _: Spi,
+            _: OutboundSa,
+            _: Option<u16>,
+        ) -> Result<(), InstallError> {
+            self.call("activate_for_worker")
+        }
         fn limit(&self, _: Spi, _: UsageLimits) -> Result<(), InstallError> {
             self.call("limit")
         }
@@ -264,6 +278,7 @@ mod tests {
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
             priority: None,
+            per_worker: false,
         };
         let inbound = InboundSa {
             key: key.clone(),
@@ -284,7 +299,11 @@ mod tests {
             remote_ts,
             options: SaOptions::default(),
         };
-        let activation = at_once.then_some(Activation { policy: PolicyRef::New(policy), outbound });
+        let activation = at_once.then_some(Activation {
+            policy: PolicyRef::New(policy),
+            outbound,
+            resource: Resource::None,
+        });
         Box::new(ChildInstall { pair, inbound, limits: UsageLimits::default(), activation })
     }
 
@@ -317,6 +336,18 @@ mod tests {
         let (result, activated) = calls(job, "");
         assert!(matches!(result, JobResult::ChildActivated(Ok(PolicyId(3)))));
         assert_eq!(activated, ["activate_outbound"]);
+    }
+
+    #[test]
+    fn a_child_of_one_worker_shares_the_policy() {
+        for resource in [Resource::Worker(1), Resource::Spare] {
+            let mut install = install(true);
+            let activation = install.activation.as_mut().unwrap();
+            (activation.policy, activation.resource) = (PolicyRef::Installed(PolicyId(3)), resource);
+            let (result, calls) = calls(Job::InstallChild(install), "");
+            assert!(matches!(result, JobResult::ChildInstalled(Ok(Some(PolicyId(3))))));
+            assert_eq!(calls, ["install_inbound", "limit", "activate_for_worker"]);
+        }
     }
 
     #[test]

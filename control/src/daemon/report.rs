@@ -8,7 +8,7 @@ use portcullis_gateway::dataplane::{
 };
 use portcullis_gateway::io::QueueCounts;
 use portcullis_ike::config::{ConnectionConfig, StartAction};
-use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState, Transport};
+use portcullis_ike::engine::{ChildSaStatus, IkeSaStatus, IkeState, Resource, Transport};
 use portcullis_ike::pools::{LeaseStatus, PoolUsage};
 use portcullis_ipsec::{
     Encapsulation, Mode, PolicyAction, PolicyOrigin, RateLimit, SaInstaller, TrafficSelector,
@@ -160,6 +160,16 @@ pub(crate) fn mode(child: &ChildSaStatus) -> &'static str {
     }
 }
 
+/// Who seals with a CHILD SA that is one of several.
+pub(crate) fn resource(resource: Resource) -> Option<String> {
+    match resource {
+        Resource::None => None,
+        Resource::Fallback => Some("shared".to_owned()),
+        Resource::Worker(worker) => Some(format!("worker {worker}")),
+        Resource::Spare => Some("receive".to_owned()),
+    }
+}
+
 fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
     // A pair that goes away while it is being listed has carried nothing that still counts.
     let counters = installer.counters(child.spi_in).unwrap_or_default();
@@ -169,6 +179,7 @@ fn child_sa(child: &ChildSaStatus, installer: &dyn SaInstaller) -> ChildSa {
         spi_in: child.spi_in.to_string(),
         spi_out: child.spi_out.to_string(),
         proposal: child.proposal.clone(),
+        resource: resource(child.resource),
         local_ts: child.local_ts.iter().map(ToString::to_string).collect(),
         remote_ts: child.remote_ts.iter().map(ToString::to_string).collect(),
         installed_seconds: child.established.elapsed().as_secs(),

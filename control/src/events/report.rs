@@ -120,6 +120,7 @@ fn child_report(session: &Session, child: &Child) -> ChildReport {
         spi_in: status.spi_in.to_string(),
         spi_out: status.spi_out.to_string(),
         proposal: status.proposal.clone(),
+        resource: report::resource(status.resource),
         local_ts: selectors(&status.local_ts),
         remote_ts: selectors(&status.remote_ts),
     }

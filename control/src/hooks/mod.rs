@@ -159,6 +159,8 @@ impl Hooks {
     /// Has run what is to be run. Does not wait.
     pub(crate) fn hear(&self, happening: &Happening<'_>) {
         let orders = match *happening {
+            // What is beside another changes nothing for hosts and routes.
+            Happening::ChildUp { child, .. } if child.status.resource.is_additional() => return,
             Happening::ChildUp { session, child } => {
                 let mut state = lock(&self.state);
                 let name = (session.connection().to_owned(), child.status.name.clone());

@@ -19,6 +19,7 @@ const SILENT: &[(&str, &[&str])] = &[
     ("mode", &["tunnel"]),
     ("policies", &["yes"]),
     ("hw_offload", &["no"]),
+    ("per_cpu_sas", &["no"]),
     ("hostaccess", &["yes", "no"]),
     ("dpd_action", &["clear", "none"]),
     ("close_action", &["none"]),

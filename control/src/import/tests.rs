@@ -62,6 +62,7 @@ connections {
         remote_ts = 10.2.0.0/24
         esp_proposals = aes256gcm16
         replay_window = 128
+        per_cpu_sas = yes
         rekey_bytes = 1G
         start_action = trap|start
         interface = eth7
@@ -88,6 +89,7 @@ fn a_site_is_carried_over_whole_and_what_is_not_is_named_with_its_place() {
     assert_eq!(connection.lifetime.rekey_time.as_secs(), 7200);
     let child = &connection.children[0];
     assert_eq!((child.local_ts.len(), child.replay_window), (2, 128));
+    assert!(child.per_worker.is_some());
     assert_eq!(child.start_action, portcullis_ike::config::StartAction::Start);
     assert_eq!(config.engine.shared_keys[0].ids.len(), 3);
     assert_eq!(config.engine.shared_keys[0].secret.0, b"a # secret of 32 octets or thereabouts");
@@ -97,7 +99,7 @@ fn a_site_is_carried_over_whole_and_what_is_not_is_named_with_its_place() {
     for (line, subject) in [
         (7, "connections.site.proposals = 3des-md5-modp768"),
         (12, "connections.site.mediation_peer = somebody"),
-        (25, "connections.site.children.net.interface = eth7"),
+        (26, "connections.site.children.net.interface = eth7"),
     ] {
         let said = format!("swanctl.conf:{line}: not carried over: `{subject}`");
         assert!(dropped.iter().any(|note| note.contains(&said)), "{said}: {dropped:#?}");

@@ -15,6 +15,7 @@ fn child(spi: &str, bytes: u64) -> ChildSa {
         spi_in: spi.to_owned(),
         spi_out: "c0ffee".to_owned(),
         proposal: "aes256gcm16-esn".to_owned(),
+        resource: None,
         local_ts: vec![],
         remote_ts: vec![],
         installed_seconds: 65,

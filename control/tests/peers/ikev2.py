@@ -1,8 +1,10 @@
-# A small IKEv2 (RFC 7296) over the library `cryptography`, which shares nothing with ours: IKE SAs without children
-# (RFC 6023), of one suite (AES-GCM-256, HMAC-SHA-256, X25519), with pre-shared keys. It is there for what strongSwan
-# does not have. It answers nothing by itself: a test says what it does next. Octets are hexadecimal in JSON.
+# A small IKEv2 (RFC 7296) over the library `cryptography`, which shares nothing with ours: IKE SAs of one suite (AES-GCM-256,
+# HMAC-SHA-256, X25519), with pre-shared keys, without children (RFC 6023) or with CHILD SAs of AES-GCM-256 over raw ESP. It is
+# there for what strongSwan does not have. It answers nothing by itself: a test says what it does next. Octets are hexadecimal
+# in JSON.
 import hashlib
 import hmac
+import ipaddress
 import os
 import socket
 import struct
@@ -11,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, SK, PS = 33, 34, 35, 36, 39, 40, 41, 42, 46, 54
-IKE_SA_INIT, IKE_AUTH, INFORMATIONAL, IKE_SESSION_RESUME = 34, 35, 37, 38
+SA, KE, IDI, IDR, AUTH, NONCE, NOTIFY, DELETE, TSI, TSR, SK, PS = 33, 34, 35, 36, 39, 40, 41, 42, 44, 45, 46, 54
+IKE_SA_INIT, IKE_AUTH, CREATE_CHILD_SA, INFORMATIONAL, IKE_SESSION_RESUME = 34, 35, 36, 37, 38
 TICKET_LT_OPAQUE, TICKET_OPAQUE, CHILDLESS, NO_ADDITIONAL_SAS = 16409, 16413, 16418, 35
 COOKIE, PUZZLE = 16390, 16434
 INITIATOR, RESPONSE = 0x08, 0x20
@@ -109,7 +111,8 @@ class Ike:
             self.socket.settimeout(20)
         self.remote, self.began = (remote, 500), began
         self.spi_i, self.spi_r = os.urandom(8), bytes(8)
-        self.next_request, self.keys, self.sent = 0, None, 0
+        # The last one that was used: of an initiator that of IKE_SA_INIT.
+        self.next_request, self.keys, self.sent = 0 if began else -1, None, 0
 
     def header(self, first, exchange, flags, number, length):
         return self.spi_i + self.spi_r + struct.pack("!BBBBII", first, 0x20, exchange, flags, number, length)
@@ -391,3 +394,170 @@ def give(local, remote, us, secret, ticket, lifetime):
     IKE = again
     kinds = [kind for kind, _ in payloads]
     return {"asked": notifies(asked), "kinds": kinds, "spis": (IKE.spi_i + IKE.spi_r).hex()}
+
+
+# CHILD SAs, and ESP (RFC 4303) over a raw socket.
+
+
+def esp_proposal(spi, bits=256):
+    transforms = struct.pack("!BBHBBHHH", 3, 0, 12, 1, 0, 20, 0x800E, bits) + struct.pack("!BBHBBH", 0, 0, 8, 5, 0, 0)
+    body = struct.pack("!BBBB", 1, 3, 4, 2) + spi + transforms
+    return SA, struct.pack("!BBH", 0, 0, 4 + len(body)) + body
+
+
+def selector(net):
+    net = ipaddress.ip_network(net)
+    return struct.pack("!BBHHH", 7, 0, 16, 0, 65535) + net[0].packed + net[-1].packed
+
+
+def selectors(kind, net):
+    return kind, struct.pack("!BBBB", 1, 0, 0, 0) + selector(net)
+
+
+class Children:
+    """The CHILD SAs of an IKE SA, by our SPI, and what has come on them."""
+
+    def __init__(self, ike, local):
+        self.ike, self.by_spi, self.waiting = ike, {}, {}
+        self.esp = socket.socket(socket.AF_INET, socket.SOCK_RAW, 50)
+        self.esp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        self.esp.bind((local, 0))
+
+    def add(self, ours, theirs, began, nonce_i, nonce_r):
+        stream = prf_plus(self.ike.keys["d"], nonce_i + nonce_r, 72)
+        keys = {True: stream[:36], False: stream[36:]}
+        self.by_spi[ours] = {"theirs": theirs, "in": keys[not began], "out": keys[began], "sent": 0}
+        return ours.hex()
+
+    def opened(self, quiet):
+        """What comes until nothing has come for so long: our SPI, the sequence number, the inner packet."""
+        self.esp.settimeout(quiet)
+        found = []
+        while True:
+            try:
+                octets = self.esp.recv(65535)
+            except TimeoutError:
+                return found
+            octets = octets[4 * (octets[0] & 15) :]
+            spi, number = octets[:4], struct.unpack("!I", octets[4:8])[0]
+            key = self.by_spi[spi]["in"]
+            inner = AESGCM(key[:32]).decrypt(key[32:] + octets[8:16], octets[16:], octets[:8])
+            found.append((spi.hex(), number, inner[: len(inner) - 2 - inner[-2]]))
+
+    def send(self, ours, inner):
+        sa = self.by_spi[ours]
+        sa["sent"] += 1
+        head, iv = sa["theirs"] + struct.pack("!I", sa["sent"]), struct.pack("!Q", sa["sent"])
+        padding = bytes(range(1, 1 + -(len(inner) + 2) % 4))
+        plain = inner + padding + bytes([len(padding), 4])
+        sealed = AESGCM(sa["out"][:32]).encrypt(sa["out"][32:] + iv, plain, head)
+        self.esp.sendto(head + iv + sealed, (self.ike.remote[0], 0))
+
+
+CHILDREN = None
+
+
+def spi_in(payloads):
+    return body_of(payloads, SA)[8:12]
+
+
+def udp(src, dst, ports, data):
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 28 + len(data), 0, 0, 64, 17, 0)
+    head += ipaddress.ip_address(src).packed + ipaddress.ip_address(dst).packed
+    total = sum(struct.unpack("!10H", head))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    head = head[:10] + struct.pack("!H", total ^ 0xFFFF) + head[12:]
+    return head + struct.pack("!HHHH", *ports, 8 + len(data), 0) + data
+
+
+@command
+def listen(local, remote):
+    """Waits for an IKE SA to be begun, from now on."""
+    global IKE
+    IKE = Ike(local, remote, False)
+
+
+@command
+def let_in(local, us, secret, more):
+    """Lets a peer in with the child that it asks for, and says this besides: what it has said of the child."""
+    global CHILDREN
+    IKE.answer_first(IKE_SA_INIT, None)
+    _, number, _, _, payloads = IKE.open(IKE.receive(IKE_AUTH, False))
+    right = IKE.auth_of(True, secret.encode(), body_of(payloads, IDI))
+    assert body_of(payloads, AUTH) == b"\x02\0\0\0" + right, payloads
+    CHILDREN, ours, mine = Children(IKE, local), os.urandom(4), fqdn(us)
+    auth = (AUTH, b"\x02\0\0\0" + IKE.auth_of(False, secret.encode(), mine))
+    ts = [(kind, body) for kind, body in payloads if kind in (TSI, TSR)]
+    answer = [(IDR, mine), auth, esp_proposal(ours)] + ts + given(more)
+    CHILDREN.add(ours, spi_in(payloads), False, IKE.nonce_i, IKE.nonce_r)
+    IKE.send(IKE.seal(IKE_AUTH, answer, True, number))
+    return {"spi": ours.hex(), "notifies": notifies(payloads)}
+
+
+@command
+def answer_child(more, refuse):
+    """Answers the next CREATE_CHILD_SA request: with a child, or with a refusal. What it has said of the child."""
+    _, number, _, _, payloads = IKE.open(IKE.receive(CREATE_CHILD_SA, False))
+    asked = {"notifies": notifies(payloads), "ts": [body.hex() for kind, body in payloads if kind in (TSI, TSR)]}
+    if refuse:
+        IKE.send(IKE.seal(CREATE_CHILD_SA, [notify(refuse)], True, number))
+        return asked
+    ours, nonce = os.urandom(4), os.urandom(32)
+    CHILDREN.add(ours, spi_in(payloads), False, body_of(payloads, NONCE), nonce)
+    ts = [(kind, body) for kind, body in payloads if kind in (TSI, TSR)]
+    IKE.send(IKE.seal(CREATE_CHILD_SA, [esp_proposal(ours), (NONCE, nonce)] + ts + given(more), True, number))
+    return {"spi": ours.hex(), **asked}
+
+
+@command
+def begin_with_child(local, remote, us, them, secret, ts, more):
+    """Begins an IKE SA with a child, about which it says this; gives what is said in the answer."""
+    global IKE, CHILDREN
+    IKE = Ike(local, remote, True)
+    IKE.init()
+    CHILDREN, ours = Children(IKE, local), os.urandom(4)
+    child = [esp_proposal(ours), selectors(TSI, ts[0]), selectors(TSR, ts[1])]
+    answer = IKE.authenticate(us, them, secret.encode(), child + given(more))
+    CHILDREN.add(ours, spi_in(answer), True, IKE.nonce_i, IKE.nonce_r)
+    return {"spi": ours.hex(), "notifies": notifies(answer)}
+
+
+@command
+def ask_child(ts, more, bits):
+    """Asks for one more child, with a key of so many bits: our SPI if there is one now, and what is said."""
+    ours, nonce = os.urandom(4), os.urandom(32)
+    child = [esp_proposal(ours, bits), (NONCE, nonce), selectors(TSI, ts[0]), selectors(TSR, ts[1])]
+    answer = IKE.exchange(CREATE_CHILD_SA, child + given(more))
+    said = {"notifies": notifies(answer), "ts": [body.hex() for kind, body in answer if kind in (TSI, TSR)]}
+    if body_of(answer, SA) is None:
+        return said
+    CHILDREN.add(ours, spi_in(answer), True, nonce, body_of(answer, NONCE))
+    return {"spi": ours.hex(), **said}
+
+
+@command
+def delete_child(spi):
+    """Deletes one of the children; gives the SPIs of the other end that go with it, and those that it then deletes itself."""
+    ours = bytes.fromhex(spi)
+    delete = (DELETE, struct.pack("!BBH", 3, 4, 1) + ours)
+    gone = body_of(IKE.exchange(INFORMATIONAL, [delete]), DELETE)
+    _, number, _, _, payloads = IKE.open(IKE.receive(INFORMATIONAL, False))
+    more = body_of(payloads, DELETE)
+    IKE.send(IKE.seal(INFORMATIONAL, [], True, number))
+    cut = lambda body: [body[at : at + 4].hex() for at in range(4, len(body), 4)]
+    return {"gone": cut(gone), "more": cut(more)}
+
+
+@command
+def opened(quiet):
+    """What has come in UDP: our SPI, the sequence number, the source port, the payload's number."""
+    found = CHILDREN.opened(quiet)
+    return [[spi, number, *struct.unpack("!H", inner[20:22]), *struct.unpack("!I", inner[28:32])] for spi, number, inner in found]
+
+
+@command
+def send(spi, src, dst, count):
+    """Sends UDP through a child."""
+    for number in range(count):
+        CHILDREN.send(bytes.fromhex(spi), udp(src, dst, (7000, 7001), struct.pack("!I", number)))

@@ -124,6 +124,14 @@ pub enum DataplaneEvent {
         /// The packet's own selectors.
         flow: Flow,
     },
+    /// A worker hands its packets of a policy to the one that owns the policy's SA, and would rather seal them with an SA of its
+    /// own ([`Policy::per_worker`], RFC 9611 §6).
+    WorkerAsks {
+        /// The inbound SPI that names the pair whose outbound SA all workers share.
+        pair: Spi,
+        /// The worker's number.
+        worker: u16,
+    },
     /// The first packet was opened on the inbound SA of a pair that has no outbound SA yet: the peer uses it.
     FirstPacket {
         /// The inbound SPI that names the pair.
@@ -175,6 +183,17 @@ pub trait SaInstaller: Send + Sync {
     /// Seals packets of `policy` with `sa` from now on, in place of any earlier SA, which is no longer used.
     /// `pair` is the inbound SPI of the same CHILD SA.
     fn activate_outbound(&self, policy: PolicyId, pair: Spi, sa: OutboundSa) -> Result<(), InstallError>;
+
+    /// Has one worker seal packets of `policy` with `sa` from now on, in place of any earlier SA of its own, while the others go
+    /// on with what [`SaInstaller::activate_outbound`] gave them. For a policy with [`Policy::per_worker`]. `None`: no worker
+    /// does; the pair is there for what the peer sends (RFC 9611 §4).
+    fn activate_for_worker(
+        &self,
+        policy: PolicyId,
+        pair: Spi,
+        sa: OutboundSa,
+        worker: Option<u16>,
+    ) -> Result<(), InstallError>;
 
     /// Limits what both SAs of `pair` may carry; called between [`SaInstaller::install_inbound`] and
     /// [`SaInstaller::activate_outbound`], if at all.

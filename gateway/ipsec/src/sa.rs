@@ -186,6 +186,8 @@ pub struct Policy {
     pub action: PolicyAction,
     /// Lower goes first, whatever the selectors say; `None`: that of the action.
     pub priority: Option<NonZeroU32>,
+    /// Workers may have SAs of their own beside the one that all share (RFC 9611).
+    pub per_worker: bool,
 }
 
 impl Policy {

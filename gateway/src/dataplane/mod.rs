@@ -234,7 +234,7 @@ impl Dataplane {
         let reclaimer = Reclaimer::new(config.workers.len());
         let spi_key = random().map_err(system("get random numbers"))?;
         let sas = Arc::new(SaTable::new(config.max_sas, engine, spi_key, reclaimer.clone())?);
-        let policies = Arc::new(PolicyTable::new(config.max_policies)?);
+        let policies = Arc::new(PolicyTable::new(config.max_policies)?.with_workers(config.workers.len()));
         let events = Waker::new().map_err(system("make an eventfd"))?;
         let bell = events.clone();
         let board =

@@ -177,7 +177,9 @@ impl Dataplane {
         }
         let pairs = self.installer.list();
         let info = pairs.into_iter().find(|info| {
-            info.outbound.as_ref().is_some_and(|outbound| outbound.policy == wanted && outbound.current)
+            info.outbound.as_ref().is_some_and(|outbound| {
+                outbound.policy == wanted && outbound.current && outbound.worker.is_none()
+            })
         })?;
         let outbound = info.outbound.as_ref()?;
         let hop = hop(routes, info.endpoints.remote);

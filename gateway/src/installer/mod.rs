@@ -4,6 +4,8 @@
 //! One lock orders the callers among themselves; workers take none. What is protected is told to the
 //! [`ProtectionSink`] (the XDP program's prefixes, the host's routes) before a policy goes in and after it went out.
 
+mod activation;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,11 +13,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use portcullis_ipsec::{
-    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyAction, PolicyCounters,
-    PolicyId, RateLimits, SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints,
-    UsageLimits,
+    DataplaneEvent, EspAlgorithm, InboundSa, InstallError, OutboundSa, Policy, PolicyCounters, PolicyId,
+    RateLimits, SaCounters, SaInstaller, Spi, TenantId, TrafficSelector, TunnelEndpoints, UsageLimits,
 };
 
+use self::activation::Seals;
 use crate::coarse::Coarse;
 use crate::events::{EventBoard, Raised};
 use crate::limiter::{LimiterIndex, PolicyLimiter};
@@ -196,6 +198,8 @@ pub struct OutboundInfo {
     pub policy: PolicyId,
     /// Whether that policy's packets go through it now, and not through a successor.
     pub current: bool,
+    /// The worker that alone seals with it (RFC 9611); `None`: all that have no SA of their own.
+    pub worker: Option<u16>,
 }
 
 impl Installer {
@@ -404,7 +408,8 @@ impl Installer {
                     esn: sa.esn,
                     next_sequence: sa.next_sequence(),
                     policy: policy.id(),
-                    current: policy.outbound() == Some(*reference),
+                    current: policy.leads_to(*reference),
+                    worker: policy.worker_of(*reference),
                 })
             }
             _ => None,
@@ -547,41 +552,17 @@ impl SaInstaller for Installer {
     }
 
     fn activate_outbound(&self, policy: PolicyId, pair: Spi, sa: OutboundSa) -> Result<(), InstallError> {
-        self.running()?;
-        let mut pairs = self.lock();
-        let entry = self.policies.get(policy).ok_or(InstallError::UnknownPolicy(policy))?;
-        if entry.action() != PolicyAction::Protect {
-            return Err(invalid("policy", entry, "one that protects"));
-        }
-        let state = pairs.get(&pair).ok_or(InstallError::UnknownSpi { spi: pair })?;
-        // The order of the contract; and a pair that holds both slots gives them back together.
-        if !state.inbound {
-            return Err(invalid("pair", pair, "an SPI whose inbound SA is installed"));
-        }
-        // Also after it was retired: a second SA of the same key would count its nonces from 1 again.
-        if !matches!(state.outbound, OutboundState::None) {
-            return Err(InstallError::AlreadyInstalled { spi: pair });
-        }
-        let mut control = self.sas.control();
-        self.collect_locked(&mut pairs, &mut control);
-        let reference = control.publish_outbound(pair, &sa)?;
-        if let Err(error) = self.apply_rates(&control, &entry, pair, Some(reference)) {
-            control.withdraw_outbound(reference);
-            return Err(error);
-        }
-        // Of a rekeyed CHILD SA, which the peer may use before we do.
-        entry.charge_inbound(control.inbound(pair).map_or(0, |sa| sa.traffic().read().bytes));
-        lock(&self.outbound).entry(sa.spi).or_default().push(reference);
-        if let Some(state) = pairs.get_mut(&pair) {
-            if let Some(sa) = control.outbound(reference) {
-                sa.limit(&state.limits);
-            }
-            state.outbound = OutboundState::Active { reference, policy: Arc::clone(&entry) };
-            state.policy = Some(Arc::clone(&entry));
-        }
-        entry.activate(reference);
-        (self.activated)();
-        Ok(())
+        self.activate(policy, pair, sa, Seals::All)
+    }
+
+    fn activate_for_worker(
+        &self,
+        policy: PolicyId,
+        pair: Spi,
+        sa: OutboundSa,
+        worker: Option<u16>,
+    ) -> Result<(), InstallError> {
+        self.activate(policy, pair, sa, worker.map_or(Seals::Nobody, Seals::Worker))
     }
 
     fn limit(&self, pair: Spi, limits: UsageLimits) -> Result<(), InstallError> {
@@ -657,10 +638,15 @@ impl SaInstaller for Installer {
         self.collect_locked(&mut pairs, &mut control);
         // Causes that are gone by now raise nothing: a removed policy or pair, an SA that has moved already.
         let pair_of = |slot| control.spi_of_slot(slot).filter(|spi| pairs.contains_key(spi));
+        let mut asking = Vec::new();
         let event = |raised| match raised {
             Raised::Acquire { policy, flow } => {
                 let policy = self.policies.get(policy).filter(|entry| entry.outbound().is_none())?;
                 Some(DataplaneEvent::Acquire { policy: policy.id(), flow })
+            }
+            Raised::WorkersAsk { policy } => {
+                asking.extend(self.asking(&control, policy));
+                None
             }
             // No news of a pair that we seal with anyway.
             Raised::FirstPacket { slot } => {
@@ -681,7 +667,9 @@ impl SaInstaller for Installer {
                 Some(DataplaneEvent::UnknownSpi { spi, seen })
             }
         };
-        self.events.take().into_iter().filter_map(event).collect()
+        let mut events: Vec<_> = self.events.take().into_iter().filter_map(event).collect();
+        events.append(&mut asking);
+        events
     }
 }
 

@@ -135,6 +135,7 @@ fn policy(remote: &str, origin: PolicyOrigin) -> Policy {
         origin,
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::drop::{DropReason, WorkerCounters};
 use crate::esp::{self, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::policy::{FlowCache, Verdict};
+use crate::policy::{FlowCache, Verdict, lanes};
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
@@ -198,7 +198,16 @@ fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) ->
         return Ok(Way::Clear(INSIDE));
     }
     // Only a policy that protects is ever given an SA.
-    if let Some(reference) = policy.outbound() {
+    let outbound = match policy.lanes() {
+        None => policy.outbound(),
+        Some(lanes) => {
+            let (who, shared) = ((context.worker, context.now), context.shared);
+            lanes::of_worker(policy, lanes, who, &shared.events, |sa| {
+                shared.sas.outbound(&context.guard, sa).is_some_and(|sa| !sa.falls_to(context.worker))
+            })
+        }
+    };
+    if let Some(reference) = outbound {
         return Ok(Way::Sealed { reference, permitted: permitted == reference.to_word() });
     }
     match policy.action() {

@@ -227,8 +227,10 @@ impl Pipeline {
         if let Verdict::Covered(policy) = policies.lookup(record.tenant, &flow) {
             record.policy = Some((policy.policy().name.clone(), policy.action()));
             let guard = self.reader.guard();
-            let outbound =
-                policy.outbound().and_then(|reference| self.shared.sas.outbound(&guard, reference));
+            let own = policy.lanes().and_then(|lanes| lanes.own(self.worker));
+            let outbound = own
+                .or_else(|| policy.outbound())
+                .and_then(|reference| self.shared.sas.outbound(&guard, reference));
             record.spi_out = outbound.map(|sa| sa.spi);
         }
     }

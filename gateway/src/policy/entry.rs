@@ -8,6 +8,7 @@ use portcullis_ipsec::{
     InstallError, Policy, PolicyAction, PolicyCounters, PolicyId, PolicyOrigin, RateLimits,
 };
 
+use super::lanes::Lanes;
 use crate::limiter::{LimiterIndex, Limiters, PolicyLimiter};
 use crate::prefetch;
 use crate::sa::OutboundRef;
@@ -35,13 +36,15 @@ struct Changing {
     packets_out: AtomicU64,
     bytes_out: AtomicU64,
     dropped: AtomicU64,
+    /// SAs that belong to one worker each, where the policy has such.
+    lanes: Option<Lanes>,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Line<Changing>>() == 64);
 
 impl PolicyEntry {
-    pub(super) fn new(id: PolicyId, index: u32, policy: Policy) -> Self {
+    pub(super) fn new(id: PolicyId, index: u32, policy: Policy, workers: u16) -> Self {
         let zero = || AtomicU64::new(0);
         let changing = Changing {
             handle: zero(),
@@ -50,6 +53,7 @@ impl PolicyEntry {
             packets_out: zero(),
             bytes_out: zero(),
             dropped: zero(),
+            lanes: policy.per_worker.then(|| Lanes::new(workers)),
         };
         Self { id, index, policy, limiter: PolicyLimiter::default(), changing: Line(changing) }
     }
@@ -75,11 +79,28 @@ impl PolicyEntry {
         self.policy.origin == PolicyOrigin::Configured { acquire: true }
     }
 
-    /// The SA that seals its packets now. To be asked anew for every run of packets: a rekey changes it.
+    /// The SA that seals its packets now, but for those of workers that have [their own](PolicyEntry::lanes). To be asked anew
+    /// for every run of packets: a rekey changes it.
     #[inline]
     pub fn outbound(&self) -> Option<OutboundRef> {
         // Acquire: the SA was published before the handle was set.
         OutboundRef::from_word(self.changing.0.handle.load(Ordering::Acquire))
+    }
+
+    /// The SAs of one worker each, where it has such.
+    #[inline]
+    pub(crate) fn lanes(&self) -> Option<&Lanes> {
+        self.changing.0.lanes.as_ref()
+    }
+
+    /// Whether packets go through this SA: whoever's, or one worker's.
+    pub(crate) fn leads_to(&self, outbound: OutboundRef) -> bool {
+        self.outbound() == Some(outbound) || self.worker_of(outbound).is_some()
+    }
+
+    /// The worker that alone seals with this SA.
+    pub(crate) fn worker_of(&self, outbound: OutboundRef) -> Option<u16> {
+        self.lanes()?.worker_of(outbound)
     }
 
     /// Counts what was done beside SAs, or on ones that have ended.
@@ -140,16 +161,28 @@ impl PolicyEntry {
         self.changing.0.handle.store(outbound.to_word(), Ordering::Release);
     }
 
+    /// Whether this worker may have an SA of its own.
+    pub(crate) fn has_lane(&self, worker: u16) -> bool {
+        self.lanes().is_some_and(|lanes| lanes.has(worker))
+    }
+
+    /// Has one worker seal with this SA; false if workers have no SAs of their own here, or there is no such worker.
+    pub(crate) fn activate_for(&self, worker: u16, outbound: OutboundRef) -> bool {
+        self.lanes().is_some_and(|lanes| lanes.put(worker, outbound))
+    }
+
     /// Points to none, if it points to this one.
     pub(crate) fn deactivate(&self, outbound: OutboundRef) {
         // Whether it did does not matter: either way it does not afterwards.
         let handle = &self.changing.0.handle;
         let _ = handle.compare_exchange(outbound.to_word(), 0, Ordering::AcqRel, Ordering::Relaxed);
+        self.lanes().inspect(|lanes| lanes.take(outbound));
     }
 
     /// Points to none, for good: the policy is being removed.
     pub(crate) fn disarm(&self) {
         self.changing.0.handle.store(0, Ordering::Release);
+        self.lanes().inspect(|lanes| lanes.clear());
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - [`snapshot`]: all policies at one moment, looked up by longest prefix; a new one for every change.
 //! - [`entry`]: one policy with the handle of its current outbound SA; a rekey is one store into it.
+//! - [`lanes`]: the SAs of it that belong to one worker each.
 //! - [`cache`]: what each worker remembers.
 //!
 //! Start at [`PolicyTable`]. Workers take [`PolicyTable::snapshot`] once per batch and look flows up in it through
@@ -9,6 +10,7 @@
 
 pub mod cache;
 pub mod entry;
+pub(crate) mod lanes;
 pub mod snapshot;
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -72,6 +74,7 @@ pub struct PolicyTable {
     current: ArcSwap<Snapshot>,
     writer: Mutex<WriterState>,
     capacity: usize,
+    workers: u16,
     limiters: Arc<Limiters>,
 }
 
@@ -116,7 +119,15 @@ impl PolicyTable {
             gone: BTreeMap::new(),
         };
         let limiters = Arc::new(Limiters::new(capacity + MAX_DEVICES));
-        Ok(Self { current: ArcSwap::default(), writer: Mutex::new(writer), capacity, limiters })
+        let (current, writer) = (ArcSwap::default(), Mutex::new(writer));
+        Ok(Self { current, writer, capacity, workers: 0, limiters })
+    }
+
+    /// The same, before it is shared, for policies of which each worker has its own SA.
+    #[must_use]
+    pub fn with_workers(self, workers: usize) -> Self {
+        // A worker's number has as many bits.
+        Self { workers: u16::try_from(workers).unwrap_or(u16::MAX), ..self }
     }
 
     /// The same, before it is shared, with another clock for rates; one that does not go back.
@@ -145,6 +156,11 @@ impl PolicyTable {
     pub fn get(&self, id: PolicyId) -> Option<Arc<PolicyEntry>> {
         let writer = lock(&self.writer);
         writer.places.get(self.index(id))?.entry.as_ref().filter(|entry| entry.id() == id).cloned()
+    }
+
+    /// The policy that has this index now.
+    pub(crate) fn at(&self, index: u32) -> Option<Arc<PolicyEntry>> {
+        lock(&self.writer).places.get(index as usize)?.entry.clone()
     }
 
     /// Every policy, by index.
@@ -251,7 +267,7 @@ impl PolicyControl<'_> {
         let bits = self.table.capacity.next_power_of_two().trailing_zeros();
         let id = PolicyId(place.generation.checked_shl(bits).unwrap_or(0) | index);
         let ((local, remote), bypassing) = (prefixes(&policy), bypasses(&policy));
-        let entry = Arc::new(PolicyEntry::new(id, index, policy));
+        let entry = Arc::new(PolicyEntry::new(id, index, policy, self.table.workers));
         place.entry = Some(Arc::clone(&entry));
         let sides = state.sides(bypassing);
         sides.local.add(local);

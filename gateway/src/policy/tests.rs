@@ -25,6 +25,7 @@ fn policy(local: &[&str], remote: &[&str], origin: PolicyOrigin) -> Policy {
         origin,
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     }
 }
 
@@ -130,6 +131,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
                 action => action,
             },
             priority,
+            per_worker: false,
         },
     )
 }

@@ -185,6 +185,19 @@ impl Child {
         EspKey::from_keymat(self.algorithm, &self.keymat(direction)).unwrap()
     }
 
+    /// What is sealed from one rig to another, which receives it on this SPI.
+    pub fn outbound(&self, (local, remote): (u8, u8), spi: Spi, direction: u8) -> OutboundSa {
+        OutboundSa {
+            spi,
+            key: self.key(direction),
+            esn: self.esn,
+            endpoints: self.endpoints(local, remote),
+            local_ts: self.local_ts.clone(),
+            remote_ts: self.remote_ts.clone(),
+            options: self.options,
+        }
+    }
+
     pub fn endpoints(&self, local: u8, remote: u8) -> TunnelEndpoints {
         let encapsulation = match self.udp {
             true => Encapsulation::Udp { local_port: 4500, remote_port: 4500 },
@@ -324,7 +337,7 @@ impl Rig {
         let sas = Arc::new(SaTable::new(64, engine, [number; 16], reclaimer.clone()).unwrap());
         let nanos = Arc::new(AtomicU64::new(0));
         let clock = Arc::clone(&nanos);
-        let policies = PolicyTable::new(64).unwrap();
+        let policies = PolicyTable::new(64).unwrap().with_workers(2);
         let policies =
             Arc::new(policies.with_clock(move || Ticks::from_nanos(clock.load(Ordering::Relaxed))));
         let events = Arc::new(EventBoard::new(64, 64, Box::new(|| {})));
@@ -406,8 +419,23 @@ impl Rig {
             origin: PolicyOrigin::Configured { acquire: true },
             action,
             priority: NonZeroU32::new(priority),
+            per_worker: false,
         };
         self.install(policy)
+    }
+
+    /// A policy in which each worker may have an SA of its own.
+    pub fn policy_of_workers(&self, child: &Child) -> PolicyId {
+        self.install(Policy {
+            name: "connection/child".to_owned(),
+            tenant: TenantId::default(),
+            local_ts: child.local_ts.clone(),
+            remote_ts: child.remote_ts.clone(),
+            origin: PolicyOrigin::Negotiated,
+            action: PolicyAction::Protect,
+            priority: None,
+            per_worker: true,
+        })
     }
 
     pub fn install(&self, policy: Policy) -> PolicyId {
@@ -431,15 +459,7 @@ impl Rig {
     }
 
     pub fn activate(&self, child: &Child, peer: u8, policy: PolicyId, pair: Spi, spi: Spi, direction: u8) {
-        let sa = OutboundSa {
-            spi,
-            key: child.key(direction),
-            esn: child.esn,
-            endpoints: child.endpoints(self.number, peer),
-            local_ts: child.local_ts.clone(),
-            remote_ts: child.remote_ts.clone(),
-            options: child.options,
-        };
+        let sa = child.outbound((self.number, peer), spi, direction);
         self.installer.activate_outbound(policy, pair, sa).unwrap();
     }
 

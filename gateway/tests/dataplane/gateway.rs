@@ -79,6 +79,7 @@ pub(crate) fn policy(local_ts: &[&str], remote_ts: &[&str]) -> Policy {
         origin: PolicyOrigin::Configured { acquire: true },
         action: PolicyAction::Protect,
         priority: None,
+        per_worker: false,
     }
 }
 

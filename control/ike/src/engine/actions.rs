@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use portcullis_ipsec::{Flow, SaCounters, Spi};
 
 use super::Engine;
-use super::api::{CommandId, Failure, JobResult};
+use super::api::{CommandId, Failure, JobResult, Resource};
 use super::context::Context;
 use super::established::Established;
+use super::resources;
 use super::sa::Base;
 use crate::config::{LossAction, StartAction};
 
@@ -70,8 +71,13 @@ impl Engine {
 }
 
 impl Base {
-    fn inactivity(&self, cx: &Context, child: usize) -> Duration {
-        cx.child(self.connection, child).map(|config| config.actions.inactivity).unwrap_or_default()
+    /// After how long without traffic a CHILD SA is closed; zero: never.
+    pub(super) fn inactivity(&self, cx: &Context, child: usize, resource: Resource) -> Duration {
+        let configured = cx.child(self.connection, child).map(|config| config.actions.inactivity);
+        match configured.unwrap_or_default() {
+            Duration::ZERO if resource.is_additional() => resources::IDLE,
+            configured => configured,
+        }
     }
 }
 
@@ -81,15 +87,15 @@ impl Established {
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let mut pairs = Vec::new();
         for index in 0..base.children.len() {
-            let Some((config, pair)) = base
+            let Some(((config, resource), pair)) = base
                 .children
                 .get(index)
                 .filter(|child| due(child.idle_check))
-                .map(|child| (child.config, child.status.spi_in))
+                .map(|child| ((child.config, child.status.resource), child.status.spi_in))
             else {
                 continue;
             };
-            let inactivity = base.inactivity(cx, config);
+            let inactivity = base.inactivity(cx, config, resource);
             if let Some(child) = base.children.get_mut(index) {
                 // Should the answer go astray.
                 child.idle_check = (!inactivity.is_zero()).then(|| now + inactivity);
@@ -113,14 +119,17 @@ impl Established {
         for (pair, counters) in counters {
             let Some(child) = base.child(*pair) else { continue };
             let (config, age) = (child.config, now.saturating_duration_since(child.status.established));
-            let inactivity = base.inactivity(cx, config);
+            let inactivity = base.inactivity(cx, config, child.status.resource);
+            let used = base.has_beside(child);
             let idle = counters.as_ref().map_or(age, |counters| idle_for(counters, age));
             if inactivity.is_zero() {
                 continue;
             }
-            if idle < inactivity {
+            if idle < inactivity || used {
+                // What is beside it is in use, or closed before.
+                let again = if used { inactivity } else { inactivity - idle };
                 if let Some(child) = base.child_mut(*pair) {
-                    child.idle_check = Some(now + (inactivity - idle));
+                    child.idle_check = Some(now + again);
                 }
             } else if base.child(*pair).is_some_and(|child| child.successor.is_none()) {
                 self.close_idle(cx, base, *pair);

@@ -51,6 +51,7 @@ impl Established {
     /// Starts the next exchange of ours if none is under way.
     pub(super) fn pump(mut self: Box<Self>, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        base.close_orphans(cx);
         if !self.may_begin() {
             return Ok(State::Established(self));
         }

@@ -232,6 +232,8 @@ pub struct Activation {
     pub policy: PolicyRef,
     /// What we send on.
     pub outbound: OutboundSa,
+    /// Whose packets go through it.
+    pub resource: Resource,
 }
 
 /// A policy to install, or one that is there.
@@ -326,6 +328,13 @@ pub enum Command {
     FirstPacket {
         /// The pair.
         pair: Spi,
+    },
+    /// [`portcullis_ipsec::DataplaneEvent::WorkerAsks`]: a worker wants a CHILD SA of its own beside one that all share.
+    WorkerAsks {
+        /// The pair that all share.
+        pair: Spi,
+        /// The worker.
+        worker: u16,
     },
     /// [`portcullis_ipsec::DataplaneEvent::SoftLimit`]: rekey it.
     SoftLimit {
@@ -609,4 +618,27 @@ pub struct ChildSaStatus {
     pub established: Instant,
     /// Whether we asked for it.
     pub initiator: bool,
+    /// Which workers seal with it.
+    pub resource: Resource,
+}
+
+/// What a CHILD SA is among those with the same selectors (RFC 9611).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Resource {
+    /// There are no others, or none that the peer knows to belong together.
+    #[default]
+    None,
+    /// The first one, with which workers seal that have none of their own.
+    Fallback,
+    /// That worker alone seals with it.
+    Worker(u16),
+    /// Nobody does: each worker has one, and the peer has asked for more, to send on.
+    Spare,
+}
+
+impl Resource {
+    /// Whether it is one beside a [`Resource::Fallback`].
+    pub const fn is_additional(self) -> bool {
+        matches!(self, Self::Worker(_) | Self::Spare)
+    }
 }

@@ -10,7 +10,7 @@ use portcullis_ipsec::{
 };
 use zeroize::Zeroizing;
 
-use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef};
+use super::api::{Activation, ChildInstall, ChildSaStatus, Event, Failure, JobId, PolicyRef, Resource};
 use super::channel::Channel;
 use super::children::{Child, Sealing};
 use super::connections;
@@ -18,6 +18,7 @@ use super::context::{Context, Effect};
 use super::ike_sa_init::{error_notification, notification};
 use super::lifetime::{Schedule, usage_limits};
 use super::negotiation::{self, EspChoice};
+use super::resources;
 use super::sa::{Base, Goal};
 use super::selectors::{Selectors, matching_children};
 use crate::crypto::{KeMethod, SharedSecret, derive_child_keymat};
@@ -36,13 +37,15 @@ pub(super) struct ChildPayloads<'a> {
     mode: Mode,
     /// Its sender takes no padding against traffic analysis.
     no_tfc: bool,
+    /// It is one of several with the same selectors, or may become so (RFC 9611 §3).
+    pub(super) has_resource: bool,
 }
 
 impl<'a> ChildPayloads<'a> {
     /// `Err` names the payload that is missing; `Ok(None)` if there is nothing about a CHILD SA.
     pub(super) fn parse(payloads: &'a [Payload]) -> Result<Option<Self>, &'static str> {
         let (mut proposals, mut ts_i, mut ts_r, mut nonce, mut ke) = (None, None, None, None, None);
-        let (mut mode, mut no_tfc) = (Mode::Tunnel, false);
+        let (mut mode, mut no_tfc, mut has_resource) = (Mode::Tunnel, false, false);
         for payload in payloads {
             match payload {
                 Payload::Sa(sa) => proposals = proposals.or(Some(sa.as_slice())),
@@ -53,6 +56,7 @@ impl<'a> ChildPayloads<'a> {
                 Payload::Notify(found) => match found.notify_type {
                     notify::USE_TRANSPORT_MODE => mode = Mode::Transport,
                     notify::ESP_TFC_PADDING_NOT_SUPPORTED => no_tfc = true,
+                    notify::SA_RESOURCE_INFO => has_resource = true,
                     _ => {}
                 },
                 _ => {}
@@ -71,6 +75,7 @@ impl<'a> ChildPayloads<'a> {
             ke,
             mode,
             no_tfc,
+            has_resource,
         }))
     }
 
@@ -100,6 +105,7 @@ pub(super) struct Offer {
     options: SaOptions,
     with_ke: bool,
     replaces: Option<Spi>,
+    resource: Resource,
 }
 
 impl Offer {
@@ -115,25 +121,39 @@ impl Offer {
             options: config.options,
             with_ke: true,
             replaces: Some(old.status.spi_in),
+            resource: old.status.resource,
         })
     }
 
     /// `with_ke`: in CREATE_CHILD_SA a key exchange is offered as configured, in IKE_AUTH never (RFC 7296 §1.2).
     pub(super) fn new(cx: &Context, base: &Base, goal: &Goal, spi: Spi, with_ke: bool) -> Option<Self> {
         let config = cx.child(base.connection, goal.child)?;
-        let selectors = Selectors::of_child(config, &base.dynamic(cx));
+        let (selectors, esp_proposals, resource) = match (&goal.beside, &goal.flow) {
+            (Some(beside), _) => {
+                let like = base.fallback(*beside)?;
+                let selectors = like.selectors();
+                (selectors, resources::proposals(config, &like.status), Resource::Worker(beside.worker))
+            }
+            (None, flow) => {
+                let selectors = Selectors::of_child(config, &base.dynamic(cx));
+                let selectors = match flow {
+                    Some(flow) => selectors.led_by(flow),
+                    None => selectors,
+                };
+                let resource = config.per_worker.map_or(Resource::None, |_| Resource::Fallback);
+                (selectors, negotiation::offered_esp(&config.esp_proposals, None), resource)
+            }
+        };
         Some(Self {
             child: goal.child,
             name: config.name.clone(),
             spi,
-            selectors: match &goal.flow {
-                Some(flow) => selectors.led_by(flow),
-                None => selectors,
-            },
-            esp_proposals: negotiation::offered_esp(&config.esp_proposals, None),
+            selectors,
+            esp_proposals,
             options: config.options,
             with_ke,
             replaces: None,
+            resource,
         })
     }
 
@@ -149,6 +169,10 @@ impl Offer {
             Payload::TsR(selector_payload(&self.selectors.remote)),
         ];
         payloads.extend(mode_notification(self.options.mode));
+        // Not in a rekeying, which changes nothing of it (RFC 9611 §3).
+        if self.replaces.is_none() {
+            payloads.extend(resources::notification_of(self.resource));
+        }
         payloads
     }
 }
@@ -201,6 +225,9 @@ pub(super) struct Agreed {
     /// Our SPI of the CHILD SA that it replaces.
     pub(super) replaces: Option<Spi>,
     pub(super) standing: Standing,
+    pub(super) resource: Resource,
+    /// It was asked for by CREATE_CHILD_SA, so that the peer's own wish for the same child may have crossed it.
+    pub(super) may_cross: bool,
 }
 
 /// What a CHILD SA is for once it is installed (RFC 7296 §2.8).
@@ -236,6 +263,11 @@ pub(super) fn accept(
         let failure = match error.notify_type {
             notify::NO_PROPOSAL_CHOSEN => about.child_proposal_refused(name, &offer.esp_proposals),
             notify::TS_UNACCEPTABLE => about.selectors_refused(name, &offer.selectors),
+            refusal @ (notify::TS_MAX_QUEUE | notify::NO_ADDITIONAL_SAS)
+                if offer.resource.is_additional() =>
+            {
+                about.no_more_for_workers(name, refusal)
+            }
             other => about.refused("CHILD SA", other),
         };
         return Err(Refusal { failure, delete: false });
@@ -277,6 +309,14 @@ pub(super) fn accept(
         }
         _ => selectors,
     };
+    // RFC 9611 §3: those of one group have the same properties.
+    if offer.resource.is_additional() && selectors != offer.selectors {
+        return Err(wrong(about.not_like_the_others(name, &selectors, &offer.selectors)));
+    }
+    let resource = match offer.resource {
+        Resource::Fallback if offer.replaces.is_none() && !found.has_resource => Resource::None,
+        resource => resource,
+    };
     Ok(Agreed {
         child: offer.child,
         name: offer.name.clone(),
@@ -288,6 +328,8 @@ pub(super) fn accept(
         initiator: true,
         replaces: offer.replaces,
         standing: Standing::Active,
+        resource,
+        may_cross: offer.with_ke && offer.replaces.is_none() && !resource.is_additional(),
     })
 }
 
@@ -299,6 +341,7 @@ pub(super) struct Choice {
     pub(super) esp: EspChoice,
     pub(super) selectors: Selectors,
     pub(super) options: SaOptions,
+    pub(super) resource: Resource,
 }
 
 /// Chooses a child for a peer's offer: of those whose selectors overlap, best first, the first whose proposals go
@@ -327,7 +370,12 @@ pub(super) fn choose(
         match negotiation::choose_esp(&config.esp_proposals, found.proposals, with_ke, group) {
             Ok(esp) => {
                 let options = agreed_options(config.options, mode, found);
-                return Ok(Choice { child: index, name: config.name.clone(), esp, selectors, options });
+                let resource = match config.per_worker {
+                    Some(_) if found.has_resource => Resource::Fallback,
+                    _ => Resource::None,
+                };
+                let name = config.name.clone();
+                return Ok(Choice { child: index, name, esp, selectors, options, resource });
             }
             Err(_) => {
                 let explain = || about.child_proposal_mismatch(config, found.proposals, with_ke);
@@ -381,6 +429,9 @@ pub(super) fn answer_payloads(agreed: &Agreed, number: u8) -> (Payload, Vec<Payl
         Payload::TsR(selector_payload(&agreed.selectors.local)),
     ];
     rest.extend(mode_notification(agreed.options.mode));
+    if agreed.replaces.is_none() {
+        rest.extend(resources::notification_of(agreed.resource));
+    }
     (Payload::Sa(vec![agreed.suite.answer(number, agreed.pair)]), rest)
 }
 
@@ -413,9 +464,10 @@ impl Installing {
     pub(super) fn begin(
         cx: &mut Context,
         base: &mut Base,
-        agreed: Agreed,
+        mut agreed: Agreed,
         keymat: &[u8],
     ) -> Result<Self, InstallError> {
+        base.settle_resource(&mut agreed)?;
         let endpoints = base.endpoints(cx);
         let encr = agreed.suite.encr;
         // RFC 7296 §2.17: the key of the direction from the exchange's initiator comes first.
@@ -447,6 +499,7 @@ impl Installing {
                 remote_ts: remote_ts.clone(),
                 options: agreed.options,
             },
+            resource: agreed.resource,
         };
         let inbound = InboundSa {
             key: inbound,
@@ -495,6 +548,7 @@ impl Installing {
             mode: agreed.options.mode,
             established: now,
             initiator: agreed.initiator,
+            resource: agreed.resource,
         };
         let (connection, child) = (cx.connection_name(base.connection), status.clone());
         cx.event(match agreed.replaces {
@@ -510,8 +564,7 @@ impl Installing {
         let lifetime =
             cx.child(base.connection, agreed.child).map(|child| child.lifetime).unwrap_or_default();
         let schedule = Schedule::of_child(cx, now, &lifetime);
-        let inactivity =
-            cx.child(base.connection, agreed.child).map(|child| child.actions.inactivity).unwrap_or_default();
+        let inactivity = base.inactivity(cx, agreed.child, agreed.resource);
         // There is hardly ever another, and a vector that grows by itself makes room for four.
         base.children.reserve_exact(1);
         base.children.push(Child {
@@ -523,6 +576,7 @@ impl Installing {
             schedule,
             unconfirmed: None,
             idle_check: (!inactivity.is_zero()).then(|| now + inactivity),
+            no_more_until: None,
         });
         base.claims.retain(|(pair, _)| *pair != agreed.pair);
         if let Some(old) = agreed.replaces.and_then(|old| base.child_mut(old))
@@ -549,7 +603,8 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
     let old = agreed.replaces.and_then(|old| base.child(old)).filter(|old| {
         old.config == agreed.child && old.status.local_ts == *local && old.status.remote_ts == *remote
     });
-    match old.and_then(|old| base.policy_of(old.status.spi_in)) {
+    let like = old.or_else(|| base.shared_with(agreed));
+    match like.and_then(|like| base.policy_of(like.status.spi_in)) {
         Some(policy) => PolicyRef::Installed(policy),
         None => PolicyRef::New(Policy {
             name: format!("{}/{}", cx.connection_name(base.connection), agreed.name),
@@ -559,6 +614,7 @@ fn policy(cx: &Context, base: &Base, agreed: &Agreed) -> PolicyRef {
             origin: PolicyOrigin::Negotiated,
             action: PolicyAction::Protect,
             priority: cx.child(base.connection, agreed.child).and_then(|child| child.priority),
+            per_worker: agreed.resource == Resource::Fallback,
         }),
     }
 }

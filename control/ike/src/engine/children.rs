@@ -28,6 +28,8 @@ pub(super) struct Child {
     pub(super) unconfirmed: Option<Instant>,
     /// When it may next have been idle for so long that it is closed.
     pub(super) idle_check: Option<Instant>,
+    /// The peer wants no more CHILD SAs of single workers beside it, until then.
+    pub(super) no_more_until: Option<Instant>,
 }
 
 /// Whether packets are sealed with a CHILD SA.
@@ -121,6 +123,7 @@ impl Base {
         let policy = self.unless_shared(child.policy());
         cx.remove_child(self.id, pair, policy);
         self.retire_replaced(cx, &child);
+        self.close_orphans(cx);
         Some(child)
     }
 
@@ -171,6 +174,7 @@ impl Base {
             let policy = self.unless_shared(child.policy());
             cx.retire_child(self.id, pair, policy);
             self.retire_replaced(cx, &child);
+            self.close_orphans(cx);
         }
     }
 

@@ -65,6 +65,10 @@ impl Engine {
                 self.of_pair(now, id, pair, |_, cx, base| base.activate(cx, pair));
                 Ok(())
             }
+            Command::WorkerAsks { pair, worker } => {
+                self.of_pair(now, id, pair, |_, cx, base| base.worker_asks(cx, now, pair, worker));
+                Ok(())
+            }
             Command::SoftLimit { pair } => {
                 self.of_pair(now, id, pair, |established, _, base| established.rekey_child(base, now, pair));
                 Ok(())
@@ -132,7 +136,7 @@ impl Engine {
             if starts == Some(StartAction::Start) {
                 self.upkeep.want(connection, child);
             }
-            self.bring_up(now, connection, Goal { child, flow, commands: vec![id], unwanted: false });
+            self.bring_up(now, connection, Goal { flow, commands: vec![id], ..Goal::new(child) });
         }
         Ok(())
     }
@@ -149,8 +153,9 @@ impl Engine {
             };
             up |= sa.base.children.iter().any(|child| child.config == goal.child && covers(&child.status));
             let pending = sa.base.goal.iter_mut().chain(&mut sa.base.goals);
-            if let Some(pending) =
-                pending.into_iter().find(|pending| pending.child == goal.child && !pending.unwanted)
+            if let Some(pending) = pending
+                .into_iter()
+                .find(|pending| pending.child == goal.child && !pending.unwanted && pending.beside.is_none())
             {
                 pending.commands.extend(goal.commands);
                 return;

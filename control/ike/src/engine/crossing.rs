@@ -46,7 +46,9 @@ impl Established {
     /// Whether the peer's wish for a child has crossed ours, which is met: it will find its own met too.
     pub(super) fn has_just_made(&self, child: usize) -> bool {
         let installing = match &self.ours {
-            Ours::Installing(installing, Purpose::Goal) => Some(installing.agreed.child),
+            Ours::Installing(installing, Purpose::Goal) if installing.agreed.may_cross => {
+                Some(installing.agreed.child)
+            }
             _ => None,
         };
         self.just_made == Some(child) || installing == Some(child)

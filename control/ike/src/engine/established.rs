@@ -157,7 +157,10 @@ impl Established {
             }
         }
         match purpose {
-            Purpose::Goal => base.fail_goal(cx, refusal.failure),
+            Purpose::Goal => {
+                base.no_more_beside(now);
+                base.fail_goal(cx, refusal.failure);
+            }
             Purpose::Rekey(rekey) => {
                 cx.event(Event::Failed(refusal.failure));
                 let schedule = base.child(rekey.old).map(|old| old.schedule);
@@ -417,7 +420,7 @@ impl Established {
             JobResult::ChildInstalled(Ok(policy)) => {
                 let (old, peer) = (installing.agreed.replaces, installing.agreed.peer);
                 let redundant = installing.agreed.standing == Standing::Redundant;
-                self.just_made = old.is_none().then_some(installing.agreed.child);
+                self.just_made = installing.agreed.may_cross.then_some(installing.agreed.child);
                 let unwanted = match &purpose {
                     Purpose::Goal => base.goal.as_ref().is_some_and(|goal| goal.unwanted),
                     Purpose::Rekey(rekey) => rekey.unwanted,

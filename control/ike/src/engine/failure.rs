@@ -14,6 +14,7 @@ mod null;
 mod ppk;
 mod proposals;
 mod redirect;
+mod resources;
 mod resumption;
 
 use std::fmt::{Display, Write as _};
@@ -461,6 +462,7 @@ pub fn notify_name(notify_type: u16) -> String {
         notify::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         notify::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         notify::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        notify::TS_MAX_QUEUE => "TS_MAX_QUEUE",
         other => return format!("error notification {other}"),
     }
     .to_owned()

@@ -57,7 +57,7 @@ impl Established {
         let mut deleted = Vec::new();
         for payload in payloads {
             if let Payload::Delete { protocol: Protocol::Esp, spis } = payload {
-                deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, spi)));
+                deleted.extend(spis.iter().filter_map(|spi| self.delete_child(cx, base, now, spi)));
             }
         }
         self.peer_lacks(cx, base, payloads);
@@ -95,7 +95,7 @@ impl Established {
 
     /// Deletes the CHILD SA that the peer receives on `spi`; gives our own SPI, unless we are deleting it too
     /// (RFC 7296 §1.4.1, §2.25.1).
-    fn delete_child(&mut self, cx: &mut Context, base: &mut Base, spi: &[u8]) -> Option<Spi> {
+    fn delete_child(&mut self, cx: &mut Context, base: &mut Base, now: Instant, spi: &[u8]) -> Option<Spi> {
         let spi = Spi::new(u32::from_be_bytes(spi.try_into().ok()?))?;
         if let Ours::Installing(installing, _) = &mut self.ours
             && installing.agreed.peer == spi
@@ -116,6 +116,7 @@ impl Established {
         match successor {
             Some(_) => base.retire_child(cx, pair, "rekeyed"),
             None => {
+                base.peer_needs_no(pair, now);
                 let before = base.loss.replace(Loss::Closed);
                 base.remove_child(cx, pair, "deleted by the peer");
                 base.loss = before;

@@ -66,6 +66,7 @@ mod reconfigure;
 mod redirect;
 mod rekey_ike;
 mod replacement;
+mod resources;
 mod resumption;
 mod sa;
 mod selectors;
@@ -239,11 +240,7 @@ impl Engine {
                 }
                 Owner::Retry(connection, child) => {
                     if self.upkeep.is_wanted(connection, child) {
-                        self.bring_up(
-                            now,
-                            connection,
-                            Goal { child, flow: None, commands: Vec::new(), unwanted: false },
-                        );
+                        self.bring_up(now, connection, Goal::new(child));
                     }
                 }
                 Owner::Linger(spi) => _ = self.lingering.remove(&spi),
@@ -553,7 +550,7 @@ impl Engine {
                 Effect::BeginAgain { connection, mut children } => {
                     children.retain(|child| self.upkeep.is_wanted(connection, *child));
                     for child in children {
-                        let goal = Goal { child, flow: None, commands: Vec::new(), unwanted: false };
+                        let goal = Goal::new(child);
                         self.bring_up(now, connection, goal);
                     }
                 }

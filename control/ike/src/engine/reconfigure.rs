@@ -260,11 +260,7 @@ impl Engine {
             let starts = self.cx.child(connection, child).map(|config| config.start_action);
             if starts == Some(StartAction::Start) {
                 self.upkeep.want(connection, child);
-                self.bring_up(
-                    now,
-                    connection,
-                    Goal { child, flow: None, commands: Vec::new(), unwanted: false },
-                );
+                self.bring_up(now, connection, Goal::new(child));
             } else {
                 self.upkeep.unwant(connection, child);
             }

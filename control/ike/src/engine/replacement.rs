@@ -108,11 +108,10 @@ impl Engine {
         let Some(sa) = self.sas.get(&old) else { return };
         let connection = sa.base.connection;
         let mut wanted: Vec<usize> = sa.base.children.iter().map(|child| child.config).collect();
-        wanted.extend(sa.base.goals.iter().map(|goal| goal.child));
+        wanted.extend(sa.base.goals.iter().filter(|goal| goal.beside.is_none()).map(|goal| goal.child));
         wanted.sort_unstable();
         wanted.dedup();
-        let mut goals =
-            wanted.into_iter().map(|child| Goal { child, flow: None, commands: Vec::new(), unwanted: false });
+        let mut goals = wanted.into_iter().map(Goal::new);
         let Some(first) = goals.next() else {
             // Nothing would be lost, and nothing is to be brought up.
             self.step(now, old, |state, _, base| {
@@ -204,7 +203,9 @@ impl Base {
     /// The children that it has or is to have.
     pub(super) fn wanted(&self) -> Vec<usize> {
         let has = self.children.iter().map(|child| child.config);
-        let goals = self.goals.iter().chain(&self.goal).filter(|goal| !goal.unwanted).map(|goal| goal.child);
+        let goals =
+            self.goals.iter().chain(&self.goal).filter(|goal| !goal.unwanted && goal.beside.is_none());
+        let goals = goals.map(|goal| goal.child);
         let mut wanted: Vec<usize> = has.chain(goals).collect();
         wanted.sort_unstable();
         wanted.dedup();

@@ -18,6 +18,7 @@ use super::lifetime::Schedule;
 use super::mobike::Mobility;
 use super::path::{Path, Transport};
 use super::redirect::Redirect;
+use super::resources::Beside;
 use super::resumption::Session;
 use super::state::State;
 use crate::auth::{Authorization, Proven};
@@ -65,6 +66,15 @@ pub(super) struct Goal {
     pub(super) commands: Vec<CommandId>,
     /// It was terminated meanwhile: to be deleted as soon as it is up.
     pub(super) unwanted: bool,
+    /// It is to be one more, for one worker.
+    pub(super) beside: Option<Beside>,
+}
+
+impl Goal {
+    /// For whoever waits for it to be up.
+    pub(super) fn new(child: usize) -> Self {
+        Self { child, flow: None, commands: Vec::new(), unwanted: false, beside: None }
+    }
 }
 
 /// What an IKE SA leaves to the one that replaces it (RFC 7296 §2.8).
@@ -343,8 +353,9 @@ impl Base {
 
     /// Whether the peer has brought up the child that is the goal in hand.
     pub(super) fn goal_is_met(&self) -> bool {
-        self.goal.as_ref().is_some_and(|goal| {
-            goal.flow.is_none() && self.children.iter().any(|child| child.config == goal.child)
+        self.goal.as_ref().is_some_and(|goal| match goal.beside {
+            Some(beside) => !self.is_wanted(beside),
+            None => goal.flow.is_none() && self.children.iter().any(|child| child.config == goal.child),
         })
     }
 
@@ -355,7 +366,8 @@ impl Base {
     }
 
     fn end(&self, cx: &mut Context, goal: Goal, result: Result<(), Failure>) {
-        if let Err(failure) = &result {
+        // Another one is up, whatever became of what was to be beside it.
+        if let (Err(failure), None) = (&result, goal.beside) {
             let refused = is_refusal(failure);
             cx.effects.push_back(Effect::ChildDown {
                 connection: self.connection,
@@ -427,7 +439,7 @@ impl Base {
 
     /// Brings up a child that was lost and that nobody waits for.
     pub(super) fn want(&mut self, child: usize) {
-        self.goals.push_back(Goal { child, flow: None, commands: Vec::new(), unwanted: false });
+        self.goals.push_back(Goal::new(child));
     }
 
     /// The peer has deleted what we asked it to delete, or is gone.

@@ -163,6 +163,7 @@ mod tests {
             lifetime: crate::config::ChildLifetime::default(),
             priority: None,
             options: portcullis_ipsec::SaOptions::default(),
+            per_worker: None,
         }
     }
 

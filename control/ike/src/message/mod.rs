@@ -218,6 +218,7 @@ pub mod notify {
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
     pub const STATE_NOT_FOUND: u16 = 47;
+    pub const TS_MAX_QUEUE: u16 = 48;
     pub const INITIAL_CONTACT: u16 = 16384;
     pub const SET_WINDOW_SIZE: u16 = 16385;
     pub const ADDITIONAL_TS_POSSIBLE: u16 = 16386;
@@ -255,6 +256,7 @@ pub mod notify {
     pub const NO_PPK_AUTH: u16 = 16437;
     pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
     pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
+    pub const SA_RESOURCE_INFO: u16 = 16444;
 }
 
 /// A payload (RFC 7296 §3.2 onwards).

@@ -133,6 +133,7 @@ reasons! {
     ChildProposalRefused, "CHILD_PROPOSAL_REFUSED", Configuration, "the peer refused our ESP proposals";
     TsNoOverlap, "TS_NO_OVERLAP", Configuration, "the traffic selectors of both ends have nothing in common";
     ChildlessMismatch, "CHILDLESS_MISMATCH", Configuration, "one end insists on an IKE SA that begins without a child, or on one that does not";
+    TsMaxQueue, "TS_MAX_QUEUE", Configuration, "one end wants no more CHILD SAs of single processors";
     ChildModeMismatch, "CHILD_MODE_MISMATCH", Configuration, "one end wants transport mode, the other a tunnel";
     // Inner addresses.
     PoolExhausted, "POOL_EXHAUSTED", Configuration, "no address of the pools is free";

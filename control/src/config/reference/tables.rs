@@ -433,6 +433,11 @@ pub(super) const TABLES: &[Table] = &[
                 r#"`"start"`: at once; `"trap"`: by the first packet, which waits for it; `"none"`: by the peer or by `initiate`. All three protect alike"#,
             ),
             key("replay_window", Is("1024"), "packets: 0 (off) or 64 to 8192"),
+            key(
+                "per_cpu_sas",
+                Is("false"),
+                "each worker may have a CHILD SA of its own beside the one that all share (RFC 9611), so that one tunnel is not the work of one core; the peer must have it too. A number: at most so many, whoever asks for them; `true`: twice as many as there are workers; see [the guide](configuration.md#one-tunnel-on-several-cores)",
+            ),
             key("rekey_time", Is(r#""1h""#), "age at which a CHILD SA is rekeyed; `0` is never"),
             key("life_time", Says("110 % of `rekey_time`"), "age at which it ends if that has not succeeded"),
             key("rand_time", Says("the difference"), "it is rekeyed earlier by a random part of this"),

@@ -1,6 +1,6 @@
 //! What is told, written, run and exported when tunnels come and go, and what follows when one is lost.
 
-use portcullis_ike::config::{ChildActions, LossAction};
+use portcullis_ike::config::{ChildActions, LossAction, PerWorker};
 
 use super::*;
 use crate::events::routes::{Export, ExportConfig};
@@ -56,6 +56,25 @@ fn an_audit_trail_needs_a_file_by_its_absolute_path() {
     assert_eq!(config.audit.map(|audit| audit.failures_per_second), Some(10));
     assert!(errors(&audit("file = \"audit.jsonl\""))[0].contains("expected an absolute path"));
     assert!(errors(&audit("failures_per_second = 1"))[0].contains("`file` is missing"));
+}
+
+#[test]
+fn each_worker_may_have_an_sa_of_its_own() {
+    let limits = |lines: &str, workers: &str| {
+        let text = child(lines).replace("workers = [1]", &format!("workers = {workers}"));
+        parse(&text).unwrap().0.engine.connections[0].children[0].per_worker
+    };
+    let of = |workers, most| Some(PerWorker { workers, most });
+    assert_eq!(limits("", "[0, 1]"), None);
+    assert_eq!(limits("per_cpu_sas = false", "[0, 1]"), None);
+    assert_eq!(limits("per_cpu_sas = true", "[0, 1]"), of(2, 4), "twice as many (RFC 9611 §6)");
+    assert_eq!(limits("per_cpu_sas = 3", "[0]"), of(1, 3));
+    for (wrong, said) in
+        [("\"encap\"", "of no standard"), ("0", "a whole number from 1"), ("\"yes\"", "true, false")]
+    {
+        let found = errors(&child(&format!("per_cpu_sas = {wrong}")));
+        assert!(found.iter().any(|found| found.contains(said)), "{found:?}");
+    }
 }
 
 #[test]

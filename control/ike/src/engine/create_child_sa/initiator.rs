@@ -14,6 +14,7 @@ use crate::engine::context::Context;
 use crate::engine::established::{Established, Ours};
 use crate::engine::ike_followup_ke::{self, Link, followed_up};
 use crate::engine::ike_sa_init::{error_notification, notifications};
+use crate::engine::resources;
 use crate::engine::sa::{Base, Done};
 use crate::message::{ExchangeType, Notify, Payload, Protocol, notify};
 
@@ -159,7 +160,7 @@ impl Creating {
         let has_left = !matches!(self.step, Step::AllocatingSpi { .. } | Step::GeneratingKe { .. });
         let same = match &self.purpose {
             Purpose::Goal => {
-                let goal = base.goal.as_ref().filter(|goal| goal.flow.is_none());
+                let goal = base.goal.as_ref().filter(|goal| goal.flow.is_none() && goal.beside.is_none());
                 old.is_none() && goal.is_some_and(|goal| goal.child == child)
             }
             Purpose::Rekey(rekey) => has_left && old == Some(rekey.old),
@@ -349,7 +350,14 @@ fn name(cx: &Context, base: &Base, purpose: &Purpose) -> String {
 /// The group that we try first: that of the preferred proposal, if it has one.
 fn first_method(cx: &Context, base: &Base, purpose: &Purpose) -> Option<KeMethod> {
     let child = cx.child(base.connection, config(base, purpose)?)?;
-    child.esp_proposals.first()?.ke.first().copied()
+    let beside = match purpose {
+        Purpose::Goal => base.goal.as_ref().and_then(|goal| goal.beside),
+        Purpose::Rekey(_) => None,
+    };
+    match beside.and_then(|beside| base.fallback(beside)) {
+        Some(like) => resources::proposals(child, &like.status).first()?.ke.first().copied(),
+        None => child.esp_proposals.first()?.ke.first().copied(),
+    }
 }
 
 fn generate(

@@ -147,11 +147,13 @@ impl Answering {
             ChildPayloads::parse(payloads).and_then(|found| found.ok_or("an SA payload")).map_err(syntax)?;
         let nonce_i = found.nonce.ok_or("a nonce").map_err(syntax)?.to_vec();
         let replaces = rekeyed_child(base, established, payloads)?;
-        let choice = child::choose(cx, base, &found, true)
-            .map_err(|(notify_type, failure)| Refused::with(notify_type, Vec::new(), Some(failure)))?;
+        let refused =
+            |(notify_type, failure)| Refused::with(notify_type, Vec::new(), Some::<Failure>(failure));
+        let mut choice = child::choose(cx, base, &found, true).map_err(refused)?;
         if replaces.is_none() && established.has_just_made(choice.child) {
             return Err(Refused::with(notify::TEMPORARY_FAILURE, Vec::new(), None));
         }
+        base.choose_resource(cx, &found, replaces, &mut choice).map_err(refused)?;
         let step = match (choice.esp.suite.ke, found.ke) {
             (None, _) => Step::AllocatingSpi(cx.allocate_spi(base.id)),
             (Some(method), Some((group, public))) if group == method.id() => {
@@ -356,6 +358,8 @@ impl Request {
                 (Some(_), false) => Standing::Waiting,
                 (Some(_), true) => Standing::Redundant,
             },
+            resource: self.choice.resource,
+            may_cross: false,
         }
     }
 

@@ -71,6 +71,27 @@ fn a_child_with_its_own_key_exchange_comes_up_even_after_another_group_was_asked
 }
 
 #[test]
+fn a_packet_brings_up_a_further_child_within_the_ike_sa_that_there_is() {
+    let (mut a, b) = two_children();
+    a.connections[0].children[1].start_action = StartAction::Trap;
+    let mut world = World::new(1, a, b);
+    assert_eq!(initiate_child(&mut world, A, "lan"), Ok(()));
+    let flow = portcullis_ipsec::Flow {
+        src: "10.1.0.9".parse().unwrap(),
+        dst: "10.22.0.9".parse().unwrap(),
+        protocol: 17,
+        src_port: Some(7),
+        dst_port: Some(7),
+    };
+    let (connection, child) = ("net".to_owned(), "dmz".to_owned());
+    world.command(A, Command::Acquire { connection, child, flow });
+    world.run(5);
+    assert_eq!(children(&world, A), ["dmz", "lan"]);
+    assert_eq!(world.ends[A].engine.status().len(), 1);
+    world.assert_agreement();
+}
+
+#[test]
 fn a_refused_further_child_leaves_the_first_alone() {
     let (mut a, b) = two_children();
     a.connections[0].children[1].remote_ts = vec![ts("172.16.0.0/12")];

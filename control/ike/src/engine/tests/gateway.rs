@@ -29,6 +29,8 @@ pub(super) struct Gateway {
     pub(super) policies: BTreeMap<PolicyId, String>,
     /// The pair that packets of a policy are sealed with.
     pub(super) current: BTreeMap<PolicyId, Spi>,
+    /// Those of single workers.
+    pub(super) of_workers: BTreeMap<(PolicyId, u16), Spi>,
     pub(super) moved: Vec<(Spi, TunnelEndpoints)>,
     pub(super) counters: HashMap<Spi, SaCounters>,
     /// Where the host sends from; by default where its end is.
@@ -153,7 +155,7 @@ impl Gateway {
         self.installed.iter().filter(|(_, pair)| !pair.retired).map(|(spi, _)| *spi).collect()
     }
 
-    /// A packet of each policy; `Err` names a policy that has no SA. Of policies with the same selectors, that is of one
+    /// A packet of each policy, and of each worker that has an SA of its own; `Err` names a policy that has no SA. Of policies with the same selectors, that is of one
     /// child, the one installed first is used, as the real data plane does.
     pub(super) fn seal(&self) -> Vec<Result<Sealed, String>> {
         let mut seen = BTreeSet::new();
@@ -164,7 +166,13 @@ impl Gateway {
                 None => Err(name.clone()),
             }
         };
-        self.policies.iter().filter(|(_, name)| seen.insert(*name)).map(seal).collect()
+        let of_worker = |pair: &Spi| {
+            let sa = self.installed.get(pair).and_then(|pair| pair.outbound.as_ref());
+            sa.map(|sa| Sealed { spi: sa.spi, key: sa.key.clone() })
+                .ok_or_else(|| format!("a worker: {pair}"))
+        };
+        let shared = self.policies.iter().filter(|(_, name)| seen.insert(*name)).map(seal);
+        shared.chain(self.of_workers.values().map(of_worker)).collect()
     }
 
     /// Whether it is the first packet of its SA.
@@ -293,13 +301,18 @@ impl Gateway {
             }
         };
         pair.outbound = Some(activation.outbound);
-        self.current.insert(policy, spi);
+        match activation.resource {
+            Resource::None | Resource::Fallback => _ = self.current.insert(policy, spi),
+            Resource::Worker(worker) => _ = self.of_workers.insert((policy, worker), spi),
+            Resource::Spare => {}
+        }
         Ok(policy)
     }
 
     fn retire(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
         let removed = self.remove_policy(policy);
         self.current.retain(|_, pair| *pair != spi);
+        self.of_workers.retain(|_, pair| *pair != spi);
         self.installed.get_mut(&spi).ok_or(InstallError::UnknownSpi { spi })?.retired = true;
         removed
     }
@@ -307,6 +320,7 @@ impl Gateway {
     fn remove(&mut self, spi: Spi, policy: Option<PolicyId>) -> Result<(), InstallError> {
         let removed = self.remove_policy(policy);
         self.current.retain(|_, pair| *pair != spi);
+        self.of_workers.retain(|_, pair| *pair != spi);
         let reserved = self.reserved.len();
         self.reserved.retain(|reserved| *reserved != spi);
         if self.installed.remove(&spi).is_none() && self.reserved.len() == reserved {

@@ -37,6 +37,7 @@ mod refusals;
 mod rekey_child;
 mod rekey_ike;
 mod replacement;
+mod resources;
 mod resumption;
 mod rounds;
 mod storm;

@@ -128,6 +128,7 @@ pub(super) fn child(name: &str, local: &str, remote: &str) -> ChildConfig {
         lifetime: ChildLifetime::default(),
         priority: None,
         options: SaOptions::default(),
+        per_worker: None,
     }
 }
 
