@@ -53,6 +53,9 @@ const ESSENTIAL: &[&str] = &[
     "remote_port",
 ];
 
+/// Options of an authority that hold no list.
+const AUTHORITY: &[&str] = &["cacert", "file", "handle", "slot", "module", "cert_uri_base"];
+
 /// Options that put a child's SAs under an XFRM interface.
 const IF_IDS: [&str; 2] = ["if_id_in", "if_id_out"];
 
@@ -116,7 +119,10 @@ pub(super) fn draft(root: &Section, notes: &mut Vec<Note>) -> Draft {
         match section.name.as_str() {
             "connections" => section.sections.iter().for_each(|each| connection(&mut draft, each, notes)),
             "secrets" => section.sections.iter().for_each(|each| secret(&mut draft, each, notes)),
-            "pools" => section.sections.iter().for_each(|each| pool(&mut draft, each)),
+            "pools" => section.sections.iter().for_each(|each| lists(&mut draft, "pools", each, &["addrs"])),
+            "authorities" => {
+                section.sections.iter().for_each(|each| lists(&mut draft, "authorities", each, AUTHORITY));
+            }
             other => notes.extend(section.sections.iter().map(|each| Note {
                 place: Some(each.place.clone()),
                 outcome: Outcome::LeftOut,
@@ -342,12 +348,14 @@ fn secret(draft: &mut Draft, section: &Section, notes: &mut Vec<Note>) {
     draft.tables.push(table);
 }
 
-fn pool(draft: &mut Draft, section: &Section) {
-    let mut table = Table::new(&["pools", &section.name], 2, section.place.clone());
+/// A section of lists, but for some keys that have one value each; without the first of those it would be another one.
+fn lists(draft: &mut Draft, kind: &str, section: &Section, single: &[&str]) {
+    let mut table = Table::new(&[kind, &section.name], 2, section.place.clone());
     for setting in section.settings.iter().filter(|setting| !is_silent(setting)) {
-        let (weight, forms) = match setting.key.as_str() {
-            "addrs" => (Weight::Essential, vec![text(&setting.value)]),
-            _ => (Weight::Optional, vec![list(&setting.value)]),
+        let (weight, forms) = match single.iter().position(|key| *key == setting.key) {
+            Some(0) => (Weight::Essential, vec![text(&setting.value)]),
+            Some(_) => (Weight::Optional, vec![text(&setting.value)]),
+            None => (Weight::Optional, vec![list(&setting.value)]),
         };
         table.carry(&setting.key, setting, weight, forms);
     }

@@ -280,3 +280,39 @@ fn libreswans_null_authentication_is_ours() {
     let a = &config.engine.connections[0];
     assert_eq!((&a.local[0].auth, &a.remote[0].auth), (&LocalMethod::Null, &RemoteMethod::Null));
 }
+
+#[test]
+fn authorities_go_on_saying_where_it_is_asked_what_was_revoked() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("x509ca")).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut ca = rcgen::CertificateParams::default();
+    ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "CA");
+    fs::write(dir.path().join("x509ca/ca.pem"), ca.self_signed(&key).unwrap().pem()).unwrap();
+    let file = dir.path().join("swanctl.conf");
+    let authority = "authorities {
+  acme {
+    cacert = ca.pem
+    ocsp_uris = http://a.example/, http://b.example/
+    crl_uris = http://a.example/crl
+    cert_uri_base = http://a.example/certs/
+  }
+}";
+    fs::write(&file, format!("{SITE}{authority}")).unwrap();
+    let imported = swanctl(&file, &surroundings(dir.path())).unwrap();
+    let text = imported.to_toml();
+    let lines = [
+        "[authorities.acme]",
+        "cacert = \"ca.pem\"",
+        "ocsp_uris = [\"http://a.example/\", \"http://b.example/\"]",
+        "crl_uris = \"http://a.example/crl\"",
+    ];
+    assert!(lines.iter().all(|line| text.lines().any(|found| found == *line)), "{text}");
+    parsed(&imported);
+    let dropped = notes(&imported, Outcome::Dropped);
+    assert!(
+        dropped.iter().any(|note| note.subject.contains("authorities.acme.cert_uri_base")),
+        "{dropped:?}"
+    );
+}

@@ -203,7 +203,11 @@ fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) ->
         Some(lanes) => {
             let (who, shared) = ((context.worker, context.now), context.shared);
             lanes::of_worker(policy, lanes, who, &shared.events, |sa| {
-                shared.sas.outbound(&context.guard, sa).is_some_and(|sa| !sa.falls_to(context.worker))
+                // The first worker that looks has it from then on, so that of two which begin together one asks.
+                shared
+                    .sas
+                    .outbound(&context.guard, sa)
+                    .is_some_and(|sa| sa.owner(context.worker) != context.worker)
             })
         }
     };

@@ -260,12 +260,6 @@ impl Outbound {
         }
     }
 
-    /// Whether [`Outbound::owner`] would name this worker.
-    pub(crate) fn falls_to(&self, worker: u16) -> bool {
-        let owner = self.owner.load(Ordering::Relaxed);
-        owner == 0 || owner - 1 == worker
-    }
-
     #[cold]
     fn claim(&self, worker: u16) -> u16 {
         let claimed =
