@@ -228,10 +228,12 @@ impl Shell {
         let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
         let hub = Arc::clone(&self.listeners.hub);
         let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order, hub);
+        let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
+        let present = sessions::Sessions::new(traffic, installer, self.listeners.audit.is_some());
         let task = Task {
             radius: self.radius,
             sessions: sessions.0.clone(),
-            present: sessions::Sessions::new(Arc::clone(&self.traffic), Arc::clone(&self.installer)),
+            present,
             listeners: self.listeners,
             engine,
             sockets: self.sockets,

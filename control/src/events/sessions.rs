@@ -25,7 +25,7 @@ pub(crate) struct Session {
     /// When that was.
     pub(crate) began: SystemTime,
     since: Instant,
-    /// Every CHILD SA that was of another kind than those before, for the record.
+    /// Every CHILD SA that was of another kind than those before, for the record, if there is one.
     pub(crate) had: Vec<ChildEntry>,
     children: Vec<Child>,
     /// Of the children that are gone.
@@ -138,12 +138,15 @@ pub(crate) struct Sessions {
     /// Whose each pair is.
     owners: HashMap<Spi, IkeSaId>,
     next_child: u64,
+    /// Somebody keeps a record, and wants to know at the end what each session had.
+    recorded: bool,
 }
 
 impl Sessions {
     /// Nobody is there.
-    pub(crate) fn new(traffic: Arc<Traffic>, installer: Arc<dyn SaInstaller>) -> Self {
-        Self { traffic, installer, sessions: HashMap::new(), owners: HashMap::new(), next_child: 0 }
+    pub(crate) fn new(traffic: Arc<Traffic>, installer: Arc<dyn SaInstaller>, recorded: bool) -> Self {
+        let (sessions, owners) = (HashMap::new(), HashMap::new());
+        Self { traffic, installer, sessions, owners, next_child: 0, recorded }
     }
 
     /// Takes an event of the engine, and tells what that means. [`Traffic::opened`] comes first.
@@ -241,7 +244,9 @@ impl Sessions {
         let Some(session) = self.sessions.get_mut(&ike) else { return };
         let pair = status.spi_in;
         self.owners.insert(pair, ike);
-        session.note(status);
+        if self.recorded {
+            session.note(status);
+        }
         let heir = |child: &Child| replaced.is_some_and(|replaced| child.pairs.contains(&replaced));
         match (session.children.iter().position(heir), replaced) {
             (Some(at), Some(replaced)) => {
