@@ -53,7 +53,9 @@ fn packets_of_9000_octets_and_small_ones_pass_a_tunnel_whole() {
     small.wait_answer(SOON).unwrap();
     let answers = sites.client.ping_with(Sites::SERVER, 40, SEALED - 16, &["-M", "do"]).unwrap();
     assert!(answers.complete(), "{answers:?} {:?} {:?}", a.stats(), b.stats());
-    assert!(small.stop().unwrap().complete());
+    // Those of the last tenth of a second may be under way when it is stopped, on a busy machine.
+    let small = small.stop().unwrap();
+    assert!(small.received + 20 >= small.sent, "{small:?} {:?} {:?}", a.stats(), b.stats());
     assert_eq!(wire.settle().unwrap().packets(Class::Clear), 0, "{:?}", wire.clear_text());
     all_is_accounted_for([a, b]);
 }
