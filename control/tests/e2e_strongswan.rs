@@ -282,6 +282,7 @@ fn esp_of_other_algorithms_passes_both_ways() -> Result<()> {
         ("aes256-sha256", false),
         ("aes128ctr-sha512", true),
         ("aes256gcm12", false),
+        ("aes256-sha1", false),
     ] {
         let sites = Sites::new("algo")?;
         let wire = sites.capture()?;
