@@ -41,8 +41,8 @@ pub enum DatagramPayload {
     NatKeepalive,
 }
 
-/// Who goes by a TCP stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who goes by a TCP stream; of several engines, what says most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamUse {
     /// No IKE SA.
     Unused,

@@ -1,8 +1,11 @@
 //! What becomes of an engine's events: they are counted, logged, kept as verdicts, and told to whoever listens.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use portcullis_gateway::netlink::NetlinkError;
 use portcullis_gateway::netlink::addresses::TunAddresses;
 use portcullis_ike::engine::{DatagramPayload, Event};
 use portcullis_ipsec::SaInstaller;
@@ -21,11 +24,43 @@ pub(super) struct Chronicle {
     sessions: mpsc::UnboundedSender<Told>,
     present: sessions::Sessions,
     listeners: Listeners,
-    tun_addresses: TunAddresses,
+    inner: InnerAddresses,
     handshakes: Handshakes,
     log_limit: LogLimit,
     pub(super) verdicts: Verdicts,
     pub(super) totals: Totals,
+}
+
+/// Addresses that peers give us, on the host's device for as long as an engine has them.
+#[derive(Clone)]
+pub(super) struct InnerAddresses(Arc<Mutex<(TunAddresses, HashMap<IpAddr, usize>)>>);
+
+impl InnerAddresses {
+    /// On that device.
+    pub(super) fn of(device: TunAddresses) -> Self {
+        Self(Arc::new(Mutex::new((device, HashMap::new()))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (TunAddresses, HashMap<IpAddr, usize>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, addr: IpAddr) -> Result<(), NetlinkError> {
+        let (device, users) = &mut *self.lock();
+        let count = users.entry(addr).or_default();
+        *count += 1;
+        if *count > 1 { Ok(()) } else { device.add(addr) }
+    }
+
+    fn remove(&self, addr: IpAddr) -> Result<(), NetlinkError> {
+        let (device, users) = &mut *self.lock();
+        let count = users.remove(&addr).unwrap_or_default();
+        if count > 1 {
+            users.insert(addr, count - 1);
+            return Ok(());
+        }
+        device.remove(addr)
+    }
 }
 
 /// Anybody can make exchanges fail; the log takes a few of them a second.
@@ -60,7 +95,7 @@ impl Chronicle {
         (traffic, installer): (Arc<Traffic>, Arc<dyn SaInstaller>),
         sessions: mpsc::UnboundedSender<Told>,
         listeners: Listeners,
-        tun_addresses: TunAddresses,
+        inner: InnerAddresses,
     ) -> Self {
         let present = sessions::Sessions::new(Arc::clone(&traffic), installer, listeners.audit.is_some());
         Self {
@@ -68,7 +103,7 @@ impl Chronicle {
             sessions,
             present,
             listeners,
-            tun_addresses,
+            inner,
             handshakes: Handshakes::default(),
             log_limit: LogLimit::default(),
             verdicts: Verdicts::default(),
@@ -173,7 +208,7 @@ impl Chronicle {
             Event::AddressesAcquired { connection, addresses, attributes } => {
                 tracing::info!(%connection, ?addresses, ?attributes, "the peer gives us inner addresses");
                 for addr in addresses {
-                    if let Err(error) = self.tun_addresses.add(addr) {
+                    if let Err(error) = self.inner.add(addr) {
                         tracing::error!(%connection, %addr, %error, "the host cannot use its inner address");
                     }
                 }
@@ -181,7 +216,7 @@ impl Chronicle {
             Event::AddressesLost { connection, addresses } => {
                 tracing::info!(%connection, ?addresses, "our inner addresses are gone");
                 for addr in addresses {
-                    if let Err(error) = self.tun_addresses.remove(addr) {
+                    if let Err(error) = self.inner.remove(addr) {
                         tracing::error!(%connection, %addr, %error, "an inner address stays on the host");
                     }
                 }

@@ -6,6 +6,7 @@ use portcullis_ike::engine::{Job, JobId, JobResult};
 use portcullis_ipsec::SaInstaller;
 use tokio::sync::mpsc;
 
+use super::spread::ToRegistry;
 use crate::daemon::crls::CrlStore;
 use crate::daemon::jobs::threads::JobThreads;
 use crate::daemon::jobs::{self, Place};
@@ -33,12 +34,18 @@ pub(super) struct Tools {
 pub(super) struct Desk {
     tools: Tools,
     finished: mpsc::UnboundedSender<Finished>,
+    /// What all shards have in common, where there are several, and which of them this one is.
+    registry: Option<(usize, mpsc::UnboundedSender<ToRegistry>)>,
 }
 
 impl Desk {
     /// Results go to `finished`.
-    pub(super) fn new(tools: Tools, finished: mpsc::UnboundedSender<Finished>) -> Self {
-        Self { tools, finished }
+    pub(super) fn new(
+        tools: Tools,
+        finished: mpsc::UnboundedSender<Finished>,
+        registry: Option<(usize, mpsc::UnboundedSender<ToRegistry>)>,
+    ) -> Self {
+        Self { tools, finished, registry }
     }
 
     /// Does a job, or has it done; `Some` is the result of one that was done at once.
@@ -46,8 +53,17 @@ impl Desk {
         let Tools { installer, crls, radius, leases, traffic, threads, mark } = &self.tools;
         let job = leases.submit(id, job, &self.finished)?;
         let finished = self.finished.clone();
-        let job = match job {
-            Job::AskAaa(question) => {
+        let job = match (job, &self.registry) {
+            (Job::Ask(question), Some((shard, registry))) => {
+                // It ends only with the daemon, here and below.
+                let _ = registry.send(ToRegistry::Ask(*shard, id, *question));
+                return None;
+            }
+            (Job::Tell(note), Some((shard, registry))) => {
+                let _ = registry.send(ToRegistry::Tell(*shard, *note));
+                return None;
+            }
+            (Job::AskAaa(question), _) => {
                 let radius = Arc::clone(radius);
                 tokio::spawn(async move {
                     let answer = radius.authenticate(*question).await;
@@ -56,7 +72,7 @@ impl Desk {
                 });
                 return None;
             }
-            job => job,
+            (job, _) => job,
         };
         if let Job::RemoveChild { pair, .. } = &job {
             traffic.closing(*pair, installer.as_ref());

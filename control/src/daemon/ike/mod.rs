@@ -1,28 +1,34 @@
-//! The shell around the IKE engine: one task owns the engine and connects it to sockets, clock, jobs, the data
-//! plane's events and the admin API. It holds no protocol state of its own.
+//! The shell around the IKE engine: it connects the engine to sockets, clock, jobs, the data plane's events and the admin
+//! API, and holds no protocol state of its own.
 //!
 //! [`front`] is where everything comes to, [`shard`] an engine with its commands, [`desk`] where its jobs are done, [`chronicle`]
-//! what becomes of its events.
+//! what becomes of its events. One engine (`gateway.ike_shards = 1`) is in the front's own task; several have a task each
+//! ([`spread`]).
 
 mod chronicle;
 mod desk;
 mod front;
 mod shard;
+mod spread;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use portcullis_gateway::netlink::addresses::TunAddresses;
 use portcullis_ike::config::{EngineConfig, Secret, StartAction};
-use portcullis_ike::engine::{Command, Engine, Failure, IkeSaStatus, IkeState};
+use portcullis_ike::engine::{Command, Common, Engine, Failure, IkeSaStatus, IkeState, Routes};
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::verdict::Reason;
 use portcullis_ipsec::SaInstaller;
-use rand_core::CryptoRng;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{CryptoRng, SeedableRng};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout_at;
+use zeroize::Zeroizing;
 
 pub(super) use chronicle::LogLimit;
 
@@ -32,30 +38,31 @@ use super::handshake::Histogram;
 use super::jobs::threads::JobThreads;
 use super::leases::Leases;
 use super::sockets::Sockets;
-use super::streams::{StreamCounts, Streams};
+use super::streams::{StreamCounts, StreamSender, Streams};
 use super::traffic::Traffic;
 use super::verdicts::Entry;
 use crate::events::Listeners;
 use crate::radius::Radius;
 use crate::radius::sessions::{Order, Sessions, Told};
-use chronicle::Chronicle;
-use desk::{Desk, Tools};
-use front::{Changes, Front};
+use chronicle::{Chronicle, InnerAddresses};
+use desk::{Desk, Finished, Tools};
+use front::{Alone, Changes, Outside, Question};
 use shard::Shard;
+use spread::{Spread, ToRegistry};
 
 /// Verdicts that `portcullis status` shows.
 const SHOWN: usize = 32;
 /// Requests that wait for the engine's task.
 const REQUESTS: usize = 64;
 
-/// What the engine's task is asked.
+/// Who is asked whether he lives, and his answer.
+type Pong = (String, oneshot::Receiver<()>);
+
+/// What the front is asked.
 enum Request {
     Command { command: Command, reply: oneshot::Sender<Result<(), Failure>> },
-    Snapshot { reply: oneshot::Sender<Snapshot> },
     Reconfigure(Box<Reconfiguration>, oneshot::Sender<()>),
-    Ping { reply: oneshot::Sender<()> },
-    Stop { reply: oneshot::Sender<()> },
-    Verdicts { peer: Option<String>, reply: oneshot::Sender<Vec<Entry>> },
+    Ask(Question),
 }
 
 /// Another configuration, as far as it concerns the engine and what stands beside it.
@@ -125,7 +132,7 @@ impl IkeHandle {
 
     /// What there is now.
     pub(super) async fn snapshot(&self) -> Result<Snapshot, Stopping> {
-        self.ask(|reply| Request::Snapshot { reply }).await
+        self.ask(|reply| Request::Ask(Question::Snapshot(reply))).await
     }
 
     /// Gives another configuration.
@@ -148,17 +155,26 @@ impl IkeHandle {
 
     /// Verdicts about a connection or an address, or all of them; newest first.
     pub(super) async fn verdicts(&self, peer: Option<String>) -> Result<Vec<Entry>, Stopping> {
-        self.ask(|reply| Request::Verdicts { peer, reply }).await
+        self.ask(|reply| Request::Ask(Question::Verdicts(peer, reply))).await
     }
 
     /// Says of every peer that is still there that it is gone.
     pub(super) async fn stop(&self) -> Result<(), Stopping> {
-        self.ask(|reply| Request::Stop { reply }).await
+        self.ask(|reply| Request::Ask(Question::Stop(reply))).await
     }
 
-    /// Returns when the engine's task has come to it.
-    pub(super) async fn ping(&self) -> Result<(), Stopping> {
-        self.ask(|reply| Request::Ping { reply }).await
+    /// What has not answered after `patience`.
+    pub(super) async fn stuck(&self, patience: Duration) -> Vec<String> {
+        let deadline = tokio::time::Instant::now() + patience;
+        let asked = timeout_at(deadline, self.ask(|reply| Request::Ask(Question::Ping(reply))));
+        let Ok(Ok(pongs)) = asked.await else { return vec!["the IKE engine".to_owned()] };
+        let mut stuck = Vec::new();
+        for (name, pong) in pongs {
+            if !matches!(timeout_at(deadline, pong).await, Ok(Ok(()))) {
+                stuck.push(name);
+            }
+        }
+        stuck
     }
 
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Stopping> {
@@ -172,7 +188,9 @@ impl IkeHandle {
 pub(super) struct Shell {
     /// Connections and secrets.
     pub(super) config: EngineConfig,
-    /// Its only randomness.
+    /// How many engines share the work.
+    pub(super) shards: u8,
+    /// Their only randomness.
     pub(super) rng: Box<dyn CryptoRng + Send>,
     /// What tokens for peers are made of (RFC 6290).
     pub(super) token_secret: Option<Secret>,
@@ -202,23 +220,22 @@ pub(super) struct Shell {
     pub(super) tun_addresses: TunAddresses,
 }
 
-/// The engine's task, and what goes with it.
+/// The tasks of the engine, and what goes with them.
 pub(super) struct Started {
     /// Who asks it.
     pub(super) handle: IkeHandle,
     /// Addresses that were given away.
     pub(super) leases: Leases,
-    /// It.
-    pub(super) task: tokio::task::JoinHandle<()>,
+    /// They.
+    pub(super) tasks: Vec<JoinHandle<()>>,
     /// Who hears of the sessions of AAA servers.
-    pub(super) sessions: (mpsc::UnboundedSender<Told>, tokio::task::JoinHandle<()>),
+    pub(super) sessions: (mpsc::UnboundedSender<Told>, JoinHandle<()>),
 }
 
 impl Shell {
-    /// The task, and who asks it. The task ends when every handle is gone and nothing is left to send.
-    pub(super) fn start(self) -> anyhow::Result<Started> {
+    /// The tasks, and who asks them. They end when every handle is gone.
+    pub(super) fn start(mut self) -> anyhow::Result<Started> {
         let (requests, inbox) = mpsc::channel(REQUESTS);
-        let (finished, results) = mpsc::unbounded_channel();
         let (pools, state_dir) = self.pools;
         let leases = Leases::start(pools, &state_dir)?;
         let started = self.config.connections.iter().flat_map(|connection| {
@@ -227,29 +244,29 @@ impl Shell {
         });
         let started: Vec<_> = started.collect();
         let handle = IkeHandle { requests };
-        let mut engine = Engine::new(self.config, self.rng);
-        if let Some(secret) = self.token_secret {
-            engine.keep_tokens(secret);
-        }
-        let order = handle.orders();
         let (traffic, installer) = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
         let hub = Arc::clone(&self.listeners.hub);
-        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, order, hub);
+        let sessions = Sessions::start(Arc::clone(&self.radius), traffic, installer, handle.orders(), hub);
         let sockets = Arc::new(self.sockets);
-        let tools = Tools {
-            installer: Arc::clone(&self.installer),
-            crls: self.crls,
-            radius: self.radius,
-            leases: leases.clone(),
-            traffic: Arc::clone(&self.traffic),
-            threads: Arc::new(JobThreads::start()?),
-            mark: sockets.mark(),
+        let parts = Parts {
+            tools: Tools {
+                installer: Arc::clone(&self.installer),
+                crls: self.crls,
+                radius: self.radius,
+                leases: leases.clone(),
+                traffic: Arc::clone(&self.traffic),
+                threads: Arc::new(JobThreads::start()?),
+                mark: sockets.mark(),
+            },
+            sockets: Arc::clone(&sockets),
+            streams: self.streams.sender(),
+            sessions: sessions.0.clone(),
+            listeners: self.listeners,
+            inner: InnerAddresses::of(self.tun_addresses),
+            token_secret: self.token_secret,
         };
-        let counted = (Arc::clone(&self.traffic), Arc::clone(&self.installer));
-        let chronicle = Chronicle::new(counted, sessions.0.clone(), self.listeners, self.tun_addresses);
-        let ways = (Arc::clone(&sockets), self.streams.sender());
-        let front = Front {
-            shard: Shard::new(engine, chronicle, Desk::new(tools, finished), ways),
+        let changes = Changes { events: self.events, paths: self.paths };
+        let outside = Outside {
             sockets,
             streams: self.streams,
             installer: self.installer,
@@ -257,13 +274,99 @@ impl Shell {
             traffic: self.traffic,
             leases: leases.clone(),
         };
-        let changes = Changes { events: self.events, paths: self.paths };
-        let task = tokio::spawn(front.run(inbox, results, changes, started));
-        Ok(Started { handle, leases, task, sessions })
+        let routes = Routes::new(&self.config.connections, self.shards);
+        let tasks = if routes.shards() == 1 {
+            let (finished, results) = mpsc::unbounded_channel();
+            let engine = Engine::new(self.config, self.rng);
+            let back = Alone { shard: parts.shard(engine, finished, None), results };
+            vec![tokio::spawn(outside.before(back).run(inbox, changes, started))]
+        } else {
+            let engines = engines(self.config, self.shards, self.rng.as_mut());
+            let make = |(number, engine), finished, registry| {
+                parts.shard(engine, finished, Some((number, registry)))
+            };
+            let (back, mut tasks) = Spread::start(routes, engines.into_iter().enumerate(), make);
+            tasks.insert(0, tokio::spawn(outside.before(back).run(inbox, changes, started)));
+            tasks
+        };
+        Ok(Started { handle, leases, tasks, sessions })
+    }
+}
+
+/// Engines that share the work, each with randomness of its own.
+fn engines(config: EngineConfig, shards: u8, rng: &mut dyn CryptoRng) -> Vec<Engine> {
+    let mut random = || {
+        let mut octets = Zeroizing::new([0; 32]);
+        rng.fill_bytes(octets.as_mut());
+        octets
+    };
+    let common = Common::new(random(), Instant::now());
+    let engine = |shard| {
+        let rng = Box::new(ChaCha20Rng::from_seed(*random()));
+        Engine::sharded(config.clone(), rng, shard, Some(common.clone()))
+    };
+    portcullis_ike::engine::Shard::all(shards).map(engine).collect()
+}
+
+/// What all engines are given.
+struct Parts {
+    tools: Tools,
+    sockets: Arc<Sockets>,
+    streams: StreamSender,
+    sessions: mpsc::UnboundedSender<Told>,
+    listeners: Listeners,
+    inner: InnerAddresses,
+    token_secret: Option<Secret>,
+}
+
+impl Parts {
+    /// An engine in its shell.
+    fn shard(
+        &self,
+        mut engine: Engine,
+        finished: mpsc::UnboundedSender<Finished>,
+        registry: Option<(usize, mpsc::UnboundedSender<ToRegistry>)>,
+    ) -> Shard {
+        if let Some(secret) = &self.token_secret {
+            engine.keep_tokens(secret.clone());
+        }
+        let counted = (Arc::clone(&self.tools.traffic), Arc::clone(&self.tools.installer));
+        let (sessions, listeners) = (self.sessions.clone(), self.listeners.clone());
+        let chronicle = Chronicle::new(counted, sessions, listeners, self.inner.clone());
+        let desk = Desk::new(self.tools.clone(), finished, registry);
+        Shard::new(engine, chronicle, desk, (Arc::clone(&self.sockets), self.streams.clone()))
+    }
+}
+
+impl Totals {
+    fn add(&mut self, other: Self) {
+        self.ike_established += other.ike_established;
+        self.child_established += other.child_established;
+        self.ike_rekeyed += other.ike_rekeyed;
+        self.child_rekeyed += other.child_rekeyed;
+        for (what, count) in other.failures {
+            *self.failures.entry(what).or_default() += count;
+        }
+        for (connection, at) in other.last_failures {
+            let last = self.last_failures.entry(connection).or_insert(at);
+            *last = at.max(*last);
+        }
+        self.initiated.add(&other.initiated);
+        self.answered.add(&other.answered);
+        for (label, count) in other.rejected {
+            *self.rejected.entry(label).or_default() += count;
+        }
     }
 }
 
 impl Snapshot {
+    /// Adds what another engine has, but for streams and verdicts.
+    fn add(&mut self, other: Self) {
+        self.ike_sas.extend(other.ike_sas);
+        self.half_open += other.half_open;
+        self.totals.add(other.totals);
+    }
+
     /// Established IKE SAs.
     pub fn established(&self) -> usize {
         self.ike_sas.iter().filter(|ike| ike.state == IkeState::Established).count()

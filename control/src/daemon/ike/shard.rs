@@ -1,18 +1,16 @@
 //! One engine, and what goes with it: its commands, its jobs, what it sends and what happens in it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use portcullis_ike::engine::{
-    Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure, StreamUse,
-};
+use portcullis_ike::config::EngineConfig;
+use portcullis_ike::engine::{Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure};
 use tokio::sync::oneshot;
 
 use super::chronicle::Chronicle;
 use super::desk::{Desk, Finished};
-use super::{Reconfiguration, SHOWN, Snapshot};
+use super::{SHOWN, Snapshot};
 use crate::daemon::sockets::Sockets;
 use crate::daemon::streams::StreamSender;
 use crate::daemon::verdicts::Entry;
@@ -68,8 +66,8 @@ impl Shard {
     }
 
     /// Gives the engine its part of another configuration. Everything that it has asked for before was given away.
-    pub(super) fn reconfigure(&mut self, new: Reconfiguration) {
-        self.engine.handle_config(Instant::now(), new.engine);
+    pub(super) fn reconfigure(&mut self, config: EngineConfig) {
+        self.engine.handle_config(Instant::now(), config);
     }
 
     /// What there is now.
@@ -89,11 +87,6 @@ impl Shard {
             Some(peer) => self.chronicle.verdicts.about(peer),
             None => self.chronicle.verdicts.iter().cloned().collect(),
         }
-    }
-
-    /// Who goes by a TCP stream.
-    pub(super) fn stream_use(&self, local: SocketAddr, remote: SocketAddr) -> StreamUse {
-        self.engine.stream_use(local, remote)
     }
 
     /// Takes everything that the engine has to say.
@@ -131,5 +124,13 @@ impl Shard {
             return;
         }
         self.chronicle.event(event);
+    }
+}
+
+/// Waits until then, or for ever.
+pub(super) async fn sleep_until(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -189,6 +189,11 @@ impl Streams {
         }
     }
 
+    /// Our end and the peer's of each.
+    pub(super) fn between(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.shared.table().streams.keys().copied().collect()
+    }
+
     /// What sends into them.
     pub(super) fn sender(&self) -> StreamSender {
         StreamSender(Arc::clone(&self.shared))
@@ -236,6 +241,7 @@ impl Streams {
 }
 
 /// Sends IKE messages into streams.
+#[derive(Clone)]
 pub(super) struct StreamSender(Arc<Shared>);
 
 impl StreamSender {

@@ -70,6 +70,13 @@ enum Address<'a> {
     None,
 }
 
+fn octets(datagram: &Datagram) -> &[u8] {
+    match &datagram.payload {
+        DatagramPayload::Ike(octets) | DatagramPayload::Stream(octets) => octets,
+        DatagramPayload::NatKeepalive => &[],
+    }
+}
+
 fn address(octets: &[u8]) -> Address<'_> {
     let spi = |at: usize| octets.get(at..at + 8).and_then(|spi| <[u8; 8]>::try_from(spi).ok());
     let (Some(spi_i), Some(spi_r), Some(exchange), Some(flags)) =
@@ -113,6 +120,16 @@ impl Routes {
         Self { of, peers, homes }
     }
 
+    /// The same to as many, for other connections.
+    pub fn renewed(&self, connections: &[ConnectionConfig]) -> Self {
+        Self::new(connections, self.of)
+    }
+
+    /// Whether a message begins an IKE SA.
+    pub fn begins(datagram: &Datagram) -> bool {
+        matches!(address(octets(datagram)), Address::First(_) | Address::Ticket(_))
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.of.into()
@@ -120,16 +137,12 @@ impl Routes {
 
     /// Where a message goes.
     pub fn of_datagram(&self, datagram: &Datagram) -> usize {
-        let octets: &[u8] = match &datagram.payload {
-            DatagramPayload::Ike(octets) | DatagramPayload::Stream(octets) => octets,
-            DatagramPayload::NatKeepalive => &[],
-        };
         let source = datagram.remote;
         let first = |spi: [u8; 8]| {
             let known = self.peers.get(&source.ip()).copied();
             known.unwrap_or_else(|| spread(self.of, (spi, source)))
         };
-        match address(octets) {
+        match address(octets(datagram)) {
             Address::Ours(spi) => Shard::signed(&spi, self.of),
             Address::First(spi) => first(spi),
             Address::Ticket(octets) => of_ticket(octets, self.of).unwrap_or_default(),
