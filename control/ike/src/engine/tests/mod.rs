@@ -45,6 +45,7 @@ mod routes;
 mod sharded;
 mod storm;
 mod streams;
+mod synchronisation;
 mod transitions;
 mod window;
 mod world;
