@@ -115,12 +115,12 @@ impl<'a> Deliveries<'a, '_> {
                 continue;
             }
             let outer = arrival.outer_of(frame, packets);
-            let like;
-            (*verdict, like) = self.deliver_first(context, sa, arrival, &outer, frame);
-            if let Verdict::Send(port) = *verdict {
-                straight.add(port, 1);
-            }
-            if let Some(like) = like.filter(|_| !frames.is_empty()) {
+            let mut header = None;
+            *verdict = self.deliver_first(context, sa, arrival, &outer, frame, &mut header);
+            let Verdict::Send(port) = *verdict else { continue };
+            straight.add(port, 1);
+            if let (false, Some(header), Some((.., link))) = (frames.is_empty(), header, &self.last) {
+                let like = Like { header, way: PlainLink::new(link) };
                 let opening = Opening::new(&arrival.outer, sa.algorithm(), sa.salt(), sa.esn);
                 let (packets, octets) = like.deliver(&opening, &mut frames, &mut verdicts);
                 straight.add(like.way.port(), packets);
@@ -131,8 +131,8 @@ impl<'a> Deliveries<'a, '_> {
         }
     }
 
-    /// Takes out a packet, which none that is like it has come before. Also says what others must be like, if those that are
-    /// need not be asked more about.
+    /// Takes out a packet, which none that is like it has come before, and shows its header as it was in the tunnel, if that
+    /// is plain.
     #[inline(always)]
     fn deliver_first(
         &mut self,
@@ -141,23 +141,15 @@ impl<'a> Deliveries<'a, '_> {
         arrival: &Arrival,
         outer: &EspPacket,
         frame: &mut Frame,
-    ) -> (Verdict, Option<Like>) {
+        header: &mut Option<PlainHeader>,
+    ) -> Verdict {
         let plain = match sa.special {
             false => esp::decapsulate_plain(frame, outer, sa.algorithm()),
             true => None,
         };
-        let Some((flow, info)) = plain else {
-            return (self.deliver_any(context, sa, arrival, outer, frame), None);
-        };
-        let header = PlainHeader::of(frame.packet());
-        let verdict = self.deliver(context, sa, arrival, frame, flow, info);
-        let like = match (verdict, header, &self.last) {
-            (Verdict::Send(_), Some(header), Some((.., link))) => {
-                Some(Like { header, way: PlainLink::new(link) })
-            }
-            _ => None,
-        };
-        (verdict, like)
+        let Some((flow, info)) = plain else { return self.deliver_any(context, sa, arrival, outer, frame) };
+        *header = PlainHeader::of(frame.packet());
+        self.deliver(context, sa, arrival, frame, flow, info)
     }
 
     /// Of whatever packet it may be.

@@ -202,9 +202,18 @@ fn seal<'a>(
         {
             seal_train(run, about, &mut frames, &mut fates, &mut batch, &mut straight);
         }
+        let link = match fates.first() {
+            Some(Fate::Clear(reach)) => egress::find_link(context, &about.flow, *reach),
+            _ => None,
+        };
         for (frame, fate) in frames.iter_mut().zip(fates) {
-            if matches!(*fate, Fate::Seal { .. } | Fate::Clear(_)) {
-                *fate = prepare(context, about, frame, *fate, runs, &mut batch);
+            if let Some(link) = &link {
+                let info = about.info.with_total_len(frame.len());
+                if let Some(port) = egress::prepare(frame, info, about.counts_down(), link) {
+                    *fate = Fate::Send(port);
+                }
+            } else if let Fate::Seal { run, permitted } = *fate {
+                *fate = seal_one(context, about, frame, (run, permitted), runs, &mut batch);
             }
             if let Fate::Send(port) = *fate {
                 straight.add(port, 1);
@@ -236,12 +245,14 @@ fn seal_train<'a: 'p, 'p>(
     let Run { sa, special: false, port: Some(port), limit, sequence: Ok(mut sequence), .. } = *run else {
         return;
     };
-    if about.flow.is_ipv6() || about.expires() || sa.limiter().is_some() {
+    if about.flow.is_ipv6() || about.expires() {
         return;
     }
     let Some(headers) = Plain::new(&run.template, &about.info, about.counts_down()) else { return };
     let (key, mut octets, before) = (sa.key(), 0, batch.len());
-    while frames.first().is_some_and(|frame| frame.len() <= limit)
+    // For those alone that are to be sealed there are numbers: not for what is beyond a rate.
+    while matches!(fates.first(), Some(Fate::Seal { .. }))
+        && frames.first().is_some_and(|frame| frame.len() <= limit)
         && let (Some(frame), Some(fate)) = (frames.split_off_first_mut(), fates.split_off_first_mut())
     {
         let len = frame.len();
@@ -262,33 +273,27 @@ fn seal_train<'a: 'p, 'p>(
     run.octets += octets;
 }
 
-/// Makes one packet of a train ready for the engine or for the next hop, and says what becomes of it.
+/// Puts all headers around one packet of a train, if it may go through the SA, and says what becomes of it.
 #[inline(never)]
-fn prepare<'a: 'p, 'p>(
+fn seal_one<'a: 'p, 'p>(
     context: &mut Context<'a>,
     about: &Clear,
     frame: &'p mut Frame,
-    fate: Fate,
+    (number, permitted): (u8, bool),
     runs: &mut Runs<'a>,
     batch: &mut ArrayVec<aead::Packet<'p>, BATCH>,
 ) -> Fate {
     let about = &about.of(frame);
-    match fate {
-        Fate::Seal { run: number, permitted } => match runs.get_mut(usize::from(number)) {
-            Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
-                Ok((parameters, sealed)) => {
-                    batch.push(parameters.packet(run.sa.key(), frame));
-                    sealed
-                }
-                Err(fate) => fate,
-            },
-            Some(Err(halt)) => stopped(context, about, *halt),
-            None => Fate::Dropped(DropReason::NoSa),
+    match runs.get_mut(usize::from(number)) {
+        Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
+            Ok((parameters, sealed)) => {
+                batch.push(parameters.packet(run.sa.key(), frame));
+                sealed
+            }
+            Err(fate) => fate,
         },
-        Fate::Clear(reach) => egress::find_link(context, &about.flow, reach)
-            .and_then(|link| egress::prepare(frame, about.info, about.counts_down(), &link))
-            .map_or(fate, Fate::Send),
-        _ => fate,
+        Some(Err(halt)) => stopped(context, about, *halt),
+        None => Fate::Dropped(DropReason::NoSa),
     }
 }
 

@@ -120,7 +120,7 @@ impl ReplayWindow {
     /// Takes note of a run of authentic packets: what [`ReplayWindow::accept`] says of one after another, with one
     /// atomic change per word that they fall to, which for packets in order is one in thirty-two. `refuse` is shown the
     /// index of each that is refused, in order.
-    #[inline]
+    #[inline(always)]
     pub fn accept_run(&self, run: &[u64], mut refuse: impl FnMut(usize, DropReason)) {
         let mut highest = self.highest();
         let mut rest = run;
@@ -149,7 +149,7 @@ impl ReplayWindow {
     }
 
     /// Numbers of one block, and so of one word: together in one change, or none if there is nothing new among them.
-    #[inline]
+    #[inline(always)]
     fn accept_group(&self, group: &[u64], highest: &mut u64) -> Verdicts {
         let place = group.first().and_then(|&first| self.place(first));
         let Some((word, _)) = place else { return Verdicts::default() };
