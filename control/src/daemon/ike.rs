@@ -517,7 +517,7 @@ impl Task {
         if let Job::RemoveChild { pair, .. } = &job {
             self.traffic.closing(*pair, self.installer.as_ref());
         }
-        let (mark, place) = (self.sockets.mark(), jobs::place(&job));
+        let (mark, place) = (self.sockets.mark(), jobs::place(&job, self.threads.alone()));
         if place == Place::Here {
             let result = jobs::perform(job, &self.installer, mark, &self.crls);
             return self.engine.handle_job(Instant::now(), id, result);
