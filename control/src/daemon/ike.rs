@@ -26,7 +26,7 @@ use super::handshake::{Handshakes, Histogram};
 use super::jobs::threads::JobThreads;
 use super::jobs::{self, Place};
 use super::leases::Leases;
-use super::sockets::Sockets;
+use super::sockets::{Inbox, Sockets};
 use super::streams::{self, StreamCounts, Streams};
 use super::traffic::Traffic;
 use super::verdicts::{Entry, Verdicts};
@@ -40,6 +40,9 @@ const SHOWN: usize = 32;
 const REQUESTS: usize = 64;
 /// Datagrams that are taken one after the other.
 const AT_ONCE: usize = 32;
+/// Datagrams or results after which what they have to send leaves together: a peer's host, or the thread that takes it from
+/// there, is woken once for all of it. Few, so that the first does not wait for long.
+const ROW: usize = 8;
 
 /// What the engine's task is asked.
 enum Request {
@@ -316,7 +319,7 @@ impl Task {
         (mut events, mut paths): (watch::Receiver<u64>, watch::Receiver<Vec<IpAddr>>),
         started: Vec<(String, String)>,
     ) {
-        let mut buffer = Vec::new();
+        let mut inbox = Inbox::new();
         self.paths_changed(&mut paths);
         for (connection, child) in started {
             self.command(Command::Initiate { connection, child: Some(child) }, None);
@@ -324,15 +327,20 @@ impl Task {
         loop {
             self.drain();
             // What has been computed goes on before anything new begins.
+            let mut row = (1..=ROW).cycle();
             while let Ok((id, result)) = results.try_recv() {
                 self.engine.handle_job(Instant::now(), id, result);
-                self.drain();
+                self.work();
+                if row.next() == Some(ROW) {
+                    self.send();
+                }
             }
+            self.send();
             let timeout = self.engine.poll_timeout();
             tokio::select! {
-                datagram = self.sockets.receive(&mut buffer) => {
+                datagram = self.sockets.receive(&mut inbox) => {
                     self.received(datagram);
-                    self.receive_more(&mut buffer);
+                    self.receive_more(&mut inbox);
                 }
                 told = self.streams.next() => self.streamed(told),
                 Some((id, result)) = results.recv() => self.engine.handle_job(Instant::now(), id, result),
@@ -348,10 +356,13 @@ impl Task {
     }
 
     /// Some of what else has come, without asking what else there is to do.
-    fn receive_more(&mut self, buffer: &mut Vec<u8>) {
-        for _ in 0..AT_ONCE {
-            self.drain();
-            match self.sockets.receive_now(buffer) {
+    fn receive_more(&mut self, inbox: &mut Inbox) {
+        for row in (1..=ROW).cycle().take(AT_ONCE) {
+            self.work();
+            if row == ROW {
+                self.send();
+            }
+            match self.sockets.receive_now(inbox) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 datagram => self.received(datagram),
             }
@@ -480,21 +491,30 @@ impl Task {
 
     /// Takes everything that the engine has to say.
     fn drain(&mut self) {
+        self.work();
+        self.send();
+    }
+
+    /// What has happened, and what is to be done; what there is to send may wait.
+    fn work(&mut self) {
         loop {
-            while let Some(datagram) = self.engine.poll_transmit() {
-                self.observe(&datagram);
-                let between = (datagram.local, datagram.remote);
-                if let DatagramPayload::Stream(message) = datagram.payload {
-                    self.streams.send(between, message);
-                } else if let Err(error) = self.sockets.send(&datagram) {
-                    tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
-                }
-            }
             while let Some(event) = self.engine.poll_event() {
                 self.event(event);
             }
             let Some((id, job)) = self.engine.poll_job() else { break };
             self.job(id, job);
+        }
+    }
+
+    fn send(&mut self) {
+        while let Some(datagram) = self.engine.poll_transmit() {
+            self.observe(&datagram);
+            let between = (datagram.local, datagram.remote);
+            if let DatagramPayload::Stream(message) = datagram.payload {
+                self.streams.send(between, message);
+            } else if let Err(error) = self.sockets.send(&datagram) {
+                tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+            }
         }
     }
 
