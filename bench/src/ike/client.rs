@@ -107,21 +107,27 @@ impl Client {
         Ok(client)
     }
 
-    /// Begins a task; what is to be sent goes to `out`.
-    pub(crate) fn begin(&mut self, now: Instant, task: Task, out: &mut Vec<Datagram>) -> anyhow::Result<()> {
-        (self.done, self.esp) = (false, None);
+    /// Ready to send its first request of another task, which is not begun yet either.
+    pub(crate) fn prepare_to(&mut self, now: Instant, task: Task) -> anyhow::Result<()> {
         let child = match task {
-            Task::Establish => {
-                self.behind = now.duration_since(self.prepared);
-                out.append(&mut self.ready);
-                return Ok(());
-            }
+            Task::Establish => return Ok(()),
             Task::RekeyChild => Some(CHILD.to_owned()),
             Task::RekeyIke => None,
         };
+        (self.done, self.esp) = (false, None);
+        self.prepared = now - self.behind;
         let rekey = Command::Rekey { connection: CONNECTION.to_owned(), child };
-        self.engine.handle_command(now - self.behind, CommandId(1), rekey);
-        self.settle(now, out)
+        self.engine.handle_command(self.prepared, CommandId(1), rekey);
+        let mut ready = Vec::new();
+        self.settle(now, &mut ready)?;
+        self.ready = ready;
+        Ok(())
+    }
+
+    /// Begins what it was prepared for; what is to be sent goes to `out`.
+    pub(crate) fn begin(&mut self, now: Instant, out: &mut Vec<Datagram>) {
+        self.behind = now.duration_since(self.prepared);
+        out.append(&mut self.ready);
     }
 
     /// A datagram has come.

@@ -49,7 +49,7 @@ impl Engine {
                 let mut base = Base::new(id, Role::Responder, spis, path, admitted.connection, now);
                 let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, inbound));
                 self.half_open.insert(key, base.id);
-                self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
+                self.insert(now, IkeSa::boxed(base, state, Some(key)));
             }
             refused => self.not_admitted(inbound, refused),
         }

@@ -13,6 +13,7 @@ use super::actions::Loss;
 use super::api::*;
 use super::connections;
 use super::index::{Identities, Index};
+use super::own_keys::OwnMap;
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
 use super::resumption::Session;
@@ -39,7 +40,7 @@ pub(super) struct Context {
     pub(super) events: VecDeque<Event>,
     pub(super) effects: VecDeque<Effect>,
     jobs: VecDeque<(JobId, Job)>,
-    awaited: HashMap<JobId, Awaited>,
+    awaited: OwnMap<JobId, Awaited>,
     /// Jobs under way for peers that are not authenticated.
     admissions: usize,
     next_job: u64,
@@ -133,7 +134,7 @@ impl Context {
             events: VecDeque::new(),
             effects: VecDeque::new(),
             jobs: VecDeque::new(),
-            awaited: HashMap::new(),
+            awaited: OwnMap::default(),
             admissions: 0,
             next_job: 0,
             next_sa: 0,

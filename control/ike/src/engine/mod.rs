@@ -61,6 +61,7 @@ mod lifetime;
 mod liveness;
 mod mobike;
 mod negotiation;
+mod own_keys;
 mod path;
 mod reassembly;
 mod reauthentication;
@@ -110,6 +111,7 @@ use ike_sa_init::cookie::Cookies;
 pub(crate) use ike_sa_init::responder::answer as init_answer;
 use ike_sa_init::responder::answer;
 use index::Keys;
+use own_keys::OwnMap;
 use path::Path;
 use sa::{Base, Closed, Done, Goal, Inbound, Next};
 use shard::Asking;
@@ -122,7 +124,7 @@ use upkeep::Upkeep;
 pub struct Engine {
     cx: Context,
     /// Boxed, so that the room that the map keeps free is not as large as they are.
-    sas: HashMap<IkeSaId, Box<IkeSa>>,
+    sas: OwnMap<IkeSaId, Box<IkeSa>>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HalfOpen,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -166,6 +168,11 @@ enum Owner {
 }
 
 impl IkeSa {
+    /// One that the index does not know yet.
+    fn boxed(base: Base, state: State, init_key: Option<InitKey>) -> Box<Self> {
+        Box::new(Self { base, state, init_key, keys: None })
+    }
+
     /// Whether it belongs to a connection: a responder's does once IKE_AUTH has said so.
     fn is_of(&self, connection: usize) -> bool {
         self.base.connection == connection && !self.state.half_open()
@@ -197,7 +204,7 @@ impl Engine {
     ) -> Self {
         Self {
             cx: Context::new(config, rng, shard),
-            sas: HashMap::new(),
+            sas: OwnMap::default(),
             half_open: HalfOpen::default(),
             lingering: HashMap::new(),
             timers: Timers::new(),
@@ -394,8 +401,8 @@ impl Engine {
         id: IkeSaId,
         step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
     ) {
-        let Some(sa) = self.sas.remove(&id) else { return };
-        let IkeSa { mut base, state, init_key, keys } = *sa;
+        let Some(mut place) = self.sas.remove(&id) else { return };
+        let IkeSa { mut base, state, init_key, keys } = *place;
         let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
@@ -405,7 +412,9 @@ impl Engine {
                     self.leave_half_open(key);
                 }
                 let init_key = init_key.filter(|_| half_open);
-                self.insert(now, IkeSa { base, state, init_key, keys });
+                // Back into the memory that it was in.
+                *place = IkeSa { base, state, init_key, keys };
+                self.insert(now, place);
             }
             Err(closed) => {
                 from.took(cause, Position::CLOSED);
@@ -430,7 +439,7 @@ impl Engine {
         });
     }
 
-    fn insert(&mut self, now: Instant, mut sa: IkeSa) {
+    fn insert(&mut self, now: Instant, mut sa: Box<IkeSa>) {
         if let Some(deadline) = sa.state.deadline(&self.cx, &sa.base) {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
@@ -443,7 +452,7 @@ impl Engine {
             self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
             sa.keys = Some(keys);
         }
-        self.sas.insert(sa.base.id, Box::new(sa));
+        self.sas.insert(sa.base.id, sa);
     }
 
     fn bury(&mut self, now: Instant, base: &mut Base, closed: Closed) {
@@ -493,9 +502,8 @@ impl Engine {
                     self.end_if_outdated(now, id);
                 }
                 Effect::Born { base, state, replaced } => {
-                    let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
-                    let id = sa.base.id;
-                    self.insert(now, sa);
+                    let id = base.id;
+                    self.insert(now, IkeSa::boxed(*base, *state, None));
                     if let Some(replaced) = replaced {
                         self.rename(replaced, id);
                     }

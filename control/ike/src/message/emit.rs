@@ -12,6 +12,9 @@ use super::{
 use crate::crypto::{DirectionKeys, Protection};
 
 const VERSION: u8 = 0x20;
+/// Octets that most payloads, and most messages, do not exceed.
+const MOST_PAYLOADS: usize = 64;
+const MOST_MESSAGES: usize = 512;
 
 /// What protects messages of one direction.
 #[derive(Clone, Copy)]
@@ -146,7 +149,7 @@ fn u8_len(len: usize) -> u8 {
 }
 
 fn chain(payloads: &[Payload]) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut octets = Vec::with_capacity(MOST_MESSAGES);
     for (index, payload) in payloads.iter().enumerate() {
         let next = payloads.get(index + 1).map_or(types::NONE, Payload::payload_type);
         let body = body(payload);
@@ -158,7 +161,7 @@ fn chain(payloads: &[Payload]) -> Vec<u8> {
 }
 
 fn body(payload: &Payload) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut octets = Vec::with_capacity(MOST_PAYLOADS);
     match payload {
         Payload::Sa(proposals) => {
             for (index, proposal) in proposals.iter().enumerate() {

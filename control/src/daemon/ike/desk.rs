@@ -77,7 +77,7 @@ impl Desk {
         if let Job::RemoveChild { pair, .. } = &job {
             traffic.closing(*pair, installer.as_ref());
         }
-        let (mark, place) = (*mark, jobs::place(&job));
+        let (mark, place) = (*mark, jobs::place(&job, threads.alone()));
         if place == Place::Here {
             return Some(jobs::perform(job, installer, mark, crls));
         }

@@ -13,17 +13,14 @@ use portcullis_ipsec::{DataplaneEvent, SaInstaller};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::desk::Finished;
-use super::shard::{Outcome, Shard, sleep_until};
+use super::shard::{AT_ONCE, Outcome, ROW, Shard, sleep_until};
 use super::{Pong, Reconfiguration, Request, Snapshot};
 use crate::daemon::Children;
 use crate::daemon::leases::Leases;
-use crate::daemon::sockets::Sockets;
+use crate::daemon::sockets::{Inbox, Sockets};
 use crate::daemon::streams::{Streams, Told};
 use crate::daemon::traffic::Traffic;
 use crate::daemon::verdicts::Entry;
-
-/// Datagrams that are taken one after the other.
-pub(super) const AT_ONCE: usize = 32;
 
 /// What stands behind the front.
 pub(super) trait Back: Send + 'static {
@@ -45,8 +42,11 @@ pub(super) trait Back: Send + 'static {
     /// It is to be looked which streams are used.
     fn sweep(&mut self, streams: &Streams);
 
-    /// Everything that there is to say is said.
-    fn drain(&mut self);
+    /// What has come is worked on.
+    fn work(&mut self);
+
+    /// What waits to be sent is sent.
+    fn send(&mut self);
 
     /// The same, and whatever has been computed meanwhile goes on: before anything new begins.
     fn catch_up(&mut self);
@@ -103,7 +103,7 @@ impl<B: Back> Front<B> {
         Changes { mut events, mut paths }: Changes,
         started: Vec<(String, String)>,
     ) {
-        let mut buffer = Vec::new();
+        let mut inbox = Inbox::new();
         self.paths_changed(&mut paths);
         for (connection, child) in started {
             self.order(Command::Initiate { connection, child: Some(child) });
@@ -111,9 +111,9 @@ impl<B: Back> Front<B> {
         loop {
             self.back.catch_up();
             tokio::select! {
-                datagram = self.outside.sockets.receive(&mut buffer) => {
+                datagram = self.outside.sockets.receive(&mut inbox) => {
                     self.received(datagram);
-                    self.receive_more(&mut buffer);
+                    self.receive_more(&mut inbox);
                 }
                 told = self.outside.streams.next() => self.streamed(told),
                 () = self.back.progress() => self.back.progressed(&self.outside.streams),
@@ -128,10 +128,13 @@ impl<B: Back> Front<B> {
     }
 
     /// Some of what else has come, without asking what else there is to do.
-    fn receive_more(&mut self, buffer: &mut Vec<u8>) {
-        for _ in 0..AT_ONCE {
-            self.back.drain();
-            match self.outside.sockets.receive_now(buffer) {
+    fn receive_more(&mut self, inbox: &mut Inbox) {
+        for row in (1..=ROW).cycle().take(AT_ONCE) {
+            self.back.work();
+            if row == ROW {
+                self.back.send();
+            }
+            match self.outside.sockets.receive_now(inbox) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 datagram => self.received(datagram),
             }
@@ -264,16 +267,16 @@ impl Back for Alone {
         streams.sweep(Instant::now(), |local, remote| self.shard.engine.stream_use(local, remote));
     }
 
-    fn drain(&mut self) {
-        self.shard.drain();
+    fn work(&mut self) {
+        self.shard.work();
+    }
+
+    fn send(&mut self) {
+        self.shard.send();
     }
 
     fn catch_up(&mut self) {
-        self.shard.drain();
-        while let Ok(finished) = self.results.try_recv() {
-            self.shard.finished(finished);
-            self.shard.drain();
-        }
+        self.shard.catch_up(&mut self.results);
     }
 
     async fn progress(&mut self) {

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use portcullis_ike::config::EngineConfig;
 use portcullis_ike::engine::{Command, CommandId, Datagram, DatagramPayload, Engine, Event, Failure};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::chronicle::Chronicle;
 use super::desk::{Desk, Finished};
@@ -14,6 +14,12 @@ use super::{SHOWN, Snapshot};
 use crate::daemon::sockets::Sockets;
 use crate::daemon::streams::StreamSender;
 use crate::daemon::verdicts::Entry;
+
+/// Datagrams that are taken one after the other.
+pub(super) const AT_ONCE: usize = 32;
+/// Datagrams or results after which what they have to send leaves together: a peer's host, or the thread that takes it from
+/// there, is woken once for all of it. Few, so that the first does not wait for long.
+pub(super) const ROW: usize = 8;
 
 /// How a command has ended.
 pub(super) type Outcome = Result<(), Failure>;
@@ -91,10 +97,13 @@ impl Shard {
 
     /// Takes everything that the engine has to say.
     pub(super) fn drain(&mut self) {
+        self.work();
+        self.send();
+    }
+
+    /// What has happened, and what is to be done; what there is to send may wait.
+    pub(super) fn work(&mut self) {
         loop {
-            while let Some(datagram) = self.engine.poll_transmit() {
-                self.send(datagram);
-            }
             while let Some(event) = self.engine.poll_event() {
                 self.event(event);
             }
@@ -105,14 +114,31 @@ impl Shard {
         }
     }
 
-    fn send(&mut self, datagram: Datagram) {
-        self.chronicle.saw(&datagram.payload);
-        let between = (datagram.local, datagram.remote);
-        if let DatagramPayload::Stream(message) = datagram.payload {
-            self.streams.send(between, message);
-        } else if let Err(error) = self.sockets.send(&datagram) {
-            tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+    /// What waits to be sent.
+    pub(super) fn send(&mut self) {
+        while let Some(datagram) = self.engine.poll_transmit() {
+            self.chronicle.saw(&datagram.payload);
+            let between = (datagram.local, datagram.remote);
+            if let DatagramPayload::Stream(message) = datagram.payload {
+                self.streams.send(between, message);
+            } else if let Err(error) = self.sockets.send(&datagram) {
+                tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
+            }
         }
+    }
+
+    /// Everything that there is to say is said, and whatever has been computed meanwhile goes on: before anything new begins.
+    pub(super) fn catch_up(&mut self, results: &mut mpsc::UnboundedReceiver<Finished>) {
+        self.drain();
+        let mut row = (1..=ROW).cycle();
+        while let Ok(finished) = results.try_recv() {
+            self.finished(finished);
+            self.work();
+            if row.next() == Some(ROW) {
+                self.send();
+            }
+        }
+        self.send();
     }
 
     fn event(&mut self, event: Event) {

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::desk::Finished;
-use super::front::{AT_ONCE, Back, Question};
-use super::shard::{Outcome, Shard, sleep_until};
+use super::front::{Back, Question};
+use super::shard::{AT_ONCE, Outcome, ROW, Shard, sleep_until};
 use super::{Reconfiguration, SHOWN, Snapshot};
 use crate::daemon::leases::Leases;
 use crate::daemon::streams::Streams;
@@ -300,7 +300,9 @@ impl Back for Spread {
         });
     }
 
-    fn drain(&mut self) {}
+    fn work(&mut self) {}
+
+    fn send(&mut self) {}
 
     fn catch_up(&mut self) {}
 
@@ -320,7 +322,7 @@ impl Member {
     /// Serves until the front is gone.
     async fn run(mut self) {
         loop {
-            self.catch_up();
+            self.shard.catch_up(&mut self.inbox.results);
             let timeout = self.shard.engine.poll_timeout();
             // What is under way goes before what begins, as at the sockets.
             tokio::select! {
@@ -338,19 +340,14 @@ impl Member {
         }
     }
 
-    fn catch_up(&mut self) {
-        self.shard.drain();
-        while let Ok(finished) = self.inbox.results.try_recv() {
-            self.shard.finished(finished);
-            self.shard.drain();
-        }
-    }
-
     /// A message, and some of what else has come.
     fn received(&mut self, message: Datagram) {
         self.shard.received(message);
-        for _ in 0..AT_ONCE {
-            self.shard.drain();
+        for row in (1..=ROW).cycle().take(AT_ONCE) {
+            self.shard.work();
+            if row == ROW {
+                self.shard.send();
+            }
             match self.inbox.messages.try_recv() {
                 Ok(message) => self.shard.received(message),
                 Err(_) => break,

@@ -2,6 +2,7 @@
 //! for one of our connections, and, under load, to come from where it says ([`super::cookie`]). The shared secret
 //! is computed only when an IKE_AUTH request shows that the initiator got our answer.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::cookie::Cookies;
@@ -152,7 +153,7 @@ fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermedi
     for &connection in candidates {
         let Some(config) = cx.connection(connection) else { continue };
         let ours = if intermediate {
-            config.proposals.clone()
+            Cow::Borrowed(config.proposals.as_slice())
         } else {
             negotiation::without_additional(&config.proposals)
         };

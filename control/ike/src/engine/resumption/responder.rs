@@ -73,7 +73,7 @@ impl Engine {
         let state = begin(&mut self.cx, &mut base, session, inbound, nonce_i);
         let key = (remote, digest(inbound.octets));
         self.half_open.insert(key, base.id);
-        self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
+        self.insert(now, IkeSa::boxed(base, state, Some(key)));
     }
 }
 
