@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_ike::auth::{Proven, sign};
+use portcullis_ike::auth::{Proven, Signature, sign};
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig,
     Identity, IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission,
@@ -177,7 +177,10 @@ impl Client {
             Job::SolvePuzzle { puzzle, cookie, start } => {
                 JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
-            Job::Sign(request) => JobResult::Signed(sign(&request)),
+            Job::Sign(request) => {
+                let signature = |auth| Signature { auth, statuses: Vec::new() };
+                JobResult::Signed(sign(&request).map(signature))
+            }
             // It is the responder that is measured: whatever it shows of itself is believed.
             Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(Proven::Psk)),
             Job::AllocateSpi => JobResult::SpiAllocated(match self.carries {
@@ -265,6 +268,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
             Carries::Child => Childless::Allow,
             Carries::Nothing => Childless::Force,
         },
+        ocsp_reply: false,
         ppk: Ppk::default(),
         pools: Vec::new(),
         vips: Vec::new(),

@@ -373,6 +373,8 @@ pub struct ConnectionConfig {
     pub fragmentation: IkeFragmentation,
     /// Whether its IKE SAs begin without a child.
     pub childless: Childless,
+    /// A peer that asks for OCSP responses about our certificates gets them (RFC 4806).
+    pub ocsp_reply: bool,
     /// A secret that is mixed into the keys.
     pub ppk: Ppk,
     /// Names of the pools that the peer gets its inner addresses from, in order of preference.

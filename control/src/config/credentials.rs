@@ -319,7 +319,10 @@ impl<'a> Store<'a> {
                 continue;
             };
             match Credential::certified(key, Arc::clone(leaf), &pool) {
-                Ok(credential) => credentials.push(self.usable(section, credential, &constraint)),
+                Ok(credential) => {
+                    let credential = credential.with_status_sources(self.status_sources());
+                    credentials.push(self.usable(section, credential, &constraint));
+                }
                 Err(error) => section.error(span.clone(), "certs", format!("`{}`: {error}", path.display())),
             }
         }
@@ -381,12 +384,13 @@ impl<'a> Store<'a> {
         Arc::new(credential)
     }
 
-    /// `remote` of a connection: whom it trusts.
+    /// `remote` of a connection: whom it trusts; `asks_peer`: for OCSP responses too.
     pub(super) fn remote(
         &self,
         section: &Section<'_>,
         constraint: Constraint,
         id: &IdentityMatch,
+        asks_peer: bool,
     ) -> Option<RemoteMethod> {
         const CERTS: &str = "certificates in `x509` or by their paths, e.g. \"peer.pem\"";
         const CACERTS: &str = "certificates in `x509ca` or by their paths, e.g. \"ca.pem\"";
@@ -424,13 +428,16 @@ impl<'a> Store<'a> {
             section.missing("cacerts", &message);
             return None;
         }
-        self.check_revocation(section, revocation, &authorities);
+        if !asks_peer {
+            self.check_revocation(section, revocation, &authorities);
+        }
         Some(RemoteMethod::Pubkey(Arc::new(Trust {
             authorities,
             intermediates: self.authorities().to_vec(),
             certificates: certs.iter().filter_map(|chain| chain.content.first().cloned()).collect(),
             public_keys: pubkeys.into_iter().map(|named| named.content).collect(),
             revocation,
+            asks_peer,
             status_sources: self.status_sources(),
             constraint,
         })))

@@ -131,7 +131,7 @@ pub(super) fn remote(
         true => {
             // Whom a pinned certificate is for is not said by IKE's identity, but by EAP's.
             let id = eap_id.as_ref().unwrap_or(id);
-            let method = store.remote(section, Constraint::default(), id)?;
+            let method = store.remote(section, Constraint::default(), id, false)?;
             method.trust().cloned().unwrap_or_default()
         }
     };

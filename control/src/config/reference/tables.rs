@@ -332,6 +332,11 @@ pub(super) const TABLES: &[Table] = &[
                 "IKE SAs that begin without a child (RFC 6023), whose children all have the key exchange of their `esp_proposals`: `\"allow\"`: the peer may begin one; `\"prefer\"`: we do too where the peer takes it; `\"force\"`: always, whoever begins, so that no child comes of IKE_AUTH; `\"never\"`",
             ),
             key(
+                "ocsp",
+                Is(r#""reply""#),
+                r#"OCSP responses inside IKE (RFC 4806): `"reply"`: a peer that asks for them gets those about our certificates, which we fetch from their responders; `"request"`: we ask the peer for them, and believe them as if its responder had been asked; `"both"`; `"never"`"#,
+            ),
+            key(
                 "ppk_id",
                 Absent,
                 "name of the post-quantum pre-shared key (RFC 8784) that we begin an IKE SA with; as a responder we take any of `[secrets.ppk-NAME]`",

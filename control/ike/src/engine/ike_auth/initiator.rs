@@ -17,7 +17,7 @@ use super::{
 };
 use super::{certificates, ppk};
 use crate::auth::method::{NULL, SHARED_KEY_MIC};
-use crate::auth::{Proven, SignRequest, VerifyRequest};
+use crate::auth::{Proven, SignRequest, Signature, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -163,8 +163,9 @@ fn request(
                 credential: credential.clone(),
                 scheme,
                 octets: signed_octets(channel, &record, Role::Initiator, &id),
+                wants_status: peer.wants_status_of(connection),
             };
-            let without = falls_back.then(|| sign(&channel));
+            let without = falls_back.then(|| SignRequest { wants_status: false, ..sign(&channel) });
             ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
             Ok(State::SigningRequest(Box::new(SigningRequest {
                 job: cx.sign(base.id, sign(&channel)),
@@ -281,7 +282,8 @@ impl SigningRequest {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::Signed(Some(data)) if done.id == self.job => {
+            JobResult::Signed(Some(Signature { auth: data, statuses })) if done.id == self.job => {
+                self.request.certificates.extend(certificates::statuses(statuses));
                 if let Some(without) = self.without.take() {
                     self.job = cx.sign(base.id, without);
                     self.signed = Some(data);

@@ -12,7 +12,7 @@ use super::{
 };
 use super::{certificates, ppk};
 use crate::auth::method::{NULL, SHARED_KEY_MIC};
-use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, SignRequest, Signature, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -321,7 +321,9 @@ impl AwaitingAuthRequest {
                         let mut answer = vec![Payload::IdR(id.clone())];
                         answer.extend(certificates::sent(&credential, peer));
                         let octets = signed_octets(&self.channel, &self.record, Role::Responder, &id);
-                        let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                        let wants_status = peer.wants_status_of(connection);
+                        let request = SignRequest { credential, scheme, octets, wants_status };
+                        let job = cx.sign(base.id, request);
                         return Ok(State::SigningResponse(Box::new(SigningResponse {
                             job,
                             method: scheme.method(),
@@ -702,7 +704,8 @@ impl SigningResponse {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::Signed(Some(data)) if done.id == self.job => {
+            JobResult::Signed(Some(Signature { auth: data, statuses })) if done.id == self.job => {
+                self.answer.extend(certificates::statuses(statuses));
                 self.answer.push(Payload::Auth { method: self.method, data });
                 self.request.proceed(cx, base, now, self.identified, self.answer, self.payloads)
             }

@@ -162,6 +162,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             unique: Unique::No,
             fragmentation: IkeFragmentation::Yes,
             childless: Childless::Allow,
+            ocsp_reply: true,
             ppk: Ppk::default(),
             pools: Vec::new(),
             vips: Vec::new(),
