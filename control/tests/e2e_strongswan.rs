@@ -305,6 +305,7 @@ fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
         ("aes128gcm8-prfsha256-modp8192", "aes256gcm16-modp8192", false),
         ("aes128-aesxcbc-x25519", "aes256gcm16-ecp384", false),
         ("aes256-sha1-modp1024", "aes256gcm16-modp1536", true),
+        ("aes256gcm16-prfsha384-x448", "aes256gcm16-x448", true),
     ];
     let sites = Sites::new("ikealgo")?;
     let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
