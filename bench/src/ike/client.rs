@@ -287,6 +287,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         cookie_threshold: 0,
         puzzle_threshold: 0,
         puzzle_difficulty: 0,
+        puzzle_auth_difficulty: 0,
         puzzle_solved: 0,
         half_open_limit: 0,
         block_threshold: 0,

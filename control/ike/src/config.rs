@@ -421,6 +421,8 @@ pub struct EngineConfig {
     pub puzzle_threshold: usize,
     /// The difficulty of the hardest puzzle that is asked, in bits.
     pub puzzle_difficulty: u8,
+    /// The difficulty of the puzzle that whoever has solved one is asked in IKE_AUTH; 0: none.
+    pub puzzle_auth_difficulty: u8,
     /// The difficulty of the hardest puzzle that we solve as initiator; 0: none.
     pub puzzle_solved: u8,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.

@@ -218,6 +218,11 @@ pub(super) const TABLES: &[Table] = &[
                 "bits of the hardest puzzle that is asked: one more doubles the work",
             ),
             key(
+                "puzzle_auth_difficulty",
+                Is("10"),
+                "bits of the puzzle that whoever has solved one has to solve again in IKE_AUTH, before what it sends costs a key exchange (RFC 8019 §7.2); `0`: none",
+            ),
+            key(
                 "puzzle_solved",
                 Is("20"),
                 "bits of the hardest puzzle that we solve as initiator; `0`: none",

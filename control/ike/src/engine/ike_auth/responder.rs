@@ -10,12 +10,12 @@ use super::{
     AuthPayloads, announces_eap_only, auth_data, check_null, is_signature, method_name, null_auth_data,
     signed_octets, verify, verify_request,
 };
-use super::{certificates, ppk};
+use super::{certificates, ppk, puzzle};
 use crate::auth::method::{NULL, SHARED_KEY_MIC};
 use crate::auth::{Authorization, Proven, SignRequest, Signature, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
-use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
-use crate::engine::api::{Failure, JobId, JobResult};
+use crate::crypto::{KdfInput, KeMethod, KeSecret, Puzzle, SharedSecret, derive_ike_keys};
+use crate::engine::api::{Event, Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
@@ -41,11 +41,13 @@ pub(in crate::engine) struct AwaitingFirstAuth {
     pub(in crate::engine) secret: KeSecret,
     pub(in crate::engine) peer_public: Vec<u8>,
     pub(in crate::engine) record: InitRecord,
+    /// What has to be solved first.
+    pub(in crate::engine) puzzle: Option<Puzzle>,
 }
 
 impl AwaitingFirstAuth {
     pub(in crate::engine) fn handle_message(
-        self,
+        self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         inbound: Inbound<'_>,
@@ -64,9 +66,17 @@ impl AwaitingFirstAuth {
         if !plausible {
             return Ok(State::AwaitingFirstAuth(self));
         }
-        let job = cx.derive_ke(base.id, self.secret, self.peer_public);
+        // RFC 8019 §7.2.4: what does not show the solution never was.
+        let shown = &inbound.received.message.payloads;
+        if self.puzzle.is_some_and(|puzzle| !puzzle::is_solved(puzzle, &self.record, base, shown)) {
+            let detail = "an IKE_AUTH request without the solution of its puzzle".to_owned();
+            cx.event(Event::Rejected { remote: inbound.path.remote, label: "puzzle", detail });
+            return Ok(State::AwaitingFirstAuth(self));
+        }
+        let Self { suite, secret, peer_public, record, .. } = *self;
+        let job = cx.derive_ke(base.id, secret, peer_public);
         cx.is_admission(job);
-        let deriving = DerivingForAuth { job, suite: self.suite, record: self.record, held: Vec::new() };
+        let deriving = DerivingForAuth { job, suite, record, held: Vec::new() };
         Ok(State::DerivingForAuth(deriving.hold(inbound)))
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Gateway {
     pub(super) status: Option<Vec<u8>>,
     /// What peers have brought of that.
     pub(super) brought: Vec<Vec<u8>>,
+    /// Puzzles that it solves before its luck deserts it; `None`: all.
+    pub(super) unlucky: Option<u32>,
     pub(super) aaa: Aaa,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
@@ -231,6 +233,10 @@ impl Gateway {
                 JobResult::SourceAddress((!self.unreachable).then_some(local))
             }
             Job::SolvePuzzle { puzzle, cookie, start } => {
+                if self.unlucky == Some(0) {
+                    return JobResult::PuzzleSolved(None);
+                }
+                self.unlucky = self.unlucky.map(|left| left - 1);
                 JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
             Job::GenerateKe { method, peer_public, seed } => {

@@ -179,6 +179,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
         cookie_threshold: 100,
         puzzle_threshold: 1000,
         puzzle_difficulty: 12,
+        puzzle_auth_difficulty: 0,
         puzzle_solved: 12,
         half_open_limit: 1000,
         block_threshold: 1000,
