@@ -142,12 +142,13 @@ fn request(
             let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
             Ok(request.send(cx, base, now, channel, record, Some(auth)))
         }
-        // Together with a PPK it is refused in the configuration, and so is EAP.
+        // Together with a PPK it is refused in the configuration.
         LocalMethod::Null => {
             let data = null_auth_data(&channel, &record, Role::Initiator, &id);
             let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
             Ok(request.send(cx, base, now, channel, record, Some(Payload::Auth { method: NULL, data })))
         }
+        // It names the PPK with its AUTH (RFC 8784 §3).
         LocalMethod::Eap { .. } => {
             let (certificates, ppk) = (Vec::new(), Vec::new());
             let request = Request { id, certificates, offer, key: None, ppk };
@@ -361,12 +362,8 @@ impl AwaitingAuthResponse {
         if let (None, Some(error)) = (found.auth, error_notification(&payloads)) {
             return Err(Closed::failed(self.refusal(cx, base, error.notify_type)));
         }
-        if self.channel.is_mixed() && !ppk::is_confirmed(&payloads) {
-            if cx.connection(base.connection).is_some_and(|connection| connection.ppk.required) {
-                let failure = base.about(cx).ppk_not_used();
-                return Ok(self.reject(cx, base, now, failure));
-            }
-            self.channel.unmix();
+        if let Err(failure) = self.heed_ppk(cx, base, &payloads) {
+            return Ok(self.reject(cx, base, now, failure));
         }
         if self.peer_is_proven {
             return self.turn(cx, base, now, &payloads);
@@ -390,6 +387,22 @@ impl AwaitingAuthResponse {
             }
             Err(failure) => Ok(self.reject(cx, base, now, failure)),
         }
+    }
+
+    /// Takes the PPK out again that the responder does not use, unless there is to be no IKE SA without it.
+    pub(super) fn heed_ppk(
+        &mut self,
+        cx: &Context,
+        base: &Base,
+        payloads: &[Payload],
+    ) -> Result<(), Failure> {
+        if self.channel.is_mixed() && !ppk::is_confirmed(payloads) {
+            if cx.connection(base.connection).is_some_and(|connection| connection.ppk.required) {
+                return Err(base.about(cx).ppk_not_used());
+            }
+            self.channel.unmix();
+        }
+        Ok(())
     }
 
     pub(super) fn reject(

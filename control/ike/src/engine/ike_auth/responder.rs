@@ -196,7 +196,10 @@ impl AwaitingAuthRequest {
         if base.resumed.is_some() {
             return self.resume(cx, base, now, &payloads);
         }
-        self.take_ppk(cx, &mut payloads);
+        // It is named where it is used: whom EAP authenticates says it with its last request (RFC 8784 §3).
+        if AuthPayloads::parse(&payloads).auth.is_some() {
+            self.take_ppk(cx, &mut payloads);
+        }
         let about = About { connection: None, remote: Some(base.remote) };
         let candidates = self.candidates(cx, base);
         self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
@@ -245,7 +248,7 @@ impl AwaitingAuthRequest {
     }
 
     /// Mixes in the post-quantum pre-shared key that the initiator has named, or takes the proof without it.
-    fn take_ppk(&mut self, cx: &Context, payloads: &mut [Payload]) {
+    pub(super) fn take_ppk(&mut self, cx: &Context, payloads: &mut [Payload]) {
         match ppk::of_responder(&cx.config, payloads).filter(|_| self.record.ppk) {
             Some(key) => self.channel.mix(&key.secret),
             None => ppk::fall_back(payloads),
@@ -535,7 +538,7 @@ impl AwaitingAuthRequest {
             rounds,
             follows,
         };
-        if connection.ppk.required && !self.channel.is_mixed() {
+        if connection.ppk.required && !self.channel.is_mixed() && found.auth.is_some() {
             return refused(about.ppk_not_used());
         }
         let (wanted, local_id) = (connections::remote_method(connection), &identified.local_id);
