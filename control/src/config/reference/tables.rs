@@ -638,8 +638,11 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         path: "secrets.private-NAME",
-        about: "A private key that is not in the directory `private`.",
-        keys: &[key("file", Required, "the file, in the directory `private` or by its path")],
+        about: "A private key that is not in the directory `private`, or is encrypted.",
+        keys: &[
+            key("file", Required, "the file, in the directory `private` or by its path"),
+            key("secret", Absent, "its passphrase"),
+        ],
     },
     Table {
         path: "radius",
