@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_ike::auth::{Proven, sign};
+use portcullis_ike::auth::{Proven, Signature, sign};
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig,
     Identity, IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission,
@@ -183,7 +183,10 @@ impl Client {
             Job::SolvePuzzle { puzzle, cookie, start } => {
                 JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
-            Job::Sign(request) => JobResult::Signed(sign(&request)),
+            Job::Sign(request) => {
+                let signature = |auth| Signature { auth, statuses: Vec::new() };
+                JobResult::Signed(sign(&request).map(signature))
+            }
             // It is the responder that is measured: whatever it shows of itself is believed.
             Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(Proven::Psk)),
             Job::AllocateSpi => JobResult::SpiAllocated(match self.carries {
@@ -271,6 +274,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
             Carries::Child => Childless::Allow,
             Carries::Nothing => Childless::Force,
         },
+        ocsp_reply: false,
         ppk: Ppk::default(),
         pools: Vec::new(),
         vips: Vec::new(),
@@ -289,6 +293,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         cookie_threshold: 0,
         puzzle_threshold: 0,
         puzzle_difficulty: 0,
+        puzzle_auth_difficulty: 0,
         puzzle_solved: 0,
         half_open_limit: 0,
         block_threshold: 0,

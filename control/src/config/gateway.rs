@@ -366,6 +366,7 @@ pub(super) fn engine_from_root(
         cookie_threshold: 30,
         puzzle_threshold: 5_000,
         puzzle_difficulty: 18,
+        puzzle_auth_difficulty: 10,
         puzzle_solved: 20,
         half_open_limit: 10_000,
         block_threshold: 100,
@@ -394,6 +395,9 @@ pub(super) fn engine_from_root(
     }
     if let Some(bits) = section.integer("puzzle_difficulty", 1..=HARDEST_PUZZLE) {
         engine.puzzle_difficulty = bits.value as u8;
+    }
+    if let Some(bits) = section.integer("puzzle_auth_difficulty", 0..=HARDEST_PUZZLE) {
+        engine.puzzle_auth_difficulty = bits.value as u8;
     }
     if let Some(bits) = section.integer("puzzle_solved", 0..=HARDEST_PUZZLE) {
         engine.puzzle_solved = bits.value as u8;

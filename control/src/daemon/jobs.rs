@@ -45,6 +45,8 @@ pub(super) fn place(job: &Job, alone: bool) -> Place {
         | Job::QueryCounters { .. }
         | Job::Ask(_)
         | Job::Tell(_) => Place::Here,
+        // Asks OCSP responders about our own certificates.
+        Job::Sign(request) if request.wants_status => Place::Blocking,
         Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
         // Takes seconds, for which no key exchange is to wait.
         Job::SolvePuzzle { .. } => Place::Blocking,
@@ -81,7 +83,7 @@ pub(super) fn perform(
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::SolvePuzzle { puzzle, cookie, start } => JobResult::PuzzleSolved(puzzle.solve(&cookie, start)),
-        Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+        Job::Sign(request) => JobResult::Signed(request.perform(now(), crls.as_ref())),
         Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls.as_ref())),
         Job::EapTurn(turn) => {
             let source: SharedSource = Arc::clone(crls) as _;

@@ -12,7 +12,7 @@ use portcullis_ipsec::{
 use super::path::Transport;
 use super::shard::{Answer, Note, Question};
 use crate::auth::eap;
-use crate::auth::{Authorization, Proven, Rejection, SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, Rejection, SignRequest, Signature, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, Puzzle, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
@@ -93,7 +93,7 @@ pub enum Job {
         /// Where to begin: at random.
         start: u64,
     },
-    /// Sign our AUTH: [`crate::auth::sign`].
+    /// Sign our AUTH: [`SignRequest::perform`].
     Sign(Box<SignRequest>),
     /// Judge the peer's certificate and AUTH: [`crate::auth::verify`], with the time of day and the CRLs of the moment.
     VerifyPeer(Box<VerifyRequest>),
@@ -264,8 +264,8 @@ pub enum JobResult {
     KeDerived(Result<SharedSecret, KeyExchangeError>),
     /// Of [`Job::SolvePuzzle`]: the keys; `None` if luck was out.
     PuzzleSolved(Option<Vec<u8>>),
-    /// Of [`Job::Sign`]: the data of the AUTH payload; `None` if the key refuses.
-    Signed(Option<Vec<u8>>),
+    /// Of [`Job::Sign`]; `None` if the key refuses.
+    Signed(Option<Signature>),
     /// Of [`Job::VerifyPeer`].
     PeerVerified(Result<Proven, Box<Rejection>>),
     /// Of [`Job::EapTurn`].

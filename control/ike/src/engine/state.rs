@@ -9,6 +9,7 @@
 //! SolvingPuzzle          the puzzle's solution
 //! AwaitingResumption     IKE_SESSION_RESUME
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
+//! SolvingAuthPuzzle      the solution of IKE_AUTH's puzzle
 //! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
 //! SigningRequest         our signature           VerifyingInitiator   whether its signature is good
@@ -40,6 +41,7 @@ use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLas
 use super::ike_auth::initiator::{
     AllocatingFirstSpi, AwaitingAuthResponse, SigningRequest, VerifyingResponder,
 };
+use super::ike_auth::puzzle::SolvingAuthPuzzle;
 use super::ike_auth::responder::{
     AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
 };
@@ -63,6 +65,7 @@ pub(super) enum State {
     SolvingPuzzle(SolvingPuzzle),
     AwaitingResumption(AwaitingResumption),
     DerivingKeys(DerivingKeys),
+    SolvingAuthPuzzle(Box<SolvingAuthPuzzle>),
     Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
     SigningRequest(Box<SigningRequest>),
@@ -73,7 +76,7 @@ pub(super) enum State {
     AwaitingEapRequest(AwaitingEapRequest),
     AwaitingLastAuthResponse(AwaitingLastAuthResponse),
     Answering(Answering),
-    AwaitingFirstAuth(AwaitingFirstAuth),
+    AwaitingFirstAuth(Box<AwaitingFirstAuth>),
     DerivingForAuth(DerivingForAuth),
     AwaitingAuthRequest(AwaitingAuthRequest),
     AnsweringIntermediate(AnsweringIntermediate),
@@ -99,6 +102,7 @@ impl State {
             Self::SolvingPuzzle(_) => "SolvingPuzzle",
             Self::AwaitingResumption(_) => "AwaitingResumption",
             Self::DerivingKeys(_) => "DerivingKeys",
+            Self::SolvingAuthPuzzle(_) => "SolvingAuthPuzzle",
             Self::Exchanging(state) => state.name(),
             Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
             Self::SigningRequest(_) => "SigningRequest",
@@ -153,6 +157,7 @@ impl State {
             | Self::GeneratingKe(_)
             | Self::SolvingPuzzle(_)
             | Self::DerivingKeys(_)
+            | Self::SolvingAuthPuzzle(_)
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
             | Self::SigningRound(_)
@@ -174,6 +179,7 @@ impl State {
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::SolvingPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
+            Self::SolvingAuthPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),

@@ -7,6 +7,7 @@ pub(super) mod eap_initiator;
 pub(super) mod eap_responder;
 pub(super) mod initiator;
 pub(super) mod ppk;
+pub(super) mod puzzle;
 pub(super) mod responder;
 pub(super) mod rounds;
 

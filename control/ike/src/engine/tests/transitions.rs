@@ -125,6 +125,7 @@ fn every_row_of_the_tables_happens() {
     rounds::whatever_job_of_a_round_fails_nothing_is_left();
     eap::success_without_the_key_is_worth_nothing();
     puzzles::a_peer_solves_its_puzzle_and_gets_in();
+    puzzles::a_peer_that_knows_puzzles_solves_another_in_ike_auth();
     reconfigure::an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added();
     resumption::a_client_whose_address_the_kernel_chooses_resumes_as_well();
     resumption::a_gateway_that_does_not_know_the_exchange_is_met_in_full();
