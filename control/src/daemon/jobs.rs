@@ -11,7 +11,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto;
-use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef, Resource};
+use portcullis_ike::engine::{Activation, Answer, ChildInstall, Job, JobResult, Load, PolicyRef, Resource};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -38,7 +38,9 @@ pub(super) fn place(job: &Job) -> Place {
         | Job::RetireChild { .. }
         | Job::MoveChild { .. }
         | Job::RemoveChild { .. }
-        | Job::QueryCounters { .. } => Place::Here,
+        | Job::QueryCounters { .. }
+        | Job::Ask(_)
+        | Job::Tell(_) => Place::Here,
         Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
         // Takes seconds, for which no key exchange is to wait.
         Job::SolvePuzzle { .. } => Place::Blocking,
@@ -92,6 +94,8 @@ pub(super) fn perform(
         // Of the thread that owns the pools: `super::leases`.
         Job::AssignAddresses(_) => JobResult::AddressesAssigned(Box::default()),
         Job::ReleaseAddresses { .. } => JobResult::AddressesReleased,
+        // Of the registry's task: `super::ike`.
+        Job::Ask(_) | Job::Tell(_) => JobResult::Registry(Box::new(Answer::Room(Load::default(), true))),
         Job::QueryCounters { pairs } => {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }

@@ -48,6 +48,11 @@ impl Keys {
         }
     }
 
+    /// Whether it is known whose it is.
+    pub(super) fn has_identities(&self) -> bool {
+        self.identities.is_some()
+    }
+
     /// Whether they still are what it is found by.
     pub(super) fn are_of(&self, base: &Base, state: &State) -> bool {
         let connection = (!state.half_open()).then_some(base.connection);

@@ -21,6 +21,7 @@
 //!                                                AwaitingLastAuthRequest  IKE_AUTH, with AUTH
 //!          (with further rounds)                          (with further rounds)
 //! SigningRound           our signature           AwaitingNextRound    IKE_AUTH
+//!                                                Claiming             where there are several shards
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -33,6 +34,7 @@ use std::time::Instant;
 use super::api::IkeState;
 use super::context::Context;
 use super::established::{Established, Ours};
+use super::ike_auth::claiming::Claiming;
 use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
 use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
 use super::ike_auth::initiator::{
@@ -78,6 +80,7 @@ pub(super) enum State {
     VerifyingInitiator(Box<VerifyingInitiator>),
     SigningResponse(Box<SigningResponse>),
     AwaitingNextRound(Box<AwaitingNextRound>),
+    Claiming(Box<Claiming>),
     TurningEap(TurningEap),
     AskingAaa(AskingAaa),
     AwaitingEapResponse(AwaitingEapResponse),
@@ -117,6 +120,7 @@ impl State {
             Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
             Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
             Self::AwaitingNextRound(_) => "AwaitingNextRound",
+            Self::Claiming(_) => "Claiming",
             Self::Established(_) => "Established",
             Self::Deleting(_) => "Deleting",
         }
@@ -159,7 +163,8 @@ impl State {
             | Self::Answering(_)
             | Self::AnsweringIntermediate(_)
             | Self::VerifyingInitiator(_)
-            | Self::SigningResponse(_)) => Ok(state),
+            | Self::SigningResponse(_)
+            | Self::Claiming(_)) => Ok(state),
         }
     }
 
@@ -179,6 +184,7 @@ impl State {
             Self::AnsweringIntermediate(state) => state.handle_job(cx, base, done),
             Self::VerifyingInitiator(state) => state.handle_job(cx, base, now, done),
             Self::SigningResponse(state) => state.handle_job(cx, base, now, done),
+            Self::Claiming(state) => state.handle_job(cx, base, now, done),
             Self::AnsweringEap(state) => state.handle_job(cx, base, now, done),
             Self::TurningEap(state) => state.handle_job(cx, base, now, done),
             Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
@@ -249,6 +255,7 @@ impl State {
                 | Self::AwaitingEapResponse(_)
                 | Self::AwaitingLastAuthRequest(_)
                 | Self::AwaitingNextRound(_)
+                | Self::Claiming(_)
         )
     }
 

@@ -39,6 +39,11 @@ pub(super) const TABLES: &[Table] = &[
                 "cores, a worker thread pinned to each; see [the guide](configuration.md#workers)",
             ),
             key(
+                "ike_shards",
+                Says("as many as there are processors without a worker, 8 at most"),
+                "engines that share the work of IKE, each in a task of its own; see [the guide](configuration.md#ike-on-several-processors)",
+            ),
+            key(
                 "spin",
                 Is(r#""50us""#),
                 "for how long a worker that finds nothing looks again before it sleeps, at most; adapts to the traffic, and an idle one sleeps at once; `0`: always at once",

@@ -2,6 +2,7 @@
 //! signature, or with EAP, and the first CHILD SA.
 
 pub(super) mod certificates;
+pub(super) mod claiming;
 pub(super) mod eap_initiator;
 pub(super) mod eap_responder;
 pub(super) mod initiator;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::claiming::{Claiming, Company};
 use super::eap_responder::EapSession;
 use super::rounds::{self, Rounds};
 use super::{
@@ -371,7 +372,7 @@ impl AwaitingAuthRequest {
 
     /// Both are proven.
     pub(super) fn establish(
-        mut self,
+        self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -383,21 +384,40 @@ impl AwaitingAuthRequest {
         answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
         let Identified { connection, local_id, remote_id, proven, authorization, .. } = identified;
-        let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
-        let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         base.connection = connection;
         base.local_id = Some(local_id);
-        base.remote_id = Some(remote_id.clone());
+        base.remote_id = Some(remote_id);
         base.proven = proven;
         base.authorization = authorization;
-        if base.is_unauthenticated() && !cx.has_room_for_unauthenticated() {
+        let others = base.identities().map(|identities| cx.index.of_identities(&identities));
+        let others = others.is_some_and(|others| !others.is_empty());
+        let company = Company { others, has_room: cx.has_room_for_unauthenticated() };
+        if cx.shard.is_alone() {
+            return self.welcome(cx, base, now, answer, payloads, company);
+        }
+        let policy = contact(cx, base, payloads);
+        Claiming::begin(cx, base, self, (answer, payloads), policy)
+            .ok_or_else(|| Closed::because("nobody has said who it is"))
+    }
+
+    /// It is known who else is there.
+    pub(super) fn welcome(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut answer: Vec<Payload>,
+        payloads: &[Payload],
+        Company { others, has_room }: Company,
+    ) -> Next {
+        let (unique, initial) = contact(cx, base, payloads);
+        let identities = base.identities();
+        if base.is_unauthenticated() && !has_room {
             let failure = base.about(cx).too_many_unauthenticated(cx.config.unauthenticated_limit);
             return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
         }
-        let identities = base.identities();
-        let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
-        if unique == Unique::Keep && !initial && others.is_some_and(|others| !others.is_empty()) {
-            let failure = base.about(cx).not_unique(&remote_id);
+        if unique == Unique::Keep && !initial && others {
+            let failure = base.about(cx).not_unique(base.remote_id.as_ref().unwrap_or(&Identity::Null));
             return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
         }
         if let (Some(identities), true) = (identities, initial && unique != Unique::Never) {
@@ -554,6 +574,12 @@ impl AwaitingAuthRequest {
         let attempt = Attempt { about, candidates: Vec::new(), payloads, rejection: None };
         State::VerifyingInitiator(Box::new(VerifyingInitiator { job, request: self, attempt, identified }))
     }
+}
+
+/// How many IKE SAs a peer may have, and whether it says that it has no other (INITIAL_CONTACT, RFC 7296 §2.4).
+fn contact(cx: &Context, base: &Base, payloads: &[Payload]) -> (Unique, bool) {
+    let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
+    (cx.connection(base.connection).map(|config| config.unique).unwrap_or_default(), initial)
 }
 
 /// Whether the peer, who says that it is `sent`, has proven that as it has to; `Some` if a job has to say so. Whom EAP

@@ -12,7 +12,7 @@ use super::responder::{Admission, respond};
 use super::{InitPayloads, data_of, notification};
 use crate::config::EngineConfig;
 use crate::crypto::{Prf, Puzzle};
-use crate::engine::MAX_ADMISSIONS;
+use crate::engine::admission::MAX_ADMISSIONS;
 use crate::engine::context::Context;
 use crate::engine::path::Path;
 use crate::engine::sa::Inbound;

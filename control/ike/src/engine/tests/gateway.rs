@@ -266,6 +266,7 @@ impl Gateway {
                 JobResult::ChildMoved(Ok(()))
             }
             Job::RemoveChild { pair, policy } => JobResult::ChildRemoved(self.remove(pair, policy)),
+            Job::Ask(_) | Job::Tell(_) => unreachable!("for the registry"),
             Job::QueryCounters { pairs } => {
                 let counters = |pair| (pair, self.counters.get(&pair).copied());
                 JobResult::Counters(pairs.into_iter().map(counters).collect())
