@@ -34,6 +34,7 @@ pub use lab::{Lab, LinkOptions, Switch, clean_up_when_told_to_end, sweep};
 pub use peers::chatter::Chatter;
 pub use peers::freeradius::FreeRadius;
 pub use peers::iperf::{Iperf, IperfReport, IperfServer};
+pub use peers::libreswan::Libreswan;
 pub use peers::linux::Linux;
 pub use peers::scapy::Scapy;
 pub use peers::strongswan::StrongSwan;

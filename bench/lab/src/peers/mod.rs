@@ -4,6 +4,7 @@
 pub(crate) mod chatter;
 pub(crate) mod freeradius;
 pub(crate) mod iperf;
+pub(crate) mod libreswan;
 pub(crate) mod linux;
 pub(crate) mod scapy;
 pub(crate) mod strongswan;

@@ -38,15 +38,10 @@ pub(super) struct Beside {
     pub(super) worker: u16,
 }
 
-/// SA_RESOURCE_INFO, in what makes a CHILD SA: that it is one of several, or may become so. The number of the worker is for
-/// people (RFC 9611 §5.1).
+/// SA_RESOURCE_INFO, in what makes a CHILD SA: that it is one of several, or may become so. It names no resource: which worker
+/// has which packets is nobody else's affair (RFC 9611 §7).
 pub(super) fn notification_of(resource: Resource) -> Option<Payload> {
-    let identifier = match resource {
-        Resource::None => return None,
-        Resource::Fallback | Resource::Spare => Vec::new(),
-        Resource::Worker(worker) => u32::from(worker).to_be_bytes().to_vec(),
-    };
-    Some(notification(notify::SA_RESOURCE_INFO, identifier))
+    (resource != Resource::None).then(|| notification(notify::SA_RESOURCE_INFO, Vec::new()))
 }
 
 /// What is proposed for one more like that: its algorithms alone (RFC 9611 §3).

@@ -55,7 +55,9 @@ impl Established {
         path: Path,
     ) -> Result<(), u16> {
         let (local, remote) = path.between();
-        let sent_as = data_of(payloads, notify::NO_NATS_ALLOWED);
+        // What a NAT does to a stream's addresses, and whether somebody is there, TCP has settled (RFC 9329 §7.1).
+        let streamed = path.is_stream();
+        let sent_as = data_of(payloads, notify::NO_NATS_ALLOWED).filter(|_| !streamed);
         if sent_as.is_some_and(|sent_as| sent_as != addresses_and_ports(remote, local)) {
             cx.event(Event::Failed(base.about(cx).peer_allows_no_nat(remote.ip())));
             return Err(notify::UNEXPECTED_NAT_DETECTED);
@@ -72,7 +74,7 @@ impl Established {
                 nat::detect(payloads, (base.spi_i, base.spi_r), (local, remote), nat::is_forced(cx, base));
         }
         // A peer could have all that we send it delivered to somebody else: where it is new, it shows that it is there.
-        base.mobility.check |= elsewhere;
+        base.mobility.check = !streamed && (base.mobility.check || elsewhere);
         if !base.mobility.check {
             base.move_children(cx);
         }

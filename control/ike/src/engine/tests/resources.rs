@@ -9,7 +9,7 @@ use super::world::*;
 use crate::config::{EngineConfig, PerWorker};
 use crate::engine::ike_sa_init::notifications;
 use crate::engine::*;
-use crate::message::notify;
+use crate::message::{Protocol, notify};
 
 fn config_for(end: usize, workers: u16, most: u16) -> EngineConfig {
     let mut config = config(end);
@@ -98,11 +98,12 @@ fn what_is_sent_says_that_it_is_one_of_several() {
     let pair = pair_of(&hands.world, A, Resource::Fallback);
     hands.command(A, Command::WorkerAsks { pair, worker: 1 });
     let (request, response) = hands.exchange(A);
-    for (letter, data) in [(&request, [0, 0, 0, 1]), (&response, [0, 0, 0, 0])] {
+    for letter in [&request, &response] {
         let info = notifications(&letter.payloads)
             .find(|notify| notify.notify_type == notify::SA_RESOURCE_INFO)
             .unwrap_or_else(|| panic!("{letter:?}"));
-        assert_eq!((info.data.as_slice(), info.spi.len()), (data.as_slice(), 0));
+        // RFC 9611 §5.1, §7: of no protocol and no SPI, and nothing is told of processors.
+        assert_eq!((info.protocol, info.spi.len(), info.data.len()), (Protocol::Other(0), 0, 0));
     }
     hands.rekey_child(A);
     let request = hands.pass(B);

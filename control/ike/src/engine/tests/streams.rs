@@ -150,6 +150,32 @@ fn esp_of_another_stream_leads_there_and_esp_in_udp_does_not() {
     assert_eq!(world.ends[B].gateway.moved, [(pair, stream)]);
 }
 
+/// RFC 9329 §7.1: TCP itself has shown that somebody is at the new address, and NATs are no matter to it.
+#[test]
+fn a_peer_of_mobike_that_comes_by_another_stream_is_asked_for_no_cookie_and_for_no_nat() {
+    let (mut a, mut b) = (config(A), config(B));
+    (a.connections[0].mobike, b.connections[0].mobike) = (true, true);
+    b.connections[0].remote_addrs = vec![AddressMatch::Any];
+    let mut world = world(a, b).established();
+    let lie = [&[192, 0, 2, 1][..], &[192, 0, 2, 99], &[0x11, 0x94], &[0x11, 0x94]].concat();
+    let update = vec![
+        notification(notify::UPDATE_SA_ADDRESSES, Vec::new()),
+        notification(notify::NO_NATS_ALLOWED, lie),
+    ];
+    let Datagram { payload: DatagramPayload::Ike(octets), .. } = request(&mut world, update) else {
+        panic!()
+    };
+    let (ours, remote) = (ends(&world).0, SocketAddr::from(([198, 51, 100, 7], 40_002)));
+    let before = sent(&world).0;
+    world.deliver(B, Datagram { local: ours, remote, payload: DatagramPayload::Stream(octets) });
+    world.run(5);
+    assert_eq!(ends(&world), (ours, remote));
+    assert_eq!(sent(&world).0, before + 1, "the answer, and no request with COOKIE2");
+    assert_eq!(world.failures(B), [""; 0]);
+    let moved = world.ends[B].gateway.moved.last().unwrap().1;
+    assert_eq!(moved.remote, remote.ip(), "ESP goes there at once");
+}
+
 #[test]
 fn a_peer_of_mobike_may_go_on_by_udp() {
     let (mut a, mut b) = (config(A), config(B));
