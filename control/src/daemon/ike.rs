@@ -372,6 +372,9 @@ impl Task {
     fn streamed(&mut self, told: streams::Told) {
         match told {
             streams::Told::Message(message) => self.received(Ok(Some(message))),
+            streams::Told::Ended(local, remote) => {
+                self.engine.handle_stream_closed(Instant::now(), local, remote);
+            }
             streams::Told::Sweep => {
                 let engine = &self.engine;
                 self.streams.sweep(Instant::now(), |local, remote| engine.stream_use(local, remote));
@@ -485,7 +488,9 @@ impl Task {
                 self.observe(&datagram);
                 let between = (datagram.local, datagram.remote);
                 if let DatagramPayload::Stream(message) = datagram.payload {
-                    self.streams.send(between, message);
+                    if !self.streams.send(between, message) {
+                        self.engine.handle_stream_closed(Instant::now(), between.0, between.1);
+                    }
                 } else if let Err(error) = self.sockets.send(&datagram) {
                     tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
                 }
@@ -509,6 +514,14 @@ impl Task {
                     let answer = radius.authenticate(*question).await;
                     // The task may have ended.
                     let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
+                });
+                return;
+            }
+            Job::OpenStream { local, remote } => {
+                let opened = self.streams.dialer(self.sockets.mark()).open(local, remote);
+                tokio::spawn(async move {
+                    // The task may have ended.
+                    let _ = finished.send((id, JobResult::StreamOpened(opened.await)));
                 });
                 return;
             }

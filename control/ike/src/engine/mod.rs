@@ -19,7 +19,7 @@
 //! brings a lost tunnel up again), `lifetime` (when SAs are replaced) and `replacement` (IKE SAs that take the place of
 //! others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an
 //! operator asks in `commands`, what he is told in `failure`; that an end has lost its state is found by `crash`; another
-//! configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! configuration comes by `reconfigure`; TCP streams that we open are in `streams`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -71,6 +71,7 @@ mod resumption;
 mod sa;
 mod selectors;
 mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod timers;
