@@ -305,6 +305,7 @@ fn what_is_weak_is_offered_only_where_it_is_named() {
     }
     assert_eq!(ike("aes256-sha1-modp1024-modp2048").weak(), ["sha1", "prfsha1", "modp1024"]);
     assert_eq!(esp("aes256gcm16-modp1536-x25519").weak(), ["modp1536"]);
+    assert_eq!(esp("aes256-sha256-sha1").weak(), ["sha1"]);
 }
 
 #[test]

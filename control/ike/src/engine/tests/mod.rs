@@ -43,6 +43,7 @@ mod rounds;
 mod storm;
 mod streams;
 mod streams_of_ours;
+mod synchronisation;
 mod transitions;
 mod window;
 mod world;
