@@ -9,7 +9,7 @@ use portcullis_ike::auth::{Proven, Signature, sign};
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig,
     Identity, IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission,
-    Secret, SharedKey, StartAction, Unique,
+    Secret, SharedKey, StartAction, Tcp, Unique,
 };
 use portcullis_ike::crypto;
 use portcullis_ike::engine::{
@@ -264,6 +264,8 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         follow_redirects: false,
         redirect_to: None,
         redirect_when: portcullis_ike::config::RedirectWhen::default(),
+        tcp: Tcp::No,
+        tcp_port: 4500,
         quick_crash_detection: true,
         session_resumption: false,
         dpd_delay: Duration::ZERO,

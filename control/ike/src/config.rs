@@ -275,6 +275,18 @@ pub enum Childless {
     Never,
 }
 
+/// Whether what we begin goes by TCP (RFC 9329; libreswan's `enable-tcp`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Tcp {
+    /// Never.
+    #[default]
+    No,
+    /// Where the peer does not answer by UDP (§5.1).
+    Fallback,
+    /// Always.
+    Only,
+}
+
 /// When a gateway sends its clients to another one (RFC 5685).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RedirectWhen {
@@ -353,6 +365,10 @@ pub struct ConnectionConfig {
     pub encap: bool,
     /// The IKE SA outlives the addresses that it began with, if the peer is for it (RFC 4555; swanctl's `mobike`).
     pub mobike: bool,
+    /// Whether it is begun by TCP; a peer may come either way.
+    pub tcp: Tcp,
+    /// The peer's port for that.
+    pub tcp_port: u16,
     /// Either end shows the other that it has lost its state (RFC 6290).
     pub quick_crash_detection: bool,
     /// Its IKE SAs may be resumed with a ticket (RFC 5723).

@@ -54,7 +54,7 @@ pub enum Happened {
         /// Number of the predecessor.
         replaced: u64,
     },
-    /// An IKE SA goes on between other addresses (MOBIKE).
+    /// An IKE SA goes on between other addresses or ports.
     IkeMoved {
         /// Between whom, with the addresses of now.
         #[serde(flatten)]

@@ -11,7 +11,7 @@ use portcullis_ike::auth::Constraint;
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, Childless, ConnectionConfig, Identity, IdentityMatch,
     IkeFragmentation, LocalAuth, LocalMethod, LossAction, Ppk, RedirectWhen, RemoteAuth, RemoteMethod,
-    SharedKey, StartAction, Unique,
+    SharedKey, StartAction, Tcp, Unique,
 };
 use portcullis_ike::pools::PoolConfig;
 use portcullis_ike::proposal::{EspProposal, IkeProposal};
@@ -100,6 +100,9 @@ pub(super) fn from_root(
     connections
 }
 
+/// The port of IKE and ESP in TCP (RFC 9329 §2).
+const TCP_PORT: u16 = 4500;
+
 /// What is known of a connection, and of what it may name, beforehand.
 #[derive(Clone, Copy)]
 struct Known<'a> {
@@ -139,6 +142,9 @@ fn connection(
     let proposals = proposals(section, "proposals", IKE_EXAMPLE, IkeProposal::defaults, IkeProposal::weak);
     let encap = section.boolean("encap").unwrap_or(false);
     let mobike = section.boolean("mobike").unwrap_or(true);
+    let ways = [("no", Tcp::No), ("fallback", Tcp::Fallback), ("only", Tcp::Only)];
+    let tcp = section.choice("tcp", &ways).unwrap_or_default();
+    let tcp_port = section.integer("tcp_port", 1..=65_535).and_then(|port| u16::try_from(port.value).ok());
     let quick_crash_detection = section.boolean("quick_crash_detection").unwrap_or(true);
     let session_resumption = section.boolean("session_resumption").unwrap_or(false);
     let follow_redirects = section.boolean("follow_redirects").unwrap_or(true);
@@ -202,6 +208,8 @@ fn connection(
         remote: remote?,
         encap,
         mobike,
+        tcp,
+        tcp_port: tcp_port.unwrap_or(TCP_PORT),
         quick_crash_detection,
         session_resumption,
         follow_redirects,

@@ -12,7 +12,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
 use portcullis_ike::crypto::{self, KeMethod};
-use portcullis_ike::engine::{Activation, Answer, ChildInstall, Job, JobResult, Load, PolicyRef, Resource};
+use portcullis_ike::engine::{
+    Activation, Answer, ChildInstall, Job, JobResult, Load, PolicyRef, Resource, StreamFailure,
+};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -53,7 +55,9 @@ pub(super) fn place(job: &Job, alone: bool) -> Place {
         // Fetches CRLs and asks OCSP responders.
         Job::VerifyPeer(_) => Place::Blocking,
         Job::SourceAddress { .. } | Job::EapTurn(_) => Place::Blocking,
-        Job::AskAaa(_) | Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => Place::Blocking,
+        Job::OpenStream { .. } | Job::AskAaa(_) | Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => {
+            Place::Blocking
+        }
     }
 }
 
@@ -88,6 +92,10 @@ pub(super) fn perform(
         Job::EapTurn(turn) => {
             let source: SharedSource = Arc::clone(crls) as _;
             JobResult::EapTurned(Box::new(turn.take(&Circumstances { now: now(), source })))
+        }
+        // Of the engine's task, which has the streams: `super::ike`.
+        Job::OpenStream { .. } => {
+            JobResult::StreamOpened(Err(StreamFailure::Impossible("nobody has opened it".to_owned())))
         }
         // Of the engine's task, which asks RADIUS: `super::ike`.
         Job::AskAaa(_) => {

@@ -83,6 +83,8 @@ const RENAMED: &[(&str, Target, &str)] = &[
     ("forceencaps", Target::Connection, "encap"),
     ("encapsulation", Target::Connection, "encap"),
     ("mobike", Target::Connection, "mobike"),
+    ("enable-tcp", Target::Connection, "tcp"),
+    ("tcp-remoteport", Target::Connection, "tcp_port"),
     ("fragmentation", Target::Connection, "fragmentation"),
     ("keyingtries", Target::Connection, "keyingtries"),
     ("leftikeport", Target::Connection, "local_port"),
@@ -190,9 +192,17 @@ fn read_conf(
                 let problem = format!("`{bare}` has no `=` (expected `key=value`)");
                 return Err(ImportError::Syntax { place, problem });
             };
-            let value = value.trim().trim_matches('"').to_owned();
-            if let Some(conn) = conns.last_mut().filter(|_| in_conn) {
-                conn.settings.push(Setting { key: key.trim().to_ascii_lowercase(), value, place });
+            let (key, value) = (key.trim().to_ascii_lowercase(), value.trim().trim_matches('"').to_owned());
+            // All else in `config setup` is of the daemon: its threads, logs and ports.
+            if !in_conn && (key.as_str(), value.as_str()) == ("listen-tcp", "yes") {
+                notes.push(Note {
+                    place: Some(place),
+                    outcome: Outcome::ToDo,
+                    subject: bare.to_owned(),
+                    reason: "set gateway.tcp_port = 4500, and see docs/tcp.md".to_owned(),
+                });
+            } else if let Some(conn) = conns.last_mut().filter(|_| in_conn) {
+                conn.settings.push(Setting { key, value, place });
             }
             continue;
         }
@@ -213,7 +223,6 @@ fn read_conf(
                     "put the CA's certificate into the directory gateway.x509ca, and its CRL into x509crl"
                         .to_owned(),
             }),
-            // Of the daemon: its threads, logs and ports.
             "config" | "version" => {}
             other => {
                 let problem = format!(
@@ -330,6 +339,7 @@ fn value_of(setting: &Setting) -> Option<String> {
         ("leftsigkey" | "rightsigkey" | "leftrsasigkey" | "rightrsasigkey", "%cert") => None,
         ("keyingtries", "%forever") => Some("0".to_owned()),
         ("dpddelay", value) => Some(value.to_owned()),
+        ("enable-tcp", "yes") => Some("only".to_owned()),
         (_, value) => Some(value.to_owned()),
     }
 }

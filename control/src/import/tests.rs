@@ -2,7 +2,7 @@ mod fuzz;
 
 use std::fs;
 
-use portcullis_ike::config::{IdentityMatch, LocalMethod, RemoteMethod};
+use portcullis_ike::config::{IdentityMatch, LocalMethod, RemoteMethod, Tcp};
 
 use super::*;
 
@@ -203,6 +203,24 @@ fn a_conn_of_ipsec_conf_becomes_a_connection_with_a_child() {
         "a secret of the kind `XAUTH`",
     ] {
         assert!(said.iter().any(|note| note.contains(part)), "{part}: {said:#?}");
+    }
+}
+
+#[test]
+fn libreswans_tcp_is_carried_over() {
+    for (theirs, tcp) in [("yes", Tcp::Only), ("fallback", Tcp::Fallback), ("no", Tcp::No)] {
+        let options = format!("\tenable-tcp={theirs}\n\ttcp-remoteport=443\n\tauto=route\n");
+        let conf = CONF
+            .replace("\tauto=route\n", &options)
+            .replace("config setup", "config setup\n\tlisten-tcp=yes");
+        let imported = from_ipsec(&conf, "@a.example @b.example : PSK \"0123456789 abcdef\"\n");
+        let config = parsed(&imported);
+        let connection =
+            config.engine.connections.iter().find(|connection| connection.name == "site").unwrap();
+        assert_eq!((connection.tcp, connection.tcp_port), (tcp, 443));
+        let listens =
+            |note: &Note| note.subject == "listen-tcp=yes" && note.reason.contains("gateway.tcp_port");
+        assert!(imported.notes.iter().any(listens), "{:#?}", imported.notes);
     }
 }
 

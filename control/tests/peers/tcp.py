@@ -7,7 +7,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.ipsec import ESP, SecurityAssociation
 
 TS_I, TS_R, MOBIKE_SUPPORTED = 44, 45, 16396
-UPDATE_SA_ADDRESSES = 16400
+UPDATE_SA_ADDRESSES, COOKIE2 = 16400, 16401
 MARKER = bytes(4)
 
 
@@ -27,10 +27,14 @@ class TcpIke(Ike):
         if listener is None:
             self.connect()
         else:
-            self.socket, _ = listener.accept()
-            self.socket.settimeout(20)
-            self.pending = b""
-            assert self.exactly(6) == b"IKETCP"
+            self.accept(listener)
+
+    def accept(self, listener):
+        """The next stream that the gateway opens, whose end there is `self.theirs`."""
+        self.socket, self.theirs = listener.accept()
+        self.socket.settimeout(20)
+        self.pending = b""
+        assert self.exactly(6) == b"IKETCP"
 
     def connect(self):
         self.socket = socket.create_connection((self.peer, self.port), 20, (self.local, 0))
@@ -126,6 +130,73 @@ def begin_tcp(local, remote, port, us, them, secret, ours, theirs, more):
     answer = PEER.authenticate(us, them, secret.encode(), child)
     PEER.key_child(struct.unpack("!I", body_of(answer, SA)[8:12])[0], spi)
     return notifies(answer)
+
+
+@command
+def listen_tcp(local, port):
+    """Streams may be opened from now on."""
+    global LISTENER
+    LISTENER = socket.create_server((local, port))
+    LISTENER.settimeout(20)
+
+
+@command
+def let_in_tcp(local, remote, port, us, secret, more):
+    """Lets the gateway in with the child that it asks for, in a stream that it opens; gives what it says in IKE_AUTH."""
+    global PEER
+    PEER = TcpIke(local, remote, port, False, LISTENER)
+    payloads = PEER.answer_first(IKE_SA_INIT, None)
+    # RFC 7296 §2.23, of the stream's ends (RFC 9329 §6.5).
+    seen_as = {kind: bytes.fromhex(data) for kind, data, _ in notifies(payloads)}
+    mine, theirs = (local, port), PEER.theirs
+    for kind, (address, at) in ((16388, theirs), (16389, mine)):
+        hashed = PEER.spi_i + bytes(8) + socket.inet_aton(address) + struct.pack("!H", at)
+        assert seen_as[kind] == hashlib.sha1(hashed).digest(), (kind, address, at)
+    _, number, _, _, payloads = PEER.open(PEER.receive(IKE_AUTH, False))
+    assert body_of(payloads, AUTH) == PEER.proof_of(True, secret.encode(), body_of(payloads, IDI)), payloads
+    spi, name = 0xC0FFEE02, fqdn(us)
+    auth = (AUTH, PEER.proof_of(False, secret.encode(), name))
+    ts = [(kind, body) for kind, body in payloads if kind in (TS_I, TS_R)]
+    PEER.send(PEER.seal(IKE_AUTH, [(IDR, name), auth, PEER.child(spi)] + ts + given(more), True, number))
+    PEER.key_child(struct.unpack("!I", body_of(payloads, SA)[8:12])[0], spi)
+    return notifies(payloads)
+
+
+@command
+def end_stream(reset):
+    """Ends the stream, with or without a word (RST), takes the next, and gives the port that it comes from there."""
+    if reset:
+        PEER.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    PEER.socket.close()
+    PEER.accept(LISTENER)
+    return PEER.theirs[1]
+
+
+@command
+def answer_told():
+    """Answers the gateway's next INFORMATIONAL request as MOBIKE has it; gives what it says."""
+    _, number, _, protected, payloads = PEER.open(PEER.receive(INFORMATIONAL, False))
+    assert protected
+    told = notifies(payloads)
+    cookies = [notify(kind, bytes.fromhex(data)) for kind, data, _ in told if kind == COOKIE2]
+    PEER.send(PEER.seal(INFORMATIONAL, cookies, True, number))
+    return told
+
+
+@command
+def take_and_end(count):
+    """Takes so many streams and ends each at once."""
+    for _ in range(count):
+        LISTENER.accept()[0].close()
+    return None
+
+
+@command
+def is_closed():
+    """Waits until the gateway has closed the stream."""
+    while PEER.socket.recv(65535):
+        pass
+    return True
 
 
 @command

@@ -59,6 +59,10 @@ impl Established {
             return Ok(Deleting::begin(cx, base, now, self.channel, "deleted by us"));
         }
         if base.superseded.is_some() {
+            // The peer's Delete may wait for a stream that is there.
+            if base.has_new_stream() && matches!(self.liveness, Liveness::Suspect) {
+                self.ask(cx, base, now);
+            }
             return Ok(State::Established(self));
         }
         if is_due(reauthentication_due(base)) {
@@ -90,14 +94,19 @@ impl Established {
         } else if let Some(old) = self.child_due(base, now) {
             self.ours = Ours::Creating(Box::new(Creating::begin(cx, base, Purpose::rekey(old))));
         } else if matches!(self.liveness, Liveness::Suspect) {
-            let probe = Self::probe(cx, base);
-            self.channel.request(cx, base, now, ExchangeType::Informational, probe);
-            self.ours = Ours::Probing;
+            self.ask(cx, base, now);
         } else if base.replacing && base.goals.is_empty() && self.theirs.is_none() {
             base.replacing = false;
             cx.effects.push_back(Effect::Complete { id: base.id });
         }
         Ok(State::Established(self))
+    }
+
+    /// Asks the peer whether it lives.
+    fn ask(&mut self, cx: &mut Context, base: &Base, now: Instant) {
+        let probe = Self::probe(cx, base);
+        self.channel.request(cx, base, now, ExchangeType::Informational, probe);
+        self.ours = Ours::Probing;
     }
 
     /// Takes the next goal in hand that the peer has not met, and does not meet just now.

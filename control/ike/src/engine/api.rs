@@ -52,6 +52,19 @@ pub enum StreamUse {
     Established,
 }
 
+/// Why there is no TCP stream to a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamFailure {
+    /// Somebody there, or a firewall before, refuses it: RST.
+    Refused,
+    /// Nobody answers.
+    NoAnswer,
+    /// The peer, or something on the way, has ended it.
+    Ended,
+    /// The kernel cannot, and says why.
+    Impossible(String),
+}
+
 /// Names an IKE SA inside this engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IkeSaId(pub u64);
@@ -67,6 +80,14 @@ pub enum Job {
     SourceAddress {
         /// The peer.
         remote: IpAddr,
+    },
+    /// Open a TCP stream to the peer, once, and send the prefix ([`crate::stream::PREFIX`]) into it. What comes by it is
+    /// [`DatagramPayload::Stream`], and its end [`super::Engine::handle_stream_closed`].
+    OpenStream {
+        /// Our address; unspecified: the kernel's choice.
+        local: IpAddr,
+        /// The peer's address and port.
+        remote: SocketAddr,
     },
     /// Make our half of a key exchange: [`crate::crypto::generate`], or [`crate::crypto::answer`].
     GenerateKe {
@@ -163,6 +184,9 @@ impl fmt::Debug for Job {
             Self::SourceAddress { remote } => {
                 f.debug_struct("SourceAddress").field("remote", remote).finish()
             }
+            Self::OpenStream { local, remote } => {
+                f.debug_struct("OpenStream").field("local", local).field("remote", remote).finish()
+            }
             Self::GenerateKe { method, .. } => {
                 f.debug_struct("GenerateKe").field("method", method).finish_non_exhaustive()
             }
@@ -258,6 +282,8 @@ pub enum PolicyRef {
 pub enum JobResult {
     /// Of [`Job::SourceAddress`]; `None` if there is no route.
     SourceAddress(Option<IpAddr>),
+    /// Of [`Job::OpenStream`]: our end of it, or why there is none.
+    StreamOpened(Result<SocketAddr, StreamFailure>),
     /// Of [`Job::GenerateKe`]: our secret half and the public value to send.
     KeGenerated(Result<(KeSecret, Vec<u8>), KeyExchangeError>),
     /// Of [`Job::DeriveKe`].

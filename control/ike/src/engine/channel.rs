@@ -77,6 +77,21 @@ impl Outstanding {
         self.due
     }
 
+    /// Whether it is due after so many retransmissions, or as many as there may be.
+    fn is_unanswered(&self, cx: &Context, now: Instant, tries: u32) -> bool {
+        now >= self.due && self.tries >= tries.min(cx.config.retransmission.tries)
+    }
+
+    /// Whether the peer seems not to answer this way: [`TRIES_OF_A_WAY`].
+    pub(super) fn needs_another_way(&self, cx: &Context, now: Instant) -> bool {
+        self.is_unanswered(cx, now, TRIES_OF_A_WAY)
+    }
+
+    /// How often it was sent, or would have been but for a TCP stream that has it.
+    pub(super) fn sent(&self) -> u32 {
+        self.tries + 1
+    }
+
     /// Sends it again if its time has come.
     pub(super) fn retransmit(&mut self, cx: &mut Context, base: &Base, now: Instant) -> Retransmitted {
         if now < self.due {
@@ -111,8 +126,12 @@ impl Outstanding {
     }
 }
 
+/// Retransmissions after which another way is tried, where there is one: TCP in place of UDP, which is to be had some (RFC 9329
+/// §5.1), or another TCP stream.
+const TRIES_OF_A_WAY: u32 = 2;
+
 /// `timeout * base^tries`, at most an hour.
-fn interval(retransmission: &Retransmission, tries: u32) -> Duration {
+pub(super) fn interval(retransmission: &Retransmission, tries: u32) -> Duration {
     const LONGEST: Duration = Duration::from_secs(3600);
     let seconds = retransmission.timeout.as_secs_f64() * retransmission.base.powf(f64::from(tries));
     Duration::try_from_secs_f64(seconds).map_or(LONGEST, |interval| interval.min(LONGEST))
@@ -328,9 +347,12 @@ impl Channel {
     /// Answers the request that is being worked on.
     pub(super) fn respond(&mut self, cx: &mut Context, base: &Base, payloads: Vec<Payload>) {
         let Some(working) = self.working.take() else { return };
-        let size = fragment_size(cx, base, working.path);
+        // The stream that it came by may have ended meanwhile, and no request is repeated because of that.
+        let streams = working.path.is_stream() && base.path().is_stream();
+        let path = if streams { base.path() } else { working.path };
+        let size = fragment_size(cx, base, path);
         if let Some(datagrams) = self.seal(base, working.exchange, true, working.id, payloads, size) {
-            send(cx, working.path, &datagrams);
+            send(cx, path, &datagrams);
             self.answered = Some(Linger { digest: working.digest, datagrams: kept(datagrams) });
         }
     }
@@ -354,6 +376,11 @@ impl Channel {
         if let Some((_, _, outstanding)) = &mut self.outstanding {
             (outstanding.tries, outstanding.due) = (0, now);
         }
+    }
+
+    /// Whether the peer seems not to answer our request this way.
+    pub(super) fn needs_another_way(&self, cx: &Context, now: Instant) -> bool {
+        self.outstanding.as_ref().is_some_and(|(_, _, outstanding)| outstanding.needs_another_way(cx, now))
     }
 
     /// The last answer, for after the end of the SA.

@@ -15,6 +15,7 @@ use super::redirect::Redirect;
 use super::resumption::{self, Session};
 use super::sa::{Base, Closed, Goal, Role};
 use super::state::State;
+use super::streams;
 use super::{Engine, IkeSa};
 use crate::config::{AddressMatch, ConnectionConfig, StartAction};
 
@@ -213,9 +214,9 @@ impl Engine {
         let config = self.cx.connection(connection)?;
         let about = About { connection: Some(config.name.clone()), remote: None };
         let method = config.proposals.first().and_then(|proposal| proposal.ke.first()).copied();
-        let (Some((local, remote)), Some(method)) =
-            (addresses(config, redirect.map(|redirect| redirect.to), self.cx.config.port), method)
-        else {
+        let to = redirect.map(|redirect| redirect.to);
+        let remote = to.or_else(|| config.remote_addrs.iter().find_map(single));
+        let (Some(remote), Some(method)) = (remote, method) else {
             // Not retried: only another configuration could change it.
             self.upkeep.unwant(connection, goal.child);
             let failure = about.no_remote_address();
@@ -223,9 +224,9 @@ impl Engine {
             goal.commands.into_iter().for_each(|command| self.cx.end_goal(command, Err(failure.clone())));
             return None;
         };
+        let path = streams::first_path(config, remote, self.cx.config.port);
         let (id, spi) = (self.cx.fresh_id(), self.cx.fresh_spi());
-        let mut base =
-            Base::new(id, Role::Initiator, (spi, [0; 8]), Path::udp(local, remote), connection, now);
+        let mut base = Base::new(id, Role::Initiator, (spi, [0; 8]), path, connection, now);
         base.goal = Some(goal);
         base.redirect = redirect.cloned();
         base.resumed = resumed;
@@ -419,7 +420,7 @@ impl Base {
                 let local = SocketAddr::new(seen.local, local_port);
                 let path = Path::tcp(local, SocketAddr::new(seen.remote, remote_port));
                 if self.takes_stream(path) {
-                    self.set_path(path);
+                    self.moves(cx, path);
                     self.move_children(cx);
                 }
                 return;
@@ -434,31 +435,21 @@ impl Base {
             // IKE goes by UPDATE_SA_ADDRESSES alone; ESP may follow ESP (RFC 4555 §3.8).
             self.move_children_to(cx, seen);
         } else {
-            self.remote = SocketAddr::new(seen.remote, remote_port);
+            let remote = SocketAddr::new(seen.remote, remote_port);
+            self.moves(cx, Path { remote, ..self.path() });
             self.move_children(cx);
         }
     }
 }
 
-/// Where a connection is initiated from and to; an unspecified local address leaves the choice to the kernel.
-/// `elsewhere` is another gateway than the configured one.
-fn addresses(
-    config: &ConnectionConfig,
-    elsewhere: Option<IpAddr>,
-    port: u16,
-) -> Option<(SocketAddr, SocketAddr)> {
-    let remote = elsewhere.or_else(|| config.remote_addrs.iter().find_map(single))?;
-    Some((local_towards(config, remote, port), SocketAddr::new(remote, port)))
-}
-
-/// Our end of a connection to that address.
-pub(super) fn local_towards(config: &ConnectionConfig, remote: IpAddr, port: u16) -> SocketAddr {
+/// Our address towards that one; an unspecified one leaves the choice to the kernel.
+pub(super) fn local_towards(config: &ConnectionConfig, remote: IpAddr) -> IpAddr {
     let local = config.local_addrs.iter().filter_map(single).find(|addr| addr.is_ipv4() == remote.is_ipv4());
     let any: IpAddr = match remote {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    SocketAddr::new(local.unwrap_or(any), port)
+    local.unwrap_or(any)
 }
 
 /// The address that is allowed, if it is a single one.

@@ -2,7 +2,7 @@
 //! are under way and the commands that wait. An exchange gets it as `cx`, beside its own SA.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -238,6 +238,10 @@ impl Context {
 
     pub(super) fn source_address(&mut self, owner: IkeSaId, remote: IpAddr) -> JobId {
         self.start(owner, Job::SourceAddress { remote })
+    }
+
+    pub(super) fn open_stream(&mut self, owner: IkeSaId, local: IpAddr, remote: SocketAddr) -> JobId {
+        self.start(owner, Job::OpenStream { local, remote })
     }
 
     /// Counts a key exchange as one for a peer that is not authenticated.

@@ -364,6 +364,10 @@ impl Established {
         } else if self.idling == Some(done.id) {
             self.idling = None;
             self.counted_idle(cx, base, now, &done.result);
+        } else if base.awaits_stream(done.id) {
+            if let Some(stream) = base.stream_opened(cx, now, done)? {
+                self.go_on_by(cx, base, now, stream);
+            }
         } else if base.mobility.awaits(done.id) {
             self.mobike_job(cx, base, now, done);
         } else if let Some(pair) = base.activates(done.id) {
@@ -492,6 +496,10 @@ impl Established {
         base: &mut Base,
         now: Instant,
     ) -> Next {
+        if self.channel.needs_another_way(cx, now) {
+            base.seek_stream(cx);
+        }
+        base.reopen_if_due(cx, now);
         if let (Retransmitted::GivenUp(unanswered), exchange) = self.channel.retransmit(cx, base, now) {
             base.loss = Some(Loss::Silent);
             return Err(Closed::failed(base.about(cx).silent(exchange, unanswered, base)));
@@ -550,6 +558,7 @@ impl Established {
             base.session_end,
             self.next_of_ours(base),
             self.followup_deadline(),
+            base.reopening_due(),
         ];
         let idle = base.children.iter().filter_map(|child| child.idle_check);
         single.into_iter().flatten().chain(ends).chain(idle).min()

@@ -16,6 +16,7 @@ mod proposals;
 mod redirect;
 mod resources;
 mod resumption;
+mod streams;
 
 use std::fmt::{Display, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -39,12 +40,13 @@ const LARGE: usize = 1232;
 pub(super) fn is_refusal(failure: &Failure) -> bool {
     use Reason::{
         AuthNeverCame, ClosedEarly, FragmentsLost, Nat4500Blocked, NoRoute, NotResumed, PeerRestarted,
-        PeerSilent,
+        PeerSilent, TcpFailed,
     };
     !matches!(
         failure.reason,
         PeerSilent
             | PeerRestarted
+            | TcpFailed
             | NotResumed
             | ClosedEarly
             | AuthNeverCame
@@ -146,6 +148,9 @@ impl About {
             heard,
         };
         let tries = times(request.sent);
+        if base.path().is_stream() {
+            return self.silent_stream(exchange, base).seen(silence(Vec::new()));
+        }
         if exchange == "IKE_SA_INIT" {
             return self
                 .fail(

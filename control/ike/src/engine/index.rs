@@ -44,7 +44,7 @@ impl Keys {
             unanswered: state.unanswered(),
             identities: base.identities().filter(|_| established).map(Arc::new),
             address: established.then(|| base.remote.ip()),
-            stream: base.path().is_stream().then(|| Box::new(base.path().between())),
+            stream: base.path().stream().map(Box::new),
             offered: state.offered_spi(),
         }
     }
@@ -63,7 +63,7 @@ impl Keys {
             && self.unanswered == state.unanswered()
             && self.identities.is_some() == base.established.is_some()
             && self.address == address
-            && self.stream.as_deref() == base.path().is_stream().then(|| base.path().between()).as_ref()
+            && self.stream.as_deref() == base.path().stream().as_ref()
             && self.offered == state.offered_spi()
     }
 }

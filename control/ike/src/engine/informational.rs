@@ -13,7 +13,7 @@ use super::established::{Established, Ours};
 use super::failure::notify_name;
 use super::ike_sa_init::{error_notification, notification};
 use super::resumption;
-use super::sa::{Base, Closed, Inbound, Next};
+use super::sa::{Base, Closed, Done, Inbound, Next};
 use super::state::State;
 use crate::message::{ExchangeType, Payload, Protocol, notify};
 
@@ -213,15 +213,43 @@ impl Deleting {
     }
 
     pub(super) fn handle_timeout(mut self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+        base.reopen_if_due(cx, now);
         match self.channel.retransmit(cx, base, now) {
-            (Retransmitted::GivenUp(_), _) => {
-                Err(Closed::because(&format!("{}; the peer did not answer our Delete", self.reason)))
-            }
+            (Retransmitted::GivenUp(_), _) => Err(self.unheard()),
             _ => Ok(State::Deleting(self)),
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.channel.due()
+    /// The TCP stream has ended that the Delete went by.
+    pub(super) fn stream_closed(self, cx: &mut Context, base: &mut Base, now: Instant) -> Next {
+        match base.stream_closed(cx, now) {
+            Ok(()) => Ok(State::Deleting(self)),
+            Err(_) => Err(self.unheard()),
+        }
+    }
+
+    /// The Delete goes by another stream, if there is one.
+    pub(super) fn handle_job(mut self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
+        if !base.awaits_stream(done.id) {
+            done.discard(cx, base.id);
+            return Ok(State::Deleting(self));
+        }
+        match base.stream_opened(cx, now, done) {
+            Ok(None) => {}
+            Ok(Some(stream)) => {
+                base.set_path(stream);
+                self.channel.hurry(now);
+            }
+            Err(_) => return Err(self.unheard()),
+        }
+        Ok(State::Deleting(self))
+    }
+
+    fn unheard(&self) -> Box<Closed> {
+        Closed::because(&format!("{}; the peer did not answer our Delete", self.reason))
+    }
+
+    pub(super) fn deadline(&self, base: &Base) -> Option<Instant> {
+        self.channel.due().into_iter().chain(base.reopening_due()).min()
     }
 }

@@ -20,7 +20,7 @@
 //! others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an
 //! operator asks in `commands`, what he is told in `failure`; that an end has lost its state is found by `crash`; another
 //! configuration comes by `reconfigure`, and of several engines that share the work tells `shard`. New peers come in by
-//! `admission`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! `admission`. TCP streams that we open are in `streams`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -75,6 +75,7 @@ mod sa;
 mod selectors;
 mod shard;
 mod state;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod timers;

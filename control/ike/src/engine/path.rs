@@ -1,6 +1,6 @@
 //! The way of a message: between which addresses it goes, and what carries it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::api::{Datagram, DatagramPayload};
 
@@ -40,6 +40,21 @@ impl Path {
     /// By that TCP stream.
     pub(super) fn tcp(local: SocketAddr, remote: SocketAddr) -> Self {
         Self { local, remote, transport: Transport::Tcp }
+    }
+
+    /// By a TCP stream of ours that is to be opened: our port is known when there is one.
+    pub(super) fn to_be_opened(local: IpAddr, remote: SocketAddr) -> Self {
+        Self::tcp(SocketAddr::new(local, 0), remote)
+    }
+
+    /// Whether the stream that messages go by is still to be opened.
+    pub(super) fn is_to_be_opened(&self) -> bool {
+        self.is_stream() && self.local.port() == 0
+    }
+
+    /// The stream that messages go by, if there is one: our end, and the peer's.
+    pub(super) fn stream(&self) -> Option<(SocketAddr, SocketAddr)> {
+        (self.is_stream() && !self.is_to_be_opened()).then_some(self.between())
     }
 
     /// Its addresses, without what carries it.

@@ -22,6 +22,7 @@ use super::resources::Beside;
 use super::resumption::Session;
 use super::shard::Peer;
 use super::state::State;
+use super::streams::Reopening;
 use crate::auth::{Authorization, Proven};
 use crate::config::{Identity, Secret};
 use crate::message::{Header, Received};
@@ -119,6 +120,10 @@ pub(super) struct Base {
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
     pub(super) transport: Transport,
+    /// Another TCP stream of ours in place of the one that it went by.
+    pub(super) reopening: Option<Box<Reopening>>,
+    /// How often our first message was sent by UDP before TCP was tried.
+    pub(super) tried_udp: u32,
     pub(super) nat: Nat,
     pub(super) mobility: Mobility,
     /// A gateway has sent us here.
@@ -228,6 +233,8 @@ impl Base {
             local,
             remote,
             transport,
+            reopening: None,
+            tried_udp: 0,
             nat: Nat::default(),
             mobility: Mobility::default(),
             redirect: None,
@@ -344,11 +351,12 @@ impl Base {
     /// by UPDATE_SA_ADDRESSES (RFC 4555 §3.8). Of several TCP streams that one is used which the last message came by that
     /// nobody could repeat (RFC 9329 §6.1).
     pub(super) fn heard_from(&mut self, cx: &mut Context, inbound: &Inbound<'_>) {
+        self.way_is_good(inbound.path);
         let connecting = self.established.is_none() && self.role == Role::Responder;
         let mapped = self.nat.remote && !self.nat.local && !self.mobility.agreed && !self.path().is_stream();
         let follows = connecting || mapped || self.takes_stream(inbound.path);
         if follows && self.path() != inbound.path {
-            self.set_path(inbound.path);
+            self.moves(cx, inbound.path);
             self.move_children(cx);
         }
     }
@@ -413,10 +421,9 @@ impl Base {
             cx.event(Event::Failed(failure.clone()));
         }
         // What was lost can be resumed, not what was ended (RFC 5723 §4.3.1).
-        let lost = closed
-            .failure
-            .as_ref()
-            .is_some_and(|failure| matches!(failure.reason, Reason::PeerSilent | Reason::PeerRestarted));
+        let lost = closed.failure.as_ref().is_some_and(|failure| {
+            matches!(failure.reason, Reason::PeerSilent | Reason::PeerRestarted | Reason::TcpFailed)
+        });
         if let Some(session) = self.ticket.take().filter(|_| lost) {
             cx.sessions.insert(self.connection, session);
         }

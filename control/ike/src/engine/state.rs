@@ -4,6 +4,7 @@
 //! initiator                                      responder
 //! ---------                                      ---------
 //! FindingSource          the kernel's address
+//! OpeningStream          a TCP stream
 //! GeneratingKe           our public value        Answering            our public value
 //! AwaitingInitResponse   IKE_SA_INIT             AwaitingFirstAuth    IKE_AUTH
 //! SolvingPuzzle          the puzzle's solution
@@ -55,11 +56,13 @@ use super::ike_sa_init::responder::Answering;
 use super::informational::Deleting;
 use super::resumption::initiator::AwaitingResumption;
 use super::sa::{Base, Closed, Done, Inbound, Next};
+use super::streams::OpeningStream;
 
 /// Where an IKE SA stands.
 #[derive(Debug)]
 pub(super) enum State {
     FindingSource(FindingSource),
+    OpeningStream(OpeningStream),
     GeneratingKe(GeneratingKe),
     AwaitingInitResponse(Box<AwaitingInitResponse>),
     SolvingPuzzle(SolvingPuzzle),
@@ -97,6 +100,7 @@ impl State {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::FindingSource(_) => "FindingSource",
+            Self::OpeningStream(_) => "OpeningStream",
             Self::GeneratingKe(_) => "GeneratingKe",
             Self::AwaitingInitResponse(_) => "AwaitingInitResponse",
             Self::SolvingPuzzle(_) => "SolvingPuzzle",
@@ -154,6 +158,7 @@ impl State {
             Self::Deleting(state) => state.handle_message(cx, base, now, &inbound),
             // These await a job; the peer will ask again.
             state @ (Self::FindingSource(_)
+            | Self::OpeningStream(_)
             | Self::GeneratingKe(_)
             | Self::SolvingPuzzle(_)
             | Self::DerivingKeys(_)
@@ -176,6 +181,7 @@ impl State {
     pub(super) fn handle_job(self, cx: &mut Context, base: &mut Base, now: Instant, done: Done) -> Next {
         match self {
             Self::FindingSource(state) => state.handle_job(cx, base, now, done),
+            Self::OpeningStream(state) => state.handle_job(cx, base, now, done),
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::SolvingPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
@@ -195,6 +201,7 @@ impl State {
             Self::TurningEap(state) => state.handle_job(cx, base, now, done),
             Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
             Self::Established(state) => state.handle_job(cx, base, now, done),
+            Self::Deleting(state) => state.handle_job(cx, base, now, done),
             state @ (Self::AwaitingInitResponse(_)
             | Self::AwaitingResumption(_)
             | Self::AwaitingAuthResponse(_)
@@ -204,8 +211,7 @@ impl State {
             | Self::AwaitingLastAuthRequest(_)
             | Self::AwaitingNextRound(_)
             | Self::AwaitingFirstAuth(_)
-            | Self::AwaitingAuthRequest(_)
-            | Self::Deleting(_)) => {
+            | Self::AwaitingAuthRequest(_)) => {
                 done.discard(cx, base.id);
                 Ok(state)
             }
@@ -239,7 +245,7 @@ impl State {
             Self::AwaitingEapRequest(state) => state.deadline(),
             Self::AwaitingLastAuthResponse(state) => state.deadline(),
             Self::Established(state) => state.deadline(cx, base),
-            Self::Deleting(state) => state.deadline(),
+            Self::Deleting(state) => state.deadline(base),
             state if state.half_open() => Some(base.half_open_deadline(cx)),
             _ => None,
         }
@@ -281,6 +287,7 @@ impl State {
         matches!(
             self,
             Self::FindingSource(_)
+                | Self::OpeningStream(_)
                 | Self::GeneratingKe(_)
                 | Self::AwaitingInitResponse(_)
                 | Self::SolvingPuzzle(_)

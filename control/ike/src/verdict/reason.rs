@@ -142,6 +142,7 @@ reasons! {
     NoAddressAssigned, "NO_ADDRESS_ASSIGNED", Configuration, "the peer gave us no inner address";
     // The network.
     NoRoute, "NO_ROUTE", Network, "the kernel has no route to the peer";
+    TcpFailed, "TCP_FAILED", Network, "there is no TCP connection to the peer";
     PeerSilent, "PEER_SILENT", Network, "the peer does not answer";
     AuthNeverCame, "AUTH_NEVER_CAME", Network, "the peer began an IKE SA and did not go on";
     Nat4500Blocked, "NAT_BLOCKS_4500", Network, "UDP 500 passes and UDP 4500 does not";

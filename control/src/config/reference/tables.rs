@@ -282,6 +282,12 @@ pub(super) const TABLES: &[Table] = &[
                 "an IKE SA and its tunnels outlive the addresses they began with (RFC 4555), if the peer is for it: the end that began it may move, within `local_addrs` of its own and `remote_addrs` of the other; what further addresses `local_addrs` allows, the peer is told. IKE goes on from UDP 4500, also without a NAT",
             ),
             key(
+                "tcp",
+                Is(r#""no""#),
+                r#"whether we begin it by TCP (RFC 9329): `"only"`: always; `"fallback"`: where the peer does not answer three messages by UDP; peers may come either way, see `gateway.tcp_port` and [the guide](tcp.md)"#,
+            ),
+            key("tcp_port", Is("4500"), "the peer's TCP port, where we begin it by TCP"),
+            key(
                 "quick_crash_detection",
                 Is("true"),
                 "an end that has lost its state proves it to the other, which then begins anew at once (RFC 6290); see [the guide](configuration.md#when-a-peer-is-restarted)",

@@ -11,6 +11,7 @@ use crate::daemon::crls::CrlStore;
 use crate::daemon::jobs::threads::JobThreads;
 use crate::daemon::jobs::{self, Place};
 use crate::daemon::leases::Leases;
+use crate::daemon::streams::Dialer;
 use crate::daemon::traffic::Traffic;
 use crate::radius::Radius;
 
@@ -26,6 +27,7 @@ pub(super) struct Tools {
     pub(super) leases: Leases,
     pub(super) traffic: Arc<Traffic>,
     pub(super) threads: Arc<JobThreads>,
+    pub(super) dialer: Dialer,
     /// The firewall mark of our own packets.
     pub(super) mark: u32,
 }
@@ -50,7 +52,7 @@ impl Desk {
 
     /// Does a job, or has it done; `Some` is the result of one that was done at once.
     pub(super) fn give(&self, id: JobId, job: Job) -> Option<JobResult> {
-        let Tools { installer, crls, radius, leases, traffic, threads, mark } = &self.tools;
+        let Tools { installer, crls, radius, leases, traffic, threads, dialer, mark } = &self.tools;
         let job = leases.submit(id, job, &self.finished)?;
         let finished = self.finished.clone();
         let job = match (job, &self.registry) {
@@ -69,6 +71,13 @@ impl Desk {
                     let answer = radius.authenticate(*question).await;
                     // The task may have ended.
                     let _ = finished.send((id, JobResult::AaaAnswered(Box::new(answer))));
+                });
+                return None;
+            }
+            (Job::OpenStream { local, remote }, _) => {
+                let opened = dialer.clone().open(local, remote);
+                tokio::spawn(async move {
+                    let _ = finished.send((id, JobResult::StreamOpened(opened.await)));
                 });
                 return None;
             }

@@ -18,7 +18,7 @@ use super::{Pong, Reconfiguration, Request, Snapshot};
 use crate::daemon::Children;
 use crate::daemon::leases::Leases;
 use crate::daemon::sockets::{Inbox, Sockets};
-use crate::daemon::streams::{Streams, Told};
+use crate::daemon::streams::{Between, Streams, Told};
 use crate::daemon::traffic::Traffic;
 use crate::daemon::verdicts::Entry;
 
@@ -26,6 +26,9 @@ use crate::daemon::verdicts::Entry;
 pub(super) trait Back: Send + 'static {
     /// A message came.
     fn received(&mut self, datagram: Datagram);
+
+    /// A stream is there no longer.
+    fn stream_ended(&mut self, between: Between);
 
     /// A datagram was none.
     fn reject(&mut self, label: &'static str);
@@ -152,6 +155,7 @@ impl<B: Back> Front<B> {
     fn streamed(&mut self, told: Told) {
         match told {
             Told::Message(message) => self.back.received(message),
+            Told::Ended(local, remote) => self.back.stream_ended((local, remote)),
             Told::Sweep => self.back.sweep(&self.outside.streams),
         }
     }
@@ -225,6 +229,10 @@ pub(super) struct Alone {
 impl Back for Alone {
     fn received(&mut self, datagram: Datagram) {
         self.shard.received(datagram);
+    }
+
+    fn stream_ended(&mut self, between: Between) {
+        self.shard.stream_ended(between);
     }
 
     fn reject(&mut self, label: &'static str) {

@@ -256,6 +256,7 @@ impl Shell {
                 leases: leases.clone(),
                 traffic: Arc::clone(&self.traffic),
                 threads: Arc::new(JobThreads::start()?),
+                dialer: self.streams.dialer(sockets.mark()),
                 mark: sockets.mark(),
             },
             sockets: Arc::clone(&sockets),

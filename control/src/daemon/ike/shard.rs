@@ -12,7 +12,7 @@ use super::chronicle::Chronicle;
 use super::desk::{Desk, Finished};
 use super::{SHOWN, Snapshot};
 use crate::daemon::sockets::Sockets;
-use crate::daemon::streams::StreamSender;
+use crate::daemon::streams::{Between, StreamSender};
 use crate::daemon::verdicts::Entry;
 
 /// Datagrams that are taken one after the other.
@@ -54,6 +54,11 @@ impl Shard {
     /// Takes the result of a job.
     pub(super) fn finished(&mut self, (id, result): Finished) {
         self.engine.handle_job(Instant::now(), id, result);
+    }
+
+    /// The stream between our address and the peer's is there no longer.
+    pub(super) fn stream_ended(&mut self, (local, remote): Between) {
+        self.engine.handle_stream_closed(Instant::now(), local, remote);
     }
 
     /// Lets due timers fire.
@@ -120,7 +125,9 @@ impl Shard {
             self.chronicle.saw(&datagram.payload);
             let between = (datagram.local, datagram.remote);
             if let DatagramPayload::Stream(message) = datagram.payload {
-                self.streams.send(between, message);
+                if !self.streams.send(between, message) {
+                    self.stream_ended(between);
+                }
             } else if let Err(error) = self.sockets.send(&datagram) {
                 tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
             }

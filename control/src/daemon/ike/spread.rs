@@ -5,7 +5,6 @@
 //! their order.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use portcullis_ike::config::EngineConfig;
@@ -21,7 +20,7 @@ use super::front::{Back, Question};
 use super::shard::{AT_ONCE, Outcome, ROW, Shard, sleep_until};
 use super::{Reconfiguration, SHOWN, Snapshot};
 use crate::daemon::leases::Leases;
-use crate::daemon::streams::Streams;
+use crate::daemon::streams::{Between, Streams};
 use crate::daemon::verdicts::{self, Entry};
 
 /// Messages that wait for one engine. More would be answered too late.
@@ -29,8 +28,6 @@ const MESSAGES: usize = 4096;
 /// Requests that begin an IKE SA and wait for one engine. They are taken when nothing else is there.
 const INITS: usize = 256;
 
-/// Our end of a stream, and the peer's.
-type Between = (SocketAddr, SocketAddr);
 /// Who goes by each.
 type Uses = HashMap<Between, StreamUse>;
 
@@ -43,6 +40,7 @@ enum ToMember {
     Reconfigure(Box<EngineConfig>, Stages),
     Snapshot(oneshot::Sender<Snapshot>),
     Verdicts(Option<String>, oneshot::Sender<Vec<Entry>>),
+    StreamEnded(Between),
     StreamUses(Vec<Between>, oneshot::Sender<Vec<StreamUse>>),
     Ping(oneshot::Sender<()>),
     Stop(oneshot::Sender<()>),
@@ -180,6 +178,11 @@ impl Back for Spread {
         if let Err(TrySendError::Full(_)) = way.try_send(datagram) {
             self.reject("busy");
         }
+    }
+
+    /// Whose IKE SAs go by it, no SPI says.
+    fn stream_ended(&mut self, between: Between) {
+        (0..self.members.len()).for_each(|shard| self.tell(shard, ToMember::StreamEnded(between)));
     }
 
     fn reject(&mut self, label: &'static str) {
@@ -378,6 +381,7 @@ impl Member {
             }
             ToMember::Snapshot(reply) => drop(reply.send(self.shard.snapshot())),
             ToMember::Verdicts(peer, reply) => drop(reply.send(self.shard.verdicts(peer.as_deref()))),
+            ToMember::StreamEnded(between) => self.shard.stream_ended(between),
             ToMember::StreamUses(between, reply) => {
                 let used = |(local, remote)| self.shard.engine.stream_use(local, remote);
                 let _ = reply.send(between.into_iter().map(used).collect());

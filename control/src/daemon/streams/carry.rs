@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc;
 
-use super::{Between, Shared};
+use super::{Between, Shared, Told};
 
 /// Octets that are put together before the kernel is given them.
 const AT_ONCE: usize = 64 * 1024;
@@ -37,14 +37,14 @@ impl From<io::Error> for End {
 pub(super) async fn carry(
     shared: &Shared,
     between: Between,
-    socket: TcpStream,
+    (socket, reader): (TcpStream, Reader),
     ike: mpsc::Receiver<Vec<u8>>,
     esp: mpsc::Receiver<StreamPacket>,
 ) -> End {
     let (from, to) = socket.into_split();
     // A peer that keeps one direction waiting does not stop the other.
     tokio::select! {
-        end = receive(shared, between, from, Reader::of_peer()) => end,
+        end = receive(shared, between, from, reader) => end,
         end = send(to, ike, esp) => end,
     }
 }
@@ -75,7 +75,7 @@ async fn receive(
         };
         // Where the engine does not keep up, this stream waits, and TCP with it.
         let datagram = Datagram { local, remote, payload: DatagramPayload::Stream(message) };
-        if shared.messages.send(datagram).await.is_err() {
+        if shared.told.send(Told::Message(datagram)).await.is_err() {
             return End::Closed;
         }
     }

@@ -47,7 +47,7 @@ fn listen(addr: IpAddr, port: u16, mark: u32) -> io::Result<TcpListener> {
 }
 
 /// A socket with the mark, bound.
-fn bind(addr: IpAddr, port: u16, mark: u32) -> io::Result<OwnedFd> {
+pub(super) fn bind(addr: IpAddr, port: u16, mark: u32) -> io::Result<OwnedFd> {
     let family = if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket::socket(family, SockType::Stream, flags, None)?;

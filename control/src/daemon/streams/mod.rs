@@ -4,10 +4,11 @@
 //! go to the engine's task, as those of UDP do, and ESP to the data plane ([`portcullis_gateway::inlet`]). ESP that the data
 //! plane has sealed for a stream comes from [`portcullis_gateway::outlet`]. Every queue is bounded.
 //!
-//! Of streams that no authenticated IKE SA goes by there are few in all and of each source, and not for long: what is used the
-//! engine knows ([`Streams::sweep`]).
+//! Of streams that peers open and that no authenticated IKE SA goes by there are few in all and of each source, and not for long:
+//! what is used the engine knows ([`Streams::sweep`]). Those that we open ([`Dialer`]) are as many as the engine wants.
 
 mod carry;
+mod dial;
 mod listen;
 
 use std::collections::HashMap;
@@ -22,11 +23,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use portcullis_gateway::inlet::EspInlet;
 use portcullis_gateway::outlet::{EspOutlet, NotCarried, StreamPacket};
 use portcullis_ike::engine::{Datagram, StreamUse};
+use portcullis_ike::stream::Reader;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
+pub(super) use dial::Dialer;
 pub(super) use listen::ListenError;
 
 use super::ike::LogLimit;
@@ -41,7 +44,7 @@ const ESP_WAITING: usize = 256;
 const SWEEP: Duration = Duration::from_secs(2);
 
 /// Our end of a stream, and the peer's.
-type Between = (SocketAddr, SocketAddr);
+pub(super) type Between = (SocketAddr, SocketAddr);
 
 /// What the streams of a gateway are bounded by.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +60,7 @@ pub(super) struct Limits {
 /// What streams there are, and were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StreamCounts {
-    /// Streams that an authenticated IKE SA goes by.
+    /// Streams that an authenticated IKE SA goes by, and those that we have opened.
     pub established: usize,
     /// All others.
     pub connecting: usize,
@@ -87,8 +90,11 @@ struct Entry {
     ike: mpsc::Sender<Vec<u8>>,
     esp: mpsc::Sender<StreamPacket>,
     task: Option<AbortHandle>,
+    /// We have opened it.
+    ours: bool,
     /// Since when no IKE SA goes by it.
     unused: Option<Instant>,
+    /// It is not of those that are few.
     established: bool,
 }
 
@@ -97,6 +103,8 @@ struct Table {
     streams: HashMap<Between, Entry>,
     /// How many of each source are not established.
     connecting: HashMap<IpAddr, usize>,
+    /// How many we have opened.
+    ours: usize,
     next: u64,
 }
 
@@ -119,9 +127,9 @@ impl Table {
     }
 
     fn remove(&mut self, between: &Between) {
-        if let Some(entry) = self.streams.remove(between)
-            && !entry.established
-        {
+        let Some(entry) = self.streams.remove(between) else { return };
+        self.ours = self.ours.saturating_sub(usize::from(entry.ours));
+        if !entry.established {
             self.discount(between.1.ip());
         }
     }
@@ -133,15 +141,18 @@ struct Shared {
     table: Mutex<Table>,
     limits: Limits,
     totals: Totals,
-    messages: mpsc::Sender<Datagram>,
+    told: mpsc::Sender<Told>,
     inlet: EspInlet,
     log_limit: Mutex<LogLimit>,
 }
 
 /// What the engine's task is told.
+#[derive(Debug)]
 pub(super) enum Told {
     /// An IKE message came.
     Message(Datagram),
+    /// A stream has ended, between our address and the peer's.
+    Ended(SocketAddr, SocketAddr),
     /// It is time to look which streams are used: see [`Streams::sweep`].
     Sweep,
 }
@@ -149,19 +160,19 @@ pub(super) enum Told {
 /// All streams, as the engine's task has them.
 pub(super) struct Streams {
     shared: Arc<Shared>,
-    messages: mpsc::Receiver<Datagram>,
+    told: mpsc::Receiver<Told>,
     sweep: tokio::time::Interval,
 }
 
 impl Streams {
     /// None yet; what is sealed for streams is taken from `outlet` from now on.
     pub(super) fn new(limits: Limits, inlet: EspInlet, outlet: EspOutlet) -> io::Result<Self> {
-        let (sender, messages) = mpsc::channel(MESSAGES);
+        let (sender, told) = mpsc::channel(MESSAGES);
         let shared = Arc::new(Shared {
             table: Mutex::default(),
             limits,
             totals: Totals::default(),
-            messages: sender,
+            told: sender,
             inlet,
             log_limit: Mutex::default(),
         });
@@ -170,7 +181,7 @@ impl Streams {
         std::thread::Builder::new().name("esp-streams".to_owned()).spawn(take)?;
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { shared, messages, sweep })
+        Ok(Self { shared, told, sweep })
     }
 
     /// Takes the streams that peers open to that port, for as long as the process lives.
@@ -184,14 +195,19 @@ impl Streams {
     /// What happens next.
     pub(super) async fn next(&mut self) -> Told {
         tokio::select! {
-            Some(message) = self.messages.recv() => Told::Message(message),
+            Some(told) = self.told.recv() => told,
             _ = self.sweep.tick() => Told::Sweep,
         }
     }
 
     /// Our end and the peer's of each.
-    pub(super) fn between(&self) -> Vec<(SocketAddr, SocketAddr)> {
+    pub(super) fn between(&self) -> Vec<Between> {
         self.shared.table().streams.keys().copied().collect()
+    }
+
+    /// Who opens streams, with that firewall mark.
+    pub(super) fn dialer(&self, mark: u32) -> Dialer {
+        Dialer::new(Arc::clone(&self.shared), mark)
     }
 
     /// What sends into them.
@@ -208,7 +224,9 @@ impl Streams {
         for (between, entry) in &mut table.streams {
             let used = use_of(between.0, between.1);
             entry.unused = (used == StreamUse::Unused).then(|| entry.unused.unwrap_or(now));
-            if entry.unused.is_some_and(|since| now.duration_since(since) >= self.shared.limits.unused) {
+            // Ours are closed with the last IKE SA (RFC 9329 §6.1), peers' may be waiting for one.
+            let limit = if entry.ours { SWEEP } else { self.shared.limits.unused };
+            if entry.unused.is_some_and(|since| now.duration_since(since) >= limit) {
                 ended.push(*between);
             } else if used == StreamUse::Established && !entry.established {
                 entry.established = true;
@@ -245,17 +263,22 @@ impl Streams {
 pub(super) struct StreamSender(Arc<Shared>);
 
 impl StreamSender {
-    /// Puts an IKE message into its stream. One for a stream that is gone is lost: its peer opens another (RFC 9329 §6.1).
-    pub(super) fn send(&self, between: Between, message: Vec<u8>) {
+    /// Puts an IKE message into its stream; false if that is gone, and the message lost: whoever opened it opens another (RFC
+    /// 9329 §6.1).
+    #[must_use]
+    pub(super) fn send(&self, between: Between, message: Vec<u8>) -> bool {
         let mut table = self.0.table();
         let Some(entry) = table.streams.get(&between) else {
-            return tracing::debug!(local = %between.0, remote = %between.1, "an IKE message for a TCP stream that is gone");
+            tracing::debug!(local = %between.0, remote = %between.1, "an IKE message for a TCP stream that is gone");
+            return false;
         };
-        if entry.ike.try_send(message).is_err() {
+        let taken = entry.ike.try_send(message).is_ok();
+        if !taken {
             // Nothing is sent again in a stream, so that a gap in it would never be filled.
             tracing::info!(local = %between.0, remote = %between.1, "closing a TCP stream that its peer does not read");
             self.0.close(&mut table, &between);
         }
+        taken
     }
 }
 
@@ -274,7 +297,7 @@ impl Shared {
         let between = listen::ends(&socket)?;
         let mut table = self.table();
         let of_source = table.connecting.get(&between.1.ip()).copied().unwrap_or_default();
-        let full = table.streams.len() >= self.limits.all
+        let full = table.streams.len().saturating_sub(table.ours) >= self.limits.all
             || table.connecting() >= self.limits.all.div_ceil(2)
             || of_source >= self.limits.of_source;
         if full {
@@ -284,26 +307,34 @@ impl Shared {
             ));
         }
         socket.set_nodelay(true)?;
-        self.begin(&mut table, between, socket);
+        self.begin(&mut table, between, socket, false);
         Ok(())
     }
 
     /// Starts a stream's task.
-    fn begin(self: &Arc<Self>, table: &mut Table, between: Between, socket: TcpStream) {
+    fn begin(self: &Arc<Self>, table: &mut Table, between: Between, socket: TcpStream, ours: bool) {
         let (ike, ike_waiting) = mpsc::channel(IKE_WAITING);
         let (esp, esp_waiting) = mpsc::channel(ESP_WAITING);
         let number = table.next;
         table.next += 1;
         // The kernel lets go of addresses before the task of the stream that had them has noticed.
         table.remove(&between);
-        let entry = Entry { number, ike, esp, task: None, unused: Some(Instant::now()), established: false };
+        let unused = Some(Instant::now());
+        let entry = Entry { number, ike, esp, task: None, ours, unused, established: ours };
         table.streams.insert(between, entry);
-        table.count(between.1.ip());
+        match ours {
+            true => table.ours += 1,
+            false => table.count(between.1.ip()),
+        }
         self.totals.opened.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::clone(self);
         let task = tokio::spawn(async move {
-            let end = carry::carry(&shared, between, socket, ike_waiting, esp_waiting).await;
-            shared.ended(between, number, &end);
+            let reader = if ours { Reader::of_ours() } else { Reader::of_peer() };
+            let end = carry::carry(&shared, between, (socket, reader), ike_waiting, esp_waiting).await;
+            if shared.ended(between, number, &end) {
+                // The daemon may be stopping.
+                let _ = shared.told.send(Told::Ended(between.0, between.1)).await;
+            }
         });
         if let Some(entry) = table.streams.get_mut(&between) {
             entry.task = Some(task.abort_handle());
@@ -317,10 +348,11 @@ impl Shared {
         table.remove(between);
     }
 
-    /// A stream has ended by itself.
-    fn ended(&self, (local, remote): Between, number: u64, end: &carry::End) {
+    /// A stream has ended by itself; false if there is another between the same addresses already.
+    fn ended(&self, (local, remote): Between, number: u64, end: &carry::End) -> bool {
         let mut table = self.table();
-        if table.streams.get(&(local, remote)).is_some_and(|entry| entry.number == number) {
+        let last = table.streams.get(&(local, remote)).is_some_and(|entry| entry.number == number);
+        if last {
             table.remove(&(local, remote));
         }
         drop(table);
@@ -334,6 +366,7 @@ impl Shared {
                 }
             }
         }
+        last
     }
 
     /// Puts an ESP packet into its stream.

@@ -4,12 +4,13 @@
 //! puzzle if that is not too hard (RFC 8019), another key
 //! exchange group is tried (each once, and only one that we offered). Any other error notification is remembered
 //! but not believed (RFC 7296 §2.21.1): we go on retransmitting for one more [`Retransmission::timeout`], so that
-//! an honest answer can still win over a forged one, and fail with what was remembered after that.
+//! an honest answer can still win over a forged one, and fail with what was remembered after that. In a TCP stream, which has
+//! one end, it is believed at once (RFC 9329 §6.4).
 //!
 //! [`Retransmission::timeout`]: crate::config::Retransmission
 
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{
     InitPayloads, InitRecord, NONCE_LEN, announce_fragmentation, answers, error_notification, learn_way, nat,
@@ -19,7 +20,6 @@ use crate::crypto::{KdfInput, KeMethod, KeSecret, Puzzle, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::childless;
-use crate::engine::commands::local_towards;
 use crate::engine::context::Context;
 use crate::engine::ike_auth::puzzle::SolvingAuthPuzzle;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
@@ -30,6 +30,7 @@ use crate::engine::redirect;
 use crate::engine::resumption;
 use crate::engine::sa::{Base, Closed, Done, Inbound, Next, Role};
 use crate::engine::state::State;
+use crate::engine::streams::{self, OpeningStream};
 use crate::message::{ExchangeType, Message, Notify, Payload, notify};
 use crate::proposal::{IkeSuite, accepted_ike};
 
@@ -45,7 +46,9 @@ pub(in crate::engine) struct FindingSource {
 
 /// Begins an IKE SA. `Base::local` is unspecified if the kernel is to choose the address.
 pub(in crate::engine) fn begin(cx: &mut Context, base: &mut Base, now: Instant, method: KeMethod) -> State {
-    if base.local.ip().is_unspecified() {
+    if base.path().is_to_be_opened() {
+        State::OpeningStream(OpeningStream::begin(cx, base, method))
+    } else if base.local.ip().is_unspecified() {
         let job = cx.source_address(base.id, base.remote.ip());
         State::FindingSource(FindingSource { job, method })
     } else {
@@ -53,7 +56,13 @@ pub(in crate::engine) fn begin(cx: &mut Context, base: &mut Base, now: Instant, 
     }
 }
 
-fn generate(cx: &mut Context, base: &mut Base, now: Instant, method: KeMethod) -> State {
+/// Our address is known.
+pub(in crate::engine) fn generate(
+    cx: &mut Context,
+    base: &mut Base,
+    now: Instant,
+    method: KeMethod,
+) -> State {
     if base.resumed.is_some() {
         return resumption::initiator::begin(cx, base, now, method);
     }
@@ -212,7 +221,7 @@ impl AwaitingInitResponse {
                 Ok(State::DerivingKeys(DerivingKeys { job, record, suite, puzzle }))
             }
             Err(failure) => {
-                self.doubt(cx, now, failure);
+                self.doubt(cx, base, now, failure);
                 Ok(State::AwaitingInitResponse(self))
             }
         }
@@ -263,7 +272,7 @@ impl AwaitingInitResponse {
         self.attempt.cookies += 1;
         if self.attempt.cookies > MAX_COOKIES {
             let failure = base.about(cx).cookie_loop(MAX_COOKIES);
-            self.doubt(cx, now, failure);
+            self.doubt(cx, base, now, failure);
             return Ok(State::AwaitingInitResponse(self));
         }
         self.attempt.cookie = Some(cookie.data.clone());
@@ -296,16 +305,16 @@ impl AwaitingInitResponse {
     ) -> Next {
         match (base.redirected(cx, now, target), cx.connection(base.connection)) {
             (Ok(redirect), Some(connection)) => {
-                let port = cx.config.port;
-                let local = local_towards(connection, redirect.to, port);
+                // RFC 9329 §7.2: the way to the other gateway may be another.
+                let path = streams::first_path(connection, redirect.to, cx.config.port);
                 cx.redirected(base, redirect.to, false);
-                base.local = local;
-                base.remote = SocketAddr::new(redirect.to, port);
+                base.set_path(path);
+                base.tried_udp = 0;
                 base.redirect = Some(redirect);
                 base.spi_i = cx.fresh_spi();
                 return Ok(begin(cx, base, now, self.attempt.method));
             }
-            (Err(failure), _) => self.doubt(cx, now, failure),
+            (Err(failure), _) => self.doubt(cx, base, now, failure),
             (Ok(_), None) => {}
         }
         Ok(State::AwaitingInitResponse(self))
@@ -337,13 +346,15 @@ impl AwaitingInitResponse {
             notify::INVALID_MAJOR_VERSION => about.version(),
             other => about.refused("IKE_SA_INIT", other),
         };
-        self.doubt(cx, now, failure);
+        self.doubt(cx, base, now, failure);
         Ok(State::AwaitingInitResponse(self))
     }
 
     /// Remembers the first failure that an unauthenticated answer spoke of.
-    fn doubt(&mut self, cx: &Context, now: Instant, failure: Failure) {
-        self.doubt.get_or_insert((failure, now + cx.config.retransmission.timeout));
+    fn doubt(&mut self, cx: &Context, base: &Base, now: Instant, failure: Failure) {
+        // RFC 9329 §6.4: in a stream there is nothing else to wait for, and nobody else to have said it.
+        let wait = if base.path().is_stream() { Duration::ZERO } else { cx.config.retransmission.timeout };
+        self.doubt.get_or_insert((failure, now + wait));
     }
 
     pub(in crate::engine) fn handle_timeout(
@@ -354,6 +365,14 @@ impl AwaitingInitResponse {
     ) -> Next {
         if let Some((failure, _)) = self.doubt.take_if(|(_, until)| *until <= now) {
             return Err(Closed::failed(failure));
+        }
+        if self.doubt.is_none()
+            && self.outstanding.needs_another_way(cx, now)
+            && streams::fall_back(cx, base, self.outstanding.sent())
+        {
+            // RFC 9329 §5.1: another exchange altogether.
+            base.spi_i = cx.fresh_spi();
+            return Ok(begin(cx, base, now, self.attempt.method));
         }
         match self.outstanding.retransmit(cx, base, now) {
             Retransmitted::GivenUp(unanswered) => Err(Closed::failed(match self.doubt {
@@ -456,7 +475,7 @@ impl DerivingKeys {
 /// RFC 7296 §2.23: with a NAT between us, or where one may come between us, everything after IKE_SA_INIT goes from and to
 /// the NAT port.
 pub(in crate::engine) fn float(cx: &Context, base: &mut Base) {
-    if !base.encapsulated() && !mobike::floats(cx, base) {
+    if base.path().is_stream() || (!base.encapsulated() && !mobike::floats(cx, base)) {
         return;
     }
     for addr in [&mut base.local, &mut base.remote] {

@@ -174,13 +174,17 @@ impl Base {
         nat::announce((self.spi_i, self.spi_r), local, remote, nat::is_forced(cx, self))
     }
 
-    /// IKE goes on another way.
-    fn moves(&mut self, cx: &mut Context, to: Path) {
+    /// IKE goes on another way, with MOBIKE or without.
+    pub(super) fn moves(&mut self, cx: &mut Context, to: Path) {
         let from = self.path();
         if from == to {
             return;
         }
         self.set_path(to);
+        // Before it is up, nobody has been told where it is.
+        if self.established.is_none() {
+            return;
+        }
         cx.event(Event::IkeMoved {
             ike: self.id,
             connection: cx.connection_name(self.connection),

@@ -12,6 +12,7 @@ use crate::engine::established::Established;
 use crate::engine::ike_sa_init::{data_of, error_notification, nat};
 use crate::engine::path::Path;
 use crate::engine::sa::{Base, Done, Inbound};
+use crate::engine::streams;
 use crate::message::{Payload, notify};
 
 /// The kernel is asked how it would send to one address of the peer's after another.
@@ -68,11 +69,7 @@ pub(super) fn found(
     }
     match source.and_then(|source| choose(cx, base, source)) {
         Some(local) => {
-            let (local, remote) = (at(base.local, local), at(base.remote, search.towards));
-            let path = Path { local, remote, ..base.path() };
-            if path != base.path() {
-                established.move_to(cx, base, now, path);
-            }
+            established.go(cx, base, now, local, search.towards);
         }
         None => {
             if !ask(cx, base, search.left) {
@@ -105,9 +102,24 @@ fn choose(cx: &Context, base: &Base, source: IpAddr) -> Option<IpAddr> {
 }
 
 impl Established {
+    /// There is a way between these addresses.
+    fn go(&mut self, cx: &mut Context, base: &mut Base, now: Instant, local: IpAddr, remote: IpAddr) {
+        let stays = (local, remote) == (base.local.ip(), base.remote.ip());
+        if stays && base.path().is_stream() {
+            return base.hurry_stream(now);
+        }
+        let path = Path { local: at(base.local, local), remote: at(base.remote, remote), ..base.path() };
+        match streams::next_path(cx, base, path) {
+            // A stream has its addresses for good: it takes another one.
+            next if next.is_to_be_opened() => base.move_stream(cx, next),
+            next if next != base.path() => self.move_to(cx, base, now, next),
+            _ => {}
+        }
+    }
+
     /// RFC 4555 §3.5: everything goes on between these addresses, what is under way as well, and the peer is told as soon
     /// as the window lets us.
-    pub(super) fn move_to(&mut self, cx: &mut Context, base: &mut Base, now: Instant, path: Path) {
+    pub(in crate::engine) fn move_to(&mut self, cx: &mut Context, base: &mut Base, now: Instant, path: Path) {
         base.moves(cx, path);
         base.move_children(cx);
         base.mobility.update = true;

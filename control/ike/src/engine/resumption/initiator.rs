@@ -16,6 +16,7 @@ use crate::engine::ike_sa_init::{
 use crate::engine::mobike;
 use crate::engine::sa::{Base, Inbound, Next, Role};
 use crate::engine::state::State;
+use crate::engine::streams;
 use crate::message::{ExchangeType, Message, Payload, notify};
 
 /// Retransmissions after which the gateway is taken not to know the exchange.
@@ -128,6 +129,13 @@ impl AwaitingResumption {
         base: &mut Base,
         now: Instant,
     ) -> Next {
+        if self.outstanding.needs_another_way(cx, now)
+            && streams::fall_back(cx, base, self.outstanding.sent())
+        {
+            // The ticket is shown again: it may never have arrived.
+            base.spi_i = cx.fresh_spi();
+            return Ok(ike_sa_init::initiator::begin(cx, base, now, self.method));
+        }
         match self.outstanding.retransmit(cx, base, now) {
             Retransmitted::NotDue => Ok(State::AwaitingResumption(self)),
             Retransmitted::Sent if self.tries < TRIES => {

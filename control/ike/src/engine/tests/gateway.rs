@@ -1,7 +1,7 @@
 //! A data plane that only remembers, and can tell whether a packet would have passed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use portcullis_ipsec::{
@@ -37,6 +37,12 @@ pub(super) struct Gateway {
     pub(super) source: Option<IpAddr>,
     /// There is no route to anybody.
     pub(super) unreachable: bool,
+    /// Why no TCP stream can be opened.
+    pub(super) no_streams: Option<StreamFailure>,
+    /// How often one was to be opened.
+    pub(super) dialled: u16,
+    /// Those that are open.
+    pub(super) streams: Vec<(SocketAddr, SocketAddr)>,
     pub(super) full: bool,
     pub(super) refuses: bool,
     /// The job that goes wrong, if it can, counted from now.
@@ -215,6 +221,7 @@ impl Gateway {
             crypto::KeyExchangeError::Length { method: crypto::KeMethod::X25519, expected: 32, found: 0 };
         match job {
             Job::SourceAddress { .. } => JobResult::SourceAddress(None),
+            Job::OpenStream { .. } => JobResult::StreamOpened(Err(StreamFailure::NoAnswer)),
             Job::GenerateKe { .. } => JobResult::KeGenerated(Err(nothing)),
             Job::DeriveKe { .. } => JobResult::KeDerived(Err(nothing)),
             Job::Sign(_) => JobResult::Signed(None),
@@ -232,6 +239,7 @@ impl Gateway {
                 let local = self.source.unwrap_or(local);
                 JobResult::SourceAddress((!self.unreachable).then_some(local))
             }
+            Job::OpenStream { local, remote } => JobResult::StreamOpened(self.open_stream(local, remote)),
             Job::SolvePuzzle { puzzle, cookie, start } => {
                 if self.unlucky == Some(0) {
                     return JobResult::PuzzleSolved(None);
@@ -299,6 +307,18 @@ impl Gateway {
                 JobResult::Counters(pairs.into_iter().map(counters).collect())
             }
         }
+    }
+
+    fn open_stream(&mut self, local: IpAddr, remote: SocketAddr) -> Result<SocketAddr, StreamFailure> {
+        self.dialled += 1;
+        if let Some(failure) = &self.no_streams {
+            return Err(failure.clone());
+        }
+        let chosen = self.source.unwrap_or(if remote.ip() == address(B) { address(A) } else { address(B) });
+        let local = if local.is_unspecified() { chosen } else { local };
+        let local = SocketAddr::new(local, 40_000 + self.dialled);
+        self.streams.push((local, remote));
+        Ok(local)
     }
 
     fn install(&mut self, install: ChildInstall) -> Result<Option<PolicyId>, InstallError> {

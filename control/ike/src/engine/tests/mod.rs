@@ -45,6 +45,7 @@ mod routes;
 mod sharded;
 mod storm;
 mod streams;
+mod streams_of_ours;
 mod synchronisation;
 mod transitions;
 mod window;

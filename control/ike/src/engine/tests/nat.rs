@@ -59,6 +59,17 @@ fn behind_a_nat_everything_floats_and_esp_goes_in_udp() {
     let (_, moved) = world.ends[B].gateway.moved[0];
     assert_eq!(moved.encapsulation, Encapsulation::Udp { local_port: 4500, remote_port: 34500 });
     assert!(world.ends[A].gateway.moved.is_empty());
+    let public = |port| SocketAddr::new(PUBLIC.parse().unwrap(), port);
+    assert_eq!((moves(&world, A), moves(&world, B)), (vec![], vec![(public(24500), public(34500))]));
+}
+
+/// Where an end has told that its peer has moved from, and to.
+fn moves(world: &World, end: usize) -> Vec<(SocketAddr, SocketAddr)> {
+    let moved = |event: &Event| match event {
+        Event::IkeMoved { from, to, .. } => Some((from.1, to.1)),
+        _ => None,
+    };
+    world.ends[end].events.iter().filter_map(moved).collect()
 }
 
 #[test]
@@ -75,6 +86,8 @@ fn ike_follows_a_mapping_that_esp_has_seen_change() {
     assert_eq!(world.ends[B].engine.status()[0].remote, "198.51.100.9:5555".parse().unwrap());
     world.run(1);
     assert_eq!(world.ends[B].gateway.moved, [(pair, seen)]);
+    let told = moves(&world, B);
+    assert_eq!(told.iter().map(|(_, to)| *to).collect::<Vec<_>>(), ["198.51.100.9:5555".parse().unwrap()]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! which messages take their time.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha20Rng;
@@ -21,6 +22,7 @@ pub(super) trait Node {
     fn handle_job(&mut self, now: Instant, id: JobId, result: JobResult);
     fn handle_timeout(&mut self, now: Instant);
     fn handle_config(&mut self, now: Instant, config: EngineConfig);
+    fn handle_stream_closed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr);
     fn poll_transmit(&mut self) -> Option<Datagram>;
     fn poll_timeout(&self) -> Option<Instant>;
     fn poll_job(&mut self) -> Option<(JobId, Job)>;
@@ -51,6 +53,9 @@ impl Node for Engine {
     }
     fn handle_config(&mut self, now: Instant, config: EngineConfig) {
         self.handle_config(now, config);
+    }
+    fn handle_stream_closed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        self.handle_stream_closed(now, local, remote);
     }
     fn poll_transmit(&mut self) -> Option<Datagram> {
         self.poll_transmit()
@@ -240,6 +245,10 @@ impl Node for Cluster {
         self.collect(now);
     }
 
+    fn handle_stream_closed(&mut self, now: Instant, local: SocketAddr, remote: SocketAddr) {
+        self.shards.iter_mut().for_each(|shard| shard.handle_stream_closed(now, local, remote));
+        self.collect(now);
+    }
     fn poll_transmit(&mut self) -> Option<Datagram> {
         self.shards.iter_mut().find_map(Engine::poll_transmit)
     }

@@ -11,7 +11,7 @@ use super::gateway::Mishap;
 use super::world::*;
 use super::{
     additional, additional_child, addresses, certificates, childless, collide_child, collide_ike, eap,
-    hostile, mobike, puzzles, reconfigure, resumption, rounds, sharded, storm,
+    hostile, mobike, puzzles, reconfigure, resumption, rounds, sharded, storm, streams_of_ours,
 };
 use crate::engine::transitions::*;
 
@@ -131,6 +131,12 @@ fn every_row_of_the_tables_happens() {
     resumption::a_gateway_that_does_not_know_the_exchange_is_met_in_full();
     resumption::a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_full();
     resumption::what_is_offered_anew_is_offered_in_full();
+    streams_of_ours::udp_that_is_not_answered_gives_way_to_tcp_with_another_exchange();
+    streams_of_ours::a_tcp_connection_that_cannot_be_had_is_a_verdict_that_says_what_to_change();
+    streams_of_ours::a_stream_is_tried_again_as_often_as_a_request_and_then_its_end_is_a_verdict();
+    streams_of_ours::a_delete_goes_by_another_stream_as_well();
+    streams_of_ours::a_gateway_in_a_stream_sends_us_elsewhere();
+    streams_of_ours::an_ike_sa_is_resumed_by_tcp();
     mobike::a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back();
     sharded::every_kind_of_negotiation_comes_up_and_leaves_nothing();
     sharded::unique_keep_refuses_a_peer_that_another_shard_has();

@@ -166,6 +166,8 @@ pub(super) fn config(end: usize) -> EngineConfig {
             lifetime: IkeLifetime::default(),
             unique: Unique::No,
             fragmentation: IkeFragmentation::Yes,
+            tcp: Tcp::No,
+            tcp_port: 4500,
             childless: Childless::Allow,
             ocsp_reply: true,
             ppk: Ppk::default(),
@@ -308,6 +310,10 @@ impl<N: Node> WorldOf<N> {
                 None => Some(datagram),
             };
             let Some(datagram) = datagram else { continue };
+            if matches!(datagram.payload, DatagramPayload::Stream(_)) && !self.stream_to_b {
+                self.carry_in_stream(end, datagram);
+                continue;
+            }
             let copies = if self.dice(100) < self.weather.duplication { 2 } else { 1 };
             for _ in 0..copies {
                 if self.dice(100) < self.weather.loss {
@@ -318,6 +324,31 @@ impl<N: Node> WorldOf<N> {
                     self.wire.push(InFlight { at, to: 1 - end, datagram });
                 }
             }
+        }
+    }
+
+    /// What goes by a stream that A has opened arrives whole and in order, as long as there is that stream.
+    fn carry_in_stream(&mut self, end: usize, datagram: Datagram) {
+        let Datagram { local, remote, payload } = datagram;
+        let stream = if end == A { (local, remote) } else { (remote, local) };
+        if self.ends[A].gateway.streams.contains(&stream) {
+            let datagram = Datagram { local: remote, remote: local, payload };
+            let at = self.now + Duration::from_millis(1 + u64::from(self.weather.delay));
+            self.wire.push(InFlight { at, to: 1 - end, datagram });
+        } else {
+            self.ends[end].engine.handle_stream_closed(self.now, local, remote);
+        }
+    }
+
+    /// The streams that A has opened end, and both ends learn of it.
+    pub(super) fn break_streams(&mut self) {
+        for (local, remote) in std::mem::take(&mut self.ends[A].gateway.streams) {
+            self.wire.retain(|flight| !matches!(flight.datagram.payload, DatagramPayload::Stream(_)));
+            self.note(A, format!("the stream from {local} ends"));
+            self.ends[A].engine.handle_stream_closed(self.now, local, remote);
+            self.collect(A);
+            self.ends[B].engine.handle_stream_closed(self.now, remote, local);
+            self.collect(B);
         }
     }
 
