@@ -8,6 +8,7 @@ mod authority;
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use authority::{Authority, put};
@@ -84,6 +85,10 @@ fn remote_id(gateway: &Gateway) -> Result<Option<String>> {
 /// A tunnel with keys of one kind on both sides, brought up by us, taken down, and brought up by strongSwan.
 fn both_ways(name: &str, algorithm: &'static SignatureAlgorithm) -> Result<()> {
     let (sites, _) = enrolled(name, algorithm)?;
+    authenticate_both_ways(sites)
+}
+
+fn authenticate_both_ways(sites: Sites) -> Result<()> {
     let swan = StrongSwan::start(&sites.b, &swanctl(SWAN_LOCAL, SWAN_REMOTE))?;
     let gateway = gateway(&sites.a, toml(LOCAL, REMOTE))?;
     gateway.initiate("site/net", SOON)?;
@@ -117,6 +122,29 @@ fn ecdsa_p521_certificates_authenticate_both_ways() -> Result<()> {
 #[test]
 fn ed25519_certificates_authenticate_both_ways() -> Result<()> {
     both_ways("ed25519", &rcgen::PKCS_ED25519)
+}
+
+/// The CA and both certificates are OpenSSL's: rcgen has no Ed448.
+#[test]
+fn ed448_certificates_authenticate_both_ways() -> Result<()> {
+    let sites = Sites::new("ed448")?;
+    let script = r#"
+        set -e
+        cd "$1"
+        openssl req -x509 -newkey ed448 -noenc -subj /CN=Root -days 30 -keyout ca.key -out ca.pem
+        enroll() {
+            mkdir -p "$1/x509" "$1/x509ca" "$1/private"
+            cp ca.pem "$1/x509ca/root.pem"
+            echo "subjectAltName=DNS:$2" >extensions
+            openssl req -newkey ed448 -noenc -subj "/CN=$2" -keyout "$1/private/own.pem" -out request
+            openssl x509 -req -in request -CA ca.pem -CAkey ca.key -days 30 -extfile extensions -out "$1/x509/own.pem"
+        }
+        enroll "$1" a.example
+        enroll "$2" b.example"#;
+    let mut shell = Command::new("sh");
+    let made = shell.args(["-c", script, "sh"]).args([sites.a.dir(), sites.b.dir()]).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    authenticate_both_ways(sites)
 }
 
 /// Keys of one kind, with what each side signs and demands.

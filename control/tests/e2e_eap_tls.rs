@@ -1,5 +1,6 @@
 //! EAP-TLS, EAP-TTLS, and EAP that alone proves both ends (RFC 5998), against strongSwan, as its gateway and as its client; and
-//! against FreeRADIUS with TLS 1.3, which strongSwan 5.9.8 does in EAP only before it was standardised.
+//! against FreeRADIUS with TLS 1.3, which strongSwan 5.9.8 does in EAP only before it was standardised. What EAP-TTLS may carry
+//! besides EAP, FreeRADIUS takes from us, and we from wpa_supplicant.
 
 #![expect(clippy::unwrap_used, reason = "without its certificates there is nothing to try")]
 
@@ -9,7 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use authority::Authority;
-use portcullis_lab::{FreeRadius, Gateway, GatewayConfig, Host, LabError, Result, Sites, StrongSwan};
+use portcullis_lab::{FreeRadius, Gateway, GatewayConfig, Host, LabError, Result, Scapy, Sites, StrongSwan};
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(40);
 
@@ -166,14 +168,50 @@ fn tls_1_3_makes_the_keys_that_freeradius_makes() -> Result<()> {
     carries_traffic(&sites)?;
     client.terminate("site")?;
 
-    // EAP-TTLS has another key and another end.
-    let from = server.mark();
-    let local = "auth = \"eap-ttls\", eap_id = \"carol\", id = \"b.example\", aaa_id = \"aaa.example\"";
-    let text = format!("{}{USERS}", between([2, 1], local, remote));
-    client.reload(&GatewayConfig::new(text), &[])?;
-    client.initiate("site/net", SOON)?;
-    server.wait_log(from, "recv TLS 1.3 Handshake, Finished", SOON)?;
-    carries_traffic(&sites)
+    // EAP-TTLS has another key and another end, and challenges come from TLS.
+    for inner in ["eap-mschapv2", "mschapv2", "mschap", "chap", "pap"] {
+        let local = format!(
+            "auth = \"eap-ttls\", eap_inner = \"{inner}\", eap_id = \"carol\", id = \"b.example\", aaa_id = \"aaa.example\""
+        );
+        let text = |password| between([2, 1], &local, remote) + &USERS.replace("violets", password);
+        client.reload(&GatewayConfig::new(text("violets")), &[])?;
+        client.initiate("site/net", SOON)?;
+        client.terminate("site")?;
+        client.reload(&GatewayConfig::new(text("roses")), &[])?;
+        let refused = client.initiate("site/net", SOON);
+        let Err(LabError::Failed { output, .. }) = &refused else { panic!("{inner}: {refused:?}") };
+        assert!(output.contains("EAP_REFUSED"), "{inner}: {output}");
+    }
+    Ok(())
+}
+
+const PYTHON: &str = concat!(include_str!("peers/ikev2.py"), "\n", include_str!("peers/eapol.py"));
+
+#[test]
+fn whatever_wpa_supplicant_carries_inside_tls_lets_it_in() -> Result<()> {
+    let (sites, _root) = enrolled("ttlseapol")?;
+    let local = format!("auth = \"eap-ttls\", eap_id = \"carol\", {OWN}");
+    let text = ours(&local, "auth = \"eap-ttls\", eap_id = \"%any\"");
+    let gateway = gateway(&sites.a, text + USERS)?;
+    let begin = |inner: &str, disabled: u8, password: &str| {
+        let with = json!({
+            "local": "192.0.2.2", "remote": "192.0.2.1", "us": "b.example", "them": "a.example", "user": "carol",
+            "password": password, "phase1": format!("tls_disable_tlsv1_3={disabled}"), "phase2": inner,
+        });
+        Scapy::start(&sites.b, PYTHON)?.call("begin_by_eapol", &with)
+    };
+    let inner = ["auth=PAP", "auth=CHAP", "auth=MSCHAP", "auth=MSCHAPV2", "autheap=MSCHAPV2"];
+    for inner in inner {
+        let refused = begin(inner, 0, "roses")?;
+        assert_eq!(refused["up"], false, "{inner}");
+        let said = failure(&gateway)?;
+        assert!(said.starts_with("EAP_WRONG_PASSWORD"), "{inner}: {said}");
+        for (disabled, version) in [(1, "TLSv1.2"), (0, "TLSv1.3")] {
+            assert_eq!(begin(inner, disabled, "violets")?, json!({ "up": true, "tls": version }), "{inner}");
+        }
+    }
+    assert!(gateway.sas()?.iter().all(|sa| sa.eap_id.as_deref() == Some("carol")));
+    Ok(())
 }
 
 /// FreeRADIUS proves our gateway to strongSwan, which takes no signature of ours (RFC 5998), and knows that the two belong

@@ -77,7 +77,13 @@ fn as_responder_a_tunnel_from_strongswan_carries_traffic_both_ways() -> Result<(
     let wire = sites.capture()?;
     let gateway = gateway(&sites.a, &ours())?;
     let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;
+    let mark = swan.mark();
     swan.initiate("net", SOON)?;
+    // Both say that message IDs may be set anew (RFC 6311 §4); as responder strongSwan does not.
+    for message in ["generating IKE_AUTH request", "parsed IKE_AUTH response"] {
+        let line = swan.wait_log(mark, message, SOON)?;
+        assert!(line.contains("N(MSG_ID_SYN_SUP)"), "{line}");
+    }
     traffic_passes_both_ways(&sites, &wire, &gateway)
 }
 
@@ -276,6 +282,7 @@ fn esp_of_other_algorithms_passes_both_ways() -> Result<()> {
         ("aes256-sha256", false),
         ("aes128ctr-sha512", true),
         ("aes256gcm12", false),
+        ("aes256-sha1", false),
     ] {
         let sites = Sites::new("algo")?;
         let wire = sites.capture()?;
@@ -305,6 +312,7 @@ fn ike_of_other_algorithms_is_established_and_rekeyed() -> Result<()> {
         ("aes128gcm8-prfsha256-modp8192", "aes256gcm16-modp8192", false),
         ("aes128-aesxcbc-x25519", "aes256gcm16-ecp384", false),
         ("aes256-sha1-modp1024", "aes256gcm16-modp1536", true),
+        ("aes256gcm16-prfsha384-x448", "aes256gcm16-x448", true),
     ];
     let sites = Sites::new("ikealgo")?;
     let swan = StrongSwan::start(&sites.b, &theirs().swanctl())?;

@@ -8,7 +8,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from scapy.compat import raw
 from scapy.layers.ipsec import AUTH_ALGOS, CRYPT_ALGOS, ESP, CryptAlgo, SecurityAssociation
 
-HMACS = {"sha256": ("SHA2-256-128", 32), "sha384": ("SHA2-384-192", 48), "sha512": ("SHA2-512-256", 64)}
+HMACS = {"sha1": ("HMAC-SHA1-96", 20), "sha256": ("SHA2-256-128", 32), "sha384": ("SHA2-384-192", 48),
+         "sha512": ("SHA2-512-256", 64)}
 ICVS = {"gcm16": None, "gcm12": 12, "gcm8": 8, "gmac": None}
 _salted = lambda sa, iv, **_: sa.crypt_salt + iv
 

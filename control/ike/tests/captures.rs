@@ -121,6 +121,48 @@ const WELL_FORMED: &[(&str, &[&str])] = &[
             "Informational 0 46(42)",
         ],
     ),
+    (
+        "ikev2-decrypt-aes192ctr.pcap",
+        &[
+            "IkeSaInit 0 33 34 40 41 41",
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeAuth 1 46(35)",
+            "IkeAuth 1 46(36)",
+            "Informational 2 46(42)",
+            "Informational 2 46(0)",
+        ],
+    ),
+    (
+        "ikev2-decrypt-aes256cbc.pcapng",
+        &[
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeAuth 1 46(35)",
+            "IkeAuth 1 46(36)",
+        ],
+    ),
+    (
+        "ikev2-decrypt-aes256gcm16.pcap",
+        &[
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeAuth 1 46(35)",
+            "IkeAuth 1 46(36)",
+            "Informational 0 46(42)",
+            "Informational 0 46(0)",
+        ],
+    ),
+    (
+        "ikev2-decrypt-aes256gcm8.pcap",
+        &[
+            "IkeSaInit 0 33 34 40 41 41",
+            "IkeSaInit 0 33 34 40 41 41 41",
+            "IkeAuth 1 46(35)",
+            "IkeAuth 1 46(36)",
+            "Informational 0 46(42)",
+            "Informational 0 46(0)",
+        ],
+    ),
     ("ikev2pI2.pcap", &["IkeSaInit 0 33 34 40 43", "IkeAuth 0 46(35)"]),
 ];
 

@@ -461,6 +461,10 @@ fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
             "belongs to EAP methods over TLS (expected `auth = \"eap-tls\"`)",
         );
     }
+    if section.has("eap_inner") && !matches!(&auth, Some(Auth::Eap("eap-ttls"))) {
+        let message = "is what EAP-TTLS carries (expected `auth = \"eap-ttls\"` beside it)";
+        section.error(section.span(), "eap_inner", message);
+    }
     let auth = match auth? {
         Auth::Psk => Some(LocalMethod::Psk),
         Auth::Null => Some(LocalMethod::Null),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use portcullis_ike::auth::Constraint;
-use portcullis_ike::auth::eap::{ClientMethod, ServerMethod, UserSecret, secret_of};
+use portcullis_ike::auth::eap::{ClientMethod, Inner, ServerMethod, UserSecret, secret_of};
 use portcullis_ike::config::{
     ConnectionConfig, Identity, IdentityMatch, LocalAuth, LocalMethod, RemoteMethod, Secret, StartAction,
 };
@@ -54,9 +54,13 @@ pub(super) fn local(
         ("eap", ClientMethod::MsChapV2),
         ("eap-mschapv2", ClientMethod::MsChapV2),
         ("eap-tls", ClientMethod::Tls),
-        ("eap-ttls", ClientMethod::Ttls),
+        ("eap-ttls", ClientMethod::Ttls(Inner::default())),
     ];
-    let method = known(section, auth, &methods)?;
+    let inner = inner(section)?;
+    let method = match known(section, auth, &methods)? {
+        ClientMethod::Ttls(_) => ClientMethod::Ttls(inner),
+        method => method,
+    };
     let eap_id = section.string("eap_id", "our name in EAP, e.g. \"carol\"").map(|id| id.value.to_owned());
     const SERVER: &str = "whom the certificate of EAP's server is for, e.g. \"aaa.example.org\", or \"%any\"";
     let aaa_id = section.parsed::<IdentityMatch>("aaa_id", SERVER).map(|id| id.value);
@@ -71,7 +75,9 @@ pub(super) fn local(
             // A name that says nothing of who we are is not in the certificate (RFC 9190 §2.1.7).
             let named = eap_id.as_deref().filter(|id| method == ClientMethod::Tls && !id.starts_with('@'));
             let parsed = named.and_then(|id| id.parse::<Identity>().ok());
-            let id = parsed.as_ref().or(id.filter(|_| eap_id.is_none() || method == ClientMethod::Ttls));
+            let id = parsed
+                .as_ref()
+                .or(id.filter(|_| eap_id.is_none() || matches!(method, ClientMethod::Ttls(_))));
             let method = store.local(section, Constraint::default(), id)?;
             if method.credentials().iter().any(|own| own.certificate().is_none()) {
                 let message = "holds raw public keys, but TLS needs certificates (expected `certs`)";
@@ -81,6 +87,22 @@ pub(super) fn local(
         }
     };
     Some(LocalMethod::Eap { method, eap_id, aaa_id, credentials })
+}
+
+/// How our password is proven inside EAP-TTLS.
+fn inner(section: &Section<'_>) -> Option<Inner> {
+    let choices = [
+        ("eap-mschapv2", Inner::EapMsChapV2),
+        ("mschapv2", Inner::MsChapV2),
+        ("mschap", Inner::MsChap),
+        ("chap", Inner::Chap),
+        ("pap", Inner::Pap),
+    ];
+    let chosen = section.choice("eap_inner", &choices);
+    if chosen.is_none() && section.has("eap_inner") {
+        return None;
+    }
+    Some(chosen.unwrap_or_default())
 }
 
 /// How the peer is authenticated by EAP.
@@ -175,7 +197,7 @@ pub(super) fn check(
                                knows to whom it gives its password)";
                 section.error(section.span(), "remote", message);
             }
-            Some(LocalMethod::Psk) if *method == ServerMethod::Tls => {
+            Some(LocalMethod::Psk) if method.is_over_tls() => {
                 let message =
                     "is \"psk\", but a server of TLS needs a certificate (expected \"pubkey\" with `certs`)";
                 section.error(section.span(), "local", message);
@@ -209,7 +231,7 @@ pub(super) fn check(
     else {
         return;
     };
-    let over_tls = matches!(method, ClientMethod::Tls | ClientMethod::Ttls);
+    let over_tls = matches!(method, ClientMethod::Tls | ClientMethod::Ttls(_));
     if over_tls && matches!(remote, Some(RemoteMethod::Psk)) {
         let message = "is \"psk\", but the server of TLS proves itself with a certificate (expected \"pubkey\" with \
                        `cacerts` that vouch for it)";

@@ -462,8 +462,10 @@ fn weak_algorithms_are_a_warning_where_they_are_named() {
     let text = warnings[0].to_string();
     assert_eq!((warnings.len(), warnings[0].severity), (1, Severity::Warning), "{text}");
     assert!(text.contains("sha1, prfsha1, modp1024"), "{text}");
-    let (_, warnings) = parse(&with("\"aes256gcm16-esn\"", "\"null-sha256\"")).unwrap();
-    assert!(warnings.iter().any(|warning| warning.to_string().contains("(null)")), "{warnings:?}");
+    for (named, weak) in [("null-sha256", "(null)"), ("aes256-sha1", "(sha1)")] {
+        let (_, warnings) = parse(&with("\"aes256gcm16-esn\"", &format!("\"{named}\""))).unwrap();
+        assert!(warnings.iter().any(|warning| warning.to_string().contains(weak)), "{warnings:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! HMAC (RFC 2104) from states that have absorbed the key already, so that a packet costs two blocks of hashing less.
 
+use sha1::Sha1;
 use sha2::digest::block_api::CoreProxy;
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -20,6 +21,7 @@ const STATE: usize = 5;
 /// Writes the inner and the outer hash's state for `key`, which is no longer than a block.
 pub(crate) fn prepare(kind: Hmac, key: &[u8], words: &mut [u128; POWERS]) {
     match kind {
+        Hmac::Sha1 => absorb::<Sha1>(64, key, words),
         Hmac::Sha256 => absorb::<Sha256>(64, key, words),
         Hmac::Sha384 => absorb::<Sha384>(128, key, words),
         Hmac::Sha512 => absorb::<Sha512>(128, key, words),
@@ -30,6 +32,7 @@ pub(crate) fn prepare(kind: Hmac, key: &[u8], words: &mut [u128; POWERS]) {
 /// [`prepare`].
 pub(crate) fn compute(kind: Hmac, words: &[u128; POWERS], parts: &[&[u8]]) -> Option<[u8; MAX_TAG]> {
     match kind {
+        Hmac::Sha1 => hash::<Sha1>(words, parts),
         Hmac::Sha256 => hash::<Sha256>(words, parts),
         Hmac::Sha384 => hash::<Sha384>(words, parts),
         Hmac::Sha512 => hash::<Sha512>(words, parts),

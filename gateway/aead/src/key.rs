@@ -59,9 +59,11 @@ pub enum Aes {
     Aes256,
 }
 
-/// HMAC with half of its output for a tag (RFC 4868).
+/// HMAC, cut to a tag (RFC 4868, RFC 2404).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Hmac {
+    /// HMAC-SHA1-96.
+    Sha1,
     /// HMAC-SHA-256-128.
     Sha256,
     /// HMAC-SHA-384-192.
@@ -86,7 +88,7 @@ impl Algorithm {
             Self::Aes128Gmac | Self::Aes256Gmac => TAG_LEN,
             Self::Aes128Gcm12 | Self::Aes256Gcm12 => 12,
             Self::Aes128Gcm8 | Self::Aes256Gcm8 => 8,
-            Self::AesCbc(_, hmac) | Self::AesCtr(_, hmac) | Self::Null(hmac) => hmac.key_len() / 2,
+            Self::AesCbc(_, hmac) | Self::AesCtr(_, hmac) | Self::Null(hmac) => hmac.tag_len(),
         }
     }
 
@@ -131,9 +133,17 @@ impl Aes {
 impl Hmac {
     const fn key_len(self) -> usize {
         match self {
+            Self::Sha1 => 20,
             Self::Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
+        }
+    }
+
+    const fn tag_len(self) -> usize {
+        match self {
+            Self::Sha1 => 12,
+            _ => self.key_len() / 2,
         }
     }
 }
@@ -194,6 +204,16 @@ impl Key {
             crate::hmac::prepare(kind, hmac, &mut whole.powers);
         }
         Some(whole)
+    }
+
+    /// Which of its octets a packet of AES-GCM with so much text needs, in whole cache lines: its powers of H lie at the end
+    /// of the others.
+    #[inline]
+    pub fn needed(text: usize) -> std::ops::Range<usize> {
+        // AAD and lengths besides.
+        let powers = (text.div_ceil(size_of::<u128>()) + 2).min(POWERS);
+        let unneeded = (POWERS - powers) * size_of::<u128>();
+        unneeded / align_of::<Self>() * align_of::<Self>()..size_of::<Self>()
     }
 
     /// What it is for.

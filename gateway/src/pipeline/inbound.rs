@@ -107,12 +107,12 @@ pub(super) fn open<'a>(
 #[inline(always)]
 fn find<'a>(context: &Context<'a>, arrivals: &Packets<Arrival>, openings: &mut Openings<'a>) {
     let mut last = None;
-    for Arrival { place, .. } in arrivals.about.iter().take(BATCH) {
+    for Arrival { place, outer, .. } in arrivals.about.iter().take(BATCH) {
         let sa = match last {
             Some((before, sa)) if before == *place => sa,
             _ => {
                 let sa = context.shared.sas.inbound_at(&context.guard, *place);
-                sa.inspect(|sa| sa.prefetch())
+                sa.inspect(|sa| sa.prefetch(outer.payload()))
             }
         };
         openings.sas.push(sa);
@@ -294,6 +294,9 @@ fn unpack(
     // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
     // firewall sees everything.
     let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
+    if direct && is_mixed(sas) {
+        look_ahead(context, arrivals, sas, verdicts);
+    }
     let tally = Tally::new(&shared.events);
     let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
     for (((frame, arrival), sa), verdict) in
@@ -317,6 +320,33 @@ fn unpack(
         context.flows.permit(false, about.tenant, &about.flow, about.place as usize, place.to_word());
     }
     straight
+}
+
+/// Whether a batch has packets of several SAs, as far as its ends tell.
+#[inline(always)]
+fn is_mixed(sas: &[Option<&Inbound>]) -> bool {
+    match (sas.first(), sas.last()) {
+        (Some(Some(first)), Some(Some(last))) => !ptr::eq::<Inbound>(*first, *last),
+        _ => false,
+    }
+}
+
+/// Asks the processor for what the worker remembers of the flows that have come out of tunnels.
+#[inline(never)]
+fn look_ahead(
+    context: &Context<'_>,
+    arrivals: &Packets<Arrival>,
+    sas: &[Option<&Inbound>],
+    verdicts: &[Verdict],
+) {
+    let packets = arrivals.frames.iter().zip(&arrivals.about).zip(sas).zip(verdicts);
+    for (((frame, arrival), sa), verdict) in packets {
+        if let (Some(sa), Verdict::Good) = (sa, verdict)
+            && let Some(flow) = arrival.outer.peek(frame, sa.algorithm())
+        {
+            context.flows.locate(sa.tenant, &flow);
+        }
+    }
 }
 
 /// What is in a copy of a packet, if it is authentic and what its SA is for. Nothing but the copy changes.

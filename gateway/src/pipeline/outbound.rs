@@ -85,8 +85,8 @@ const STREAM_MTU: usize = 1500;
 /// More flows than these that were not remembered in one batch, and in the next they are asked for ahead.
 const FEW_MISSES: u32 = 3;
 
-/// By number: an SA, and how many packets of it follow each other.
-type Wanted = ArrayVec<(OutboundRef, u32), BATCH>;
+/// By number: an SA, how many packets of it follow each other, and the octets of the first of them.
+type Wanted = ArrayVec<(OutboundRef, u32, usize), BATCH>;
 /// By the same number: the run, or why its packets go no further here.
 type Runs<'a> = ArrayVec<Result<Run<'a>, Halt>, BATCH>;
 type Fates = ArrayVec<Fate, BATCH>;
@@ -120,6 +120,12 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
     if context.flows.take_misses() > FEW_MISSES {
         look_ahead(context, packets);
     }
+    if let ([first, ..], [.., last]) = (packets, packets)
+        && first.place != last.place
+    {
+        // A batch of several flows: whose policies' handles are anywhere.
+        packets.iter().for_each(|packet| context.flows.prefetch_policy(packet.place as usize));
+    }
     let mut tally = PolicyTally::default();
     let firewall = context.shared.firewall;
     for packet in packets {
@@ -130,11 +136,11 @@ fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fat
         fates.push(match way {
             Ok(Way::Sealed { reference, permitted }) => {
                 match wanted.last_mut() {
-                    Some((last, packets)) if *last == reference => *packets += 1,
+                    Some((last, packets, _)) if *last == reference => *packets += 1,
                     _ => {
                         // On its way into the cache while the rest of the batch is decided about.
                         context.shared.sas.prefetch_outbound(reference);
-                        wanted.push((reference, 1));
+                        wanted.push((reference, 1, packet.info.total_len()));
                     }
                 }
                 Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
@@ -268,11 +274,11 @@ fn begin<'a>(
     runs: &mut Runs<'a>,
 ) {
     let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
-    for (reference, _) in wanted {
+    for (reference, _, octets) in wanted {
         let sa = context.shared.sas.outbound(&context.guard, *reference);
-        sas.push(sa.inspect(|sa| sa.prefetch()));
+        sas.push(sa.inspect(|sa| sa.prefetch(octets + esp::TRAILER_LEN)));
     }
-    for (number, ((reference, count), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
+    for (number, ((reference, count, _), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
         runs.push(match sa.map(|sa| (sa, sa.owner(context.worker))) {
             Some((sa, owner)) if owner == context.worker => {
                 Run::new(context, sa, *reference).map_err(Halt::Dropped)
@@ -504,9 +510,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::sa::Whole;
     use crate::sa::sequence::SequenceCounter;
 
-    fn sa(first: u64, last: u64) -> Outbound {
+    fn sa(first: u64, last: u64) -> Whole<Outbound> {
         let endpoints = TunnelEndpoints {
             local: [192, 0, 2, 1].into(),
             remote: [192, 0, 2, 2].into(),

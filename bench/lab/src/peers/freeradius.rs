@@ -1,5 +1,5 @@
-//! FreeRADIUS: one server per host, its whole configuration in the host's directory. It authenticates by EAP-MSCHAPv2,
-//! EAP-TTLS and PEAP (and EAP-TLS, where it has certificates), and writes what is reported to it into a file.
+//! FreeRADIUS: one server per host, its whole configuration in the host's directory. It authenticates by EAP-MSCHAPv2 and,
+//! where it has certificates, by EAP-TLS and by EAP-TTLS with EAP-MSCHAPv2, MS-CHAP of both versions, CHAP and PAP inside, and writes what is reported to it into a file.
 
 use std::fs;
 use std::path::PathBuf;
@@ -116,6 +116,10 @@ modules {{
  mschap {{
   use_mppe = yes
  }}
+ chap {{
+ }}
+ pap {{
+ }}
  eap {{
   default_eap_type = mschapv2
   timer_expire = 60
@@ -134,10 +138,19 @@ server default {{
   ipaddr = *
   port = 1813 }}
  authorize {{
+  chap
+  mschap
   eap
   files
+  pap
  }}
  authenticate {{
+  Auth-Type PAP {{
+   pap
+  }}
+  Auth-Type CHAP {{
+   chap
+  }}
   Auth-Type MS-CHAP {{
    mschap
   }}

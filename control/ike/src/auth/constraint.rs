@@ -25,6 +25,7 @@ enum Family {
     RsaPss,
     Ecdsa,
     Ed25519,
+    Ed448,
 }
 
 /// A text that is no constraint.
@@ -67,7 +68,7 @@ impl Constraint {
                     found >= *bits && matches!(scheme, Scheme::RsaPss(_))
                 }
                 (Family::Ecdsa, KeyKind::Ecdsa(curve)) => curve.bits() >= *bits,
-                (Family::Ed25519, KeyKind::Ed25519) => true,
+                (Family::Ed25519, KeyKind::Ed25519) | (Family::Ed448, KeyKind::Ed448) => true,
                 _ => false,
             })
     }
@@ -104,7 +105,7 @@ impl FromStr for Constraint {
                 "rsa/pss" => constraint.keys.push((Family::RsaPss, 0)),
                 "ecdsa" => constraint.keys.push((Family::Ecdsa, 0)),
                 "ed25519" => constraint.keys.push((Family::Ed25519, 0)),
-                "ed448" => return Err(wrong("Ed448 is not supported by this version".to_owned())),
+                "ed448" => constraint.keys.push((Family::Ed448, 0)),
                 "sha1" if index > 0 => constraint.hashes.push(HashAlgorithm::Sha1),
                 "sha256" if index > 0 => constraint.hashes.push(HashAlgorithm::Sha256),
                 "sha384" if index > 0 => constraint.hashes.push(HashAlgorithm::Sha384),
@@ -129,6 +130,7 @@ impl fmt::Display for Constraint {
                 Family::RsaPss => "rsa/pss",
                 Family::Ecdsa => "ecdsa",
                 Family::Ed25519 => "ed25519",
+                Family::Ed448 => "ed448",
             };
             words.push(if *bits == 0 { name.to_owned() } else { format!("{name}-{bits}") });
         }
@@ -177,6 +179,8 @@ mod tests {
         assert!(pss.allows(KeyKind::Rsa(2048), Scheme::RsaPss(Sha256)));
         assert!(!pss.allows(KeyKind::Rsa(2048), Scheme::RsaPkcs1(Sha256)));
         assert!(constraint("ed25519").allows(KeyKind::Ed25519, Scheme::Ed25519));
+        assert!(constraint("ed448").allows(KeyKind::Ed448, Scheme::Ed448));
+        assert!(!constraint("ed448").allows(KeyKind::Ed25519, Scheme::Ed25519));
     }
 
     #[test]
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_named() {
         for (text, problem) in [
-            ("ed448", "Ed448"),
+            ("ed488", "ed488"),
             ("rsa-sha3", "sha3"),
             ("sha256", "sha256"),
             ("pubkey-2048", "2048"),

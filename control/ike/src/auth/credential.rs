@@ -139,6 +139,7 @@ fn candidates(kind: KeyKind, constraint: &Constraint) -> Vec<Scheme> {
             }
             KeyKind::Ecdsa(curve) => vec![Scheme::Ecdsa(curve.hash())],
             KeyKind::Ed25519 => vec![Scheme::Ed25519],
+            KeyKind::Ed448 => vec![Scheme::Ed448],
         };
     schemes.into_iter().filter(|scheme| constraint.allows(kind, *scheme)).collect()
 }

@@ -1,10 +1,9 @@
-//! Public and private keys of signatures: RSA, ECDSA on the NIST curves, Ed25519.
+//! Public and private keys of signatures: RSA, ECDSA on the NIST curves, Ed25519, Ed448.
 //!
-//! The mathematics is aws-lc-rs throughout. It is constant-time where it must be, kept by a team with formal proofs
+//! The mathematics is aws-lc-rs's, but for Ed448 ([`super::ed448`]). It is constant-time where it must be, kept by a team with formal proofs
 //! of its field arithmetic, and has all of these algorithms behind one interface. The `rsa` crate of RustCrypto is
 //! not an option: RUSTSEC-2023-0071 (Marvin, a timing side channel of private-key operations) names no fixed version. `ring`
-//! has no P-521 and signs with RSA keys of at most 4096 bits. Neither has Ed448, nor has another kept crate: such
-//! keys are refused by name.
+//! has no P-521 and signs with RSA keys of at most 4096 bits. Neither has Ed448.
 
 use std::fmt;
 
@@ -16,6 +15,7 @@ use der::{Decode as _, Encode as _, Reader as _, SliceReader};
 use sha1::{Digest as _, Sha1};
 use x509_cert::spki::{AlgorithmIdentifierRef, SubjectPublicKeyInfoRef};
 
+use super::ed448;
 use super::scheme::{HashAlgorithm, Scheme};
 
 /// Curves of ECDSA.
@@ -81,6 +81,8 @@ pub enum KeyKind {
     Ecdsa(Curve),
     /// Ed25519.
     Ed25519,
+    /// Ed448.
+    Ed448,
 }
 
 impl KeyKind {
@@ -91,6 +93,7 @@ impl KeyKind {
             (Self::Rsa(_), Scheme::RsaPkcs1(_) | Scheme::RsaPss(_))
                 | (Self::Ecdsa(_), Scheme::Ecdsa(_))
                 | (Self::Ed25519, Scheme::Ed25519)
+                | (Self::Ed448, Scheme::Ed448)
         )
     }
 }
@@ -101,6 +104,7 @@ impl fmt::Display for KeyKind {
             Self::Rsa(bits) => write!(f, "RSA {bits}"),
             Self::Ecdsa(curve) => write!(f, "ECDSA P-{}", curve.bits()),
             Self::Ed25519 => f.write_str("Ed25519"),
+            Self::Ed448 => f.write_str("Ed448"),
         }
     }
 }
@@ -112,7 +116,9 @@ pub enum KeyError {
     #[error("it is not a {0}")]
     Malformed(&'static str),
     /// Of a kind that we do not have.
-    #[error("it is a key of algorithm {found} (supported: RSA, ECDSA P-256, P-384 and P-521, Ed25519)")]
+    #[error(
+        "it is a key of algorithm {found} (supported: RSA, ECDSA P-256, P-384 and P-521, Ed25519, Ed448)"
+    )]
     Unsupported {
         /// The algorithm, by name or number.
         found: String,
@@ -131,6 +137,7 @@ pub enum KeyError {
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 const ID_ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const ID_ED448: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.113");
 
 /// A public key.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -138,7 +145,7 @@ pub struct PublicKey {
     kind: KeyKind,
     /// SubjectPublicKeyInfo, DER.
     spki: Vec<u8>,
-    /// The key itself: RSAPublicKey, an EC point, 32 octets.
+    /// The key itself: RSAPublicKey, an EC point, 32 octets of Ed25519, 57 of Ed448.
     key: Vec<u8>,
 }
 
@@ -166,6 +173,7 @@ impl PublicKey {
                 parameters: Some(AnyRef::try_from(&*curve).map_err(malformed)?),
             },
             KeyKind::Ed25519 => AlgorithmIdentifierRef { oid: ID_ED25519, parameters: None },
+            KeyKind::Ed448 => AlgorithmIdentifierRef { oid: ID_ED448, parameters: None },
         };
         let subject_public_key = BitStringRef::from_bytes(key).map_err(malformed)?;
         let spki = SubjectPublicKeyInfoRef { algorithm, subject_public_key }.to_der().map_err(malformed)?;
@@ -195,6 +203,9 @@ impl PublicKey {
     /// Whether `signature` is this key's over `message`. SHA-1 is verified like the others: whether it may be used
     /// is decided elsewhere.
     pub fn verify(&self, scheme: Scheme, message: &[u8], signature: &[u8]) -> bool {
+        if (self.kind, scheme) == (KeyKind::Ed448, Scheme::Ed448) {
+            return ed448::verify(&self.key, message, signature);
+        }
         let Some(algorithm) = verification(self.kind, scheme) else { return false };
         UnparsedPublicKey::new(algorithm, &self.key).verify(message, signature).is_ok()
     }
@@ -273,9 +284,9 @@ fn kind_of(
             curve.map(KeyKind::Ecdsa).ok_or_else(unsupported)
         }
         ID_ED25519 => Ok(KeyKind::Ed25519),
+        ID_ED448 => Ok(KeyKind::Ed448),
         other => {
             let found = match other.to_string().as_str() {
-                "1.3.101.113" => "Ed448".to_owned(),
                 "1.2.840.10040.4.1" => "DSA".to_owned(),
                 "1.2.840.113549.1.1.10" => "RSASSA-PSS alone".to_owned(),
                 number => number.to_owned(),
@@ -285,7 +296,7 @@ fn kind_of(
     }
 }
 
-/// A private key. Never printed; AWS-LC wipes it when it is freed.
+/// A private key. Never printed; wiped when it is freed.
 pub struct PrivateKey {
     pair: Pair,
     public: PublicKey,
@@ -295,12 +306,13 @@ enum Pair {
     Rsa(RsaKeyPair),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
+    Ed448(Box<ed448::Pair>),
 }
 
 impl PrivateKey {
     /// From a PrivateKeyInfo (RFC 5958), "PRIVATE KEY" in PEM.
     pub fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
-        let kind = pkcs8_kind(der)?;
+        let (kind, key) = pkcs8_kind(der)?;
         match kind {
             Pkcs8Kind::Rsa => Self::rsa(RsaKeyPair::from_pkcs8(der).ok()),
             Pkcs8Kind::Ecdsa(curve) => {
@@ -312,6 +324,11 @@ impl PrivateKey {
                 let pair = pair.map_err(|_| KeyError::Invalid("Ed25519"))?;
                 let public = PublicKey::from_parts(KeyKind::Ed25519, pair.public_key().as_ref())?;
                 Ok(Self { pair: Pair::Ed25519(pair), public })
+            }
+            Pkcs8Kind::Ed448 => {
+                let pair = ed448::Pair::from_curve_private_key(key).ok_or(KeyError::Invalid("Ed448"))?;
+                let public = PublicKey::from_parts(KeyKind::Ed448, &pair.public())?;
+                Ok(Self { pair: Pair::Ed448(Box::new(pair)), public })
             }
         }
     }
@@ -388,6 +405,7 @@ impl PrivateKey {
                 Some(pair.sign(&SystemRandom::new(), message).ok()?.as_ref().to_vec())
             }
             (Pair::Ed25519(pair), Scheme::Ed25519) => Some(pair.try_sign(message).ok()?.as_ref().to_vec()),
+            (Pair::Ed448(pair), Scheme::Ed448) => Some(pair.sign(message)),
             _ => None,
         }
     }
@@ -403,9 +421,11 @@ enum Pkcs8Kind {
     Rsa,
     Ecdsa(Curve),
     Ed25519,
+    Ed448,
 }
 
-fn pkcs8_kind(der: &[u8]) -> Result<Pkcs8Kind, KeyError> {
+/// What a PrivateKeyInfo is of, and its privateKey.
+fn pkcs8_kind(der: &[u8]) -> Result<(Pkcs8Kind, &[u8]), KeyError> {
     let malformed = |_| KeyError::Malformed("PKCS#8 private key");
     let sequence = AnyRef::from_der(der).map_err(malformed)?;
     let mut fields = SliceReader::new(sequence.value()).map_err(malformed)?;
@@ -414,9 +434,11 @@ fn pkcs8_kind(der: &[u8]) -> Result<Pkcs8Kind, KeyError> {
     let key = fields.tlv_bytes().ok().and_then(|octets| <&der::asn1::OctetStringRef>::from_der(octets).ok());
     // An RSAPrivateKey begins with its version, then the modulus, as an RSAPublicKey does without.
     let bits = || private_rsa_bits(key?.as_bytes());
-    Ok(match kind_of(&algorithm, bits)? {
+    let kind = match kind_of(&algorithm, bits)? {
         KeyKind::Rsa(_) => Pkcs8Kind::Rsa,
         KeyKind::Ecdsa(curve) => Pkcs8Kind::Ecdsa(curve),
         KeyKind::Ed25519 => Pkcs8Kind::Ed25519,
-    })
+        KeyKind::Ed448 => Pkcs8Kind::Ed448,
+    };
+    Ok((kind, key.map(|key| key.as_bytes()).unwrap_or_default()))
 }

@@ -14,6 +14,7 @@ mod constraint;
 mod credential;
 mod dn;
 pub mod eap;
+mod ed448;
 mod key;
 pub(crate) mod method;
 mod names;

@@ -19,7 +19,7 @@ pub enum HashAlgorithm {
     Sha384 = 3,
     /// SHA2-512.
     Sha512 = 4,
-    /// Identity: the scheme hashes by itself, as Ed25519 does.
+    /// Identity: the scheme hashes by itself, as Ed25519 and Ed448 do.
     Identity = 5,
 }
 
@@ -73,6 +73,8 @@ pub enum Scheme {
     Ecdsa(HashAlgorithm),
     /// Ed25519 (RFC 8032).
     Ed25519,
+    /// Ed448 (RFC 8032), with an empty context (RFC 8420 §2).
+    Ed448,
 }
 
 const SHA1_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.5");
@@ -86,6 +88,7 @@ const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.84
 const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const ECDSA_WITH_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
 const ED25519: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.112");
+const ED448: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.101.113");
 const SHA1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.14.3.2.26");
 const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
 const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
@@ -118,6 +121,7 @@ impl Scheme {
             ECDSA_WITH_SHA384 => Self::Ecdsa(Sha384),
             ECDSA_WITH_SHA512 => Self::Ecdsa(Sha512),
             ED25519 => Self::Ed25519,
+            ED448 => Self::Ed448,
             RSASSA_PSS => Self::RsaPss(pss_hash(algorithm.parameters)?),
             other => return Err(format!("the unknown signature algorithm {other}")),
         })
@@ -143,6 +147,7 @@ impl Scheme {
             Self::Ecdsa(Sha384) => (ECDSA_WITH_SHA384, None),
             Self::Ecdsa(Sha512 | Identity) => (ECDSA_WITH_SHA512, None),
             Self::Ed25519 => (ED25519, None),
+            Self::Ed448 => (ED448, None),
             Self::RsaPss(hash) => return pss_der(hash),
         };
         // Two fields of known size always encode.
@@ -153,7 +158,7 @@ impl Scheme {
     pub fn hash(self) -> HashAlgorithm {
         match self {
             Self::RsaPkcs1(hash) | Self::RsaPss(hash) | Self::Ecdsa(hash) => hash,
-            Self::Ed25519 => HashAlgorithm::Identity,
+            Self::Ed25519 | Self::Ed448 => HashAlgorithm::Identity,
         }
     }
 }
@@ -215,6 +220,7 @@ impl fmt::Display for Scheme {
             Self::RsaPss(hash) => write!(f, "RSA-PSS with {hash}"),
             Self::Ecdsa(hash) => write!(f, "ECDSA with {hash}"),
             Self::Ed25519 => f.write_str("Ed25519"),
+            Self::Ed448 => f.write_str("Ed448"),
         }
     }
 }
@@ -226,7 +232,7 @@ mod tests {
     use super::*;
 
     /// RFC 7427 appendix A, RFC 8420 appendix A.
-    const PUBLISHED: [(Scheme, &str); 10] = [
+    const PUBLISHED: [(Scheme, &str); 11] = [
         (Scheme::RsaPkcs1(HashAlgorithm::Sha1), "300d06092a864886f70d0101050500"),
         (Scheme::RsaPkcs1(HashAlgorithm::Sha256), "300d06092a864886f70d01010b0500"),
         (Scheme::RsaPkcs1(HashAlgorithm::Sha384), "300d06092a864886f70d01010c0500"),
@@ -241,6 +247,7 @@ mod tests {
              300d06096086480165030402010500a203020120",
         ),
         (Scheme::Ed25519, "300506032b6570"),
+        (Scheme::Ed448, "300506032b6571"),
     ];
 
     #[test]
@@ -259,8 +266,8 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_named() {
-        let ed448 = HEXLOWER.decode(b"300506032b6571").unwrap();
-        assert!(Scheme::from_der(&ed448).unwrap_err().contains("1.3.101.113"));
+        let x448 = HEXLOWER.decode(b"300506032b656f").unwrap();
+        assert!(Scheme::from_der(&x448).unwrap_err().contains("1.3.101.111"));
         assert!(Scheme::from_der(&[0x30]).unwrap_err().contains("not DER"));
     }
 }

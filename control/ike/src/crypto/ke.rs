@@ -1,4 +1,4 @@
-//! Key exchange (RFC 7296 §2.12): X25519, the ECP groups and the MODP groups, whose two ends do the same; and ML-KEM
+//! Key exchange (RFC 7296 §2.12): X25519 and X448, the ECP groups and the MODP groups, whose two ends do the same; and ML-KEM
 //! (draft-ietf-ipsecme-ikev2-mlkem), where the initiator's public value is an encapsulation key and the responder's a
 //! ciphertext. So a responder makes its own with the initiator's before it: [`answer`].
 
@@ -9,6 +9,7 @@ use aws_lc_rs::kem::{
     self, Ciphertext, DecapsulationKey, EncapsulationKey, ML_KEM_512, ML_KEM_768, ML_KEM_1024,
 };
 use rand_core::CryptoRng;
+use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::modp;
@@ -39,6 +40,8 @@ pub enum KeMethod {
     Ecp521 = 21,
     /// Curve25519 (RFC 8031).
     X25519 = 31,
+    /// Curve448, "Goldilocks" (RFC 8031).
+    X448 = 32,
     /// ML-KEM-512 (FIPS 203, draft-ietf-ipsecme-ikev2-mlkem).
     MlKem512 = 35,
     /// ML-KEM-768.
@@ -47,20 +50,25 @@ pub enum KeMethod {
     MlKem1024 = 37,
 }
 
+/// Octets of a scalar and of a point of X448 (RFC 7748 §5).
+const X448_LEN: usize = 56;
+
 /// What a method is.
 enum Kind {
     Modp(&'static modp::Group),
     /// With the octets of a coordinate, and what its most significant octet may have.
     Ecp(&'static agreement::Algorithm, usize, u8),
     X25519,
+    X448,
     /// With the octets of an encapsulation key and of a ciphertext (FIPS 203 §8).
     MlKem(&'static kem::Algorithm, usize, usize),
 }
 
 impl KeMethod {
     /// Every method that is supported.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::X25519,
+        Self::X448,
         Self::Ecp256,
         Self::Ecp384,
         Self::Ecp521,
@@ -92,6 +100,7 @@ impl KeMethod {
             Kind::Modp(group) => group.len,
             Kind::Ecp(_, coordinate, _) => 2 * coordinate,
             Kind::X25519 => 32,
+            Kind::X448 => X448_LEN,
             Kind::MlKem(_, key, _) => key,
         }
     }
@@ -117,6 +126,7 @@ impl KeMethod {
             Self::Ecp384 => Kind::Ecp(&ECDH_P384, 48, 0xff),
             Self::Ecp521 => Kind::Ecp(&ECDH_P521, 66, 0x01),
             Self::X25519 => Kind::X25519,
+            Self::X448 => Kind::X448,
             Self::MlKem512 => Kind::MlKem(&ML_KEM_512, 800, 768),
             Self::MlKem768 => Kind::MlKem(&ML_KEM_768, 1184, 1088),
             Self::MlKem1024 => Kind::MlKem(&ML_KEM_1024, 1568, 1568),
@@ -162,6 +172,7 @@ enum Half {
     Modp(&'static modp::Group, Zeroizing<Vec<u8>>),
     /// With SEC 1's first octet of a public value, where it has one.
     Curve(PrivateKey, &'static [u8]),
+    X448(Box<Zeroizing<[u8; X448_LEN]>>),
     MlKem(DecapsulationKey),
     /// A responder's: the secret is there already.
     Encapsulated(SharedSecret),
@@ -200,6 +211,7 @@ pub fn generate(method: KeMethod, rng: &mut dyn CryptoRng) -> Result<(KeSecret, 
         Kind::Modp(group) => modp_pair(group, rng),
         Kind::Ecp(algorithm, len, top) => curve_pair(algorithm, len, top, UNCOMPRESSED, rng),
         Kind::X25519 => curve_pair(&agreement::X25519, 32, 0xff, &[], rng),
+        Kind::X448 => Some(x448_pair(rng)),
         Kind::MlKem(algorithm, ..) => ml_kem_pair(algorithm),
     }
     .ok_or(KeyExchangeError::NoKey { method })?;
@@ -236,6 +248,7 @@ pub fn derive(secret: &KeSecret, peer_public: &[u8]) -> Result<SharedSecret, Key
             let public = UnparsedPublicKey::new(key.algorithm(), [form, peer_public].concat());
             agreement::agree(key, public, (), |shared| Ok(shared.to_vec())).ok()
         }
+        Half::X448(scalar) => x448_shared(scalar, peer_public),
         Half::MlKem(key) => {
             let shared = key.decapsulate(Ciphertext::from(peer_public)).ok();
             shared.map(|shared| shared.as_ref().to_vec())
@@ -286,6 +299,24 @@ fn curve_half(key: PrivateKey, form: &'static [u8]) -> Option<(Half, Vec<u8>)> {
     Some((Half::Curve(key, form), public))
 }
 
+fn x448_pair(rng: &mut dyn CryptoRng) -> (Half, Vec<u8>) {
+    let mut scalar = Zeroizing::new([0; X448_LEN]);
+    rng.fill_bytes(&mut *scalar);
+    x448_half(scalar)
+}
+
+fn x448_half(scalar: Zeroizing<[u8; X448_LEN]>) -> (Half, Vec<u8>) {
+    let public = x448::x448_unchecked(*scalar, x448::X448_BASEPOINT_BYTES).to_vec();
+    (Half::X448(Box::new(scalar)), public)
+}
+
+/// `None` where the result is all zero (RFC 8031 §3.1): the peer's point has a small order.
+fn x448_shared(scalar: &[u8; X448_LEN], peer_public: &[u8]) -> Option<Vec<u8>> {
+    let shared = Zeroizing::new(x448::x448_unchecked(*scalar, peer_public.try_into().ok()?));
+    let zero: bool = shared.ct_eq(&[0; X448_LEN]).into();
+    (!zero).then(|| shared.to_vec())
+}
+
 fn ml_kem_pair(algorithm: &'static kem::Algorithm) -> Option<(Half, Vec<u8>)> {
     let key = DecapsulationKey::generate(algorithm).ok()?;
     let public = key.encapsulation_key().ok()?.key_bytes().ok()?.as_ref().to_vec();
@@ -296,7 +327,7 @@ fn ml_kem_pair(algorithm: &'static kem::Algorithm) -> Option<(Half, Vec<u8>)> {
 mod tests {
     use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
     use rand_chacha::ChaCha20Rng;
-    use rand_core::SeedableRng;
+    use rand_core::{Rng as _, SeedableRng};
     use sha2::{Digest, Sha256};
 
     use super::*;
@@ -317,6 +348,7 @@ mod tests {
             }
             Kind::Ecp(algorithm, ..) => curve(algorithm, UNCOMPRESSED).unwrap(),
             Kind::X25519 => curve(&agreement::X25519, &[]).unwrap(),
+            Kind::X448 => x448_half(Zeroizing::new(private.as_slice().try_into().unwrap())),
             Kind::MlKem(..) => panic!("its private key is the library's"),
         };
         (KeSecret { method, half }, public)
@@ -332,6 +364,57 @@ mod tests {
         assert_eq!(alice_public, hex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"));
         assert_eq!(bob_public, hex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"));
         let shared = hex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
+        assert_eq!(derive(&alice, &bob_public).unwrap().0, shared);
+        assert_eq!(derive(&bob, &alice_public).unwrap().0, shared);
+    }
+
+    /// The library that IKE does not use here: an implementation of other people.
+    #[test]
+    fn x25519_gives_the_answers_of_another_implementation() {
+        let mut rng = ChaCha20Rng::from_seed([7; 32]);
+        for _ in 0..64 {
+            let (ours, our_public) = generate(KeMethod::X25519, &mut rng).unwrap();
+            let mut octets = [0; 32];
+            rng.fill_bytes(&mut octets);
+            let theirs = x25519_dalek::StaticSecret::from(octets);
+            let their_public = x25519_dalek::PublicKey::from(&theirs);
+            let our_public: [u8; 32] = our_public.try_into().unwrap();
+            let shared = theirs.diffie_hellman(&our_public.into());
+            assert_eq!(derive(&ours, their_public.as_bytes()).unwrap().0, shared.as_bytes());
+        }
+    }
+
+    #[test]
+    fn x448_gives_the_answers_of_rfc_7748() {
+        // RFC 7748 §6.2.
+        let (alice, alice_public) = known(
+            KeMethod::X448,
+            "9a8f4925d1519f5775cf46b04b5800d4ee9ee8bae8bc5565d498c28dd9c9baf574a9419744897391006382a6f127ab1d\
+             9ac2d8c0a598726b",
+        );
+        let (bob, bob_public) = known(
+            KeMethod::X448,
+            "1c306a7ac2a0e2e0990b294470cba339e6453772b075811d8fad0d1d6927c120bb5ee8972b0d3e21374c9c921b09d1b0\
+             366f10b65173992d",
+        );
+        assert_eq!(
+            alice_public,
+            hex(
+                "9b08f7cc31b7e3e67d22d5aea121074a273bd2b83de09c63faa73d2c22c5d9bbc836647241d953d40c5b12da88120d53\
+                 177f80e532c41fa0"
+            )
+        );
+        assert_eq!(
+            bob_public,
+            hex(
+                "3eb7a829b0cd20f5bcfc0b599b6feccf6da4627107bdb0d4f345b43027d8b972fc3e34fb4232a13ca706dcb57aec3dae\
+                 07bdc1c67bf33609"
+            )
+        );
+        let shared = hex(
+            "07fff4181ac6cc95ec1c16a94a0f74d12da232ce40a77552281d282bb60c0b56fd2464c335543936521c24403085d59a\
+                          449a5037514a879d",
+        );
         assert_eq!(derive(&alice, &bob_public).unwrap().0, shared);
         assert_eq!(derive(&bob, &alice_public).unwrap().0, shared);
     }
@@ -425,7 +508,7 @@ mod tests {
             let unusable = match method.kind() {
                 // Any ciphertext of the right length decapsulates to something (FIPS 203 §6.3).
                 Kind::MlKem(..) => Vec::new(),
-                Kind::X25519 => vec![vec![0; len]],
+                Kind::X25519 | Kind::X448 => vec![vec![0; len]],
                 Kind::Modp(_) | Kind::Ecp(..) => vec![vec![0; len], one, vec![0xff; len]],
             };
             for public in unusable {
@@ -465,19 +548,27 @@ mod tests {
                 tried += 1;
             }
         }
-        for test in xdh::TestSet::load(xdh::TestName::X25519)
-            .unwrap()
-            .test_groups
-            .into_iter()
-            .flat_map(|group| group.tests)
+        for (method, name) in
+            [(KeMethod::X25519, xdh::TestName::X25519), (KeMethod::X448, xdh::TestName::X448)]
         {
-            let private = HEXLOWER.encode(&test.private_key);
-            let shared = derive(&known(KeMethod::X25519, &private).0, &test.public_key);
-            match shared {
-                Ok(shared) => assert_eq!(shared.0, test.shared_secret.to_vec(), "{}", test.tc_id),
-                Err(_) => assert!(test.shared_secret.iter().all(|octet| *octet == 0), "{}", test.tc_id),
+            for test in
+                xdh::TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|group| group.tests)
+            {
+                let private = HEXLOWER.encode(&test.private_key);
+                let shared = derive(&known(method, &private).0, &test.public_key);
+                match shared {
+                    Ok(shared) => {
+                        assert_eq!(shared.0, test.shared_secret.to_vec(), "{method} {}", test.tc_id);
+                    }
+                    Err(KeyExchangeError::InvalidPublic { .. }) => {
+                        let zero = test.shared_secret.iter().all(|octet| *octet == 0);
+                        assert!(zero, "{method} {}", test.tc_id);
+                    }
+                    // X448's points have 56 octets and no other form.
+                    Err(error) => assert_ne!(test.public_key.len(), method.public_len(), "{error}"),
+                }
+                tried += 1;
             }
-            tried += 1;
         }
         assert!(tried > 1000, "{tried}");
     }

@@ -2,6 +2,8 @@
 //! our request, and the answer to the peer's last one, kept for its retransmissions (RFC 7296 §2.1 to §2.3). Messages
 //! that are too long for the path go and come in fragments (RFC 7383).
 
+pub(super) mod synchronisation;
+
 use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
@@ -17,6 +19,7 @@ use crate::message::{
     ExchangeType, Header, Message, MessageError, Payload, Sealing, authenticated_later, decrypt, payloads,
 };
 use crate::proposal::IkeSuite;
+use synchronisation::Synchronised;
 
 /// SHA-256 of a request: tells a retransmission, which is the same octet by octet, from another message.
 pub(super) type RequestDigest = [u8; 32];
@@ -188,6 +191,8 @@ pub(super) struct Channel {
     expected_request: u32,
     working: Option<Working>,
     answered: Option<Linger>,
+    /// The last time that the peer had message IDs set anew (RFC 6311).
+    synchronised: Option<Box<Synchronised>>,
     /// A message of the peer's that is still coming: a request, and a response.
     coming: [Option<Box<Reassembly>>; 2],
     /// The keys without the PPK that was mixed in, until both ends are known to have it.
@@ -216,6 +221,7 @@ impl Channel {
             expected_request,
             working: None,
             answered: None,
+            synchronised: None,
             coming: [None, None],
             unmixed: None,
             intermediate: 0,
@@ -323,8 +329,10 @@ impl Channel {
 
     /// Takes the request that is being worked on for one that never came: its repetition is a new one.
     pub(super) fn put_off_request(&mut self) {
-        if self.working.take().is_some() {
-            self.expected_request = self.expected_request.wrapping_sub(1);
+        let working = self.working.take();
+        // Unless message IDs have been set anew since.
+        if let Some(working) = working.filter(|working| working.id.wrapping_add(1) == self.expected_request) {
+            self.expected_request = working.id;
         }
     }
 
@@ -409,7 +417,11 @@ impl Channel {
                 && self.repeats(base, inbound, answered)
             {
                 send(cx, inbound.path, &answered.datagrams);
+                return Incoming::Nothing;
             }
+        }
+        let synchronised = self.synchronise(cx, base, inbound);
+        if synchronised || header.message_id != self.expected_request {
             return Incoming::Nothing;
         }
         if self.working.is_some() {

@@ -142,6 +142,8 @@ pub(super) struct Base {
     pub(super) unknown_spi: Option<Spi>,
     /// Both ends have said that they take fragments (RFC 7383 §2.3).
     pub(super) fragmentation: bool,
+    /// Both ends have said that the peer may set message IDs anew (RFC 6311 §4).
+    pub(super) synchronises: bool,
     /// Of an initiator: IKE_AUTH makes no child (RFC 6023).
     pub(super) childless: bool,
     /// Index in the configuration; a responder's first guess until IKE_AUTH has decided.
@@ -236,6 +238,7 @@ impl Base {
             owes_reauthentication: false,
             unknown_spi: None,
             fragmentation: false,
+            synchronises: false,
             childless: false,
             connection,
             created: now,

@@ -248,6 +248,8 @@ pub mod notify {
     pub const REDIRECT_SUPPORTED: u16 = 16406;
     pub const REDIRECT: u16 = 16407;
     pub const REDIRECTED_FROM: u16 = 16408;
+    pub const IKEV2_MESSAGE_ID_SYNC_SUPPORTED: u16 = 16420;
+    pub const IKEV2_MESSAGE_ID_SYNC: u16 = 16422;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const PUZZLE: u16 = 16434;

@@ -41,6 +41,8 @@ const INTEGRITIES: &[(&str, Integrity)] = &[
     ("sha2_384", Integrity::HmacSha384),
     ("sha512", Integrity::HmacSha512),
     ("sha2_512", Integrity::HmacSha512),
+    ("sha1", Integrity::HmacSha1),
+    ("sha", Integrity::HmacSha1),
 ];
 
 /// The keywords of one proposal, as they are found.
@@ -160,7 +162,7 @@ mod tests {
             ("sha256", "lacks an encryption algorithm"),
             ("aes256gcm16-sha256", "beside an AEAD"),
             ("aes256gcm16-aes256-sha256", "make it two proposals"),
-            ("aes256-sha1", "`sha1` is known to strongSwan, but not supported"),
+            ("aes256-aesxcbc", "`aesxcbc` is known to strongSwan, but not supported"),
             ("aes192gcm16", "`aes192gcm16` is known to strongSwan, but not supported"),
         ] {
             let error = text.parse::<EspProposal>().unwrap_err().to_string();

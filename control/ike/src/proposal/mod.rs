@@ -10,7 +10,7 @@ mod tests;
 #[cfg(test)]
 mod vendors;
 
-use portcullis_ipsec::{Cipher, EspAlgorithm, Spi};
+use portcullis_ipsec::{Cipher, EspAlgorithm, Integrity, Spi};
 
 use crate::crypto::{AesKey, IkeEncr, IkeInteg, KeMethod, Prf, Protection};
 use crate::message::{Protocol, Transform, WireProposal};
@@ -203,7 +203,9 @@ impl EspProposal {
     /// Keywords of what is too weak to be proposed unless somebody names it.
     pub fn weak(&self) -> Vec<String> {
         let legible = self.encr.iter().any(|algorithm| algorithm.cipher() == Cipher::Null);
-        legible.then_some("null").into_iter().chain(weak_groups(&self.ke)).map(str::to_owned).collect()
+        let sha1 = self.encr.iter().any(|algorithm| algorithm.integrity() == Some(Integrity::HmacSha1));
+        let names = legible.then_some("null").into_iter().chain(sha1.then_some("sha1"));
+        names.chain(weak_groups(&self.ke)).map(str::to_owned).collect()
     }
 
     /// As an SA payload offers it; `number` counts from 1. Key exchange is offered only `with_ke`, which IKE_AUTH

@@ -34,6 +34,8 @@ const KEYWORDS: &[(&str, Keyword)] = &[
     ("prfsha1", Keyword::Prf(Prf::HmacSha1)),
     ("x25519", Keyword::Ke(KeMethod::X25519)),
     ("curve25519", Keyword::Ke(KeMethod::X25519)),
+    ("x448", Keyword::Ke(KeMethod::X448)),
+    ("curve448", Keyword::Ke(KeMethod::X448)),
     ("ecp256", Keyword::Ke(KeMethod::Ecp256)),
     ("ecp384", Keyword::Ke(KeMethod::Ecp384)),
     ("ecp521", Keyword::Ke(KeMethod::Ecp521)),
@@ -59,7 +61,6 @@ const LATER: &[&str] = &[
     "camellia",
     "cast",
     "chacha20poly1305",
-    "curve448",
     "des",
     "ecp",
     "frodo",
@@ -72,7 +73,6 @@ const LATER: &[&str] = &[
     "serpent",
     "sha",
     "twofish",
-    "x448",
 ];
 
 fn keyword(text: &str) -> Result<Keyword, ProposalError> {
@@ -124,8 +124,6 @@ fn is_strongswans(text: &str) -> bool {
         "modp2048s256",
         "prfmd5",
         "sha256_96",
-        "x448",
-        "curve448",
     ];
     NEAR.contains(&text)
 }
@@ -388,7 +386,6 @@ const REGISTERED: &[(u8, u16, &str)] = &[
     (types::KE, 28, "ecp256bp"),
     (types::KE, 29, "ecp384bp"),
     (types::KE, 30, "ecp512bp"),
-    (types::KE, 32, "x448"),
 ];
 
 /// A transform in strongSwan's notation, as far as it has one.

@@ -38,7 +38,7 @@ fn a_wrong_proposal_is_told_what_is_wrong() {
         ("aes256gcm16-sha256-prfsha256-x25519", "beside an AEAD"),
         ("aes256gcm16-aes256-sha256-x25519", "make it two proposals"),
         ("aes256gcm16-prfsha384-modp768", "`modp768` is known to strongSwan, but not supported"),
-        ("aes256gcm16-prfsha384-x448", "`x448` is known to strongSwan, but not supported"),
+        ("aes256gcm16-prfsha384-ecp224bp", "`ecp224bp` is known to strongSwan, but not supported"),
         ("aes128ccm16-prfsha384-x25519", "`aes128ccm16` is known to strongSwan, but not supported"),
         ("aes256gcm16-prfsha384-x25519-ke1_mlkem786", "`mlkem786` is not known, did you mean `mlkem768`?"),
         ("aes256gcm16-prfsha384-x25519-ke8_mlkem768", "they are `ke1_` to `ke7_`"),
@@ -305,6 +305,7 @@ fn what_is_weak_is_offered_only_where_it_is_named() {
     }
     assert_eq!(ike("aes256-sha1-modp1024-modp2048").weak(), ["sha1", "prfsha1", "modp1024"]);
     assert_eq!(esp("aes256gcm16-modp1536-x25519").weak(), ["modp1536"]);
+    assert_eq!(esp("aes256-sha256-sha1").weak(), ["sha1"]);
 }
 
 #[test]

@@ -377,6 +377,11 @@ pub(super) const TABLES: &[Table] = &[
             key("pubkeys", Absent, "raw public keys instead of certificates (RFC 7670)"),
             key("eap_id", Says("`id`"), "with EAP: our name"),
             key(
+                "eap_inner",
+                Says(r#"`"eap-mschapv2"`"#),
+                r#"with EAP-TTLS: how the password is proven inside, `"eap-mschapv2"`, `"mschapv2"`, `"mschap"`, `"chap"`, or `"pap"`, which gives it to the server"#,
+            ),
+            key(
                 "aaa_id",
                 Says("the gateway"),
                 r#"with EAP over TLS: whom the server's certificate has to be for, or `"%any"`"#,

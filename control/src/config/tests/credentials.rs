@@ -267,7 +267,7 @@ fn signatures_that_the_key_cannot_make_are_refused() {
     let with_auth = |auth: &str| with("auth = \"pubkey\", id = \"a", &format!("auth = \"{auth}\", id = \"a"));
     assert_eq!(files.parse(&with_auth("ecdsa-256-sha256")).unwrap().1, []);
     files.refused(&with_auth("ecdsa-384"), &["local.auth", "leaves nothing that an ECDSA P-256 key"]);
-    files.refused(&with_auth("ed448"), &["local.auth", "Ed448 is not supported"]);
+    files.refused(&with_auth("ed448"), &["local.auth", "leaves nothing that an ECDSA P-256 key"]);
     files.refused(&with_auth("rsa-sha3"), &["local.auth", "`sha3` is not known"]);
     files.refused(&with_auth("any"), &["local.auth", "not supported by this version"]);
     let sha1 = with("remote = { auth = \"pubkey\"", "remote = { auth = \"rsa-sha1-sha256\"");

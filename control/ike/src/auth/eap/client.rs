@@ -3,7 +3,7 @@
 
 use super::packet::{self, Code, Packet, kind, kind_name};
 use super::tls::{self, Claim};
-use super::{Circumstances, Outcome, Rejection, Seed, Step, TlsSettings, mschapv2, ttls};
+use super::{Circumstances, Inner, Outcome, Rejection, Seed, Step, TlsSettings, mschapv2, ttls};
 use crate::auth::Authorization;
 use crate::config::{IdentityMatch, Secret};
 
@@ -17,8 +17,8 @@ pub enum ClientMethod {
     MsChapV2,
     /// EAP-TLS.
     Tls,
-    /// EAP-TTLS, with EAP-MSCHAPv2 inside.
-    Ttls,
+    /// EAP-TTLS, with this inside.
+    Ttls(Inner),
 }
 
 impl ClientMethod {
@@ -26,14 +26,14 @@ impl ClientMethod {
         match self {
             Self::MsChapV2 => kind::MSCHAPV2,
             Self::Tls => kind::TLS,
-            Self::Ttls => kind::TTLS,
+            Self::Ttls(_) => kind::TTLS,
         }
     }
 
     /// Whether it needs a password.
     pub fn has_password(self) -> bool {
         match self {
-            Self::MsChapV2 | Self::Ttls => true,
+            Self::MsChapV2 | Self::Ttls(_) => true,
             Self::Tls => false,
         }
     }
@@ -43,7 +43,7 @@ impl ClientMethod {
         match self {
             // Whoever records a conversation can try passwords at leisure.
             Self::MsChapV2 => false,
-            Self::Tls | Self::Ttls => true,
+            Self::Tls | Self::Ttls(_) => true,
         }
     }
 
@@ -52,7 +52,7 @@ impl ClientMethod {
         match self {
             Self::MsChapV2 => "eap-mschapv2",
             Self::Tls => "eap-tls",
-            Self::Ttls => "eap-ttls",
+            Self::Ttls(_) => "eap-ttls",
         }
     }
 }
@@ -188,8 +188,8 @@ impl Client {
         Ok(match method {
             ClientMethod::MsChapV2 => Stage::MsChapV2(Box::new(mschapv2::Client::new(user, password))),
             ClientMethod::Tls => Stage::Tls(Box::new(tls::Client::new(tls, claim())?)),
-            ClientMethod::Ttls => {
-                let inner = ttls::Client::new(user, password);
+            ClientMethod::Ttls(inner) => {
+                let inner = ttls::Client::new(*inner, user, password);
                 Stage::Tls(Box::new(tls::Client::tunnel(tls, claim(), inner)?))
             }
         })

@@ -28,6 +28,7 @@ pub use client::{Client, ClientMethod, ClientSettings};
 pub use rejection::Rejection;
 pub use server::{AaaAnswer, AaaRequest, AaaState, Server, ServerMethod};
 pub use tls::{Circumstances, SharedSource, TlsSettings};
+pub use ttls::Inner;
 
 use super::Authorization;
 use crate::config::Secret;

@@ -167,11 +167,12 @@ fn other_encodings_and_methods_are_refused_by_name() {
     }
     let null = VerifyRequest { method: 13, ..gw.proof(GW, trust(&ca), &[]) };
     rejected(judge(&null), "AUTH_METHOD_MISMATCH", &["method 13"]);
-    let ed448 = VerifyRequest {
-        auth: [vec![7, 0x30, 5, 6, 3, 0x2b, 0x65, 0x71], vec![0; 114]].concat(),
+    let signed = |last| VerifyRequest {
+        auth: [vec![7, 0x30, 5, 6, 3, 0x2b, 0x65, last], vec![0; 114]].concat(),
         ..gw.proof(GW, trust(&ca), &[])
     };
-    rejected(judge(&ed448), "AUTH_METHOD_MISMATCH", &["1.3.101.113"]);
+    rejected(judge(&signed(0x6f)), "AUTH_METHOD_MISMATCH", &["1.3.101.111"]);
+    rejected(judge(&signed(0x71)), "AUTH_METHOD_MISMATCH", &["with Ed448", "key is ECDSA P-256"]);
     let silent = VerifyRequest { certificates: Vec::new(), ..gw.proof(GW, trust(&ca), &[]) };
     rejected(judge(&silent), "CERT_MISSING", &[GW]);
 }
@@ -220,10 +221,15 @@ fn private_keys_are_never_printed() {
 
 #[test]
 fn keys_that_are_not_supported_are_named() {
-    // PKCS#8 of Ed448: `openssl genpkey -algorithm ed448`, the key itself left out.
-    let ed448 = data_encoding::HEXLOWER.decode(b"3010020100300506032b6571040401020304").unwrap();
-    let error = PrivateKey::from_der(&ed448).unwrap_err().to_string();
-    assert!(error.contains("Ed448"), "{error}");
+    // PKCS#8 as of `openssl genpkey -algorithm ed448` and x448, the keys themselves cut short.
+    for (der, problem) in [
+        ("3010020100300506032b6571040401020304", "not a valid Ed448 key"),
+        ("3010020100300506032b656f040401020304", "of algorithm 1.3.101.111"),
+    ] {
+        let error = PrivateKey::from_der(&data_encoding::HEXLOWER.decode(der.as_bytes()).unwrap());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(problem), "{error}");
+    }
     assert!(matches!(PrivateKey::from_der(b"nonsense"), Err(KeyError::Malformed(_))));
 }
 

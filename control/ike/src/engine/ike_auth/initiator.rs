@@ -21,7 +21,7 @@ use crate::auth::{Proven, SignRequest, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
-use crate::engine::channel::{Channel, Incoming, Retransmitted};
+use crate::engine::channel::{self, Channel, Incoming, Retransmitted};
 use crate::engine::child::{self, Offer};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
@@ -244,6 +244,7 @@ impl Request {
             payloads.extend(offer.selector_payloads());
         }
         payloads.extend(mobike::announce(cx, base));
+        payloads.push(channel::synchronisation::announce());
         channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
         State::AwaitingAuthResponse(Box::new(AwaitingAuthResponse {
             channel,
@@ -472,6 +473,7 @@ impl AwaitingAuthResponse {
         let Self { channel, record, offer, .. } = *self;
         base.keep_tokens(payloads);
         mobike::agree(cx, base, payloads);
+        channel::synchronisation::agree(base, payloads);
         let mut established = Established::begin(cx, base, now, channel);
         base.heed_lifetime(cx, now, payloads);
         resumption::responder::resumed(cx, base);

@@ -16,7 +16,7 @@ use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
 use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
-use crate::engine::channel::{Channel, Incoming};
+use crate::engine::channel::{self, Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
 use crate::engine::crash;
@@ -405,6 +405,7 @@ impl AwaitingAuthRequest {
             cx.effects.push_back(Effect::InitialContact { kept, identities, before });
         }
         answer.extend(mobike::answer(cx, base, payloads));
+        answer.extend(channel::synchronisation::answer(base, payloads));
         let mut established = Established::begin(cx, base, now, self.channel);
         resumption::responder::resumed(cx, base);
         answer.extend(base.announce_lifetime(now));

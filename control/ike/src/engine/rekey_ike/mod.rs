@@ -72,6 +72,7 @@ fn successor(
     let mut base = Base::new(id, role, (spi_i, spi_r), old.path(), old.connection, now);
     base.nat = old.nat;
     base.fragmentation = old.fragmentation;
+    base.synchronises = old.synchronises;
     base.mobility = old.mobility.succeeded();
     base.redirect = old.redirect.clone();
     base.takes_redirects = old.takes_redirects;

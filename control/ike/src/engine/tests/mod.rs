@@ -42,6 +42,7 @@ mod resumption;
 mod rounds;
 mod storm;
 mod streams;
+mod synchronisation;
 mod transitions;
 mod window;
 mod world;

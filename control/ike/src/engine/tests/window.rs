@@ -1,4 +1,4 @@
-//! Our window is one, whatever the peer's is (RFC 7296 §2.3), and nobody moves it (RFC 6311).
+//! Our window is one, whatever the peer's is (RFC 7296 §2.3).
 
 use super::world::*;
 use crate::engine::ike_sa_init::notification;
@@ -59,25 +59,4 @@ fn we_ask_one_thing_at_a_time_however_large_the_peers_window_is() {
     assert!(ids.len() > 1, "it is repeated");
     ids.dedup();
     assert_eq!(ids.len(), 1, "{ids:?}");
-}
-
-/// RFC 6311 §5: where its support was not announced, which we never do, message IDs are what they are.
-#[test]
-fn nobody_synchronises_our_message_ids() {
-    const IKEV2_MESSAGE_ID_SYNC: u16 = 16422;
-    let mut world = World::plain().established();
-    let sync = [7_u32, 1000, 1000].map(u32::to_be_bytes).concat();
-    let request = ask(&mut world, vec![notification(IKEV2_MESSAGE_ID_SYNC, sync)]);
-    let since = world.messages(A).len();
-    world.deliver(A, request);
-    world.run(1);
-    assert_eq!(world.messages(A).len(), since + 1, "answered as any that says nothing");
-    world.command(A, Command::Rekey { connection: "net".to_owned(), child: Some("lan".to_owned()) });
-    world.run(5);
-    world.command(B, Command::Rekey { connection: "net".to_owned(), child: Some("lan".to_owned()) });
-    world.run(5);
-    let last = world.messages(A).iter().map(|octets| id_of(octets)).max();
-    assert!(last < Some(10), "{last:?}");
-    assert_eq!((world.failures(A), world.failures(B)), (vec![], vec![]));
-    world.assert_agreement();
 }

@@ -42,11 +42,7 @@ impl Client {
                 Err(what) => malformed(what),
             },
             (Stage::Answered { proof, msk }, op::SUCCESS) => {
-                let text = String::from_utf8_lossy(message.body);
-                let found = text.split(' ').find_map(|part| part.strip_prefix("S="));
-                let found =
-                    found.and_then(|hex| data_encoding::HEXUPPER_PERMISSIVE.decode(hex.as_bytes()).ok());
-                if !found.is_some_and(|found| proof.as_slice().ct_eq(&found).into()) {
+                if !proves(message.body, proof) {
                     return Answered::Failed(Rejection::ServerNotProven { user: self.user.clone() });
                 }
                 self.stage = Stage::Proven { msk: msk.take() };
@@ -91,8 +87,16 @@ impl Client {
     }
 }
 
+/// Whether a success message (RFC 2759 §5) holds the server's proof.
+pub(in crate::auth::eap) fn proves(text: &[u8], proof: &[u8; 20]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    let found = text.split(' ').find_map(|part| part.strip_prefix("S="));
+    let found = found.and_then(|hex| data_encoding::HEXUPPER_PERMISSIVE.decode(hex.as_bytes()).ok());
+    found.is_some_and(|found| proof.as_slice().ct_eq(&found).into())
+}
+
 /// What a failure message (RFC 2759 §6) says.
-fn refusal(text: &str) -> String {
+pub(in crate::auth::eap) fn refusal(text: &str) -> String {
     let code = text.split(' ').find_map(|part| part.strip_prefix("E="));
     let meaning = match code {
         Some("646") => "it may not log on at this hour",

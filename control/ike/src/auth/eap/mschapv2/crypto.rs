@@ -11,12 +11,12 @@ use super::super::Msk;
 use super::message::Challenge;
 
 /// The hash of a password: as good as the password.
-pub(super) type PasswordHash = Zeroizing<[u8; 16]>;
+pub(in crate::auth::eap) type PasswordHash = Zeroizing<[u8; 16]>;
 /// A client's proof.
-pub(super) type NtResponse = [u8; 24];
+pub(in crate::auth::eap) type NtResponse = [u8; 24];
 
 /// `NtPasswordHash`: MD4 of the password in UTF-16, little endian. Octets that are no UTF-8 stand for themselves.
-pub(super) fn password_hash(password: &[u8]) -> PasswordHash {
+pub(in crate::auth::eap) fn password_hash(password: &[u8]) -> PasswordHash {
     let unicode: Zeroizing<Vec<u8>> = Zeroizing::new(match std::str::from_utf8(password) {
         Ok(text) => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
         Err(_) => password.iter().flat_map(|octet| [*octet, 0]).collect(),
@@ -33,7 +33,7 @@ fn challenge_hash(peer: &Challenge, server: &Challenge, user: &[u8]) -> [u8; 8] 
 }
 
 /// `GenerateNTResponse`.
-pub(super) fn nt_response(
+pub(in crate::auth::eap) fn nt_response(
     server: &Challenge,
     peer: &Challenge,
     user: &[u8],
@@ -43,7 +43,7 @@ pub(super) fn nt_response(
 }
 
 /// `ChallengeResponse`: the challenge encrypted with three keys cut from the hash.
-fn challenge_response(challenge: [u8; 8], hash: &PasswordHash) -> NtResponse {
+pub(in crate::auth::eap) fn challenge_response(challenge: [u8; 8], hash: &PasswordHash) -> NtResponse {
     let mut padded = Zeroizing::new([0; 21]);
     padded.iter_mut().zip(hash.iter()).for_each(|(to, from)| *to = *from);
     let mut response = [0; 24];
@@ -65,7 +65,7 @@ fn with_parity(key: &[u8; 7]) -> [u8; 8] {
 }
 
 /// `GenerateAuthenticatorResponse`, without the `S=` before it: the server's proof, 20 octets.
-pub(super) fn authenticator_response(
+pub(in crate::auth::eap) fn authenticator_response(
     server: &Challenge,
     peer: &Challenge,
     user: &[u8],

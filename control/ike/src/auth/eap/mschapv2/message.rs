@@ -9,7 +9,7 @@ pub(super) mod op {
 }
 
 /// A challenge of the server, or the values of a client's answer.
-pub(super) type Challenge = [u8; 16];
+pub(in crate::auth::eap) type Challenge = [u8; 16];
 
 /// Error 691: authentication failure (RFC 2759 §6).
 pub(super) const AUTHENTICATION_FAILURE: u16 = 691;
@@ -59,7 +59,7 @@ pub(super) fn emit(op: u8, id: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// The name without a Windows domain before it (RFC 2759 §8.2: the hash covers the user name alone).
-pub(super) fn without_domain(name: &[u8]) -> &[u8] {
+pub(in crate::auth::eap) fn without_domain(name: &[u8]) -> &[u8] {
     let after = name.iter().rposition(|octet| *octet == b'\\').map_or(0, |at| at + 1);
     name.get(after..).unwrap_or_default()
 }

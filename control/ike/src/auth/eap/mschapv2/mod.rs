@@ -2,9 +2,9 @@
 //! proves that it knows the password; whoever records a conversation can try passwords at leisure, so that it belongs
 //! inside an IKE SA whose responder has proven itself with a certificate before.
 
-mod client;
-mod crypto;
-mod message;
+pub(super) mod client;
+pub(super) mod crypto;
+pub(super) mod message;
 mod server;
 
 pub(super) use client::Client;

@@ -85,7 +85,7 @@ impl Client {
         let said = self.session.read();
         match &mut self.inner {
             Some(inner) => {
-                let answer = inner.handle(&said, seed, circumstances)?;
+                let answer = inner.handle(&said, &self.session.challenges()?, seed, circumstances)?;
                 self.session.write(&answer);
             }
             None if !self.session.is_tls13() || said == COMMITMENT => self.stage = Stage::Finished,

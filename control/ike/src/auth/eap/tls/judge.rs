@@ -21,8 +21,9 @@ use crate::auth::{self, Certificate, Credential, Curve, HashAlgorithm, KeyKind, 
 use crate::config::{Identity, IdentityMatch};
 
 /// Signatures, the best first. ECDSA's are those of each curve's own hash in TLS 1.3; in TLS 1.2 any hash goes with any curve.
-const SCHEMES: [(SignatureScheme, Scheme); 10] = [
+const SCHEMES: [(SignatureScheme, Scheme); 11] = [
     (SignatureScheme::ED25519, Scheme::Ed25519),
+    (SignatureScheme::ED448, Scheme::Ed448),
     (SignatureScheme::ECDSA_NISTP256_SHA256, Scheme::Ecdsa(HashAlgorithm::Sha256)),
     (SignatureScheme::ECDSA_NISTP384_SHA384, Scheme::Ecdsa(HashAlgorithm::Sha384)),
     (SignatureScheme::ECDSA_NISTP521_SHA512, Scheme::Ecdsa(HashAlgorithm::Sha512)),
@@ -305,6 +306,7 @@ impl SigningKey for Key {
             KeyKind::Rsa(_) => SignatureAlgorithm::RSA,
             KeyKind::Ecdsa(_) => SignatureAlgorithm::ECDSA,
             KeyKind::Ed25519 => SignatureAlgorithm::ED25519,
+            KeyKind::Ed448 => SignatureAlgorithm::ED448,
         }
     }
 }

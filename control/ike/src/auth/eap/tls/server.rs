@@ -106,10 +106,21 @@ impl Server {
             Ok(Came::Nothing) => match (self.fragments.next(), &self.stage) {
                 (Some(fragment), _) => Asked::Request(fragment),
                 (None, Stage::Finished) => self.finish(),
-                (None, _) => malformed("an empty packet in place of TLS"),
+                (None, _) => match self.acknowledged() {
+                    Some(user) => Asked::Done { msk: self.session.msk(ttls::EXPORT), user },
+                    None => malformed("an empty packet in place of TLS"),
+                },
             },
             Ok(Came::Start) => malformed("the start of TLS to its server"),
             Err(what) => malformed(&what),
+        }
+    }
+
+    /// Who has acknowledged by nothing what was said inside TLS.
+    fn acknowledged(&mut self) -> Option<String> {
+        match &mut self.purpose {
+            Purpose::Tunnel(inner) => inner.acknowledged(),
+            Purpose::Certificates => None,
         }
     }
 
@@ -129,13 +140,18 @@ impl Server {
             _ if !established => {}
             Purpose::Tunnel(inner) => {
                 let said = self.session.read();
-                match (!said.is_empty()).then(|| inner.handle(&said, seed, circumstances)) {
-                    Some(ttls::Said::Attributes(answer)) => self.session.write(&answer),
-                    Some(ttls::Said::Done { user }) => {
-                        return Asked::Done { msk: self.session.msk(ttls::EXPORT), user };
+                if !said.is_empty() {
+                    let challenges = match self.session.challenges() {
+                        Ok(challenges) => challenges,
+                        Err(why) => return Asked::Failed(why),
+                    };
+                    match inner.handle(&said, &challenges, seed, circumstances) {
+                        ttls::Said::Attributes(answer) => self.session.write(&answer),
+                        ttls::Said::Done { user } => {
+                            return Asked::Done { msk: self.session.msk(ttls::EXPORT), user };
+                        }
+                        ttls::Said::Failed(why) => return Asked::Failed(why),
                     }
-                    Some(ttls::Said::Failed(why)) => return Asked::Failed(why),
-                    None => {}
                 }
             }
             Purpose::Certificates if matches!(self.stage, Stage::Finished) => {

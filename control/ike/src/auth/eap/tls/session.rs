@@ -12,6 +12,7 @@ use rustls::{ClientConnection, ServerConnection};
 
 use super::judge::{Claim, Judge, Own};
 use super::{Circumstances, TlsSettings};
+use crate::auth::eap::ttls::Challenges;
 use crate::auth::eap::{Msk, Rejection};
 use crate::config::{Identity, IdentityMatch};
 
@@ -136,6 +137,17 @@ impl Session {
         let mut material = zeroize::Zeroizing::new([0; 128]);
         self.connection.export_keying_material(&mut material[..], label, context).ok()?;
         Msk::new(material.first_chunk::<64>()?.to_vec())
+    }
+
+    /// What both ends draw from TLS for challenges inside it (RFC 5281 §11.1). How many octets there are counts: in TLS 1.3
+    /// fewer are not the beginning of more.
+    pub(in crate::auth::eap) fn challenges(&self) -> Result<Challenges, Rejection> {
+        Ok(Challenges { long: self.challenge()?, short: self.challenge()? })
+    }
+
+    fn challenge<const N: usize>(&self) -> Result<[u8; N], Rejection> {
+        let drawn = self.connection.export_keying_material([0; N], b"ttls challenge", None);
+        drawn.map_err(|error| ours(&error))
     }
 
     fn rejection(&self, error: Error) -> Rejection {

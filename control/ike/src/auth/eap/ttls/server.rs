@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use subtle::ConstantTimeEq as _;
-
-use super::avp::{self, Avp, code};
+use super::avp::{self, code};
+use super::proof::{Challenges, Judged, Proof};
 use crate::auth::eap::{Circumstances, Rejection, Seed, Step, UserSecret, accepts, secret_of};
 use crate::config::IdentityMatch;
 
@@ -28,12 +27,14 @@ pub(in crate::auth::eap) struct Server {
     wanted: IdentityMatch,
     users: Arc<[UserSecret]>,
     inner: Box<crate::auth::eap::Server>,
+    /// Who has proven that he knows his password, and is to acknowledge our proof.
+    proven: Option<String>,
 }
 
 impl Server {
     pub(in crate::auth::eap) fn new(wanted: IdentityMatch, users: Arc<[UserSecret]>) -> Self {
         let inner = crate::auth::eap::Server::unasked(wanted.clone(), Arc::clone(&users));
-        Self { wanted, users, inner: Box::new(inner) }
+        Self { wanted, users, inner: Box::new(inner), proven: None }
     }
 
     /// Why the client is refused, once it is.
@@ -41,9 +42,15 @@ impl Server {
         self.inner.refusal()
     }
 
+    /// Takes an empty packet: who has proven himself, if it acknowledges our proof.
+    pub(in crate::auth::eap) fn acknowledged(&mut self) -> Option<String> {
+        self.proven.take()
+    }
+
     pub(in crate::auth::eap) fn handle(
         &mut self,
         octets: &[u8],
+        challenges: &Challenges,
         seed: &Seed,
         circumstances: &Circumstances,
     ) -> Said {
@@ -51,8 +58,7 @@ impl Server {
             Ok(avps) => avps,
             Err(what) => return Said::Failed(Rejection::Malformed { what }),
         };
-        let all = |code| avps.iter().filter(move |avp| avp.vendor.is_none() && avp.code == code);
-        let packet: Vec<u8> = all(code::EAP_MESSAGE).flat_map(|avp| avp.data).copied().collect();
+        let packet = avp::eap_message(&avps);
         if !packet.is_empty() {
             return match self.inner.handle(&packet, seed, circumstances) {
                 Step::Send(packet) => Said::Attributes(avp::emit(code::EAP_MESSAGE, &packet)),
@@ -61,10 +67,10 @@ impl Server {
                 Step::Ask(_) => Said::Failed(Rejection::Premature),
             };
         }
-        match (all(code::USER_NAME).next(), all(code::USER_PASSWORD).next()) {
-            (Some(user), Some(password)) => self.judge(user, password),
+        match (avp::find(&avps, code::USER_NAME), Proof::find(&avps)) {
+            (Some(user), Some(proof)) => self.judge(user, proof, challenges).unwrap_or_else(Said::Failed),
             _ => {
-                let offered = "EAP-MSCHAPv2 or PAP inside EAP-TTLS".to_owned();
+                let offered = "EAP-MSCHAPv2, MS-CHAP-V2, MS-CHAP, CHAP or PAP inside EAP-TTLS".to_owned();
                 let refused = avps.iter().any(|avp| avp.mandatory);
                 Said::Failed(match refused {
                     true => Rejection::OtherMethod { offered, wanted: Vec::new() },
@@ -76,20 +82,21 @@ impl Server {
         }
     }
 
-    /// PAP (RFC 5281 §11.2.5): the password is padded with zeros.
-    fn judge(&self, user: &Avp<'_>, password: &Avp<'_>) -> Said {
-        let user = String::from_utf8_lossy(user.data).into_owned();
+    fn judge(&mut self, name: &[u8], proof: Proof<'_>, challenges: &Challenges) -> Result<Said, Rejection> {
+        let user = String::from_utf8_lossy(name).into_owned();
         if !accepts(&self.wanted, &user) {
-            return Said::Failed(Rejection::OtherUser { user, wanted: Box::new(self.wanted.clone()) });
+            return Err(Rejection::OtherUser { user, wanted: Box::new(self.wanted.clone()) });
         }
         let Some(known) = secret_of(&self.users, &user) else {
-            return Said::Failed(Rejection::UnknownUser { user });
+            return Err(Rejection::UnknownUser { user });
         };
-        let end = password.data.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
-        let said = password.data.get(..end).unwrap_or_default();
-        match known.secret.0.ct_eq(said).into() {
-            true => Said::Done { user },
-            false => Said::Failed(Rejection::WrongPassword { user, secret: known.name.clone() }),
-        }
+        Ok(match proof.judge(name, &known.secret, challenges)? {
+            Judged::Right => Said::Done { user },
+            Judged::Answered(attributes) => {
+                self.proven = Some(user);
+                Said::Attributes(attributes)
+            }
+            Judged::Wrong => Said::Failed(Rejection::WrongPassword { user, secret: known.name.clone() }),
+        })
     }
 }
