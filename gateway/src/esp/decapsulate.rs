@@ -13,15 +13,22 @@ use crate::wire::{self, FlowKey, Fragment, L3Info, UDP_HEADER_LEN, Udp, protocol
 pub struct EspPacket {
     /// The SPI.
     pub spi: u32,
-    /// The sequence number's lower 32 bits.
-    pub sequence_low: u32,
     /// The outer addresses, and the ports if it came in UDP.
     pub flow: FlowKey,
-    /// What follows the ESP header: IV, or as much of it as reaches the nonce.
-    iv: [u8; NONCE_IV_LEN],
     tos: u8,
-    esp: u16,
-    end: u16,
+    pub(super) esp: u16,
+    own: Own,
+}
+
+/// What in the headers is a packet's own, even in a train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Own {
+    /// The sequence number's lower 32 bits.
+    pub(crate) sequence_low: u32,
+    /// What follows the ESP header: IV, or as much of it as reaches the nonce.
+    pub(super) iv: [u8; NONCE_IV_LEN],
+    /// Where the ESP packet ends in the frame, octets: what lies behind is padding of lower layers.
+    pub(crate) end: u16,
 }
 
 impl EspPacket {
@@ -35,7 +42,12 @@ impl EspPacket {
         sequence: u64,
         esn: bool,
     ) -> AeadParameters {
-        AeadParameters::new(algorithm, salt, self.iv, self.spi, sequence, esn, self.iv_at())
+        AeadParameters::new(algorithm, salt, self.own.iv, self.spi, sequence, esn, self.iv_at())
+    }
+
+    /// The sequence number's lower 32 bits.
+    pub fn sequence_low(&self) -> u32 {
+        self.own.sequence_low
     }
 
     /// Whether the packet's length is one that the algorithm can have.
@@ -44,10 +56,36 @@ impl EspPacket {
         text_len(algorithm, self.payload()).is_some()
     }
 
+    /// What is the own of the packet in that frame, which is one of so many of a train that this one begins. Packets of a
+    /// train with several came without UDP, and end where their frames' packets do.
+    #[inline(always)]
+    pub(crate) fn own_of(&self, frame: &Frame, packets: usize) -> Own {
+        let packet = frame.packet();
+        let esp = packet.get(self.esp.into()..).unwrap_or_default();
+        match esp.first_chunk::<{ ESP_HEADER_LEN + NONCE_IV_LEN }>().map(|esp| esp.as_chunks::<8>().0) {
+            Some(&[header, iv]) if packets > 1 => {
+                Own { sequence_low: u64::from_be_bytes(header) as u32, iv, end: packet.len() as u16 }
+            }
+            _ => self.own,
+        }
+    }
+
+    /// The whole of it.
+    pub(crate) fn with(&self, own: Own) -> Self {
+        Self { own, ..*self }
+    }
+
+    /// The least octets of the packets in its train, if it can be one of several.
+    #[inline(always)]
+    pub(crate) fn least_of_train(&self) -> Option<usize> {
+        let least = usize::from(self.esp) + ESP_HEADER_LEN + NONCE_IV_LEN;
+        (self.flow.protocol() == protocol::ESP).then_some(least)
+    }
+
     /// Where the ESP packet ends in the frame, octets: what lies behind is padding of lower layers.
     #[inline(always)]
     pub fn end(&self) -> usize {
-        self.end.into()
+        self.own.end.into()
     }
 
     /// Octets behind the ESP header: IV, text and ICV.
@@ -164,12 +202,10 @@ fn read(esp: &[u8], esp_at: usize, flow: &FlowKey, info: &L3Info) -> Result<EspP
     let in_frame = |at: usize| u16::try_from(at).map_err(|_| DropReason::TooBig);
     Ok(EspPacket {
         spi: (header >> 32) as u32,
-        sequence_low: header as u32,
         flow: *flow,
-        iv,
         tos: info.tos(),
         esp: in_frame(esp_at)?,
-        end: in_frame(esp_at + esp.len())?,
+        own: Own { sequence_low: header as u32, iv, end: in_frame(esp_at + esp.len())? },
     })
 }
 

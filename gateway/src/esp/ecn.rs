@@ -31,4 +31,12 @@ mod tests {
         assert_eq!(row(ECT_1), [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]);
         assert_eq!(row(CE), [Some(CE), Some(CE), Some(CE), Some(CE)]);
     }
+
+    #[test]
+    fn a_field_that_was_combined_stays_as_it_is() {
+        for (inner, outer) in (0..4).flat_map(|inner| (0..4).map(move |outer| (inner, outer))) {
+            let once = combine(inner, outer);
+            assert_eq!(once.and_then(|once| combine(once, outer)), once, "{inner} in {outer}");
+        }
+    }
 }

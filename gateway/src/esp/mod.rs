@@ -8,6 +8,8 @@
 mod algorithm;
 mod decapsulate;
 mod ecn;
+mod opening;
+mod plain;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -19,8 +21,10 @@ use portcullis_aead::{Key, MAX_AAD, MAX_BUFFER, Packet};
 use portcullis_ipsec::{Encapsulation, EspAlgorithm, TunnelEndpoints};
 
 pub(crate) use algorithm::expand;
-pub(crate) use decapsulate::decapsulate_plain;
 pub use decapsulate::{EspPacket, decapsulate, parse, parse_from_socket};
+pub(crate) use decapsulate::{Own, decapsulate_plain};
+pub(crate) use opening::Opening;
+pub(crate) use plain::Plain;
 pub use template::Template;
 pub use transport::{extract, max_transport_len};
 

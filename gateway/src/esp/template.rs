@@ -30,27 +30,27 @@ pub struct Template {
     pub(super) ip: u8,
     /// Whether there is a UDP header. One of a packet for a TCP stream says which, and goes no further.
     pub(super) udp: bool,
-    stream: bool,
+    pub(super) stream: bool,
     pub(super) v6: bool,
     pub(super) esn: bool,
     /// What of the inner header's DSCP and ECN is copied.
-    tos_copied: u8,
+    pub(super) tos_copied: u8,
     /// What the outer header has of them besides.
-    tos_set: u8,
+    pub(super) tos_set: u8,
     /// Flags of the outer IPv4 header, by the inner packet's DF.
-    flags: [u16; 2],
+    pub(super) flags: [u16; 2],
     pub(super) algorithm: EspAlgorithm,
     /// What the algorithm asks of the packet: see the functions of the same names of [`EspAlgorithm`].
-    iv_len: u8,
-    icv_len: u8,
+    pub(super) iv_len: u8,
+    pub(super) icv_len: u8,
     /// Its alignment, less one.
-    align_mask: u8,
+    pub(super) align_mask: u8,
     /// Octets of IV that the engine's buffer begins with.
-    covered_iv_len: u8,
+    pub(super) covered_iv_len: u8,
     /// Octets that every inner packet is padded to at least (RFC 4303 §2.7).
-    least_text: u16,
+    pub(super) least_text: u16,
     /// Of the IPv4 header as far as it is in `octets`, its checksum field zero: not folded.
-    sum: u32,
+    pub(super) sum: u32,
     pub(super) salt: [u8; 4],
     pub(super) spi: u32,
 }

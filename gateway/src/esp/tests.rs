@@ -116,7 +116,7 @@ fn open_at(case: &Case, sealed: &[u8], nat_port: u16) -> Result<(EspPacket, Fram
     let mut frame = frame_of(sealed);
     let outer = parse(frame.packet(), nat_port)?;
     assert!(frame.truncate(outer.end()));
-    assert_eq!((outer.spi, outer.sequence_low), (case.outer.spi, case.sequence as u32));
+    assert_eq!((outer.spi, outer.sequence_low()), (case.outer.spi, case.sequence as u32));
     let Outer { algorithm, salt, esn, .. } = case.outer;
     if !outer.suits(algorithm) {
         return Err(DropReason::EspTruncated);

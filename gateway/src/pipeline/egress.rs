@@ -4,7 +4,9 @@ use super::{Clear, Context, Origin, Output, Waiting, trouble};
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::route::{NextHop, PortIndex};
-use crate::wire::{ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, decrement_ttl};
+use crate::wire::{
+    ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, decrement_ttl, decrement_ttl_v4,
+};
 
 /// The destination of a frame whose neighbour has not answered yet.
 const UNKNOWN_MAC: Mac = [0; 6];
@@ -95,6 +97,42 @@ pub(super) fn prepare(frame: &mut Frame, info: L3Info, counts_down: bool, link: 
         decrement_ttl(frame.packet_mut());
     }
     prepend_header(frame, link.dst, link.src).then_some(link.port)
+}
+
+/// The same for IPv4 packets that have a TTL, and are not too big.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PlainLink {
+    port: PortIndex,
+    mtu: usize,
+    header: [u8; ETHERNET_HEADER_LEN],
+}
+
+impl PlainLink {
+    pub(super) fn new(&Link { port, src, dst, mtu }: &Link) -> Self {
+        Self { port, mtu, header: Ethernet::write(dst, src, EtherType::Ipv4) }
+    }
+
+    /// Octets of the largest IP packet.
+    #[inline(always)]
+    pub(super) fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// The port by which packets leave.
+    pub(super) fn port(&self) -> PortIndex {
+        self.port
+    }
+
+    /// Makes a packet ready, its TTL counted down; false, and nothing done, if there is no room for a header.
+    #[inline(always)]
+    pub(super) fn prepare(&self, frame: &mut Frame) -> bool {
+        let Some((header, packet)) = frame.wrap(ETHERNET_HEADER_LEN, 0) else { return false };
+        *header = self.header;
+        packet.first_chunk_mut().is_some_and(|header| {
+            decrement_ttl_v4(header);
+            true
+        })
+    }
 }
 
 /// Sends a packet in clear, as far as it may go.

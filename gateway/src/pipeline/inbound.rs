@@ -1,21 +1,21 @@
 //! From ESP to the packets in it (RFC 4303 §3.4, RFC 4301 §5.2).
 //!
-//! Frames stay where they are until the last step: every packet's SA is found and its replay window asked; all go through
-//! the engine together; the authentic ones of a run of one SA enter its window together; then each is unpacked and goes
-//! on, or ends. One of a flow that the worker remembers, permitted by this SA and covered by no policy, goes straight to
-//! its next hop.
+//! Frames stay where they are until the last step: the SA of every [train](super::train) is found, and its replay window
+//! asked about every packet; all go through the engine together; the authentic ones of a run of one SA enter its window
+//! together; then each is unpacked and goes on, or ends. One of a flow that the worker remembers, permitted by this SA and
+//! covered by no policy, goes straight to its next hop; and so do those behind it in its train whose inner headers are like
+//! its own.
 
+use std::iter;
 use std::ptr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
 
-use super::egress::{self, Link, Reach};
-use super::{
-    BATCH, Clear, Context, MAX_TUNNELS, Origin, Packets, Straight, Tally, ingress, police, special, take,
-};
+use super::train::{self, Train, take};
+use super::{BATCH, Clear, Context, MAX_TUNNELS, Packets, deliver, police};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, EspPacket};
+use crate::esp::{self, EspPacket, Opening, Own};
 use crate::frame::Frame;
 use crate::route::PortIndex;
 use crate::sa::endpoints::Way;
@@ -26,12 +26,12 @@ use crate::wire::{self, FlowKey, L3Info};
 /// An ESP packet for us, whose frame holds it from its outer IP header on.
 #[derive(Debug)]
 pub(super) struct Arrival {
-    /// Its outer headers.
-    outer: EspPacket,
+    /// Its outer headers; of a train, the first packet's.
+    pub(super) outer: EspPacket,
     /// Where its SA would be.
-    place: Handle,
+    pub(super) place: Handle,
     /// How many tunnels of ours it has come out of.
-    depth: u8,
+    pub(super) depth: u8,
 }
 
 impl Arrival {
@@ -48,6 +48,18 @@ impl Arrival {
         };
         Self { outer, place, depth }
     }
+
+    /// The least octets of the packets in a train that begins with it, if that can have several.
+    #[inline(always)]
+    pub(super) fn least_of_train(&self) -> Option<usize> {
+        self.outer.least_of_train()
+    }
+
+    /// The outer headers of the packet in that frame, one of a train that has so many.
+    #[inline(always)]
+    pub(super) fn outer_of(&self, frame: &Frame, packets: usize) -> EspPacket {
+        self.outer.with(self.outer.own_of(frame, packets))
+    }
 }
 
 /// How far an arrival has come.
@@ -62,13 +74,13 @@ pub(super) enum Verdict {
     Dropped(DropReason),
 }
 
-/// What is known of the arrivals of a batch, list by list: their SAs, the sequence numbers that these take them to have,
-/// and how far they have come.
-#[derive(Default)]
+/// What is known of the arrivals of a batch, list by list.
 struct Openings<'a> {
+    /// By train: its SA.
     sas: ArrayVec<Option<&'a Inbound>, BATCH>,
-    sequences: ArrayVec<u64, BATCH>,
-    verdicts: ArrayVec<Verdict, BATCH>,
+    /// By packet: the sequence number that its SA takes it to have, and how far it has come.
+    sequences: [u64; BATCH],
+    verdicts: [Verdict; BATCH],
 }
 
 /// Opens up to a batch of `arrivals` and sends what is in them on, or puts it into `clear`.
@@ -81,33 +93,38 @@ pub(super) fn open<'a>(
     if arrivals.is_empty() {
         return;
     }
-    let batch = arrivals.frames.len().min(BATCH);
-    let mut openings = Openings::default();
-    find(context, arrivals, &mut openings);
-    authenticate(context, arrivals, &mut openings);
-    accept(context, arrivals, &mut openings);
-    let straight = unpack(context, arrivals, &mut openings, clear);
+    let (trains, batch) = arrivals.batch();
+    let Packets { frames, trains: all } = arrivals;
+    let of_batch = all.get(..trains).unwrap_or_default();
+    let mut openings =
+        Openings { sas: ArrayVec::new(), sequences: [0; BATCH], verdicts: [Verdict::Good; BATCH] };
+    find(context, of_batch, &mut openings);
+    authenticate(context, of_batch, frames, &mut openings);
+    accept(context, of_batch, frames, &mut openings);
+    let straight = deliver::unpack(context, of_batch, frames, (&openings.sas, &mut openings.verdicts), clear);
     if let Some(port) = straight.whole(batch) {
-        take(&mut arrivals.frames, batch, context.out.transmit.of(port));
+        take(frames, batch, context.out.transmit.of(port));
     } else {
-        let arrived = arrivals.frames.drain(..batch).zip(&arrivals.about);
-        for ((frame, arrival), verdict) in arrived.zip(&openings.verdicts) {
-            match *verdict {
-                Verdict::Good => clear.frames.push(frame),
-                Verdict::Send(port) => context.out.transmit.push(port, frame),
-                Verdict::Again => again(context, frame, arrival.depth + 1),
-                Verdict::Dropped(reason) => context.drop(frame, reason),
+        let mut packets = frames.drain(..batch).zip(&openings.verdicts);
+        for train in of_batch {
+            for (frame, verdict) in packets.by_ref().take(train.packets) {
+                match *verdict {
+                    Verdict::Good => clear.frames.push(frame),
+                    Verdict::Send(port) => context.out.transmit.push(port, frame),
+                    Verdict::Again => again(context, frame, train.about.depth + 1),
+                    Verdict::Dropped(reason) => context.drop(frame, reason),
+                }
             }
         }
     }
-    arrivals.about.drain(..batch);
+    all.drain(..trains);
 }
 
 /// Finds the SAs.
 #[inline(always)]
-fn find<'a>(context: &Context<'a>, arrivals: &Packets<Arrival>, openings: &mut Openings<'a>) {
+fn find<'a>(context: &Context<'a>, trains: &[Train<Arrival>], openings: &mut Openings<'a>) {
     let mut last = None;
-    for Arrival { place, outer, .. } in arrivals.about.iter().take(BATCH) {
+    for Train { about: Arrival { place, outer, .. }, .. } in trains {
         let sa = match last {
             Some((before, sa)) if before == *place => sa,
             _ => {
@@ -122,31 +139,45 @@ fn find<'a>(context: &Context<'a>, arrivals: &Packets<Arrival>, openings: &mut O
 
 /// Opens all in one call. Of each packet says whether its ICV was right.
 #[inline(always)]
-fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, openings: &mut Openings<'a>) {
+fn authenticate<'a>(
+    context: &Context<'a>,
+    trains: &[Train<Arrival>],
+    frames: &mut [Frame],
+    openings: &mut Openings<'a>,
+) {
     let Openings { sas, sequences, verdicts } = openings;
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
     let mut run: Option<(&Inbound, Way)> = None;
-    for ((frame, Arrival { outer, .. }), sa) in arrivals.frames.iter_mut().zip(&arrivals.about).zip(&*sas) {
-        let way = match (run, *sa) {
-            (Some((before, way)), Some(sa)) if ptr::eq(before, sa) => Some(way),
-            (_, Some(sa)) => Some(sa.endpoints.way()),
-            (_, None) => {
+    let mut left = sequences.as_mut_slice();
+    for ((arrival, frames, verdicts), sa) in train::each(trains, frames, &mut *verdicts).zip(&*sas) {
+        let packets = frames.len();
+        let sequences = left.split_off_mut(..packets).unwrap_or_default();
+        let Some(sa) = *sa else {
+            let outer = &arrival.outer;
+            for verdict in verdicts {
                 context.shared.events.unknown_spi(context.now, outer.spi, outer.endpoints());
-                None
+                *verdict = Verdict::Dropped(DropReason::UnknownSpi);
             }
+            continue;
         };
-        run = sa.zip(way);
-        let sequence = run.ok_or(DropReason::UnknownSpi).and_then(|(sa, way)| number(sa, &way, outer, frame));
-        match (sequence, *sa) {
-            (Ok(sequence), Some(sa)) => {
-                let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
-                batch.push(parameters.packet(sa.key(), frame));
-                sequences.push(sequence);
-                verdicts.push(Verdict::Good);
-            }
-            (sequence, _) => {
-                sequences.push(0);
-                verdicts.push(Verdict::Dropped(sequence.err().unwrap_or(DropReason::UnknownSpi)));
+        let way = match run {
+            Some((before, way)) if ptr::eq(before, sa) => way,
+            _ => sa.endpoints.way(),
+        };
+        run = Some((sa, way));
+        if !way.admits(&arrival.outer.flow, arrival.outer.is_udp()) {
+            verdicts.fill(Verdict::Dropped(DropReason::EncapsulationMismatch));
+            continue;
+        }
+        let opening = Opening::new(&arrival.outer, sa.algorithm(), sa.salt(), sa.esn);
+        for ((frame, sequence), verdict) in frames.iter_mut().zip(sequences).zip(verdicts) {
+            let own = arrival.outer.own_of(frame, packets);
+            match number(sa, &opening, own, frame) {
+                Ok(number) => {
+                    batch.push(opening.parameters(own, number).packet(sa.key(), frame));
+                    *sequence = number;
+                }
+                Err(reason) => *verdict = Verdict::Dropped(reason),
             }
         }
     }
@@ -154,14 +185,14 @@ fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, open
         return;
     }
     context.shared.sas.engine().open(&mut batch);
-    let opened = verdicts
-        .iter_mut()
-        .zip(&*sas)
-        .zip(&*sequences)
-        .filter(|((verdict, _), _)| **verdict == Verdict::Good);
-    for (packet, ((verdict, sa), sequence)) in batch.iter().zip(opened) {
-        if !packet.authentic {
-            *verdict = Verdict::Dropped(sa.map_or(DropReason::UnknownSpi, |sa| forged(sa, *sequence)));
+    if !batch.iter().all(|packet| packet.authentic) {
+        let packets = trains.iter().zip(&*sas).flat_map(|(train, sa)| iter::repeat_n(*sa, train.packets));
+        let opened = verdicts.iter_mut().zip(packets).zip(&*sequences);
+        let opened = opened.filter(|((verdict, _), _)| **verdict == Verdict::Good);
+        for (packet, ((verdict, sa), sequence)) in batch.iter().zip(opened) {
+            if !packet.authentic {
+                *verdict = Verdict::Dropped(sa.map_or(DropReason::UnknownSpi, |sa| forged(sa, *sequence)));
+            }
         }
     }
 }
@@ -169,14 +200,11 @@ fn authenticate<'a>(context: &Context<'a>, arrivals: &mut Packets<Arrival>, open
 /// The sequence number that the SA takes a packet to have that is worth opening. Nothing has been proved yet, and nothing
 /// changes.
 #[inline(always)]
-fn number(sa: &Inbound, way: &Way, outer: &EspPacket, frame: &mut Frame) -> Result<u64, DropReason> {
-    if !way.admits(&outer.flow, outer.is_udp()) {
-        return Err(DropReason::EncapsulationMismatch);
-    }
-    if !outer.suits(sa.algorithm()) || !frame.truncate(outer.end()) {
+fn number(sa: &Inbound, opening: &Opening, own: Own, frame: &mut Frame) -> Result<u64, DropReason> {
+    if !opening.suits(own) || !frame.truncate(own.end.into()) {
         return Err(DropReason::EspTruncated);
     }
-    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    let sequence = sa.replay().infer(own.sequence_low, sa.esn);
     sa.replay().check(sequence)?;
     Ok(sequence)
 }
@@ -191,36 +219,44 @@ fn forged(sa: &Inbound, sequence: u64) -> DropReason {
 
 /// Enters the authentic packets into their replay windows, run by run, and reports a peer that has moved.
 #[inline(always)]
-fn accept(context: &Context<'_>, arrivals: &Packets<Arrival>, openings: &mut Openings<'_>) {
+fn accept(
+    context: &Context<'_>,
+    trains: &[Train<Arrival>],
+    frames: &mut [Frame],
+    openings: &mut Openings<'_>,
+) {
     let Openings { sas, sequences, verdicts } = openings;
+    let (mut trains, mut frames) = (trains, frames);
+    let (mut sequences, mut verdicts) = (sequences.as_slice(), verdicts.as_mut_slice());
     let mut opened = 0;
     let same = |a: &Option<&Inbound>, b: &Option<&Inbound>| match (a, b) {
         (Some(a), Some(b)) => ptr::eq::<Inbound>(*a, *b),
         _ => false,
     };
-    let mut first = 0;
     for run in sas.chunk_by(same) {
-        let range = first..first + run.len();
-        first = range.end;
-        let (Some(Some(sa)), Some(sequences), Some(verdicts), Some(frames), Some(arrivals)) = (
+        let Some(trains) = trains.split_off(..run.len()) else { break };
+        let packets = trains.iter().map(|train| train.packets).sum::<usize>();
+        let (Some(&sa), Some(sequences), Some(verdicts), Some(frames)) = (
             run.first(),
-            sequences.get(range.clone()),
-            verdicts.get_mut(range.clone()),
-            arrivals.frames.get(range.clone()),
-            arrivals.about.get(range),
+            sequences.split_off(..packets),
+            verdicts.split_off_mut(..packets),
+            frames.split_off_mut(..packets),
         ) else {
-            continue;
+            break;
         };
+        let Some(sa) = sa else { continue };
         opened += if verdicts.iter().all(|verdict| *verdict == Verdict::Good) {
             accept_run(sa, sequences, verdicts)
         } else {
             accept_some(sa, sequences, verdicts)
         };
-        report_move(context, sa, sequences, verdicts, arrivals);
+        report_move(context, sa, sequences, verdicts, trains);
         if let Some(limiter) = sa.limiter() {
-            let outer = arrivals.iter().map(|Arrival { outer, .. }| outer);
-            let packets = frames.iter().zip(outer).zip(verdicts);
-            let packets = packets.map(|((frame, outer), verdict)| (frame, outer, verdict));
+            let packets = train::each(trains, frames, verdicts).flat_map(|(arrival, frames, verdicts)| {
+                let packets = frames.len();
+                let outer = move |frame| arrival.outer_of(frame, packets);
+                frames.iter().zip(verdicts).map(move |(frame, verdict)| (frame, outer(frame), verdict))
+            });
             police::inbound(context, limiter, sa, packets);
         }
     }
@@ -267,85 +303,21 @@ fn report_move(
     sa: &Inbound,
     sequences: &[u64],
     verdicts: &[Verdict],
-    arrivals: &[Arrival],
+    trains: &[Train<Arrival>],
 ) {
     let highest = sa.replay().highest();
-    let mut newest_first = sequences.iter().zip(verdicts).zip(arrivals).rev();
-    let newest =
-        newest_first.find(|((sequence, verdict), _)| **sequence == highest && **verdict == Verdict::Good);
-    if let Some((_, Arrival { outer, .. })) = newest
+    let mut packets = sequences.iter().zip(verdicts);
+    let is_newest = |(sequence, verdict): (&u64, &Verdict)| *sequence == highest && *verdict == Verdict::Good;
+    let Some(newest) = packets.rposition(is_newest) else { return };
+    let mut behind = 0;
+    let newest = trains.iter().find(|train| {
+        behind += train.packets;
+        newest < behind
+    });
+    if let Some(Train { about: Arrival { outer, .. }, .. }) = newest
         && outer.moved_from(&sa.endpoints.get())
     {
         context.shared.events.peer_moved(sa, outer.endpoints());
-    }
-}
-
-/// Takes the tunnels off the accepted packets.
-#[inline(always)]
-fn unpack(
-    context: &mut Context<'_>,
-    arrivals: &mut Packets<Arrival>,
-    openings: &mut Openings<'_>,
-    clear: &mut Packets<Clear>,
-) -> Straight {
-    let mut straight = Straight::default();
-    let Openings { sas, verdicts, .. } = openings;
-    let shared = context.shared;
-    // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
-    // firewall sees everything.
-    let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
-    if direct && is_mixed(sas) {
-        look_ahead(context, arrivals, sas, verdicts);
-    }
-    let tally = Tally::new(&shared.events);
-    let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
-    for (((frame, arrival), sa), verdict) in
-        arrivals.frames.iter_mut().zip(&arrivals.about).zip(&*sas).zip(verdicts)
-    {
-        let (Some(sa), Verdict::Good) = (sa, *verdict) else { continue };
-        let plain = match sa.special {
-            false => esp::decapsulate_plain(frame, &arrival.outer, sa.algorithm()),
-            true => None,
-        };
-        *verdict = match plain {
-            Some((flow, info)) => deliveries.deliver(context, sa, arrival, frame, flow, info),
-            None => deliveries.deliver_any(context, sa, arrival, frame),
-        };
-        if let Verdict::Send(port) = *verdict {
-            straight.add(port);
-        }
-    }
-    deliveries.tally.flush(context.now);
-    for (about, place) in &deliveries.learned {
-        context.flows.permit(false, about.tenant, &about.flow, about.place as usize, place.to_word());
-    }
-    straight
-}
-
-/// Whether a batch has packets of several SAs, as far as its ends tell.
-#[inline(always)]
-fn is_mixed(sas: &[Option<&Inbound>]) -> bool {
-    match (sas.first(), sas.last()) {
-        (Some(Some(first)), Some(Some(last))) => !ptr::eq::<Inbound>(*first, *last),
-        _ => false,
-    }
-}
-
-/// Asks the processor for what the worker remembers of the flows that have come out of tunnels.
-#[inline(never)]
-fn look_ahead(
-    context: &Context<'_>,
-    arrivals: &Packets<Arrival>,
-    sas: &[Option<&Inbound>],
-    verdicts: &[Verdict],
-) {
-    let packets = arrivals.frames.iter().zip(&arrivals.about).zip(sas).zip(verdicts);
-    for (((frame, arrival), sa), verdict) in packets {
-        if let (Some(sa), Verdict::Good) = (sa, verdict)
-            && let Some(flow) = arrival.outer.peek(frame, sa.algorithm())
-        {
-            context.flows.locate(sa.tenant, &flow);
-        }
     }
 }
 
@@ -361,7 +333,7 @@ pub(super) fn look_into(
         return None;
     }
     // Of a replayed packet, too, it is worth knowing what it was.
-    let sequence = sa.replay().infer(outer.sequence_low, sa.esn);
+    let sequence = sa.replay().infer(outer.sequence_low(), sa.esn);
     let parameters = outer.parameters(sa.algorithm(), sa.salt(), sequence, sa.esn);
     let mut batch = [parameters.packet(sa.key(), frame)];
     sas.engine().open(&mut batch);
@@ -374,128 +346,6 @@ pub(super) fn look_into(
         false => esp::decapsulate(frame, outer, sa.algorithm()),
     };
     unpacked.ok().filter(|(flow, _)| sa.permits(flow))
-}
-
-/// What a batch of packets that came out of tunnels have in common.
-struct Deliveries<'a, 'c> {
-    tally: Tally<'a>,
-    /// The flow that the packet before belonged to, the place of its SA, and where it went. Packets of a flow often follow
-    /// each other.
-    last: Option<(FlowKey, Handle, Link)>,
-    /// Whether flows that are known may go straight to their next hops.
-    direct: bool,
-    /// Packets of flows that were found to be what their SAs are for, and the places of these. They are remembered when
-    /// the batch is done, so that packets of one flow all take the same way and keep their order.
-    learned: ArrayVec<(Clear, Handle), BATCH>,
-    clear: &'c mut Packets<Clear>,
-}
-
-impl<'a> Deliveries<'a, '_> {
-    /// Of whatever packet it may be.
-    #[inline(never)]
-    fn deliver_any(
-        &mut self,
-        context: &mut Context<'_>,
-        sa: &'a Inbound,
-        arrival: &Arrival,
-        frame: &mut Frame,
-    ) -> Verdict {
-        let unpacked = match sa.special {
-            false => esp::decapsulate(frame, &arrival.outer, sa.algorithm()),
-            true => special::deliver(context, sa, &arrival.outer, frame),
-        };
-        match unpacked {
-            Ok((flow, info)) => self.deliver(context, sa, arrival, frame, flow, info),
-            Err(reason) => Verdict::Dropped(reason),
-        }
-    }
-
-    /// Sends on what came out of a tunnel, if it is what the SA is for. What no policy covers, as the worker may remember,
-    /// goes straight to its next hop; everything else is asked policy about.
-    #[inline(always)]
-    fn deliver(
-        &mut self,
-        context: &mut Context<'_>,
-        sa: &'a Inbound,
-        arrival: &Arrival,
-        frame: &mut Frame,
-        flow: FlowKey,
-        info: L3Info,
-    ) -> Verdict {
-        let link = match &self.last {
-            Some((last, place, link)) if *last == flow && *place == arrival.place => Some(*link),
-            _ => self.recall(context, sa, arrival, &flow),
-        };
-        if self.direct
-            && let Some(link) = link
-        {
-            if let Some(port) = egress::prepare(frame, info, true, &link) {
-                self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
-                return Verdict::Send(port);
-            }
-            self.direct = false;
-        }
-        self.deliver_slowly(context, sa, arrival, frame, flow, info)
-    }
-
-    /// Where a flow goes that is known to be what the SA is for, to be covered by no policy, and not to be ESP for us.
-    #[inline(always)]
-    fn recall(
-        &mut self,
-        context: &mut Context<'_>,
-        sa: &Inbound,
-        arrival: &Arrival,
-        flow: &FlowKey,
-    ) -> Option<Link> {
-        let place = context.flows.locate(sa.tenant, flow);
-        let name = arrival.place.to_word();
-        if !context.flows.is_permitted(context.policies, sa.tenant, flow, place, name)
-            || ingress::is_esp_for_us(context, flow)
-        {
-            return None;
-        }
-        let link = egress::find_link(context, flow, Reach::Inside(DropReason::ClearToOutside))?;
-        self.last = Some((*flow, arrival.place, link));
-        Some(link)
-    }
-
-    #[inline(never)]
-    fn deliver_slowly(
-        &mut self,
-        context: &mut Context<'_>,
-        sa: &'a Inbound,
-        arrival: &Arrival,
-        frame: &Frame,
-        flow: FlowKey,
-        info: L3Info,
-    ) -> Verdict {
-        let permitted = sa.permits(&flow);
-        if !permitted && !is_about_what_we_sent(sa, frame, &flow, &info) {
-            return Verdict::Dropped(DropReason::SelectorMismatch);
-        }
-        // What comes after it does not overtake it, of whatever flow it is: an SA's packets leave in their order.
-        self.direct = false;
-        self.tally.count(sa.traffic(), sa.limits(), info.total_len(), context.now);
-        // Our own addresses are not those of a tenant's network.
-        if !sa.tenant.is_routed() && ingress::is_esp_for_us(context, &flow) {
-            return Verdict::Again;
-        }
-        let about = Clear::new(context, Origin::Tunnel { depth: arrival.depth + 1 }, sa.tenant, flow, info);
-        // What another error of the same router says is another matter; and of a tenant everything goes to its device.
-        if permitted && !sa.tenant.is_routed() {
-            let _ = self.learned.try_push((about, arrival.place));
-        }
-        self.clear.about.push(about);
-        Verdict::Good
-    }
-}
-
-/// RFC 4301 §6.2: a router beyond the peer, whose address no selector names, may tell the sender of a packet what became of it,
-/// if that packet's answer could have come through this SA.
-#[cold]
-fn is_about_what_we_sent(sa: &Inbound, frame: &Frame, flow: &FlowKey, info: &L3Info) -> bool {
-    let Some(quoted) = wire::quoted(frame.packet(), flow, info) else { return false };
-    quoted.src_bits() == flow.dst_bits() && sa.permits(&FlowKey::from(&quoted.flow().reversed()))
 }
 
 /// Sends what came out of a tunnel, and is ESP for us once more, back to the start.

@@ -1,11 +1,10 @@
 //! Reads what arrives, and tells ESP for us from packets to protect.
 
-use std::iter;
-
 use arrayvec::ArrayVec;
 use portcullis_ipsec::{PolicyAction, TenantId};
 
-use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly, take};
+use super::train::{AHEAD, Head, take};
+use super::{BATCH, Clear, Context, Ingress, Origin, Packets, inbound::Arrival, reassembly};
 use crate::drop::DropReason;
 use crate::esp;
 use crate::frame::Frame;
@@ -13,10 +12,7 @@ use crate::policy::Verdict;
 use crate::route::{PortIndex, PortInfo, Role};
 use crate::wire::{self, ETHERNET_HEADER_LEN, EtherType, Ethernet, FlowKey, L3Info, Mac, protocol};
 
-/// How many frames ahead of the one that is read the processor is asked for.
-const AHEAD: usize = 8;
-
-/// What a frame holds.
+/// What frames that follow each other hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Esp,
@@ -37,42 +33,64 @@ pub(super) fn sort(
     clear: &mut Packets<Clear>,
 ) {
     let batch = frames.len().min(BATCH);
-    let mut kinds = ArrayVec::<Kind, BATCH>::new();
-    let (esp_before, clear_before) = (esp.about.len(), clear.about.len());
+    let mut kinds = ArrayVec::<(Kind, usize), BATCH>::new();
     match (ingress, ingress.port().and_then(|index| context.routes.port(index))) {
         (Ingress::Port(_), Some(port)) => {
             let gate = Gate::of(port);
-            for at in 0..batch {
+            let mut at = 0;
+            while at < batch {
                 if let Some(later) = frames.get(at + AHEAD) {
                     later.prefetch();
                 }
                 let Some(frame) = frames.get_mut(at) else { break };
-                kinds.push(from_port(context, &gate, frame, esp, clear));
+                let (kind, head) = from_port(context, &gate, frame, esp, clear);
+                let like_it =
+                    head.zip(frames.get_mut(at + 1..batch)).map_or(0, |(head, frames)| match kind {
+                        Kind::Clear => {
+                            let packets = head.follow(frames, 0);
+                            clear.lengthen(packets);
+                            packets
+                        }
+                        Kind::Esp => match esp.last().and_then(Arrival::least_of_train) {
+                            Some(least) => {
+                                let packets = head.follow(frames, least);
+                                esp.lengthen(packets);
+                                packets
+                            }
+                            None => 0,
+                        },
+                        Kind::Fragment | Kind::Dropped(_) => 0,
+                    });
+                kinds.push((kind, 1 + like_it));
+                at += 1 + like_it;
             }
         }
-        (Ingress::Port(_), None) => {
-            kinds.extend(iter::repeat_n(Kind::Dropped(DropReason::Unexpected), batch))
-        }
+        (Ingress::Port(_), None) => kinds.push((Kind::Dropped(DropReason::Unexpected), batch)),
         (Ingress::Kernel | Ingress::Device(_), _) => {
             let tenant = ingress.tenant();
-            let read = |frame| from_kernel(context, tenant, frame, clear);
+            let read = |frame| (from_kernel(context, tenant, frame, clear), 1);
             kinds.extend(frames.iter_mut().take(batch).map(read));
         }
         (Ingress::Socket, _) => {
-            kinds.extend(frames.iter_mut().take(batch).map(|frame| from_socket(context, frame, esp)));
+            kinds.extend(frames.iter_mut().take(batch).map(|frame| (from_socket(context, frame, esp), 1)));
         }
     }
+    let of =
+        |wanted| kinds.iter().filter(|(kind, _)| *kind == wanted).map(|(_, packets)| packets).sum::<usize>();
     match batch {
         0 => {}
-        all if clear.about.len() - clear_before == all => take(frames, batch, &mut clear.frames),
-        all if esp.about.len() - esp_before == all => take(frames, batch, &mut esp.frames),
+        all if of(Kind::Clear) == all => take(frames, batch, &mut clear.frames),
+        all if of(Kind::Esp) == all => take(frames, batch, &mut esp.frames),
         _ => {
-            for (frame, kind) in frames.drain(..batch).zip(&kinds) {
-                match *kind {
-                    Kind::Clear => clear.frames.push(frame),
-                    Kind::Esp => esp.frames.push(frame),
-                    Kind::Fragment => reassembly::take(context, frame),
-                    Kind::Dropped(reason) => context.drop(frame, reason),
+            let mut frames = frames.drain(..batch);
+            for (kind, packets) in &kinds {
+                for frame in frames.by_ref().take(*packets) {
+                    match *kind {
+                        Kind::Clear => clear.frames.push(frame),
+                        Kind::Esp => esp.frames.push(frame),
+                        Kind::Fragment => reassembly::take(context, frame),
+                        Kind::Dropped(reason) => context.drop(frame, reason),
+                    }
                 }
             }
             // What fragments have completed.
@@ -90,7 +108,7 @@ fn from_kernel(
 ) -> Kind {
     match wire::read(frame.packet()) {
         Ok((flow, info)) if frame.truncate(info.total_len()) => {
-            clear.about.push(Clear::new(context, Origin::Kernel, tenant, flow, info));
+            clear.begin(Clear::new(context, Origin::Kernel, tenant, flow, info));
             Kind::Clear
         }
         Ok(_) => Kind::Dropped(DropReason::Malformed),
@@ -109,8 +127,8 @@ fn from_socket(context: &Context<'_>, frame: &mut Frame, esp: &mut Packets<Arriv
     });
     match outer {
         Ok(outer) => {
-            let arrival = Arrival::new(context, outer, 0, esp.about.last());
-            esp.about.push(arrival);
+            let arrival = Arrival::new(context, outer, 0, esp.last());
+            esp.begin(arrival);
             Kind::Esp
         }
         Err(reason) => Kind::Dropped(reason),
@@ -142,7 +160,8 @@ impl Gate {
     }
 }
 
-/// Reads an Ethernet frame, and leaves the IP packet in it.
+/// Reads an Ethernet frame, and leaves the IP packet in it. Also says what those that follow are compared with, if there
+/// is nothing more to it than plain headers.
 #[inline(always)]
 fn from_port(
     context: &Context<'_>,
@@ -150,14 +169,15 @@ fn from_port(
     frame: &mut Frame,
     esp: &mut Packets<Arrival>,
     clear: &mut Packets<Clear>,
-) -> Kind {
+) -> (Kind, Option<Head>) {
     if let Some((header, packet)) = frame.packet().split_first_chunk()
         && gate.is_plain(header)
         && let Some((flow, info)) = wire::read_plain(packet)
     {
-        return admit(context, gate, frame, ETHERNET_HEADER_LEN, flow, info, esp, clear);
+        let head = Head::of(frame.packet());
+        return (admit(context, gate, frame, ETHERNET_HEADER_LEN, flow, info, esp, clear), head);
     }
-    from_port_at_length(context, gate, frame, esp, clear)
+    (from_port_at_length(context, gate, frame, esp, clear), None)
 }
 
 /// The same for whatever there is.
@@ -232,13 +252,13 @@ fn admit(
     let outside = gate.role == Role::Outside;
     if gate.role.is_outside() && context.policies.bypasses() && is_bypassed(context, &flow) {
         let origin = Origin::Outside { port: gate.index, l2_len: l2_len as u8 };
-        clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
+        clear.begin(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear
     } else if outside || is_esp_for_us(context, &flow) {
         match esp::parse(frame.packet(), &flow, &info, context.shared.nat_port) {
             Ok(outer) => {
-                let arrival = Arrival::new(context, outer, 0, esp.about.last());
-                esp.about.push(arrival);
+                let arrival = Arrival::new(context, outer, 0, esp.last());
+                esp.begin(arrival);
                 Kind::Esp
             }
             // Not ESP: the XDP program lets clear text come here where a policy bypasses something between its addresses.
@@ -250,7 +270,7 @@ fn admit(
         }
     } else {
         let origin = Origin::Port { port: gate.index, l2_len: l2_len as u8 };
-        clear.about.push(Clear::new(context, origin, TenantId::default(), flow, info));
+        clear.begin(Clear::new(context, origin, TenantId::default(), flow, info));
         Kind::Clear
     }
 }

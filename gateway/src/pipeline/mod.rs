@@ -2,15 +2,18 @@
 //!
 //! [`Pipeline::process`] takes a batch as a ring gave it and sorts every frame into exactly one list of [`Output`].
 //! One packet's way: [`ingress`] reads its headers and tells ESP for us from packets to protect; [`inbound`] opens
-//! ESP, and what comes out goes on like any other packet; [`outbound`] looks up the policy and seals; [`egress`]
-//! finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all, look
-//! up all, reserve per run of one SA, write all headers, one call to the engine, send all. What policy and packets
-//! rarely demand hangs off it: [`special`] (options of SAs), [`police`] (rates), [`trouble`] (too big, TTL expired), [`icmp`],
-//! [`fragment`] and, of what is sealed, [`cut`], of what arrives so, [`reassembly`].
+//! ESP, and what comes out ([`deliver`]) goes on like any other packet; [`outbound`] asks policy ([`choose`]) and seals;
+//! [`egress`] finds the next hop and puts an Ethernet header in front. These go phase by phase over the batch: parse all,
+//! look up all, reserve per run of one SA, write all headers, one call to the engine, send all. Packets that follow each
+//! other and are alike are decided about together, as a [`train`]. What policy and packets rarely demand hangs off it:
+//! [`special`] (options of SAs), [`police`] (rates), [`trouble`] (too big, TTL expired), [`icmp`], [`fragment`] and, of what
+//! is sealed, [`cut`], of what arrives so, [`reassembly`].
 //!
 //! Nothing here waits, allocates in steady state, or knows a socket. Time, frames and tables are passed in.
 
+mod choose;
 mod cut;
+mod deliver;
 mod egress;
 mod fragment;
 mod icmp;
@@ -18,21 +21,22 @@ mod inbound;
 mod ingress;
 mod isa;
 mod outbound;
+mod output;
 mod police;
 mod reassembly;
 mod special;
+mod tally;
 mod traced;
+mod train;
 mod trapped;
 mod trouble;
 
 use std::cell::Cell;
-use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::ptr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_ipsec::{PolicyCounters, TenantId};
+use portcullis_ipsec::TenantId;
 
 use crate::coarse::Coarse;
 use crate::drop::{DropReason, WorkerCounters};
@@ -41,15 +45,17 @@ use crate::frame::Frame;
 use crate::limiter::Ticks;
 use crate::policy::{FlowCache, PolicyEntry, PolicyTable, Snapshot};
 use crate::route::{HopCache, PortIndex, RouteTable};
-use crate::sa::{Guard, Limits, Reader, SaTable, Traffic};
+use crate::sa::{Guard, Reader, SaTable};
 use crate::trace::Hub;
 use crate::wire::{FlowKey, L3Info};
 use inbound::Arrival;
 use isa::Isa;
 use reassembly::Reassembly;
+use train::{Packets, Train};
 use trapped::Trapped;
 
 pub use egress::release;
+pub use output::{FrameSource, Handed, HandedOver, Outgoing, Output, Waiting};
 pub use trapped::{TrapLimits, TrapSignal};
 
 /// Frames that go through the phases together.
@@ -122,140 +128,6 @@ impl Ingress {
     }
 }
 
-/// The neighbour whose MAC address a frame lacks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Waiting {
-    /// The port that the frame will leave by.
-    pub port: PortIndex,
-    /// The port's interface, for the kernel.
-    pub ifindex: u32,
-    /// The neighbour.
-    pub gateway: IpAddr,
-}
-
-/// Where frames have gone. Drained by the worker, which counts what it takes: [`WorkerCounters::transmitted`],
-/// `to_kernel` and `held`. Drops are counted already.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Whole Ethernet frames to send.
-    pub transmit: Outgoing,
-    /// Bare IP packets for the host.
-    pub to_kernel: Vec<Frame>,
-    /// Bare IP packets for the host by the devices of tenants.
-    pub to_device: Vec<(TenantId, Frame)>,
-    /// Whole Ethernet frames whose ESP goes out in a TCP stream ([`crate::outlet`]).
-    pub to_streams: Vec<Frame>,
-    /// Whole Ethernet frames but for the destination's MAC address; see [`release`].
-    pub held: Vec<(Waiting, Frame)>,
-    /// Packets whose SA another worker owns, by that worker, in order. It takes them to [`Pipeline::resume`].
-    pub handed: HandedOver,
-    /// Frames to be used again: their packets were dropped and counted, or they never held one.
-    pub recycled: Vec<Frame>,
-}
-
-/// A packet on its way to another worker's pipeline, and what this one knows of it.
-#[derive(Debug)]
-pub struct Handed {
-    frame: Frame,
-    about: Clear,
-}
-
-impl Handed {
-    /// The frame that holds the packet.
-    pub fn frame(&self) -> &Frame {
-        &self.frame
-    }
-
-    /// The frame alone, of a packet that is given up.
-    pub fn into_frame(self) -> Frame {
-        self.frame
-    }
-}
-
-/// Packets for other workers, by worker, in order.
-#[derive(Debug, Default)]
-pub struct HandedOver(Vec<Vec<Handed>>);
-
-impl HandedOver {
-    fn push(&mut self, worker: u16, packet: Handed) {
-        let at = usize::from(worker);
-        if at >= self.0.len() {
-            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
-        }
-        if let Some(packets) = self.0.get_mut(at) {
-            packets.push(packet);
-        }
-    }
-
-    /// How many there are.
-    fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
-    }
-
-    /// The packets of each worker that has any, to be taken.
-    pub fn each(&mut self) -> impl Iterator<Item = (u16, &mut Vec<Handed>)> {
-        let workers = (0_u16..).zip(&mut self.0);
-        workers.filter(|(_, packets)| !packets.is_empty())
-    }
-}
-
-/// Frames to send, by port, in order.
-#[derive(Debug, Default)]
-pub struct Outgoing(Vec<Vec<Frame>>);
-
-impl Outgoing {
-    /// Adds one.
-    #[inline]
-    pub fn push(&mut self, port: PortIndex, frame: Frame) {
-        self.of(port).push(frame);
-    }
-
-    /// The frames of a port, to be taken.
-    #[inline]
-    pub fn of(&mut self, port: PortIndex) -> &mut Vec<Frame> {
-        let at = usize::from(port.0);
-        if at >= self.0.len() {
-            self.0.resize_with(at + 1, || Vec::with_capacity(BATCH));
-        }
-        // There is one now.
-        #[expect(clippy::indexing_slicing, reason = "made on the line above")]
-        &mut self.0[at]
-    }
-
-    /// The ports that may have frames.
-    pub fn ports(&self) -> impl Iterator<Item = PortIndex> + use<> {
-        (0..self.0.len()).map(|at| PortIndex(at as u16))
-    }
-
-    /// Takes all, port by port.
-    pub fn drain(&mut self) -> impl Iterator<Item = (PortIndex, Frame)> {
-        let ports = self.0.iter_mut().enumerate();
-        ports.flat_map(|(at, frames)| frames.drain(..).map(move |frame| (PortIndex(at as u16), frame)))
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.iter().all(Vec::is_empty)
-    }
-}
-
-/// Free frames, for what is made here: ICMP errors and fragments.
-pub trait FrameSource {
-    /// A frame, if there is one. What it holds does not matter.
-    fn take(&mut self) -> Option<Frame>;
-
-    /// One whose chunk has so many octets, if there is one; a lesser one if none has.
-    fn take_for(&mut self, octets: usize) -> Option<Frame> {
-        let _all_alike = octets;
-        self.take()
-    }
-}
-
 /// How a packet came to be here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Origin {
@@ -289,42 +161,6 @@ const _: () = assert!(size_of::<Clear>() == 64);
 /// A place in [`Again::policies`], plus one.
 #[derive(Debug, Clone, Copy)]
 struct Pinned(NonZeroU32);
-
-/// Frames, and what is known of the packet in each: two lists that go in step, so that frames change hands and the
-/// rest stays where it is.
-#[derive(Debug)]
-struct Packets<T> {
-    frames: Vec<Frame>,
-    about: Vec<T>,
-}
-
-impl<T> Default for Packets<T> {
-    fn default() -> Self {
-        Self { frames: Vec::with_capacity(BATCH), about: Vec::with_capacity(BATCH) }
-    }
-}
-
-impl<T> Packets<T> {
-    #[inline(always)]
-    fn push(&mut self, frame: Frame, about: T) {
-        self.frames.push(frame);
-        self.about.push(about);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    /// Without room for a batch: for what is rare.
-    fn empty() -> Self {
-        Self { frames: Vec::new(), about: Vec::new() }
-    }
-
-    fn append(&mut self, other: &mut Self) {
-        self.frames.append(&mut other.frames);
-        self.about.append(&mut other.about);
-    }
-}
 
 /// One worker's pipeline.
 #[derive(Debug)]
@@ -589,6 +425,12 @@ impl Clear {
         Self { flow, info, place, tenant, origin, pinned: None }
     }
 
+    /// The same of one packet of a train, whose frame holds it and nothing else.
+    #[inline(always)]
+    fn of(&self, frame: &Frame) -> Self {
+        Self { info: self.info.with_total_len(frame.len()), ..*self }
+    }
+
     /// The policy that covers it, as the worker remembers it.
     fn policy<'c>(&self, context: &'c mut Context<'_>) -> Option<&'c Arc<PolicyEntry>> {
         match self.pinned {
@@ -616,106 +458,5 @@ impl Clear {
     #[inline]
     fn expires(&self) -> bool {
         self.counts_down() && self.info.ttl() <= 1
-    }
-}
-
-/// Moves the first `count` frames to the end of another list.
-#[inline]
-fn take(from: &mut Vec<Frame>, count: usize, to: &mut Vec<Frame>) {
-    if count == from.len() {
-        to.append(from);
-    } else {
-        to.extend(from.drain(..count.min(from.len())));
-    }
-}
-
-/// Those of a batch that leave by the port that the first of them leaves by: nearly always all.
-#[derive(Default)]
-struct Straight {
-    port: PortIndex,
-    packets: usize,
-}
-
-impl Straight {
-    #[inline(always)]
-    fn add(&mut self, port: PortIndex) {
-        if self.packets == 0 {
-            self.port = port;
-        }
-        self.packets += usize::from(self.port == port);
-    }
-
-    /// The port, if all of a batch of so many leave by it.
-    fn whole(&self, batch: usize) -> Option<PortIndex> {
-        (self.packets == batch).then_some(self.port)
-    }
-}
-
-/// Adds up what runs of packets of one policy have come to where no SA counts them.
-#[derive(Default)]
-struct PolicyTally(Option<(Arc<PolicyEntry>, PolicyCounters)>);
-
-impl PolicyTally {
-    /// One that goes on in clear.
-    #[cold]
-    fn passed(&mut self, policy: &Arc<PolicyEntry>, octets: usize) {
-        let bytes_out = octets as u64;
-        self.add(policy, PolicyCounters { packets_out: 1, bytes_out, ..PolicyCounters::default() });
-    }
-
-    /// One that ends here.
-    #[cold]
-    fn dropped(&mut self, policy: &Arc<PolicyEntry>) {
-        self.add(policy, PolicyCounters { dropped: 1, ..PolicyCounters::default() });
-    }
-
-    fn add(&mut self, policy: &Arc<PolicyEntry>, counts: PolicyCounters) {
-        match &mut self.0 {
-            Some((last, sum)) if Arc::ptr_eq(last, policy) => *sum = sum.plus(counts),
-            _ => {
-                self.flush();
-                self.0 = Some((Arc::clone(policy), counts));
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn flush(&mut self) {
-        if let Some((policy, counts)) = self.0.take() {
-            policy.count(&counts);
-        }
-    }
-}
-
-/// Adds up what runs of packets of one SA have carried, so that its counters are touched once per run.
-struct Tally<'a> {
-    events: &'a EventBoard,
-    run: Option<(&'a Traffic, &'a Limits, u64, u64)>,
-}
-
-impl<'a> Tally<'a> {
-    fn new(events: &'a EventBoard) -> Self {
-        Self { events, run: None }
-    }
-
-    #[inline(always)]
-    fn count(&mut self, traffic: &'a Traffic, limits: &'a Limits, octets: usize, now: Coarse) {
-        match &mut self.run {
-            Some((current, _, packets, bytes)) if ptr::eq(*current, traffic) => {
-                *packets += 1;
-                *bytes += octets as u64;
-            }
-            _ => {
-                self.flush(now);
-                self.run = Some((traffic, limits, 1, octets as u64));
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn flush(&mut self, now: Coarse) {
-        if let Some((traffic, limits, packets, bytes)) = self.run.take() {
-            self.events.milestones(traffic.count(limits, packets, bytes, now));
-        }
     }
 }

@@ -1,23 +1,22 @@
 //! From a packet in clear to policy (RFC 4301 §5.1), and through the SA that it names.
 //!
-//! Frames stay where they are until the last step. First policy is asked about every packet; then what the packets of one
-//! SA share is found out once per run of them; then those to be sealed get their headers and go through the engine
-//! together; then each frame goes its way.
+//! Frames stay where they are until the last step. First policy is asked about every [train](super::train); then what the
+//! packets of one SA share is found out once per run of them; then those to be sealed get their headers and go through the
+//! engine together; then each frame goes its way.
 
 use arrayvec::ArrayVec;
 use portcullis_aead as aead;
-use portcullis_ipsec::PolicyAction;
 
 use super::egress::{self, Reach};
 use super::special::{self, Narrow};
-use super::{
-    BATCH, Clear, Context, Handed, Packets, PolicyTally, Straight, cut, police, take, trapped, trouble,
-};
+use super::tally::PolicyTally;
+use super::train::{self, Straight, take};
+use super::{BATCH, Clear, Context, Handed, Packets, Train, choose, cut, police, trapped, trouble};
 use crate::drop::{DropReason, WorkerCounters};
-use crate::esp::{self, Template};
+use crate::esp::{self, Plain, Template};
 use crate::events::EventBoard;
 use crate::frame::Frame;
-use crate::policy::{FlowCache, Verdict, lanes};
+use crate::policy::FlowCache;
 use crate::route::{NextHop, PortIndex};
 use crate::sa::{Outbound, OutboundRef};
 use crate::wire::decrement_ttl;
@@ -82,195 +81,47 @@ enum Halt {
 /// Of the way to a peer that is behind an interface that no worker serves, and has a TCP stream.
 const STREAM_MTU: usize = 1500;
 
-/// More flows than these that were not remembered in one batch, and in the next they are asked for ahead.
-const FEW_MISSES: u32 = 3;
-
 /// By number: an SA, how many packets of it follow each other, and the octets of the first of them.
-type Wanted = ArrayVec<(OutboundRef, u32, usize), BATCH>;
+pub(super) type Wanted = ArrayVec<(OutboundRef, u32, usize), BATCH>;
 /// By the same number: the run, or why its packets go no further here.
 type Runs<'a> = ArrayVec<Result<Run<'a>, Halt>, BATCH>;
-type Fates = ArrayVec<Fate, BATCH>;
 
 /// Takes up to a batch of `packets` where policy sends them: into a tunnel, on in clear if they came out of one or are
 /// bypassed, or nowhere.
 #[inline(always)]
 pub(super) fn protect<'a>(context: &mut Context<'a>, packets: &mut Packets<Clear>) {
-    let batch = packets.frames.len().min(BATCH);
-    let (mut wanted, mut fates) = (Wanted::new(), Fates::new());
-    let about = packets.about.get(..batch).unwrap_or_default();
-    choose(context, about, &mut wanted, &mut fates);
+    let (trains, batch) = packets.batch();
+    let (mut wanted, mut fates) = (Wanted::new(), [Fate::Dropped(DropReason::NoPolicy); BATCH]);
+    let Packets { frames, trains: all } = packets;
+    let of_batch = all.get(..trains).unwrap_or_default();
+    let fates = fates.get_mut(..batch).unwrap_or_default();
+    choose::choose(context, of_batch, frames, &mut wanted, fates);
     let mut runs = Runs::new();
-    begin(context, about, &wanted, &mut fates, &mut runs);
-    let straight = seal(context, packets, &mut runs, &mut fates);
+    begin(context, of_batch, frames, &wanted, fates, &mut runs);
+    let straight = seal(context, of_batch, frames, &mut runs, fates);
     if let Some(port) = straight.whole(batch) {
-        take(&mut packets.frames, batch, context.out.transmit.of(port));
+        take(frames, batch, context.out.transmit.of(port));
     } else {
         let mut tally = PolicyTally::default();
-        for ((frame, about), fate) in packets.frames.drain(..batch).zip(&packets.about).zip(&fates) {
-            dispatch(context, frame, about, *fate, &runs, &mut tally);
+        let mut packets = frames.drain(..batch).zip(&*fates);
+        for train in of_batch {
+            for (frame, fate) in packets.by_ref().take(train.packets) {
+                dispatch(context, frame, &train.about, *fate, &runs, &mut tally);
+            }
         }
         tally.flush();
     }
-    packets.about.drain(..batch);
-}
-
-/// Asks policy about every packet.
-#[inline(always)]
-fn choose(context: &mut Context<'_>, packets: &[Clear], wanted: &mut Wanted, fates: &mut Fates) {
-    if context.flows.take_misses() > FEW_MISSES {
-        look_ahead(context, packets);
-    }
-    if let ([first, ..], [.., last]) = (packets, packets)
-        && first.place != last.place
-    {
-        // A batch of several flows: whose policies' handles are anywhere.
-        packets.iter().for_each(|packet| context.flows.prefetch_policy(packet.place as usize));
-    }
-    let mut tally = PolicyTally::default();
-    let firewall = context.shared.firewall;
-    for packet in packets {
-        let mut way = decide(context, packet, &mut tally);
-        if firewall {
-            way = through_firewall(context, packet, way);
-        }
-        fates.push(match way {
-            Ok(Way::Sealed { reference, permitted }) => {
-                match wanted.last_mut() {
-                    Some((last, packets, _)) if *last == reference => *packets += 1,
-                    _ => {
-                        // On its way into the cache while the rest of the batch is decided about.
-                        context.shared.sas.prefetch_outbound(reference);
-                        wanted.push((reference, 1, packet.info.total_len()));
-                    }
-                }
-                Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }
-            }
-            Ok(Way::Clear(reach)) => Fate::Clear(reach),
-            Ok(Way::Kernel) => Fate::Kernel,
-            Ok(Way::Trapped) => Fate::Trapped,
-            Err(reason) => Fate::Dropped(reason),
-        });
-    }
-    tally.flush();
-}
-
-/// Asks the processor for the policies of the packets whose flows are not remembered.
-#[inline(never)]
-fn look_ahead(context: &Context<'_>, packets: &[Clear]) {
-    let unknown = packets.iter().filter(|Clear { flow, place, tenant, .. }| {
-        !context.flows.remembers(context.policies, *tenant, flow, *place as usize)
-    });
-    let wanted: ArrayVec<_, BATCH> = unknown.map(|packet| (packet.tenant, packet.flow.dst())).collect();
-    context.policies.prefetch(&wanted);
-}
-
-/// Where a packet goes that was let in, and that no policy takes further.
-const INSIDE: Reach = Reach::Inside(DropReason::ClearToOutside);
-
-/// What policy says of a packet that may go on.
-enum Way {
-    /// Through this SA, if its selectors permit it, as may be known.
-    Sealed {
-        reference: OutboundRef,
-        permitted: bool,
-    },
-    Clear(Reach),
-    /// To the host.
-    Kernel,
-    /// None yet: an SA was asked for.
-    Trapped,
-}
-
-#[inline(always)]
-fn decide(context: &mut Context<'_>, packet: &Clear, tally: &mut PolicyTally) -> Result<Way, DropReason> {
-    let Clear { flow, place, tenant, .. } = packet;
-    let admitted = packet.is_admitted();
-    if admitted && context.policies.discards_first() && is_discarded_back(context, packet) {
-        return Err(DropReason::Discarded);
-    }
-    if admitted && tenant.is_routed() {
-        // What is behind this tunnel, and who else its packets may go to, the routes of its device say.
-        return Ok(Way::Kernel);
-    }
-    let recalled = match packet.pinned {
-        None => context.flows.recall(context.policies, *tenant, flow, *place as usize),
-        Some(pinned) => context.again.pinned(pinned).map(|policy| (Some(policy), 0)),
-    };
-    let Some((Some(policy), permitted)) = recalled else {
-        return if admitted { Ok(Way::Clear(INSIDE)) } else { Err(DropReason::NoPolicy) };
-    };
-    // What is for us is not sent on, even by a policy that covers everything.
-    if admitted && context.hops.is_local(flow.dst_bits(), flow.is_ipv6()) {
-        return Ok(Way::Clear(INSIDE));
-    }
-    // Only a policy that protects is ever given an SA.
-    let outbound = match policy.lanes() {
-        None => policy.outbound(),
-        Some(lanes) => {
-            let (who, shared) = ((context.worker, context.now), context.shared);
-            lanes::of_worker(policy, lanes, who, &shared.events, |sa| {
-                // The first worker that looks has it from then on, so that of two which begin together one asks.
-                shared
-                    .sas
-                    .outbound(&context.guard, sa)
-                    .is_some_and(|sa| sa.owner(context.worker) != context.worker)
-            })
-        }
-    };
-    if let Some(reference) = outbound {
-        return Ok(Way::Sealed { reference, permitted: permitted == reference.to_word() });
-    }
-    match policy.action() {
-        PolicyAction::Protect => {
-            context.shared.events.acquire(policy, flow);
-            // A pinned policy is known for this batch alone.
-            let may_wait = policy.wants_sa() && packet.pinned.is_none();
-            if may_wait { Ok(Way::Trapped) } else { Err(DropReason::NoSa) }
-        }
-        PolicyAction::Bypass => {
-            tally.passed(policy, packet.info.total_len());
-            Ok(Way::Clear(Reach::Anywhere))
-        }
-        PolicyAction::Discard if admitted => Ok(Way::Clear(Reach::Inside(DropReason::Discarded))),
-        PolicyAction::Discard => Err(DropReason::Discarded),
-    }
-}
-
-/// What policy lets on that came in by an outside interface goes to the kernel, and comes back from the TUN device if it is
-/// for another tunnel. Where it may not go in clear stays what it was.
-#[cold]
-fn through_firewall(
-    context: &mut Context<'_>,
-    packet: &Clear,
-    way: Result<Way, DropReason>,
-) -> Result<Way, DropReason> {
-    if !packet.is_admitted() {
-        return way;
-    }
-    if let Ok(Way::Clear(Reach::Inside(reason))) = way
-        && egress::leads_outside(context, &packet.flow)
-    {
-        return Err(reason);
-    }
-    way.map(|_| Way::Kernel)
-}
-
-/// Whether a policy that goes before those that protect drops the way back of a packet that came in.
-#[cold]
-fn is_discarded_back(context: &Context<'_>, packet: &Clear) -> bool {
-    match context.policies.lookup(packet.tenant, &packet.flow.flow().reversed()) {
-        Verdict::Covered(policy) => policy.action() == PolicyAction::Discard,
-        Verdict::NoMatch => false,
-    }
+    all.drain(..trains);
 }
 
 /// Finds the SAs, and out where the packets of each go.
 #[inline(always)]
 fn begin<'a>(
     context: &mut Context<'a>,
-    packets: &[Clear],
+    trains: &[Train<Clear>],
+    frames: &mut [Frame],
     wanted: &Wanted,
-    fates: &mut Fates,
+    fates: &mut [Fate],
     runs: &mut Runs<'a>,
 ) {
     let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
@@ -289,7 +140,9 @@ fn begin<'a>(
         if let Some(Ok(run)) = runs.last_mut() {
             let count = match run.sa.limiter() {
                 None => *count,
-                Some(limiter) => police::outbound(context, limiter, (run, number), packets, fates, *count),
+                Some(limiter) => {
+                    police::outbound(context, limiter, (run, number), (trains, frames), fates, *count)
+                }
             };
             run.number(count, &context.shared.events);
         }
@@ -336,39 +189,35 @@ impl<'a> Run<'a> {
 #[inline(always)]
 fn seal<'a>(
     context: &mut Context<'a>,
-    packets: &mut Packets<Clear>,
+    trains: &[Train<Clear>],
+    frames: &mut [Frame],
     runs: &mut Runs<'a>,
-    fates: &mut Fates,
+    fates: &mut [Fate],
 ) -> Straight {
     let mut straight = Straight::default();
     let mut batch = ArrayVec::<aead::Packet<'_>, BATCH>::new();
-    for ((frame, about), fate) in packets.frames.iter_mut().zip(&packets.about).zip(fates) {
-        match *fate {
-            Fate::Seal { run: number, permitted } => {
-                *fate = match runs.get_mut(usize::from(number)) {
-                    Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
-                        Ok((parameters, sealed)) => {
-                            batch.push(parameters.packet(run.sa.key(), frame));
-                            sealed
-                        }
-                        Err(fate) => fate,
-                    },
-                    Some(Err(halt)) => stopped(context, about, *halt),
-                    None => Fate::Dropped(DropReason::NoSa),
-                };
-            }
-            Fate::Clear(reach) => {
-                if let Some(link) = egress::find_link(context, &about.flow, reach)
-                    && let Some(port) = egress::prepare(frame, about.info, about.counts_down(), &link)
-                {
+    for (about, mut frames, mut fates) in train::each(trains, frames, fates) {
+        if let Some(Fate::Seal { run, permitted: true }) = fates.first()
+            && let Some(Ok(run)) = runs.get_mut(usize::from(*run))
+        {
+            seal_train(run, about, &mut frames, &mut fates, &mut batch, &mut straight);
+        }
+        let link = match fates.first() {
+            Some(Fate::Clear(reach)) => egress::find_link(context, &about.flow, *reach),
+            _ => None,
+        };
+        for (frame, fate) in frames.iter_mut().zip(fates) {
+            if let Some(link) = &link {
+                let info = about.info.with_total_len(frame.len());
+                if let Some(port) = egress::prepare(frame, info, about.counts_down(), link) {
                     *fate = Fate::Send(port);
                 }
+            } else if let Fate::Seal { run, permitted } = *fate {
+                *fate = seal_one(context, about, frame, (run, permitted), runs, &mut batch);
             }
-            Fate::Send(_) | Fate::SealedToCut(_) | Fate::Trapped | Fate::Kernel => {}
-            Fate::Expired | Fate::TooBig(_) | Fate::Elsewhere(_) | Fate::Dropped(_) => {}
-        }
-        if let Fate::Send(port) = *fate {
-            straight.add(port);
+            if let Fate::Send(port) = *fate {
+                straight.add(port, 1);
+            }
         }
     }
     if batch.is_empty() {
@@ -381,6 +230,71 @@ fn seal<'a>(
         context.shared.events.milestones(reached);
     }
     straight
+}
+
+/// Puts all headers around the packets of a train, as long as there is nothing more to it than that, and leaves the others.
+#[inline(always)]
+fn seal_train<'a: 'p, 'p>(
+    run: &mut Run<'a>,
+    about: &Clear,
+    frames: &mut &'p mut [Frame],
+    fates: &mut &mut [Fate],
+    batch: &mut ArrayVec<aead::Packet<'p>, BATCH>,
+    straight: &mut Straight,
+) {
+    let Run { sa, special: false, port: Some(port), limit, sequence: Ok(mut sequence), .. } = *run else {
+        return;
+    };
+    if about.flow.is_ipv6() || about.expires() {
+        return;
+    }
+    let Some(headers) = Plain::new(&run.template, &about.info, about.counts_down()) else { return };
+    let (key, mut octets, before) = (sa.key(), 0, batch.len());
+    // For those alone that are to be sealed there are numbers: not for what is beyond a rate.
+    while matches!(fates.first(), Some(Fate::Seal { .. }))
+        && frames.first().is_some_and(|frame| frame.len() <= limit)
+        && let (Some(frame), Some(fate)) = (frames.split_off_first_mut(), fates.split_off_first_mut())
+    {
+        let len = frame.len();
+        *fate = match headers.encapsulate(frame, sequence) {
+            Ok(parameters) => {
+                batch.push(parameters.packet(key, frame));
+                octets += len as u64;
+                Fate::Send(port)
+            }
+            Err(reason) => Fate::Dropped(reason),
+        };
+        sequence += 1;
+    }
+    let packets = batch.len() - before;
+    straight.add(port, packets);
+    run.sequence = Ok(sequence);
+    run.packets += packets as u64;
+    run.octets += octets;
+}
+
+/// Puts all headers around one packet of a train, if it may go through the SA, and says what becomes of it.
+#[inline(never)]
+fn seal_one<'a: 'p, 'p>(
+    context: &mut Context<'a>,
+    about: &Clear,
+    frame: &'p mut Frame,
+    (number, permitted): (u8, bool),
+    runs: &mut Runs<'a>,
+    batch: &mut ArrayVec<aead::Packet<'p>, BATCH>,
+) -> Fate {
+    let about = &about.of(frame);
+    match runs.get_mut(usize::from(number)) {
+        Some(Ok(run)) => match encapsulate(context.flows, run, number, permitted, frame, about) {
+            Ok((parameters, sealed)) => {
+                batch.push(parameters.packet(run.sa.key(), frame));
+                sealed
+            }
+            Err(fate) => fate,
+        },
+        Some(Err(halt)) => stopped(context, about, *halt),
+        None => Fate::Dropped(DropReason::NoSa),
+    }
 }
 
 /// Puts all headers around a packet that may go through the SA of a run, and says what becomes of it when it is sealed; or
@@ -456,6 +370,7 @@ fn stopped(context: &mut Context<'_>, packet: &Clear, halt: Halt) -> Fate {
     Fate::Dropped(reason)
 }
 
+/// Takes a frame where its packet goes, which was one of such a train.
 fn dispatch(
     context: &mut Context<'_>,
     mut frame: Frame,
@@ -464,6 +379,8 @@ fn dispatch(
     runs: &Runs<'_>,
     tally: &mut PolicyTally,
 ) {
+    // Of one that is sealed by now nobody asks this any more.
+    let about = &about.of(&frame);
     match fate {
         Fate::Send(port) => context.out.transmit.push(port, frame),
         Fate::Seal { run, .. } => match runs.get(usize::from(run)) {

@@ -3,7 +3,7 @@
 
 use super::outbound::{Fate, Run};
 use super::special::{self, Narrow};
-use super::{Clear, Context, inbound};
+use super::{Clear, Context, Train, inbound, train};
 use crate::drop::DropReason;
 use crate::esp::EspPacket;
 use crate::frame::Frame;
@@ -11,25 +11,28 @@ use crate::limiter::LimiterIndex;
 use crate::sa::Inbound;
 
 /// Ends the packets of the run of that number that are beyond its rate, before they get sequence numbers, and says how many
-/// it has left. `packets` are those of the batch, `count` of them the run's.
+/// it has left. The trains are those of the batch, `count` packets of them the run's.
 #[cold]
 pub(super) fn outbound(
     context: &Context<'_>,
     limiter: LimiterIndex,
     (run, number): (&Run<'_>, u8),
-    packets: &[Clear],
+    (trains, frames): (&[Train<Clear>], &mut [Frame]),
     fates: &mut [Fate],
     count: u32,
 ) -> u32 {
     let Some(buckets) = context.shared.policies.limiters().outbound(limiter) else { return count };
     let now = context.ticks();
     let mut left = count;
-    for (packet, fate) in packets.iter().zip(fates) {
+    let packets = train::each(trains, frames, fates).flat_map(|(about, frames, fates)| {
+        frames.iter().zip(fates).map(|(frame, fate)| (about.of(frame), fate))
+    });
+    for (packet, fate) in packets {
         let Fate::Seal { run: own, permitted } = *fate else { continue };
         if own == number
             && (permitted || run.sa.permits(&packet.flow))
             && !packet.expires()
-            && goes_whole(run, packet)
+            && goes_whole(run, &packet)
             && !buckets.take(packet.info.total_len(), now)
         {
             *fate = Fate::Dropped(DropReason::RateOut);
@@ -51,7 +54,7 @@ pub(super) fn inbound<'p>(
     context: &Context<'_>,
     limiter: LimiterIndex,
     sa: &Inbound,
-    packets: impl Iterator<Item = (&'p Frame, &'p EspPacket, &'p mut inbound::Verdict)>,
+    packets: impl Iterator<Item = (&'p Frame, EspPacket, &'p mut inbound::Verdict)>,
 ) {
     let Some(buckets) = context.shared.policies.limiters().inbound(limiter) else { return };
     let now = context.ticks();

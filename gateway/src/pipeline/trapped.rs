@@ -55,7 +55,7 @@ impl TrapSignal {
 struct Queue {
     policy: PolicyId,
     since: Coarse,
-    packets: Packets<Clear>,
+    packets: Vec<(Frame, Clear)>,
 }
 
 /// One worker's waiting packets.
@@ -84,7 +84,7 @@ impl Trapped {
     pub(super) fn take_all(&mut self, signal: &TrapSignal) -> impl Iterator<Item = Frame> + use<> {
         signal.waiting.fetch_sub(self.len as u64, Ordering::SeqCst);
         self.len = 0;
-        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.packets.frames)
+        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.packets).map(|(frame, _)| frame)
     }
 
     fn hold(
@@ -99,12 +99,12 @@ impl Trapped {
             return Some(frame);
         }
         let place = self.queues.iter().position(|queue| queue.policy == policy).unwrap_or_else(|| {
-            self.queues.push(Queue { policy, since: now, packets: Packets::empty() });
+            self.queues.push(Queue { policy, since: now, packets: Vec::new() });
             self.queues.len() - 1
         });
         match self.queues.get_mut(place) {
-            Some(queue) if queue.packets.frames.len() < limits.per_policy => {
-                queue.packets.push(frame, about);
+            Some(queue) if queue.packets.len() < limits.per_policy => {
+                queue.packets.push((frame, about));
                 self.len += 1;
                 None
             }
@@ -138,21 +138,21 @@ pub(super) fn release(context: &mut Context<'_>, clear: &mut Packets<Clear>) {
     let before = context.trapped.len;
     for mut queue in std::mem::take(&mut context.trapped.queues) {
         let old = context.now.since(queue.since).as_secs() >= limits.seconds;
-        let mut waiting = Packets::empty();
-        for (frame, about) in queue.packets.frames.drain(..).zip(queue.packets.about.drain(..)) {
+        let mut waiting = Vec::new();
+        for (frame, about) in queue.packets.drain(..) {
             if !waits(context, &about) {
                 clear.push(frame, about);
             } else if old {
                 given_up(context, frame, &about, DropReason::TrapTimeout);
             } else {
-                waiting.push(frame, about);
+                waiting.push((frame, about));
             }
         }
         if !waiting.is_empty() {
             context.trapped.queues.push(Queue { packets: waiting, ..queue });
         }
     }
-    context.trapped.len = context.trapped.queues.iter().map(|queue| queue.packets.frames.len()).sum();
+    context.trapped.len = context.trapped.queues.iter().map(|queue| queue.packets.len()).sum();
     let gone = before.saturating_sub(context.trapped.len) as u64;
     context.shared.trap_signal.waiting.fetch_sub(gone, Ordering::SeqCst);
 }

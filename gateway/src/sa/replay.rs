@@ -120,13 +120,17 @@ impl ReplayWindow {
     /// Takes note of a run of authentic packets: what [`ReplayWindow::accept`] says of one after another, with one
     /// atomic change per word that they fall to, which for packets in order is one in thirty-two. `refuse` is shown the
     /// index of each that is refused, in order.
-    #[inline]
+    #[inline(always)]
     pub fn accept_run(&self, run: &[u64], mut refuse: impl FnMut(usize, DropReason)) {
         let mut highest = self.highest();
         let mut rest = run;
+        let in_order = are_consecutive(run);
         while let Some(&first) = rest.first() {
             let block = first / BLOCK;
-            let same = rest.iter().take(GROUP).take_while(|&&seq| seq / BLOCK == block).count();
+            let same = match in_order {
+                true => rest.len().min((BLOCK - first % BLOCK) as usize),
+                false => rest.iter().take(GROUP).take_while(|&&seq| seq / BLOCK == block).count(),
+            };
             let (group, others) = rest.split_at_checked(same).unwrap_or((rest, &[]));
             let verdicts = self.accept_group(group, &mut highest);
             if verdicts.accepted.count_ones() as usize != group.len() {
@@ -145,7 +149,7 @@ impl ReplayWindow {
     }
 
     /// Numbers of one block, and so of one word: together in one change, or none if there is nothing new among them.
-    #[inline]
+    #[inline(always)]
     fn accept_group(&self, group: &[u64], highest: &mut u64) -> Verdicts {
         let place = group.first().and_then(|&first| self.place(first));
         let Some((word, _)) = place else { return Verdicts::default() };
@@ -188,7 +192,7 @@ impl ReplayWindow {
     #[inline]
     fn step_in_order(&self, word: u64, group: &[u64], highest: u64) -> Option<(u64, u64)> {
         let (&first, &last) = (group.first()?, group.last()?);
-        let in_order = (first..).zip(group).fold(0, |wrong, (expected, &seq)| wrong | (expected ^ seq)) == 0;
+        let in_order = are_consecutive(group);
         let (_, position) = self.place(last)?;
         let ahead = position.wrapping_sub((word >> 32) as u32).cast_signed();
         // In order, a block has no more than 32; and so many ones has the group in the word, the last's lowest.
@@ -224,6 +228,13 @@ impl ReplayWindow {
         let turn = block >> self.mask.trailing_ones();
         Some((word, (turn as u32).wrapping_mul(BLOCK as u32) + (seq % BLOCK) as u32))
     }
+}
+
+/// Whether each number is one more than the one before.
+#[inline(always)]
+fn are_consecutive(numbers: &[u64]) -> bool {
+    let Some(&first) = numbers.first() else { return true };
+    (first..).zip(numbers).fold(0, |wrong, (expected, &seq)| wrong | (expected ^ seq)) == 0
 }
 
 /// What became of the numbers of a group, a bit each; what is in neither is too old.

@@ -98,6 +98,12 @@ impl L3Info {
         }
     }
 
+    /// The same with another total length.
+    #[inline(always)]
+    pub fn with_total_len(self, total_len: usize) -> Self {
+        Self(self.0 & !0xff_ffff | total_len as u64 & 0xff_ffff)
+    }
+
     /// The same with another ECN field (two bits).
     #[inline(always)]
     pub fn with_ecn(self, ecn: u8) -> Self {
@@ -268,17 +274,22 @@ fn quoted_v6(quote: &[u8]) -> Option<FlowKey> {
 #[inline(always)]
 pub fn decrement_ttl(packet: &mut [u8]) {
     match packet.first_chunk_mut() {
-        Some([0x40..=0x4f, _, _, _, _, _, _, _, ttl, _, c0, c1]) if *ttl > 0 => {
-            *ttl -= 1;
-            // RFC 1141: as much more as the header's sum is less, with the carry brought round.
-            let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
-            [*c0, *c1] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
-        }
+        Some(header @ [0x40..=0x4f, _, _, _, _, _, _, _, 1..=u8::MAX, _, _, _]) => decrement_ttl_v4(header),
         Some([0x60..=0x6f, _, _, _, _, _, _, hop_limit, _, _, _, _]) => {
             *hop_limit = hop_limit.saturating_sub(1);
         }
         _ => {}
     }
+}
+
+/// The same of an IPv4 header that is known to have a TTL.
+#[inline(always)]
+pub(crate) fn decrement_ttl_v4(header: &mut [u8; 12]) {
+    let [_, _, _, _, _, _, _, _, ttl, _, c0, c1] = header;
+    *ttl = ttl.wrapping_sub(1);
+    // RFC 1141: as much more as the header's sum is less, with the carry brought round.
+    let sum = u32::from(u16::from_be_bytes([*c0, *c1])) + 0x0100;
+    [*c0, *c1] = ((sum + u32::from(sum >= 0xffff)) as u16).to_be_bytes();
 }
 
 /// Sets a packet's ECN field (two bits), and keeps IPv4's checksum right. The packet was parsed.

@@ -6,6 +6,7 @@
 //!
 //! All integers in the values are in host byte order.
 
+mod alike;
 mod chain;
 mod checksum;
 mod ethernet;
@@ -17,9 +18,11 @@ mod key;
 mod tcp;
 mod udp;
 
+pub use alike::PlainHeader;
 pub use chain::{Link, chain, end_to_end};
 pub use checksum::{Checksum, replace_word};
 pub use ethernet::{ETHERNET_HEADER_LEN, EtherType, Ethernet, Mac, TagProtocol, VlanTags};
+pub(crate) use flow::decrement_ttl_v4;
 pub use flow::{Fragment, L3Info, decrement_ttl, flow, quoted, read, read_any, read_plain, set_ecn, set_tos};
 pub use icmp::{IcmpError, MAX_ICMPV4_ERROR, MAX_ICMPV6_ERROR};
 pub use ipv4::{IPV4_HEADER_LEN, Ipv4};
