@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds portcullis.bpf.o, the XDP program and the egress guard, from source into its place beside this script.
-# With --check, fails if the committed object is stale (exit 1): if its source is not the one recorded beside it,
-# or if building it anew, to a temporary place, gives another. Without the very toolchain that it was built with
+# Builds portcullis.bpf.o, the XDP program and the egress guard, and sink.bpf.o, which `bench forward` receives with, from
+# source into their places beside this script.
+# With --check, fails if a committed object is stale (exit 1): if its source is not the one recorded beside them,
+# or if building it anew, to a temporary place, gives another. Without the very toolchain that they were built with
 # the second cannot be told (exit 3).
 #
 # Needs a rustc with its standard library's source and bpf-linker built for the same LLVM. Debian's rustc-web and
@@ -10,18 +11,17 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-committed=$here/portcullis.bpf.o
+objects=(portcullis sink)
+record=$here/portcullis.bpf.o.built-from
 
-record=$committed.built-from
-
-# What the object is made of.
+# What the objects are made of.
 sources() {
     cd "$here"
     find build.sh Cargo.toml Cargo.lock src common/src -type f | LC_ALL=C sort | xargs sha256sum
 }
 
 stale() {
-    echo "error: ebpf/portcullis.bpf.o is stale ($1): run ./dev ebpf and commit the result" >&2
+    echo "error: ebpf/$1.bpf.o is stale ($2): run ./dev ebpf and commit the result" >&2
     exit 1
 }
 
@@ -32,7 +32,7 @@ case "${1:-}" in
 esac
 
 if [[ -n $check ]] && ! changed=$(diff <(sources) <(grep -v '^#' "$record")); then
-    stale "changed since: $(awk '/^[<>]/ { print $3 }' <<<"$changed" | sort -u | paste -sd' ')"
+    stale portcullis "changed since: $(awk '/^[<>]/ { print $3 }' <<<"$changed" | sort -u | paste -sd' ')"
 fi
 
 if [[ -n ${PORTCULLIS_EBPF_RUSTC:-} ]]; then
@@ -87,15 +87,17 @@ cd "$here"
 env -u RUSTFLAGS -u RUSTUP_TOOLCHAIN \
     RUSTC="$rustc" RUSTC_BOOTSTRAP=1 CARGO_ENCODED_RUSTFLAGS="${encoded%$'\x1f'}" CARGO_TARGET_DIR="$here/target" \
     "$cargo" build --quiet --release --locked -Z build-std=core --target bpfel-unknown-none
-built=$here/target/portcullis.bpf.o
-# The kernel wants BTF, and has no use for DWARF.
-"$strip" --strip-debug -o "$built" target/bpfel-unknown-none/release/portcullis
-
-if [[ -n $check ]]; then
-    cmp --silent "$built" "$committed" || stale "its source builds another"
-    echo "ebpf/portcullis.bpf.o is up to date"
-else
-    install -m 644 "$built" "$committed"
+for name in "${objects[@]}"; do
+    # The kernel wants BTF, and has no use for DWARF.
+    "$strip" --strip-debug -o "target/$name.bpf.o" "target/bpfel-unknown-none/release/$name"
+    if [[ -n $check ]]; then
+        cmp --silent "target/$name.bpf.o" "$name.bpf.o" || stale "$name" "its source builds another"
+        echo "ebpf/$name.bpf.o is up to date"
+    else
+        install -m 644 "target/$name.bpf.o" "$name.bpf.o"
+        echo "built ebpf/$name.bpf.o ($(stat -c %s "$name.bpf.o") octets)"
+    fi
+done
+if [[ -z $check ]]; then
     { echo "$toolchain"; sources; } >"$record"
-    echo "built ebpf/portcullis.bpf.o ($(stat -c %s "$committed") octets)"
 fi

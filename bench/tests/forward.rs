@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use portcullis_bench::forward::{Mode, send};
+use portcullis_bench::forward::{Look, Mode, send};
 use portcullis_lab::Lab;
 
 const BENCH: &str = env!("CARGO_BIN_EXE_portcullis-bench");
@@ -18,23 +18,28 @@ const BENCH: &str = env!("CARGO_BIN_EXE_portcullis-bench");
 const PACKETS: u64 = 600;
 const RATE: f64 = 3000.0;
 
+/// All modes, looked at both ways.
+fn every_way() -> impl Iterator<Item = (Mode, Look)> {
+    Mode::ALL.into_iter().flat_map(|mode| [(mode, Look::Closely), (mode, Look::Counting)])
+}
+
 #[test]
 fn every_packet_arrives_in_order_in_every_mode() {
-    for mode in Mode::ALL {
-        let counts = send(mode, PACKETS, RATE, None).unwrap();
-        assert_eq!((counts.sent, counts.received), (PACKETS, PACKETS), "{mode:?} {counts:?}");
-        assert_eq!((counts.reordered, counts.broken), (0, 0), "{mode:?} {counts:?}");
-        assert_eq!(counts.drops, BTreeMap::new(), "{mode:?}");
+    for (mode, look) in every_way() {
+        let counts = send(mode, PACKETS, RATE, None, look).unwrap();
+        assert_eq!((counts.sent, counts.received), (PACKETS, PACKETS), "{mode:?} {look:?} {counts:?}");
+        assert_eq!((counts.reordered, counts.broken), (0, 0), "{mode:?} {look:?} {counts:?}");
+        assert_eq!(counts.drops, BTreeMap::new(), "{mode:?} {look:?}");
     }
 }
 
 #[test]
 fn a_packet_that_the_gateway_drops_is_counted_as_lost() {
-    for mode in Mode::ALL {
-        let counts = send(mode, PACKETS, RATE, Some(PACKETS / 2)).unwrap();
-        assert_eq!((counts.sent, counts.received), (PACKETS, PACKETS - 1), "{mode:?} {counts:?}");
-        assert_eq!((counts.reordered, counts.broken), (0, 0), "{mode:?} {counts:?}");
-        assert_eq!(counts.drops, BTreeMap::from([("ttl_expired".to_owned(), 1)]), "{mode:?}");
+    for (mode, look) in every_way() {
+        let counts = send(mode, PACKETS, RATE, Some(PACKETS / 2), look).unwrap();
+        assert_eq!((counts.sent, counts.received), (PACKETS, PACKETS - 1), "{mode:?} {look:?} {counts:?}");
+        assert_eq!((counts.reordered, counts.broken), (0, 0), "{mode:?} {look:?} {counts:?}");
+        assert_eq!(counts.drops, BTreeMap::from([("ttl_expired".to_owned(), 1)]), "{mode:?} {look:?}");
     }
 }
 

@@ -24,18 +24,40 @@ pub(crate) fn make_real_time(tid: i32) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
+/// Whether threads can have real-time priority here.
+pub(crate) fn may_be_urgent() -> bool {
+    let status = Command::new("chrt").args(["-f", "1", "true"]).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// Pins kernel threads whose names begin like that to a core, above the priority of [`make_real_time`].
+pub(crate) fn place_kernel_threads(prefix: &str, core: usize) {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for tid in processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok()) {
+        let named = |comm: String| comm.starts_with(prefix);
+        if !fs::read_to_string(format!("/proc/{tid}/comm")).is_ok_and(named) {
+            continue;
+        }
+        // One that has ended meanwhile is no loss.
+        let mut set = nix::sched::CpuSet::new();
+        let _ =
+            set.set(core).and_then(|()| nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(tid), &set));
+        let _ = Command::new("chrt").args(["-f", "-p", "2", &tid.to_string()]).status();
+    }
+}
+
 /// Gives all threads of a process, and those that they begin, real-time priority, in turns with each other.
 pub(crate) fn prefer(pid: u32) {
     // Refused where a container may not: then it is measured without.
     let _ = Command::new("chrt").args(["-a", "-r", "-p", "1", &pid.to_string()]).status();
 }
 
-/// The thread of this process with that name.
-pub(crate) fn thread_named(name: &str) -> Option<i32> {
-    let tasks = fs::read_dir("/proc/self/task").ok()?;
+/// The thread of a process with that name.
+pub(crate) fn thread_of(pid: u32, name: &str) -> Option<i32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let mut ids = tasks.flatten().filter_map(|task| task.file_name().to_str()?.parse::<i32>().ok());
     ids.find(|tid| {
-        fs::read_to_string(format!("/proc/self/task/{tid}/comm")).is_ok_and(|comm| comm.trim() == name)
+        fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm")).is_ok_and(|comm| comm.trim() == name)
     })
 }
 
@@ -67,9 +89,9 @@ pub(crate) fn core(number: usize) -> Ticks {
     parse(&text, number).unwrap_or_default()
 }
 
-/// Ticks of a thread of this process: in user and in system mode.
+/// Ticks of a thread: in user and in system mode.
 pub(crate) fn thread(tid: i32) -> (u64, u64) {
-    times(&format!("/proc/self/task/{tid}/stat"))
+    times(&format!("/proc/{tid}/task/{tid}/stat"))
 }
 
 /// Time on a processor that another process has taken, all its threads together; zero if it is gone.

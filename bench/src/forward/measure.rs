@@ -5,16 +5,14 @@ use std::time::Duration;
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use nix::net::if_::if_nametoindex;
-use portcullis_gateway::io::QueueSocket;
 use portcullis_gateway::wire::Mac;
+use portcullis_lab::Host;
 
 use super::gateway::{Gateway, Mode};
-use super::lab::{Macs, Place};
+use super::lab::{Macs, Overflows, Place};
 use super::packets::{Expected, Keys, PeerSa, Source};
-use super::program::Redirect;
-use super::traffic::{Chore, Ends, Plan, Trial};
-use super::{Case, GATEWAY_CORE, TRAFFIC_CORE, cpu, search};
+use super::traffic::{Chore, Ends, Plan, Receiver, Trial};
+use super::{Case, GATEWAY_CORE, TRAFFIC_CORE, cpu, lab, search};
 
 /// Between trials, for what the real-time threads have kept waiting.
 const REST: Duration = Duration::from_millis(50);
@@ -23,15 +21,26 @@ const REST: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(30);
 
 /// Generator and sink in their place.
-#[derive(Debug)]
 pub(crate) struct Rig {
     macs: Macs,
     ends: Ends,
-    _programs: Vec<Redirect>,
-    /// The interface that the generator sends by, where it may be either.
-    sends: Option<&'static str>,
+    /// In a lab.
+    links: Option<Links>,
+    /// The gateway's thread that forwards, where it has one.
+    pub(crate) worker: Option<i32>,
     trial: Duration,
     tolerance: f64,
+}
+
+/// The hosts of a lab.
+#[derive(Debug)]
+struct Links {
+    ends: Host,
+    gateway: Host,
+    /// The interface that the generator sends by.
+    sends: &'static str,
+    /// Whether threads may receive on them, ahead of those that work all the time.
+    in_threads: bool,
 }
 
 /// What gives way first when the rate goes up.
@@ -39,9 +48,9 @@ pub(crate) struct Rig {
 pub(crate) enum Limit {
     /// It loses packets.
     Gateway,
-    /// Nothing was lost, but fewer packets were sent than should have been.
+    /// Nothing was lost, but fewer packets were sent than should have been; or they were lost before the gateway's interface.
     Generator,
-    /// Packets were lost, most of them at the sink's socket.
+    /// Packets were lost, most of them behind the gateway.
     Sink,
 }
 
@@ -79,6 +88,8 @@ pub(crate) struct Measured {
 /// One trial, with what the cores did meanwhile.
 struct Observed {
     trial: Trial,
+    /// What the queues of the links had no room for, in the trial.
+    overflown: Overflows,
     ends_core: cpu::Shares,
     gateway_core: cpu::Shares,
     worker: f64,
@@ -87,14 +98,15 @@ struct Observed {
 impl Rig {
     /// In a lab, with trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
     pub(crate) fn new(place: &Place, trial: Duration, tolerance: f64, urgent: bool) -> anyhow::Result<Self> {
-        let (ends, programs) = place.ends.enter(|| -> anyhow::Result<_> {
-            let ends = Ends::bind("near", "far", TRAFFIC_CORE, urgent)?;
-            let [tx, rx] = ends.sockets();
-            let programs = vec![attach("near", tx)?, attach("far", rx)?];
-            Ok((ends, programs))
-        })??;
-        anyhow::ensure!(programs.iter().all(Redirect::is_native), "veth runs XDP programs natively");
-        Ok(Self { macs: place.macs, ends, _programs: programs, sends: Some("near"), trial, tolerance })
+        let ends = place.ends.enter(|| Ends::bind("near", "far", TRAFFIC_CORE, urgent))??;
+        anyhow::ensure!(ends.are_native() == [true; 2], "veth runs XDP programs natively");
+        let links = Links {
+            ends: place.ends.clone(),
+            gateway: place.gateway.clone(),
+            sends: "near",
+            in_threads: urgent && cpu::may_be_urgent(),
+        };
+        Ok(Self { macs: place.macs, ends, links: Some(links), worker: None, trial, tolerance })
     }
 
     /// Between two interfaces of this network namespace, with the gateway elsewhere; `gateway` is its MAC address on the
@@ -108,18 +120,17 @@ impl Rig {
         let ours = mac_of(tx)?;
         let macs = Macs { near: ours, inside: gateway, outside: gateway, far: ours };
         let ends = Ends::bind(tx, rx, TRAFFIC_CORE, true)?;
-        let program = attach(rx, ends.sockets()[1])?;
-        if !program.is_native() {
+        if let [_, false] = ends.are_native() {
             eprintln!("the driver of {rx} runs no XDP programs: the sink is slower than it could be");
         }
-        Ok(Self { macs, ends, _programs: vec![program], sends: None, trial, tolerance })
+        Ok(Self { macs, ends, links: None, worker: None, trial, tolerance })
     }
 
     /// Makes the generator send from where the mode's packets come.
     pub(crate) fn face(&mut self, mode: Mode) {
         let sends = if mode == Mode::Decrypt { "far" } else { "near" };
-        if let Some(now) = &mut self.sends
-            && std::mem::replace(now, sends) != sends
+        if let Some(links) = &mut self.links
+            && std::mem::replace(&mut links.sends, sends) != sends
         {
             self.ends.turn_round();
         }
@@ -135,23 +146,24 @@ impl Rig {
         Ok(Source::new(link, &case.mixture.sizes, case.sas, peers))
     }
 
-    /// One trial alone, of the gateway as it runs, looking closely.
+    /// One trial alone, of the gateway as it runs.
     pub(crate) fn once(
         &mut self,
         gateway: &mut Gateway,
         case: &Case,
         plan: Plan,
         spoilt: Option<u64>,
+        closely: bool,
     ) -> anyhow::Result<Trial> {
         let mut source = self.source(case, std::mem::take(&mut gateway.peers))?;
         source.spoilt = spoilt;
-        self.ends.run(plan, &mut source, &mut expected(case, true)?, None)
+        let mut expected = expected(case)?;
+        self.ends.run(plan, &mut source, expected.receiver(closely, case.sas), None)
     }
 
     /// Everything about one case of the gateway, which runs already and is faced.
     pub(crate) fn measure(&mut self, gateway: &mut Gateway, case: &Case) -> anyhow::Result<Measured> {
         let mut source = self.source(case, std::mem::take(&mut gateway.peers))?;
-        let look = |closely| expected(case, closely);
         let gateway = Mutex::new(gateway);
         let mut rekey = |source: &mut Source| -> anyhow::Result<()> {
             let mut gateway = gateway.lock().map_err(|_| anyhow::anyhow!("a trial has panicked"))?;
@@ -164,7 +176,7 @@ impl Rig {
             Ok(())
         };
         let every = (case.rekeys > 0).then(|| Duration::from_secs_f64(1.0 / f64::from(case.rekeys)));
-        let measured = self.climb(&mut source, look, every, &mut rekey)?;
+        let measured = self.climb(case, &mut source, || expected(case), every, &mut rekey)?;
         if let Ok(gateway) = gateway.into_inner() {
             gateway.peers = source.into_peers();
         }
@@ -174,18 +186,23 @@ impl Rig {
     /// Flood, search, latencies.
     pub(crate) fn climb(
         &mut self,
+        case: &Case,
         source: &mut Source,
-        look: impl Fn(bool) -> anyhow::Result<Expected>,
+        expected: impl Fn() -> anyhow::Result<Expected>,
         every: Option<Duration>,
         work: &mut (dyn FnMut(&mut Source) -> anyhow::Result<()> + Send),
     ) -> anyhow::Result<Measured> {
+        if let Some(links) = self.links.as_ref().filter(|links| links.in_threads) {
+            lab::receive_in_threads(&links.ends, &links.gateway)?;
+        }
         let tolerance = self.tolerance;
         let mut reordered = 0;
         let mut observe = |rate: Option<f64>, closely: bool| -> anyhow::Result<Observed> {
             source.restart();
             let plan = Plan { rate, time: self.trial, packets: u64::MAX, patience: PATIENCE };
             let chore = every.map(|every| Chore { every, work: &mut *work });
-            let observed = self.observe(plan, source, &mut look(closely)?, chore)?;
+            let mut expected = expected()?;
+            let observed = self.observe(plan, source, expected.receiver(closely, case.sas), chore)?;
             let Trial { broken, other, .. } = observed.trial;
             anyhow::ensure!(broken == 0, "{broken} packets do not open");
             tell_of(other);
@@ -204,9 +221,11 @@ impl Rig {
                     best = Some(observed);
                     return Ok(true);
                 }
+                let most = observed.trial.lost() / 2;
                 limit = match lossless {
                     true => Limit::Generator,
-                    false if observed.trial.overrun * 2 > observed.trial.lost() => Limit::Sink,
+                    false if observed.overflown.before > most => Limit::Generator,
+                    false if observed.overflown.behind + observed.trial.overrun > most => Limit::Sink,
                     false => Limit::Gateway,
                 };
             }
@@ -231,31 +250,31 @@ impl Rig {
         &mut self,
         plan: Plan,
         source: &mut Source,
-        expected: &mut Expected,
+        receiver: Receiver<'_>,
         chore: Option<Chore<'_>>,
     ) -> anyhow::Result<Observed> {
         std::thread::sleep(REST);
-        // Absent where the gateway is none of ours.
-        let worker = cpu::thread_named("worker-0");
+        let Self { ends, links, worker, .. } = self;
         let ticks = || worker.map_or((0, 0), cpu::thread);
+        let overflows = || {
+            let links = links.as_ref();
+            links.map_or_else(Overflows::default, |links| {
+                Overflows::read(&links.ends, &links.gateway, links.sends)
+            })
+        };
+        let overflown = overflows();
         let before = (cpu::core(TRAFFIC_CORE), cpu::core(GATEWAY_CORE), ticks());
         let start = std::time::Instant::now();
-        let trial = self.ends.run(plan, source, expected, chore)?;
+        let trial = ends.run(plan, source, receiver, chore)?;
         let seconds = start.elapsed().as_secs_f64();
         Ok(Observed {
             trial,
+            overflown: overflows().since(overflown),
             ends_core: cpu::core(TRAFFIC_CORE).since(before.0),
             gateway_core: cpu::core(GATEWAY_CORE).since(before.1),
             worker: cpu::share(before.2, ticks(), seconds),
         })
     }
-}
-
-/// Makes an interface's packets come to the socket.
-fn attach(name: &str, socket: &QueueSocket) -> anyhow::Result<Redirect> {
-    let program = Redirect::attach(if_nametoindex(name)?).context("attaching the sink's program")?;
-    program.set_socket(0, socket.fd())?;
-    Ok(program)
 }
 
 fn mac_of(name: &str) -> anyhow::Result<Mac> {
@@ -264,14 +283,22 @@ fn mac_of(name: &str) -> anyhow::Result<Mac> {
     mac.with_context(|| format!("{name} has no MAC address"))
 }
 
-/// What the sink sees of a case; sealed packets are opened if it is to look closely.
-pub(crate) fn expected(case: &Case, closely: bool) -> anyhow::Result<Expected> {
-    let last = vec![0; case.sas as usize];
-    Ok(match (case.mode, closely) {
-        (Mode::Encrypt, false) => Expected::Sealed(last),
-        (Mode::Encrypt, true) => Expected::Opened(Box::new(Keys::new()?), last),
-        (Mode::Decrypt | Mode::Plain, _) => Expected::Clear,
+/// What the sink sees of a case.
+pub(crate) fn expected(case: &Case) -> anyhow::Result<Expected> {
+    Ok(match case.mode {
+        Mode::Encrypt => Expected::Sealed(Box::new(Keys::new()?), vec![0; case.sas as usize]),
+        Mode::Decrypt | Mode::Plain => Expected::Clear,
     })
+}
+
+impl Expected {
+    /// Every packet by itself, or all of them counted.
+    fn receiver(&mut self, closely: bool, flows: u32) -> Receiver<'_> {
+        match closely {
+            true => Receiver::Socket(self),
+            false => Receiver::Program { look: self.look(), flows },
+        }
+    }
 }
 
 /// Packets of nobody's are no reason to stop, but to be told of.

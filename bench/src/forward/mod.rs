@@ -1,6 +1,7 @@
 //! `bench forward`: the whole gateway between a generator and a sink, over veth in a lab of its own.
 //!
-//! - [`lab`]: the namespaces and links; [`gateway`]: the data plane between them; [`peers`]: what else is measured there.
+//! - [`lab`]: the namespaces and links; [`gateway`]: the data plane between them; [`peers`]: what else is measured there, of
+//!   which VPP is set up by [`vpp`].
 //! - [`packets`]: what is sent and how it is recognised; [`traffic`]: generator and sink in one loop on one core.
 //! - [`elsewhere`]: the same with a gateway that is not ours to start, between real interfaces.
 //! - [`search`]: the highest rate without loss; [`cpu`]: what the cores' time went into; [`report`]: the tables.
@@ -20,8 +21,10 @@ mod program;
 mod report;
 mod search;
 mod traffic;
+mod vpp;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use gateway::Mode;
@@ -58,6 +61,9 @@ pub struct Options {
     /// Rekeys per second in the cases with rekeys
     #[arg(long, default_value_t = 1000)]
     rekeys: u32,
+    /// VPP's program, where it is not in PATH as `vpp`
+    #[arg(long, default_value = "vpp")]
+    vpp: PathBuf,
     /// Send by this interface, to a gateway elsewhere
     #[arg(long, requires_all = ["rx_if", "gateway_mac"])]
     tx_if: Option<String>,
@@ -124,8 +130,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 }
                 rig.face(mode);
                 let mut gateway = Gateway::start(&place, mode, sas, GATEWAY_CORE)?;
+                rig.worker = cpu::thread_of(std::process::id(), "worker-0");
                 // As far as the machine allows: whatever else it does would be measured too.
-                let _ = cpu::thread_named("worker-0").is_some_and(cpu::make_real_time);
+                let _ = rig.worker.is_some_and(cpu::make_real_time);
                 for case in &cases {
                     let measured = rig.measure(&mut gateway, case)?;
                     if measured.rate == 0.0 {
@@ -135,15 +142,27 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                             gateway.drops()
                         );
                     }
-                    report.add(&case.name(), "portcullis", &case.mixture.sizes, measured);
+                    report.add(&case.name(), report::OURS, &case.mixture.sizes, measured);
                 }
                 gateway.stop()?;
+                rig.worker = None;
+                if sas == 1 {
+                    peers::measure(options, &place, &mut rig, mode, &mut report);
+                }
             }
         }
-        peers::measure(options, &place, &mut rig, &mut report)?;
     }
     report.print(&notes(options));
     Ok(())
+}
+
+/// How the sink looks at packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Each by itself, at its socket.
+    Closely,
+    /// Its program counts them.
+    Counting,
 }
 
 /// What became of packets sent at a fixed rate.
@@ -163,7 +182,7 @@ pub struct Counts {
 
 /// Sends `packets` packets of 64 to 1424 octets through a gateway with three SAs, so many in a second, in a lab of its
 /// own. Every one is looked at. The packet numbered `spoilt` is one that the gateway must drop.
-pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow::Result<Counts> {
+pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>, look: Look) -> anyhow::Result<Counts> {
     let place = Place::new()?;
     let mut rig = Rig::new(&place, Duration::ZERO, 0.0, false)?;
     rig.face(mode);
@@ -173,7 +192,7 @@ pub fn send(mode: Mode, packets: u64, rate: f64, spoilt: Option<u64>) -> anyhow:
     // The time is only a limit; the last packet is waited for no longer than one that cannot come.
     let patience = Duration::from_secs(if spoilt.is_some() { 1 } else { 20 });
     let plan = Plan { rate: Some(rate), time: Duration::from_secs(60), packets, patience };
-    let trial = rig.once(&mut gateway, &case, plan, spoilt)?;
+    let trial = rig.once(&mut gateway, &case, plan, spoilt, look == Look::Closely)?;
     let drops = gateway.drops();
     gateway.stop()?;
     let traffic::Trial { sent, received, reordered, broken, .. } = trial;
@@ -201,9 +220,11 @@ fn notes(options: &Options) -> String {
     format!(
         "Highest rate at which at most {} % of the packets are lost, halving the interval to 2 % (RFC 2544), trials of {} ms, {} \
          round(s), a trial that loses repeated once; latency at half of that rate. Sizes are of the IP packet in clear. Generator \
-         and sink on core {TRAFFIC_CORE}, worker on core {GATEWAY_CORE}, both with real-time priority where that is allowed; idle \
-         is the share of the time in which generator and sink had nothing to do. What is decrypted is sealed by the generator as \
-         it sends.",
+         and sink are AF_XDP sockets on core {TRAFFIC_CORE}, the worker is on core {GATEWAY_CORE}, both with real-time priority \
+         where that is allowed; each core also receives, in a thread of the kernel's, what it has sent. For latencies every packet \
+         comes to the sink's socket; for rates the sink's XDP program counts packets by their numbers and drops them. Idle is the \
+         share of the time in which generator and sink had nothing to do. What is decrypted is sealed by the generator as it \
+         sends.",
         options.loss_tolerance,
         options.trial().as_millis(),
         options.rounds()

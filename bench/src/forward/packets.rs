@@ -8,13 +8,14 @@ use std::net::Ipv4Addr;
 
 use arrayvec::ArrayVec;
 use portcullis_aead::{self as aead, Algorithm, Engine, Key};
+use portcullis_ebpf_common::sink::{FIRST_SPI, GENERATIONS, Look, PORT, SHORTEST_FOREIGN, flow_of, in_order};
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::wire::{EtherType, Ethernet, Ipv4, Mac, Udp};
 
 use super::lab::{FAR_GATEWAY, FAR_HOST, NEAR_HOST};
 
-/// Packets built and sealed together, and sent in one step.
-pub(crate) const BURST: usize = 64;
+/// Packets built and sealed together, and sent in one step: fewer than the 256 that a link of veth holds.
+pub(crate) const BURST: usize = 192;
 /// Where a packet begins in its frame: as far in as the gateway's own encapsulation needs.
 const START: usize = 256;
 /// Where in a frame of raw ESP the text starts: behind Ethernet, IPv4, SPI, sequence number and IV.
@@ -23,14 +24,8 @@ const ESP_TEXT: usize = 14 + 20 + 8 + 8;
 const STAMP: usize = 16;
 /// The smallest packet with a stamp.
 pub(crate) const SMALLEST: usize = 20 + 8 + STAMP;
-/// UDP's discard port: what else arrives is not ours.
-const PORT: u16 = 9;
 /// Cipher key and salt of every SA.
 pub(crate) const KEYMAT: [u8; 36] = *b"known to both ends of the bench salt";
-/// SPIs are chosen by the receiver: this bench, for what the gateway seals.
-const FIRST_SPI: u32 = 1 << 28;
-/// SPIs of one slot are so far apart; a slot's come again after 1,024 rekeys.
-const GENERATIONS: u32 = 1 << 10;
 
 /// The first remote host; flow `i` is the `i`th after it.
 pub(crate) const FIRST_REMOTE: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 0);
@@ -43,11 +38,6 @@ pub(crate) fn remote(flow: u32) -> Ipv4Addr {
 /// The SPI that the gateway sends with on a flow's SA of that generation.
 pub(crate) fn spi_of(flow: u32, generation: u32) -> u32 {
     FIRST_SPI + flow * GENERATIONS + generation % GENERATIONS
-}
-
-fn flow_of(spi: u32) -> Option<(u32, u32)> {
-    let index = spi.checked_sub(FIRST_SPI)?;
-    Some((index / GENERATIONS, index % GENERATIONS))
 }
 
 /// Number and time of a packet.
@@ -256,15 +246,14 @@ fn write_sealed<'a>(
     Some(keys.packet(peer.spi, sequence, packet.get_mut(ESP_TEXT..)?))
 }
 
-/// What the sink expects, and how closely it looks.
+/// What the sink expects at its socket.
 #[derive(Debug)]
 pub(crate) enum Expected {
     /// Clear packets of a [`Source`].
     Clear,
-    /// The gateway's ESP: SPIs and sequence numbers are checked, by flow the last ones seen.
-    Sealed(Vec<u64>),
-    /// The same, and every packet is opened, for its number and time.
-    Opened(Box<Keys>, Vec<u64>),
+    /// The gateway's ESP: SPIs and sequence numbers are checked, by flow what [`in_order`] remembers of the last one, and every
+    /// packet is opened, for its number and time.
+    Sealed(Box<Keys>, Vec<u64>),
     /// ESP of a peer whose keys are not known, in UDP or not, from one SA.
     Foreign,
 }
@@ -272,8 +261,8 @@ pub(crate) enum Expected {
 /// What a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// As it should be, with its number if that can be read, and its time.
-    Right(Option<Stamp>),
+    /// As it should be.
+    Right(Stamp),
     /// Right, but its ESP sequence number is not above the last one.
     Late,
     /// ESP of a peer whose keys are not known, with its sequence number.
@@ -285,22 +274,31 @@ pub(crate) enum Seen {
 }
 
 impl Expected {
-    /// Looks at a received frame.
-    pub(crate) fn look(&mut self, frame: &mut Frame) -> Seen {
+    /// As the sink's program is to look for it.
+    pub(crate) fn look(&self) -> Look {
         match self {
-            Self::Clear => stamp_of(frame.packet().get(14..).unwrap_or_default())
-                .map_or(Seen::Other, |stamp| Seen::Right(Some(stamp))),
-            Self::Sealed(last) => match read_esp(frame) {
-                Some((spi, sequence)) => in_order(last, spi, sequence),
-                None => Seen::Other,
-            },
-            Self::Opened(keys, last) => {
+            Self::Clear => Look::Clear,
+            Self::Sealed(..) => Look::Sealed,
+            Self::Foreign => Look::Foreign,
+        }
+    }
+
+    /// Looks at a received frame.
+    pub(crate) fn see(&mut self, frame: &mut Frame) -> Seen {
+        match self {
+            Self::Clear => {
+                stamp_of(frame.packet().get(14..).unwrap_or_default()).map_or(Seen::Other, Seen::Right)
+            }
+            Self::Sealed(keys, last) => {
                 let Some((spi, sequence)) = read_esp(frame) else { return Seen::Other };
-                let order = in_order(last, spi, sequence);
-                match (order, open(keys, spi, sequence, frame)) {
-                    (Seen::Right(_), Some(stamp)) => Seen::Right(Some(stamp)),
-                    (order, Some(_)) => order,
-                    (_, None) => Seen::Broken,
+                let Some((flow, generation)) = flow_of(spi) else { return Seen::Other };
+                let Some(last) = last.get_mut(flow as usize) else { return Seen::Other };
+                let right;
+                (*last, right) = in_order(*last, generation, sequence);
+                match open(keys, spi, sequence, frame) {
+                    Some(stamp) if right => Seen::Right(stamp),
+                    Some(_) => Seen::Late,
+                    None => Seen::Broken,
                 }
             }
             Self::Foreign => read_foreign(frame).map_or(Seen::Other, Seen::Foreign),
@@ -345,31 +343,9 @@ fn read_foreign(frame: &Frame) -> Option<u64> {
     };
     let (spi, rest) = esp.split_first_chunk::<4>()?;
     // Zero would be IKE.
-    let is_esp = *spi != [0; 4] && packet.len() > 60;
+    let is_esp = *spi != [0; 4] && packet.len() > SHORTEST_FOREIGN;
     let sequence = u32::from_be_bytes(*rest.first_chunk()?);
     is_esp.then_some(u64::from(sequence))
-}
-
-fn in_order(last: &mut [u64], spi: u32, sequence: u64) -> Seen {
-    let Some((flow, generation)) = flow_of(spi) else { return Seen::Other };
-    let Some(last) = last.get_mut(flow as usize) else { return Seen::Other };
-    let before = *last;
-    let now = unwrapped(before >> 48, generation) << 48 | sequence;
-    *last = before.max(now);
-    if now > before { Seen::Right(None) } else { Seen::Late }
-}
-
-/// A later SA's packets follow those of an earlier one: the generation that a remainder stands for, next to the last one.
-fn unwrapped(last: u64, generation: u32) -> u64 {
-    if last == 0 {
-        return u64::from(generation);
-    }
-    let ahead = u64::from(generation).wrapping_sub(last) % u64::from(GENERATIONS);
-    if ahead < u64::from(GENERATIONS / 2) {
-        last + ahead
-    } else {
-        (last + ahead).saturating_sub(u64::from(GENERATIONS))
-    }
 }
 
 fn open(keys: &Keys, spi: u32, sequence: u64, frame: &mut Frame) -> Option<Stamp> {

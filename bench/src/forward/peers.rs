@@ -1,7 +1,7 @@
-//! What else is measured in the gateway's place: the kernel's own forwarding, without XDP, beside plain forwarding, and
-//! strongSwan with its ESP in user space beside encryption. Both get the gateway's core: the kernel by receive packet
-//! steering, charon by its affinity. Its priority stays what it is: a higher one, of real time or short of it, makes its
-//! threads wait for each other, and everything several times slower.
+//! What else is measured in the gateway's place: VPP in all modes, the kernel's own forwarding, without XDP, beside plain
+//! forwarding, and strongSwan with its ESP in user space beside encryption. All get the gateway's core: VPP by its settings,
+//! the kernel by receive packet steering, charon by its affinity. charon's priority stays what it is: a higher one, of real
+//! time or short of it, makes its threads wait for each other, and everything several times slower.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,8 +12,9 @@ use portcullis_lab::{SiteConfig, StrongSwan};
 use super::gateway::Mode;
 use super::lab::{FAR_GATEWAY, FAR_HOST, LOCAL, Place, REMOTE};
 use super::measure::Rig;
-use super::packets::Expected;
-use super::report::Report;
+use super::packets::{Expected, PeerSa, spi_of};
+use super::report::{Report, VPP};
+use super::vpp::Vpp;
 use super::{Case, GATEWAY_CORE, Options, mixtures};
 
 const LINUX: &str = "linux-forward";
@@ -23,40 +24,63 @@ const STRONGSWAN: &str = "strongswan";
 const PLUGINS: &str = "load = random nonce aes sha1 sha2 pem pkcs1 x509 pubkey hmac kdf openssl gcm curve25519 \
                        kernel-libipsec kernel-netlink socket-default vici updown";
 
-/// Measures both in the cases that they can be compared in.
-pub(crate) fn measure(
-    options: &Options,
-    place: &Place,
-    rig: &mut Rig,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let cases = |mode| {
-        let of = |mixture| Case { mode, mixture, sas: 1, rekeys: 0 };
-        let cases = mixtures(options.scope.quick).into_iter().map(of);
-        cases.filter(|case| options.scope.wants(&case.name())).collect::<Vec<_>>()
+/// Measures them in a mode's cases that they can be compared in.
+pub(crate) fn measure(options: &Options, place: &Place, rig: &mut Rig, mode: Mode, report: &mut Report) {
+    let of = |mixture| Case { mode, mixture, sas: 1, rekeys: 0 };
+    let cases = mixtures(options.scope.quick).into_iter().map(of);
+    let cases = cases.filter(|case| options.scope.wants(&case.name())).collect::<Vec<_>>();
+    if cases.is_empty() {
+        return;
+    }
+    let absent = |implementation, outcome: anyhow::Result<()>, report: &mut Report| {
+        if let Err(error) = outcome {
+            for case in &cases {
+                report.absent(&case.name(), implementation, &format!("{error:#}"));
+            }
+        }
     };
-    for case in cases(Mode::Plain) {
-        if let Err(error) = linux(place, rig, &case, report) {
-            report.absent(&case.name(), LINUX, &format!("{error:#}"));
-        }
+    let measured = vpp(options, &cases, mode, report);
+    absent(VPP, measured, report);
+    match mode {
+        Mode::Plain => absent(LINUX, linux(place, rig, &cases, report), report),
+        Mode::Encrypt => absent(STRONGSWAN, strongswan(options, &cases, report), report),
+        Mode::Decrypt => {}
     }
-    let cases = cases(Mode::Encrypt);
-    if !cases.is_empty()
-        && let Err(error) = strongswan(options, &cases, report)
-    {
-        for case in &cases {
-            report.absent(&case.name(), STRONGSWAN, &format!("{error:#}"));
-        }
-    }
-    Ok(())
 }
 
-fn linux(place: &Place, rig: &mut Rig, case: &Case, report: &mut Report) -> anyhow::Result<()> {
+/// In a lab of its own, with which its XDP programs go: it leaves them where they are.
+fn vpp(options: &Options, cases: &[Case], mode: Mode, report: &mut Report) -> anyhow::Result<()> {
+    let place = Place::new()?;
+    let running = Vpp::start(&place, &options.vpp, mode)?;
+    let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
+    rig.worker = Some(running.worker);
+    rig.face(mode);
+    let expected = || match mode {
+        // Its IVs are not sequence numbers.
+        Mode::Encrypt => Ok(Expected::Foreign),
+        Mode::Plain | Mode::Decrypt => Ok(Expected::Clear),
+    };
+    // Sequence numbers go on from case to case: it is one SA.
+    let mut peers = vec![PeerSa { spi: spi_of(0, 0), next: 1 }];
+    for case in cases {
+        let mut source = rig.source(case, peers.clone())?;
+        let measured = rig.climb(case, &mut source, expected, None, &mut |_| Ok(()));
+        if mode == Mode::Decrypt {
+            peers = source.into_peers();
+        }
+        report.found(&case.name(), VPP, &case.mixture.sizes, measured);
+    }
+    running.stop()
+}
+
+fn linux(place: &Place, rig: &mut Rig, cases: &[Case], report: &mut Report) -> anyhow::Result<()> {
     steer(place, "inside0")?;
     rig.face(Mode::Plain);
-    let mut source = rig.source(case, Vec::new())?;
-    let measured = rig.climb(&mut source, |_| Ok(Expected::Clear), None, &mut |_| Ok(()))?;
-    report.add(&case.name(), LINUX, &case.mixture.sizes, measured);
+    for case in cases {
+        let mut source = rig.source(case, Vec::new())?;
+        let measured = rig.climb(case, &mut source, || Ok(Expected::Clear), None, &mut |_| Ok(()));
+        report.found(&case.name(), LINUX, &case.mixture.sizes, measured);
+    }
     Ok(())
 }
 
@@ -102,10 +126,8 @@ fn strongswan(options: &Options, cases: &[Case], report: &mut Report) -> anyhow:
     rig.face(Mode::Encrypt);
     for case in cases {
         let mut source = rig.source(case, Vec::new())?;
-        match rig.climb(&mut source, |_| Ok(Expected::Foreign), None, &mut |_| Ok(())) {
-            Ok(measured) => report.add(&case.name(), STRONGSWAN, &case.mixture.sizes, measured),
-            Err(error) => report.absent(&case.name(), STRONGSWAN, &format!("{error:#}")),
-        }
+        let measured = rig.climb(case, &mut source, || Ok(Expected::Foreign), None, &mut |_| Ok(()));
+        report.found(&case.name(), STRONGSWAN, &case.mixture.sizes, measured);
     }
     Ok(())
 }

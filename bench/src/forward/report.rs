@@ -4,6 +4,10 @@ use crate::report::{self, Output, Samples};
 
 use super::measure::{Limit, Measured};
 
+/// Of the rows.
+pub(crate) const OURS: &str = "portcullis";
+pub(crate) const VPP: &str = "vpp";
+
 /// Collects the rounds, and prints them at the end.
 pub(crate) struct Report {
     output: Output,
@@ -35,6 +39,20 @@ impl Report {
         eprintln!("{case} {implementation}: {:.3} Mpps", measured.rate / 1e6);
         let octets = sizes.iter().sum::<usize>() as f64 / sizes.len().max(1) as f64;
         self.entry(case, implementation, octets).rounds.push(measured);
+    }
+
+    /// Adds what came of a round: a measure, or why there is none.
+    pub(crate) fn found(
+        &mut self,
+        case: &str,
+        implementation: &'static str,
+        sizes: &[usize],
+        measured: anyhow::Result<Measured>,
+    ) {
+        match measured {
+            Ok(measured) => self.add(case, implementation, sizes, measured),
+            Err(error) => self.absent(case, implementation, &format!("{error:#}")),
+        }
     }
 
     /// What could not be measured, and why.
@@ -119,6 +137,9 @@ impl Report {
             let (plain, added) = (plain.median(), added.median());
             println!("{case}: sealing adds {added:.0} ns a packet to the {plain:.0} of plain forwarding");
         }
+        for (case, ratio) in self.beside(VPP) {
+            println!("{case}: {:.2} times {VPP}'s rate", ratio.median());
+        }
     }
 
     fn rows(&self) {
@@ -158,10 +179,26 @@ impl Report {
 }
 
 impl Report {
+    /// By case: our rate over a peer's, round by round.
+    fn beside(&self, peer: &str) -> Vec<(String, Samples)> {
+        let ours = self.entries.iter().filter(|entry| entry.implementation == OURS);
+        let pairs = ours.filter_map(|ours| {
+            let same = |entry: &&Entry| entry.case == ours.case && entry.implementation == peer;
+            let its = self.entries.iter().find(same)?;
+            let mut ratios = Samples::new();
+            for (ours, its) in ours.rounds.iter().zip(&its.rounds).filter(|(_, its)| its.rate > 0.0) {
+                ratios.record(ours.rate / its.rate);
+            }
+            Some((ours.case.clone(), ratios))
+        });
+        pairs.filter(|(_, ratios)| !ratios.is_empty()).collect()
+    }
+
     /// By case with encryption: nanoseconds per packet of plain forwarding, and what sealing adds to them, round by round.
     fn added(&self) -> Vec<(String, Samples, Samples)> {
         let each = |round: &Measured| 1e9 / round.rate.max(1.0);
-        let pairs = self.entries.iter().filter_map(|sealed| {
+        let ours = self.entries.iter().filter(|entry| entry.implementation == OURS);
+        let pairs = ours.filter_map(|sealed| {
             let other = format!("plain/{}", sealed.case.strip_prefix("encrypt/")?);
             let same = |entry: &&Entry| entry.case == other && entry.implementation == sealed.implementation;
             let plain = self.entries.iter().find(same)?;

@@ -1,18 +1,25 @@
 //! Generator and sink in one loop on one core: what is due is built, stamped and sent, what has arrived is looked at. The
 //! clock is read once per turn, so a stamp is at most one burst older than its packet, and an arrival is noted at most
 //! one turn late; that the one core also carries the kernel's part of both ends is within what is measured.
+//!
+//! For latencies every packet goes through the sink's socket, and what is sealed is opened. Where only the rate matters
+//! the sink's XDP program counts the packets and looks at their order: a socket would cost the ends' core, and so the
+//! generator, about as much as sending does.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
+use nix::net::if_::if_nametoindex;
+use portcullis_ebpf_common::sink::Look;
 use portcullis_gateway::frame::Frame;
 use portcullis_gateway::io::{CopyMode, FrameMemory, FramePool, QueueSocket, RING};
 use portcullis_gateway::pipeline::FrameSource;
 
 use super::cpu;
 use super::packets::{BURST, Expected, Seen, Source};
+use super::program::Sink;
 
 /// Frames for both ends: the sink's ring full, the generator's ring full, and a burst.
 const FRAMES: u32 = 3 * RING;
@@ -21,11 +28,16 @@ const STEP: usize = 64;
 /// A trial that sends less than this share of what it should has not offered its rate.
 const OFFERED: f64 = 0.99;
 
-/// Both ends, each an interface with its socket.
-#[derive(Debug)]
+/// An interface with its socket, and the program that decides what comes to it.
+struct End {
+    socket: QueueSocket,
+    sink: Sink,
+}
+
+/// Both ends.
 pub(crate) struct Ends {
-    tx: QueueSocket,
-    rx: QueueSocket,
+    tx: End,
+    rx: End,
     pool: FramePool,
     /// Sent and received by turns, so that neither allocates.
     scratch: Vec<Frame>,
@@ -45,6 +57,15 @@ pub(crate) struct Plan {
     pub(crate) packets: u64,
     /// How long the last ones are waited for.
     pub(crate) patience: Duration,
+}
+
+/// Where what arrives is looked at.
+#[derive(Debug)]
+pub(crate) enum Receiver<'a> {
+    /// At the sink's socket, packet by packet, for their latencies.
+    Socket(&'a mut Expected),
+    /// In the sink's program, which counts them.
+    Program { look: Look, flows: u32 },
 }
 
 /// What has to be done beside the traffic: called at every multiple of `every`.
@@ -73,7 +94,7 @@ pub(crate) struct Trial {
     pub(crate) offered: bool,
     /// Share of the time in which neither end had anything to do.
     pub(crate) idle: f64,
-    /// Nanoseconds from stamp to arrival, of packets whose stamp was readable.
+    /// Nanoseconds from stamp to arrival, of what came to the socket.
     pub(crate) latency: Histogram<u64>,
 }
 
@@ -98,7 +119,11 @@ impl Ends {
     /// Binds queue 0 of both interfaces, in the network namespace of the caller.
     pub(crate) fn bind(tx: &str, rx: &str, core: usize, urgent: bool) -> anyhow::Result<Self> {
         let (memory, frames) = FrameMemory::new(FRAMES, 2048)?;
-        let bind = |name: &str| QueueSocket::bind(Arc::clone(&memory), name, 0, CopyMode::Copy);
+        let bind = |name: &str| -> anyhow::Result<End> {
+            let socket = QueueSocket::bind(Arc::clone(&memory), name, 0, CopyMode::Copy)?;
+            let sink = Sink::attach(if_nametoindex(name)?, 0, socket.fd())?;
+            Ok(End { socket, sink })
+        };
         Ok(Self {
             tx: bind(tx)?,
             rx: bind(rx)?,
@@ -109,9 +134,9 @@ impl Ends {
         })
     }
 
-    /// The sockets, of the generator and the sink.
-    pub(crate) fn sockets(&self) -> [&QueueSocket; 2] {
-        [&self.tx, &self.rx]
+    /// Whether the drivers run the programs, of the generator's interface and of the sink's.
+    pub(crate) fn are_native(&self) -> [bool; 2] {
+        [self.tx.sink.is_native(), self.rx.sink.is_native()]
     }
 
     /// From now on the generator is the sink.
@@ -124,14 +149,14 @@ impl Ends {
         &mut self,
         plan: Plan,
         source: &mut Source,
-        expected: &mut Expected,
+        receiver: Receiver<'_>,
         chore: Option<Chore<'_>>,
     ) -> anyhow::Result<Trial> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("traffic".to_owned()).spawn_scoped(scope, || {
                 cpu::take_core(self.core, self.urgent);
                 self.clear();
-                self.trial(plan, source, expected, chore)
+                self.trial(plan, source, receiver, chore)
             });
             match thread.context("starting the traffic's thread")?.join() {
                 Ok(trial) => trial,
@@ -149,9 +174,10 @@ impl Ends {
     }
 
     fn receive(&mut self) -> usize {
-        let count = self.rx.receive(STEP, &mut self.scratch, &mut self.pool);
-        self.rx.refill(RING as usize, &mut self.pool);
-        self.rx.wake_receiver();
+        let socket = &mut self.rx.socket;
+        let count = socket.receive(STEP, &mut self.scratch, &mut self.pool);
+        socket.refill(RING as usize, &mut self.pool);
+        socket.wake_receiver();
         count
     }
 
@@ -159,11 +185,16 @@ impl Ends {
         &mut self,
         plan: Plan,
         source: &mut Source,
-        expected: &mut Expected,
+        mut receiver: Receiver<'_>,
         mut chore: Option<Chore<'_>>,
     ) -> anyhow::Result<Trial> {
-        let mut tally = Tally::new(matches!(expected, Expected::Foreign))?;
-        let probe = self.rx.probe();
+        let foreign = matches!(receiver, Receiver::Socket(Expected::Foreign));
+        let mut tally = Tally::new(foreign)?;
+        match receiver {
+            Receiver::Socket(_) => self.rx.sink.begin(Look::HandOver, 0)?,
+            Receiver::Program { look, flows } => self.rx.sink.begin(look, flows)?,
+        }
+        let probe = self.rx.socket.probe();
         let overrun = || {
             probe
                 .statistics()
@@ -181,12 +212,23 @@ impl Ends {
                 idle += now - last_turn;
             }
             (last_turn, was_idle) = (now, true);
-            if self.receive() > 0 {
-                (was_idle, last_arrival) = (false, now);
-                for mut frame in self.scratch.drain(..) {
-                    tally.take(expected.look(&mut frame), now.as_nanos() as u64);
-                    self.pool.put(frame);
+            match &mut receiver {
+                Receiver::Socket(expected) => {
+                    if self.receive() > 0 {
+                        (was_idle, last_arrival) = (false, now);
+                        for mut frame in self.scratch.drain(..) {
+                            tally.take(expected.see(&mut frame), now.as_nanos() as u64);
+                            self.pool.put(frame);
+                        }
+                    }
                 }
+                // Until then nobody asks.
+                Receiver::Program { .. } if sending.is_some() => {
+                    if tally.read(&self.rx.sink)? > 0 {
+                        last_arrival = now;
+                    }
+                }
+                Receiver::Program { .. } => {}
             }
             if let Some(sending) = sending {
                 let quiet = now.saturating_sub(last_arrival.max(sending)) > plan.patience;
@@ -210,7 +252,7 @@ impl Ends {
                 was_idle = false;
                 self.send(due.min(BURST as u64) as usize, source, &mut tally, now.as_nanos() as u64);
             }
-            self.tx.complete(&mut self.pool);
+            self.tx.socket.complete(&mut self.pool);
         }
         let sending = sending.unwrap_or_default();
         let due = plan.rate.map_or(0.0, |rate| sending.as_secs_f64() * rate).min(plan.packets as f64);
@@ -232,21 +274,21 @@ impl Ends {
     /// Builds and sends so many packets, or fewer if the kernel has not given back the frames of earlier ones.
     fn send(&mut self, count: usize, source: &mut Source, tally: &mut Tally, now: u64) {
         // What the ring does not take now would be lost here and not in the gateway: never more than it takes.
-        let room = (RING as usize).saturating_sub(self.tx.in_flight());
+        let room = (RING as usize).saturating_sub(self.tx.socket.in_flight());
         let frames = &mut self.scratch;
         frames.extend(std::iter::from_fn(|| self.pool.take()).take(count.min(room)));
         source.fill(frames, now);
         tally.sent(frames.len(), now);
         let mut left = frames.len();
         while left > 0 {
-            left -= self.tx.transmit(frames, &mut self.pool);
-            self.tx.kick();
+            left -= self.tx.socket.transmit(frames, &mut self.pool);
+            self.tx.socket.kick();
         }
     }
 
     fn finish_sending(&mut self) {
-        self.tx.kick();
-        self.tx.complete(&mut self.pool);
+        self.tx.socket.kick();
+        self.tx.socket.complete(&mut self.pool);
     }
 }
 
@@ -278,13 +320,19 @@ impl Tally {
         }
     }
 
+    /// Takes over what the program has counted; how many packets have come since.
+    fn read(&mut self, sink: &Sink) -> anyhow::Result<u64> {
+        let counted = sink.tally()?;
+        let before = std::mem::replace(&mut self.received, counted.received);
+        (self.reordered, self.other) = (counted.reordered, counted.other);
+        Ok(counted.received.saturating_sub(before))
+    }
+
     fn take(&mut self, seen: Seen, now: u64) {
         match seen {
             Seen::Right(stamp) => {
                 self.received += 1;
-                if let Some(stamp) = stamp {
-                    self.arrived(stamp.number, stamp.time, now);
-                }
+                self.arrived(stamp.number, stamp.time, now);
             }
             Seen::Late => {
                 self.received += 1;

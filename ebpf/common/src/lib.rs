@@ -7,6 +7,7 @@
 #![no_std]
 
 mod outcome;
+pub mod sink;
 
 pub use outcome::{Disposition, Outcome};
 
@@ -153,6 +154,9 @@ pub mod address {
 #[cfg(feature = "user")]
 mod pod {
     #![expect(unsafe_code, reason = "aya asks for a promise about layouts")]
+
+    // SAFETY: `repr(C)`, four `u64`: no padding, every bit pattern is a value.
+    unsafe impl aya::Pod for super::sink::Tally {}
 
     // SAFETY: `repr(C)`, two `u32`: no padding, every bit pattern is a value.
     unsafe impl aya::Pod for super::Interface {}
