@@ -27,8 +27,9 @@ struct Series {
     ttl: u8,
     tos: u8,
     dont_fragment: bool,
-    /// What is done to the packets: by place.
     lens: Vec<usize>,
+    /// Which of the first four it has from the series before it, so that many differ in one.
+    kept: [bool; 4],
     spoilt: Option<(usize, Spoil)>,
 }
 
@@ -67,19 +68,33 @@ fn series() -> impl Strategy<Value = Series> {
     let spoilt = prop::option::weighted(0.3, (0..20_usize, spoil()));
     let ttl = prop_oneof![6 => Just(64), 1 => 0..4_u8];
     let tos = prop_oneof![4 => Just(0), 3 => 0..4_u8, 1 => any::<u8>()];
-    (0..6_u8, ttl, tos, any::<bool>(), lens, spoilt).prop_map(
-        |(flow, ttl, tos, dont_fragment, lens, spoilt)| Series {
+    let kept = prop::array::uniform4(prop::bool::weighted(0.7));
+    (0..6_u8, ttl, tos, any::<bool>(), lens, kept, spoilt).prop_map(
+        |(flow, ttl, tos, dont_fragment, lens, kept, spoilt)| Series {
             flow,
             ttl,
             tos,
             dont_fragment,
             lens,
+            kept,
             spoilt,
         },
     )
 }
 
 impl Series {
+    /// The same behind another.
+    fn behind(mut self, before: Option<&Self>) -> Self {
+        if let Some(before) = before {
+            let [flow, ttl, tos, dont_fragment] = self.kept;
+            self.flow = if flow { before.flow } else { self.flow };
+            self.ttl = if ttl { before.ttl } else { self.ttl };
+            self.tos = if tos { before.tos } else { self.tos };
+            self.dont_fragment = if dont_fragment { before.dont_fragment } else { self.dont_fragment };
+        }
+        self
+    }
+
     fn packets(&self) -> Vec<Vec<u8>> {
         let mut packet = Packet::between(1, 2, self.flow == 5, 0);
         match self.flow {
@@ -255,12 +270,14 @@ proptest! {
     ) {
         let (mut trains, mut singles) = (setup.pair(), setup.pair());
         for (series, spoilt) in batches {
-            let mut frames = Vec::new();
-            for series in &series {
+            let (mut frames, mut before) = (Vec::new(), None);
+            for series in series {
+                let series = series.behind(before.as_ref());
                 let mut own: Vec<_> =
                     series.packets().iter().map(|packet| ethernet(port_mac(1, INSIDE), packet)).collect();
                 on_the_way(&mut own, &series.spoilt.map(|(at, spoil)| (at, spoil, series.tos & 1 == 0)).into_iter().collect::<Vec<_>>());
                 frames.extend(own);
+                before = Some(series);
             }
             let mut sealed = both([&mut trains.a, &mut singles.a], INSIDE, &frames)?;
             for frame in &mut sealed {
