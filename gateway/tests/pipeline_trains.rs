@@ -69,7 +69,8 @@ fn series() -> impl Strategy<Value = Series> {
     let ttl = prop_oneof![6 => Just(64), 1 => 0..4_u8];
     let tos = prop_oneof![4 => Just(0), 3 => 0..4_u8, 1 => any::<u8>()];
     let kept = prop::array::uniform4(prop::bool::weighted(0.7));
-    (0..6_u8, ttl, tos, any::<bool>(), lens, kept, spoilt).prop_map(
+    let flow = prop_oneof![2 => Just(0), 1 => 0..6_u8];
+    (flow, ttl, tos, any::<bool>(), lens, kept, spoilt).prop_map(
         |(flow, ttl, tos, dont_fragment, lens, kept, spoilt)| Series {
             flow,
             ttl,
@@ -208,9 +209,9 @@ fn setup() -> impl Strategy<Value = Setup> {
         1 => Just(SaOptions { copy_df: CopyDf::No, copy_ecn: false, ..SaOptions::default() }),
         1 => Just(SaOptions { fragmentation: Fragmentation::After, dscp: 10, ..SaOptions::default() }),
     ];
-    let flags = any::<[bool; 4]>();
+    let flags = prop::array::uniform4(prop::bool::weighted(0.3));
     let rare = || prop::bool::weighted(0.2);
-    (algorithms, options, flags, rare(), rare(), rare()).prop_map(
+    (algorithms, options, flags, rare(), rare(), any::<bool>()).prop_map(
         |(algorithm, options, [esn, udp, narrow, bypasses], outer_v6, rates, small_mtu)| Setup {
             child: Child { algorithm, options, esn, udp, outer_v6, ..Child::between(1, 2) },
             narrow,
@@ -265,7 +266,7 @@ proptest! {
                 prop::collection::vec(series(), 1..8),
                 prop::collection::vec((any::<usize>(), spoil(), any::<bool>()), 0..4),
             ),
-            1..4,
+            2..5,
         ),
     ) {
         let (mut trains, mut singles) = (setup.pair(), setup.pair());
