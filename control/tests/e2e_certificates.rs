@@ -28,7 +28,11 @@ fn site() -> SiteConfig {
 
 /// Our configuration with certificates, and further lines for `local` and `remote`.
 fn toml(local: &str, remote: &str) -> String {
-    let text = site().toml();
+    toml_of(&site(), local, remote)
+}
+
+fn toml_of(site: &SiteConfig, local: &str, remote: &str) -> String {
+    let text = site.toml();
     let secrets = text.find("[secrets").unwrap();
     text[..secrets]
         .replace("local = { auth = \"psk\"", &format!("local = {{ {local}"))
@@ -388,6 +392,47 @@ fn an_ocsp_responder_that_the_configuration_names_is_asked_and_need_not_answer()
     let _revoked = responder(&sites, &root, REVOKED)?;
     let asking = gateway(&sites.a, named())?;
     is_refused(&sites, &asking, &swan, "CERT_REVOKED")
+}
+
+/// Nobody but the peer itself reaches its certificate's responder. strongSwan 5.9.8 has no OCSP inside IKE: both ends are ours,
+/// and the responder is OpenSSL's.
+#[test]
+fn a_peer_brings_what_its_ocsp_responder_says_of_it() -> Result<()> {
+    let sites = Sites::new("brought")?;
+    let mut root = Authority::root();
+    root.enroll(&sites.a, &rcgen::PKCS_ECDSA_P256_SHA256, A, 1);
+    root.ocsp_url = Some("http://127.0.0.1:8080/".to_owned());
+    root.enroll(&sites.b, &rcgen::PKCS_ECDSA_P256_SHA256, B, 2);
+    let asking = |ocsp: &str| {
+        let text = toml(LOCAL, "auth = \"pubkey\", revocation = \"strict\"");
+        gateway(&sites.a, text.replacen("proposals", &format!("ocsp = \"{ocsp}\"\nproposals"), 1))
+    };
+    let peer = || gateway(&sites.b, toml_of(&site().mirrored(), LOCAL, REMOTE));
+    let refusal = |gateway: &Gateway| {
+        let refused = gateway.initiate("site/net", SOON);
+        let Err(LabError::Failed { output, .. }) = refused else { panic!("{refused:?}") };
+        Ok::<_, LabError>(output)
+    };
+
+    let good = responder(&sites, &root, "V\t460101000000Z\t")?;
+    let (ours, theirs) = (asking("reply")?, peer()?);
+    assert!(refusal(&ours)?.contains("CERT_STATUS_UNKNOWN"));
+    drop(ours);
+    let ours = asking("request")?;
+    for end in [&ours, &theirs] {
+        end.initiate("site/net", SOON)?;
+        carries_traffic(&sites)?;
+        end.terminate("site")?;
+    }
+    drop((good, theirs));
+
+    let _revoked = responder(&sites, &root, REVOKED)?;
+    let _theirs = peer()?;
+    let said = refusal(&ours)?;
+    assert!(said.contains("CERT_REVOKED"), "{said}");
+    let said = ours.portcullis(&["explain", "last"])?.stdout;
+    assert!(said.contains("the OCSP response that the peer brought"), "{said}");
+    Ok(())
 }
 
 #[test]

@@ -121,3 +121,53 @@ fn we_are_let_in_by_strongswan_with_a_password() -> Result<()> {
     gateway.initiate("site/net", SOON)?;
     carries_traffic(&sites)
 }
+
+const PPK: &str = "0x00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// A post-quantum pre-shared key (RFC 8784) beside EAP, at strongSwan's gateway and for its client: required by both ends.
+#[test]
+fn a_post_quantum_pre_shared_key_is_mixed_in_beside_eap_whoever_is_the_user() -> Result<()> {
+    let sites = enrolled("eapppk")?;
+    let required = "[connections.site]\nppk_id = \"lab\"\nppk_required = true";
+    let with = |text: String, secret: &str| {
+        let key = format!("[secrets.ppk-lab]\nids = [\"lab\"]\nsecret = \"{secret}\"\n");
+        text.replacen("[connections.site]", required, 1) + &key
+    };
+    let swans = |text: String| {
+        let text = text.replacen("site {\n", "site {\n ppk_id = lab\n ppk_required = yes\n", 1);
+        text.replacen(
+            "secrets {\n",
+            &format!("secrets {{\n ppk-lab {{\n id = lab\n secret = {PPK}\n }}\n"),
+            1,
+        )
+    };
+    let asks = || ours(OWN, "auth = \"eap-mschapv2\", eap_id = \"%any\"", USERS);
+    let ours_as_gateway = gateway(&sites.a, with(asks(), PPK))?;
+    let swan = StrongSwan::start(&sites.b, &swans(client("Zürich violets")))?;
+    let mark = swan.mark();
+    swan.initiate("net", SOON)?;
+    swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+    carries_traffic(&sites)?;
+    swan.terminate("site")?;
+    ours_as_gateway.reload(&GatewayConfig::new(with(asks(), &PPK.replace("ff", "fe"))), &[])?;
+    let refused = swan.initiate("net", SOON);
+    assert!(matches!(&refused, Err(LabError::Failed { .. })), "{refused:?}");
+    let said = failure(&ours_as_gateway)?;
+    assert!(said.starts_with("PPK_MISMATCH") && said.contains("`carol`"), "{said}");
+    drop((swan, ours_as_gateway));
+
+    let secret = "eap-carol {\n id = carol\n secret = \"Zürich violets\"\n }";
+    let server = theirs(
+        "auth = pubkey\n certs = own.pem\n id = b.example",
+        "auth = eap-mschapv2\n eap_id = %any",
+        secret,
+    );
+    let swan = StrongSwan::start(&sites.b, &swans(server))?;
+    let remote = "auth = \"pubkey\", id = \"b.example\"";
+    let user = ours("auth = \"eap-mschapv2\", eap_id = \"carol\", id = \"a.example\"", remote, USERS);
+    let ours_as_user = gateway(&sites.a, with(user, PPK))?;
+    let mark = swan.mark();
+    ours_as_user.initiate("site/net", SOON)?;
+    swan.wait_log(mark, "using PPK for PPK_ID 'lab'", SOON)?;
+    carries_traffic(&sites)
+}

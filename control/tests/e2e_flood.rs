@@ -15,7 +15,6 @@ use portcullis_lab::{Gateway, GatewayConfig, LabError, Result, Sites, StrongSwan
 
 const SOON: Duration = Duration::from_secs(60);
 const TUNNELS: usize = 100;
-const FLOOD: u64 = 1_000_000;
 /// The flood ends here if the machine is too slow for all of it.
 const LONGEST: Duration = Duration::from_secs(20);
 /// Resident memory that the daemon may have gained, octets.
@@ -108,11 +107,11 @@ impl Forgery {
 }
 
 /// Sends the flood; returns when all of it is sent, or at its latest end.
-fn flood(sent: &AtomicU64) -> nix::Result<()> {
+fn flood(number: u64, sent: &AtomicU64) -> nix::Result<()> {
     let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
     let to = SockaddrIn::new(192, 0, 2, 1, 0);
     let (mut forgery, until) = (Forgery::new(), Instant::now() + LONGEST);
-    for number in 0..FLOOD {
+    for number in 0..number {
         // A full queue loses a few.
         let _ = sendto(raw.as_raw_fd(), forgery.number(number), &to, MsgFlags::empty());
         sent.store(number + 1, Ordering::Relaxed);
@@ -139,7 +138,16 @@ fn established(gateway: &Gateway) -> Result<BTreeSet<String>> {
 
 #[test]
 fn a_flood_of_forged_ike_sa_inits_costs_no_tunnel_and_lets_new_peers_in() -> Result<()> {
-    let sites = Sites::new("flood")?;
+    withstands("flood", 1, 1_000_000)
+}
+
+#[test]
+fn the_same_holds_for_several_engines_together() -> Result<()> {
+    withstands("floods", 4, 200_000)
+}
+
+fn withstands(name: &str, shards: u8, number: u64) -> Result<()> {
+    let sites = Sites::new(name)?;
     let attacker = sites.lab.host("attacker")?;
     sites.lab.plug(&sites.wire, &attacker, "eth0")?;
     attacker.address("eth0", "192.0.2.9/24")?;
@@ -152,8 +160,9 @@ fn a_flood_of_forged_ike_sa_inits_costs_no_tunnel_and_lets_new_peers_in() -> Res
         sites.b.address("inside0", &format!("10.2.1.{number}/32"))?;
     }
 
-    let gateway =
-        Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &GatewayConfig::new(ours()))?;
+    let gateway_lines = format!("ike_shards = {shards}\n");
+    let config = GatewayConfig { gateway_lines, ..GatewayConfig::new(ours()) };
+    let gateway = Gateway::start(&sites.a, Path::new(env!("CARGO_BIN_EXE_portcullis")), &config)?;
     let swan = StrongSwan::start(&sites.b, &theirs())?;
     gateway.wait_sas("a hundred tunnels", SOON, |sas| {
         sas.iter().filter(|sa| sa.state == "ESTABLISHED" && !sa.children.is_empty()).count() == TUNNELS
@@ -164,7 +173,7 @@ fn a_flood_of_forged_ike_sa_inits_costs_no_tunnel_and_lets_new_peers_in() -> Res
     let (mut most, mut half_open) = (memory, 0);
     std::thread::scope(|scope| -> Result<()> {
         let flooding = scope.spawn(|| {
-            let result = attacker.enter(|| flood(&sent));
+            let result = attacker.enter(|| flood(number, &sent));
             over.store(true, Ordering::Relaxed);
             result
         });
@@ -186,7 +195,7 @@ fn a_flood_of_forged_ike_sa_inits_costs_no_tunnel_and_lets_new_peers_in() -> Res
         Ok(())
     })?;
     println!("{} IKE_SA_INITs sent", sent.load(Ordering::Relaxed));
-    assert!(sent.load(Ordering::Relaxed) > FLOOD / 20, "too slow to be a flood");
+    assert!(sent.load(Ordering::Relaxed) > number / 20, "too slow to be a flood");
     assert!(half_open <= 64, "{half_open} half-open IKE SAs");
     assert!(most < memory + GAINED, "{memory} octets before, {most} during the flood");
 

@@ -25,7 +25,8 @@ fn start(sites: &Sites, ike: &str, site: &SiteConfig) -> Result<Gateway> {
 }
 
 /// Asks everybody for a cookie and for the solution of a puzzle of 12 bits.
-const UNDER_ATTACK: &str = "cookie_threshold = 0\npuzzle_threshold = 0\npuzzle_difficulty = 12";
+const UNDER_ATTACK: &str =
+    "cookie_threshold = 0\npuzzle_threshold = 0\npuzzle_difficulty = 12\npuzzle_auth_difficulty = 8";
 
 #[test]
 fn whoever_solves_our_puzzle_gets_in_and_so_does_who_knows_of_none() -> Result<()> {
@@ -38,8 +39,9 @@ fn whoever_solves_our_puzzle_gets_in_and_so_does_who_knows_of_none() -> Result<(
             "local": site.remote, "remote": site.local, "us": site.remote_id, "them": site.local_id,
             "secret": site.secret, "solves": solves,
         });
-        // PRF_HMAC_SHA2_256 and 10 bits, as nobody else is there.
-        assert_eq!(peer.call("begin_under_attack", &with)?, json!("00050a"));
+        // PRF_HMAC_SHA2_256 and 10 bits, as nobody else is there; and again in IKE_AUTH, of whom it is known that he can.
+        let again = solves.then_some("000508");
+        assert_eq!(peer.call("begin_under_attack", &with)?, json!(["00050a", again]));
     }
     let swan = StrongSwan::start(&sites.b, &ours().mirrored().swanctl())?;
     swan.initiate("net", SOON)?;
@@ -68,5 +70,20 @@ fn we_solve_the_puzzle_of_another_and_no_harder_one_than_we_are_to() -> Result<(
         }
         drop(gateway);
     }
+    Ok(())
+}
+
+#[test]
+fn we_solve_the_puzzle_of_another_in_ike_auth() -> Result<()> {
+    let sites = Sites::new("solveauth")?;
+    let mut peer = Scapy::start(&sites.b, PYTHON)?;
+    let site = SiteConfig { start_action: "start", ..ours() };
+    let gateway = start(&sites, "puzzle_solved = 14", &site)?;
+    let with = json!({
+        "local": site.remote, "remote": site.local, "us": site.remote_id, "secret": site.secret, "difficulty": 12,
+    });
+    let bits: Vec<u64> = serde_json::from_value(peer.call("ask_puzzle_in_auth", &with)?).expect("numbers");
+    assert!(bits.len() == 4 && bits.iter().all(|bits| *bits >= 12), "{bits:?}");
+    gateway.wait_sas("up", SOON, |sas| sas.iter().any(|sa| sa.state == "ESTABLISHED"))?;
     Ok(())
 }

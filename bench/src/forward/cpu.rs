@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
-use nix::unistd::gettid;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::{Pid, gettid};
 
 /// Where the kernel counts time, a hundredth of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -70,9 +72,10 @@ pub(crate) fn thread(tid: i32) -> (u64, u64) {
     times(&format!("/proc/self/task/{tid}/stat"))
 }
 
-/// Ticks of another process: in user and in system mode.
-pub(crate) fn process(pid: u32) -> (u64, u64) {
-    times(&format!("/proc/{pid}/stat"))
+/// Time on a processor that another process has taken, all its threads together; zero if it is gone.
+pub(crate) fn time_of(pid: u32) -> Duration {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32));
+    clock.and_then(clock_gettime).map(Duration::from).unwrap_or_default()
 }
 
 fn times(file: &str) -> (u64, u64) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use portcullis_ike::auth::{Proven, sign};
+use portcullis_ike::auth::{Proven, Signature, sign};
 use portcullis_ike::config::{
     AddressMatch, ChildActions, ChildConfig, ChildLifetime, Childless, ConnectionConfig, EngineConfig,
     Identity, IdentityMatch, IkeFragmentation, IkeLifetime, LocalAuth, Ppk, RemoteAuth, Retransmission,
@@ -107,21 +107,27 @@ impl Client {
         Ok(client)
     }
 
-    /// Begins a task; what is to be sent goes to `out`.
-    pub(crate) fn begin(&mut self, now: Instant, task: Task, out: &mut Vec<Datagram>) -> anyhow::Result<()> {
-        (self.done, self.esp) = (false, None);
+    /// Ready to send its first request of another task, which is not begun yet either.
+    pub(crate) fn prepare_to(&mut self, now: Instant, task: Task) -> anyhow::Result<()> {
         let child = match task {
-            Task::Establish => {
-                self.behind = now.duration_since(self.prepared);
-                out.append(&mut self.ready);
-                return Ok(());
-            }
+            Task::Establish => return Ok(()),
             Task::RekeyChild => Some(CHILD.to_owned()),
             Task::RekeyIke => None,
         };
+        (self.done, self.esp) = (false, None);
+        self.prepared = now - self.behind;
         let rekey = Command::Rekey { connection: CONNECTION.to_owned(), child };
-        self.engine.handle_command(now - self.behind, CommandId(1), rekey);
-        self.settle(now, out)
+        self.engine.handle_command(self.prepared, CommandId(1), rekey);
+        let mut ready = Vec::new();
+        self.settle(now, &mut ready)?;
+        self.ready = ready;
+        Ok(())
+    }
+
+    /// Begins what it was prepared for; what is to be sent goes to `out`.
+    pub(crate) fn begin(&mut self, now: Instant, out: &mut Vec<Datagram>) {
+        self.behind = now.duration_since(self.prepared);
+        out.append(&mut self.ready);
     }
 
     /// A datagram has come.
@@ -177,7 +183,10 @@ impl Client {
             Job::SolvePuzzle { puzzle, cookie, start } => {
                 JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
-            Job::Sign(request) => JobResult::Signed(sign(&request)),
+            Job::Sign(request) => {
+                let signature = |auth| Signature { auth, statuses: Vec::new() };
+                JobResult::Signed(sign(&request).map(signature))
+            }
             // It is the responder that is measured: whatever it shows of itself is believed.
             Job::VerifyPeer(_) => JobResult::PeerVerified(Ok(Proven::Psk)),
             Job::AllocateSpi => JobResult::SpiAllocated(match self.carries {
@@ -265,6 +274,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
             Carries::Child => Childless::Allow,
             Carries::Nothing => Childless::Force,
         },
+        ocsp_reply: false,
         ppk: Ppk::default(),
         pools: Vec::new(),
         vips: Vec::new(),
@@ -283,6 +293,7 @@ fn config(number: u32, credentials: &Credentials, carries: Carries) -> anyhow::R
         cookie_threshold: 0,
         puzzle_threshold: 0,
         puzzle_difficulty: 0,
+        puzzle_auth_difficulty: 0,
         puzzle_solved: 0,
         half_open_limit: 0,
         block_threshold: 0,

@@ -18,10 +18,11 @@ const TURNS: u32 = 8;
 const BLOCK: u32 = 250;
 /// Tunnels of each turn on the way to a milestone.
 const STRIDE: u32 = 1_000;
+/// Other daemons of ours: one that was named, and one that has just begun.
+const BESIDE: &str = "portcullis-beside";
+const FRESH: &str = "portcullis-fresh";
 /// Tunnels that are begun one after the other, at a milestone.
 const SINGLES: u32 = 100;
-/// The kernel's clock ticks a second.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Where is measured.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +30,15 @@ pub(crate) struct Milestone {
     pub(crate) tunnels: u32,
     /// strongSwan does not come along; a second daemon of ours that has just begun does.
     pub(crate) alone: bool,
+}
+
+/// Our daemons.
+#[derive(Debug)]
+pub(crate) struct Binaries {
+    /// The one that the contest is about.
+    pub(crate) ours: PathBuf,
+    /// Another.
+    pub(crate) beside: Option<PathBuf>,
 }
 
 /// A responder and its clients.
@@ -62,7 +72,7 @@ pub(crate) struct Contest {
     name: String,
     carries: Carries,
     credentials: Rc<Credentials>,
-    binary: PathBuf,
+    binaries: Binaries,
     at_once: usize,
     sides: Vec<Side>,
     absent: Vec<(&'static str, String)>,
@@ -74,30 +84,35 @@ impl Contest {
         name: &str,
         carries: Carries,
         credentials: &Rc<Credentials>,
-        binary: &Path,
+        binaries: Binaries,
         at_once: usize,
     ) -> anyhow::Result<Self> {
         let mut contest = Self {
             name: name.to_owned(),
             carries,
             credentials: Rc::clone(credentials),
-            binary: binary.to_owned(),
+            binaries,
             at_once,
             sides: Vec::new(),
             absent: Vec::new(),
         };
-        let ours = contest.side(Kind::Portcullis, Kind::Portcullis.name())?;
-        contest.sides.push(ours);
-        match contest.side(Kind::StrongSwan, Kind::StrongSwan.name()) {
+        let Binaries { ours, beside } = &contest.binaries;
+        let mut sides = vec![contest.side(Kind::Portcullis, Kind::Portcullis.name(), ours)?];
+        if let Some(beside) = beside {
+            sides.push(contest.side(Kind::Portcullis, BESIDE, beside)?);
+        }
+        contest.sides = sides;
+        match contest.side(Kind::StrongSwan, Kind::StrongSwan.name(), "".as_ref()) {
             Ok(theirs) => contest.sides.push(theirs),
             Err(error) => contest.absent.push((Kind::StrongSwan.name(), format!("{error:#}"))),
         }
         Ok(contest)
     }
 
-    fn side(&self, kind: Kind, name: &'static str) -> anyhow::Result<Side> {
+    /// `binary` is of ours.
+    fn side(&self, kind: Kind, name: &'static str, binary: &Path) -> anyhow::Result<Side> {
         let place = Place::new(&format!("ike-{name}"))?;
-        let mut responder = Responder::start(kind, &place.gateway, &self.credentials, &self.binary)?;
+        let mut responder = Responder::start(kind, &place.gateway, &self.credentials, binary)?;
         let load = Load::new(&place, self.carries, Rc::clone(&self.credentials))?;
         let empty = responder.resident()?;
         Ok(Side { name, kind, load, responder, empty, out: None, _place: place })
@@ -127,7 +142,7 @@ impl Contest {
             }
         }
         if alone {
-            let fresh = self.side(Kind::Portcullis, "portcullis-fresh")?;
+            let fresh = self.side(Kind::Portcullis, FRESH, &self.binaries.ours)?;
             self.sides.push(fresh);
         }
         let limit = Duration::from_secs(30);
@@ -145,7 +160,7 @@ impl Contest {
         let rekey = |load: &mut Load, count| load.rekey(task, count, at_once, Instant::now() + limit);
         let scores = self.turns(block, rekey);
         self.print(report, &format!("{name}/{}/{tunnels}", self.name), &scores)?;
-        self.sides.retain(|side| side.name != "portcullis-fresh");
+        self.sides.retain(|side| side.name != FRESH);
         Ok(())
     }
 
@@ -154,13 +169,11 @@ impl Contest {
         let mut scores: Vec<Score> = self.sides.iter().map(|_| Score::default()).collect();
         for _ in 0..TURNS {
             for (side, score) in self.sides.iter_mut().zip(&mut scores) {
-                let before = side.responder.ticks();
+                let before = side.responder.processor();
                 let Some(round) = side.turn(block, |load| act(load, block)) else { continue };
-                let after = side.responder.ticks();
-                let ticks = (after.0 + after.1).saturating_sub(before.0 + before.1);
+                let spent = side.responder.processor().saturating_sub(before);
                 score.rates.record(round.rate());
-                let done = f64::from(round.done.max(1));
-                score.processor.record(ticks as f64 / TICKS_PER_SECOND * 1e6 / done);
+                score.processor.record(spent.as_secs_f64() * 1e6 / f64::from(round.done.max(1)));
                 score.idle.record(100.0 * round.idle.as_secs_f64() / round.took.as_secs_f64().max(1e-9));
                 score.latencies.extend(round.latencies);
                 score.repeated += round.repeated;

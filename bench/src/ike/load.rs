@@ -117,8 +117,13 @@ impl Load {
         until: Instant,
     ) -> anyhow::Result<Round> {
         let all = self.up.clamp(1, KEPT);
-        let numbers: Vec<u32> = (0..count).map(|step| (self.next_rekey + step) % all).collect();
+        let numbers: Vec<u32> = (0..count.min(all)).map(|step| (self.next_rekey + step) % all).collect();
         self.next_rekey += count;
+        for number in &numbers {
+            if let Some(client) = self.clients.get_mut(number) {
+                client.prepare_to(Instant::now(), task)?;
+            }
+        }
         self.run(&numbers, task, at_once, until)
     }
 
@@ -130,7 +135,7 @@ impl Load {
             while self.under_way.len() < at_once
                 && let Some(number) = waiting.next()
             {
-                self.begin(number, task)?;
+                self.begin(number)?;
             }
             if self.under_way.is_empty() {
                 break;
@@ -161,11 +166,11 @@ impl Load {
         Ok(round)
     }
 
-    fn begin(&mut self, number: u32, task: Task) -> anyhow::Result<()> {
+    fn begin(&mut self, number: u32) -> anyhow::Result<()> {
         let Some(client) = self.clients.get_mut(&number) else { return Ok(()) };
         let begun = Instant::now();
         self.under_way.insert(number, UnderWay { begun, sealed: None });
-        client.begin(begun, task, &mut self.out)?;
+        client.begin(begun, &mut self.out);
         self.flush()
     }
 

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use client::{Carries, Task};
-use contest::{Contest, Milestone};
+use contest::{Binaries, Contest, Milestone};
 use credentials::{Authority, Credentials};
 use load::Load;
 use place::Place;
@@ -43,6 +43,9 @@ pub struct Options {
     /// Our daemon, in place of the one that was built beside this bench
     #[arg(long)]
     gateway: Option<PathBuf>,
+    /// One more daemon of ours, measured beside it in the same turns: what a change is worth
+    #[arg(long)]
+    beside: Option<PathBuf>,
     /// Clients that are served at once
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     at_once: u16,
@@ -99,7 +102,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             continue;
         }
         let milestones = options.milestones(carries, certificates);
-        let mut contest = Contest::begin(&name, carries, &credentials, &binary, options.at_once.into())?;
+        let binaries = Binaries { ours: binary.clone(), beside: options.beside.clone() };
+        let mut contest = Contest::begin(&name, carries, &credentials, binaries, options.at_once.into())?;
         for milestone in milestones {
             contest.reach(&mut report, milestone, options.patience())?;
         }
@@ -125,7 +129,7 @@ fn notes(options: &Options) -> String {
     format!(
         "Responders on core {RESPONDER_CORE}, data plane included; clients on core {CLIENTS_CORE}, in one thread, all with \
          real-time priority where that is allowed; {} are served at once, each with an address and an identity of its own, so that no limit of half-open SAs by address applies; cookies \
-         are off at both responders. Clients compute their first public value before their time begins, and do not verify the \
+         are off at both responders. Clients compute the public value that they begin with before their time begins, and do not verify the \
          responder's certificate. Responders take turns, a block of tunnels each. processor is what the responder's process took \
          in user and system mode; what the kernel does with a packet on arrival is done on the clients' core, for both. \
          octets_per_tunnel is what the whole process has grown by since its start.",

@@ -8,6 +8,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::Context;
 use portcullis_lab::{Gateway, GatewayConfig, Host, StrongSwan};
@@ -64,24 +65,34 @@ impl Responder {
         binary: &std::path::Path,
     ) -> anyhow::Result<Self> {
         credentials.enroll(host.dir())?;
-        let mut responder = match kind {
-            Kind::Portcullis => {
-                let config = GatewayConfig {
-                    max_sas: MAX_SAS,
-                    workers: vec![RESPONDER_CORE as u32],
-                    gateway_lines: "metrics = \"off\"".to_owned(),
-                    ..GatewayConfig::new(toml(credentials))
-                };
-                Self::Portcullis(Box::new(Gateway::start(host, binary, &config)?))
-            }
-            Kind::StrongSwan => {
-                Self::StrongSwan(Box::new(StrongSwan::start_with(host, &swanctl(credentials), CHARON)?))
-            }
-        };
+        // From its first moment: how many processors there are decides how it works.
+        let _ = core_affinity::set_for_current(core_affinity::CoreId { id: RESPONDER_CORE });
+        let responder = Self::launch(kind, host, credentials, binary);
+        let _ = core_affinity::set_for_current(core_affinity::CoreId { id: CLIENTS_CORE });
+        let mut responder = responder?;
         let (mask, pid) = (format!("{:x}", 1 << RESPONDER_CORE), responder.pid().to_string());
         host.run(["taskset", "-a", "-p", &mask, &pid])?;
         cpu::prefer(responder.pid());
         Ok(responder)
+    }
+
+    fn launch(
+        kind: Kind,
+        host: &Host,
+        credentials: &Credentials,
+        binary: &std::path::Path,
+    ) -> anyhow::Result<Self> {
+        if kind == Kind::StrongSwan {
+            let charon = StrongSwan::start_with(host, &swanctl(credentials), CHARON)?;
+            return Ok(Self::StrongSwan(Box::new(charon)));
+        }
+        let config = GatewayConfig {
+            max_sas: MAX_SAS,
+            workers: vec![RESPONDER_CORE as u32],
+            gateway_lines: "metrics = \"off\"".to_owned(),
+            ..GatewayConfig::new(toml(credentials))
+        };
+        Ok(Self::Portcullis(Box::new(Gateway::start(host, binary, &config)?)))
     }
 
     pub(crate) fn pid(&mut self) -> u32 {
@@ -99,9 +110,9 @@ impl Responder {
         Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
     }
 
-    /// Ticks of processor that it has taken.
-    pub(crate) fn ticks(&mut self) -> (u64, u64) {
-        cpu::process(self.pid())
+    /// Time on a processor that it has taken.
+    pub(crate) fn processor(&mut self) -> Duration {
+        cpu::time_of(self.pid())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a pair takes, by the types and by what the process has in memory.
 
 use anyhow::Context;
-use portcullis_gateway::sa::{Inbound, Outbound};
+use portcullis_gateway::sa::{Inbound, InboundBody, Outbound, OutboundBody};
 
 use super::world;
 use crate::report::{Report, Samples};
@@ -18,8 +18,10 @@ pub(crate) fn run(report: &mut Report, pairs: usize) -> anyhow::Result<()> {
         world::install(&mut control, number)?;
     }
     let filled = resident()?.saturating_sub(before).saturating_sub(empty);
+    let pair =
+        size_of::<Inbound>() + size_of::<InboundBody>() + size_of::<Outbound>() + size_of::<OutboundBody>();
     let sizes = [
-        ("memory/pair/size_of", size_of::<Inbound>() + size_of::<Outbound>()),
+        ("memory/pair/size_of", pair),
         ("memory/pair/resident", filled / pairs),
         ("memory/empty/1000000", empty),
     ];

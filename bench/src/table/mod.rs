@@ -1,8 +1,8 @@
 //! `bench table`: what a lookup costs at 1 to 1,000,000 SAs in random order, what an install and a removal cost, what
 //! readers notice of either, and how much memory a pair takes; and the same of policies and their selectors.
 //!
-//! A lookup is timed in batches of 32, as the pipeline makes them, with what it is made for: the entry's first line
-//! (`line`), or the eight lines of the key as well (`key`). Beside it stands `bare-memory`: the same lines of the same
+//! A lookup is timed in batches of 32, as the pipeline makes them, with what it is made for: the SA's head (`line`), or the
+//! eight lines of the key in its body as well (`key`). Beside it stands `bare-memory`: the same lines of the same
 //! entries, prefetched in the same passes by address, with no table in between; no table can be faster than that. A sample
 //! is 4096 lookups of names that lie in random order in an array of their own; implementations take turns sample by sample, with a writer beside them on another core
 //! (`churn`) and without. A sample during which the thread was preempted is thrown away.

@@ -373,6 +373,8 @@ pub struct ConnectionConfig {
     pub fragmentation: IkeFragmentation,
     /// Whether its IKE SAs begin without a child.
     pub childless: Childless,
+    /// A peer that asks for OCSP responses about our certificates gets them (RFC 4806).
+    pub ocsp_reply: bool,
     /// A secret that is mixed into the keys.
     pub ppk: Ppk,
     /// Names of the pools that the peer gets its inner addresses from, in order of preference.
@@ -419,6 +421,8 @@ pub struct EngineConfig {
     pub puzzle_threshold: usize,
     /// The difficulty of the hardest puzzle that is asked, in bits.
     pub puzzle_difficulty: u8,
+    /// The difficulty of the puzzle that whoever has solved one is asked in IKE_AUTH; 0: none.
+    pub puzzle_auth_difficulty: u8,
     /// The difficulty of the hardest puzzle that we solve as initiator; 0: none.
     pub puzzle_solved: u8,
     /// Half-open IKE SAs kept at once; an IKE_SA_INIT above it is dropped.

@@ -42,7 +42,6 @@ const LATER_CONNECTION: &[&str] = &[
     "local_port",
     "remote_port",
     "cacerts",
-    "ocsp",
 ];
 const LATER_AUTH: &[&str] = &["round", "cert", "xauth_id", "ca_id", "groups", "cert_policy", "cacert"];
 pub(super) const LATER_CHILD: &[&str] = &[
@@ -172,11 +171,18 @@ fn connection(
         ("never", Childless::Never),
     ];
     let childless = section.choice("childless", &ways).unwrap_or_default();
+    let ocsp = [
+        ("reply", Ocsp { reply: true, request: false }),
+        ("request", Ocsp { reply: false, request: true }),
+        ("both", Ocsp { reply: true, request: true }),
+        ("never", Ocsp { reply: false, request: false }),
+    ];
+    let ocsp = section.choice("ocsp", &ocsp).unwrap_or(Ocsp { reply: true, request: false });
     let ppk_id =
         section.parsed::<Identity>("ppk_id", "the name of a post-quantum pre-shared key").map(|id| id.value);
     let ppk_required = section.boolean("ppk_required").unwrap_or(false);
     let local = rounds(section, "local", |round| local_auth(round, store));
-    let remote = rounds(section, "remote", |round| remote_auth(round, store));
+    let remote = rounds(section, "remote", |round| remote_auth(round, store, ocsp.request));
     let named_pools = section.strings("pools", "names of pools").unwrap_or_default();
     let vips = pools::vips(section);
     for (_, child, section) in &children {
@@ -206,6 +212,7 @@ fn connection(
         unique,
         fragmentation,
         childless,
+        ocsp_reply: ocsp.reply,
         ppk: Ppk { id: ppk_id, required: ppk_required },
         pools: named_pools.iter().map(|name| name.value.to_owned()).collect(),
         vips,
@@ -443,6 +450,13 @@ fn rounds<T>(
     (rounds.len() == count).then_some(rounds)
 }
 
+/// OCSP responses in IKE (RFC 4806).
+#[derive(Debug, Clone, Copy)]
+struct Ocsp {
+    reply: bool,
+    request: bool,
+}
+
 /// What `auth` says.
 enum Auth<'a> {
     Psk,
@@ -476,14 +490,14 @@ fn local_auth(section: &Section<'_>, store: &Store<'_>) -> Option<LocalAuth> {
     Some(LocalAuth { auth: auth?, id: id.ok()? })
 }
 
-fn remote_auth(section: &Section<'_>, store: &Store<'_>) -> Option<RemoteAuth> {
+fn remote_auth(section: &Section<'_>, store: &Store<'_>, asks_peer: bool) -> Option<RemoteAuth> {
     let auth = auth(section, &["certs", "cacerts", "pubkeys", "revocation"]);
     let id = identity::<IdentityMatch>(section).map(|id| id.unwrap_or(IdentityMatch::Any));
     let auth = match auth? {
         Auth::Psk => Some(RemoteMethod::Psk),
         Auth::Null => Some(RemoteMethod::Null),
         Auth::Eap(auth) => eap::remote(section, auth, store, id.as_ref().ok()?),
-        Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?),
+        Auth::Pubkey(constraint) => store.remote(section, constraint, id.as_ref().ok()?, asks_peer),
     };
     section.finish(LATER_AUTH);
     Some(RemoteAuth { auth: auth?, id: id.ok()? })

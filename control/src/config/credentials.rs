@@ -11,10 +11,11 @@ use portcullis_ike::auth::{
     Certificate, Constraint, Credential, Crl, PrivateKey, PublicKey, Revocation, StatusSource, Trust,
     UnixTime,
 };
-use portcullis_ike::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod};
+use portcullis_ike::config::{Identity, IdentityMatch, LocalMethod, RemoteMethod, Secret};
 
 use super::files;
 use super::reader::{Section, Spanned};
+use super::secrets;
 
 /// Directories that names of files are looked up in; swanctl's, beside the configuration file unless `[gateway]` says
 /// otherwise.
@@ -81,6 +82,7 @@ pub(super) struct Store<'a> {
 
 struct Key {
     path: PathBuf,
+    passphrase: Option<Secret>,
     public: PublicKey,
 }
 
@@ -119,30 +121,41 @@ impl<'a> Store<'a> {
         self.root.error(self.root.span(), "", format!("`{}` {problem}", path.display()));
     }
 
-    /// Private keys: all of the directory, and those that `[secrets.private-NAME]` names.
+    /// Private keys: those that `[secrets.private-NAME]` names, and all others of the directory.
     fn keys(&self) -> &[Key] {
         self.keys.get_or_init(|| {
-            let mut keys = Vec::new();
-            for path in files::files_in(&self.directories.private).unwrap_or_default() {
-                match files::private_key(&path) {
-                    Ok(key) => keys.push(Key { public: key.public().clone(), path }),
-                    Err(problem) => self.problem(&path, &problem),
-                }
-            }
+            let (mut keys, mut named) = (Vec::new(), Vec::new());
             for (name, section) in self.root.named_sections("secrets") {
                 if !is_private_key(&name) {
                     continue;
                 }
                 let Some(file) = section.string("file", "a private key's file") else { continue };
                 let path = self.directories.private.join(file.value);
-                self.named.borrow_mut().push(path.clone());
-                match files::private_key(&path) {
-                    Ok(key) => keys.push(Key { public: key.public().clone(), path }),
+                named.push(path.clone());
+                let passphrase = secrets::passphrase(&section);
+                match files::private_key(&path, passphrase.as_ref()) {
+                    Ok(key) => {
+                        if passphrase.is_some() && !files::is_encrypted(&path) {
+                            let message = format!("has no use: `{}` is not encrypted", path.display());
+                            section.warning(span_of(&section, "secret"), "secret", message);
+                        }
+                        keys.push(Key { public: key.public().clone(), passphrase, path });
+                    }
                     Err(problem) => {
                         section.error(file.span, "file", format!("`{}` {problem}", path.display()));
                     }
                 }
             }
+            for path in files::files_in(&self.directories.private).unwrap_or_default() {
+                if named.contains(&path) {
+                    continue;
+                }
+                match files::private_key(&path, None) {
+                    Ok(key) => keys.push(Key { public: key.public().clone(), passphrase: None, path }),
+                    Err(problem) => self.problem(&path, &problem),
+                }
+            }
+            self.named.borrow_mut().extend(named);
             keys
         })
     }
@@ -279,7 +292,7 @@ impl<'a> Store<'a> {
     fn private_key(&self, public: &PublicKey) -> Option<PrivateKey> {
         let key = self.keys().iter().find(|key| key.public == *public)?;
         // Read again rather than kept twice: private keys are not copied.
-        files::private_key(&key.path).ok()
+        files::private_key(&key.path, key.passphrase.as_ref()).ok()
     }
 
     fn no_private_key(&self, path: &Path, public: &PublicKey) -> String {
@@ -319,7 +332,10 @@ impl<'a> Store<'a> {
                 continue;
             };
             match Credential::certified(key, Arc::clone(leaf), &pool) {
-                Ok(credential) => credentials.push(self.usable(section, credential, &constraint)),
+                Ok(credential) => {
+                    let credential = credential.with_status_sources(self.status_sources());
+                    credentials.push(self.usable(section, credential, &constraint));
+                }
                 Err(error) => section.error(span.clone(), "certs", format!("`{}`: {error}", path.display())),
             }
         }
@@ -381,12 +397,13 @@ impl<'a> Store<'a> {
         Arc::new(credential)
     }
 
-    /// `remote` of a connection: whom it trusts.
+    /// `remote` of a connection: whom it trusts; `asks_peer`: for OCSP responses too.
     pub(super) fn remote(
         &self,
         section: &Section<'_>,
         constraint: Constraint,
         id: &IdentityMatch,
+        asks_peer: bool,
     ) -> Option<RemoteMethod> {
         const CERTS: &str = "certificates in `x509` or by their paths, e.g. \"peer.pem\"";
         const CACERTS: &str = "certificates in `x509ca` or by their paths, e.g. \"ca.pem\"";
@@ -424,13 +441,16 @@ impl<'a> Store<'a> {
             section.missing("cacerts", &message);
             return None;
         }
-        self.check_revocation(section, revocation, &authorities);
+        if !asks_peer {
+            self.check_revocation(section, revocation, &authorities);
+        }
         Some(RemoteMethod::Pubkey(Arc::new(Trust {
             authorities,
             intermediates: self.authorities().to_vec(),
             certificates: certs.iter().filter_map(|chain| chain.content.first().cloned()).collect(),
             public_keys: pubkeys.into_iter().map(|named| named.content).collect(),
             revocation,
+            asks_peer,
             status_sources: self.status_sources(),
             constraint,
         })))

@@ -131,7 +131,7 @@ pub(super) fn remote(
         true => {
             // Whom a pinned certificate is for is not said by IKE's identity, but by EAP's.
             let id = eap_id.as_ref().unwrap_or(id);
-            let method = store.remote(section, Constraint::default(), id)?;
+            let method = store.remote(section, Constraint::default(), id, false)?;
             method.trust().cloned().unwrap_or_default()
         }
     };
@@ -160,13 +160,6 @@ pub(super) fn check(
 ) {
     let is_client = |round: &&LocalAuth| matches!(round.auth, LocalMethod::Eap { .. });
     let local = connection.local.iter().find(is_client).or(connection.local.first());
-    let is_eap = connection.remote.iter().any(|round| matches!(round.auth, RemoteMethod::Eap { .. }))
-        || connection.local.iter().any(|round| matches!(round.auth, LocalMethod::Eap { .. }));
-    if is_eap && (connection.ppk.id.is_some() || connection.ppk.required) {
-        let message =
-            "and EAP together are not supported by this version (expected no `ppk_id` and `ppk_required`)";
-        section.error(section.span(), "ppk_id", message);
-    }
     let by_aaa = connection.local.iter().any(|round| round.auth == LocalMethod::Aaa);
     let goes = matches!(
         (&connection.local[..], &connection.remote[..]),

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use pkcs8::{EncryptedPrivateKeyInfoRef, SecretDocument};
 use portcullis_ike::auth::{Certificate, Crl, PrivateKey, PublicKey};
+use portcullis_ike::config::Secret;
 use rustls_pki_types::pem::{self, SectionKind};
 use zeroize::Zeroizing;
 
@@ -26,14 +28,26 @@ pub(super) fn certificates(path: &Path) -> Result<Vec<Arc<Certificate>>, String>
     parts.iter().enumerate().map(parse).collect()
 }
 
+/// Whether the private key of a file wants a passphrase.
+pub(super) fn is_encrypted(path: &Path) -> bool {
+    let content = fs::read(path).map(Zeroizing::new).unwrap_or_default();
+    contains(&content, ENCRYPTED_BEGIN.as_bytes())
+}
+
 /// The private key of a file that nobody but its owner and group may read.
-pub(super) fn private_key(path: &Path) -> Result<PrivateKey, String> {
+pub(super) fn private_key(path: &Path, passphrase: Option<&Secret>) -> Result<PrivateKey, String> {
     let mode = fs::metadata(path).map_err(unreadable)?.permissions().mode();
     if mode & 0o007 != 0 {
         return Err(format!(
             "holds a private key that everybody on this machine may get at (mode {:04o}, expected 0600)",
             mode & 0o7777
         ));
+    }
+    if let Some(decrypted) = decrypted(path, passphrase)? {
+        let key = PrivateKey::from_pkcs8(decrypted.as_bytes());
+        // One wrong passphrase of 256 leaves something that ends as it should.
+        return key
+            .map_err(|error| format!("holds no private key that can be used with this `secret`: {error}"));
     }
     let kinds = [SectionKind::PrivateKey, SectionKind::RsaPrivateKey, SectionKind::EcPrivateKey];
     let parts = parts(path, MAX_SIZE, &kinds, "a private key")?;
@@ -45,6 +59,48 @@ pub(super) fn private_key(path: &Path) -> Result<PrivateKey, String> {
         _ => PrivateKey::from_der(der),
     };
     key.map_err(|error| format!("holds no private key that can be used: {error}"))
+}
+
+/// What an EncryptedPrivateKeyInfo (RFC 5958 §3) holds; `None` if the file has none.
+fn decrypted(path: &Path, passphrase: Option<&Secret>) -> Result<Option<SecretDocument>, String> {
+    let content = content(path, MAX_SIZE, "a private key")?;
+    if contains(&content, b"Proc-Type: 4,ENCRYPTED") {
+        return Err(
+            "is encrypted in OpenSSL's old way (`openssl pkcs8 -topk8 -in FILE -out NEW` makes PKCS#8 of it)"
+                .to_owned(),
+        );
+    }
+    if !contains(&content, ENCRYPTED_BEGIN.as_bytes()) {
+        return Ok(None);
+    }
+    let Some(passphrase) = passphrase else {
+        return Err(
+            "is encrypted (expected a `[secrets.private-NAME]` with it as `file` and its passphrase as \
+                    `secret`)"
+                .to_owned(),
+        );
+    };
+    let damaged = |error: &dyn std::fmt::Display| format!("is damaged PEM: {error}");
+    let text = std::str::from_utf8(&content).map_err(|error| damaged(&error))?;
+    // Other things may lie in the file as well.
+    let from = text.split_once(ENCRYPTED_BEGIN).map(|(before, _)| before.len()).unwrap_or_default();
+    let until = text.split_once(ENCRYPTED_END).map(|(before, _)| before.len() + ENCRYPTED_END.len());
+    let text = text.get(from..until.unwrap_or(text.len())).unwrap_or_default();
+    let (_, sealed) = SecretDocument::from_pem(text).map_err(|error| damaged(&error))?;
+    let another = |error: &dyn std::fmt::Display| {
+        format!(
+            "is encrypted in a way that is not supported: {error} (expected AES with PBKDF2 and HMAC-SHA2, or \
+             scrypt, as `openssl pkcs8 -topk8` makes it)"
+        )
+    };
+    let sealed = EncryptedPrivateKeyInfoRef::try_from(sealed.as_bytes()).map_err(|error| another(&error))?;
+    match sealed.decrypt(&passphrase.0) {
+        Ok(key) => Ok(Some(key)),
+        Err(pkcs8::Error::EncryptedPrivateKey(pkcs8::pkcs5::Error::DecryptFailed)) => {
+            Err("is encrypted with another passphrase than this `secret`".to_owned())
+        }
+        Err(error) => Err(another(&error)),
+    }
 }
 
 /// The public key of a file.
@@ -92,14 +148,25 @@ fn unreadable(error: std::io::Error) -> String {
 /// What a section of PEM holds; `None` for a file that is DER.
 type Part = (Option<SectionKind>, Zeroizing<Vec<u8>>);
 
-fn parts(path: &Path, limit: u64, kinds: &[SectionKind], expected: &str) -> Result<Vec<Part>, String> {
+const BEGIN: &[u8] = b"-----BEGIN ";
+const ENCRYPTED_BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
+const ENCRYPTED_END: &str = "-----END ENCRYPTED PRIVATE KEY-----";
+
+fn contains(content: &[u8], part: &[u8]) -> bool {
+    content.windows(part.len()).any(|window| window == part)
+}
+
+fn content(path: &Path, limit: u64, expected: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > limit {
         return Err(format!("has {size} octets (expected {expected}, at most {limit})"));
     }
-    let content = Zeroizing::new(fs::read(path).map_err(unreadable)?);
-    const BEGIN: &[u8] = b"-----BEGIN ";
-    if !content.windows(BEGIN.len()).any(|window| window == BEGIN) {
+    fs::read(path).map(Zeroizing::new).map_err(unreadable)
+}
+
+fn parts(path: &Path, limit: u64, kinds: &[SectionKind], expected: &str) -> Result<Vec<Part>, String> {
+    let content = content(path, limit, expected)?;
+    if !contains(&content, BEGIN) {
         return Ok(vec![(None, content)]);
     }
     let (mut found, mut rest) = (Vec::new(), content.as_slice());
@@ -112,11 +179,6 @@ fn parts(path: &Path, limit: u64, kinds: &[SectionKind], expected: &str) -> Resu
         }
     }
     if found.is_empty() {
-        const ENCRYPTED: &[u8] = b"ENCRYPTED";
-        if content.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
-            return Err("is encrypted, which this version does not support (`openssl pkey -in FILE -out FILE` decrypts it)"
-                .to_owned());
-        }
         return Err(format!("holds PEM, but not {expected}"));
     }
     Ok(found)

@@ -8,6 +8,7 @@ use portcullis_gateway::dataplane::{
     EngineKind, Firewall, InterfaceConfig, OnStop, Role, TrapLimits, XdpMode,
 };
 use portcullis_ike::config::{ConnectionConfig, EngineConfig, Retransmission};
+use portcullis_ike::engine::MAX_SHARDS;
 
 use super::credentials::Directories;
 use super::reader::Section;
@@ -21,6 +22,8 @@ pub struct GatewayConfig {
     pub interfaces: Vec<InterfaceConfig>,
     /// Cores, one worker pinned to each.
     pub workers: Vec<usize>,
+    /// Engines that share the work of IKE.
+    pub ike_shards: u8,
     /// Frames of the UMEM.
     pub frames: u32,
     /// Octets of a frame: 2048 or 4096.
@@ -106,6 +109,9 @@ const DEFAULT_METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHO
 /// be woken.
 const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
+/// Shards of the IKE engine unless `gateway.ike_shards` says otherwise, at most.
+const MOST_SHARDS_UNASKED: usize = 8;
+
 /// How long a worker may stand still unless `gateway.watchdog` says otherwise.
 const DEFAULT_WATCHDOG: Duration = Duration::from_secs(10);
 
@@ -114,6 +120,9 @@ impl GatewayConfig {
     pub(super) fn from_section(section: Section<'_>, base: &Path, routed: bool) -> Option<Self> {
         let interfaces = interfaces(&section, routed);
         let workers = workers(&section);
+        let ike_shards = section.integer("ike_shards", 1..=i64::from(MAX_SHARDS));
+        let ike_shards =
+            ike_shards.map_or_else(|| spare_processors(workers.len()), |shards| shards.value as u8);
         let frames = section.integer("frames", 512..=16_777_216).map_or(16_384, |frames| frames.value as u32);
         let frame_size = frame_size(&section);
         let max_sas = section.integer("max_sas", 1..=1_048_576).map_or(4096, |max| max.value as usize);
@@ -158,6 +167,7 @@ impl GatewayConfig {
         Some(Self {
             interfaces: interfaces?,
             workers,
+            ike_shards,
             frames,
             frame_size,
             max_sas,
@@ -184,6 +194,12 @@ impl GatewayConfig {
             credentials,
         })
     }
+}
+
+/// As many as workers leave: one at least, and no more than so many, of which there is rarely need.
+fn spare_processors(workers: usize) -> u8 {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    all.saturating_sub(workers).clamp(1, MOST_SHARDS_UNASKED) as u8
 }
 
 /// At most one frame in 16 waits, whatever the number of policies.
@@ -350,6 +366,7 @@ pub(super) fn engine_from_root(
         cookie_threshold: 30,
         puzzle_threshold: 5_000,
         puzzle_difficulty: 18,
+        puzzle_auth_difficulty: 10,
         puzzle_solved: 20,
         half_open_limit: 10_000,
         block_threshold: 100,
@@ -378,6 +395,9 @@ pub(super) fn engine_from_root(
     }
     if let Some(bits) = section.integer("puzzle_difficulty", 1..=HARDEST_PUZZLE) {
         engine.puzzle_difficulty = bits.value as u8;
+    }
+    if let Some(bits) = section.integer("puzzle_auth_difficulty", 0..=HARDEST_PUZZLE) {
+        engine.puzzle_auth_difficulty = bits.value as u8;
     }
     if let Some(bits) = section.integer("puzzle_solved", 0..=HARDEST_PUZZLE) {
         engine.puzzle_solved = bits.value as u8;

@@ -97,6 +97,7 @@ file = "/var/log/portcullis/audit.jsonl"
 const SAMPLE_WITH_FILES: &str = r#"
 [secrets.private-NAME]
 file = "gw.pem"
+secret = "passphrase"
 [authorities.NAME]
 cacert = "ca.pem"
 ocsp_uris = "http://ocsp.example.org/"

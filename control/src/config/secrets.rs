@@ -47,12 +47,21 @@ pub(super) fn from_root(root: &Section<'_>) -> Option<Secrets> {
     })
 }
 
-/// `[secrets.private-NAME]`: where a private key is, to be read when a connection wants one.
+/// `[secrets.private-NAME]`: where a private key is, and what it is encrypted with; to be read when a connection wants one.
 fn check_private_key(section: &Section<'_>) {
     if section.string("file", "a private key's file").is_none() && !section.has("file") {
         section.missing("file", "a private key's file, in `private` or by its path");
     }
-    section.finish(&["secret"]);
+    if section.has("secret") {
+        octets(section, "the passphrase of an encrypted private key");
+    }
+    section.finish(&[]);
+}
+
+/// The passphrase of a private key; what is wrong with it is told by [`from_root`].
+pub(super) fn passphrase(section: &Section<'_>) -> Option<Secret> {
+    let text = section.string("secret", "a passphrase")?;
+    decode(text.value).ok().map(Secret)
 }
 
 fn password(name: String, section: &Section<'_>) -> Option<UserSecret> {

@@ -189,6 +189,19 @@ fn a_duration_out_of_its_range_is_told_the_range() {
 }
 
 #[test]
+fn there_is_an_engine_at_least_and_no_more_than_can_be_named() {
+    for wrong in [0, 65] {
+        let errors = errors(&with("workers = [1]", &format!("workers = [1]\nike_shards = {wrong}")));
+        assert!(errors[0].starts_with("4:14: error: gateway.ike_shards: "), "{errors:?}");
+        assert!(errors[0].contains("1 to 64"), "{errors:?}");
+    }
+    let (config, _) = parse(&with("workers = [1]", "workers = [1]\nike_shards = 4")).unwrap();
+    assert_eq!(config.gateway.ike_shards, 4);
+    let (config, _) = parse(&with("workers = [1]", "workers = [1]")).unwrap();
+    assert!((1..=8).contains(&config.gateway.ike_shards), "{}", config.gateway.ike_shards);
+}
+
+#[test]
 fn an_option_that_only_swanctl_has_is_refused_by_name() {
     let errors = errors(&with("dpd_delay = ", "dscp = 46\ndpd_delay = "));
     assert!(errors[0].contains("connections.site.dscp: is an option of swanctl.conf"), "{errors:?}");

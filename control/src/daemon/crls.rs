@@ -9,14 +9,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use portcullis_ike::auth::ocsp::{Answer, Question};
+use portcullis_ike::auth::ocsp::{Answer, Question, Status};
 use portcullis_ike::auth::{Crl, DistinguishedName, RevocationSource, UnixTime};
 
 use crate::api::events::Happened;
 use crate::config::files;
 use crate::events::hub::Hub;
 use fetch::Fetched;
-use ocsp::Answers;
+use ocsp::{Answers, Found, Purpose};
 
 /// The CRLs of a directory, and of wherever certificates say.
 pub(super) struct CrlStore {
@@ -60,6 +60,19 @@ impl CrlStore {
         });
     }
 
+    fn answer(
+        &self,
+        uri: &str,
+        question: &Question<'_>,
+        now: UnixTime,
+        purpose: Purpose,
+    ) -> Result<Found, String> {
+        self.answers.get(uri, question, now, purpose, |found| {
+            let status = found.as_ref().map(|found| format!("{:?}", found.answer.status).to_lowercase());
+            self.tell("ocsp", uri, status.map_err(String::clone));
+        })
+    }
+
     /// Looks in another directory from now on.
     pub(super) fn set_directory(&self, directory: PathBuf) {
         *self.directory.lock().unwrap_or_else(PoisonError::into_inner) = directory;
@@ -100,9 +113,14 @@ impl RevocationSource for CrlStore {
     }
 
     fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
-        Some(self.answers.get(uri, question, now, |answer| {
-            let status = answer.as_ref().map(|answer| format!("{:?}", answer.status).to_lowercase());
-            self.tell("ocsp", uri, status.map_err(String::clone));
-        }))
+        Some(self.answer(uri, question, now, Purpose::Own).map(|found| found.answer))
+    }
+
+    fn response(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Vec<u8>> {
+        let found = self.answer(uri, question, now, Purpose::PassedOn).ok()?;
+        if found.answer.status != Status::Good {
+            tracing::warn!(%uri, status = ?found.answer.status, "one of our own certificates is not good");
+        }
+        Some(found.response.to_vec())
     }
 }

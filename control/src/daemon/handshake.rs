@@ -62,6 +62,14 @@ impl Histogram {
         self.sum += duration;
     }
 
+    /// Adds what others have seen.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(other.buckets) {
+            *count += more;
+        }
+        self.sum += other.sum;
+    }
+
     /// Sum in seconds, count, and buckets with their upper bounds.
     pub(crate) fn parts(&self) -> (f64, u64, Vec<(f64, u64)>) {
         let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
@@ -110,6 +118,18 @@ mod tests {
             handshakes.established(now, (spi / 2).to_be_bytes());
         }
         assert!(handshakes.begun.len() <= REMEMBERED && handshakes.order.len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn what_two_have_seen_is_what_one_would_have() {
+        let mut histograms = [Histogram::default(), Histogram::default(), Histogram::default()];
+        for (number, millis) in [3, 700, 40_000].into_iter().enumerate() {
+            histograms[number % 2].observe(Duration::from_millis(millis));
+            histograms[2].observe(Duration::from_millis(millis));
+        }
+        let [mut one, other, all] = histograms;
+        one.add(&other);
+        assert_eq!(one.parts(), all.parts());
     }
 
     #[test]

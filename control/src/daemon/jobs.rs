@@ -1,5 +1,6 @@
 //! Carries out the engine's jobs: mathematics on threads of its own ([`threads`]), what may wait for others on the runtime's
-//! blocking threads, and installs at once, because they take less time than it would to hand them over.
+//! blocking threads, and installs at once, because they take less time than it would to hand them over. Where there is one
+//! processor, quick mathematics is among those.
 
 pub(super) mod threads;
 
@@ -10,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::socket::{setsockopt, sockopt};
 use portcullis_ike::auth::eap::{AaaAnswer, Circumstances, SharedSource};
 use portcullis_ike::auth::{self, UnixTime};
-use portcullis_ike::crypto;
-use portcullis_ike::engine::{Activation, ChildInstall, Job, JobResult, PolicyRef, Resource};
+use portcullis_ike::crypto::{self, KeMethod};
+use portcullis_ike::engine::{Activation, Answer, ChildInstall, Job, JobResult, Load, PolicyRef, Resource};
 use portcullis_ipsec::{InstallError, PolicyId, SaInstaller, Spi};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -29,16 +30,23 @@ pub(super) enum Place {
     Blocking,
 }
 
-/// Where a job is to be done. A table of SAs is changed in a few microseconds.
-pub(super) fn place(job: &Job) -> Place {
+/// Where a job is to be done. A table of SAs is changed in a few microseconds. With one processor, `alone`, quick mathematics
+/// is done at once as well: it would run on the same processor in any case, after two changes of threads.
+pub(super) fn place(job: &Job, alone: bool) -> Place {
     match job {
+        Job::GenerateKe { method, .. } if alone && is_quick(*method) => Place::Here,
+        Job::DeriveKe { secret, .. } if alone && is_quick(secret.method()) => Place::Here,
         Job::AllocateSpi
         | Job::InstallChild(_)
         | Job::ActivateChild { .. }
         | Job::RetireChild { .. }
         | Job::MoveChild { .. }
         | Job::RemoveChild { .. }
-        | Job::QueryCounters { .. } => Place::Here,
+        | Job::QueryCounters { .. }
+        | Job::Ask(_)
+        | Job::Tell(_) => Place::Here,
+        // Asks OCSP responders about our own certificates.
+        Job::Sign(request) if request.wants_status => Place::Blocking,
         Job::GenerateKe { .. } | Job::DeriveKe { .. } | Job::Sign(_) => Place::Threads,
         // Takes seconds, for which no key exchange is to wait.
         Job::SolvePuzzle { .. } => Place::Blocking,
@@ -47,6 +55,14 @@ pub(super) fn place(job: &Job) -> Place {
         Job::SourceAddress { .. } | Job::EapTurn(_) => Place::Blocking,
         Job::AskAaa(_) | Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => Place::Blocking,
     }
+}
+
+/// Whether either half of a key exchange takes some 50 microseconds at the most.
+fn is_quick(method: KeMethod) -> bool {
+    matches!(
+        method,
+        KeMethod::X25519 | KeMethod::Ecp256 | KeMethod::MlKem512 | KeMethod::MlKem768 | KeMethod::MlKem1024
+    )
 }
 
 /// Does one job. Blocks for as long as it takes. `mark` is the firewall mark of our own packets.
@@ -67,7 +83,7 @@ pub(super) fn perform(
         }
         Job::DeriveKe { secret, peer_public } => JobResult::KeDerived(crypto::derive(&secret, &peer_public)),
         Job::SolvePuzzle { puzzle, cookie, start } => JobResult::PuzzleSolved(puzzle.solve(&cookie, start)),
-        Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+        Job::Sign(request) => JobResult::Signed(request.perform(now(), crls.as_ref())),
         Job::VerifyPeer(request) => JobResult::PeerVerified(auth::verify(&request, now(), crls.as_ref())),
         Job::EapTurn(turn) => {
             let source: SharedSource = Arc::clone(crls) as _;
@@ -92,6 +108,8 @@ pub(super) fn perform(
         // Of the thread that owns the pools: `super::leases`.
         Job::AssignAddresses(_) => JobResult::AddressesAssigned(Box::default()),
         Job::ReleaseAddresses { .. } => JobResult::AddressesReleased,
+        // Of the registry's task: `super::ike`.
+        Job::Ask(_) | Job::Tell(_) => JobResult::Registry(Box::new(Answer::Room(Load::default(), true))),
         Job::QueryCounters { pairs } => {
             JobResult::Counters(pairs.into_iter().map(|pair| (pair, installer.counters(pair).ok())).collect())
         }
@@ -314,6 +332,19 @@ mod tests {
         let result = perform(job, &installer, 0, &crls);
         let calls = recorder.calls.lock().unwrap().clone();
         (result, calls)
+    }
+
+    #[test]
+    fn quick_key_exchanges_are_done_at_once_where_there_is_one_processor() {
+        let of = |method, alone| {
+            let rng = &mut ChaCha20Rng::from_seed([7; 32]);
+            let (secret, peer_public) = crypto::generate(method, rng).unwrap();
+            let generate = Job::GenerateKe { method, peer_public: None, seed: [7; 32] };
+            [generate, Job::DeriveKe { secret, peer_public }].map(|job| place(&job, alone))
+        };
+        assert_eq!(of(KeMethod::X25519, true), [Place::Here; 2]);
+        assert_eq!(of(KeMethod::X25519, false), [Place::Threads; 2]);
+        assert_eq!(of(KeMethod::Modp2048, true), [Place::Threads; 2], "other peers would wait for it");
     }
 
     #[test]

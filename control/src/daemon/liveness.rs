@@ -1,4 +1,4 @@
-//! Whether everything lives that must: the reactor (this is one of its tasks), the task of the IKE engine, and every
+//! Whether everything lives that must: the reactor (this is one of its tasks), the tasks of the IKE engine, and every
 //! worker. Only then is the service manager told so; when it has not been told for its watchdog's time, it ends the
 //! process and starts the next, and until then what is protected stays blocked.
 
@@ -46,10 +46,7 @@ pub(super) async fn watch(daemon: Arc<Daemon>) {
 
 /// What has not answered after `patience`.
 async fn stuck(daemon: &Daemon, patience: Duration) -> Vec<String> {
-    let mut stuck = Vec::new();
-    if tokio::time::timeout(patience, daemon.ike.ping()).await.is_err() {
-        stuck.push("the IKE engine".to_owned());
-    }
+    let mut stuck = daemon.ike.stuck(patience).await;
     stuck.extend(stuck_workers(&daemon.dataplane, patience).await);
     stuck
 }

@@ -99,7 +99,9 @@ pub fn run(config: Config, source: &Path, text: Zeroizing<String>) -> anyhow::Re
     service::harden().context("cannot keep secrets out of core dumps")?;
     // No thread has been started yet: all of them will be inside.
     let sandbox = Sandbox::enter(&config, source);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    // The front and all others, and a thread for each shard that has a task of its own.
+    let threads = usize::from(config.gateway.ike_shards.max(1)) + 1;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(serve(config, source, text, sandbox, runner))
 }
 
@@ -167,6 +169,7 @@ async fn serve(
         radius: Arc::clone(&radius),
         listeners: listeners.clone(),
         config: config.engine.clone(),
+        shards: config.gateway.ike_shards,
         rng: Box::new(ChaCha20Rng::from_seed(*seed)),
         token_secret: token_secret(&config),
         sockets,
@@ -180,7 +183,7 @@ async fn serve(
         pools: (config.pools.clone(), config.gateway.state_dir.clone()),
         tun_addresses: dataplane.tun_addresses().context("cannot use the TUN device's addresses")?,
     };
-    let ike::Started { handle: ike, leases, task: engine_task, sessions } = shell.start()?;
+    let ike::Started { handle: ike, leases, tasks: engine_tasks, sessions } = shell.start()?;
     let (told, sessions_task) = sessions;
     if let Some(dae) = config.radius.as_ref().and_then(|radius| radius.dae.as_ref()) {
         in_force.services.dae = Some(services::take_demands(dae.listen, &radius, &told).await?);
@@ -235,8 +238,10 @@ async fn serve(
     services.stop().await;
     // The socket's file goes with the daemon; that it may be gone already is no trouble.
     let _ = std::fs::remove_file(&admin_socket);
-    engine_task.abort();
-    let _ = engine_task.await;
+    for task in engine_tasks {
+        task.abort();
+        let _ = task.await;
+    }
     sessions_task.abort();
     let _ = sessions_task.await;
     if let Some(routes) = daemon.listeners.routes.clone() {

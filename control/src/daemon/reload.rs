@@ -385,6 +385,8 @@ mod tests {
         assert_eq!(refused(alive), None);
         // Said, but nothing else than before.
         assert_eq!(refused("mark = 0x5043\nsandbox = true\n"), None);
+        let shards = refused("ike_shards = 64\n").unwrap();
+        assert!(shards.ends_with("only a restart can apply gateway.ike_shards: (new) 64"), "{shards}");
         assert_eq!(
             refused(&format!("{alive}mark = 7\nsandbox = false\n")).as_deref(),
             Some(

@@ -8,13 +8,16 @@
 //! kernel has put together from fragments, is left to [`esp`].
 
 pub(super) mod esp;
+mod inbox;
 mod steer;
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::task::Poll;
 
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrIn,
     SockaddrIn6, SockaddrStorage, sockopt,
@@ -22,6 +25,8 @@ use nix::sys::socket::{
 use portcullis_ike::engine::{Datagram, DatagramPayload};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+pub(super) use inbox::Inbox;
 
 /// Four zero octets before an IKE message on the NAT port.
 const NON_ESP_MARKER: [u8; 4] = [0; 4];
@@ -31,6 +36,10 @@ const NAT_KEEPALIVE: [u8; 1] = [0xff];
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// Larger than any UDP payload.
 const BUFFER: usize = 65_536;
+/// Datagrams that are taken at once from a socket of IKE SAs that are up, or come up.
+const AT_ONCE: usize = 16;
+/// IKE_SA_INIT requests that are taken at once: what comes for IKE SAs waits behind no more than these.
+const INITS_AT_ONCE: usize = 8;
 
 /// A socket that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +67,8 @@ struct Endpoint {
     ipv4: bool,
     port: u16,
     nat: bool,
+    /// Datagrams that are taken by one call.
+    at_once: usize,
 }
 
 /// All sockets of the daemon.
@@ -76,8 +87,9 @@ impl Sockets {
         let (mut endpoints, mut inits, mut esp) = (Vec::new(), Vec::new(), Vec::new());
         let mut add = |port, nat, addr: IpAddr| {
             let group = Group::open(addr, port, nat, mark)?;
-            endpoints.push(Endpoint { socket: group.most, ipv4: addr.is_ipv4(), port, nat });
-            inits.push(Endpoint { socket: group.inits, ipv4: addr.is_ipv4(), port, nat });
+            let endpoint = |socket, at_once| Endpoint { socket, ipv4: addr.is_ipv4(), port, nat, at_once };
+            endpoints.push(endpoint(group.most, AT_ONCE));
+            inits.push(endpoint(group.inits, INITS_AT_ONCE));
             esp.extend(group.esp);
             Ok(())
         };
@@ -110,50 +122,59 @@ impl Sockets {
 
     /// The next datagram from any socket. Keepalives are answered with nothing and skipped (counted by the caller
     /// through `None`).
-    pub(super) async fn receive(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
-        buffer.resize(BUFFER, 0);
+    pub(super) async fn receive(&self, inbox: &mut Inbox) -> io::Result<Option<Datagram>> {
         loop {
-            match self.receive_now(buffer) {
+            match self.receive_now(inbox) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            for endpoint in self.inits.iter().chain(&self.endpoints) {
-                match endpoint.try_receive(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                    other => return other,
+            // Of those where the reactor thinks that something is; where nothing is, it is to say when something comes.
+            for endpoint in self.all() {
+                match endpoint.socket.try_io(Interest::READABLE, || inbox.fill(endpoint)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                    Ok(()) => break,
                 }
+            }
+            if let Some(datagram) = inbox.next() {
+                return Ok(datagram);
             }
             self.readable().await?;
         }
     }
 
     /// The same, of what is there by now; `WouldBlock` where nothing is.
-    pub(super) fn receive_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<Datagram>> {
-        buffer.resize(BUFFER, 0);
-        // Whatever the reactor knows of by now: an IKE_SA_INIT is read only when there is nothing else.
-        for endpoint in self.endpoints.iter().chain(&self.inits) {
-            match endpoint.receive_now(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                other => return other,
+    pub(super) fn receive_now(&self, inbox: &mut Inbox) -> io::Result<Option<Datagram>> {
+        if let Some(datagram) = inbox.next() {
+            return Ok(datagram);
+        }
+        // All are asked by one call, without the reactor: it would not know yet.
+        let mut fds: Vec<_> =
+            self.all().map(|endpoint| PollFd::new(endpoint.socket.as_fd(), PollFlags::POLLIN)).collect();
+        poll(&mut fds, PollTimeout::ZERO)?;
+        for (endpoint, _) in self.all().zip(&fds).filter(|(_, fd)| fd.any() == Some(true)) {
+            match inbox.fill(endpoint) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+                Ok(()) => break,
             }
         }
-        Err(io::ErrorKind::WouldBlock.into())
+        inbox.next().ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    }
+
+    /// In the order in which they are read: an IKE_SA_INIT request only when there is nothing else.
+    fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().chain(&self.inits)
     }
 
     async fn readable(&self) -> io::Result<()> {
-        let mut waits: Vec<_> = self
-            .endpoints
-            .iter()
-            .chain(&self.inits)
-            .map(|endpoint| Box::pin(endpoint.socket.readable()))
-            .collect();
         std::future::poll_fn(|context| {
-            for wait in &mut waits {
-                if let std::task::Poll::Ready(result) = wait.as_mut().poll(context) {
-                    return std::task::Poll::Ready(result);
-                }
-            }
-            std::task::Poll::Pending
+            // Every one of them, so that any wakes us.
+            let ready = self.all().filter_map(|endpoint| match endpoint.socket.poll_recv_ready(context) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => None,
+            });
+            ready.fold(Poll::Pending, |_, result| Poll::Ready(result))
         })
         .await
     }
@@ -171,35 +192,6 @@ impl Sockets {
 }
 
 impl Endpoint {
-    /// As [`Endpoint::receive_now`]; where nothing is, the reactor is to say when something comes.
-    fn try_receive(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
-        self.socket.try_io(Interest::READABLE, || self.receive_now(buffer))
-    }
-
-    /// What is there, without waiting.
-    fn receive_now(&self, buffer: &mut [u8]) -> io::Result<Option<Datagram>> {
-        let mut space = nix::cmsg_space!(libc::in6_pktinfo);
-        let mut slices = [IoSliceMut::new(buffer)];
-        let fd = self.socket.as_raw_fd();
-        let message =
-            socket::recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut space), MsgFlags::empty())?;
-        let local = message.cmsgs()?.find_map(|control| sent_to(&control));
-        let (len, remote) = (message.bytes, message.address);
-        let (Some(remote), Some(local)) = (remote.as_ref().and_then(to_std), local) else {
-            return Ok(None);
-        };
-        let octets = buffer.get(..len).unwrap_or_default();
-        let payload = match self.nat {
-            false => octets,
-            true => match octets.split_first_chunk() {
-                Some((&NON_ESP_MARKER, message)) => message,
-                _ => return Ok(None),
-            },
-        };
-        let local = SocketAddr::new(local, self.port);
-        Ok(Some(Datagram { local, remote, payload: DatagramPayload::Ike(payload.to_vec()) }))
-    }
-
     fn send(&self, datagram: &Datagram) -> io::Result<()> {
         let marker: &[u8] = if self.nat { &NON_ESP_MARKER } else { &[] };
         let slices = match &datagram.payload {
@@ -314,11 +306,34 @@ mod tests {
         assert_eq!(from, datagram.local, "the source address is the one that the engine named");
 
         peer.send_to(&octets[..len], datagram.local).await.unwrap();
-        let received = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+        let received = sockets.receive(&mut Inbox::new()).await.unwrap().unwrap();
         assert_eq!((received.local, received.payload), (datagram.local, datagram.payload));
 
         peer.send_to(&NAT_KEEPALIVE, datagram.local).await.unwrap();
-        assert_eq!(sockets.receive(&mut Vec::new()).await.unwrap(), None);
+        assert_eq!(sockets.receive(&mut Inbox::new()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_came_together_is_given_one_by_one_with_its_own_addresses() {
+        let sockets = Sockets::open(15_530, 15_531, 1).unwrap();
+        let mut inbox = Inbox::new();
+        // Longer, and from a longer address, than what comes after it by the same inbox.
+        for (from, to) in [("[::1]:0", "[::1]:15530"), ("127.0.0.1:0", "127.0.0.3:15530")] {
+            let peer = UdpSocket::bind(from).await.unwrap();
+            let (local, remote) = (to.parse().unwrap(), peer.local_addr().unwrap());
+            let sent: Vec<_> = (0..3 * AT_ONCE).map(|number| vec![number as u8; 100 - number]).collect();
+            for payload in &sent {
+                peer.send_to(payload, to).await.unwrap();
+            }
+            for payload in sent {
+                let received = sockets.receive(&mut inbox).await.unwrap();
+                assert_eq!(
+                    received,
+                    Some(Datagram { local, remote, payload: DatagramPayload::Ike(payload) })
+                );
+            }
+            assert_eq!(sockets.receive_now(&mut inbox).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        }
     }
 
     /// An IKE header with this exchange type and these flags.
@@ -355,11 +370,11 @@ mod tests {
             // An answer to an IKE_SA_INIT of ours, IKE_AUTH, INFORMATIONAL, and what is too short for a header.
             for late in [message(34, 0x20), message(35, 0x08), message(37, 0x28), vec![1; 5]] {
                 peer.send_to(&[marker, &late].concat(), ("127.0.0.1", port)).await.unwrap();
-                let received = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+                let received = sockets.receive(&mut Inbox::new()).await.unwrap().unwrap();
                 assert_eq!(received.payload, DatagramPayload::Ike(late), "port {port}");
             }
         }
-        let init = sockets.receive(&mut Vec::new()).await.unwrap().unwrap();
+        let init = sockets.receive(&mut Inbox::new()).await.unwrap().unwrap();
         assert_eq!(init.payload, DatagramPayload::Ike(message(34, 0x08)));
     }
 }

@@ -33,14 +33,18 @@ pub struct Entry {
     pub times: u64,
 }
 
+impl Entry {
+    fn says_the_same(&self, verdict: &Verdict) -> bool {
+        key(&self.verdict) == key(verdict)
+            && (self.verdict.reason, &self.verdict.sentence) == (verdict.reason, &verdict.sentence)
+    }
+}
+
 impl Verdicts {
     /// Keeps a verdict. One that says the same of the same peer as an earlier one takes its place.
     pub(super) fn push(&mut self, verdict: Verdict, last: Instant, at: SystemTime) {
-        let same = |entry: &Entry| {
-            key(&entry.verdict) == key(&verdict)
-                && (entry.verdict.reason, &entry.verdict.sentence) == (verdict.reason, &verdict.sentence)
-        };
-        let earlier = self.entries.iter().position(same).and_then(|index| self.entries.remove(index));
+        let same = self.entries.iter().position(|entry| entry.says_the_same(&verdict));
+        let earlier = same.and_then(|index| self.entries.remove(index));
         let times = earlier.map_or(0, |entry| entry.times) + 1;
         self.entries.push_front(Entry { verdict, last, at, times });
         let Some(newest) = self.entries.front().map(|entry| entry.verdict.clone()) else { return };
@@ -75,6 +79,20 @@ impl Verdicts {
     }
 }
 
+/// What several have kept, newest first, as if one had.
+pub(super) fn merge(kept: Vec<Vec<Entry>>) -> Vec<Entry> {
+    let mut all: Vec<Entry> = kept.into_iter().flatten().collect();
+    all.sort_by_key(|entry| std::cmp::Reverse(entry.last));
+    let mut merged: Vec<Entry> = Vec::with_capacity(all.len());
+    for entry in all {
+        match merged.iter_mut().find(|newer| newer.says_the_same(&entry.verdict)) {
+            Some(newer) => newer.times += entry.times,
+            None => merged.push(entry),
+        }
+    }
+    merged
+}
+
 fn key(verdict: &Verdict) -> (Option<&str>, Option<IpAddr>) {
     (verdict.connection.as_deref(), verdict.peer.map(|peer| peer.ip()))
 }
@@ -106,6 +124,18 @@ mod tests {
         let kept: Vec<_> =
             verdicts.iter().map(|entry| (entry.verdict.sentence.as_str(), entry.times)).collect();
         assert_eq!(kept, [("wrong", 2), ("other", 1)]);
+    }
+
+    #[test]
+    fn what_several_have_kept_is_told_newest_first_and_the_same_once() {
+        let mut several = [Verdicts::default(), Verdicts::default()];
+        for (number, sentence) in [(0, "wrong"), (1, "wrong"), (0, "other"), (1, "third"), (1, "wrong")] {
+            push(&mut several[number], verdict(Some("site"), [192, 0, 2, 2], sentence));
+        }
+        let merged = merge(several.iter().map(|kept| kept.iter().cloned().collect()).collect());
+        let told: Vec<_> =
+            merged.iter().map(|entry| (entry.verdict.sentence.as_str(), entry.times)).collect();
+        assert_eq!(told, [("wrong", 3), ("third", 1), ("other", 1)]);
     }
 
     #[test]

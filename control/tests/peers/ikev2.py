@@ -113,6 +113,7 @@ class Ike:
         self.spi_i, self.spi_r = os.urandom(8), bytes(8)
         # The last one that was used: of an initiator that of IKE_SA_INIT.
         self.next_request, self.keys, self.sent = 0 if began else -1, None, 0
+        self.auth_puzzle = None
 
     def header(self, first, exchange, flags, number, length):
         return self.spi_i + self.spi_r + struct.pack("!BBBBII", first, 0x20, exchange, flags, number, length)
@@ -130,13 +131,16 @@ class Ike:
         self.keys = {"d": cut(0, 32), "pi": cut(104, 32), "pr": cut(136, 32)}
         self.sealing = {True: cut(32, 36), False: cut(68, 36)}
 
-    def seal(self, exchange, payloads, response, number):
+    def seal(self, exchange, payloads, response, number, shown=b""):
+        """`shown`: the body of a puzzle's solution, before what is encrypted."""
         first, octets = chain(payloads)
         iv = struct.pack("!Q", self.sent)
         self.sent += 1
-        length = 28 + 4 + 8 + len(octets) + 1 + 16
-        head = self.header(SK, exchange, self.flags(response), number, length)
-        head += struct.pack("!BBH", first, 0, length - 28)
+        length = 4 + 8 + len(octets) + 1 + 16
+        before = struct.pack("!BBH", SK, 0, 4 + len(shown)) + shown if shown else b""
+        whole = 28 + len(before) + length
+        head = self.header(PS if shown else SK, exchange, self.flags(response), number, whole) + before
+        head += struct.pack("!BBH", first, 0, length)
         key = self.sealing[self.began]
         return head + iv + AESGCM(key[:32]).encrypt(key[32:] + iv, octets + b"\0", head)
 
@@ -145,12 +149,14 @@ class Ike:
         first, _, exchange, flags, number, _ = struct.unpack("!BBBBII", octets[16:28])
         payloads = unchain(first, octets[28:])
         response = bool(flags & RESPONSE)
-        if first != SK:
+        if not payloads or payloads[-1][0] != SK:
             return exchange, number, response, False, payloads
+        # What is encrypted comes last, and all before it is authenticated.
+        at = len(octets) - len(payloads[-1][1]) - 4
         key = self.sealing[not self.began]
-        iv, sealed = octets[32:40], octets[40:]
-        opened = AESGCM(key[:32]).decrypt(key[32:] + iv, sealed, octets[:32])
-        return exchange, number, response, True, unchain(octets[28], opened[: -1 - opened[-1]])
+        iv, sealed = octets[at + 4 : at + 12], octets[at + 12 :]
+        opened = AESGCM(key[:32]).decrypt(key[32:] + iv, sealed, octets[: at + 4])
+        return exchange, number, response, True, unchain(octets[at], opened[: -1 - opened[-1]])
 
     def send(self, octets):
         self.socket.sendto(octets, self.remote)
@@ -186,6 +192,8 @@ class Ike:
                 before.append((PS, solve(asked[COOKIE], puzzle[2])))
         self.spi_r = self.second[8:16]
         self.nonce_r = body_of(payloads, NONCE)
+        # The puzzle of IKE_AUTH (RFC 8019 §7.2), about another string.
+        self.auth_puzzle = asked.get(PUZZLE)
         shared = private.exchange(X25519PublicKey.from_public_bytes(body_of(payloads, KE)[4:]))
         nonces = self.nonce_i + self.nonce_r
         self.derive(prf(nonces, shared), nonces)
@@ -210,7 +218,8 @@ class Ike:
         mine = ID_NULL if us is None else fqdn(us)
         asked = [] if them is None else [(IDR, fqdn(them))]
         auth = (AUTH, self.proof_of(True, ours, mine))
-        payloads = self.exchange(IKE_AUTH, [(IDI, mine)] + asked + [auth] + more)
+        shown = solve(self.nonce_r + self.spi_r, self.auth_puzzle[2]) if self.auth_puzzle else b""
+        payloads = self.exchange(IKE_AUTH, [(IDI, mine)] + asked + [auth] + more, shown)
         found = body_of(payloads, AUTH)
         if found is not None:
             assert found == self.proof_of(False, secret, body_of(payloads, IDR)), payloads
@@ -230,8 +239,8 @@ class Ike:
         self.derive(prf(old, b"Resumption" + nonces), nonces)
         return None
 
-    def answer_first(self, exchange, old):
-        """IKE_SA_INIT or, with the old SK_d, IKE_SESSION_RESUME as the responder: the request's payloads."""
+    def answer_first(self, exchange, old, more=()):
+        """IKE_SA_INIT or, with the old SK_d, IKE_SESSION_RESUME as the responder: the request's payloads. What `more` is said."""
         self.first = self.receive(exchange, False)
         self.spi_i, self.spi_r = self.first[:8], os.urandom(8)
         payloads = self.open(self.first)[4]
@@ -240,7 +249,7 @@ class Ike:
         if old is None:
             private = X25519PrivateKey.generate()
             public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-            answer = [proposal(), (KE, struct.pack("!HH", X25519, 0) + public)] + answer + [notify(CHILDLESS)]
+            answer = [proposal(), (KE, struct.pack("!HH", X25519, 0) + public)] + answer + [notify(CHILDLESS), *more]
             skeyseed = prf(nonces, private.exchange(X25519PublicKey.from_public_bytes(body_of(payloads, KE)[4:])))
         else:
             skeyseed = prf(old, b"Resumption" + nonces)
@@ -258,9 +267,9 @@ class Ike:
         self.send(self.seal(IKE_AUTH, [(IDR, mine), auth] + more, True, number))
         return payloads
 
-    def exchange(self, exchange, payloads):
+    def exchange(self, exchange, payloads, shown=b""):
         self.next_request += 1
-        self.send(self.seal(exchange, payloads, False, self.next_request))
+        self.send(self.seal(exchange, payloads, False, self.next_request, shown))
         _, number, _, protected, payloads = self.open(self.receive(exchange, True))
         assert (number, protected) == (self.next_request, True)
         return payloads
@@ -310,13 +319,16 @@ def answer_as_nobody(local, remote):
 
 @command
 def begin_under_attack(local, remote, us, them, secret, solves):
-    """Begins an IKE SA with a gateway that asks for puzzles to be solved: the one that was asked."""
+    """Begins an IKE SA with a gateway that asks for puzzles to be solved: those that were asked."""
     global IKE
     IKE = Ike(local, remote, True)
     puzzle = IKE.init(solves)
+    if IKE.auth_puzzle:
+        # What does not show the solution is no request.
+        IKE.send(IKE.seal(IKE_AUTH, [], False, 1))
     answer = IKE.authenticate(us, them, secret.encode(), [])
     assert body_of(answer, AUTH), notifies(answer)
-    return puzzle and puzzle.hex()
+    return [puzzle and puzzle.hex(), IKE.auth_puzzle and IKE.auth_puzzle.hex()]
 
 
 @command
@@ -342,6 +354,25 @@ def ask_puzzle(local, remote, difficulty):
         "longest": max(map(len, keys), default=0),
         "kinds": [kind for kind, _ in payloads],
     }
+
+
+@command
+def ask_puzzle_in_auth(local, remote, us, secret, difficulty):
+    """Lets in who comes and solves a puzzle in IKE_AUTH: the zero bits of each key's PRF."""
+    global IKE
+    IKE = Ike(local, remote, False)
+    IKE.answer_first(IKE_SA_INIT, None, [notify(PUZZLE, struct.pack("!HB", 5, difficulty))])
+    octets = IKE.receive(IKE_AUTH, False)
+    first, *_ = struct.unpack("!B", octets[16:17])
+    shown = body_of(unchain(first, octets[28:]), PS) or b""
+    keys = [shown[at : at + len(shown) // 4] for at in range(0, len(shown), max(len(shown) // 4, 1))]
+    # It is authenticated like the rest.
+    _, number, _, protected, payloads = IKE.open(octets)
+    assert protected and body_of(payloads, AUTH) == IKE.proof_of(True, secret.encode(), body_of(payloads, IDI))
+    mine = fqdn(us)
+    auth = (AUTH, IKE.proof_of(False, secret.encode(), mine))
+    IKE.send(IKE.seal(IKE_AUTH, [(IDR, mine), auth, notify(NO_ADDITIONAL_SAS)], True, number))
+    return [zero_bits(prf(key, IKE.nonce_r + IKE.spi_r)) for key in keys]
 
 
 @command

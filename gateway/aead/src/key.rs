@@ -206,6 +206,16 @@ impl Key {
         Some(whole)
     }
 
+    /// Which of its octets a packet of AES-GCM with so much text needs, in whole cache lines: its powers of H lie at the end
+    /// of the others.
+    #[inline]
+    pub fn needed(text: usize) -> std::ops::Range<usize> {
+        // AAD and lengths besides.
+        let powers = (text.div_ceil(size_of::<u128>()) + 2).min(POWERS);
+        let unneeded = (POWERS - powers) * size_of::<u128>();
+        unneeded / align_of::<Self>() * align_of::<Self>()..size_of::<Self>()
+    }
+
     /// What it is for.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

@@ -235,6 +235,37 @@ fn batch_of(lengths: impl Iterator<Item = usize>) -> Vec<Plain> {
         .collect()
 }
 
+/// One, two and three packets of as many lengths are left over when four at a time have gone, and come in any order: at every
+/// boundary between lengths that are worked on differently, of two SAs, and with forgeries among what is left.
+#[test]
+fn what_is_left_over_of_several_kinds_agrees_with_the_portable_engine() {
+    let secrets = [Secret { long: true, octets: [0x3c; 32] }, Secret { long: false, octets: [0xc3; 32] }];
+    let lengths = (0..160).chain((160..1_100).step_by(11)).chain([1_424, 4_080, 8_960]);
+    for len in lengths {
+        let kinds = [(len, 5), (len + 16, 6), (len + 64, 7)];
+        let packet = |kind: usize, turn: usize| Plain {
+            sa: len,
+            nonce: [kind as u8, 2, 3, 4, 5, 6, 7, 8, 9, 10, turn as u8, turn as u8],
+            aad: [turn as u8; MAX_AAD],
+            aad_len: 8,
+            headroom: (5 * turn + kind) % 67,
+            len: kinds[kind].0,
+            seed: turn as u8,
+            // One of the last, which are what is left over, and one before.
+            forged: (turn == kind + 4 || turn == 1).then_some(8 * kinds[kind].0 + turn),
+        };
+        // Side by side, each for as long as there are any.
+        let batch: Vec<Plain> = (0..7)
+            .flat_map(|turn| (0..kinds.len()).map(move |kind| (kind, turn)))
+            .filter(|&(kind, turn)| turn < kinds[kind].1)
+            .map(|(kind, turn)| packet(kind, turn))
+            .collect();
+        for engine in engines() {
+            check(engine, &secrets, &batch);
+        }
+    }
+}
+
 /// Where the last octet of the counter comes round inside a packet, or just behind it: once in 4,096 octets.
 #[test]
 fn counters_that_come_round_agree_with_the_portable_engine() {

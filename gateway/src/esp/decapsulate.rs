@@ -53,7 +53,7 @@ impl EspPacket {
     /// Whether the packet's length is one that the algorithm can have.
     #[inline(always)]
     pub fn suits(&self, algorithm: EspAlgorithm) -> bool {
-        text_len(algorithm, self.end().saturating_sub(self.iv_at())).is_some()
+        text_len(algorithm, self.payload()).is_some()
     }
 
     /// What is the own of the packet in that frame, which is one of so many of a train that this one begins. Packets of a
@@ -86,6 +86,19 @@ impl EspPacket {
     #[inline(always)]
     pub fn end(&self) -> usize {
         self.own.end.into()
+    }
+
+    /// Octets behind the ESP header: IV, text and ICV.
+    #[inline(always)]
+    pub(crate) fn payload(&self) -> usize {
+        self.end().saturating_sub(self.iv_at())
+    }
+
+    /// The flow of what has been opened, if it is what nearly every packet is: see [`wire::read_plain`].
+    #[inline]
+    pub(crate) fn peek(&self, frame: &Frame, algorithm: EspAlgorithm) -> Option<FlowKey> {
+        let inner = frame.packet().get(self.iv_at() + algorithm.iv_len()..)?;
+        wire::read_plain(inner).map(|(flow, _)| flow)
     }
 
     /// Whether it came in UDP.

@@ -38,7 +38,7 @@ pub const ESP_HEADER_LEN: usize = 8;
 const NONCE_IV_LEN: usize = 8;
 
 /// Octets of pad length and next header.
-const TRAILER_LEN: usize = 2;
+pub(crate) const TRAILER_LEN: usize = 2;
 
 /// Octets that a frame needs free in front of an inner packet: enough for the largest headers that may be put there,
 /// rounded up to what processors copy well.

@@ -27,6 +27,12 @@ pub(super) fn choose(
     if context.flows.take_misses() > FEW_MISSES {
         look_ahead(context, trains);
     }
+    if let ([first, ..], [.., last]) = (trains, trains)
+        && first.about.place != last.about.place
+    {
+        // A batch of several flows: whose policies' handles are anywhere.
+        trains.iter().for_each(|train| context.flows.prefetch_policy(train.about.place as usize));
+    }
     let mut tally = PolicyTally::default();
     let firewall = context.shared.firewall;
     for (packet, frames, fates) in train::each(trains, frames, fates) {
@@ -38,11 +44,11 @@ pub(super) fn choose(
             Ok(Way::Sealed { reference, permitted }) => {
                 let count = frames.len() as u32;
                 match wanted.last_mut() {
-                    Some((last, packets)) if *last == reference => *packets += count,
+                    Some((last, packets, _)) if *last == reference => *packets += count,
                     _ => {
                         // On its way into the cache while the rest of the batch is decided about.
                         context.shared.sas.prefetch_outbound(reference);
-                        wanted.push((reference, count));
+                        wanted.push((reference, count, packet.info.total_len()));
                     }
                 }
                 Fate::Seal { run: wanted.len().wrapping_sub(1) as u8, permitted }

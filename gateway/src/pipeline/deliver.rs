@@ -1,5 +1,7 @@
 //! Takes authentic packets out of their tunnels and sends them on (RFC 4301 §5.2): what [`inbound`](super::inbound) does last.
 
+use std::ptr;
+
 use arrayvec::ArrayVec;
 
 use super::egress::{self, Link, PlainLink, Reach};
@@ -28,6 +30,9 @@ pub(super) fn unpack(
     // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
     // firewall sees everything.
     let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
+    if direct && is_mixed(sas) {
+        look_ahead(context, trains, frames, (sas, verdicts));
+    }
     let tally = Tally::new(&shared.events);
     let mut deliveries = Deliveries { tally, last: None, direct, learned: ArrayVec::new(), clear };
     for ((arrival, frames, verdicts), sa) in train::each(trains, frames, verdicts).zip(sas) {
@@ -40,6 +45,32 @@ pub(super) fn unpack(
         context.flows.permit(false, about.tenant, &about.flow, about.place as usize, place.to_word());
     }
     straight
+}
+
+/// Whether a batch has packets of several SAs, as far as its ends tell.
+#[inline(always)]
+fn is_mixed(sas: &[Option<&Inbound>]) -> bool {
+    match (sas.first(), sas.last()) {
+        (Some(Some(first)), Some(Some(last))) => !ptr::eq::<Inbound>(*first, *last),
+        _ => false,
+    }
+}
+
+/// Asks the processor for what the worker remembers of the flows that have come out of tunnels: of each train the first.
+#[inline(never)]
+fn look_ahead(
+    context: &Context<'_>,
+    trains: &[Train<Arrival>],
+    frames: &mut [Frame],
+    (sas, verdicts): (&[Option<&Inbound>], &mut [Verdict]),
+) {
+    for ((arrival, frames, verdicts), sa) in train::each(trains, frames, verdicts).zip(sas) {
+        if let (Some(sa), Some(frame), Some(Verdict::Good)) = (sa, frames.first(), verdicts.first())
+            && let Some(flow) = arrival.outer.peek(frame, sa.algorithm())
+        {
+            context.flows.locate(sa.tenant, &flow);
+        }
+    }
 }
 
 /// What a batch of packets that came out of tunnels have in common.

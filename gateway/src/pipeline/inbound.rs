@@ -124,12 +124,12 @@ pub(super) fn open<'a>(
 #[inline(always)]
 fn find<'a>(context: &Context<'a>, trains: &[Train<Arrival>], openings: &mut Openings<'a>) {
     let mut last = None;
-    for Train { about: Arrival { place, .. }, .. } in trains {
+    for Train { about: Arrival { place, outer, .. }, .. } in trains {
         let sa = match last {
             Some((before, sa)) if before == *place => sa,
             _ => {
                 let sa = context.shared.sas.inbound_at(&context.guard, *place);
-                sa.inspect(|sa| sa.prefetch())
+                sa.inspect(|sa| sa.prefetch(outer.payload()))
             }
         };
         openings.sas.push(sa);

@@ -81,8 +81,8 @@ enum Halt {
 /// Of the way to a peer that is behind an interface that no worker serves, and has a TCP stream.
 const STREAM_MTU: usize = 1500;
 
-/// By number: an SA, and how many packets of it follow each other.
-pub(super) type Wanted = ArrayVec<(OutboundRef, u32), BATCH>;
+/// By number: an SA, how many packets of it follow each other, and the octets of the first of them.
+pub(super) type Wanted = ArrayVec<(OutboundRef, u32, usize), BATCH>;
 /// By the same number: the run, or why its packets go no further here.
 type Runs<'a> = ArrayVec<Result<Run<'a>, Halt>, BATCH>;
 
@@ -125,11 +125,11 @@ fn begin<'a>(
     runs: &mut Runs<'a>,
 ) {
     let mut sas = ArrayVec::<Option<&'a Outbound>, BATCH>::new();
-    for (reference, _) in wanted {
+    for (reference, _, octets) in wanted {
         let sa = context.shared.sas.outbound(&context.guard, *reference);
-        sas.push(sa.inspect(|sa| sa.prefetch()));
+        sas.push(sa.inspect(|sa| sa.prefetch(octets + esp::TRAILER_LEN)));
     }
-    for (number, ((reference, count), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
+    for (number, ((reference, count, _), sa)) in (0..).zip(wanted.iter().zip(&sas)) {
         runs.push(match sa.map(|sa| (sa, sa.owner(context.worker))) {
             Some((sa, owner)) if owner == context.worker => {
                 Run::new(context, sa, *reference).map_err(Halt::Dropped)
@@ -427,9 +427,10 @@ mod tests {
     };
 
     use super::*;
+    use crate::sa::Whole;
     use crate::sa::sequence::SequenceCounter;
 
-    fn sa(first: u64, last: u64) -> Outbound {
+    fn sa(first: u64, last: u64) -> Whole<Outbound> {
         let endpoints = TunnelEndpoints {
             local: [192, 0, 2, 1].into(),
             remote: [192, 0, 2, 2].into(),

@@ -1,5 +1,5 @@
 //! What the options of an SA ask beyond plain tunnel mode: transport mode, fields of the outer header, padding, segment
-//! sizes. The phases come here for the SAs that say so ([`Outbound::special`], [`Inbound::special`]), and for packets that
+//! sizes. The phases come here for the SAs that say so ([`Outbound::special`](crate::sa::Outbound::special), [`Inbound::special`]), and for packets that
 //! are too big.
 
 use portcullis_ipsec::{CopyDf, Fragmentation, Mode, MssClamp, SaOptions, TfcPadding};
@@ -9,13 +9,13 @@ use super::{Clear, Context, egress};
 use crate::drop::DropReason;
 use crate::esp::{self, AeadParameters, EspPacket};
 use crate::frame::Frame;
-use crate::sa::{Inbound, Outbound};
+use crate::sa::Inbound;
 use crate::wire::{self, FlowKey, Fragment, IPV6_MIN_MTU, Ipv4, L3Info, protocol};
 
 /// Makes a run's template and limit what the SA's options say. `mtu` is that of the way to the peer.
 #[cold]
 pub(super) fn begin(run: &mut Run<'_>, mtu: usize) {
-    let Outbound { options, endpoints, .. } = run.sa;
+    let (options, endpoints) = (&run.sa.options, &run.sa.endpoints);
     run.special = options.mode == Mode::Transport || options.mss_clamp != MssClamp::Off;
     if options.mode == Mode::Transport {
         run.limit = esp::max_transport_len(mtu, &endpoints.get(), run.sa.algorithm());
@@ -38,7 +38,7 @@ pub(super) fn encapsulate(
     about: &Clear,
     sequence: u64,
 ) -> Result<AeadParameters, DropReason> {
-    let Outbound { options, .. } = run.sa;
+    let options = &run.sa.options;
     clamp(frame, &about.flow, &about.info, options.mss_clamp, run.limit);
     match options.mode {
         Mode::Tunnel => run.template.encapsulate(frame, &about.info, about.flow.is_ipv6(), sequence),

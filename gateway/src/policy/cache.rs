@@ -9,6 +9,7 @@ use portcullis_ipsec::TenantId;
 
 use super::{PolicyEntry, Snapshot, Verdict};
 use crate::prefetch;
+use crate::sa::slab;
 use crate::wire::FlowKey;
 
 /// Direct-mapped: a flow has one place, and the last one there stays.
@@ -63,8 +64,10 @@ impl FlowCache {
             tenant: TenantId::default(),
             epoch: 0,
         };
-        let places = (0..flows.next_power_of_two()).map(|_| empty()).collect();
-        Self { places, seed, generation: 0, epoch: 1, misses: 0 }
+        // A flow may be anywhere: without huge pages the processor would look for its page as long as for its line.
+        let mut places = slab::room_for(flows.next_power_of_two());
+        places.extend((0..flows.next_power_of_two()).map(|_| empty()));
+        Self { places: places.into_boxed_slice(), seed, generation: 0, epoch: 1, misses: 0 }
     }
 
     /// Which place the flow has, and asks the processor for it.
@@ -75,6 +78,14 @@ impl FlowCache {
             prefetch::start(place);
         }
         index
+    }
+
+    /// Asks the processor for the handle of the policy that is in a place, whatever flow it belongs to.
+    #[inline(always)]
+    pub(crate) fn prefetch_policy(&self, place: usize) {
+        if let Some(entry) = self.places.get(place).and_then(|place| place.entry.as_ref()) {
+            entry.prefetch_handle();
+        }
     }
 
     /// What [`Snapshot::lookup`] says, remembered, for a flow in its place. One cache goes with the snapshots of one

@@ -152,8 +152,14 @@ impl PolicyEntry {
 
     /// Asks the processor for what [`PolicyEntry::outbound`] and [`PolicyEntry::action`] read.
     pub(super) fn prefetch(&self) {
-        prefetch::start(&self.changing);
+        self.prefetch_handle();
         prefetch::start(&self.policy.action);
+    }
+
+    /// Asks for what [`PolicyEntry::outbound`] reads.
+    #[inline(always)]
+    pub(super) fn prefetch_handle(&self) {
+        prefetch::start(&self.changing);
     }
 
     /// Points to another SA.

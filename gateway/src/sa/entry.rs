@@ -1,11 +1,23 @@
 //! What the table holds: one direction of an SA each, laid out for the worker that reads it.
 //!
-//! No pointers inside, so that an entry may lie anywhere. What every packet needs comes first, in two cache lines,
-//! then the key; what workers write (the replay window, the sequence counter, the counts) has cache lines of its
-//! own, apart from what they only read. The table wipes an entry's octets when it frees it.
+//! No pointers inside, so that an entry may lie anywhere. What tells what a packet's SA is, is the entry itself: one cache
+//! line, the head, and the table has them side by side. The body lies elsewhere: outer addresses, then the key; what
+//! workers write (the replay window, the sequence counter, the counts) has cache lines of its own, apart from what they
+//! only read. The table wipes an entry's octets when it frees it.
+//!
+//! Octets of an SA: 64 and 3,584 inbound, 64 and 1,536 outbound. The lines of them that a packet touches: one of the head, one
+//! of addresses, two of selectors where the flow is not remembered, two of counts and window (outbound, of counts and
+//! numbers, one), and of the key ([`Key::needed`]):
+//!
+//! | octets of text | lines of the key |
+//! |---|---|
+//! | up to 32 | 5: four powers of H, and the round keys |
+//! | up to 96 | 6 |
+//! | up to 160 | 7 |
+//! | more | 8: all |
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use portcullis_aead::{Engine, Key};
 use portcullis_ipsec::{
@@ -14,7 +26,7 @@ use portcullis_ipsec::{
 };
 
 use super::endpoints::MovableEndpoints;
-use super::place::{SlotState, Slotted};
+use super::place::{Anchor, Slotted, Whole};
 use super::replay::ReplayWindow;
 use super::selectors::{Selectors, Side};
 use super::sequence::SequenceCounter;
@@ -29,10 +41,10 @@ use crate::wire::FlowKey;
 
 pub use super::selectors::MAX_SELECTORS;
 
-/// An SA that we receive on.
+/// An SA that we receive on. Leads to its [body](InboundBody).
 #[repr(C, align(64))]
 pub struct Inbound {
-    state: SlotState,
+    anchor: Anchor,
     /// The SA's own SPI, chosen here.
     pub spi: Spi,
     /// Whose address space the inner packets belong to.
@@ -53,6 +65,11 @@ pub struct Inbound {
     pub opaque: bool,
     /// What limits its rate, as a word; 0 is nothing.
     limiter: AtomicU32,
+}
+
+/// What of an [`Inbound`] SA is not needed to tell which it is.
+#[repr(C, align(64))]
+pub struct InboundBody {
     /// Where it is expected from.
     pub endpoints: MovableEndpoints,
     key: Key,
@@ -71,10 +88,10 @@ struct Received {
     replay: ReplayWindow,
 }
 
-/// An SA that we send on.
+/// An SA that we send on. Leads to its [body](OutboundBody).
 #[repr(C, align(64))]
 pub struct Outbound {
-    state: SlotState,
+    anchor: Anchor,
     /// The peer's SPI.
     pub spi: Spi,
     /// The inbound SPI that names the pair.
@@ -93,6 +110,11 @@ pub struct Outbound {
     limiter: AtomicU32,
     /// What is known of the way to the peer.
     pub path_mtu: PathMtu,
+}
+
+/// What of an [`Outbound`] SA is not needed to tell which it is.
+#[repr(C, align(64))]
+pub struct OutboundBody {
     /// The outer addresses to write.
     pub endpoints: MovableEndpoints,
     key: Key,
@@ -111,7 +133,12 @@ struct Sent {
 }
 
 impl Inbound {
-    pub(crate) fn new(engine: &Engine, spi: Spi, slot: u32, sa: &InboundSa) -> Result<Self, InstallError> {
+    pub(crate) fn new(
+        engine: &Engine,
+        spi: Spi,
+        slot: u32,
+        sa: &InboundSa,
+    ) -> Result<Whole<Self>, InstallError> {
         let replay = ReplayWindow::new(sa.replay_window)
             .ok_or_else(|| invalid("replay_window", sa.replay_window, "0, or 64 to 8192 packets"))?;
         check_endpoints(sa.endpoints)?;
@@ -119,8 +146,8 @@ impl Inbound {
         let (transport, copy_dscp) = (options.mode == Mode::Transport, options.copy_dscp.inwards());
         let selectors = Selectors::new(&sa.local_ts, &sa.remote_ts)?;
         let opaque = selectors.any_opaque();
-        Ok(Self {
-            state: SlotState::outside(),
+        let head = Self {
+            anchor: Anchor::adrift(),
             spi,
             tenant: sa.tenant,
             slot,
@@ -132,21 +159,26 @@ impl Inbound {
             copy_dscp,
             opaque,
             limiter: AtomicU32::new(0),
+        };
+        let body = InboundBody {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors,
             limits: Limits::none(),
             mss_clamp: options.mss_clamp,
             received: Received { traffic: Traffic::new(slot, true), replay },
-        })
+        };
+        Ok(Whole::new(head, body))
     }
 
-    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    /// Asks for what a packet with so many octets of text needs of the body ([`prefetch`] says when).
     #[inline]
-    pub fn prefetch(&self) {
-        prefetch::rest_to(self, &self.key);
-        prefetch::start(&self.selectors);
-        prefetch::start(&self.received);
+    pub fn prefetch(&self, octets: usize) {
+        let body = self.body();
+        prefetch::start(&body.endpoints);
+        prefetch::part(&body.key, Key::needed(octets));
+        prefetch::part(&body.selectors, Selectors::FIRST);
+        prefetch::start(&body.received);
     }
 
     /// The expanded cipher key.
@@ -226,10 +258,10 @@ impl Outbound {
         slot: u32,
         sequence: SequenceCounter,
         sa: &OutboundSa,
-    ) -> Result<Self, InstallError> {
+    ) -> Result<Whole<Self>, InstallError> {
         check_endpoints(sa.endpoints)?;
-        Ok(Self {
-            state: SlotState::outside(),
+        let head = Self {
+            anchor: Anchor::adrift(),
             spi: sa.spi,
             pair,
             slot,
@@ -240,13 +272,16 @@ impl Outbound {
             special: sa.options != SaOptions::default(),
             limiter: AtomicU32::new(0),
             path_mtu: PathMtu::unknown(),
+        };
+        let body = OutboundBody {
             endpoints: MovableEndpoints::new(sa.endpoints),
             key: expand(engine, &sa.key)?,
             selectors: Selectors::new(&sa.local_ts, &sa.remote_ts)?,
             limits: Limits::none(),
             options: sa.options,
             sent: Sent { sequence, traffic: Traffic::new(slot, false) },
-        })
+        };
+        Ok(Whole::new(head, body))
     }
 
     /// The worker that alone seals and sends on this SA, so that its packets leave in the order of their numbers: the first
@@ -287,12 +322,14 @@ impl Outbound {
         }
     }
 
-    /// Asks for what every packet needs beyond the first line ([`prefetch`] says when).
+    /// Asks for what a packet with so many octets of text needs of the body ([`prefetch`] says when).
     #[inline]
-    pub fn prefetch(&self) {
-        prefetch::rest_to(self, &self.key);
-        prefetch::start(&self.selectors);
-        prefetch::start(&self.sent);
+    pub fn prefetch(&self, octets: usize) {
+        let body = self.body();
+        prefetch::start(&body.endpoints);
+        prefetch::part(&body.key, Key::needed(octets));
+        prefetch::part(&body.selectors, Selectors::FIRST);
+        prefetch::start(&body.sent);
     }
 
     /// The expanded cipher key.
@@ -364,18 +401,39 @@ impl Outbound {
     }
 }
 
+impl Deref for Inbound {
+    type Target = InboundBody;
+
+    #[inline(always)]
+    fn deref(&self) -> &InboundBody {
+        self.body()
+    }
+}
+
+impl Deref for Outbound {
+    type Target = OutboundBody;
+
+    #[inline(always)]
+    fn deref(&self) -> &OutboundBody {
+        self.body()
+    }
+}
+
 #[expect(unsafe_code, reason = "promises about the layout above")]
 mod slotted {
     use std::ops::Range;
 
-    use super::{Inbound, Outbound, ReplayWindow, Slotted};
+    use super::{Inbound, InboundBody, Outbound, OutboundBody, ReplayWindow, Slotted};
 
-    // SAFETY: `repr(C)`, the state first and never used, no `Drop`. A new replay window is blank behind its first line,
-    // and what is written of it is what it uses.
+    // SAFETY: `repr(C)`, the anchor first and never used, no `Drop`; made for `Whole` above. A new replay window is blank
+    // behind its first line, and what is written of it is what it uses.
     unsafe impl Slotted for Inbound {
+        type Body = InboundBody;
+
         #[cfg(not(loom))]
         const BLANK: Range<usize> = {
-            let start = std::mem::offset_of!(Self, received) + std::mem::offset_of!(super::Received, replay);
+            let start =
+                std::mem::offset_of!(InboundBody, received) + std::mem::offset_of!(super::Received, replay);
             start + ReplayWindow::HEAD..start + size_of::<ReplayWindow>()
         };
         #[cfg(loom)]
@@ -386,8 +444,10 @@ mod slotted {
         }
     }
 
-    // SAFETY: `repr(C)`, the state first and never used, no `Drop`.
-    unsafe impl Slotted for Outbound {}
+    // SAFETY: `repr(C)`, the anchor first and never used, no `Drop`; made for `Whole` above.
+    unsafe impl Slotted for Outbound {
+        type Body = OutboundBody;
+    }
 }
 
 impl fmt::Debug for Inbound {
@@ -549,14 +609,15 @@ pub(crate) fn invalid(field: &'static str, found: impl fmt::Display, expected: &
     InstallError::InvalidParameter { field, found: found.to_string(), expected }
 }
 
-// What workers only read ends before what they write begins, and each begins a cache line.
+// A head is a line, and what workers only read of a body ends before what they write begins, a cache line each.
 #[cfg(not(loom))]
 const _: () = {
     use std::mem::offset_of;
-    assert!(align_of::<Inbound>() >= 64 && align_of::<Outbound>() >= 64);
-    assert!(offset_of!(Inbound, key) == 128 && offset_of!(Outbound, key) == 128);
-    assert!(offset_of!(Inbound, received) % 64 == 0 && offset_of!(Outbound, sent) % 64 == 0);
+    assert!(size_of::<Inbound>() == 64 && size_of::<Outbound>() == 64);
+    assert!(align_of::<InboundBody>() >= 64 && align_of::<OutboundBody>() >= 64);
+    assert!(offset_of!(InboundBody, key) == 128 && offset_of!(OutboundBody, key) == 128);
+    assert!(offset_of!(InboundBody, received) % 64 == 0 && offset_of!(OutboundBody, sent) % 64 == 0);
     assert!(size_of::<Sent>() == 64);
     assert!(size_of::<Received>() <= 2048 + 64);
-    assert!(size_of::<Inbound>() <= 5120 && size_of::<Outbound>() <= 3072);
+    assert!(size_of::<InboundBody>() == 3584 && size_of::<OutboundBody>() == 1536);
 };

@@ -16,7 +16,7 @@ pub mod reclaim;
 pub mod replay;
 mod selectors;
 pub mod sequence;
-mod slab;
+pub(crate) mod slab;
 pub mod spi;
 pub mod table;
 
@@ -26,7 +26,9 @@ use portcullis_aead::Engine;
 use portcullis_ipsec::{InboundSa, InstallError, OutboundSa, Spi};
 
 use self::entry::invalid;
-pub use self::entry::{Inbound, Limits, Outbound, Traffic, TrafficCounts};
+pub use self::entry::{Inbound, InboundBody, Limits, Outbound, OutboundBody, Traffic, TrafficCounts};
+#[cfg(test)]
+pub(crate) use self::place::Whole;
 pub use self::reclaim::{Guard, Reader, Reclaimer};
 use self::sequence::SequenceCounter;
 pub use self::slab::Pages;

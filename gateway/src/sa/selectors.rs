@@ -1,6 +1,7 @@
 //! An SA's traffic selectors as workers check them: inline, and as numbers that a [`FlowKey`] is compared with.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use portcullis_ipsec::{AddressRange, InstallError, PortRange, TrafficSelector};
 
@@ -37,6 +38,9 @@ struct Packed {
 }
 
 impl Selectors {
+    /// Octets of the first of each side.
+    pub(super) const FIRST: Range<usize> = 0..size_of::<[Packed; 2]>();
+
     pub(super) fn new(local: &[TrafficSelector], remote: &[TrafficSelector]) -> Result<Self, InstallError> {
         for (field, selectors) in [("local_ts", local), ("remote_ts", remote)] {
             if !(1..=MAX_SELECTORS).contains(&selectors.len()) {

@@ -73,6 +73,15 @@ impl<T> Deref for Slab<T> {
     }
 }
 
+/// Room for values that are not written yet, in huge pages where the kernel makes any: for what is looked at in no order and
+/// is no table.
+pub(crate) fn room_for<T>(values: usize) -> Vec<T> {
+    let room = Vec::with_capacity(values);
+    #[cfg(not(any(loom, miri)))]
+    mapped::make_huge(&room);
+    room
+}
+
 #[cfg(any(loom, miri))]
 use boxed::Memory;
 #[cfg(not(any(loom, miri)))]
@@ -154,6 +163,18 @@ mod mapped {
         let advised = unsafe { madvise(mapping.start, whole + HUGE, MmapAdvise::MADV_HUGEPAGE) };
         let pages = if advised.is_ok() && !switched_off() { Pages::Transparent } else { Pages::Ordinary };
         Ok((mapping, pages, offset))
+    }
+
+    /// Asks for huge pages where room has been made.
+    pub(super) fn make_huge<T>(room: &Vec<T>) {
+        let octets = room.capacity().saturating_mul(size_of::<T>());
+        let start = room.as_ptr().addr().next_multiple_of(HUGE);
+        let end = (room.as_ptr().addr() + octets) & !(HUGE - 1);
+        let first = NonNull::new(room.as_ptr().with_addr(start).cast_mut().cast());
+        if let (Some(first), Some(octets)) = (first, end.checked_sub(start).filter(|&octets| octets > 0)) {
+            // SAFETY: advice about memory that is ours, which changes nothing in it. Without it, it is slower.
+            let _ = unsafe { madvise(first, octets, MmapAdvise::MADV_HUGEPAGE) };
+        }
     }
 
     fn anonymous(octets: usize, flags: MapFlags) -> io::Result<Mapping> {

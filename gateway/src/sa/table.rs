@@ -3,8 +3,8 @@
 //! Workers look up without a lock ([`SlotTable::get`]); everything else goes through the one [`SlotWriter`]. A slot
 //! goes round: free, reserved (it has a name, but no value), live, leaving (unpublished, perhaps still looked at),
 //! free again in the next generation. Free slots are used oldest first, so that a name comes again as late as can
-//! be. Entries lie inline in one [`Slab`] and are touched only when used: a large table costs address space, not memory,
-//! and nothing depends on where it lies as long as its entries hold no pointers.
+//! be. Heads lie inline in one [`Slab`], bodies in another (`place` says why), and are touched only when used: a large table
+//! costs address space, not memory, and nothing depends on where it lies as long as its entries hold no pointers.
 
 #![expect(unsafe_code, reason = "entries that readers look at while the writer goes round the slots")]
 
@@ -12,10 +12,9 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 
-use super::place::{Place, Slotted};
+use super::place::{Place, Room, Slotted, Whole};
 use super::reclaim::{Guard, Horizon, Limbo, Reclaimer};
 use super::slab::{Pages, Slab};
-use crate::prefetch;
 use crate::sync::{Mutex, MutexGuard, Ordering, lock};
 
 /// Names an entry: stale as soon as the slot moves on.
@@ -53,6 +52,8 @@ const RESTING: usize = 4096;
 pub struct SlotTable<T: Slotted> {
     /// States are written by the writer alone. A place holds a value exactly while its phase is LIVE or LEAVING.
     places: Slab<Place<T>>,
+    /// Of the same slots.
+    rooms: Slab<Room<T::Body>>,
     reclaimer: Reclaimer,
     generation_mask: u32,
     writer: Mutex<WriterState>,
@@ -68,9 +69,9 @@ struct WriterState {
 
 // SAFETY: readers get `&T` on any thread (`T: Sync`), the writer makes and drops `T` on any thread (`T: Send`);
 // the cells are written only by the lock's holder, and only while no reader can reach them (see the blocks below).
-unsafe impl<T: Slotted + Send + Sync> Sync for SlotTable<T> {}
+unsafe impl<T: Slotted<Body: Send + Sync> + Send + Sync> Sync for SlotTable<T> {}
 // SAFETY: the table owns its entries.
-unsafe impl<T: Slotted + Send> Send for SlotTable<T> {}
+unsafe impl<T: Slotted<Body: Send> + Send> Send for SlotTable<T> {}
 
 impl<T: Slotted> SlotTable<T> {
     /// A table of `capacity` slots, whose generations count from 1 modulo `2^generation_bits` (at most 32). Fails if
@@ -81,15 +82,16 @@ impl<T: Slotted> SlotTable<T> {
         let leaving = Limbo::new(reclaimer.clone(), capacity as usize);
         Ok(Self {
             places: Slab::new(capacity as usize)?,
+            rooms: Slab::new(capacity as usize)?,
             reclaimer,
             generation_mask: u32::MAX.checked_shr(32 - generation_bits.min(32)).unwrap_or(0),
             writer: Mutex::new(WriterState { fresh: 0, free, leaving }),
         })
     }
 
-    /// What the entries' memory is made of.
+    /// What the bodies' memory is made of: nearly all of it.
     pub fn pages(&self) -> Pages {
-        self.places.pages()
+        self.rooms.pages()
     }
 
     /// How many slots there are.
@@ -113,12 +115,17 @@ impl<T: Slotted> SlotTable<T> {
         Some(unsafe { place.value() })
     }
 
-    /// Asks the processor for the line that an entry begins in, its state with it. Any slot number will do.
+    /// Asks the processor for the line that an entry's head lies in, its state with it. Any slot number will do.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
         if let Some(place) = self.places.get(slot as usize) {
-            prefetch::lines(place.address(), 1);
+            place.prefetch();
         }
+    }
+
+    /// Where a slot's head and body lie.
+    fn place(&self, slot: u32) -> Option<(&Place<T>, &Room<T::Body>)> {
+        self.places.get(slot as usize).zip(self.rooms.get(slot as usize))
     }
 
     /// The one writer; waits for another thread's to go.
@@ -152,15 +159,15 @@ impl<T: Slotted> SlotWriter<'_, T> {
     }
 
     /// Makes `value` visible under a reserved handle; gives it back if the handle is not reserved.
-    pub fn publish(&mut self, handle: Handle, value: T) -> Result<(), T> {
-        let Some(place) = self.table.places.get(handle.slot as usize) else { return Err(value) };
+    pub fn publish(&mut self, handle: Handle, value: Whole<T>) -> Result<(), Whole<T>> {
+        let Some((place, room)) = self.table.place(handle.slot) else { return Err(value) };
         if self.phase(handle) != Some(RESERVED) {
             return Err(value);
         }
         // SAFETY: RESERVED, so empty and unseen: every reader that saw this slot's last value has passed a
         // quiescent point, or it would not be free, and none takes a reference while it is not LIVE. Other writers
-        // are kept out by the lock.
-        unsafe { place.fill(value) };
+        // are kept out by the lock. The table's slabs stay where they are.
+        unsafe { place.fill(room, value) };
         // Release, in `set`: the value is written before it can be seen.
         self.set(handle, LIVE);
         Ok(())
@@ -189,12 +196,12 @@ impl<T: Slotted> SlotWriter<'_, T> {
     pub fn collect(&mut self, horizon: Horizon<'_>, mut ending: impl FnMut(u32, &T)) {
         let WriterState { free, leaving, .. } = &mut *self.state;
         for slot in leaving.release(horizon) {
-            if let Some(place) = self.table.places.get(slot as usize) {
+            if let Some((place, room)) = self.table.place(slot) {
                 // SAFETY: the slot is LEAVING, so there is a value, and nothing has `&mut` to it.
                 ending(slot, unsafe { place.value() });
                 // SAFETY: there is a value, and it is in limbo once. Every reader passed a quiescent point after it
                 // was unpublished: no reference is left, and none can be had.
-                unsafe { place.wipe() };
+                unsafe { place.wipe(room) };
                 let generation = (place.state().load(Ordering::Relaxed) >> 2) as u32;
                 place.state().store(word(generation, FREE), Ordering::Relaxed);
                 free.push_back(slot);
@@ -243,8 +250,8 @@ impl<T: Slotted> SlotWriter<'_, T> {
             free.pop_front()
         };
         // The next one has not been touched for long: on its way into the cache until it is wanted.
-        if let Some(place) = free.front().and_then(|&next| self.table.places.get(next as usize)) {
-            place.prefetch();
+        if let Some((place, room)) = free.front().and_then(|&next| self.table.place(next)) {
+            place.prefetch_all(room);
         }
         slot
     }
@@ -271,10 +278,10 @@ impl<T: Slotted> Drop for SlotTable<T> {
     fn drop(&mut self) {
         // Slots never used hold nothing, and are left untouched.
         let used = lock(&self.writer).fresh as usize;
-        for place in self.places.iter().take(used) {
+        for (place, room) in self.places.iter().zip(&*self.rooms).take(used) {
             if matches!(place.state().load(Ordering::Relaxed) & 3, LIVE | LEAVING) {
                 // SAFETY: there is a value, by the phase; references borrow the table, which is going.
-                unsafe { place.wipe() };
+                unsafe { place.wipe(room) };
             }
         }
     }
@@ -404,7 +411,7 @@ mod tests {
         let handle = put(&table, 1);
         let mut writer = table.writer();
         for wrong in [handle, Handle { generation: 9, ..handle }, Handle { slot: 9, ..handle }] {
-            assert_eq!(writer.publish(wrong, Plain::new(2)).map_err(|value| *value), Err(2));
+            assert_eq!(writer.publish(wrong, Plain::new(2)).map_err(|value| **value), Err(2));
         }
         assert_eq!(writer.get(handle).map(|value| **value), Some(1));
     }
@@ -417,7 +424,7 @@ mod tests {
         assert!(table.writer().withdraw(handle));
         let octets = |table: &SlotTable<Plain<[u8; 200]>>| {
             // SAFETY: written by `put`, and by the wiping; the writer is not in use.
-            **unsafe { table.places[0].value() }
+            *unsafe { table.rooms[0].last() }
         };
         assert_eq!(octets(&table), [0xaa; 200]);
         collect(&table, &reclaimer);

@@ -106,7 +106,7 @@ fn read(table: &SaTable, board: &Board, start: &Barrier) {
         for _ in 0..2 {
             if let Some(sa) = inbound {
                 let TenantId(number) = sa.tenant;
-                sa.prefetch();
+                sa.prefetch(64);
                 assert_eq!(sa.spi.get(), spi);
                 assert_eq!(sa.salt(), key(number).salt());
                 assert_eq!(sa.endpoints.get(), endpoints(number));
@@ -116,7 +116,7 @@ fn read(table: &SaTable, board: &Board, start: &Barrier) {
             }
             if let Some(sa) = outbound {
                 let number = sa.spi.get() & !(1 << 31);
-                sa.prefetch();
+                sa.prefetch(64);
                 assert_eq!(sa.salt(), key(number).salt());
                 assert_eq!(sa.endpoints.get(), endpoints(number));
                 assert_eq!(sa.local_ts(), selectors(number));

@@ -3,10 +3,11 @@
 
 use std::sync::Arc;
 
-use super::certificate::Certificate;
+use super::certificate::{Certificate, UnixTime};
 use super::constraint::Constraint;
 use super::key::{KeyKind, PrivateKey};
 use super::method::AuthScheme;
+use super::revocation::{self, RevocationSource, StatusSource};
 use super::scheme::{HashAlgorithm, Scheme};
 
 /// Certificates of a chain that are followed upwards.
@@ -17,10 +18,10 @@ const MAX_CHAIN: usize = 8;
 pub struct Credential {
     key: PrivateKey,
     certificate: Option<Arc<Certificate>>,
-    /// Above the certificate, in order, without the self-signed root: what is sent along.
-    intermediates: Vec<Arc<Certificate>>,
-    /// Hashes of the keys of every authority above it.
-    authorities: Vec<[u8; 20]>,
+    /// Every authority above the certificate, in order.
+    chain: Vec<Arc<Certificate>>,
+    /// Where the status of these certificates is to be had, besides what they say themselves.
+    status_sources: Arc<[StatusSource]>,
 }
 
 /// A certificate that is for another key.
@@ -38,26 +39,27 @@ impl Credential {
         if key.public() != certificate.key() {
             return Err(KeyMismatch);
         }
-        let mut intermediates: Vec<Arc<Certificate>> = Vec::new();
-        let mut authorities = Vec::new();
+        let mut chain: Vec<Arc<Certificate>> = Vec::new();
         let mut last = Arc::clone(&certificate);
-        while !last.is_self_issued() && intermediates.len() < MAX_CHAIN {
+        while !last.is_self_issued() && chain.len() < MAX_CHAIN {
             let issues = |above: &&Arc<Certificate>| {
                 above.is_authority() && last.names_issuer(above) && last.is_signed_by(above.key())
             };
             let Some(above) = pool.iter().find(issues).cloned() else { break };
-            authorities.push(above.key().hash());
-            if !above.is_self_issued() {
-                intermediates.push(Arc::clone(&above));
-            }
+            chain.push(Arc::clone(&above));
             last = above;
         }
-        Ok(Self { key, certificate: Some(certificate), intermediates, authorities })
+        Ok(Self { key, certificate: Some(certificate), chain, status_sources: Arc::default() })
+    }
+
+    /// With further places where the status of its certificates is to be had.
+    pub fn with_status_sources(self, status_sources: Arc<[StatusSource]>) -> Self {
+        Self { status_sources, ..self }
     }
 
     /// A key alone, whose public half the peer knows.
     pub fn raw(key: PrivateKey) -> Self {
-        Self { key, certificate: None, intermediates: Vec::new(), authorities: Vec::new() }
+        Self { key, certificate: None, chain: Vec::new(), status_sources: Arc::default() }
     }
 
     /// The certificate; `None` of a raw public key.
@@ -65,9 +67,9 @@ impl Credential {
         self.certificate.as_deref()
     }
 
-    /// What is sent along with the certificate, the nearest first.
-    pub fn intermediates(&self) -> &[Arc<Certificate>] {
-        &self.intermediates
+    /// What is sent along with the certificate, the nearest first: everything above it but a self-signed root.
+    pub fn intermediates(&self) -> impl Iterator<Item = &Arc<Certificate>> {
+        self.chain.iter().filter(|above| !above.is_self_issued())
     }
 
     /// The key.
@@ -77,7 +79,7 @@ impl Credential {
 
     /// Whether one of these authorities, by the hashes of a CERTREQ, vouches for it.
     pub fn is_vouched_for_by(&self, hashes: &[[u8; 20]]) -> bool {
-        self.authorities.iter().any(|authority| hashes.contains(authority))
+        self.chain.iter().any(|authority| hashes.contains(&authority.key().hash()))
     }
 
     /// How to sign for a peer that announced these hashes (SIGNATURE_HASH_ALGORITHMS; empty: none, so that it knows
@@ -105,7 +107,9 @@ impl Credential {
 
 impl PartialEq for Credential {
     fn eq(&self, other: &Self) -> bool {
-        self.certificate == other.certificate && self.key.public() == other.key.public()
+        self.certificate == other.certificate
+            && self.key.public() == other.key.public()
+            && self.status_sources == other.status_sources
     }
 }
 
@@ -153,6 +157,38 @@ pub struct SignRequest {
     pub scheme: AuthScheme,
     /// What (RFC 7296 §2.15).
     pub octets: Vec<u8>,
+    /// Whether the peer asks for the status of our certificates (RFC 4806).
+    pub wants_status: bool,
+}
+
+/// A signature of ours, and what goes with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// The data of an AUTH payload.
+    pub auth: Vec<u8>,
+    /// OCSP responses about the certificates that are sent, as far as they are to be had.
+    pub statuses: Vec<Vec<u8>>,
+}
+
+impl SignRequest {
+    /// Signs, and gets the status of our certificates where it is wanted; `None` if the key refuses. Takes up to milliseconds,
+    /// and longer where `source` has to ask.
+    pub fn perform(&self, now: UnixTime, source: &dyn RevocationSource) -> Option<Signature> {
+        let auth = sign(self)?;
+        let statuses = if self.wants_status { self.credential.statuses(now, source) } else { Vec::new() };
+        Some(Signature { auth, statuses })
+    }
+}
+
+impl Credential {
+    fn statuses(&self, now: UnixTime, source: &dyn RevocationSource) -> Vec<Vec<u8>> {
+        let certificates = self.certificate.iter().chain(&self.chain);
+        let pairs = certificates.zip(&self.chain).filter(|(certificate, _)| !certificate.is_self_issued());
+        let ask = |(certificate, issuer): (&Arc<Certificate>, &Arc<Certificate>)| {
+            revocation::response(certificate, issuer, &self.status_sources, now, source)
+        };
+        pairs.filter_map(ask).collect()
+    }
 }
 
 /// Makes the data of an AUTH payload; `None` if the key refuses. Takes up to milliseconds.

@@ -122,13 +122,14 @@ impl<'a> Question<'a> {
         &self.id
     }
 
-    /// An OCSPRequest with that nonce, in DER.
+    /// An OCSPRequest, in DER; with a nonce, where the answer is for us and not to be passed on.
     ///
     /// # Errors
     /// A serial number that DER cannot hold.
-    pub fn to_der(&self, nonce: &[u8; NONCE_LEN]) -> Result<Vec<u8>, String> {
+    pub fn to_der(&self, nonce: Option<&[u8; NONCE_LEN]>) -> Result<Vec<u8>, String> {
         let encode = || {
             let requests = sequence(&sequence(&self.id.to_der()?)?)?;
+            let Some(nonce) = nonce else { return sequence(&sequence(&requests)?) };
             let value = OctetStringRef::new(nonce)?.to_der()?;
             let content = [ID_PKIX_OCSP_NONCE.to_der()?, OctetStringRef::new(&value)?.to_der()?].concat();
             let extensions = wrapped(tag(2), &sequence(&sequence(&content)?)?)?;
@@ -138,11 +139,16 @@ impl<'a> Question<'a> {
     }
 
     /// Judges an OCSPResponse: whether a responder of the issuer's has signed it, it is about this certificate and still
-    /// counts, and answers our question, if it says which.
+    /// counts, and answers our question, if we asked and it says which.
     ///
     /// # Errors
     /// Why it must not be believed, for people.
-    pub fn judge(&self, der: &[u8], nonce: &[u8; NONCE_LEN], now: UnixTime) -> Result<Answer, String> {
+    pub fn judge(
+        &self,
+        der: &[u8],
+        nonce: Option<&[u8; NONCE_LEN]>,
+        now: UnixTime,
+    ) -> Result<Answer, String> {
         let malformed = |error: der::Error| format!("it is no OCSP response: {error}");
         let basic = basic_response(der)?;
         let fields = AnyRef::from_der(&basic).map_err(malformed)?;
@@ -156,7 +162,8 @@ impl<'a> Question<'a> {
         };
         self.check_signer(&signed, &sent, now)?;
         let data = ResponseData::parse(&signed.content).map_err(malformed)?;
-        if data.nonce.as_ref().is_some_and(|found| found != nonce) {
+        let other = |found: &Vec<u8>| nonce.is_some_and(|nonce| found != nonce);
+        if data.nonce.as_ref().is_some_and(other) {
             return Err("the OCSP response answers another request (nonce)".to_owned());
         }
         let mut found = Err("the OCSP response is about another certificate".to_owned());
@@ -170,6 +177,21 @@ impl<'a> Question<'a> {
             }
         }
         found
+    }
+
+    /// Whether an OCSPResponse is about this certificate, whoever has made it: what somebody else has chosen costs no
+    /// signature unless it is.
+    pub(super) fn is_answered_by(&self, der: &[u8]) -> bool {
+        let about = || {
+            let basic = basic_response(der).ok()?;
+            let fields = AnyRef::from_der(&basic).ok()?;
+            let mut fields = SliceReader::new(fields.value()).ok()?;
+            let signed = Signed::decode(&mut fields).ok()?;
+            let data = ResponseData::parse(&signed.content).ok()?;
+            let singles = data.singles.into_iter().filter_map(|single| Single::parse(single).ok());
+            Some(singles.into_iter().any(|single| self.id.is(&single.id)))
+        };
+        about().unwrap_or(false)
     }
 
     /// RFC 6960 §4.2.2.2: the issuer itself, or whom it has certified for that and nobody further.

@@ -9,7 +9,7 @@ use super::method::Proof;
 use super::path::Validation;
 use super::proven::{CertificateName, Proven};
 use super::rejection::Rejection;
-use super::revocation::{Revocation, RevocationSource, StatusSource};
+use super::revocation::{Brought, Revocation, RevocationSource, StatusSource};
 use super::scheme::{HashAlgorithm, Scheme};
 use crate::identity::Identity;
 
@@ -21,6 +21,8 @@ pub(crate) mod encoding {
     pub(crate) const X509_SIGNATURE: u8 = 4;
     pub(crate) const HASH_AND_URL_CERTIFICATE: u8 = 12;
     pub(crate) const HASH_AND_URL_BUNDLE: u8 = 13;
+    /// OCSP Content (RFC 4806).
+    pub(crate) const OCSP: u8 = 14;
     pub(crate) const RAW_PUBLIC_KEY: u8 = 15;
 }
 
@@ -37,6 +39,8 @@ pub struct Trust {
     pub public_keys: Vec<PublicKey>,
     /// What is asked of the status of certificates.
     pub revocation: Revocation,
+    /// The peer itself is asked for OCSP responses, and believed where they may be (RFC 4806).
+    pub asks_peer: bool,
     /// Whom else than a certificate names it is asked of.
     pub status_sources: Arc<[StatusSource]>,
     /// Keys and signatures that are accepted.
@@ -88,6 +92,10 @@ pub fn verify(
     let wanted = || format!("a signature ({})", request.trust.constraint);
     let proof = Proof::parse(request.method, &request.auth)
         .map_err(|found| Rejection::Method { found, wanted: wanted() })?;
+    // Who was not asked may not choose what is believed: an old answer, where a responder knows better.
+    let asked = request.certificates.iter().filter(|_| request.trust.asks_peer);
+    let asked = asked.filter(|payload| payload.encoding == encoding::OCSP).take(MAX_CERTIFICATES);
+    let source = &Brought { responses: asked.map(|payload| payload.data.as_slice()).collect(), source };
     let keys = keys(request, now, source)?;
     let mut rejection = None;
     for Candidate { key, certificate } in keys {
@@ -156,14 +164,14 @@ fn keys(
     now: UnixTime,
     source: &dyn RevocationSource,
 ) -> Result<Vec<Candidate>, Rejection> {
-    let Some(first) = request.certificates.first() else { return known_keys(request, now, source) };
+    let mut certificates = request.certificates.iter().filter(|payload| payload.encoding != encoding::OCSP);
+    let Some(first) = certificates.next() else { return known_keys(request, now, source) };
     match first.encoding {
         encoding::X509_SIGNATURE => {
             // RFC 7296 §3.6: the first is that of the key that signs.
             let leaf = Certificate::from_der(&first.data)
                 .map_err(|error| Rejection::Unusable { why: error.to_string() })?;
-            let further = request.certificates.iter().skip(1);
-            let further = further.filter(|payload| payload.encoding == encoding::X509_SIGNATURE);
+            let further = certificates.filter(|payload| payload.encoding == encoding::X509_SIGNATURE);
             let sent = further.map(|payload| payload.data.as_slice());
             accepted(&request.trust, &leaf, sent, now, source)?;
             // A key that is accepted as it is needs no certificate, whatever that says.

@@ -4,6 +4,7 @@
 use super::certificate::UnixTime;
 use super::dn::DistinguishedName;
 use super::key::KeyKind;
+use super::revocation::Responder;
 use crate::identity::Identity;
 use crate::verdict::Reason;
 
@@ -44,7 +45,7 @@ pub enum Rejection {
         since: UnixTime,
         reason: Option<String>,
         /// Of OCSP; `None`: a CRL says so.
-        responder: Option<String>,
+        responder: Option<Responder>,
     },
     #[error("whether the certificate of `{subject}` was revoked cannot be found out: {why}")]
     StatusUnknown { subject: DistinguishedName, why: String },

@@ -48,6 +48,34 @@ impl StatusSource {
     }
 }
 
+/// An OCSP responder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Responder {
+    /// It was asked, at this URI.
+    At(String),
+    /// The peer has brought its answer (RFC 4806).
+    Brought,
+}
+
+impl Responder {
+    /// Behind what is wrong with its answer.
+    fn from(&self) -> String {
+        match self {
+            Self::At(uri) => format!(" (from {uri})"),
+            Self::Brought => " (the peer brought it)".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Responder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(uri) => write!(f, "the OCSP responder at {uri}"),
+            Self::Brought => f.write_str("the OCSP response that the peer brought"),
+        }
+    }
+}
+
 /// Where CRLs and the answers of OCSP responders come from. Asked by a job, so it may take its time.
 pub trait RevocationSource {
     /// The CRLs of an issuer, those of others not excluded.
@@ -65,6 +93,66 @@ pub trait RevocationSource {
         _ = (uri, question, now);
         None
     }
+
+    /// What that responder answers as it has signed it, to be passed on; judged likewise, and without a nonce.
+    fn response(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Vec<u8>> {
+        _ = (uri, question, now);
+        None
+    }
+
+    /// What the other end has brought itself of responders' answers (RFC 4806), judged likewise.
+    fn brought(&self, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
+        _ = (question, now);
+        None
+    }
+}
+
+/// Responses that a peer has brought, before everything that is asked.
+pub(super) struct Brought<'a> {
+    pub(super) responses: Vec<&'a [u8]>,
+    pub(super) source: &'a dyn RevocationSource,
+}
+
+impl RevocationSource for Brought<'_> {
+    fn crls(&self, issuer: &DistinguishedName) -> Vec<Arc<Crl>> {
+        self.source.crls(issuer)
+    }
+
+    fn fetch(&self, uri: &str) -> Option<Result<Arc<Crl>, String>> {
+        self.source.fetch(uri)
+    }
+
+    fn ask(&self, uri: &str, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
+        self.source.ask(uri, question, now)
+    }
+
+    fn brought(&self, question: &Question<'_>, now: UnixTime) -> Option<Result<Answer, String>> {
+        // One about each certificate is enough: a heap of them costs no more signatures.
+        let about = self.responses.iter().find(|response| question.is_answered_by(response))?;
+        Some(question.judge(about, None, now))
+    }
+}
+
+/// What a responder of the issuer's has signed about a certificate, to be passed on.
+pub(super) fn response(
+    certificate: &Certificate,
+    issuer: &Certificate,
+    sources: &[StatusSource],
+    now: UnixTime,
+    source: &dyn RevocationSource,
+) -> Option<Vec<u8>> {
+    let question = Question::about(certificate, issuer);
+    responders(certificate, issuer, sources).find_map(|uri| source.response(uri, &question, now))
+}
+
+/// OCSP responders for a certificate: those that are configured before those that it names.
+fn responders<'a>(
+    certificate: &'a Certificate,
+    issuer: &'a Certificate,
+    sources: &'a [StatusSource],
+) -> impl Iterator<Item = &'a String> {
+    let configured = sources.iter().filter(|source| source.is_of(issuer));
+    configured.flat_map(|source| &source.ocsp_uris).chain(certificate.ocsp_uris())
 }
 
 impl RevocationSource for Vec<Arc<Crl>> {
@@ -221,8 +309,8 @@ fn entry_reason(entry: &RevokedCert) -> Result<Option<CrlReason>, String> {
     Ok(reason)
 }
 
-/// Asks the CRLs of `issuer` about a certificate that it has issued: those at hand, and where an answer is needed and they
-/// have none, OCSP responders and then further CRLs: those of `sources`, then those that the certificate names.
+/// Asks the CRLs of `issuer` about a certificate that it has issued: those at hand, and where they have no answer, what the
+/// peer has brought, then OCSP responders and then further CRLs: those of `sources`, then those that the certificate names.
 pub(super) fn check(
     certificate: &Certificate,
     issuer: &Certificate,
@@ -241,28 +329,26 @@ pub(super) fn check(
     if known_good {
         return Ok(());
     }
-    let sources = || sources.iter().filter(|source| source.is_of(issuer));
+    let configured = sources.iter().filter(|source| source.is_of(issuer));
     let uris: Vec<&String> =
-        sources().flat_map(|source| &source.crl_uris).chain(certificate.crl_uris()).collect();
-    let responders: Vec<&String> =
-        sources().flat_map(|source| &source.ocsp_uris).chain(certificate.ocsp_uris()).collect();
+        configured.flat_map(|source| &source.crl_uris).chain(certificate.crl_uris()).collect();
+    let responders: Vec<&String> = responders(certificate, issuer, sources).collect();
     let needed = match policy {
         Revocation::Strict => true,
         Revocation::IfUri => !uris.is_empty() || !responders.is_empty(),
         Revocation::Relaxed => false,
     };
     let question = Question::about(certificate, issuer);
-    for uri in responders {
-        match source.ask(uri, &question, now) {
-            None => {}
-            Some(Ok(Answer { status: Status::Good, .. })) => return Ok(()),
-            Some(Ok(Answer { status: Status::Revoked { since, reason }, .. })) => {
-                return Err(revoked(certificate, since, reason, Some(uri)));
+    let brought = source.brought(&question, now).map(|answer| (Responder::Brought, answer));
+    let ask = |uri: &String| Some((Responder::At(uri.clone()), source.ask(uri, &question, now)?));
+    for (responder, answer) in brought.into_iter().chain(responders.into_iter().filter_map(ask)) {
+        match answer {
+            Ok(Answer { status: Status::Good, .. }) => return Ok(()),
+            Ok(Answer { status: Status::Revoked { since, reason }, .. }) => {
+                return Err(revoked(certificate, since, reason, Some(responder)));
             }
-            Some(Ok(Answer { status: Status::Unknown, .. })) => {
-                doubt = format!("the OCSP responder at {uri} does not know it");
-            }
-            Some(Err(why)) => doubt = format!("{why} (from {uri})"),
+            Ok(Answer { status: Status::Unknown, .. }) => doubt = format!("{responder} does not know it"),
+            Err(why) => doubt = format!("{why}{}", responder.from()),
         }
     }
     for uri in uris {
@@ -286,10 +372,10 @@ fn revoked(
     certificate: &Certificate,
     since: UnixTime,
     reason: Option<String>,
-    responder: Option<&String>,
+    responder: Option<Responder>,
 ) -> Rejection {
     let (subject, serial) = (certificate.subject().clone(), certificate.serial());
-    Rejection::Revoked { subject, serial, since, reason, responder: responder.cloned() }
+    Rejection::Revoked { subject, serial, since, reason, responder }
 }
 
 /// What one CRL says of a certificate: that it is good, or why that is in doubt. `Err`: it was revoked.

@@ -130,7 +130,8 @@ impl Protection {
     /// `None` only if the keys are of another length.
     pub fn seal(self, keys: DirectionKeys<'_>, number: u64, head: &[u8], content: &[u8]) -> Option<Vec<u8>> {
         let len = (content.len() + 1).next_multiple_of(self.encr.block_len());
-        let mut text = content.to_vec();
+        let mut text = Vec::with_capacity(len);
+        text.extend_from_slice(content);
         text.resize(len - 1, 0);
         text.push((len - 1 - content.len()) as u8);
         self.seal_text(keys, number, head, &text)
@@ -146,6 +147,7 @@ impl Protection {
     ) -> Option<Vec<u8>> {
         let mut body = self.encr.iv(keys.sk_e, number)?;
         let iv_len = body.len();
+        body.reserve_exact(text.len() + self.icv_len());
         body.extend_from_slice(text);
         let (iv, text) = body.split_at_mut_checked(iv_len)?;
         let icv = self.encr.encrypt(keys.sk_e, iv, head, text)?;

@@ -10,8 +10,9 @@ use portcullis_ipsec::{
 };
 
 use super::path::Transport;
+use super::shard::{Answer, Note, Question};
 use crate::auth::eap;
-use crate::auth::{Authorization, Proven, Rejection, SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, Rejection, SignRequest, Signature, VerifyRequest};
 use crate::config::Identity;
 use crate::crypto::{KeMethod, KeSecret, KeyExchangeError, Puzzle, SharedSecret};
 use crate::pools::{AddressRequest, Assignment, Attributes, Lease};
@@ -40,8 +41,8 @@ pub enum DatagramPayload {
     NatKeepalive,
 }
 
-/// Who goes by a TCP stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who goes by a TCP stream; of several engines, what says most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum StreamUse {
     /// No IKE SA.
     Unused,
@@ -92,7 +93,7 @@ pub enum Job {
         /// Where to begin: at random.
         start: u64,
     },
-    /// Sign our AUTH: [`crate::auth::sign`].
+    /// Sign our AUTH: [`SignRequest::perform`].
     Sign(Box<SignRequest>),
     /// Judge the peer's certificate and AUTH: [`crate::auth::verify`], with the time of day and the CRLs of the moment.
     VerifyPeer(Box<VerifyRequest>),
@@ -143,6 +144,11 @@ pub enum Job {
         /// What one IKE SA had.
         leases: Vec<Lease>,
     },
+    /// Ask the [registry](super::Registry) of all shards. What one shard asks and tells it arrives in the order of the jobs, behind
+    /// the lease jobs that came before.
+    Ask(Box<Question>),
+    /// Tell it something. There is no result.
+    Tell(Box<Note>),
     /// [`portcullis_ipsec::SaInstaller::counters`] of some pairs, for DPD and status.
     QueryCounters {
         /// The pairs.
@@ -192,6 +198,8 @@ impl fmt::Debug for Job {
             Self::ReleaseAddresses { leases } => {
                 f.debug_struct("ReleaseAddresses").field("leases", leases).finish()
             }
+            Self::Ask(question) => f.debug_tuple("Ask").field(question).finish(),
+            Self::Tell(note) => f.debug_tuple("Tell").field(note).finish(),
             Self::QueryCounters { pairs } => f.debug_struct("QueryCounters").field("pairs", pairs).finish(),
         }
     }
@@ -256,8 +264,8 @@ pub enum JobResult {
     KeDerived(Result<SharedSecret, KeyExchangeError>),
     /// Of [`Job::SolvePuzzle`]: the keys; `None` if luck was out.
     PuzzleSolved(Option<Vec<u8>>),
-    /// Of [`Job::Sign`]: the data of the AUTH payload; `None` if the key refuses.
-    Signed(Option<Vec<u8>>),
+    /// Of [`Job::Sign`]; `None` if the key refuses.
+    Signed(Option<Signature>),
     /// Of [`Job::VerifyPeer`].
     PeerVerified(Result<Proven, Box<Rejection>>),
     /// Of [`Job::EapTurn`].
@@ -280,6 +288,8 @@ pub enum JobResult {
     AddressesAssigned(Box<Assignment>),
     /// Of [`Job::ReleaseAddresses`].
     AddressesReleased,
+    /// Of [`Job::Ask`].
+    Registry(Box<Answer>),
     /// Of [`Job::QueryCounters`], in the order asked; `None` for a pair that is gone.
     Counters(Vec<(Spi, Option<SaCounters>)>),
 }

@@ -197,6 +197,8 @@ pub(super) struct Channel {
     coming: [Option<Box<Reassembly>>; 2],
     /// The keys without the PPK that was mixed in, until both ends are known to have it.
     unmixed: Option<Box<IkeKeys>>,
+    /// What our IKE_AUTH request shows outside of what is encrypted.
+    shown: Option<Payload>,
     /// IKE_INTERMEDIATE exchanges so far.
     intermediate: u32,
     /// What AUTH covers of the messages that both ends sent in them; empty before the first.
@@ -224,6 +226,7 @@ impl Channel {
             synchronised: None,
             coming: [None, None],
             unmixed: None,
+            shown: None,
             intermediate: 0,
             int_auth_i: Vec::new(),
             int_auth_r: Vec::new(),
@@ -244,6 +247,11 @@ impl Channel {
         let input = KdfInput { nonce_i, nonce_r, spi_i: base.spi_i, spi_r: base.spi_r };
         self.keys = derive_rekeyed_ike_keys(prf, &self.keys.sk_d, prf, protection, &[shared], input);
         self.intermediate += 1;
+    }
+
+    /// Our first IKE_AUTH request has this outside of what is encrypted.
+    pub(super) fn show(&mut self, payload: Option<Payload>) {
+        self.shown = payload;
     }
 
     /// Mixes a post-quantum pre-shared key into the keys (RFC 8784 §3).
@@ -512,7 +520,8 @@ impl Channel {
         if exchange == ExchangeType::IkeIntermediate {
             self.authenticate_later(base.role, &message.emit_for_authentication());
         }
-        let datagrams = message.emit_within(self.sealing(base.role), self.sealed, size);
+        let shown = if exchange == ExchangeType::IkeAuth { self.shown.take() } else { None };
+        let datagrams = message.emit_within(shown.as_slice(), self.sealing(base.role), self.sealed, size);
         // 2^64 messages do not happen; were they to, silence is better than a nonce used twice.
         self.sealed = self.sealed.checked_add(datagrams.len() as u64)?;
         Some(datagrams)

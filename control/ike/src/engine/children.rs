@@ -131,8 +131,10 @@ impl Base {
     /// children, what is under way is still accepted until a while after the end of this one.
     pub(super) fn remove_children(&mut self, cx: &mut Context, reason: &str) {
         let identities = self.identities();
-        let others = identities.map(|identities| cx.index.of_identities(&identities)).unwrap_or_default();
-        let replaced = others.iter().any(|id| *id != self.id);
+        let replaced = identities.is_some_and(|identities| {
+            let others = cx.index.of_identities(&identities);
+            others.iter().any(|id| *id != self.id) || cx.elsewhere.contains(&identities)
+        });
         // What is being installed is undone when its job comes back.
         self.claims.clear();
         while let Some(pair) = self.children.first().map(|child| child.status.spi_in) {

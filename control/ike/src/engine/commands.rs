@@ -230,7 +230,7 @@ impl Engine {
         base.redirect = redirect.cloned();
         base.resumed = resumed;
         let state = ike_sa_init::initiator::begin(&mut self.cx, &mut base, now, method);
-        self.insert(now, IkeSa { base, state, init_key: None, keys: None });
+        self.insert(now, IkeSa::boxed(base, state, None));
         Some(id)
     }
 

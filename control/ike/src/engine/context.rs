@@ -1,7 +1,7 @@
 //! What every IKE SA shares: the configuration, randomness, the queues that lead out of the engine, the jobs that
 //! are under way and the commands that wait. An exchange gets it as `cx`, beside its own SA.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,11 +13,13 @@ use super::actions::Loss;
 use super::api::*;
 use super::connections;
 use super::index::{Identities, Index};
+use super::own_keys::OwnMap;
 use super::reconfigure::Roster;
 use super::redirect::Redirect;
 use super::resumption::Session;
 use super::resumption::tickets::Tickets;
 use super::sa::{Base, Estate, Goal};
+use super::shard::{Answer, Note, Question, Shard};
 use super::state::State;
 use crate::auth::eap::{Conversation, Seed, Turn};
 use crate::auth::{SignRequest, VerifyRequest};
@@ -29,12 +31,16 @@ pub(super) struct Context {
     /// Connections and children by number; [`Context::live_connections`] says which are in force.
     pub(super) config: Arc<EngineConfig>,
     pub(super) roster: Roster,
+    /// Which of several engines this is.
+    pub(super) shard: Shard,
+    /// Peers of ours that have IKE SAs in others as well.
+    pub(super) elsewhere: HashSet<Arc<Identities>>,
     rng: Box<dyn CryptoRng + Send>,
     pub(super) transmit: VecDeque<Datagram>,
     pub(super) events: VecDeque<Event>,
     pub(super) effects: VecDeque<Effect>,
     jobs: VecDeque<(JobId, Job)>,
-    awaited: HashMap<JobId, Awaited>,
+    awaited: OwnMap<JobId, Awaited>,
     /// Jobs under way for peers that are not authenticated.
     admissions: usize,
     next_job: u64,
@@ -117,16 +123,18 @@ struct Pending {
 }
 
 impl Context {
-    pub(super) fn new(config: EngineConfig, rng: Box<dyn CryptoRng + Send>) -> Self {
+    pub(super) fn new(config: EngineConfig, rng: Box<dyn CryptoRng + Send>, shard: Shard) -> Self {
         Self {
             config: Arc::new(config),
             roster: Roster::default(),
+            shard,
+            elsewhere: HashSet::new(),
             rng,
             transmit: VecDeque::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
             jobs: VecDeque::new(),
-            awaited: HashMap::new(),
+            awaited: OwnMap::default(),
             admissions: 0,
             next_job: 0,
             next_sa: 0,
@@ -143,19 +151,19 @@ impl Context {
 
     pub(super) fn fresh_id(&mut self) -> IkeSaId {
         self.next_sa += 1;
-        IkeSaId(self.next_sa)
+        self.youngest()
     }
 
     /// The IKE SA that began last.
     pub(super) fn youngest(&self) -> IkeSaId {
-        IkeSaId(self.next_sa)
+        self.shard.ike(self.next_sa)
     }
 
     /// An SPI of ours for an IKE SA, in use nowhere. One that has just ended may linger: it differs, as 64 random bits
     /// do.
     pub(super) fn fresh_spi(&mut self) -> [u8; 8] {
         loop {
-            let spi = self.random();
+            let spi = self.shard.sign(self.random());
             if spi != [0; 8] && !self.index.has_spi(&spi) {
                 return spi;
             }
@@ -216,9 +224,14 @@ impl Context {
     }
 
     fn start_leaving(&mut self, owner: IkeSaId, leaves: Leaves, job: Job) -> JobId {
+        let id = self.give_out(job);
+        self.awaited.insert(id, Awaited { owner, leaves, admission: false });
+        id
+    }
+
+    fn give_out(&mut self, job: Job) -> JobId {
         let id = JobId(self.next_job);
         self.next_job = self.next_job.wrapping_add(1);
-        self.awaited.insert(id, Awaited { owner, leaves, admission: false });
         self.jobs.push_back((id, job));
         id
     }
@@ -236,9 +249,25 @@ impl Context {
         }
     }
 
-    /// How many of those are under way.
+    /// How many of those are under way, in all shards if the others have as many.
     pub(super) fn admissions(&self) -> usize {
-        self.admissions
+        self.shard.in_all(self.admissions)
+    }
+
+    /// Asks the registry, on behalf of an IKE SA or of none.
+    pub(super) fn ask(&mut self, owner: Option<IkeSaId>, question: Question) -> JobId {
+        let job = Job::Ask(Box::new(question));
+        match owner {
+            Some(owner) => self.start(owner, job),
+            None => self.give_out(job),
+        }
+    }
+
+    /// Tells the registry, if there is one.
+    pub(super) fn tell(&mut self, note: Note) {
+        if !self.shard.is_alone() {
+            self.give_out(Job::Tell(Box::new(note)));
+        }
     }
 
     /// Our half of a key exchange that we begin.
@@ -404,6 +433,11 @@ impl Context {
         match (result, leaves.pair) {
             (JobResult::AddressesAssigned(assignment), _) => {
                 self.release_addresses(owner, assignment.leases);
+            }
+            (JobResult::Registry(answer), _) => {
+                if let Answer::Claimed(claimed) = *answer {
+                    self.tell(Note::Gone(claimed.peer));
+                }
             }
             (JobResult::SpiAllocated(Ok(spi)), _) => self.remove_child(owner, spi, None),
             // The IKE SA has ended, and with it everything that could share the policy.

@@ -27,6 +27,7 @@ use super::liveness::Liveness;
 use super::path::{Path, Transport};
 use super::resumption;
 use super::sa::{Base, Closed, Inbound};
+use super::shard::{Note, Shard};
 use super::state::State;
 use crate::config::Secret;
 use crate::crypto::Prf;
@@ -43,20 +44,26 @@ const PER_SECOND: usize = 100;
 const PER_SOURCE: u32 = 4;
 
 /// Counts within a second what anybody can cause.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Throttle {
+    /// In all.
+    most: usize,
     since: Option<Instant>,
     all: usize,
     sources: HashMap<IpAddr, u32>,
 }
 
 impl Throttle {
+    fn of(shard: Shard) -> Self {
+        Self { most: shard.share(PER_SECOND), since: None, all: 0, sources: HashMap::new() }
+    }
+
     fn lets(&mut self, now: Instant, source: IpAddr) -> bool {
         let over = |since| now.saturating_duration_since(since) >= Duration::from_secs(1);
         if self.since.is_none_or(over) {
-            *self = Self { since: Some(now), ..Self::default() };
+            *self = Self { most: self.most, since: Some(now), all: 0, sources: HashMap::new() };
         }
-        if self.all >= PER_SECOND {
+        if self.all >= self.most {
             return false;
         }
         let of_source = self.sources.entry(source).or_default();
@@ -70,7 +77,7 @@ impl Throttle {
 }
 
 /// What strays in, and what is said to it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Strays {
     /// Requests for IKE SAs that are not there.
     answers: Throttle,
@@ -78,6 +85,12 @@ pub(super) struct Strays {
     esp: Throttle,
     /// What peers say of our ESP, in clear.
     hints: Throttle,
+}
+
+impl Strays {
+    pub(super) fn of(shard: Shard) -> Self {
+        Self { answers: Throttle::of(shard), esp: Throttle::of(shard), hints: Throttle::of(shard) }
+    }
 }
 
 /// TOKEN_SECRET_DATA, from the SPIs alone (RFC 6290 §5.1), by a keyed hash.
@@ -214,9 +227,34 @@ impl Engine {
             label: "unknown_spi",
             detail: "a message for no IKE SA of ours".to_owned(),
         });
+        // Either SPI may be ours: of another shard's IKE SA that one knows.
+        let other = [header.spi_i, header.spi_r].iter().find_map(|spi| self.cx.shard.other(spi));
+        match other {
+            Some(to) if self.may_be_lost(inbound) => {
+                let datagram = inbound.path.carry(inbound.octets.to_vec());
+                self.cx.tell(Note::Stray { to, datagram });
+            }
+            Some(_) => {}
+            None => self.answer_stray(now, inbound),
+        }
+    }
+
+    /// No shard knows of it.
+    pub(super) fn answer_stray(&mut self, now: Instant, inbound: &Inbound<'_>) {
         if let Some(answer) = self.token_for(now, inbound) {
             send(&mut self.cx, inbound.path, &[answer]);
         }
+    }
+
+    /// Whether it is a request for an IKE SA that is not there, and that may have been before.
+    fn may_be_lost(&self, inbound: &Inbound<'_>) -> bool {
+        let header = inbound.header();
+        // Before the end of IKE_AUTH nobody was given a token.
+        !header.response
+            && inbound.received.encrypted.is_some()
+            && !matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeAuth)
+            && [header.spi_i, header.spi_r].iter().all(|spi| *spi != [0; 8] && !self.cx.index.has_spi(spi))
+            && self.cx.token_secret.is_some()
     }
 
     /// The answer to a request for an IKE SA that is not there, if the peer may have had one with us. Without a token nobody
@@ -224,12 +262,7 @@ impl Engine {
     fn token_for(&mut self, now: Instant, inbound: &Inbound<'_>) -> Option<Vec<u8>> {
         let header = inbound.header();
         let spis = (header.spi_i, header.spi_r);
-        // Before the end of IKE_AUTH nobody was given a token.
-        let plausible = !header.response
-            && inbound.received.encrypted.is_some()
-            && !matches!(header.exchange, ExchangeType::IkeSaInit | ExchangeType::IkeAuth)
-            && [header.spi_i, header.spi_r].iter().all(|spi| *spi != [0; 8] && !self.cx.index.has_spi(spi));
-        let secret = self.cx.token_secret.as_ref().filter(|_| plausible)?;
+        let secret = self.cx.token_secret.as_ref().filter(|_| self.may_be_lost(inbound))?;
         if !self.may_be_peer(inbound.path.local, inbound.path.remote)
             || !self.strays.answers.lets(now, inbound.path.remote.ip())
         {
@@ -251,7 +284,13 @@ impl Engine {
         if !self.strays.hints.lets(now, from.ip()) {
             return;
         }
-        for id in self.cx.index.of_address(from.ip()) {
+        self.cx.tell(Note::Hint { from: from.ip(), spi });
+        self.heed_hint(now, from.ip(), spi);
+    }
+
+    /// The same, heard of by whichever shard.
+    pub(super) fn heed_hint(&mut self, now: Instant, from: IpAddr, spi: Spi) {
+        for id in self.cx.index.of_address(from) {
             self.step(now, id, |mut state, _, base| {
                 if let State::Established(established) = &mut state
                     && base.child_of_peer(spi).is_some()
@@ -283,17 +322,7 @@ impl Engine {
                 Encapsulation::Tcp { .. } => Transport::Tcp,
             },
         };
-        let is_there = |base: &Base| match seen.encapsulation {
-            Encapsulation::None => base.remote.ip() == seen.remote,
-            Encapsulation::Udp { .. } => base.remote == path.remote,
-            Encapsulation::Tcp { .. } => base.path() == path,
-        };
-        let sas = self.cx.index.of_address(seen.remote);
-        let serves = |id: &&super::api::IkeSaId| {
-            let sa = self.sas.get(*id);
-            sa.is_some_and(|sa| sa.serves(sa.base.connection) && is_there(&sa.base))
-        };
-        if let Some(id) = sas.iter().rev().find(serves).copied() {
+        if let Some(id) = self.serving(&seen) {
             if let Some(sa) = self.sas.get_mut(&id) {
                 sa.base.unknown_spi = Some(spi);
             }
@@ -345,7 +374,7 @@ mod tests {
 
     #[test]
     fn what_anybody_can_cause_is_bounded_in_all_and_for_each_source() {
-        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let (mut throttle, now) = (Throttle::of(Shard::ALONE), Instant::now());
         let source = |n: u32| IpAddr::from(n.to_be_bytes());
         let passed = (0..10).filter(|_| throttle.lets(now, source(1))).count();
         assert_eq!(passed, PER_SOURCE as usize);

@@ -52,7 +52,7 @@ impl HalfOpen {
 }
 
 /// Whoever has an IPv6 address has all of its /64.
-fn source(addr: IpAddr) -> IpAddr {
+pub(super) fn source(addr: IpAddr) -> IpAddr {
     match addr {
         IpAddr::V4(_) => addr,
         IpAddr::V6(addr) => Ipv6Addr::from(u128::from(addr) >> 64 << 64).into(),

@@ -2,7 +2,7 @@
 //! connection, the two identities, and the CHILD SAs that they have.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use portcullis_ipsec::Spi;
 
 use super::api::IkeSaId;
+use super::own_keys::{OwnMap, OwnSet};
 use super::sa::Base;
 use super::state::State;
 use crate::config::Identity;
@@ -48,6 +49,11 @@ impl Keys {
         }
     }
 
+    /// Whether it is known whose it is.
+    pub(super) fn has_identities(&self) -> bool {
+        self.identities.is_some()
+    }
+
     /// Whether they still are what it is found by.
     pub(super) fn are_of(&self, base: &Base, state: &State) -> bool {
         let connection = (!state.half_open()).then_some(base.connection);
@@ -65,16 +71,16 @@ impl Keys {
 /// The index.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Index {
-    ids: HashSet<IkeSaId>,
-    by_spi: HashMap<[u8; 8], IkeSaId>,
+    ids: OwnSet<IkeSaId>,
+    by_spi: OwnMap<[u8; 8], IkeSaId>,
     by_connection: HashMap<usize, BTreeSet<IkeSaId>>,
     unanswered: HashMap<usize, BTreeSet<IkeSaId>>,
     /// Mostly one of each, in order.
     by_identities: HashMap<Arc<Identities>, Vec<IkeSaId>>,
     by_address: HashMap<IpAddr, Vec<IkeSaId>>,
     by_stream: HashMap<(SocketAddr, SocketAddr), Vec<IkeSaId>>,
-    offered: HashSet<[u8; 8]>,
-    by_pair: HashMap<Spi, IkeSaId>,
+    offered: OwnSet<[u8; 8]>,
+    by_pair: OwnMap<Spi, IkeSaId>,
 }
 
 impl Index {

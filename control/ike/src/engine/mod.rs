@@ -19,7 +19,8 @@
 //! brings a lost tunnel up again), `lifetime` (when SAs are replaced) and `replacement` (IKE SAs that take the place of
 //! others), `reauthentication` (how long an end has proved itself for), `resumption` (IKE SAs that were lost); what an
 //! operator asks in `commands`, what he is told in `failure`; that an end has lost its state is found by `crash`; another
-//! configuration comes by `reconfigure`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
+//! configuration comes by `reconfigure`, and of several engines that share the work tells `shard`. New peers come in by
+//! `admission`. Nothing looks at all IKE SAs: `index` finds the one that is meant.
 //!
 //! Where RFC 7296 leaves a choice:
 //!
@@ -34,6 +35,7 @@
 
 mod actions;
 mod addresses;
+mod admission;
 mod agenda;
 mod api;
 mod channel;
@@ -59,6 +61,7 @@ mod lifetime;
 mod liveness;
 mod mobike;
 mod negotiation;
+mod own_keys;
 mod path;
 mod reassembly;
 mod reauthentication;
@@ -70,6 +73,7 @@ mod resources;
 mod resumption;
 mod sa;
 mod selectors;
+mod shard;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -90,6 +94,10 @@ pub use channel::exchange_name;
 pub use failure::notify_name;
 pub use path::Transport;
 pub use reconfigure::{Change, Fate, changes};
+pub use shard::{
+    Answer, Claim, Claimed, Common, Load, MAX_SHARDS, Note, Order, Peer, Question, Reach, Registry, Routes,
+    Shard, Word,
+};
 
 use crate::config::EngineConfig;
 use crate::message::{ExchangeType, Header, Message, MessageError, notify};
@@ -99,13 +107,14 @@ use crash::Strays;
 use failure::About;
 use half_open::{HalfOpen, InitKey};
 use ike_sa_init::cookie::Cookies;
-use ike_sa_init::puzzle::Demand;
 #[cfg(test)]
 pub(crate) use ike_sa_init::responder::answer as init_answer;
-use ike_sa_init::responder::{Admission, Answering, admit, answer};
+use ike_sa_init::responder::answer;
 use index::Keys;
+use own_keys::OwnMap;
 use path::Path;
-use sa::{Base, Closed, Done, Goal, Inbound, Next, Role};
+use sa::{Base, Closed, Done, Goal, Inbound, Next};
+use shard::Asking;
 use state::State;
 use timers::Timers;
 use transitions::{Cause, Position};
@@ -115,7 +124,7 @@ use upkeep::Upkeep;
 pub struct Engine {
     cx: Context,
     /// Boxed, so that the room that the map keeps free is not as large as they are.
-    sas: HashMap<IkeSaId, Box<IkeSa>>,
+    sas: OwnMap<IkeSaId, Box<IkeSa>>,
     /// Half-open IKE SAs by the request that made them and its source (RFC 7296 §2.1).
     half_open: HalfOpen,
     /// Last answers of IKE SAs that have ended, by our SPI, until the peer cannot want them again.
@@ -126,6 +135,10 @@ pub struct Engine {
     /// Children that packets may ask for since they were lost.
     trapped: HashSet<(usize, usize)>,
     strays: Strays,
+    /// Requests that wait for the registry's word.
+    asking: HashMap<JobId, Asking>,
+    /// How full all shards were when that was last heard of.
+    load: Load,
 }
 
 /// An IKE SA in its place.
@@ -155,6 +168,11 @@ enum Owner {
 }
 
 impl IkeSa {
+    /// One that the index does not know yet.
+    fn boxed(base: Base, state: State, init_key: Option<InitKey>) -> Box<Self> {
+        Box::new(Self { base, state, init_key, keys: None })
+    }
+
     /// Whether it belongs to a connection: a responder's does once IKE_AUTH has said so.
     fn is_of(&self, connection: usize) -> bool {
         self.base.connection == connection && !self.state.half_open()
@@ -173,27 +191,35 @@ impl IkeSa {
 impl Engine {
     /// An engine without SAs. `rng` is its only source of randomness.
     pub fn new(config: EngineConfig, rng: Box<dyn rand_core::CryptoRng + Send>) -> Self {
+        Self::sharded(config, rng, Shard::ALONE, None)
+    }
+
+    /// One of several that share the work, with a [`Registry`] beside them. All have the same configuration and the same
+    /// `common`.
+    pub fn sharded(
+        config: EngineConfig,
+        rng: Box<dyn rand_core::CryptoRng + Send>,
+        shard: Shard,
+        common: Option<Common>,
+    ) -> Self {
         Self {
-            cx: Context::new(config, rng),
-            sas: HashMap::new(),
+            cx: Context::new(config, rng, shard),
+            sas: OwnMap::default(),
             half_open: HalfOpen::default(),
             lingering: HashMap::new(),
             timers: Timers::new(),
-            cookies: Cookies::new(),
+            cookies: Cookies::new(common),
             upkeep: Upkeep::default(),
             trapped: HashSet::new(),
-            strays: Strays::default(),
+            strays: Strays::of(shard),
+            asking: HashMap::new(),
+            load: Load::default(),
         }
     }
 
     /// Takes a datagram, or a message of a TCP stream, from the network.
     pub fn handle_datagram(&mut self, now: Instant, datagram: Datagram) {
-        let Datagram { local, remote, payload } = datagram;
-        let (path, octets) = match payload {
-            DatagramPayload::Ike(octets) => (Path::udp(local, remote), octets),
-            DatagramPayload::Stream(octets) => (Path::tcp(local, remote), octets),
-            DatagramPayload::NatKeepalive => return,
-        };
+        let Some((path, octets)) = Path::of(datagram) else { return };
         match Message::parse(&octets) {
             Ok(received) => {
                 let inbound = Inbound { path, octets: &octets, received };
@@ -219,6 +245,9 @@ impl Engine {
 
     /// Takes the result of a job that [`Engine::poll_job`] gave out.
     pub fn handle_job(&mut self, now: Instant, id: JobId, result: JobResult) {
+        if self.room_given(now, id, &result) {
+            return;
+        }
         let Some((owner, leaves)) = self.cx.job_done(id) else { return };
         let done = Done { id, leaves, result };
         if self.sas.contains_key(&owner) {
@@ -297,60 +326,6 @@ impl Engine {
         self.half_open.len()
     }
 
-    /// An IKE_SA_INIT or IKE_SESSION_RESUME request: a retransmission, or a new IKE SA, or neither.
-    fn handle_init_request(&mut self, now: Instant, inbound: Inbound<'_>) {
-        let key = (inbound.path.remote, digest(inbound.octets));
-        if let Some(sa) = self.half_open.get(&key).and_then(|id| self.sas.get(&id)) {
-            if let Some(response) = sa.state.init_response() {
-                send(&mut self.cx, inbound.path, &[response.to_vec()]);
-            }
-            return;
-        }
-        if let Some((label, detail)) = self.no_room(&inbound) {
-            return self.reject(inbound.path.remote, label, detail);
-        }
-        if inbound.header().exchange == ExchangeType::IkeSessionResume {
-            return self.resume(now, &inbound);
-        }
-        let demand = Demand::of(&self.cx.config, self.half_open.len(), self.cx.admissions());
-        match admit(&mut self.cx, &mut self.cookies, demand, now, &inbound) {
-            Admission::Admitted(admitted) => {
-                let spis = (inbound.header().spi_i, self.cx.fresh_spi());
-                let (id, path) = (self.cx.fresh_id(), inbound.path);
-                let mut base = Base::new(id, Role::Responder, spis, path, admitted.connection, now);
-                let state = State::Answering(Answering::begin(&mut self.cx, &mut base, admitted, &inbound));
-                self.half_open.insert(key, base.id);
-                self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
-            }
-            Admission::Answered(octets) => send(&mut self.cx, inbound.path, &[octets]),
-            Admission::Refused(octets, failure) => {
-                send(&mut self.cx, inbound.path, &[octets]);
-                self.cx.event(Event::Failed(failure));
-            }
-            Admission::Dropped(label, detail) => self.reject(inbound.path.remote, label, detail),
-        }
-    }
-
-    /// Why a new IKE SA cannot be begun now. The initiator will ask again, so that all of them come in at the rate at which
-    /// they can be served.
-    fn no_room(&self, inbound: &Inbound<'_>) -> Option<(&'static str, String)> {
-        let EngineConfig { half_open_limit, block_threshold, .. } = *self.cx.config;
-        let (octets, source) = (inbound.octets.len(), inbound.path.remote.ip());
-        if octets > MAX_INIT_LEN {
-            return Some(("oversized", format!("an IKE_SA_INIT request of {octets} octets")));
-        }
-        if self.half_open.len() >= half_open_limit {
-            return Some(("half_open_limit", format!("{half_open_limit} IKE SAs are half-open already")));
-        }
-        if self.half_open.from(source) >= block_threshold {
-            let detail = format!("{block_threshold} IKE SAs of {source} are half-open already");
-            return Some(("half_open_of_source", detail));
-        }
-        let admissions = self.cx.admissions();
-        (admissions >= MAX_ADMISSIONS)
-            .then(|| ("busy", format!("{admissions} key exchanges for new peers are under way")))
-    }
-
     /// Any other message: by the SPI that is ours.
     fn handle_for_sa(&mut self, now: Instant, inbound: Inbound<'_>) {
         let header = inbound.header();
@@ -409,7 +384,7 @@ impl Engine {
         self.cx.event(Event::Failed(about.older_version(major)));
     }
 
-    fn reject(&mut self, remote: SocketAddr, label: &'static str, detail: String) {
+    pub(super) fn reject(&mut self, remote: SocketAddr, label: &'static str, detail: String) {
         self.cx.event(Event::Rejected { remote, label, detail });
     }
 
@@ -426,28 +401,32 @@ impl Engine {
         id: IkeSaId,
         step: impl FnOnce(State, &mut Context, &mut Base) -> Next,
     ) {
-        let Some(sa) = self.sas.remove(&id) else { return };
-        let IkeSa { mut base, state, init_key, keys } = *sa;
+        let Some(mut place) = self.sas.remove(&id) else { return };
+        let IkeSa { mut base, state, init_key, keys } = *place;
         let from = Position::of(&state);
         match step(state, &mut self.cx, &mut base) {
             Ok(state) => {
                 from.took(cause, Position::of(&state));
-                let init_key = init_key.filter(|key| {
-                    let half_open = state.half_open();
-                    if !half_open {
-                        self.half_open.remove(key);
-                    }
-                    half_open
-                });
-                self.insert(now, IkeSa { base, state, init_key, keys });
+                let half_open = state.half_open();
+                if let Some(key) = init_key.as_ref().filter(|_| !half_open) {
+                    self.leave_half_open(key);
+                }
+                let init_key = init_key.filter(|_| half_open);
+                // Back into the memory that it was in.
+                *place = IkeSa { base, state, init_key, keys };
+                self.insert(now, place);
             }
             Err(closed) => {
                 from.took(cause, Position::CLOSED);
                 if let Some(key) = init_key {
-                    self.half_open.remove(&key);
+                    self.leave_half_open(&key);
                 }
                 self.cx.index.update(id, keys.as_ref(), None);
-                self.bury(now, base, *closed);
+                let was_here = keys.is_some_and(|keys| keys.has_identities());
+                // Behind what it leaves to others of the same peer.
+                let (base, closed) = (&mut base, *closed);
+                self.bury(now, base, closed);
+                self.peer_went(base, was_here);
             }
         }
     }
@@ -460,25 +439,28 @@ impl Engine {
         });
     }
 
-    fn insert(&mut self, now: Instant, mut sa: IkeSa) {
+    fn insert(&mut self, now: Instant, mut sa: Box<IkeSa>) {
         if let Some(deadline) = sa.state.deadline(&self.cx, &sa.base) {
             // Never in the past: a state that cannot act on its deadline must not keep the engine from all else.
             self.timers.arm(Owner::Ike(sa.base.id), deadline.max(now + TICK));
         }
         if !sa.keys.as_ref().is_some_and(|keys| keys.are_of(&sa.base, &sa.state)) {
             let keys = Keys::of(&sa.base, &sa.state);
+            if keys.has_identities() && !sa.keys.as_ref().is_some_and(Keys::has_identities) {
+                self.peer_came(&mut sa.base);
+            }
             self.cx.index.update(sa.base.id, sa.keys.as_ref(), Some(&keys));
             sa.keys = Some(keys);
         }
-        self.sas.insert(sa.base.id, Box::new(sa));
+        self.sas.insert(sa.base.id, sa);
     }
 
-    fn bury(&mut self, now: Instant, mut base: Base, closed: Closed) {
+    fn bury(&mut self, now: Instant, base: &mut Base, closed: Closed) {
         base.close(&mut self.cx, &closed);
-        self.replacement_ended(now, &base);
+        self.replacement_ended(now, base);
         self.timers.disarm(Owner::Ike(base.id));
         if let Some(linger) = closed.linger
-            && self.lingering.len() < self.cx.config.half_open_limit
+            && self.lingering.len() < self.cx.shard.share(self.cx.config.half_open_limit)
         {
             self.lingering.insert(base.own_spi(), linger);
             self.timers.arm(Owner::Linger(base.own_spi()), now + self.cx.config.half_open_timeout);
@@ -504,7 +486,7 @@ impl Engine {
                     }
                 }
                 Effect::InitialContact { kept, identities, before } => {
-                    self.initial_contact(now, kept, identities, before);
+                    self.initial_contact(now, Some(kept), &identities, before);
                 }
                 Effect::AssignAddresses { id } => self.step(now, id, |mut state, cx, base| {
                     if let State::Established(established) = &mut state {
@@ -520,9 +502,8 @@ impl Engine {
                     self.end_if_outdated(now, id);
                 }
                 Effect::Born { base, state, replaced } => {
-                    let sa = IkeSa { base: *base, state: *state, init_key: None, keys: None };
-                    let id = sa.base.id;
-                    self.insert(now, sa);
+                    let id = base.id;
+                    self.insert(now, IkeSa::boxed(*base, *state, None));
                     if let Some(replaced) = replaced {
                         self.rename(replaced, id);
                     }
@@ -558,12 +539,6 @@ impl Engine {
         }
     }
 }
-
-/// Octets of an IKE_SA_INIT request: several long public values and dozens of proposals fit. It is kept until IKE_AUTH.
-const MAX_INIT_LEN: usize = 16_384;
-/// Key exchanges for peers that are not authenticated that may be under way at once. What is established never waits behind
-/// more.
-const MAX_ADMISSIONS: usize = 256;
 
 /// The shortest time that the engine asks to be left alone.
 const TICK: Duration = Duration::from_millis(1);

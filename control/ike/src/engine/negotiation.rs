@@ -1,6 +1,8 @@
 //! Proposals as the exchanges need them: offered, chosen from an offer, answered. The rules of the choice are in
 //! [`crate::proposal`].
 
+use std::borrow::Cow;
+
 use portcullis_ipsec::{EspAlgorithm, Spi};
 
 use crate::crypto::KeMethod;
@@ -15,8 +17,12 @@ pub(super) fn offer_ike(ours: &[IkeProposal]) -> Vec<WireProposal> {
     ours.iter().zip(1..).map(|(proposal, number)| proposal.offer(number)).collect()
 }
 
-/// What of our proposals does without additional key exchanges.
-pub(super) fn without_additional(ours: &[IkeProposal]) -> Vec<IkeProposal> {
+/// What of our proposals does without additional key exchanges: all of them, where none names any.
+pub(super) fn without_additional(ours: &[IkeProposal]) -> Cow<'_, [IkeProposal]> {
+    let names_none = |proposal: &IkeProposal| proposal.additional.iter().all(Vec::is_empty);
+    if ours.iter().all(names_none) {
+        return Cow::Borrowed(ours);
+    }
     let optional = |methods: &Vec<Option<KeMethod>>| methods.is_empty() || methods.contains(&None);
     let can = ours.iter().filter(|proposal| proposal.additional.iter().all(optional));
     can.map(|proposal| IkeProposal { additional: Additional::default(), ..proposal.clone() }).collect()

@@ -23,6 +23,15 @@ pub(super) struct Path {
 }
 
 impl Path {
+    /// The way that a message has come, and the message; `None` for a keepalive.
+    pub(super) fn of(Datagram { local, remote, payload }: Datagram) -> Option<(Self, Vec<u8>)> {
+        match payload {
+            DatagramPayload::Ike(octets) => Some((Self::udp(local, remote), octets)),
+            DatagramPayload::Stream(octets) => Some((Self::tcp(local, remote), octets)),
+            DatagramPayload::NatKeepalive => None,
+        }
+    }
+
     /// By UDP.
     pub(super) fn udp(local: SocketAddr, remote: SocketAddr) -> Self {
         Self { local, remote, transport: Transport::Udp }

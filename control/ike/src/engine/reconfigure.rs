@@ -258,7 +258,8 @@ impl Engine {
         }
         for (connection, child) in starting {
             let starts = self.cx.child(connection, child).map(|config| config.start_action);
-            if starts == Some(StartAction::Start) {
+            let home = self.cx.connection(connection).is_some_and(|config| self.cx.shard.is_home_of(config));
+            if starts == Some(StartAction::Start) && home {
                 self.upkeep.want(connection, child);
                 self.bring_up(now, connection, Goal::new(child));
             } else {

@@ -20,7 +20,7 @@ use crate::config::Unique;
 
 /// How long the children of an IKE SA that a peer's new one replaces may still be used: it may be reauthenticating, with
 /// children to follow.
-const HANDOVER: Duration = Duration::from_secs(10);
+pub(super) const HANDOVER: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// `heir` takes over what `from` has left.
@@ -53,6 +53,7 @@ impl Engine {
         let (connection, remote) = (sa.base.connection, sa.base.remote.ip());
         let unique = self.cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         let Some(identities) = sa.base.identities() else { return };
+        self.supersede_elsewhere(new);
         for other in self.cx.index.of_identities(&identities) {
             let (Some(sa), Some(old)) = (self.sas.get(&new), self.sas.get(&other)) else { continue };
             let in_use = old.serves(connection) && other != new;
@@ -85,17 +86,17 @@ impl Engine {
         self.nudge(now, stays);
     }
 
-    /// INITIAL_CONTACT (RFC 7296 §2.4).
+    /// INITIAL_CONTACT (RFC 7296 §2.4), which came with `kept`, or to another shard.
     pub(super) fn initial_contact(
         &mut self,
         now: Instant,
-        kept: IkeSaId,
-        identities: Identities,
+        kept: Option<IkeSaId>,
+        identities: &Identities,
         before: Instant,
     ) {
-        for id in self.cx.index.of_identities(&identities) {
+        for id in self.cx.index.of_identities(identities) {
             let outdated = self.sas.get(&id).and_then(|sa| sa.base.established).is_some_and(|at| at < before);
-            if id != kept && outdated {
+            if Some(id) != kept && outdated {
                 self.step(now, id, |_, _, _| {
                     Err(Closed::because("the peer has started over (INITIAL_CONTACT)"))
                 });

@@ -20,6 +20,7 @@ use super::path::{Path, Transport};
 use super::redirect::Redirect;
 use super::resources::Beside;
 use super::resumption::Session;
+use super::shard::Peer;
 use super::state::State;
 use crate::auth::{Authorization, Proven};
 use crate::config::{Identity, Secret};
@@ -156,6 +157,8 @@ pub(super) struct Base {
     pub(super) remote_id: Option<Identity>,
     /// What the peer has proved its identity with.
     pub(super) proven: Option<Proven>,
+    /// Until it is established: the peer that the registry counts on its behalf.
+    pub(super) claim: Option<Peer>,
     /// What the peer may have, from whoever authenticated it.
     pub(super) authorization: Authorization,
     /// When both ends were authenticated.
@@ -247,6 +250,7 @@ impl Base {
             local_id: None,
             remote_id: None,
             proven: None,
+            claim: None,
             authorization: Authorization::default(),
             established: None,
             authentication: Schedule::default(),

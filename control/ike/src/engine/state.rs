@@ -9,6 +9,7 @@
 //! SolvingPuzzle          the puzzle's solution
 //! AwaitingResumption     IKE_SESSION_RESUME
 //! DerivingKeys           the shared secret       DerivingForAuth      the shared secret
+//! SolvingAuthPuzzle      the solution of IKE_AUTH's puzzle
 //! Exchanging             IKE_INTERMEDIATE        AnsweringIntermediate our public value, the secret
 //! AllocatingFirstSpi     the inbound SPI         AwaitingAuthRequest  IKE_AUTH that decrypts
 //! SigningRequest         our signature           VerifyingInitiator   whether its signature is good
@@ -21,6 +22,7 @@
 //!                                                AwaitingLastAuthRequest  IKE_AUTH, with AUTH
 //!          (with further rounds)                          (with further rounds)
 //! SigningRound           our signature           AwaitingNextRound    IKE_AUTH
+//!                                                Claiming             where there are several shards
 //!                 └──────► Established ◄────────────────┘
 //!                              │
 //!                          Deleting      the answer to our Delete
@@ -33,11 +35,13 @@ use std::time::Instant;
 use super::api::IkeState;
 use super::context::Context;
 use super::established::{Established, Ours};
+use super::ike_auth::claiming::Claiming;
 use super::ike_auth::eap_initiator::{AnsweringEap, AwaitingEapRequest, AwaitingLastAuthResponse};
 use super::ike_auth::eap_responder::{AskingAaa, AwaitingEapResponse, AwaitingLastAuthRequest, TurningEap};
 use super::ike_auth::initiator::{
     AllocatingFirstSpi, AwaitingAuthResponse, SigningRequest, VerifyingResponder,
 };
+use super::ike_auth::puzzle::SolvingAuthPuzzle;
 use super::ike_auth::responder::{
     AwaitingAuthRequest, AwaitingFirstAuth, DerivingForAuth, SigningResponse, VerifyingInitiator,
 };
@@ -61,6 +65,7 @@ pub(super) enum State {
     SolvingPuzzle(SolvingPuzzle),
     AwaitingResumption(AwaitingResumption),
     DerivingKeys(DerivingKeys),
+    SolvingAuthPuzzle(Box<SolvingAuthPuzzle>),
     Exchanging(Exchanging),
     AllocatingFirstSpi(AllocatingFirstSpi),
     SigningRequest(Box<SigningRequest>),
@@ -71,13 +76,14 @@ pub(super) enum State {
     AwaitingEapRequest(AwaitingEapRequest),
     AwaitingLastAuthResponse(AwaitingLastAuthResponse),
     Answering(Answering),
-    AwaitingFirstAuth(AwaitingFirstAuth),
+    AwaitingFirstAuth(Box<AwaitingFirstAuth>),
     DerivingForAuth(DerivingForAuth),
     AwaitingAuthRequest(AwaitingAuthRequest),
     AnsweringIntermediate(AnsweringIntermediate),
     VerifyingInitiator(Box<VerifyingInitiator>),
     SigningResponse(Box<SigningResponse>),
     AwaitingNextRound(Box<AwaitingNextRound>),
+    Claiming(Box<Claiming>),
     TurningEap(TurningEap),
     AskingAaa(AskingAaa),
     AwaitingEapResponse(AwaitingEapResponse),
@@ -96,6 +102,7 @@ impl State {
             Self::SolvingPuzzle(_) => "SolvingPuzzle",
             Self::AwaitingResumption(_) => "AwaitingResumption",
             Self::DerivingKeys(_) => "DerivingKeys",
+            Self::SolvingAuthPuzzle(_) => "SolvingAuthPuzzle",
             Self::Exchanging(state) => state.name(),
             Self::AllocatingFirstSpi(_) => "AllocatingFirstSpi",
             Self::SigningRequest(_) => "SigningRequest",
@@ -117,6 +124,7 @@ impl State {
             Self::AwaitingEapResponse(_) => "AwaitingEapResponse",
             Self::AwaitingLastAuthRequest(_) => "AwaitingLastAuthRequest",
             Self::AwaitingNextRound(_) => "AwaitingNextRound",
+            Self::Claiming(_) => "Claiming",
             Self::Established(_) => "Established",
             Self::Deleting(_) => "Deleting",
         }
@@ -149,6 +157,7 @@ impl State {
             | Self::GeneratingKe(_)
             | Self::SolvingPuzzle(_)
             | Self::DerivingKeys(_)
+            | Self::SolvingAuthPuzzle(_)
             | Self::AllocatingFirstSpi(_)
             | Self::SigningRequest(_)
             | Self::SigningRound(_)
@@ -159,7 +168,8 @@ impl State {
             | Self::Answering(_)
             | Self::AnsweringIntermediate(_)
             | Self::VerifyingInitiator(_)
-            | Self::SigningResponse(_)) => Ok(state),
+            | Self::SigningResponse(_)
+            | Self::Claiming(_)) => Ok(state),
         }
     }
 
@@ -169,6 +179,7 @@ impl State {
             Self::GeneratingKe(state) => state.handle_job(cx, base, now, done),
             Self::SolvingPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::DerivingKeys(state) => state.handle_job(cx, base, now, done),
+            Self::SolvingAuthPuzzle(state) => state.handle_job(cx, base, now, done),
             Self::Exchanging(state) => state.handle_job(cx, base, now, done),
             Self::AllocatingFirstSpi(state) => state.handle_job(cx, base, now, done),
             Self::SigningRequest(state) => state.handle_job(cx, base, now, done),
@@ -179,6 +190,7 @@ impl State {
             Self::AnsweringIntermediate(state) => state.handle_job(cx, base, done),
             Self::VerifyingInitiator(state) => state.handle_job(cx, base, now, done),
             Self::SigningResponse(state) => state.handle_job(cx, base, now, done),
+            Self::Claiming(state) => state.handle_job(cx, base, now, done),
             Self::AnsweringEap(state) => state.handle_job(cx, base, now, done),
             Self::TurningEap(state) => state.handle_job(cx, base, now, done),
             Self::AskingAaa(state) => state.handle_job(cx, base, now, done),
@@ -249,6 +261,7 @@ impl State {
                 | Self::AwaitingEapResponse(_)
                 | Self::AwaitingLastAuthRequest(_)
                 | Self::AwaitingNextRound(_)
+                | Self::Claiming(_)
         )
     }
 

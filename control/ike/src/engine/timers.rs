@@ -4,20 +4,22 @@
 //! armed again. So a message that pushes DPD back costs no heap operation.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 use std::hash::Hash;
 use std::time::Instant;
+
+use super::own_keys::OwnMap;
 
 /// Deadlines of owners `K`, at most one live deadline each.
 #[derive(Debug)]
 pub(super) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, K)>>,
-    armed: HashMap<K, Instant>,
+    armed: OwnMap<K, Instant>,
 }
 
 impl<K: Copy + Ord + Hash> Timers<K> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), armed: HashMap::new() }
+        Self { heap: BinaryHeap::new(), armed: OwnMap::default() }
     }
 
     /// Wakes `owner` at `at` or earlier.

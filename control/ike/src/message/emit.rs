@@ -12,6 +12,9 @@ use super::{
 use crate::crypto::{DirectionKeys, Protection};
 
 const VERSION: u8 = 0x20;
+/// Octets that most payloads, and most messages, do not exceed.
+const MOST_PAYLOADS: usize = 64;
+const MOST_MESSAGES: usize = 512;
 
 /// What protects messages of one direction.
 #[derive(Clone, Copy)]
@@ -33,24 +36,33 @@ impl Message {
 
     /// Octets of a message with all its payloads inside an Encrypted payload. `number` must never repeat for a key.
     pub fn emit_sealed(&self, sealing: Sealing<'_>, number: u64) -> Vec<u8> {
-        seal(&self.header, sealing, number, self.first_payload(), None, &chain(&self.payloads))
+        seal((&self.header, &[]), sealing, number, self.first_payload(), None, &chain(&self.payloads))
     }
 
     /// The same, or, if that is longer than `size`, as fragments that are not (RFC 7383 §2.5). Their numbers count up
-    /// from `number`. Empty if no number of fragments would do.
-    pub fn emit_within(&self, sealing: Sealing<'_>, number: u64, size: usize) -> Vec<Vec<u8>> {
+    /// from `number`. Empty if no number of fragments would do. What is to be `shown` stands before what is encrypted, in the
+    /// first fragment alone (RFC 7383 §2.5.3).
+    pub fn emit_within(
+        &self,
+        shown: &[Payload],
+        sealing: Sealing<'_>,
+        number: u64,
+        size: usize,
+    ) -> Vec<Vec<u8>> {
         let content = chain(&self.payloads);
-        let overhead = HEADER_LEN + PAYLOAD_HEADER_LEN;
+        let overhead = HEADER_LEN + chain(shown).len() + PAYLOAD_HEADER_LEN;
         if overhead + sealing.protection.sealed_len(content.len()) <= size {
-            return vec![seal(&self.header, sealing, number, self.first_payload(), None, &content)];
+            return vec![seal((&self.header, shown), sealing, number, self.first_payload(), None, &content)];
         }
         let room = sealing.protection.content_len(size.saturating_sub(overhead + FRAGMENT_HEADER_LEN));
         let pieces = content.chunks(room.max(1));
         let Some(total) = u16::try_from(pieces.len()).ok().filter(|_| room > 0) else { return Vec::new() };
         let fragments = pieces.zip(1..).zip(number..).map(|((piece, index), number)| {
             // RFC 7383 §2.5.1: only the first names what is inside.
-            let first = if index == 1 { self.first_payload() } else { types::NONE };
-            seal(&self.header, sealing, number, first, Some(Fragment { number: index, total }), piece)
+            let (first, shown) =
+                if index == 1 { (self.first_payload(), shown) } else { (types::NONE, &[][..]) };
+            let fragment = Some(Fragment { number: index, total });
+            seal((&self.header, shown), sealing, number, first, fragment, piece)
         });
         fragments.collect()
     }
@@ -93,10 +105,10 @@ pub fn authenticated_later(head: &[u8], fragmented: bool, content: &[u8]) -> Vec
     octets
 }
 
-/// A message whose one payload is encrypted. With keys of another length than we derive nothing leaves unsealed: the
+/// A message whose last payload is encrypted; those before it are shown. With keys of another length than we derive nothing leaves unsealed: the
 /// payload is empty then.
 fn seal(
-    of: &Header,
+    (of, shown): (&Header, &[Payload]),
     sealing: Sealing<'_>,
     number: u64,
     first: u8,
@@ -115,7 +127,10 @@ fn seal(
         }
     };
     let len = PAYLOAD_HEADER_LEN + fragment_header.len() + protection.sealed_len(content.len());
-    let mut octets = header(of, kind, HEADER_LEN + len);
+    let before = chain_to(shown, kind);
+    let outermost = shown.first().map_or(kind, Payload::payload_type);
+    let mut octets = header(of, outermost, HEADER_LEN + before.len() + len);
+    octets.extend(before);
     octets.extend([first, 0]);
     octets.extend(u16_len(len));
     octets.extend(fragment_header);
@@ -146,9 +161,14 @@ fn u8_len(len: usize) -> u8 {
 }
 
 fn chain(payloads: &[Payload]) -> Vec<u8> {
-    let mut octets = Vec::new();
+    chain_to(payloads, types::NONE)
+}
+
+/// Payloads before one of that type.
+fn chain_to(payloads: &[Payload], last: u8) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(MOST_MESSAGES);
     for (index, payload) in payloads.iter().enumerate() {
-        let next = payloads.get(index + 1).map_or(types::NONE, Payload::payload_type);
+        let next = payloads.get(index + 1).map_or(last, Payload::payload_type);
         let body = body(payload);
         octets.extend([next, 0]);
         octets.extend(u16_len(PAYLOAD_HEADER_LEN + body.len()));
@@ -158,7 +178,7 @@ fn chain(payloads: &[Payload]) -> Vec<u8> {
 }
 
 fn body(payload: &Payload) -> Vec<u8> {
-    let mut octets = Vec::new();
+    let mut octets = Vec::with_capacity(MOST_PAYLOADS);
     match payload {
         Payload::Sa(proposals) => {
             for (index, proposal) in proposals.iter().enumerate() {

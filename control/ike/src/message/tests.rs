@@ -164,7 +164,7 @@ fn fragments_are_no_longer_than_they_may_be_and_hold_the_whole() {
     let cbc = Sealing { protection: cbc, keys: DirectionKeys { sk_e: &[7; 16], sk_a: &[8; 32] } };
     for sealing in [sealing(), cbc] {
         for size in [200, 576, 1280, 1281, 1290] {
-            let fragments = message.emit_within(sealing, 0, size);
+            let fragments = message.emit_within(&[], sealing, 0, size);
             assert!(fragments.len() > 1 && fragments.len() <= 5000 / (size - 120) + 1, "{}", fragments.len());
             let mut content = Vec::new();
             let mut first = 0;
@@ -180,8 +180,8 @@ fn fragments_are_no_longer_than_they_may_be_and_hold_the_whole() {
             assert_eq!(super::payloads(first, &content).unwrap(), payloads);
         }
         let whole = message.emit_sealed(sealing, 0);
-        assert_eq!(message.emit_within(sealing, 0, whole.len()), [whole]);
-        assert_eq!(message.emit_within(sealing, 0, 60), [[0; 0]; 0], "no octet fits");
+        assert_eq!(message.emit_within(&[], sealing, 0, whole.len()), [whole]);
+        assert_eq!(message.emit_within(&[], sealing, 0, 60), [[0; 0]; 0], "no octet fits");
     }
 }
 
@@ -194,7 +194,7 @@ fn what_is_authenticated_later_is_the_message_without_its_encryption() {
     clear[28] = 43;
     assert_eq!(octets, clear);
     // The same at the other end, however it came.
-    for datagrams in [vec![message.emit_sealed(sealing(), 0)], message.emit_within(sealing(), 0, 66)] {
+    for datagrams in [vec![message.emit_sealed(sealing(), 0)], message.emit_within(&[], sealing(), 0, 66)] {
         let fragmented = datagrams.len() > 1;
         let parts = datagrams.iter().map(|octets| Message::parse(octets).unwrap().encrypted.unwrap());
         let parts: Vec<Encrypted> = parts.collect();
@@ -210,6 +210,32 @@ fn payloads_before_an_encrypted_one_are_part_of_what_its_icv_covers() {
     assert_eq!(received.message.payloads, [Payload::VendorId(vec![1, 2])]);
     let encrypted = received.encrypted.unwrap();
     assert_eq!((encrypted.first_payload, encrypted.aad.as_slice()), (35, &octets[..28 + 6 + 4]));
+}
+
+#[test]
+fn what_is_shown_stands_before_what_is_encrypted_and_in_the_first_fragment_alone() {
+    let header = Message::parse(&message(46, &part(0, 0, &[0; 30]))).unwrap().message.header;
+    let payloads = vec![Payload::VendorId(vec![7; 100])];
+    let (message, shown) =
+        (Message { header, payloads: payloads.clone() }, [Payload::PuzzleSolution(vec![9; 32])]);
+    for (size, count) in [(1000, 1), (140, 3)] {
+        let datagrams = message.emit_within(&shown, sealing(), 0, size);
+        assert_eq!(datagrams.len(), count);
+        let mut content = Vec::new();
+        for (index, octets) in datagrams.iter().enumerate() {
+            assert!(octets.len() <= size);
+            let received = Message::parse(octets).unwrap();
+            let expected = if index == 0 { &shown[..] } else { &[] };
+            assert_eq!(received.message.payloads, expected);
+            content.extend(decrypt(&received.encrypted.unwrap(), sealing()).unwrap());
+        }
+        assert_eq!(super::payloads(43, &content), Ok(payloads.clone()));
+        // It is authenticated with the rest.
+        let mut changed = datagrams[0].clone();
+        changed[40] ^= 1;
+        let changed = Message::parse(&changed).unwrap().encrypted.unwrap();
+        assert!(matches!(decrypt(&changed, sealing()), Err(MessageError::Integrity(_))));
+    }
 }
 
 #[test]

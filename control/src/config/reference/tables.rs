@@ -39,6 +39,11 @@ pub(super) const TABLES: &[Table] = &[
                 "cores, a worker thread pinned to each; see [the guide](configuration.md#workers)",
             ),
             key(
+                "ike_shards",
+                Says("as many as there are processors without a worker, 8 at most"),
+                "engines that share the work of IKE, each in a task of its own; see [the guide](configuration.md#ike-on-several-processors)",
+            ),
+            key(
                 "spin",
                 Is(r#""50us""#),
                 "for how long a worker that finds nothing looks again before it sleeps, at most; adapts to the traffic, and an idle one sleeps at once; `0`: always at once",
@@ -218,6 +223,11 @@ pub(super) const TABLES: &[Table] = &[
                 "bits of the hardest puzzle that is asked: one more doubles the work",
             ),
             key(
+                "puzzle_auth_difficulty",
+                Is("10"),
+                "bits of the puzzle that whoever has solved one has to solve again in IKE_AUTH, before what it sends costs a key exchange (RFC 8019 §7.2); `0`: none",
+            ),
+            key(
                 "puzzle_solved",
                 Is("20"),
                 "bits of the hardest puzzle that we solve as initiator; `0`: none",
@@ -330,6 +340,11 @@ pub(super) const TABLES: &[Table] = &[
                 "childless",
                 Is("\"allow\""),
                 "IKE SAs that begin without a child (RFC 6023), whose children all have the key exchange of their `esp_proposals`: `\"allow\"`: the peer may begin one; `\"prefer\"`: we do too where the peer takes it; `\"force\"`: always, whoever begins, so that no child comes of IKE_AUTH; `\"never\"`",
+            ),
+            key(
+                "ocsp",
+                Is(r#""reply""#),
+                r#"OCSP responses inside IKE (RFC 4806): `"reply"`: a peer that asks for them gets those about our certificates, which we fetch from their responders; `"request"`: we ask the peer for them, and believe them as if its responder had been asked; `"both"`; `"never"`"#,
             ),
             key(
                 "ppk_id",
@@ -628,8 +643,11 @@ pub(super) const TABLES: &[Table] = &[
     },
     Table {
         path: "secrets.private-NAME",
-        about: "A private key that is not in the directory `private`.",
-        keys: &[key("file", Required, "the file, in the directory `private` or by its path")],
+        about: "A private key that is not in the directory `private`, or is encrypted.",
+        keys: &[
+            key("file", Required, "the file, in the directory `private` or by its path"),
+            key("secret", Absent, "its passphrase"),
+        ],
     },
     Table {
         path: "radius",

@@ -33,7 +33,7 @@ impl Files {
         for name in ["x509", "x509ca", "x509crl", "private", "pubkey"] {
             fs::create_dir(files.path(name)).unwrap();
         }
-        files.write("x509ca/ca.pem", files.ca.self_signed(&files.ca_key).unwrap().pem());
+        files.write("x509ca/ca.pem", files.ca_pem());
         files.write("x509/a.pem", files.certificate("a.example", |_| {}));
         files.write("x509/b.pem", files.other("b.example", |_| {}));
         files.write("private/a.pem", files.key.serialize_pem());
@@ -47,6 +47,10 @@ impl Files {
     fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.path(name), content).unwrap();
         fs::set_permissions(self.path(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn ca_pem(&self) -> String {
+        self.ca.self_signed(&self.ca_key).unwrap().pem()
     }
 
     /// A certificate of the key in `private`, PEM.
@@ -234,6 +238,45 @@ fn missing_and_damaged_files_are_named() {
     );
     fs::remove_file(files.path("x509ca/ca.pem")).unwrap();
     files.refused(&pubkey(), &["remote: `cacerts` is missing", "there is none in"]);
+}
+
+macro_rules! key {
+    ($name:literal) => {
+        include_str!(concat!("keys/", $name, ".pem"))
+    };
+}
+
+/// Keys that OpenSSL 3.0 has encrypted.
+#[test]
+fn an_encrypted_private_key_is_read_with_its_passphrase_and_no_other() {
+    let files = Files::new();
+    let key = KeyPair::from_pem(key!("plain")).unwrap();
+    files.write("x509/a.pem", files.issue("a.example", &key, |_| {}));
+    let text = |secret: &str| format!("{}\n[secrets.private-a]\nfile = \"a.pem\"\n{secret}\n", pubkey());
+    let right = text("secret = \"correct horse\"");
+    // PBKDF2 with HMAC-SHA-256, scrypt; also behind something else.
+    for encrypted in [key!("pbkdf2"), key!("scrypt"), &format!("{}{}", files.ca_pem(), key!("pbkdf2"))] {
+        files.write("private/a.pem", encrypted);
+        let (config, findings) = files.parse(&right).unwrap();
+        let LocalMethod::Pubkey { credentials, .. } = &config.engine.connections[0].local[0].auth else {
+            panic!()
+        };
+        assert_eq!(credentials[0].key().public().kind().to_string(), "ECDSA P-256");
+        assert!(!findings.iter().any(|finding| finding.to_string().contains("passphrase")), "{findings:?}");
+        let wrong = text("secret = \"correct house\"");
+        files.refused(&wrong, &["secrets.private-a.file", "a.pem`", "`secret`"]);
+    }
+    files.refused(&text(""), &["private/a.pem` is encrypted (expected", "`secret`"]);
+    files.refused(&pubkey(), &["private/a.pem` is encrypted (expected a `[secrets.private-NAME]`"]);
+    files.refused(&text("secret = \"\""), &["secrets.private-a.secret", "is empty"]);
+    for encrypted in [key!("pbes1"), key!("des3")] {
+        files.write("private/a.pem", encrypted);
+        files.refused(&right, &["encrypted in a way that is not supported", "openssl pkcs8 -topk8"]);
+    }
+    files.write("private/a.pem", key!("old"));
+    files.refused(&right, &["OpenSSL's old way", "openssl pkcs8 -topk8"]);
+    files.write("private/a.pem", key!("plain"));
+    files.warned(&right, &["secrets.private-a.secret", "is not encrypted"]);
 }
 
 #[test]

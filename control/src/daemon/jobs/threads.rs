@@ -10,7 +10,10 @@ use std::thread;
 type Work = Box<dyn FnOnce() + Send>;
 
 /// The threads. They end when this is dropped, each with what it has in hand.
-pub(in crate::daemon) struct JobThreads(Arc<Shared>);
+pub(in crate::daemon) struct JobThreads {
+    shared: Arc<Shared>,
+    alone: bool,
+}
 
 #[derive(Default)]
 struct Shared {
@@ -38,27 +41,32 @@ impl JobThreads {
             let shared = Arc::clone(&shared);
             thread::Builder::new().name(format!("ike-job-{number}")).spawn(move || shared.serve())?;
         }
-        Ok(Self(shared))
+        Ok(Self { shared, alone: threads == 1 })
+    }
+
+    /// Whether there is but one processor, which they share with all others.
+    pub(in crate::daemon) fn alone(&self) -> bool {
+        self.alone
     }
 
     /// Has some work done, after all that was given before was begun.
     pub(in crate::daemon) fn give(&self, work: impl FnOnce() + Send + 'static) {
-        let mut queue = self.0.queue();
+        let mut queue = self.shared.queue();
         queue.work.push_back(Box::new(work));
         // Who is busy looks again by itself.
         if queue.idle > 0 {
             drop(queue);
-            self.0.filled.notify_one();
+            self.shared.filled.notify_one();
         }
     }
 }
 
 impl Drop for JobThreads {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
+        let mut queue = self.shared.queue();
         queue.closed = true;
         queue.work.clear();
-        self.0.filled.notify_all();
+        self.shared.filled.notify_all();
     }
 }
 

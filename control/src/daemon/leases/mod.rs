@@ -28,20 +28,16 @@ pub(super) struct Leases {
 /// What the owner is asked, one after another.
 #[derive(Debug)]
 enum Order {
-    Job(JobId, Job),
+    /// Its result goes to whoever gave it.
+    Job(JobId, Job, UnboundedSender<(JobId, JobResult)>),
     /// To make sure that leases can be kept.
     Prepare(oneshot::Sender<std::io::Result<()>>),
     Reconfigure(Vec<PoolConfig>),
 }
 
 impl Leases {
-    /// Starts the owner with what its journal remembers. Results go to `finished`. Without pools nothing is read or
-    /// written.
-    pub(super) fn start(
-        configs: Vec<PoolConfig>,
-        state_dir: &Path,
-        finished: UnboundedSender<(JobId, JobResult)>,
-    ) -> anyhow::Result<Self> {
+    /// Starts the owner with what its journal remembers. Without pools nothing is read or written.
+    pub(super) fn start(configs: Vec<PoolConfig>, state_dir: &Path) -> anyhow::Result<Self> {
         let mut owner = Owner::new(state_dir.join(FILE));
         if !configs.is_empty() {
             let path = owner.path.display().to_string();
@@ -54,7 +50,7 @@ impl Leases {
             while let Ok(order) = inbox.recv() {
                 // Whoever asked may have gone.
                 match order {
-                    Order::Job(id, job) => drop(finished.send((id, owner.perform(job)))),
+                    Order::Job(id, job, finished) => drop(finished.send((id, owner.perform(job)))),
                     Order::Prepare(reply) => drop(reply.send(owner.prepare())),
                     Order::Reconfigure(configs) => owner.reconfigure(configs),
                 }
@@ -82,12 +78,17 @@ impl Leases {
         let _ = self.orders.send(Order::Reconfigure(configs));
     }
 
-    /// Puts a lease job at the end of the queue; gives back any other.
-    pub(super) fn submit(&self, id: JobId, job: Job) -> Option<Job> {
+    /// Puts a lease job at the end of the queue, whose result goes to `finished`; gives back any other.
+    pub(super) fn submit(
+        &self,
+        id: JobId,
+        job: Job,
+        finished: &UnboundedSender<(JobId, JobResult)>,
+    ) -> Option<Job> {
         match job {
             Job::AssignAddresses(_) | Job::ReleaseAddresses { .. } => {
                 // It ends only with the daemon.
-                let _ = self.orders.send(Order::Job(id, job));
+                let _ = self.orders.send(Order::Job(id, job, finished.clone()));
                 None
             }
             other => Some(other),

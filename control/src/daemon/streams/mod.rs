@@ -189,17 +189,14 @@ impl Streams {
         }
     }
 
-    /// Puts an IKE message into its stream. One for a stream that is gone is lost: its peer opens another (RFC 9329 §6.1).
-    pub(super) fn send(&self, between: Between, message: Vec<u8>) {
-        let mut table = self.shared.table();
-        let Some(entry) = table.streams.get(&between) else {
-            return tracing::debug!(local = %between.0, remote = %between.1, "an IKE message for a TCP stream that is gone");
-        };
-        if entry.ike.try_send(message).is_err() {
-            // Nothing is sent again in a stream, so that a gap in it would never be filled.
-            tracing::info!(local = %between.0, remote = %between.1, "closing a TCP stream that its peer does not read");
-            self.shared.close(&mut table, &between);
-        }
+    /// Our end and the peer's of each.
+    pub(super) fn between(&self) -> Vec<(SocketAddr, SocketAddr)> {
+        self.shared.table().streams.keys().copied().collect()
+    }
+
+    /// What sends into them.
+    pub(super) fn sender(&self) -> StreamSender {
+        StreamSender(Arc::clone(&self.shared))
     }
 
     /// Closes the streams that no IKE SA has gone by for too long, and learns which are established. `use_of` says of each
@@ -239,6 +236,25 @@ impl Streams {
             refused: load(refused),
             malformed: load(malformed),
             unused: load(unused),
+        }
+    }
+}
+
+/// Sends IKE messages into streams.
+#[derive(Clone)]
+pub(super) struct StreamSender(Arc<Shared>);
+
+impl StreamSender {
+    /// Puts an IKE message into its stream. One for a stream that is gone is lost: its peer opens another (RFC 9329 §6.1).
+    pub(super) fn send(&self, between: Between, message: Vec<u8>) {
+        let mut table = self.0.table();
+        let Some(entry) = table.streams.get(&between) else {
+            return tracing::debug!(local = %between.0, remote = %between.1, "an IKE message for a TCP stream that is gone");
+        };
+        if entry.ike.try_send(message).is_err() {
+            // Nothing is sent again in a stream, so that a gap in it would never be filled.
+            tracing::info!(local = %between.0, remote = %between.1, "closing a TCP stream that its peer does not read");
+            self.0.close(&mut table, &between);
         }
     }
 }

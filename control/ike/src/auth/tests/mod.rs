@@ -167,7 +167,8 @@ impl Entity {
         let x509 =
             |certificate: &Arc<Certificate>| CertPayload { encoding: 4, data: certificate.der().to_vec() };
         let certificates = sent.map(x509).collect();
-        let auth = sign(&SignRequest { credential, scheme, octets: octets.clone() }).unwrap();
+        let request = SignRequest { credential, scheme, octets: octets.clone(), wants_status: false };
+        let auth = sign(&request).unwrap();
         VerifyRequest {
             trust: Arc::new(trust),
             id: id.parse::<Identity>().unwrap(),

@@ -1,6 +1,7 @@
 //! OCSP responses that OpenSSL 3.0 has made (`openssl ocsp`), good from 2026-11-29 for seven days, without nonce.
 
 use super::super::ocsp::{NONCE_LEN, Question, Status};
+use super::super::revocation::{Brought, check};
 use super::*;
 
 const TODAY: UnixTime = UnixTime(1795934400);
@@ -20,7 +21,7 @@ fn certificate(der: &[u8]) -> Certificate {
 /// What is said of a certificate by a response.
 fn judge(about: &[u8], response: &[u8], now: UnixTime) -> Result<Status, String> {
     let ca = certificate(file!("ca"));
-    let answer = Question::about(&certificate(about), &ca).judge(response, &NONCE, now)?;
+    let answer = Question::about(&certificate(about), &ca).judge(response, Some(&NONCE), now)?;
     Ok(answer.status)
 }
 
@@ -57,7 +58,8 @@ fn only_the_issuer_and_whom_it_has_certified_for_ocsp_are_believed() {
     // A CA of the same name.
     let other = Authority::root("Root", unchanged);
     let asked = certificate(good);
-    let why = Question::about(&asked, &other.certificate).judge(file!("good-by-responder"), &NONCE, TODAY);
+    let why =
+        Question::about(&asked, &other.certificate).judge(file!("good-by-responder"), Some(&NONCE), TODAY);
     assert!(why.unwrap_err().contains("was not certified by the CA"));
 }
 
@@ -75,4 +77,30 @@ fn a_mutated_or_cut_response_never_says_that_a_certificate_is_good() {
         mutated[at] ^= 0x11;
         assert_ne!(judge(file!("revoked"), &mutated, TODAY), Ok(Status::Good), "octet {at}");
     }
+}
+
+/// What becomes of a certificate whose peer brings these, where nobody else is to be asked.
+fn brought(about: &[u8], responses: &[&[u8]], now: UnixTime) -> Result<(), Rejection> {
+    let source = &Vec::<Arc<Crl>>::new();
+    let brought = Brought { responses: responses.to_vec(), source };
+    let (certificate, ca) = (certificate(about), certificate(file!("ca")));
+    check(&certificate, &ca, (Revocation::Strict, &[]), now, &brought)
+}
+
+#[test]
+fn what_a_peer_brings_is_believed_only_where_a_responder_would_be() {
+    let (good, revoked) = (file!("good"), file!("revoked"));
+    let (by_ca, of_revoked) = (file!("good-by-ca").as_slice(), file!("revoked-by-ca").as_slice());
+    assert_eq!(brought(good, &[by_ca], TODAY), Ok(()));
+    // Whatever lies before it about others.
+    assert_eq!(brought(good, &[b"nonsense", of_revoked, file!("good-by-responder")], TODAY), Ok(()));
+    let said = |result: Result<(), Rejection>| result.unwrap_err().to_string();
+    assert!(said(brought(good, &[], TODAY)).contains("no CRL of its issuer is at hand"));
+    assert!(said(brought(good, &[of_revoked], TODAY)).contains("no CRL of its issuer is at hand"));
+    let impostor = said(brought(good, &[file!("good-by-impostor")], TODAY));
+    assert!(impostor.contains("OCSPSigning") && impostor.contains("the peer brought it"), "{impostor}");
+    let old = said(brought(good, &[by_ca], UnixTime(TODAY.0 + 8 * DAY)));
+    assert!(old.contains("expired"), "{old}");
+    let Err(Rejection::Revoked { responder, .. }) = brought(revoked, &[of_revoked], TODAY) else { panic!() };
+    assert_eq!(responder, Some(Responder::Brought));
 }

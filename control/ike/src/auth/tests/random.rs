@@ -12,7 +12,7 @@ proptest! {
         let _ = Certificate::from_der(&octets);
         let _ = Crl::from_der(&octets);
         let ca = Certificate::from_der(include_bytes!("ocsp/ca.der")).unwrap();
-        let _ = Question::about(&ca, &ca).judge(&octets, &[0; NONCE_LEN], NOW);
+        let _ = Question::about(&ca, &ca).judge(&octets, Some(&[0; NONCE_LEN]), NOW);
         let _ = DistinguishedName::from_der(&octets);
         let _ = PublicKey::from_spki(&octets);
         let _ = PrivateKey::from_der(&octets);

@@ -260,7 +260,7 @@ impl About {
                 .fact("serial number", serial)
                 .fact("revoked", since)
                 .fact("says", match responder {
-                    Some(uri) => format!("the OCSP responder at {uri}"),
+                    Some(responder) => responder.to_string(),
                     None => "a CRL".to_owned(),
                 })
                 .fix(peers_step("give it a new certificate and key"))

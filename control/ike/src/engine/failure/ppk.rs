@@ -46,6 +46,16 @@ impl About {
         .fix(Fix::line(Place::Strongswan, "secrets.ppk-<name>", "secret", quoted("<the same as here>")))
     }
 
+    /// Whom EAP has authenticated named one that we have, and its proof does not fit.
+    pub(in crate::engine) fn ppk_mismatch_with_eap(&self, user: &str) -> Verdict {
+        self.fail(
+            Reason::PpkMismatch,
+            format!("the secrets differ: user `{user}` named a post-quantum pre-shared key that we have, but either that is another there, or the key that came of EAP is"),
+        )
+        .fix(Fix::here("secrets.ppk-<name>", "secret", quoted("<the same as on the peer>")))
+        .fix(Fix::line(Place::Strongswan, "secrets.ppk-<name>", "secret", quoted("<the same as here>")))
+    }
+
     fn agree_on_ppk(&self) -> [Fix; 4] {
         [
             Fix::here(self.section(), "ppk_id", quoted("<a name of [secrets.ppk-*]>")),

@@ -21,6 +21,8 @@ pub(in crate::engine) struct SignatureSupport {
     pub(super) authorities: Vec<[u8; 20]>,
     /// It takes raw public keys in CERT payloads (RFC 7670).
     pub(super) raw_keys: bool,
+    /// It asks for OCSP responses about ours (RFC 4806).
+    wants_status: bool,
 }
 
 impl SignatureSupport {
@@ -28,6 +30,11 @@ impl SignatureSupport {
         let mut support = Self::default();
         support.add(payloads);
         support
+    }
+
+    /// Whether OCSP responses about our certificates are to go with them.
+    pub(super) fn wants_status_of(&self, connection: &ConnectionConfig) -> bool {
+        self.wants_status && connection.ocsp_reply
     }
 
     /// What a later message adds.
@@ -44,6 +51,8 @@ impl SignatureSupport {
                     self.authorities.extend(authorities.as_chunks::<20>().0);
                 }
                 Payload::CertReq { encoding: encoding::RAW_PUBLIC_KEY, .. } => self.raw_keys = true,
+                // Responders that it names are not compared: whom it does not believe it has to ask itself.
+                Payload::CertReq { encoding: encoding::OCSP, .. } => self.wants_status = true,
                 _ => {}
             }
         }
@@ -64,15 +73,17 @@ pub(in crate::engine) fn announce_hashes<'c>(
     })
 }
 
-/// CERTREQ payloads that name the CAs of these connections, and one for raw public keys where those are trusted.
+/// CERTREQ payloads that name the CAs of these connections, and one for raw public keys where those are trusted, and one for
+/// OCSP responses.
 pub(in crate::engine) fn requests<'c>(
     connections: impl IntoIterator<Item = &'c ConnectionConfig>,
 ) -> Vec<Payload> {
-    let (mut authorities, mut certificates, mut raw_keys) = (Vec::new(), false, false);
+    let (mut authorities, mut certificates, mut raw_keys, mut statuses) = (Vec::new(), false, false, false);
     for round in connections.into_iter().flat_map(|connection| &connection.remote) {
         let RemoteMethod::Pubkey(trust) = &round.auth else { continue };
         certificates |= !trust.authorities.is_empty();
         raw_keys |= !trust.public_keys.is_empty();
+        statuses |= trust.asks_peer;
         for hash in trust.authority_hashes() {
             if authorities.len() < MAX_AUTHORITIES && !authorities.contains(&hash) {
                 authorities.push(hash);
@@ -87,7 +98,16 @@ pub(in crate::engine) fn requests<'c>(
     if raw_keys {
         payloads.push(Payload::CertReq { encoding: encoding::RAW_PUBLIC_KEY, authorities: Vec::new() });
     }
+    if statuses {
+        // RFC 4806 §3.1: of any responder.
+        payloads.push(Payload::CertReq { encoding: encoding::OCSP, authorities: Vec::new() });
+    }
     payloads
+}
+
+/// OCSP responses that go with our certificates.
+pub(super) fn statuses(responses: Vec<Vec<u8>>) -> impl Iterator<Item = Payload> {
+    responses.into_iter().map(|data| Payload::Cert { encoding: encoding::OCSP, data })
 }
 
 /// The CERT payloads of a message, in order.
@@ -123,7 +143,7 @@ pub(super) fn sent(credential: &Credential, peer: &SignatureSupport) -> Vec<Payl
     let x509 = |der: &[u8]| Payload::Cert { encoding: encoding::X509_SIGNATURE, data: der.to_vec() };
     match credential.certificate() {
         Some(certificate) => {
-            let chain = credential.intermediates().iter().map(|intermediate| x509(intermediate.der()));
+            let chain = credential.intermediates().map(|intermediate| x509(intermediate.der()));
             std::iter::once(x509(certificate.der())).chain(chain).collect()
         }
         None if peer.raw_keys => {

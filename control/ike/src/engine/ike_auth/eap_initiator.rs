@@ -6,12 +6,12 @@ use std::time::Instant;
 use super::eap_responder::secret;
 use super::initiator::AwaitingAuthResponse;
 use super::rounds::announce_another;
-use super::{AuthPayloads, auth_data, verify};
+use super::{AuthPayloads, auth_data, ppk, verify};
 use crate::auth::eap::{Client, ClientSettings, Conversation, Msk, Step, secret_of};
 use crate::auth::method::SHARED_KEY_MIC;
 use crate::config::{IdentityMatch, LocalMethod, Secret};
 use crate::engine::api::{Failure, JobId, JobResult};
-use crate::engine::channel::{Incoming, Retransmitted};
+use crate::engine::channel::{Channel, Incoming, Retransmitted};
 use crate::engine::connections;
 use crate::engine::context::Context;
 use crate::engine::crash;
@@ -85,10 +85,22 @@ impl EapSession {
             }
             Step::Done(outcome) => {
                 let has = cx.connection(base.connection).map_or(1, |connection| connection.local.len());
+                let config = cx.config.clone();
+                let Some(connection) = config.connections.get(base.connection) else {
+                    return Err(Closed::because("it is not configured any more"));
+                };
                 let AwaitingAuthResponse { channel, record, id, rounds, .. } = &mut *self.awaiting;
-                let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
-                let data = auth_data(channel, record, Role::Initiator, id, &secret);
-                let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data }];
+                let ppk = ppk::of_initiator(&config, connection, record.ppk, &base.about(cx));
+                let ppk = ppk.map_err(Closed::failed)?;
+                let prove = |channel: &Channel| {
+                    let secret = secret(channel, outcome.msk.as_ref(), Role::Initiator);
+                    auth_data(channel, record, Role::Initiator, id, &secret)
+                };
+                let without = (ppk.is_some() && !connection.ppk.required).then(|| prove(channel));
+                ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
+                let mut payloads = vec![Payload::Auth { method: SHARED_KEY_MIC, data: prove(channel) }];
+                payloads.extend(ppk.and(connection.ppk.id.as_ref()).map(ppk::identity));
+                payloads.extend(without.map(ppk::without));
                 payloads.extend(announce_another(has, rounds.local));
                 payloads.extend(crash::announce(cx, base.connection, (base.spi_i, base.spi_r)));
                 channel.request(cx, base, now, ExchangeType::IkeAuth, payloads);
@@ -247,7 +259,11 @@ impl AwaitingLastAuthResponse {
             Ok(None) => return Ok(State::AwaitingLastAuthResponse(self)),
             Err(error) => return Ok(self.session.reject_malformed(cx, base, now, &error)),
         };
-        let EapSession { awaiting, id_r } = *self.session;
+        let EapSession { mut awaiting, id_r } = *self.session;
+        let answered = AuthPayloads::parse(&payloads).auth.is_some();
+        if answered && let Err(failure) = awaiting.heed_ppk(cx, base, &payloads) {
+            return Ok(awaiting.reject(cx, base, now, failure));
+        }
         let failure = match (AuthPayloads::parse(&payloads).auth, error_notification(&payloads)) {
             (Some((SHARED_KEY_MIC, data)), _) => {
                 let secret = secret(&awaiting.channel, self.msk.as_ref(), Role::Responder);

@@ -227,7 +227,7 @@ impl AwaitingLastAuthRequest {
         now: Instant,
         inbound: &Inbound<'_>,
     ) -> Next {
-        let received = match self.session.request.next_request(cx, base, now, inbound)? {
+        let mut received = match self.session.request.next_request(cx, base, now, inbound)? {
             Came::Request(payloads) => payloads,
             Came::Nothing => return Ok(State::AwaitingLastAuthRequest(self)),
             Came::GivingUp | Came::KeyExchange(..) => {
@@ -238,13 +238,21 @@ impl AwaitingLastAuthRequest {
         };
         let about = self.session.about(cx, base);
         let session = &mut *self.session;
+        session.request.take_ppk(cx, &mut received);
+        let connection = cx.connection(session.identified.connection);
+        let lacks_ppk = connection.is_some_and(|connection| connection.ppk.required)
+            && !session.request.channel.is_mixed();
         let refused = match AuthPayloads::parse(&received).auth {
+            _ if lacks_ppk => Some(about.ppk_not_used()),
             Some((SHARED_KEY_MIC, data)) => {
                 let AwaitingAuthRequest { channel, record, .. } = &session.request;
                 let secret = secret(channel, self.msk.as_ref(), Role::Initiator);
                 let proven = verify(channel, record, Role::Initiator, &session.identified.id, &secret, data);
                 let user = session.identified.authorization.eap_id.as_deref().unwrap_or_default();
-                (!proven).then(|| about.eap_key_mismatch(user))
+                (!proven).then(|| match channel.is_mixed() {
+                    true => about.ppk_mismatch_with_eap(user),
+                    false => about.eap_key_mismatch(user),
+                })
             }
             Some((method, _)) => {
                 let what = format!("an AUTH payload with EAP's key: it has {}", method_name(Some(method)));

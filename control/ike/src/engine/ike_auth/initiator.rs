@@ -17,7 +17,7 @@ use super::{
 };
 use super::{certificates, ppk};
 use crate::auth::method::{NULL, SHARED_KEY_MIC};
-use crate::auth::{Proven, SignRequest, VerifyRequest};
+use crate::auth::{Proven, SignRequest, Signature, VerifyRequest};
 use crate::config::{Identity, IdentityMatch, LocalMethod, RemoteAuth, RemoteMethod, Unique};
 use crate::engine::addresses;
 use crate::engine::api::{Failure, JobId, JobResult};
@@ -142,12 +142,13 @@ fn request(
             let request = Request { id, certificates: Vec::new(), offer, key, ppk: of_ppk };
             Ok(request.send(cx, base, now, channel, record, Some(auth)))
         }
-        // Together with a PPK it is refused in the configuration, and so is EAP.
+        // Together with a PPK it is refused in the configuration.
         LocalMethod::Null => {
             let data = null_auth_data(&channel, &record, Role::Initiator, &id);
             let request = Request { id, certificates: Vec::new(), offer, key: None, ppk: Vec::new() };
             Ok(request.send(cx, base, now, channel, record, Some(Payload::Auth { method: NULL, data })))
         }
+        // It names the PPK with its AUTH (RFC 8784 §3).
         LocalMethod::Eap { .. } => {
             let (certificates, ppk) = (Vec::new(), Vec::new());
             let request = Request { id, certificates, offer, key: None, ppk };
@@ -163,8 +164,9 @@ fn request(
                 credential: credential.clone(),
                 scheme,
                 octets: signed_octets(channel, &record, Role::Initiator, &id),
+                wants_status: peer.wants_status_of(connection),
             };
-            let without = falls_back.then(|| sign(&channel));
+            let without = falls_back.then(|| SignRequest { wants_status: false, ..sign(&channel) });
             ppk.into_iter().for_each(|ppk| channel.mix(&ppk.secret));
             Ok(State::SigningRequest(Box::new(SigningRequest {
                 job: cx.sign(base.id, sign(&channel)),
@@ -282,7 +284,8 @@ impl SigningRequest {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::Signed(Some(data)) if done.id == self.job => {
+            JobResult::Signed(Some(Signature { auth: data, statuses })) if done.id == self.job => {
+                self.request.certificates.extend(certificates::statuses(statuses));
                 if let Some(without) = self.without.take() {
                     self.job = cx.sign(base.id, without);
                     self.signed = Some(data);
@@ -360,12 +363,8 @@ impl AwaitingAuthResponse {
         if let (None, Some(error)) = (found.auth, error_notification(&payloads)) {
             return Err(Closed::failed(self.refusal(cx, base, error.notify_type)));
         }
-        if self.channel.is_mixed() && !ppk::is_confirmed(&payloads) {
-            if cx.connection(base.connection).is_some_and(|connection| connection.ppk.required) {
-                let failure = base.about(cx).ppk_not_used();
-                return Ok(self.reject(cx, base, now, failure));
-            }
-            self.channel.unmix();
+        if let Err(failure) = self.heed_ppk(cx, base, &payloads) {
+            return Ok(self.reject(cx, base, now, failure));
         }
         if self.peer_is_proven {
             return self.turn(cx, base, now, &payloads);
@@ -389,6 +388,22 @@ impl AwaitingAuthResponse {
             }
             Err(failure) => Ok(self.reject(cx, base, now, failure)),
         }
+    }
+
+    /// Takes the PPK out again that the responder does not use, unless there is to be no IKE SA without it.
+    pub(super) fn heed_ppk(
+        &mut self,
+        cx: &Context,
+        base: &Base,
+        payloads: &[Payload],
+    ) -> Result<(), Failure> {
+        if self.channel.is_mixed() && !ppk::is_confirmed(payloads) {
+            if cx.connection(base.connection).is_some_and(|connection| connection.ppk.required) {
+                return Err(base.about(cx).ppk_not_used());
+            }
+            self.channel.unmix();
+        }
+        Ok(())
     }
 
     pub(super) fn reject(

@@ -2,10 +2,12 @@
 //! signature, or with EAP, and the first CHILD SA.
 
 pub(super) mod certificates;
+pub(super) mod claiming;
 pub(super) mod eap_initiator;
 pub(super) mod eap_responder;
 pub(super) mod initiator;
 pub(super) mod ppk;
+pub(super) mod puzzle;
 pub(super) mod responder;
 pub(super) mod rounds;
 

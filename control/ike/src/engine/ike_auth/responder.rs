@@ -4,18 +4,19 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::claiming::{Claiming, Company};
 use super::eap_responder::EapSession;
 use super::rounds::{self, Rounds};
 use super::{
     AuthPayloads, announces_eap_only, auth_data, check_null, is_signature, method_name, null_auth_data,
     signed_octets, verify, verify_request,
 };
-use super::{certificates, ppk};
+use super::{certificates, ppk, puzzle};
 use crate::auth::method::{NULL, SHARED_KEY_MIC};
-use crate::auth::{Authorization, Proven, SignRequest, VerifyRequest};
+use crate::auth::{Authorization, Proven, SignRequest, Signature, VerifyRequest};
 use crate::config::{ConnectionConfig, Identity, LocalMethod, RemoteMethod, Unique};
-use crate::crypto::{KdfInput, KeMethod, KeSecret, SharedSecret, derive_ike_keys};
-use crate::engine::api::{Failure, JobId, JobResult};
+use crate::crypto::{KdfInput, KeMethod, KeSecret, Puzzle, SharedSecret, derive_ike_keys};
+use crate::engine::api::{Event, Failure, JobId, JobResult};
 use crate::engine::channel::{self, Channel, Incoming};
 use crate::engine::connections;
 use crate::engine::context::{Context, Effect};
@@ -41,11 +42,13 @@ pub(in crate::engine) struct AwaitingFirstAuth {
     pub(in crate::engine) secret: KeSecret,
     pub(in crate::engine) peer_public: Vec<u8>,
     pub(in crate::engine) record: InitRecord,
+    /// What has to be solved first.
+    pub(in crate::engine) puzzle: Option<Puzzle>,
 }
 
 impl AwaitingFirstAuth {
     pub(in crate::engine) fn handle_message(
-        self,
+        self: Box<Self>,
         cx: &mut Context,
         base: &mut Base,
         inbound: Inbound<'_>,
@@ -64,9 +67,17 @@ impl AwaitingFirstAuth {
         if !plausible {
             return Ok(State::AwaitingFirstAuth(self));
         }
-        let job = cx.derive_ke(base.id, self.secret, self.peer_public);
+        // RFC 8019 §7.2.4: what does not show the solution never was.
+        let shown = &inbound.received.message.payloads;
+        if self.puzzle.is_some_and(|puzzle| !puzzle::is_solved(puzzle, &self.record, base, shown)) {
+            let detail = "an IKE_AUTH request without the solution of its puzzle".to_owned();
+            cx.event(Event::Rejected { remote: inbound.path.remote, label: "puzzle", detail });
+            return Ok(State::AwaitingFirstAuth(self));
+        }
+        let Self { suite, secret, peer_public, record, .. } = *self;
+        let job = cx.derive_ke(base.id, secret, peer_public);
         cx.is_admission(job);
-        let deriving = DerivingForAuth { job, suite: self.suite, record: self.record, held: Vec::new() };
+        let deriving = DerivingForAuth { job, suite, record, held: Vec::new() };
         Ok(State::DerivingForAuth(deriving.hold(inbound)))
     }
 
@@ -186,7 +197,10 @@ impl AwaitingAuthRequest {
         if base.resumed.is_some() {
             return self.resume(cx, base, now, &payloads);
         }
-        self.take_ppk(cx, &mut payloads);
+        // It is named where it is used: whom EAP authenticates says it with its last request (RFC 8784 §3).
+        if AuthPayloads::parse(&payloads).auth.is_some() {
+            self.take_ppk(cx, &mut payloads);
+        }
         let about = About { connection: None, remote: Some(base.remote) };
         let candidates = self.candidates(cx, base);
         self.handle_request(cx, base, now, Attempt { about, candidates, payloads, rejection: None })
@@ -235,7 +249,7 @@ impl AwaitingAuthRequest {
     }
 
     /// Mixes in the post-quantum pre-shared key that the initiator has named, or takes the proof without it.
-    fn take_ppk(&mut self, cx: &Context, payloads: &mut [Payload]) {
+    pub(super) fn take_ppk(&mut self, cx: &Context, payloads: &mut [Payload]) {
         match ppk::of_responder(&cx.config, payloads).filter(|_| self.record.ppk) {
             Some(key) => self.channel.mix(&key.secret),
             None => ppk::fall_back(payloads),
@@ -321,7 +335,9 @@ impl AwaitingAuthRequest {
                         let mut answer = vec![Payload::IdR(id.clone())];
                         answer.extend(certificates::sent(&credential, peer));
                         let octets = signed_octets(&self.channel, &self.record, Role::Responder, &id);
-                        let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                        let wants_status = peer.wants_status_of(connection);
+                        let request = SignRequest { credential, scheme, octets, wants_status };
+                        let job = cx.sign(base.id, request);
                         return Ok(State::SigningResponse(Box::new(SigningResponse {
                             job,
                             method: scheme.method(),
@@ -371,7 +387,7 @@ impl AwaitingAuthRequest {
 
     /// Both are proven.
     pub(super) fn establish(
-        mut self,
+        self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
@@ -383,21 +399,40 @@ impl AwaitingAuthRequest {
         answer.extend(crash::announce(cx, identified.connection, (base.spi_i, base.spi_r)));
         answer.extend(self.channel.is_mixed().then(ppk::confirmation));
         let Identified { connection, local_id, remote_id, proven, authorization, .. } = identified;
-        let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
-        let unique = cx.connection(connection).map(|config| config.unique).unwrap_or_default();
         base.connection = connection;
         base.local_id = Some(local_id);
-        base.remote_id = Some(remote_id.clone());
+        base.remote_id = Some(remote_id);
         base.proven = proven;
         base.authorization = authorization;
-        if base.is_unauthenticated() && !cx.has_room_for_unauthenticated() {
+        let others = base.identities().map(|identities| cx.index.of_identities(&identities));
+        let others = others.is_some_and(|others| !others.is_empty());
+        let company = Company { others, has_room: cx.has_room_for_unauthenticated() };
+        if cx.shard.is_alone() {
+            return self.welcome(cx, base, now, answer, payloads, company);
+        }
+        let policy = contact(cx, base, payloads);
+        Claiming::begin(cx, base, self, (answer, payloads), policy)
+            .ok_or_else(|| Closed::because("nobody has said who it is"))
+    }
+
+    /// It is known who else is there.
+    pub(super) fn welcome(
+        mut self,
+        cx: &mut Context,
+        base: &mut Base,
+        now: Instant,
+        mut answer: Vec<Payload>,
+        payloads: &[Payload],
+        Company { others, has_room }: Company,
+    ) -> Next {
+        let (unique, initial) = contact(cx, base, payloads);
+        let identities = base.identities();
+        if base.is_unauthenticated() && !has_room {
             let failure = base.about(cx).too_many_unauthenticated(cx.config.unauthenticated_limit);
             return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
         }
-        let identities = base.identities();
-        let others = identities.as_ref().map(|identities| cx.index.of_identities(identities));
-        if unique == Unique::Keep && !initial && others.is_some_and(|others| !others.is_empty()) {
-            let failure = base.about(cx).not_unique(&remote_id);
+        if unique == Unique::Keep && !initial && others {
+            let failure = base.about(cx).not_unique(base.remote_id.as_ref().unwrap_or(&Identity::Null));
             return Err(self.refuse(cx, base, notify::AUTHENTICATION_FAILED, Vec::new(), failure));
         }
         if let (Some(identities), true) = (identities, initial && unique != Unique::Never) {
@@ -524,7 +559,7 @@ impl AwaitingAuthRequest {
             rounds,
             follows,
         };
-        if connection.ppk.required && !self.channel.is_mixed() {
+        if connection.ppk.required && !self.channel.is_mixed() && found.auth.is_some() {
             return refused(about.ppk_not_used());
         }
         let (wanted, local_id) = (connections::remote_method(connection), &identified.local_id);
@@ -554,6 +589,12 @@ impl AwaitingAuthRequest {
         let attempt = Attempt { about, candidates: Vec::new(), payloads, rejection: None };
         State::VerifyingInitiator(Box::new(VerifyingInitiator { job, request: self, attempt, identified }))
     }
+}
+
+/// How many IKE SAs a peer may have, and whether it says that it has no other (INITIAL_CONTACT, RFC 7296 §2.4).
+fn contact(cx: &Context, base: &Base, payloads: &[Payload]) -> (Unique, bool) {
+    let initial = notifications(payloads).any(|notify| notify.notify_type == notify::INITIAL_CONTACT);
+    (cx.connection(base.connection).map(|config| config.unique).unwrap_or_default(), initial)
 }
 
 /// Whether the peer, who says that it is `sent`, has proven that as it has to; `Some` if a job has to say so. Whom EAP
@@ -703,7 +744,8 @@ impl SigningResponse {
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::Signed(Some(data)) if done.id == self.job => {
+            JobResult::Signed(Some(Signature { auth: data, statuses })) if done.id == self.job => {
+                self.answer.extend(certificates::statuses(statuses));
                 self.answer.push(Payload::Auth { method: self.method, data });
                 self.request.proceed(cx, base, now, self.identified, self.answer, self.payloads)
             }

@@ -8,8 +8,8 @@
 use super::initiator::AwaitingAuthResponse;
 use super::responder::{AwaitingAuthRequest, Came, Identified, check};
 use super::{AuthPayloads, auth_data, certificates, signed_octets};
-use crate::auth::SignRequest;
 use crate::auth::method::SHARED_KEY_MIC;
+use crate::auth::{SignRequest, Signature};
 use crate::config::{ConnectionConfig, LocalMethod, RemoteMethod};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::connections;
@@ -134,7 +134,8 @@ impl AwaitingAuthResponse {
                 };
                 let certificates = certificates::sent(&credential, peer);
                 let octets = signed_octets(&self.channel, &self.record, Role::Initiator, &self.id);
-                let job = cx.sign(base.id, SignRequest { credential, scheme, octets });
+                let wants_status = peer.wants_status_of(connection);
+                let job = cx.sign(base.id, SignRequest { credential, scheme, octets, wants_status });
                 let state = SigningRound { job, method: scheme.method(), certificates, awaiting: self };
                 Ok(State::SigningRound(state))
             }
@@ -169,14 +170,15 @@ pub(in crate::engine) struct SigningRound {
 
 impl SigningRound {
     pub(in crate::engine) fn handle_job(
-        self,
+        mut self,
         cx: &mut Context,
         base: &mut Base,
         now: Instant,
         done: Done,
     ) -> Next {
         match done.result {
-            JobResult::Signed(Some(data)) if done.id == self.job => {
+            JobResult::Signed(Some(Signature { auth: data, statuses })) if done.id == self.job => {
+                self.certificates.extend(certificates::statuses(statuses));
                 let auth = Payload::Auth { method: self.method, data };
                 Ok(self.awaiting.send(cx, base, now, self.certificates, Some(auth)))
             }

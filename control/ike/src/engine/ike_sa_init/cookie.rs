@@ -9,21 +9,23 @@ use zeroize::Zeroizing;
 
 use crate::crypto::{Prf, Puzzle};
 use crate::engine::context::Context;
+use crate::engine::shard::Common;
 
 /// How long a secret makes new cookies; its cookies are good for as long again.
 const ROTATION: Duration = Duration::from_secs(60);
 
 /// Makes and checks cookies: `version | puzzle | HMAC-SHA-256(secret of that version, Ni | IPi | SPIi | puzzle)`, where the
 /// puzzle that was asked for with it, if one was, need not be remembered (RFC 8019 §7.1.1.3).
+///
+/// The secret of a version follows from what all shards have in common, so that any of them checks what another has made.
 pub(in crate::engine) struct Cookies {
-    version: u32,
-    current: Option<(Zeroizing<[u8; 32]>, Instant)>,
-    previous: Option<Zeroizing<[u8; 32]>>,
+    common: Option<Common>,
 }
 
 impl Cookies {
-    pub(in crate::engine) fn new() -> Self {
-        Self { version: 0, current: None, previous: None }
+    /// Of those; if there is no other shard they are made when they are needed.
+    pub(in crate::engine) fn new(common: Option<Common>) -> Self {
+        Self { common }
     }
 
     /// The cookie to ask for.
@@ -36,12 +38,8 @@ impl Cookies {
         spi_i: [u8; 8],
         puzzle: Option<Puzzle>,
     ) -> Vec<u8> {
-        self.rotate(cx, now);
-        let puzzle = puzzle.map(Puzzle::to_wire);
-        match &self.current {
-            Some((secret, _)) => cookie(self.version, secret, nonce, remote, spi_i, puzzle),
-            None => Vec::new(),
-        }
+        let (version, common) = self.version(cx, now);
+        cookie(version, common, nonce, remote, spi_i, puzzle.map(Puzzle::to_wire))
     }
 
     /// Whether we made this one, lately, for that initiator; with the puzzle that was asked for with it.
@@ -54,31 +52,22 @@ impl Cookies {
         remote: SocketAddr,
         spi_i: [u8; 8],
     ) -> Option<Option<Puzzle>> {
-        self.rotate(cx, now);
+        let (version, common) = self.version(cx, now);
         let puzzle = match found.len() {
             BARE_LEN => None,
             _ => Some(*found.get(VERSION_LEN..)?.first_chunk()?),
         };
-        let current = self.current.as_ref().map(|(secret, _)| (self.version, secret));
-        let previous = self.previous.as_ref().map(|secret| (self.version.wrapping_sub(1), secret));
-        let made = current
-            .into_iter()
-            .chain(previous)
-            .map(|(version, secret)| cookie(version, secret, nonce, remote, spi_i, puzzle));
+        let made = [Some(version), version.checked_sub(1)].into_iter().flatten();
+        let made = made.map(|version| cookie(version, common, nonce, remote, spi_i, puzzle));
         let ours = made.into_iter().any(|made| bool::from(made.ct_eq(found)));
         ours.then(|| puzzle.and_then(|puzzle| Puzzle::from_wire(&puzzle)))
     }
 
-    fn rotate(&mut self, cx: &mut Context, now: Instant) {
-        let age = self.current.as_ref().map(|(_, since)| now.saturating_duration_since(*since));
-        if age.is_some_and(|age| age < ROTATION) {
-            return;
-        }
-        // A secret that was not used for two periods has no cookies that are still good.
-        let old = self.current.take().map(|(secret, _)| secret);
-        self.previous = old.filter(|_| age.is_some_and(|age| age < 2 * ROTATION));
-        self.version = self.version.wrapping_add(1);
-        self.current = Some((Zeroizing::new(cx.random()), now));
+    /// Which makes cookies now.
+    fn version(&mut self, cx: &mut Context, now: Instant) -> (u32, &Common) {
+        let common = self.common.get_or_insert_with(|| Common::new(Zeroizing::new(cx.random()), now));
+        let age = now.saturating_duration_since(common.since).as_secs() / ROTATION.as_secs();
+        (u32::try_from(age).unwrap_or(u32::MAX), common)
     }
 }
 
@@ -88,16 +77,17 @@ const BARE_LEN: usize = VERSION_LEN + 32;
 
 fn cookie(
     version: u32,
-    secret: &[u8; 32],
+    common: &Common,
     nonce: &[u8],
     remote: SocketAddr,
     spi_i: [u8; 8],
     puzzle: Option<[u8; 3]>,
 ) -> Vec<u8> {
     let puzzle = puzzle.as_ref().map_or(&[][..], |puzzle| puzzle);
+    let secret = Prf::HmacSha256.compute(&common.secret[..], &[b"cookie", &version.to_be_bytes()]);
     let mac = match remote.ip() {
-        IpAddr::V4(ip) => Prf::HmacSha256.compute(secret, &[nonce, &ip.octets(), &spi_i, puzzle]),
-        IpAddr::V6(ip) => Prf::HmacSha256.compute(secret, &[nonce, &ip.octets(), &spi_i, puzzle]),
+        IpAddr::V4(ip) => Prf::HmacSha256.compute(&secret, &[nonce, &ip.octets(), &spi_i, puzzle]),
+        IpAddr::V6(ip) => Prf::HmacSha256.compute(&secret, &[nonce, &ip.octets(), &spi_i, puzzle]),
     };
     let mut cookie = version.to_be_bytes().to_vec();
     cookie.extend_from_slice(puzzle);

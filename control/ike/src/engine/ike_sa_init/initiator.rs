@@ -15,12 +15,13 @@ use super::{
     InitPayloads, InitRecord, NONCE_LEN, announce_fragmentation, answers, error_notification, learn_way, nat,
     notification, notifications, puzzle,
 };
-use crate::crypto::{KdfInput, KeMethod, KeSecret, derive_ike_keys};
+use crate::crypto::{KdfInput, KeMethod, KeSecret, Puzzle, derive_ike_keys};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{Channel, Outstanding, Retransmitted, header};
 use crate::engine::childless;
 use crate::engine::commands::local_towards;
 use crate::engine::context::Context;
+use crate::engine::ike_auth::puzzle::SolvingAuthPuzzle;
 use crate::engine::ike_auth::{SignatureSupport, certificates, ppk, rounds};
 use crate::engine::ike_intermediate;
 use crate::engine::mobike;
@@ -206,7 +207,9 @@ impl AwaitingInitResponse {
                 };
                 base.lowest_nonce = record.lowest_nonce();
                 let job = cx.derive_ke(base.id, self.secret, accepted.ke_public);
-                Ok(State::DerivingKeys(DerivingKeys { job, record, suite: accepted.suite }))
+                let suite = accepted.suite;
+                let puzzle = puzzle::asked(payloads, |prf| prf == suite.prf, cx.config.puzzle_solved);
+                Ok(State::DerivingKeys(DerivingKeys { job, record, suite, puzzle }))
             }
             Err(failure) => {
                 self.doubt(cx, now, failure);
@@ -410,6 +413,8 @@ pub(in crate::engine) struct DerivingKeys {
     job: JobId,
     record: InitRecord,
     suite: IkeSuite,
+    /// What is to be solved before IKE_AUTH.
+    puzzle: Option<Puzzle>,
 }
 
 impl DerivingKeys {
@@ -432,6 +437,9 @@ impl DerivingKeys {
                 float(cx, base);
                 let channel = Channel::new(self.suite, keys, Role::Initiator);
                 let additional = self.suite.additional().collect();
+                if let Some(puzzle) = self.puzzle {
+                    return Ok(SolvingAuthPuzzle::begin(cx, base, puzzle, channel, self.record, additional));
+                }
                 ike_intermediate::initiator::proceed(cx, base, now, channel, self.record, additional)
             }
             JobResult::KeDerived(Err(error)) if done.id == self.job => {

@@ -2,8 +2,7 @@
 //! ([`super::cookie`]), and where that does not stop those who attack, that it has spent time of its own (puzzles, RFC 8019).
 //!
 //! Whoever does not know puzzles is served for as long as there is room to spare, which those who have solved theirs do not
-//! need (§7.1.4). Puzzles in IKE_AUTH (§7.2) are not asked for, and one that we are asked there is left unsolved, which the RFC
-//! allows.
+//! need (§7.1.4). Who does is asked for another one in IKE_AUTH (§7.2, [`crate::engine::ike_auth::puzzle`]).
 
 use std::time::Instant;
 
@@ -12,11 +11,12 @@ use super::responder::{Admission, respond};
 use super::{InitPayloads, data_of, notification};
 use crate::config::EngineConfig;
 use crate::crypto::{Prf, Puzzle};
-use crate::engine::MAX_ADMISSIONS;
+use crate::engine::admission::MAX_ADMISSIONS;
 use crate::engine::context::Context;
 use crate::engine::path::Path;
 use crate::engine::sa::Inbound;
 use crate::message::{Payload, WireProposal, notify};
+use crate::proposal::IkeSuite;
 
 /// What the easiest puzzle asks: a few milliseconds.
 const EASIEST: u8 = 10;
@@ -87,10 +87,25 @@ impl Demand {
             _ => {
                 let cookie = cookies.make(cx, now, init.nonce, remote, found.spi_i, puzzle);
                 let mut said = vec![notification(notify::COOKIE, cookie)];
-                said.extend(puzzle.map(|puzzle| notification(notify::PUZZLE, puzzle.to_wire().to_vec())));
+                said.extend(puzzle.map(ask));
                 Some(Admission::Answered(respond(found, said)))
             }
         }
+    }
+}
+
+impl Demand {
+    /// The puzzle of IKE_AUTH, for an initiator that has shown that it knows puzzles (RFC 8019 §7.2.1). Where IKE_INTERMEDIATE comes
+    /// first, which knows none, there is none.
+    pub(super) fn in_auth(
+        self,
+        config: &EngineConfig,
+        suite: IkeSuite,
+        payloads: &[Payload],
+    ) -> Option<Puzzle> {
+        let knows = self.difficulty.is_some() && solution(payloads).is_some();
+        let puzzle = Puzzle { prf: suite.prf, difficulty: config.puzzle_auth_difficulty };
+        (knows && puzzle.difficulty > 0 && suite.additional().next().is_none()).then_some(puzzle)
     }
 }
 
@@ -103,15 +118,20 @@ fn for_offer(proposals: &[WireProposal], difficulty: u8) -> Option<Puzzle> {
     Prf::ALL.into_iter().find(offered).map(|prf| Puzzle { prf, difficulty })
 }
 
-/// As initiator: the puzzle that the responder asks to be solved beside a cookie, if it is no harder than we are to solve, and
-/// about a PRF that we have offered. Otherwise the cookie alone is shown (RFC 8019 §7.1.2).
+/// As initiator: the puzzle that the responder asks to be solved, if it is no harder than we are to solve, and about a PRF that we
+/// have offered. Otherwise a cookie that comes with it is shown alone (RFC 8019 §7.1.2).
 pub(super) fn asked(payloads: &[Payload], offered: impl Fn(Prf) -> bool, hardest: u8) -> Option<Puzzle> {
     let puzzle = Puzzle::from_wire(data_of(payloads, notify::PUZZLE)?)?;
     (hardest > 0 && puzzle.difficulty <= hardest && offered(puzzle.prf)).then_some(puzzle)
 }
 
+/// PUZZLE.
+pub(super) fn ask(puzzle: Puzzle) -> Payload {
+    notification(notify::PUZZLE, puzzle.to_wire().to_vec())
+}
+
 /// The solution that a request has.
-fn solution(payloads: &[Payload]) -> Option<&[u8]> {
+pub(in crate::engine) fn solution(payloads: &[Payload]) -> Option<&[u8]> {
     payloads.iter().find_map(|payload| match payload {
         Payload::PuzzleSolution(solution) => Some(solution.as_slice()),
         _ => None,

@@ -2,12 +2,13 @@
 //! for one of our connections, and, under load, to come from where it says ([`super::cookie`]). The shared secret
 //! is computed only when an IKE_AUTH request shows that the initiator got our answer.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use super::cookie::Cookies;
-use super::puzzle::Demand;
+use super::puzzle::{self, Demand};
 use super::{InitPayloads, InitRecord, NONCE_LEN, learn_way, nat, notification, notifications};
-use crate::crypto::KeMethod;
+use crate::crypto::{KeMethod, Puzzle};
 use crate::engine::api::{Failure, JobId, JobResult};
 use crate::engine::channel::{header, send};
 use crate::engine::childless;
@@ -54,6 +55,8 @@ pub(in crate::engine) struct Admitted {
     authentication: Vec<Payload>,
     /// What we say about IKE SAs without a child.
     childless: Option<Payload>,
+    /// What is to be solved before its IKE_AUTH request costs anything.
+    puzzle: Option<Puzzle>,
 }
 
 /// Judges a request that belongs to no IKE SA yet, of which `demand` says what it must show.
@@ -107,6 +110,7 @@ pub(in crate::engine) fn admit(
             ppk: !cx.config.ppks.is_empty() && ppk::is_announced(payloads),
             authentication: authentication(cx, &candidates, payloads),
             childless: childless::announce(cx, &candidates),
+            puzzle: demand.and_then(|demand| demand.in_auth(&cx.config, suite, payloads)),
         }),
         Some(Choice::OtherGroup(method)) => {
             let wanted = method.id().to_be_bytes().to_vec();
@@ -152,7 +156,7 @@ fn choose(cx: &Context, candidates: &[usize], init: &InitPayloads<'_>, intermedi
     for &connection in candidates {
         let Some(config) = cx.connection(connection) else { continue };
         let ours = if intermediate {
-            config.proposals.clone()
+            Cow::Borrowed(config.proposals.as_slice())
         } else {
             negotiation::without_additional(&config.proposals)
         };
@@ -230,8 +234,9 @@ impl Answering {
                     secret,
                     peer_public: self.admitted.peer_public,
                     record,
+                    puzzle: self.admitted.puzzle,
                 };
-                Ok(State::AwaitingFirstAuth(state))
+                Ok(State::AwaitingFirstAuth(Box::new(state)))
             }
             JobResult::KeGenerated(Err(error)) if done.id == self.job => {
                 Err(Closed::failed(base.about(cx).key_exchange(&error)))
@@ -256,6 +261,7 @@ impl Answering {
             payloads.push(notification(notify::IKEV2_FRAGMENTATION_SUPPORTED, Vec::new()));
         }
         payloads.extend(self.admitted.childless.clone());
+        payloads.extend(self.admitted.puzzle.map(puzzle::ask));
         payloads.extend(self.admitted.ppk.then(ppk::announce));
         if self.admitted.suite.additional().next().is_some() {
             payloads.push(notification(notify::INTERMEDIATE_EXCHANGE_SUPPORTED, Vec::new()));

@@ -23,12 +23,13 @@ use crate::engine::ike_auth::rounds::Rounds;
 use crate::engine::ike_sa_init::responder::answer;
 use crate::engine::ike_sa_init::{InitRecord, NONCE_LEN, announce_fragmentation, data_of, learn_way, nat};
 use crate::engine::sa::{Base, Inbound, Role};
+use crate::engine::shard::Load;
 use crate::engine::state::State;
 use crate::message::{ExchangeType, Message, Payload, notify};
 
 impl Engine {
     /// An IKE_SESSION_RESUME request that is no repetition, and that there is room for.
-    pub(in crate::engine) fn resume(&mut self, now: Instant, inbound: &Inbound<'_>) {
+    pub(in crate::engine) fn resume(&mut self, now: Instant, inbound: &Inbound<'_>, load: Load) {
         let found = inbound.header();
         let payloads = &inbound.received.message.payloads;
         let nonce = payloads.iter().find_map(|payload| match payload {
@@ -48,7 +49,7 @@ impl Engine {
         let path = inbound.path;
         let (local, remote) = path.between();
         // RFC 9329 §6.3: the source of a TCP stream has proved that it is there.
-        if self.half_open() >= self.cx.config.cookie_threshold && !path.is_stream() {
+        if load.half_open >= self.cx.config.cookie_threshold && !path.is_stream() {
             let shown = data_of(payloads, notify::COOKIE);
             let (cookies, cx) = (&mut self.cookies, &mut self.cx);
             let good = shown.and_then(|shown| cookies.check(cx, now, shown, nonce_i, remote, found.spi_i));
@@ -72,7 +73,7 @@ impl Engine {
         let state = begin(&mut self.cx, &mut base, session, inbound, nonce_i);
         let key = (remote, digest(inbound.octets));
         self.half_open.insert(key, base.id);
-        self.insert(now, IkeSa { base, state, init_key: Some(key), keys: None });
+        self.insert(now, IkeSa::boxed(base, state, Some(key)));
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(4 * 3600);
 
 /// A key, and the tickets under it that were used.
 struct Key {
+    /// It names the shard, to which whoever shows a ticket comes.
     number: u32,
     key: Zeroizing<[u8; 36]>,
     since: Instant,
@@ -117,7 +118,8 @@ fn rotate(cx: &mut Context, now: Instant) {
         return;
     }
     cx.tickets.keys.retain(|key| age(key) < 2 * LIFETIME);
-    let (number, key) = (u32::from_be_bytes(cx.random()), Zeroizing::new(cx.random()));
+    let number = u32::from_be_bytes(cx.shard.sign(cx.random()));
+    let key = Zeroizing::new(cx.random());
     let key = Key { number, key, since: now, sealed: 0, used: HashSet::new() };
     cx.tickets.keys.insert(0, key);
 }

@@ -7,6 +7,7 @@ use super::hands::Hands;
 use super::world::*;
 use crate::config::*;
 use crate::engine::channel::Channel;
+use crate::engine::sa::Role;
 use crate::engine::*;
 use crate::message::Payload;
 

@@ -41,7 +41,7 @@ pub(super) fn ends() -> (EngineConfig, EngineConfig) {
     (a, b)
 }
 
-pub(super) fn with_pools(mut world: World) -> World {
+pub(super) fn with_pools<N>(mut world: WorldOf<N>) -> WorldOf<N> {
     world.ends[B].gateway.pools =
         Pools::new(vec![pool("ra", "10.3.0.1", "10.3.0.2"), pool("ra6", "2001:db8:3::1", "2001:db8:3::2")]);
     world

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::world::*;
 use crate::auth::tests::{Authority, Entity, trust, unchanged};
-use crate::auth::{Constraint, Credential, Trust};
+use crate::auth::{Constraint, Credential, StatusSource, Trust};
 use crate::config::*;
 use crate::engine::*;
 use crate::message::{Message, Payload, notify};
@@ -357,4 +357,40 @@ fn a_secret_alone_says_nothing_of_hashes_or_cas() {
             _ => false,
         }));
     }
+}
+
+#[test]
+fn a_peer_that_asks_for_the_status_of_certificates_gets_it_and_no_other_does() {
+    let pki = Pki::new();
+    // Whom `end` asks itself, and who answers that.
+    let brought = |asks: [bool; 2], replies: [bool; 2]| {
+        let configs = [A, B].map(|end| {
+            let mut config = pki.config(end);
+            let authority = Arc::clone(&pki.ca.certificate);
+            let source = StatusSource {
+                authority: Arc::clone(&authority),
+                ocsp_uris: vec!["x".to_owned()],
+                crl_uris: vec![],
+            };
+            let entity = &pki.ends[end];
+            let own =
+                Credential::certified(entity.private_key(), Arc::clone(&entity.certificate), &[authority]);
+            let connection = &mut config.connections[0];
+            connection.local[0].auth = local(Arc::new(own.unwrap().with_status_sources([source].into())));
+            connection.remote[0].auth = remote(Trust { asks_peer: asks[end], ..trust(&pki.ca) });
+            connection.ocsp_reply = replies[end];
+            config
+        });
+        let [a, b] = configs;
+        let mut world = World::new(1, a, b);
+        world.ends[A].gateway.status = Some(b"of a".to_vec());
+        world.ends[B].gateway.status = Some(b"of b".to_vec());
+        let world = world.established();
+        [A, B].map(|end| world.ends[end].gateway.brought.concat())
+    };
+    let (a, b, none) = (b"of a".to_vec(), b"of b".to_vec(), Vec::new());
+    assert_eq!(brought([true, true], [true, true]), [b.clone(), a.clone()]);
+    assert_eq!(brought([true, false], [true, true]), [b, none.clone()]);
+    assert_eq!(brought([false, true], [true, false]), [none.clone(), a]);
+    assert_eq!(brought([true, true], [false, false]), [none.clone(), none]);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portcullis_ipsec::{Encapsulation, TunnelEndpoints};
 
+use super::node::Node;
 use super::world::*;
 use crate::config::*;
 use crate::engine::*;
@@ -37,7 +38,7 @@ fn ike(datagram: &Datagram) -> &[u8] {
 }
 
 /// What is in clear in the messages that an end has sent since.
-fn in_clear(world: &World, end: usize, since: usize) -> Vec<Vec<u16>> {
+pub(super) fn in_clear<N: Node>(world: &WorldOf<N>, end: usize, since: usize) -> Vec<Vec<u16>> {
     let parsed = world.messages(end).into_iter().skip(since).map(|octets| Message::parse(&octets).unwrap());
     let clear = parsed.filter(|found| {
         found.encrypted.is_none() && found.message.header.exchange != ExchangeType::IkeSaInit
@@ -124,9 +125,21 @@ fn no_token_is_shown_of_an_ike_sa_that_is_there() {
         let is_request = |octets: &Vec<u8>| Message::parse(octets).unwrap().message.header.message_id == 2;
         world.messages(A).into_iter().rev().find(is_request).unwrap()
     };
-    let mut garbled = request.clone();
+    for end in [A, B] {
+        for octets in in_disguise(&request) {
+            let (local, remote) = ((address(end), 500).into(), (address(1 - end), 500).into());
+            world.deliver(end, Datagram { local, remote, payload: DatagramPayload::Ike(octets) });
+        }
+    }
+    world.run(5);
+    assert_eq!(in_clear(&world, B, sent), Vec::<Vec<u16>>::new());
+    assert!(world.up());
+}
+
+/// A request that does not decrypt, whoever the header says began its IKE SA, and in whichever order the SPIs stand.
+pub(super) fn in_disguise(request: &[u8]) -> Vec<Vec<u8>> {
+    let mut garbled = request.to_vec();
     *garbled.last_mut().unwrap() ^= 1;
-    // Whoever the header says began it, in whichever order its SPIs stand, and with one of them changed.
     let mut variants = Vec::new();
     for flags in [0x08, 0x00] {
         for swapped in [false, true] {
@@ -140,15 +153,7 @@ fn no_token_is_shown_of_an_ike_sa_that_is_there() {
             variants.push(variant);
         }
     }
-    for end in [A, B] {
-        for octets in &variants {
-            let (local, remote) = ((address(end), 500).into(), (address(1 - end), 500).into());
-            world.deliver(end, Datagram { local, remote, payload: DatagramPayload::Ike(octets.clone()) });
-        }
-    }
-    world.run(5);
-    assert_eq!(in_clear(&world, B, sent), Vec::<Vec<u16>>::new());
-    assert!(world.up());
+    variants
 }
 
 /// While its own rekeying is under way, an end does not know yet that there is an IKE SA which the other uses already.

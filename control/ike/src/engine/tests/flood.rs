@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::world::*;
 use crate::config::*;
+use crate::engine::admission::{MAX_ADMISSIONS, MAX_INIT_LEN};
 use crate::engine::*;
 
 /// A's first message.
@@ -35,7 +36,7 @@ pub(super) fn concentrator() -> EngineConfig {
     EngineConfig { cookie_threshold: 30, block_threshold: 50, ..b }
 }
 
-pub(super) fn rejected(world: &World, wanted: &str) -> usize {
+pub(super) fn rejected<N>(world: &WorldOf<N>, wanted: &str) -> usize {
     let label = |event: &&Event| matches!(event, Event::Rejected { label, .. } if *label == wanted);
     world.ends[B].events.iter().filter(label).count()
 }

@@ -10,6 +10,7 @@ use portcullis_fuzz::{Script, Target};
 
 use super::additional::{HYBRID, proposing};
 use super::certificates::Pki;
+use super::node::Node;
 use super::world::*;
 use super::{addresses, eap, ppk};
 use crate::auth::eap::ServerMethod;
@@ -67,6 +68,11 @@ static PKI: LazyLock<Pki> = LazyLock::new(Pki::new);
 
 /// Two ends that fit each other, of several kinds.
 pub(super) fn world(setup: u8, seed: u8) -> World {
+    world_of(setup, seed)
+}
+
+/// The same of others.
+pub(super) fn world_of<N: Node>(setup: u8, seed: u8) -> WorldOf<N> {
     let (mut a, mut b) = match (setup & 0x3f) % SETUPS {
         0 => (config(A), config(B)),
         1 => (PKI.config(A), PKI.config(B)),
@@ -95,7 +101,7 @@ pub(super) fn world(setup: u8, seed: u8) -> World {
             config.connections[0].children[0].esp_proposals = vec!["aes256gcm16-x25519-esn".parse().unwrap()];
         }
     }
-    let mut world = addresses::with_pools(World::new(seed.into(), a, b));
+    let mut world = addresses::with_pools(WorldOf::new(seed.into(), a, b));
     world.ends[B].gateway.aaa.users = eap::user("carol", "violets");
     world
 }

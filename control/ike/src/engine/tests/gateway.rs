@@ -42,10 +42,29 @@ pub(super) struct Gateway {
     /// The job that goes wrong, if it can, counted from now.
     pub(super) mishap: Option<(u32, Mishap)>,
     pub(super) crls: Vec<Arc<auth::Crl>>,
+    /// What every OCSP responder says of our own certificates.
+    pub(super) status: Option<Vec<u8>>,
+    /// What peers have brought of that.
+    pub(super) brought: Vec<Vec<u8>>,
+    /// Puzzles that it solves before its luck deserts it; `None`: all.
+    pub(super) unlucky: Option<u32>,
     pub(super) aaa: Aaa,
     /// Changes the encapsulation keys that it makes.
     pub(super) spoil: Option<fn(&mut Vec<u8>)>,
     pub(super) pools: Pools,
+}
+
+/// Answers everything likewise.
+struct Responder(Option<Vec<u8>>);
+
+impl auth::RevocationSource for Responder {
+    fn crls(&self, _: &auth::DistinguishedName) -> Vec<Arc<auth::Crl>> {
+        Vec::new()
+    }
+
+    fn response(&self, _: &str, _: &auth::ocsp::Question<'_>, _: auth::UnixTime) -> Option<Vec<u8>> {
+        self.0.clone()
+    }
 }
 
 /// What may befall a job.
@@ -214,6 +233,10 @@ impl Gateway {
                 JobResult::SourceAddress((!self.unreachable).then_some(local))
             }
             Job::SolvePuzzle { puzzle, cookie, start } => {
+                if self.unlucky == Some(0) {
+                    return JobResult::PuzzleSolved(None);
+                }
+                self.unlucky = self.unlucky.map(|left| left - 1);
                 JobResult::PuzzleSolved(puzzle.solve(&cookie, start))
             }
             Job::GenerateKe { method, peer_public, seed } => {
@@ -232,8 +255,12 @@ impl Gateway {
             Job::DeriveKe { secret, peer_public } => {
                 JobResult::KeDerived(crypto::derive(&secret, &peer_public))
             }
-            Job::Sign(request) => JobResult::Signed(auth::sign(&request)),
+            Job::Sign(request) => {
+                JobResult::Signed(request.perform(auth::tests::NOW, &Responder(self.status.clone())))
+            }
             Job::VerifyPeer(request) => {
+                let statuses = request.certificates.iter().filter(|sent| sent.encoding == 14);
+                self.brought.extend(statuses.map(|sent| sent.data.clone()));
                 JobResult::PeerVerified(auth::verify(&request, auth::tests::NOW, &self.crls))
             }
             Job::EapTurn(turn) => {
@@ -266,6 +293,7 @@ impl Gateway {
                 JobResult::ChildMoved(Ok(()))
             }
             Job::RemoveChild { pair, policy } => JobResult::ChildRemoved(self.remove(pair, policy)),
+            Job::Ask(_) | Job::Tell(_) => unreachable!("for the registry"),
             Job::QueryCounters { pairs } => {
                 let counters = |pair| (pair, self.counters.get(&pair).copied());
                 JobResult::Counters(pairs.into_iter().map(counters).collect())

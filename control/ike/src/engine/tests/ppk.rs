@@ -97,3 +97,48 @@ fn nothing_is_said_of_such_keys_by_ends_that_have_none() {
     let said = |payload: &Payload| matches!(payload, Payload::Notify(n) if n.notify_type == notify::USE_PPK);
     assert!(!init.payloads.iter().any(said));
 }
+
+/// A user whom EAP authenticates, and his gateway.
+fn with_eap(ours: (Option<&str>, bool, Option<&str>), theirs: (bool, Option<&str>)) -> World {
+    let [mut a, mut b] = super::eap::configs(crate::auth::eap::ServerMethod::MsChapV2, true);
+    for (config, (id, required, secret)) in [(&mut a, ours), (&mut b, (None, theirs.0, theirs.1))] {
+        let with = with(A, id, required, secret);
+        config.connections[0].ppk = with.connections[0].ppk.clone();
+        config.ppks = with.ppks;
+    }
+    World::new(1, a, b)
+}
+
+#[test]
+fn a_user_of_eap_names_it_with_his_last_request_and_both_mix_it_in() {
+    let plain = sk_d(&with_eap((None, false, None), (false, None)).established());
+    for (a, b) in [(true, true), (true, false), (false, true), (false, false)] {
+        let world = with_eap((Some("one"), a, Some(SECRET)), (b, Some(SECRET))).established();
+        let [ours, theirs] = sk_d(&world);
+        assert_eq!(ours, theirs);
+        assert_ne!(ours, plain[A], "the same key exchange without it");
+        world.assert_agreement();
+    }
+    // A gateway without it is met without it.
+    let world = with_eap((Some("one"), false, Some(SECRET)), (false, None)).established();
+    world.assert_agreement();
+}
+
+#[test]
+fn a_user_of_eap_is_refused_without_a_required_key_and_with_another() {
+    let code = |world: &mut World| {
+        let command = world.initiate(A);
+        world.run(120);
+        [A, B].into_iter().for_each(|end| world.assert_empty(end));
+        world.ends[A].done[&command].as_ref().unwrap_err().code()
+    };
+    let mut world = with_eap((None, false, None), (true, Some(SECRET)));
+    code(&mut world);
+    assert_eq!(world.failures(B), ["PPK_REQUIRED"], "{}", world.report());
+    let mut world = with_eap((Some("one"), true, Some(SECRET)), (false, None));
+    assert_eq!(code(&mut world), "PPK_REQUIRED");
+    let mut world =
+        with_eap((Some("one"), true, Some("another secret of thirty-two ...")), (false, Some(SECRET)));
+    code(&mut world);
+    assert_eq!(world.failures(B), ["PPK_MISMATCH"], "{}", world.report());
+}

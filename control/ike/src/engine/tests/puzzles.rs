@@ -163,3 +163,55 @@ fn below_the_second_threshold_a_cookie_is_enough() {
     assert_eq!(world.ends[B].engine.half_open(), 1);
     asked(&mut world, &from(&init, 2, forged(2)));
 }
+
+/// B asks whoever has solved a puzzle for another in IKE_AUTH.
+fn twice() -> EngineConfig {
+    EngineConfig { puzzle_auth_difficulty: 8, ..under_attack() }
+}
+
+#[test]
+pub(super) fn a_peer_that_knows_puzzles_solves_another_in_ike_auth() {
+    // Whole, and in fragments.
+    for size in [0, 300] {
+        let mut a = config(A);
+        a.fragment_size = size;
+        let world = World::new(1, a, twice()).established();
+        world.assert_agreement();
+        let answered = Message::parse(&world.messages(B)[1]).unwrap().message;
+        let puzzle = Puzzle::from_wire(&data(&answered.payloads, notify::PUZZLE).unwrap()).unwrap();
+        assert_eq!((puzzle.prf, puzzle.difficulty), (crate::crypto::Prf::HmacSha384, 8));
+        let sent = world.messages(A);
+        let auth = Message::parse(&sent[2]).unwrap();
+        let [Payload::PuzzleSolution(solution)] = &auth.message.payloads[..] else { panic!("{auth:?}") };
+        // RFC 8019 §7.2.3: Nr | SPIr.
+        let nonce = answered.payloads.iter().find_map(|payload| match payload {
+            Payload::Nonce(nonce) => Some(nonce.clone()),
+            _ => None,
+        });
+        assert!(puzzle.is_solved_by(&[nonce.unwrap(), answered.header.spi_r.to_vec()].concat(), solution));
+        if size > 0 {
+            let second = Message::parse(&sent[3]).unwrap();
+            assert!(second.encrypted.unwrap().fragment.is_some() && second.message.payloads.is_empty());
+        }
+    }
+}
+
+#[test]
+fn an_ike_auth_request_without_its_solution_costs_nothing_and_changes_nothing() {
+    let mut a = config(A);
+    a.retransmission.tries = 2;
+    let mut world = World::new(1, a, twice());
+    // The second of its puzzles.
+    world.ends[A].gateway.unlucky = Some(1);
+    let command = world.initiate(A);
+    world.run_until(100, "it gives up", |world| world.ends[A].done.contains_key(&command));
+    assert_eq!(rejected(&world, "puzzle"), 3);
+    world.run(60);
+    [A, B].into_iter().for_each(|end| world.assert_empty(end));
+    // One that does not know puzzles is asked none.
+    let mut a = config(A);
+    a.puzzle_solved = 0;
+    let world = World::new(1, a, twice()).established();
+    let answered = Message::parse(&world.messages(B)[1]).unwrap().message;
+    assert_eq!(data(&answered.payloads, notify::PUZZLE), None);
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::node::Node;
 use super::world::*;
 use crate::config::*;
 use crate::engine::*;
@@ -10,7 +11,7 @@ use crate::message::{Payload, notify};
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A is the client, keeps its tunnel up and asks after ten seconds whether B lives.
-fn with_tickets(end: usize) -> EngineConfig {
+pub(super) fn with_tickets(end: usize) -> EngineConfig {
     let mut config = config(end);
     config.retransmission.tries = 2;
     let connection = &mut config.connections[0];
@@ -31,7 +32,7 @@ fn world() -> World {
 }
 
 /// A believes B to be gone, and comes back.
-fn loses_and_returns(world: &mut World) {
+pub(super) fn loses_and_returns<N: Node>(world: &mut WorldOf<N>) {
     world.ends[B].dead = true;
     world.run_until(200, "A has given up", |world| world.ends[A].gateway.installed.is_empty());
     world.ends[B].dead = false;

@@ -17,7 +17,7 @@ fn key(name: &str, ids: [&str; 2]) -> SharedKey {
 
 /// What a round is proven with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Proof {
+pub(super) enum Proof {
     Key,
     Certificate,
     User,
@@ -28,7 +28,7 @@ use Proof::{Certificate, Key, User};
 const NAMES: [[&str; 2]; 2] = [["a.example", "a2.example"], ["b.example", "b2.example"]];
 
 /// Both ends with these rounds.
-fn configs(a: &[Proof], b: &[Proof]) -> [EngineConfig; 2] {
+pub(super) fn configs(a: &[Proof], b: &[Proof]) -> [EngineConfig; 2] {
     let pki = Pki::new();
     let local = |end: usize, (round, proof): (usize, &Proof)| {
         let name = NAMES[end][round];

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rand_core::Rng as _;
 
+use super::node::Node;
 use super::world::*;
 use crate::config::*;
 use crate::engine::*;
@@ -16,7 +17,7 @@ use crate::engine::*;
 /// Seeds of each kind that are tried where nothing else is asked for.
 const SEEDS: u64 = 500;
 
-fn seeds() -> Box<dyn Iterator<Item = u64>> {
+pub(super) fn seeds() -> Box<dyn Iterator<Item = u64>> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("PORTCULLIS_SIM_SEED") {
         Some(seed) => Box::new(std::iter::once(seed)),
@@ -64,12 +65,13 @@ const HARMFUL: &[Deed] = &[
     Deed::Skip,
 ];
 
-struct Storm {
-    world: World,
+pub(super) struct Storm<N> {
+    pub(super) world: WorldOf<N>,
 }
 
-impl Storm {
-    fn new(seed: u64) -> Self {
+impl<N: Node> Storm<N> {
+    /// `change` makes other ends of them.
+    fn new(seed: u64, change: impl Fn(&mut EngineConfig, &mut EngineConfig)) -> Self {
         let (mut a, mut b) = (config(A), config(B));
         for config in [&mut a, &mut b] {
             config.retransmission.tries = 12;
@@ -85,7 +87,8 @@ impl Storm {
         if seed.is_multiple_of(2) {
             b.connections[0].children[0].start_action = StartAction::Start;
         }
-        let mut world = World::new(seed, a, b).established();
+        change(&mut a, &mut b);
+        let mut world = WorldOf::new(seed, a, b).established();
         world.weather = Weather { loss: (seed % 4) as u32 * 8, duplication: 20, delay: 400 };
         world.job_delay = if seed.is_multiple_of(5) { 0 } else { 300 };
         Self { world }
@@ -167,7 +170,7 @@ impl Storm {
 fn no_packet_is_lost_however_rekeyings_cross() {
     for seed in seeds() {
         let named = Named(seed);
-        let mut storm = Storm::new(seed);
+        let mut storm = Storm::<Engine>::new(seed, |_, _| {});
         storm.world.begin_traffic(Duration::from_millis(97));
         let apart = [50, 500, 3000][storm.dice(3)];
         storm.rage(HARMLESS, 8, apart);
@@ -184,8 +187,13 @@ fn both_ends_agree_whatever_happened() {
 }
 
 pub(super) fn both_ends_agree(seed: u64) {
+    ends_agree::<Engine>(seed, |_, _| {});
+}
+
+/// The same of others.
+pub(super) fn ends_agree<N: Node>(seed: u64, change: impl Fn(&mut EngineConfig, &mut EngineConfig)) {
     let _named = Named(seed);
-    let mut storm = Storm::new(seed);
+    let mut storm = Storm::<N>::new(seed, change);
     let apart = [50, 500, 3000, 20_000][storm.dice(4)];
     storm.rage(HARMFUL, 12, apart);
     storm.calm();

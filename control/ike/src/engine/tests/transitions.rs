@@ -11,7 +11,7 @@ use super::gateway::Mishap;
 use super::world::*;
 use super::{
     additional, additional_child, addresses, certificates, childless, collide_child, collide_ike, eap,
-    hostile, mobike, puzzles, reconfigure, resumption, rounds, storm,
+    hostile, mobike, puzzles, reconfigure, resumption, rounds, sharded, storm,
 };
 use crate::engine::transitions::*;
 
@@ -125,12 +125,16 @@ fn every_row_of_the_tables_happens() {
     rounds::whatever_job_of_a_round_fails_nothing_is_left();
     eap::success_without_the_key_is_worth_nothing();
     puzzles::a_peer_solves_its_puzzle_and_gets_in();
+    puzzles::a_peer_that_knows_puzzles_solves_another_in_ike_auth();
     reconfigure::an_attempt_that_was_refused_a_moment_ago_begins_again_with_a_proposal_that_was_added();
     resumption::a_client_whose_address_the_kernel_chooses_resumes_as_well();
     resumption::a_gateway_that_does_not_know_the_exchange_is_met_in_full();
     resumption::a_gateway_that_was_restarted_takes_no_old_ticket_and_the_client_begins_in_full();
     resumption::what_is_offered_anew_is_offered_in_full();
     mobike::a_nat_on_the_new_way_is_found_and_esp_goes_in_udp_and_back();
+    sharded::every_kind_of_negotiation_comes_up_and_leaves_nothing();
+    sharded::unique_keep_refuses_a_peer_that_another_shard_has();
+    sharded::a_peer_whose_claim_is_answered_too_late_is_not_counted();
     let seen = SEEN.take();
     let cause = |change: &Change| seen.iter().any(|it| (it.0, it.1, it.2) == (change.0, change.1, change.2));
     let arrow = |change: &Change| seen.iter().any(|it| (it.0, it.1, it.3) == (change.0, change.1, change.3));

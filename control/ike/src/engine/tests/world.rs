@@ -1,4 +1,4 @@
-//! Two engines, a network between them and a data plane behind each, all in virtual time and from one seed. Jobs
+//! Two engines, or what stands for one ([`Node`]), a network between them and a data plane behind each, all in virtual time and from one seed. Jobs
 //! take random time and finish in any order; datagrams may be lost, doubled, late and out of order, and may pass a
 //! NAT.
 
@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
 use super::gateway::{Gateway, Mishap, Sealed};
+use super::node::Node;
 use crate::config::*;
 use crate::engine::*;
 
@@ -36,8 +37,8 @@ pub(super) struct NatBox {
     pub(super) port_shift: u16,
 }
 
-pub(super) struct End {
-    pub(super) engine: Engine,
+pub(super) struct End<N> {
+    pub(super) engine: N,
     pub(super) gateway: Gateway,
     pub(super) events: Vec<Event>,
     pub(super) done: HashMap<CommandId, Result<(), Failure>>,
@@ -48,7 +49,7 @@ pub(super) struct End {
     next_command: u64,
 }
 
-impl End {
+impl<N> End<N> {
     fn work(&mut self, id: JobId, job: Job) -> JobResult {
         if self.failing.remove(&id) { self.gateway.fail(job) } else { self.gateway.run(job) }
     }
@@ -83,10 +84,14 @@ struct Traffic {
 /// An IKE SA's two SPIs, and those of its children.
 type SharedSa = ([u8; 8], [u8; 8], BTreeSet<(Spi, Spi)>);
 
-pub(super) struct World {
+/// The world of two engines.
+pub(super) type World = WorldOf<Engine>;
+
+/// The same of anything that does what an engine does.
+pub(super) struct WorldOf<N> {
     pub(super) start: Instant,
     pub(super) now: Instant,
-    pub(super) ends: [End; 2],
+    pub(super) ends: [End<N>; 2],
     pub(super) wire: Vec<InFlight>,
     esp: Vec<EspInFlight>,
     traffic: Option<Traffic>,
@@ -162,6 +167,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
             unique: Unique::No,
             fragmentation: IkeFragmentation::Yes,
             childless: Childless::Allow,
+            ocsp_reply: true,
             ppk: Ppk::default(),
             pools: Vec::new(),
             vips: Vec::new(),
@@ -178,6 +184,7 @@ pub(super) fn config(end: usize) -> EngineConfig {
         cookie_threshold: 100,
         puzzle_threshold: 1000,
         puzzle_difficulty: 12,
+        puzzle_auth_difficulty: 0,
         puzzle_solved: 12,
         half_open_limit: 1000,
         block_threshold: 1000,
@@ -190,18 +197,16 @@ pub(super) fn config(end: usize) -> EngineConfig {
     }
 }
 
-/// An engine with the secret of that end, which outlives it.
-fn engine(end: usize, config: EngineConfig, seed: u64) -> Engine {
-    let mut engine = Engine::new(config, Box::new(ChaCha20Rng::seed_from_u64(seed)));
-    engine.keep_tokens(Secret(vec![end as u8; 32]));
-    engine
+/// What an end's tokens are made of, which outlives it.
+pub(super) fn token_secret(end: usize) -> Secret {
+    Secret(vec![end as u8; 32])
 }
 
-impl World {
+impl<N: Node> WorldOf<N> {
     pub(super) fn new(seed: u64, a: EngineConfig, b: EngineConfig) -> Self {
         let start = Instant::now();
         let end = |number: u64, config| End {
-            engine: engine(number as usize, config, seed * 2 + number),
+            engine: N::make(number as usize, config, seed * 2 + number),
             gateway: Gateway::new(number as u32),
             events: Vec::new(),
             done: HashMap::new(),
@@ -441,7 +446,7 @@ impl World {
     }
 
     /// Lets time pass until something holds; panics if it does not within the time.
-    pub(super) fn run_until(&mut self, seconds: u64, what: &str, holds: impl Fn(&World) -> bool) {
+    pub(super) fn run_until(&mut self, seconds: u64, what: &str, holds: impl Fn(&Self) -> bool) {
         let until = self.now + Duration::from_secs(seconds);
         while !holds(self) {
             assert!(self.tick(until), "{what}: not within {seconds} s\n{}", self.report());
@@ -452,7 +457,7 @@ impl World {
     pub(super) fn forget(&mut self, end: usize, config: EngineConfig) {
         let seed = u64::from(self.dice(u32::MAX));
         let at = &mut self.ends[end];
-        at.engine = engine(end, config, seed);
+        at.engine = N::make(end, config, seed);
         at.gateway = Gateway::new(end as u32 + 7);
         at.jobs.clear();
     }
@@ -493,8 +498,8 @@ impl World {
     pub(super) fn report(&self) -> String {
         let mut report = self.log.join("\n");
         for (end, name) in self.ends.iter().zip(["A", "B"]) {
-            for sa in end.engine.sas.values() {
-                let IkeSa { base, state, .. } = sa.as_ref();
+            for sa in end.engine.sas() {
+                let IkeSa { base, state, .. } = sa;
                 let children: Vec<_> = base
                     .children
                     .iter()

@@ -81,7 +81,7 @@ fn payload() -> impl Strategy<Value = Payload> {
             };
             Payload::Cp(Configuration { kind, attributes })
         }),
-        (54..=255_u8, octets(0..=40)).prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
+        (55..=255_u8, octets(0..=40)).prop_map(|(payload_type, body)| Payload::Unread { payload_type, body }),
     ]
 }
 

@@ -130,7 +130,6 @@ fn also_differ(differ: __m256i, one: __m256i, other: __m256i) -> __m256i {
 pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
     for batch in packets.chunks_mut(MOST) {
         let mut left = u64::MAX >> (MOST - batch.len());
-        let mut singles = 0;
         let (alike, akin) = all_alike(batch);
         if batch.len() >= LANES && alike {
             let mut picked = Picked { batch: batch.as_mut_ptr(), mask: left, lives: PhantomData };
@@ -143,19 +142,19 @@ pub(in super::super) fn run<const SEAL: bool>(packets: &mut [Packet<'_>]) {
             while left != 0 && patience > 0 {
                 let alike = features.like(left.trailing_zeros() as usize) & left;
                 left &= !alike;
-                singles |= if (alike.count_ones() as usize) < LANES {
+                let mut picked = Picked { batch: batch.as_mut_ptr(), mask: alike, lives: PhantomData };
+                if picked.count() < LANES {
                     patience -= 1;
-                    alike
                 } else {
-                    let mut picked = Picked { batch: batch.as_mut_ptr(), mask: alike, lives: PhantomData };
                     let akin = akin || picked.akin();
                     // SAFETY: they have one key, and buffers and AADs of one length, unless they are too long for it.
                     unsafe { four::run::<SEAL>(&mut picked, akin) };
-                    picked.mask
-                };
+                }
+                // Now, and not all kinds in the order of the batch: alike ones overlap.
+                single::run::<SEAL>(picked);
             }
         }
-        single::run::<SEAL>(Picked { batch: batch.as_mut_ptr(), mask: singles | left, lives: PhantomData });
+        single::run::<SEAL>(Picked { batch: batch.as_mut_ptr(), mask: left, lives: PhantomData });
     }
 }
 

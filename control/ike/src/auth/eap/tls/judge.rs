@@ -255,12 +255,12 @@ impl Own {
     fn choose(&self, hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let able = |own: &&Arc<Credential>| choose_scheme(own, schemes).is_some();
         let hinted = |own: &&Arc<Credential>| {
-            let chain = own.certificate().into_iter().chain(own.intermediates().iter().map(AsRef::as_ref));
+            let chain = own.certificate().into_iter().chain(own.intermediates().map(AsRef::as_ref));
             chain.into_iter().any(|certificate| hints.contains(&certificate.issuer().der()))
         };
         let able: Vec<_> = self.0.iter().filter(able).collect();
         let chosen = able.iter().copied().find(hinted).or_else(|| able.first().copied())?;
-        let chain = chosen.certificate().into_iter().chain(chosen.intermediates().iter().map(AsRef::as_ref));
+        let chain = chosen.certificate().into_iter().chain(chosen.intermediates().map(AsRef::as_ref));
         let chain = chain.map(|certificate| CertificateDer::from(certificate.der().to_vec())).collect();
         Some(Arc::new(CertifiedKey::new(chain, Arc::new(Key(Arc::clone(chosen))))))
     }
