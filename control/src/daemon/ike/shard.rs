@@ -121,17 +121,28 @@ impl Shard {
 
     /// What waits to be sent.
     pub(super) fn send(&mut self) {
+        while self.send_all() {
+            // What to do about a stream that is gone: nothing else may come for long that would have it done.
+            self.work();
+        }
+    }
+
+    /// The same; true if a stream was gone.
+    fn send_all(&mut self) -> bool {
+        let mut gone = false;
         while let Some(datagram) = self.engine.poll_transmit() {
             self.chronicle.saw(&datagram.payload);
             let between = (datagram.local, datagram.remote);
             if let DatagramPayload::Stream(message) = datagram.payload {
                 if !self.streams.send(between, message) {
+                    gone = true;
                     self.stream_ended(between);
                 }
             } else if let Err(error) = self.sockets.send(&datagram) {
                 tracing::warn!(local = %datagram.local, remote = %datagram.remote, %error, "sending IKE failed");
             }
         }
+        gone
     }
 
     /// Everything that there is to say is said, and whatever has been computed meanwhile goes on: before anything new begins.
