@@ -1,7 +1,5 @@
 //! Takes authentic packets out of their tunnels and sends them on (RFC 4301 §5.2): what [`inbound`](super::inbound) does last.
 
-use std::ptr;
-
 use arrayvec::ArrayVec;
 
 use super::egress::{self, Link, PlainLink, Reach};
@@ -30,7 +28,7 @@ pub(super) fn unpack(
     // Nothing overtakes what waits to be asked policy about; a policy that drops the way back is asked every time; and a
     // firewall sees everything.
     let direct = clear.is_empty() && !context.policies.discards_first() && !shared.firewall;
-    if direct && is_mixed(sas) {
+    if direct && is_scattered(trains) {
         look_ahead(context, trains, frames, (sas, verdicts));
     }
     let tally = Tally::new(&shared.events);
@@ -47,11 +45,17 @@ pub(super) fn unpack(
     straight
 }
 
-/// Whether a batch has packets of several SAs, as far as its ends tell.
+/// Whether the packets of a batch are of several SAs out of so many that what is remembered of their flows is hardly ever in a
+/// cache; as far as the batch's ends tell. To look ahead takes more than it gains where there are few.
 #[inline(always)]
-fn is_mixed(sas: &[Option<&Inbound>]) -> bool {
-    match (sas.first(), sas.last()) {
-        (Some(Some(first)), Some(Some(last))) => !ptr::eq::<Inbound>(*first, *last),
+fn is_scattered(trains: &[Train<Arrival>]) -> bool {
+    /// Slots of the table. They are used from the first on.
+    const FEW: u32 = 16_384;
+    match trains {
+        [first, .., last] => {
+            let [first, last] = [first, last].map(|train| train.about.place);
+            first != last && first.slot.max(last.slot) >= FEW
+        }
         _ => false,
     }
 }
@@ -146,11 +150,19 @@ impl<'a> Deliveries<'a, '_> {
                 continue;
             }
             let outer = arrival.outer_of(frame, packets);
+            if frames.is_empty() {
+                // None comes after it that would be compared with it.
+                *verdict = self.deliver_first(context, sa, arrival, &outer, frame, None);
+                if let Verdict::Send(port) = *verdict {
+                    straight.add(port, 1);
+                }
+                break;
+            }
             let mut header = None;
-            *verdict = self.deliver_first(context, sa, arrival, &outer, frame, &mut header);
+            *verdict = self.deliver_first(context, sa, arrival, &outer, frame, Some(&mut header));
             let Verdict::Send(port) = *verdict else { continue };
             straight.add(port, 1);
-            if let (false, Some(header), Some((.., link))) = (frames.is_empty(), header, &self.last) {
+            if let (Some(header), Some((.., link))) = (header, &self.last) {
                 let like = Like { header, way: PlainLink::new(link) };
                 let opening = Opening::new(&arrival.outer, sa.algorithm(), sa.salt(), sa.esn);
                 let (packets, octets) = like.deliver(&opening, &mut frames, &mut verdicts);
@@ -172,14 +184,16 @@ impl<'a> Deliveries<'a, '_> {
         arrival: &Arrival,
         outer: &EspPacket,
         frame: &mut Frame,
-        header: &mut Option<PlainHeader>,
+        header: Option<&mut Option<PlainHeader>>,
     ) -> Verdict {
         let plain = match sa.special {
             false => esp::decapsulate_plain(frame, outer, sa.algorithm()),
             true => None,
         };
         let Some((flow, info)) = plain else { return self.deliver_any(context, sa, arrival, outer, frame) };
-        *header = PlainHeader::of(frame.packet());
+        if let Some(header) = header {
+            *header = PlainHeader::of(frame.packet());
+        }
         self.deliver(context, sa, arrival, frame, flow, info)
     }
 
