@@ -96,6 +96,13 @@ struct Observed {
 }
 
 impl Rig {
+    /// The links receive as the kernel does it unless told otherwise: for what has ordinary priority, which real-time threads would
+    /// keep out.
+    pub(crate) fn without_threads(mut self) -> Self {
+        self.links.iter_mut().for_each(|links| links.in_threads = false);
+        self
+    }
+
     /// In a lab, with trials of that length, which pass if no larger share of the packets is lost than `tolerance`.
     pub(crate) fn new(place: &Place, trial: Duration, tolerance: f64, urgent: bool) -> anyhow::Result<Self> {
         let ends = place.ends.enter(|| Ends::bind("near", "far", TRAFFIC_CORE, urgent))??;

@@ -147,7 +147,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 gateway.stop()?;
                 rig.worker = None;
                 if sas == 1 {
-                    peers::measure(options, &place, &mut rig, mode, &mut report);
+                    peers::measure(options, mode, &mut report);
                 }
             }
         }
@@ -221,7 +221,7 @@ fn notes(options: &Options) -> String {
         "Highest rate at which at most {} % of the packets are lost, halving the interval to 2 % (RFC 2544), trials of {} ms, {} \
          round(s), a trial that loses repeated once; latency at half of that rate. Sizes are of the IP packet in clear. Generator \
          and sink are AF_XDP sockets on core {TRAFFIC_CORE}, the worker is on core {GATEWAY_CORE}, both with real-time priority \
-         where that is allowed; each core also receives, in a thread of the kernel's, what it has sent. For latencies every packet \
+         where that is allowed; each core also receives, in a thread of the kernel's (of linux-forward and strongswan: as it sends), what it has sent. For latencies every packet \
          comes to the sink's socket; for rates the sink's XDP program counts packets by their numbers and drops them. Idle is the \
          share of the time in which generator and sink had nothing to do. What is decrypted is sealed by the generator as it \
          sends.",

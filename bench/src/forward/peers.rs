@@ -25,7 +25,7 @@ const PLUGINS: &str = "load = random nonce aes sha1 sha2 pem pkcs1 x509 pubkey h
                        kernel-libipsec kernel-netlink socket-default vici updown";
 
 /// Measures them in a mode's cases that they can be compared in.
-pub(crate) fn measure(options: &Options, place: &Place, rig: &mut Rig, mode: Mode, report: &mut Report) {
+pub(crate) fn measure(options: &Options, mode: Mode, report: &mut Report) {
     let of = |mixture| Case { mode, mixture, sas: 1, rekeys: 0 };
     let cases = mixtures(options.scope.quick).into_iter().map(of);
     let cases = cases.filter(|case| options.scope.wants(&case.name())).collect::<Vec<_>>();
@@ -42,7 +42,7 @@ pub(crate) fn measure(options: &Options, place: &Place, rig: &mut Rig, mode: Mod
     let measured = vpp(options, &cases, mode, report);
     absent(VPP, measured, report);
     match mode {
-        Mode::Plain => absent(LINUX, linux(place, rig, &cases, report), report),
+        Mode::Plain => absent(LINUX, linux(options, &cases, report), report),
         Mode::Encrypt => absent(STRONGSWAN, strongswan(options, &cases, report), report),
         Mode::Decrypt => {}
     }
@@ -73,8 +73,10 @@ fn vpp(options: &Options, cases: &[Case], mode: Mode, report: &mut Report) -> an
     running.stop()
 }
 
-fn linux(place: &Place, rig: &mut Rig, cases: &[Case], report: &mut Report) -> anyhow::Result<()> {
-    steer(place, "inside0")?;
+fn linux(options: &Options, cases: &[Case], report: &mut Report) -> anyhow::Result<()> {
+    let place = Place::new()?;
+    steer(&place, "inside0")?;
+    let mut rig = unthreaded(options, &place)?;
     rig.face(Mode::Plain);
     for case in cases {
         let mut source = rig.source(case, Vec::new())?;
@@ -82,6 +84,12 @@ fn linux(place: &Place, rig: &mut Rig, cases: &[Case], report: &mut Report) -> a
         report.found(&case.name(), LINUX, &case.mixture.sizes, measured);
     }
     Ok(())
+}
+
+/// Where packets are received as the kernel does it unless told otherwise: real-time threads for that would keep out the kernel's
+/// own forwarding and charon, which have ordinary priority.
+fn unthreaded(options: &Options, place: &Place) -> anyhow::Result<Rig> {
+    Ok(Rig::new(place, options.trial(), options.loss_tolerance / 100.0, true)?.without_threads())
 }
 
 /// Lets the gateway's core do the kernel's part behind an interface.
@@ -122,7 +130,7 @@ fn strongswan(options: &Options, cases: &[Case], report: &mut Report) -> anyhow:
     steer(&place, "inside0")?;
     let pid = charon.process().pid().to_string();
     place.gateway.run(["taskset", "-a", "-p", &format!("{:x}", 1 << GATEWAY_CORE), &pid])?;
-    let mut rig = Rig::new(&place, options.trial(), options.loss_tolerance / 100.0, true)?;
+    let mut rig = unthreaded(options, &place)?;
     rig.face(Mode::Encrypt);
     for case in cases {
         let mut source = rig.source(case, Vec::new())?;
